@@ -1,0 +1,1 @@
+"""From annotated genomes to ArrayRecord shards: files → regions → splits → records."""

@@ -1,0 +1,357 @@
+"""GenBank flat files, one record at a time: bases, features, circularity and taxon.
+
+The file is cut at its `//` lines here and each record is parsed by gb-io, so that memory is bounded by one record, a
+missing `//` is seen, and an error can name its record. gb-io alone would read a truncated file as a whole one.
+"""
+
+import dataclasses
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import gb_io
+import numpy as np
+
+from data_pipeline import bases
+from data_pipeline.errors import DataError
+
+CHUNK_BYTES = 1 << 20
+# The divisions of a RefSeq release, in the order of the published vocabulary's tags.
+TAXA = ("mam", "vrt", "inv", "pln", "fng", "prt", "arc", "bct", "mit", "plt", "plm", "vir")
+
+_PLASTIDS = ("plastid", "chloroplast", "chromoplast", "leucoplast", "proplastid", "apicoplast", "cyanelle")
+# The first name found in the lineage decides: the narrow ones stand before the wide ones that hold them.
+_LINEAGE_TAXA = (
+    ("Fungi", "fng"),
+    ("Viridiplantae", "pln"),
+    ("Mammalia", "mam"),
+    ("Vertebrata", "vrt"),
+    ("Metazoa", "inv"),
+    ("Eukaryota", "prt"),
+)
+_DIVISION_TAXA = {
+    "PRI": "mam",
+    "ROD": "mam",
+    "MAM": "mam",
+    "VRT": "vrt",
+    "INV": "inv",
+    "PLN": "pln",
+    "BCT": "bct",
+    "VRL": "vir",
+    "PHG": "vir",
+}
+
+
+class Part(NamedTuple):
+    """A piece of a location, 0-based half-open on its record; `start` > `end` or bounds outside it are as written."""
+
+    start: int
+    end: int
+    strand: int
+    accession: str | None = None  # another record's accession.version; None for the feature's own record
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """A row of the feature table: its kind, its parts in 5' to 3' order, its qualifiers with all their values."""
+
+    kind: str
+    parts: tuple[Part, ...]
+    qualifiers: dict[str, tuple[str, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A GenBank record.
+
+    `codes` is uint8 [length] as in `bases`, empty for a record without sequence (`declared_length` then still holds
+    the LOCUS line's length in bases); `lower_case` is int64 [runs, 2], (start, end) of soft-masked stretches; `taxon`
+    is one of TAXA, or None where the file does not tell.
+    """
+
+    accession: str
+    declared_length: int
+    codes: np.ndarray
+    lower_case: np.ndarray
+    circular: bool
+    division: str
+    organism: str
+    lineage: tuple[str, ...]
+    taxon: str | None
+    features: tuple[Feature, ...]
+
+
+def read(
+    path: str | Path, kinds: Collection[str] | None = None, progress: Callable[[int], None] | None = None
+) -> Iterator[Record]:
+    """The records of a GenBank flat file, plain, gzip or bgzip, in the file's order.
+
+    `kinds` limits the features returned; `progress` is called with the number of file bytes read since the last call.
+    Raises DataError (one line with file and record) for a missing or empty file, another format, a truncated or
+    damaged gzip stream, a record without its `//`, and bases that differ in number from the LOCUS line.
+    """
+    number = 0
+    for text in _texts(Path(path), progress or (lambda count: None)):
+        number += 1
+        yield _parse(Path(path), number, text, kinds)
+    if number == 0:
+        raise DataError(f"{path}: no GenBank record in it (no LOCUS line); give a GenBank flat file")
+
+
+def taxon_of(organelle: str, plasmid: bool, lineage: Collection[str], division: str) -> str | None:
+    """The tag, one of TAXA, of a record's source; None where nothing tells."""
+    if organelle.startswith(("mitochondrion", "kinetoplast")):
+        return "mit"
+    if organelle.startswith(_PLASTIDS):
+        return "plt"
+    if plasmid:
+        return "plm"
+    if "Archaea" in lineage:
+        return "arc"
+    if "Bacteria" in lineage or "Eubacteria" in lineage:  # the latter in records of the 1990s
+        return "bct"
+    if "Viruses" in lineage or division in ("VRL", "PHG"):
+        return "vir"
+    for name, taxon in _LINEAGE_TAXA:
+        if name in lineage:
+            return taxon
+    return _DIVISION_TAXA.get(division)
+
+
+def _texts(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
+    """The text of each record, from LOCUS to `//`."""
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: empty file; give a GenBank flat file")
+        with open(path, "rb") as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            yield from _cut(path, raw, gzip.GzipFile(fileobj=raw) if zipped else raw, progress)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: damaged or truncated gzip file ({_one_line(error)}); fetch it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from None
+
+
+def _cut(path: Path, raw: io.BufferedReader, stream: io.IOBase, progress: Callable[[int], None]) -> Iterator[bytes]:
+    buffer, searched, first, done = bytearray(), 0, True, 0
+    while True:
+        chunk = stream.read(CHUNK_BYTES)
+        progress(raw.tell() - done)
+        if done == 0:
+            _check_opening(path, chunk)
+        done = raw.tell()
+        if not chunk and buffer and not buffer.endswith(b"\n"):
+            chunk = b"\n"  # a last line without its newline
+        buffer += chunk
+        while (end := _end_of_record(buffer, searched)) is not None:
+            text = bytes(buffer[:end])
+            del buffer[:end]
+            searched = 0
+            yield _from_locus(path, text, first)
+            first = False
+        if not chunk:
+            break
+        searched = max(0, buffer.rfind(b"\n"))
+    if buffer.strip():
+        text = _from_locus(path, bytes(buffer), first)
+        raise DataError(f"{path}: record {_locus_name(text)}: the file ends before the record's `//`; fetch it again")
+
+
+def _check_opening(path: Path, chunk: bytes) -> None:
+    """Refuses another format at once, before a `//` is looked for to its end."""
+    if chunk.strip() and not re.search(rb"^LOCUS[ \t]", chunk, re.MULTILINE):
+        line = _one_line(chunk.strip()[:60].split(b"\n")[0].decode("ascii", "replace"))
+        raise DataError(f"{path}: not a GenBank flat file: it opens with {line!r}, and no LOCUS line follows")
+
+
+def _end_of_record(buffer: bytearray, start: int) -> int | None:
+    """Where the first record in the buffer ends, after its `//` line; None while that line is not whole."""
+    while (at := buffer.find(b"\n//", start)) >= 0:
+        line_end = buffer.find(b"\n", at + 1)
+        if line_end < 0:
+            return None
+        if not buffer[at + 3 : line_end].strip():
+            return line_end + 1
+        start = line_end
+    return None
+
+
+def _from_locus(path: Path, text: bytes, first: bool) -> bytes:
+    """A record's text from its LOCUS line on; before it stand only blank lines or a release file's header."""
+    match = re.search(rb"^LOCUS[ \t]", text, re.MULTILINE)
+    before = text[: match.start()] if match else text
+    if before.strip() and not (match and first and b"Genetic Sequence Data Bank" in before):
+        line = _one_line(before.strip().splitlines()[0][:60].decode("ascii", "replace"))
+        raise DataError(f"{path}: not a GenBank flat file: {line!r} stands where a LOCUS line should")
+    if match is None:
+        raise DataError(f"{path}: a `//` line without a record before it")
+    text = text[match.start() :]
+    if (second := text.find(b"\nLOCUS ")) >= 0:
+        follower = _locus_name(text[second + 1 :])
+        raise DataError(f"{path}: record {_locus_name(text)}: no `//` before the next record, {follower}")
+    return text
+
+
+def _locus_name(text: bytes) -> str:
+    words = text[: text.find(b"\n")].split()
+    return words[1].decode("ascii", "replace") if len(words) > 1 else "without a name"
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _parse(path: Path, number: int, text: bytes, kinds: Collection[str] | None) -> Record:
+    where = f"{path}: record {number} ({_locus_name(text)})"
+    locus = text[: text.find(b"\n")].split()
+    if b"aa" in locus[2:5]:
+        raise DataError(f"{where}: a protein record; give nucleotide records")
+    origin = text.find(b"\nORIGIN")
+    if origin >= 0 and text[text.find(b"\n", origin + 1) :].strip() == b"//":
+        text = text[:origin] + b"\n//\n"  # nothing below ORIGIN: a record without sequence, which gb-io refuses
+        origin = -1
+    header = text[:origin]  # without ORIGIN all but the last newline
+    readable = _plain_positions(_utf8(header))
+    if readable != header:
+        text = readable + text[origin:]
+    try:
+        records = gb_io.load(io.BytesIO(text))
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        cause = _one_line(error).removeprefix("parser failed: Syntax error: ")
+        raise DataError(f"{where}: not a valid GenBank record: {cause}") from None
+    if len(records) != 1 or records[0].length is None:
+        raise DataError(f"{where}: its LOCUS line cannot be read")
+    record = records[0]
+    sequence = bytes(record.sequence)
+    if sequence and len(sequence) != record.length:
+        raise DataError(f"{where}: {len(sequence)} bases where its LOCUS line says {record.length}")
+    accession = _accession(record)
+    # GenBank writes ORIGIN in one case throughout (lower by format, upper in old files), which says nothing of
+    # repeats; only a mixture of both marks soft-masked stretches.
+    if sequence.islower() or sequence.isupper():
+        lower_case = np.zeros((0, 2), np.int64)
+    else:
+        lower_case = bases.runs(np.frombuffer(sequence, np.uint8) >= ord("a"))
+    features, source = [], None
+    for feature in record.features:
+        if feature.kind == "source" and source is None:
+            source = _qualifiers(feature)
+        if kinds is None or feature.kind in kinds:
+            parts = tuple(_parts(feature.location, accession, record.circular, record.length))
+            features.append(Feature(feature.kind, parts, _qualifiers(feature)))
+    source = source or {}
+    organism, lineage = _organism(record)
+    return Record(
+        accession=accession,
+        declared_length=record.length,
+        codes=bases.encode(sequence),
+        lower_case=lower_case,
+        circular=record.circular,
+        division=record.division or "",
+        organism=organism,
+        lineage=lineage,
+        taxon=taxon_of(source.get("organelle", ("",))[0], "plasmid" in source, lineage, record.division),
+        features=tuple(features),
+    )
+
+
+def _utf8(header: bytes) -> bytes:
+    """The header for gb-io, which refuses the Latin-1 of some old records."""
+    if not header.isascii():
+        try:
+            header.decode()
+        except UnicodeDecodeError:
+            return header.decode("latin-1").encode()
+    return header
+
+
+def _accession(record: gb_io.Record) -> str:
+    """accession.version; lacking VERSION the accession, lacking that (local annotations) the LOCUS name."""
+    for field in (record.version, record.accession, record.name):
+        words = (field or "").split()  # VERSION may end in "GI:…", ACCESSION hold secondary ones
+        if words and words[0] != ".":
+            return words[0]
+    return "unknown"
+
+
+def _organism(record: gb_io.Record) -> tuple[str, tuple[str, ...]]:
+    lines = ((record.source.organism if record.source else None) or "").split("\n")
+    # A long organism name wraps; the lineage starts at the first line that is one.
+    first = next((i for i, line in enumerate(lines) if i and (";" in line or line.endswith("."))), len(lines))
+    names = " ".join(lines[first:]).rstrip(".").split(";")
+    return " ".join(lines[:first]), tuple(name.strip() for name in names if name.strip())
+
+
+def _qualifiers(feature: gb_io.Feature) -> dict[str, tuple[str, ...]]:
+    values: dict[str, tuple[str, ...]] = {}
+    for qualifier in feature.qualifiers:
+        value = " ".join((qualifier.value or "").split("\n"))  # gb-io leaves the line breaks of a wrapped value in
+        values[qualifier.key] = (*values.get(qualifier.key, ()), value)
+    return values
+
+
+_UNCERTAIN = re.compile(rb"one-of\(\d[^()\n]*\)|\(\d+\.\d+\)")
+_LOCATION_LINE = re.compile(rb"^ {5}\S+ +[^/\n]*", re.MULTILINE)
+
+
+def _plain_positions(header: bytes) -> bytes:
+    """The header with its uncertain positions, `(3.5)..7` and `3..one-of(5,7)`, made plain by their outermost base.
+
+    gb-io reads them as other records or as the wrong span, without an error. They stand in old records only, on the
+    line that names the feature.
+    """
+    if not _UNCERTAIN.search(header):
+        return header
+
+    def plain(line: re.Match) -> bytes:
+        text = line.group()
+
+        def outermost(match: re.Match) -> bytes:
+            numbers = [int(number) for number in re.findall(rb"\d+", match.group())]
+            if b".." in match.group():
+                return match.group()  # one-of() over whole spans, whose outer span gb-io gets right
+            if text[match.end() : match.end() + 2] == b"..":
+                return b"%d" % min(numbers)
+            if text[: match.start()].endswith(b".."):
+                return b"%d" % max(numbers)
+            return b"%d..%d" % (min(numbers), max(numbers))
+
+        return _UNCERTAIN.sub(outermost, text)
+
+    return _LOCATION_LINE.sub(plain, header)
+
+
+def _parts(location: gb_io.Location, accession: str, circular: bool, length: int) -> Iterator[Part]:
+    """The parts of a location in 5' to 3' order; a span written over the origin of a circle becomes two."""
+    if isinstance(location, gb_io.Range):
+        if circular and 0 <= location.end <= location.start < length:
+            yield Part(location.start, length, 1)
+            yield Part(0, location.end, 1)
+        else:
+            yield Part(location.start, location.end, 1)
+    elif isinstance(location, gb_io.Between):
+        yield Part(location.start + 1, location.start + 1, 1)  # 3^4, between two bases: no bases
+    elif isinstance(location, gb_io.Complement):
+        # gb-io's own start and end of a Complement are swapped, so they are not asked.
+        for part in reversed(list(_parts(location.location, accession, circular, length))):
+            yield part._replace(strand=-part.strand)
+    elif isinstance(location, gb_io.External):
+        name = location.accession
+        if re.fullmatch(r"[<>]\d+", name):  # a lone `<3`
+            yield Part(int(name[1:]) - 1, int(name[1:]), 1)
+        elif location.location is None:
+            yield Part(0, 0, 1, name)
+        else:
+            other = None if name == accession else name
+            for part in _parts(location.location, accession, False, length):
+                yield part._replace(accession=other)
+    else:  # join, order, bond and one-of: gb-io gives Join for all of them
+        for inner in location.locations:
+            yield from _parts(inner, accession, circular, length)

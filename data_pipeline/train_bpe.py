@@ -1,0 +1,181 @@
+"""Trains a byte-pair vocabulary on the regions of a dataset.
+
+    python -m data_pipeline.train_bpe --dataset DIR --vocab_size 1024 --output bpe.model
+
+Windows of regions of the train split are read in an order that depends on the seed alone, until --max_bases. The same
+dataset and arguments give the same file, to the byte. The last line of standard output is one JSON object.
+"""
+
+import argparse
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from data_pipeline import bases
+from data_pipeline.errors import DataError
+from data_pipeline.records import RegionSource
+from data_pipeline.tokenizer import NUM_SPECIAL, SPECIAL_TOKENS, BpeTokenizer
+
+MIN_VOCAB = NUM_SPECIAL + 4
+MAX_VOCAB = 65536
+WINDOW = 65536  # bases read at a time, so that one chromosome does not make up the whole sample
+CHUNK = 4096  # bases; sentencepiece leaves out sentences above 4192 bytes
+MAX_PIECE = 16  # bases
+
+
+def sample(source: RegionSource, max_bases: int, seed: int) -> Iterator[str]:
+    """Chunks of up to 4096 A, C, G and T from windows of the regions in a random order, `max_bases` in all.
+
+    Each window is used at most once, and a chunk ends where an N stands.
+    """
+    windows = -(-np.asarray(source.index["length"], np.int64) // WINDOW)
+    firsts = np.concatenate([[0], np.cumsum(windows)])
+    left = max_bases
+    for window in np.random.default_rng(seed).permutation(int(firsts[-1])):
+        region = int(np.searchsorted(firsts, window, "right")) - 1
+        start = int(window - firsts[region]) * WINDOW
+        stop = min(start + WINDOW, int(source.index["length"][region]))
+        codes = source.read(region, start, stop)
+        for run_start, run_stop in bases.runs(codes < bases.N).tolist():
+            for i in range(run_start, run_stop, CHUNK):
+                chunk = codes[i : min(i + CHUNK, run_stop, i + left)]
+                left -= len(chunk)
+                yield bases.decode(chunk)
+                if not left:
+                    return
+
+
+def train(chunks: list[str], vocab_size: int) -> bytes:
+    """A sentencepiece BPE model over A, C, G and T with our special tokens at ids 0 to 31, as file contents.
+
+    Raises ValueError where vocab_size, which counts the special tokens, is out of range or more than the bases give.
+    """
+    _check_vocab_size(vocab_size)
+    missing = sorted(set("ACGT").difference(*chunks))
+    if missing:
+        raise ValueError(
+            f"the {sum(map(len, chunks))} bases to train on have no {missing[0]}: a vocabulary needs A, C, G and T"
+        )
+    oov, bos, eos, pad, *control = SPECIAL_TOKENS
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(chunks),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            unk_id=0, unk_piece=oov, bos_id=1, bos_piece=bos, eos_id=2, eos_piece=eos, pad_id=3, pad_piece=pad,
+            control_symbols=control,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            split_by_whitespace=False,
+            split_by_unicode_script=False,
+            split_by_number=False,
+            character_coverage=1.0,
+            byte_fallback=False,
+            max_sentencepiece_length=MAX_PIECE,
+            num_threads=1,
+            shuffle_input_sentence=False,
+            input_sentence_size=0,  # all of the sample, which --max_bases bounds
+            minloglevel=2,
+        )  # fmt: skip
+    except RuntimeError as error:
+        if "too high" not in str(error):
+            raise
+        total = sum(map(len, chunks))
+        raise ValueError(
+            f"vocab_size {vocab_size} is more than {total} bases give pieces for: choose a smaller one or more bases"
+        ) from None
+    return model.getvalue()
+
+
+def _check_vocab_size(vocab_size: int):
+    if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
+        raise ValueError(
+            f"vocab_size is {vocab_size}: it counts the {NUM_SPECIAL} special tokens and the 4 bases, "
+            f"so it is from {MIN_VOCAB} to {MAX_VOCAB}"
+        )
+
+
+def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: int = 10_000_000, seed: int = 0) -> dict:
+    """Trains on the train split of a dataset of bases and writes the model; returns the facts the command prints.
+
+    Raises:
+      ValueError: the dataset is missing, damaged or of tokens; the output exists or its folder does not; a number is
+        out of range, or vocab_size is more than the sample gives. Nothing is written then.
+    """
+    output = Path(output)
+    if os.path.lexists(output):
+        raise DataError(f"{output}: exists already; remove it or choose another output")
+    if not output.parent.is_dir():
+        raise DataError(f"{output.parent}: no such folder; make it or choose another output")
+    if max_bases < 1:
+        raise ValueError(f"max_bases is {max_bases}: it is at least 1")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: it is 0 or more")
+    _check_vocab_size(vocab_size)
+    source = RegionSource(dataset, "train")
+    if source.records != "bases":
+        raise DataError(f"{dataset}: holds {source.records}, not bases; build it with --records bases")
+    chunks = list(sample(source, max_bases, seed))
+    total = sum(map(len, chunks))
+    print(f"training {vocab_size} pieces on {total} bases of {dataset}", file=sys.stderr)
+    model = train(chunks, vocab_size)
+    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
+    try:
+        partial.write_bytes(model)
+        tokenizer = BpeTokenizer(str(partial))
+        partial.rename(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    return {
+        "output": str(output),
+        "vocab_size": tokenizer.vocab_size,
+        "digest": tokenizer.digest,
+        "bases": total,
+        "seed": seed,
+        "longest_piece": int(tokenizer.token_bases.max()),
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parse = argparse.ArgumentParser(
+        prog="python -m data_pipeline.train_bpe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parse.add_argument("--dataset", required=True, metavar="DIR", help="a dataset of bases; its train split is read")
+    parse.add_argument("--vocab_size", type=int, default=1024, help="special tokens included (default 1024)")
+    parse.add_argument("--output", required=True, metavar="FILE", help="the model to write; it must not exist")
+    parse.add_argument("--max_bases", type=int, default=10_000_000, help="to train on, at most (default 10 million)")
+    parse.add_argument("--seed", type=int, default=0, help="of the order in which regions are read (default 0)")
+    return parse
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended leaves nothing half-written
+    try:
+        facts = build(options.dataset, options.vocab_size, options.output, options.max_bases, options.seed)
+    except (ValueError, OSError) as error:
+        print(f"train_bpe: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train_bpe: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    print(json.dumps(facts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""GENERator-prokaryote-1.2b: 1 162 061 824 parameters, 16 384 tokens (98 304 bases) of context.
+
+    python -m gener_jax.train --config=experiments/prok_1b.py
+
+The data: RefSeq bacteria and archaea, 515 Gbp, the gene regions alone. Fetch the release's annotated GenBank files, then
+
+    python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_prokaryote
+
+Expect the cost of euk_1b; compiled and counted here, not trained.
+"""
+
+from gener_jax.config import base
+
+
+def get_config():
+    config = base()
+    config.model.update(dtype="bfloat16", remat="full")  # the shape is the base's
+    config.data.path = "datasets/refseq_prokaryote"
+    return config

@@ -1,0 +1,21 @@
+"""GENERator-prokaryote-3b: 2 998 262 784 parameters, 16 384 tokens (98 304 bases) of context.
+
+    python -m gener_jax.train --config=experiments/prok_3b.py
+
+The data: RefSeq bacteria and archaea, 515 Gbp, the gene regions alone. Fetch the release's annotated GenBank files, then
+
+    python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_prokaryote
+
+Expect the cost of euk_3b; compiled and counted here, not trained.
+"""
+
+from gener_jax.config import base
+
+
+def get_config():
+    config = base()
+    config.model.update(
+        hidden_size=3072, intermediate_size=8448, num_hidden_layers=30, dtype="bfloat16", remat="full"
+    )
+    config.data.path = "datasets/refseq_prokaryote"
+    return config

@@ -1,0 +1,23 @@
+"""A 7b over all of RefSeq: 7 013 404 672 parameters, 16 384 tokens (98 304 bases) of context.
+
+    python -m gener_jax.train --config=experiments/unified_7b.py --config.mesh.fsdp=-1 --config.mesh.tensor=4
+
+The data: RefSeq eukaryotes and prokaryotes, 937 Gbp, the gene regions alone. Fetch the release's annotated GenBank files, then
+
+    python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_all
+
+The authors never released this model: its shape is our choice. Compiled and counted here, not trained.
+"""
+
+from gener_jax.config import base
+
+
+def get_config():
+    config = base()
+    config.model.update(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_key_value_heads=8, dtype="bfloat16",
+        remat="full",
+    )
+    config.data.path = "datasets/refseq_all"
+    config.optimizer.peak_learning_rate = 3e-4
+    return config

@@ -1,0 +1,1 @@
+"""Measurements, one file a job; each prints one JSON line last."""

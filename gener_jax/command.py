@@ -1,0 +1,121 @@
+"""The command line of every program: one parser for experiment files, overrides and run folders; one way to fail.
+
+    --config=FILE.py            an experiment file with get_config()
+    --config.section.field=X    one field, before or after --config
+    --workdir=DIR               the run's folder; default runs/<config name>
+    --checkpoint=DIR            (evaluate, sample) a run's folder, whose saved config is the base
+
+Exit status: 0; 1 for input that cannot be used; 2 for a command line or configuration that is wrong; 130 interrupted.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data_pipeline.errors import DataError
+from gener_jax import config as configuration
+from gener_jax.config import Config, ConfigError
+
+
+def load_experiment(path: str) -> dict:
+    """The fields that an experiment file's `get_config()` returns, its name the file's."""
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"--config {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        values = module.get_config().to_dict()
+    except (AttributeError, KeyError, TypeError, SyntaxError, ImportError) as error:
+        raise ConfigError(f"--config {path}: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+    return {**values, "name": file.stem}
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments without the `--config.x.y=value` (or `--config.x.y value`) among them, and those as a dict."""
+    rest, overrides, it = [], {}, iter(argv)
+    for argument in it:
+        if argument.startswith("--config."):
+            name, equals, value = argument.removeprefix("--config.").partition("=")
+            if not equals:
+                value = next(it, None)
+                if value is None:
+                    raise ConfigError(f"--config.{name} has no value")
+            overrides[name] = value
+        else:
+            rest.append(argument)
+    return rest, overrides
+
+
+def override(values: dict, overrides: dict[str, str]) -> Config:
+    """The resolved configuration of `values` with overrides applied."""
+    values = json.loads(json.dumps(values))
+    for name, text in overrides.items():
+        *sections, last = name.split(".")
+        parsed, at = configuration.parse_value(name, text), values
+        for section in sections:
+            at = at.setdefault(section, {})
+        at[last] = parsed
+    # A head size or vocabulary that follows from other fields follows from their new values.
+    return configuration.resolve(values)
+
+
+class Command:
+    """A program: its parser and, after `parse`, its arguments, configuration and folder."""
+
+    def __init__(self, description: str, *, checkpoint: bool):
+        self.parser = argparse.ArgumentParser(
+            description=description,
+            epilog="Any field of the configuration can be set with --config.section.field=value.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.parser.add_argument("--config", metavar="FILE.py", help="an experiment file")
+        self.parser.add_argument("--workdir", type=Path, metavar="DIR", help="the run's folder [runs/<config name>]")
+        if checkpoint:
+            self.parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a run's folder, instead of both")
+
+    def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Path]:
+        """Arguments, the resolved configuration, and the run's folder."""
+        rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+        args = self.parser.parse_args(rest)
+        if getattr(args, "checkpoint", None) is not None:
+            if args.config or args.workdir:
+                raise ConfigError("give --checkpoint alone, or --config and --workdir")
+            from gener_jax.training.checkpoint import read_config  # jax: only once the command line is known to be good
+
+            values, folder = json.loads(configuration.dumps(read_config(args.checkpoint))), args.checkpoint
+        elif args.config:
+            values = load_experiment(args.config)
+            folder = args.workdir or Path("runs") / values["name"]
+        else:
+            has_checkpoint = hasattr(args, "checkpoint")
+            raise ConfigError("give --config=FILE.py" + (" or --checkpoint=DIR" if has_checkpoint else ""))
+        return args, override(values, overrides), folder
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a program; what a user can mend becomes one line on standard error and an exit status."""
+    import jax
+
+    try:
+        main()
+    except ConfigError as error:
+        _fail(2, error)
+    except (DataError, ValueError, OSError) as error:
+        _fail(1, error)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _fail(1, f"out of device memory: {str(error).splitlines()[0]}")
+    except KeyboardInterrupt:
+        _fail(130, "interrupted; the same command goes on from the last checkpoint")
+
+
+def _fail(status: int, error) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,1 @@
+"""From ArrayRecord datasets to batches on the mesh."""

@@ -1,0 +1,237 @@
+"""Batches of token ids from a dataset, as a pure function of (seed, batch number).
+
+Epoch e is a stream of tokens: the regions in a keyed order, each as <s> and its whole k-mers from a hashed phase on, on
+a hashed strand where reverse complements are asked for. The streams of all epochs follow each other without a seam or
+padding and are cut into windows of `context_length`; the windows that begin in an epoch come in a second keyed order.
+So every region token is an input once an epoch and a target once, whatever the number of hosts, workers or restarts,
+and the loader's whole state is (step, seed, digest).
+
+At most k − 1 bases are lost at each end of a region; `TokenStream.accounting` counts them.
+"""
+
+import bisect
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from data_pipeline import bases
+from data_pipeline.errors import DataError
+from data_pipeline.records import RegionSource
+from data_pipeline.tokenizer import BOS, Tokenizer
+from gener_jax.config import Data
+from gener_jax.data.permutation import mix, permute, subkey
+
+_REGIONS, _PHASES, _STRANDS, _WINDOWS = range(4)  # what a key is for
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """One pass over the regions, in stream order."""
+
+    start: int  # the stream position of its first token
+    regions: np.ndarray  # [regions] region numbers
+    phases: np.ndarray  # [regions] bases skipped at the start
+    reverse: np.ndarray  # [regions] bool
+    ends: np.ndarray  # [regions] stream positions, relative to start, after each region's last token
+
+    @property
+    def stop(self) -> int:
+        """The stream position behind its last token."""
+        return self.start + int(self.ends[-1])
+
+
+class TokenStream:
+    """Windows of the endless token stream, by number. A random-access source for grain; picklable.
+
+    Raises:
+      DataError: if the split is empty, or the dataset holds tokens of another tokenizer.
+    """
+
+    def __init__(self, source: RegionSource, tokenizer: Tokenizer, data: Data, seed: int):
+        self.source, self.tokenizer, self.data, self.seed = source, tokenizer, data, seed
+        self.k = tokenizer.k if source.records == "bases" else 0
+        if len(source) == 0:
+            raise DataError(f"{source.folder}: the {source.split} split holds no region")
+        if source.records == "tokens" and source.info["tokenizer"]["digest"] != tokenizer.digest:
+            stored = source.info["tokenizer"]["name"]
+            raise DataError(
+                f"{source.folder}: holds tokens of another {stored} than config.tokenizer's {tokenizer.name}; "
+                "build it with the same tokenizer"
+            )
+        if source.records == "bases" and tokenizer.kind != "kmer":
+            raise DataError(
+                f"{source.folder}: holds bases, which only k-mers are read from; for {tokenizer.name} build it with "
+                "--records tokens --tokenizer bpe --model_file FILE"
+            )
+        settings = {
+            "dataset": source.digest,
+            "split": source.split,
+            "tokenizer": tokenizer.digest,
+            "context_length": data.context_length,
+            "random_phase": data.random_phase,
+            "reverse_complement": data.reverse_complement,
+            "mask_documents": data.mask_documents,
+        }
+        self.digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self._starts = [0]  # stream position of each epoch, as far as it was asked for
+        self._lock = threading.Lock()
+        self._epoch = functools.lru_cache(maxsize=3)(self._make_epoch)
+
+    def __reduce__(self):
+        return TokenStream, (self.source, self.tokenizer, self.data, self.seed)
+
+    def _make_epoch(self, epoch: int) -> Epoch:
+        while len(self._starts) <= epoch:
+            self._epoch(len(self._starts) - 1)
+        numbers = np.arange(len(self.source))
+        regions = permute(numbers, len(numbers), subkey(self.seed, epoch, _REGIONS))
+        phases = np.zeros(len(numbers), np.int64)
+        reverse = np.zeros(len(numbers), bool)
+        if self.k:
+            if self.data.random_phase:
+                phases = (mix(subkey(self.seed, epoch, _PHASES), regions) % np.uint64(self.k)).astype(np.int64)
+            if self.data.reverse_complement:
+                reverse = mix(subkey(self.seed, epoch, _STRANDS), regions) % np.uint64(2) == 1
+            tokens = np.maximum(self.source.index["length"][regions].astype(np.int64) - phases, 0) // self.k
+        else:
+            tokens = self.source.index["tokens"][regions].astype(np.int64)
+        ends = np.cumsum(tokens + (tokens > 0))  # <s> and its tokens; nothing where no whole k-mer is left
+        if not ends[-1]:
+            raise DataError(f"{self.source.folder}: no region of the {self.source.split} split holds a whole token")
+        with self._lock:  # grain reads from several threads
+            made = Epoch(self._starts[epoch], regions, phases, reverse, ends)
+            if len(self._starts) == epoch + 1:
+                self._starts.append(made.stop)
+        return made
+
+    def epoch_of(self, position: int) -> int:
+        """The epoch of a stream position."""
+        while self._starts[-1] <= position:
+            self._epoch(len(self._starts) - 1)
+        return bisect.bisect_right(self._starts, position) - 1
+
+    def window(self, number: int) -> int:
+        """Which window of the stream comes as the `number`-th of the run (its tokens start at window · length)."""
+        length = self.data.context_length
+        # A number and a window of the same value lie in the same epoch, whose windows are permuted among themselves.
+        epoch = self.epoch_of(number * length)
+        first, behind = (-(-self._starts[e] // length) for e in (epoch, epoch + 1))
+        key = subkey(self.seed, epoch, _WINDOWS)
+        return first + int(permute(np.array(number - first), behind - first, key)[0])
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids int32 and the number of the document each belongs to, of stream positions [start, stop)."""
+        ids, documents = np.empty(stop - start, np.int32), np.empty(stop - start, np.int64)
+        at, document = start, 0
+        while at < stop:
+            epoch = self._epoch(self.epoch_of(at))
+            i = int(np.searchsorted(epoch.ends, at - epoch.start, side="right"))
+            while at < min(stop, epoch.stop):
+                begins = epoch.start + (int(epoch.ends[i - 1]) if i else 0)
+                ends = min(epoch.start + int(epoch.ends[i]), stop)
+                if at < ends:
+                    documents[at - start : ends - start] = document
+                    document += 1
+                    first = at - begins - 1  # −1 is the region's <s>
+                    if first < 0:
+                        ids[at - start] = BOS
+                        at, first = at + 1, 0
+                    ids[at - start : ends - start] = self._region_tokens(epoch, i, first, first + ends - at)
+                    at = ends
+                i += 1
+        return ids, documents
+
+    def _region_tokens(self, epoch: Epoch, i: int, start: int, stop: int) -> np.ndarray:
+        region = int(epoch.regions[i])
+        if not self.k:
+            return self.source.read(region, start, stop)
+        low, high = (int(epoch.phases[i]) + self.k * n for n in (start, stop))
+        if epoch.reverse[i]:
+            length = int(self.source.index["length"][region])
+            return self.tokenizer.encode_bases(
+                bases.reverse_complement(self.source.read(region, length - high, length - low))
+            )
+        return self.tokenizer.encode_bases(self.source.read(region, low, high))
+
+    def example(self, number: int) -> dict[str, np.ndarray]:
+        """The `number`-th sequence of the run: `inputs` and `targets`, int32 [length], the targets one token on.
+
+        With `mask_documents` also `segment_ids` (from 1) and `positions` (from 0 in each document), int32 [length].
+        """
+        length = self.data.context_length
+        start = self.window(number) * length
+        ids, documents = self.read(start, start + length + 1)
+        example = {"inputs": ids[:-1], "targets": ids[1:]}
+        if self.data.mask_documents:
+            segments = documents[:-1] - documents[0] + 1
+            starts = np.maximum.accumulate(np.where(np.diff(segments, prepend=0), np.arange(length), 0))
+            example["segment_ids"] = segments.astype(np.int32)
+            example["positions"] = (np.arange(length) - starts).astype(np.int32)
+        return example
+
+    def accounting(self, epoch: int) -> dict[str, int]:
+        """Bases of an epoch: `region_bases` = `kept` + `lost_at_start` + `lost_at_end`; and its `tokens`, <s> included."""
+        e = self._epoch(epoch)
+        length = self.source.index["length"][e.regions].astype(np.int64)
+        if not self.k:
+            dropped = self.source.info["splits"][self.source.split]["remainder"]
+            total = int(length.sum())
+            counts = {"kept": total - dropped, "lost_at_start": 0, "lost_at_end": dropped}
+            return {"region_bases": total, **counts, "tokens": int(e.ends[-1])}
+        start = np.minimum(e.phases, length)
+        kept = (length - start) // self.k * self.k
+        counts = {"kept": kept, "lost_at_start": start, "lost_at_end": length - start - kept}
+        counts = {name: int(values.sum()) for name, values in counts.items()}
+        return {"region_bases": int(length.sum()), **counts, "tokens": int(e.ends[-1])}
+
+
+class _Rows:
+    """This host's rows of consecutive batches, as grain's random-access source."""
+
+    def __init__(self, stream: TokenStream, batch_size: int, rows: range, start_step: int, num_steps: int):
+        self.stream, self.batch_size, self.rows = stream, batch_size, rows
+        self.start_step, self.num_steps = start_step, num_steps
+
+    def __len__(self) -> int:
+        return self.num_steps * len(self.rows)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        step, row = divmod(i, len(self.rows))
+        return self.stream.example((self.start_step + step) * self.batch_size + self.rows[row])
+
+
+def host_batches(
+    stream: TokenStream, batch_size: int, start_step: int, num_steps: int, *, host: int = 0, num_hosts: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches `start_step` … `start_step + num_steps` − 1, this host's rows of each: arrays [rows, length]."""
+    per_host = batch_size // num_hosts
+    rows = range(host * per_host, (host + 1) * per_host)
+    data = stream.data
+    dataset = grain.MapDataset.source(_Rows(stream, batch_size, rows, start_step, num_steps)).batch(per_host)
+    # Few threads: the reads are small and NumPy's share of the work holds the lock.
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=data.prefetch))
+    if data.num_workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which nothing here defines
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=2))
+    yield from dataset
+
+
+def device_batches(host: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding, ahead: int = 2) -> Iterator:
+    """The same batches as global arrays on the mesh, `ahead` of them on their way while one is used."""
+    queue = collections.deque()
+    for batch in host:
+        queue.append({name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()})
+        if len(queue) > ahead:
+            yield queue.popleft()
+    while queue:
+        yield queue.popleft()

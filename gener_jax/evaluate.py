@@ -1,0 +1,34 @@
+"""Evaluates a run on held-out regions: python -m gener_jax.evaluate --checkpoint RUN [--config.eval.split=train]
+
+Loss, perplexity and bits per base, by kind and taxon, beside Markov baselines on the same bases. The last line on
+standard output is one JSON object.
+"""
+
+import json
+
+from gener_jax import command
+from gener_jax.inference.lm import LM, abstract_params
+from gener_jax.model.sharding import make_mesh
+from gener_jax.tasks import report
+from gener_jax.tokenizer import for_config
+from gener_jax.training import checkpoint
+from gener_jax.training.metrics import say
+
+
+def main(argv=None) -> None:
+    """The command."""
+    program = command.Command(__doc__, checkpoint=True)
+    program.parser.add_argument("--step", help="a checkpoint's step, or best [the newest]")
+    args, config, folder = program.parse(argv)
+    tokenizer, config = for_config(config)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    step = int(args.step) if args.step and args.step.isdigit() else args.step
+    params, step = checkpoint.restore_params(folder, abstract_params(config, mesh), step)
+    say(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")
+    result = report.evaluate(config, params, tokenizer, mesh)
+    print(report.as_text(config, result))
+    print(json.dumps({**result, "step": step, "checkpoint": str(folder), "split": config.eval.split}))
+
+
+if __name__ == "__main__":
+    command.run(main)

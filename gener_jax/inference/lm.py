@@ -1,0 +1,188 @@
+"""A trained model as one object: `lm = gener_jax.load(folder)`, then `lm.generate`, `lm.logits`."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from data_pipeline import bases, tokenizer
+from gener_jax.config import Config
+from gener_jax.inference.generate import Sampling, decode, left_pad, round_up
+from gener_jax.model import decoder
+from gener_jax.model.sharding import make_mesh, tree_shardings
+from gener_jax.tokenizer import for_config
+from gener_jax.training import checkpoint
+
+
+class LM:
+    """A model, its tokenizer and its parameters on a mesh."""
+
+    def __init__(self, config: Config, params, tokenizer: tokenizer.Tokenizer, mesh: jax.sharding.Mesh):
+        self.config, self.params, self.tokenizer, self.mesh = config, params, tokenizer, mesh
+        self.model = decoder.Decoder(config.model)
+        self._logits = jax.jit(self._apply)
+
+    def _apply(self, params, ids):
+        hidden, _ = self.model.apply({"params": params}, ids)
+        return self.model.apply({"params": params}, hidden, method="logits")
+
+    def logits(self, ids) -> np.ndarray:
+        """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].
+
+        Raises:
+          ValueError: for ids outside the vocabulary, or of another rank.
+        """
+        ids = np.asarray(ids)
+        if ids.ndim != 2 or ids.dtype.kind not in "iu":
+            raise ValueError(f"ids have to be integers [batch, length], not {ids.dtype} {ids.shape}")
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
+            raise ValueError(f"ids have to be in [0, {self.tokenizer.vocab_size}), not {ids.min()} to {ids.max()}")
+        with jax.set_mesh(self.mesh):
+            return np.asarray(self._logits(self.params, jnp.asarray(ids, jnp.int32)))
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        num_bases: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        stop: Sequence[str] = (),
+        batch_size: int = 32,
+    ) -> list[str]:
+        """Continuations of the prompts: exactly `num_bases` bases each, fewer only where a stop token came first.
+
+        Args:
+          prompts: DNA of any length, special tokens written in it; an `<s>` is put in front. Where a prompt is no
+            whole number of k-mers, its last bases fix the beginning of the first generated token exactly, so the
+            continuation follows the prompt without a gap. May be empty.
+          temperature: 0 is greedy.
+          top_k, top_p: draw among the k most likely tokens, and among the fewest that hold the mass p.
+          seed: one for all (each row takes its own stream of it), or one a prompt; a row's draw depends on its seed
+            and prompt, not on the batch.
+          stop: special tokens, such as "</s>", that end a row; all others are never generated.
+          batch_size: rows decoded together.
+
+        Raises:
+          ValueError: for a prompt that is no DNA, or unequal numbers of seeds and prompts.
+        """
+        if isinstance(prompts, str):
+            raise ValueError("prompts is one string: give a list of them")
+        if num_bases < 0:
+            raise ValueError(f"num_bases is {num_bases}: it cannot be negative")
+        sampling = Sampling(temperature, top_k, top_p)
+        if isinstance(seed, int | np.integer):
+            root = jax.random.key(seed)
+            keys = [jax.random.fold_in(root, i) for i in range(len(prompts))]
+        elif len(seed) == len(prompts):
+            keys = [jax.random.key(s) for s in seed]
+        else:
+            raise ValueError(f"{len(seed)} seeds for {len(prompts)} prompts: give one a prompt, or one for all")
+        rows = [self._split_prompt(p) for p in prompts]
+        stops = np.zeros(self.tokenizer.vocab_size, bool)
+        for name in stop:
+            if name not in tokenizer.SPECIAL_TOKENS:
+                raise ValueError(f"stop token {name!r} is none of {' '.join(tokenizer.SPECIAL_TOKENS)}")
+            stops[tokenizer.SPECIAL_TOKENS.index(name)] = True
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # equal lengths together: less padding
+        texts = [""] * len(rows)
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            for i, text in zip(
+                chosen, self._generate([rows[i] for i in chosen], [keys[i] for i in chosen], num_bases, sampling, stops),
+                strict=True,
+            ):  # fmt: skip
+                texts[i] = text
+        return texts
+
+    def _split_prompt(self, prompt: str) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of the prompt's whole tokens behind <s>, and the codes of the bases left over."""
+        over = 0
+        if self.tokenizer.kind == "kmer":
+            over = len(prompt[prompt.rfind(">") + 1 :]) % self.tokenizer.k
+        whole = prompt[: len(prompt) - over]
+        left = prompt[len(whole) :]
+        self.tokenizer.encode(left, remainder="oov")  # refuses what is no base
+        return self.tokenizer.encode(whole, add_bos=True), bases.encode(left)
+
+    def _generate(self, rows, keys, num_bases: int, sampling: Sampling, stops: np.ndarray) -> list[str]:
+        t = self.tokenizer
+        is_dna = t.token_bases > 0
+        # A stop token cannot begin with the bases that a prompt has left over.
+        first_allowed = np.stack([self._agrees(left) | (stops & (len(left) == 0)) for _, left in rows])
+        over = np.array([len(left) for _, left in rows])
+        wanted = over + num_bases
+        shortest = t.token_bases[is_dna].min()
+        count = round_up(len(rows))
+        empty = count - len(rows)  # rows added to round the batch up want nothing and are dropped
+        lengths = np.array([len(ids) for ids, _ in rows] + [1] * empty)
+        prompts = left_pad([ids for ids, _ in rows] + [np.array([tokenizer.BOS])] * empty, round_up(int(lengths.max())))
+        with jax.set_mesh(self.mesh):
+            out, counts = decode(
+                self.model, self.params, prompts, lengths.astype(np.int32),
+                jnp.stack(keys + [jax.random.key(0)] * empty),
+                np.concatenate([first_allowed, np.broadcast_to(is_dna, (empty, len(is_dna)))]), is_dna | stops, stops,
+                t.token_bases.astype(np.int32), np.concatenate([wanted, np.zeros(empty)]).astype(np.int32),
+                np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p),
+                room=round_up(int(-(-wanted.max() // shortest))),
+                filtered=sampling.top_k > 0 or sampling.top_p < 1,
+            )  # fmt: skip
+        texts = []
+        for i, ids in enumerate(np.asarray(out)[: len(rows)]):
+            ids = ids[: counts[i]]
+            texts.append(t.decode(ids[~stops[ids]])[over[i] : wanted[i]])
+        return texts
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019 (a model lives as long as its process)
+    def _agreeing(self, left: bytes) -> np.ndarray:
+        t = self.tokenizer
+        allowed = t.token_bases > 0
+        for i, code in enumerate(left):
+            if code < 4:  # an N agrees with every base
+                digits = np.arange(4**t.k) // 4 ** (t.k - 1 - i) % 4
+                allowed[-(4**t.k) :] &= digits == code
+        return allowed
+
+    def _agrees(self, left: np.ndarray) -> np.ndarray:
+        """Which tokens begin with these bases, bool [vocabulary]."""
+        return self._agreeing(left.tobytes())
+
+
+def load(folder: str | Path, *, step: int | str | None = None, mesh: jax.sharding.Mesh | None = None) -> LM:
+    """The model of a run's folder.
+
+    Args:
+      folder: what `gener_jax.train` wrote.
+      step: a checkpoint's step, "best" by held-out bits per base, or None for the newest.
+      mesh: default: as the run's config says where that fits, else this process's devices along fsdp.
+
+    Raises:
+      CheckpointError: if there is no checkpoint, or it does not fit its config.
+    """
+    folder = Path(folder)
+    return from_config(checkpoint.read_config(folder), folder, step=step, mesh=mesh)
+
+
+def from_config(config: Config, folder: Path, *, step: int | str | None = None, mesh=None) -> LM:
+    """The same with a changed configuration; `evaluate` and `sample` use it."""
+    t, config = for_config(config)
+    if mesh is None:
+        mesh = make_mesh(1, -1, 1)
+    target = abstract_params(config, mesh)
+    params, _ = checkpoint.restore_params(folder, target, step)
+    return LM(config, params, t, mesh)
+
+
+def abstract_params(config: Config, mesh: jax.sharding.Mesh):
+    """Shapes of the parameters with their shardings on a mesh."""
+    boxed = jax.eval_shape(functools.partial(decoder.init, decoder.Decoder(config.model)), jax.random.key(0))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), tree_shardings(boxed, mesh)
+    )
+

@@ -1,0 +1,1 @@
+"""The decoder: attention, sharding and the layers."""

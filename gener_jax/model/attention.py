@@ -1,0 +1,202 @@
+"""Causal grouped-query attention: one mask, several implementations, one place where the choice is made.
+
+Dimension key: B batch, T queries, S keys, K key/value heads, G query heads a key/value head, N = K·G query heads,
+H head dimension.
+
+A query at slot i sees the keys at slots j with j ≤ i, with i − j < window where a window is given, and with the same
+segment id where segment ids are given. A query's own slot is always among its keys, so no row is ever empty.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+_MASKED = -1e30  # finite: exp(x - x) of a block that is masked as a whole stays a number, and is rescaled to zero later
+IMPLEMENTATIONS = ("auto", "reference", "blockwise")
+
+
+class Segments(NamedTuple):
+    """Which document each slot belongs to; slots of different documents do not see each other."""
+
+    queries: Int[Array, "B T"]
+    keys: Int[Array, "B S"]
+
+
+def attention(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BSKH: Float[Array, "B S K H"],
+    v_BSKH: Float[Array, "B S K H"],
+    *,
+    implementation: str = "auto",
+    offset: int | Int[Array, ""] = 0,
+    segments: Segments | None = None,
+    window: int | None = None,
+    block: int = 256,
+) -> Float[Array, "B T N H"]:
+    """Attention by the named implementation; the result has the queries' dtype, the softmax is float32.
+
+    Args:
+      implementation: "reference" (materialises T × S scores), "blockwise" (memory linear in length, forward and
+        backward), or "auto": blockwise where there is more than one block of queries.
+      offset: the slot of the first query; the first key is at slot 0.
+      segments: document ids of queries and keys; None lets all see each other.
+      window: how many slots back a query sees, itself included; None for all.
+      block: queries and keys a block of the blockwise implementation, in tokens.
+
+    Raises:
+      ValueError: for an unknown implementation, or heads that do not group.
+    """
+    if q_BTNH.shape[2] % k_BSKH.shape[2]:
+        raise ValueError(f"{q_BTNH.shape[2]} query heads do not group over {k_BSKH.shape[2]} key/value heads")
+    if implementation == "auto":
+        implementation = "blockwise" if q_BTNH.shape[1] > block else "reference"
+    if implementation == "reference":
+        return _reference(q_BTNH, k_BSKH, v_BSKH, offset, segments, window)
+    if implementation == "blockwise":
+        return _blockwise(q_BTNH, k_BSKH, v_BSKH, offset, segments, window, block)
+    raise ValueError(f"model.attention is {implementation!r}: one of {', '.join(IMPLEMENTATIONS)}")
+
+
+def _allowed(q_slots, k_slots, q_segments, k_segments, window):
+    """The mask, [B or 1, 1, 1, T, S]: which query slot sees which key slot."""
+    mask = k_slots[None, :] <= q_slots[:, None]
+    if window is not None:
+        mask &= q_slots[:, None] - k_slots[None, :] < window
+    mask = mask[None, None, None]
+    if q_segments is not None:
+        mask &= (q_segments[:, :, None] == k_segments[:, None, :])[:, None, None]
+    return mask
+
+
+def _reference(q_BTNH, k_BSKH, v_BSKH, offset, segments, window):
+    B, T, N, H = q_BTNH.shape
+    S, K = k_BSKH.shape[1:3]
+    q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H)
+    scores_BKGTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGH, k_BSKH, preferred_element_type=jnp.float32) * H**-0.5
+    q_seg, k_seg = segments or (None, None)
+    mask = _allowed(offset + jnp.arange(T), jnp.arange(S), q_seg, k_seg, window)
+    weights_BKGTS = jax.nn.softmax(jnp.where(mask, scores_BKGTS, _MASKED), axis=-1).astype(v_BSKH.dtype)
+    out_BTKGH = jnp.einsum("bkgts,bskh->btkgh", weights_BKGTS, v_BSKH, preferred_element_type=jnp.float32)
+    return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
+
+
+# Blockwise attention (FlashAttention, Dao et al. 2022, algorithms 1 and 4). The forward pass keeps a running maximum m
+# and sum l a query and saves only the output and log-sum-exp; the backward pass computes each block's weights again.
+# Plain autodiff through the loops would keep every block's weights. Blocks that the mask hides as a whole are never
+# visited: the loop bounds are computed from the slots.
+
+
+def _blockwise(q_BTNH, k_BSKH, v_BSKH, offset, segments, window, block):
+    B, T, N, H = q_BTNH.shape
+    S, K = k_BSKH.shape[1:3]
+    bq, bk = min(block, T), min(block, S)
+    # Padded keys lie behind every query's slot and padded queries are cut off again, so neither needs a mask.
+    q = _pad_to(q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4), 3, bq)
+    k, v = (_pad_to(x.transpose(0, 2, 1, 3), 2, bk) for x in (k_BSKH, v_BSKH))
+    q_seg = k_seg = None
+    if segments is not None:
+        q_seg, k_seg = _pad_to(segments.queries, 1, bq), _pad_to(segments.keys, 1, bk)
+    if isinstance(offset, int) and offset + T > S:
+        raise ValueError(f"queries reach slot {offset + T - 1}, keys only slot {S - 1}")
+    out = _flash(q, k, v, jnp.asarray(offset, jnp.int32), q_seg, k_seg, window, bq, bk)
+    return out[:, :, :, :T].transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _pad_to(x, axis, multiple):
+    missing = -x.shape[axis] % multiple
+    return jnp.pad(x, [(0, missing if a == axis else 0) for a in range(x.ndim)]) if missing else x
+
+
+def _slice(x, start, size, axis):
+    return None if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+
+
+def _bounds(i, offset, window, bq, bk, num_key_blocks):
+    """First and last + 1 key block that the queries of block i can see."""
+    last = jnp.minimum((offset + (i + 1) * bq - 1) // bk + 1, num_key_blocks)
+    first = 0 if window is None else jnp.maximum(offset + i * bq - window + 1, 0) // bk
+    return first, last
+
+
+def _scores(q_i, k_j, i, j, offset, q_seg, k_seg, window, bq, bk):
+    s = jnp.einsum("bkgqh,bksh->bkgqs", q_i, k_j, preferred_element_type=jnp.float32) * q_i.shape[-1] ** -0.5
+    mask = _allowed(
+        offset + i * bq + jnp.arange(bq), j * bk + jnp.arange(bk), _slice(q_seg, i * bq, bq, 1),
+        _slice(k_seg, j * bk, bk, 1), window,
+    )  # fmt: skip
+    return jnp.where(mask, s, _MASKED)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
+def _flash(q, k, v, offset, q_seg, k_seg, window, bq, bk):
+    return _flash_forward(q, k, v, offset, q_seg, k_seg, window, bq, bk)[0]
+
+
+def _flash_forward(q, k, v, offset, q_seg, k_seg, window, bq, bk):
+    B, K, G, T, H = q.shape
+    num_key_blocks = k.shape[2] // bk
+
+    def queries(i):
+        q_i = _slice(q, i * bq, bq, 3)
+
+        def keys(j, carry):
+            acc, m, l = carry
+            s = _scores(q_i, _slice(k, j * bk, bk, 2), i, j, offset, q_seg, k_seg, window, bq, bk)
+            m_new = jnp.maximum(m, s.max(-1))
+            p = jnp.exp(s - m_new[..., None])
+            scale = jnp.exp(m - m_new)
+            v_j = _slice(v, j * bk, bk, 2)
+            pv = jnp.einsum("bkgqs,bksh->bkgqh", p.astype(v.dtype), v_j, preferred_element_type=jnp.float32)
+            return acc * scale[..., None] + pv, m_new, l * scale + p.sum(-1)
+
+        zero = jnp.zeros((B, K, G, bq), jnp.float32)
+        start = (jnp.zeros((B, K, G, bq, H), jnp.float32), zero + _MASKED, zero)
+        acc, m, l = jax.lax.fori_loop(*_bounds(i, offset, window, bq, bk, num_key_blocks), keys, start)
+        return (acc / l[..., None]).astype(q.dtype), m + jnp.log(l)
+
+    out, lse = jax.lax.map(queries, jnp.arange(T // bq))  # [blocks, B, K, G, bq, ...]
+    out = jnp.moveaxis(out, 0, 3).reshape(B, K, G, T, H)
+    lse = jnp.moveaxis(lse, 0, 3).reshape(B, K, G, T)
+    return out, (q, k, v, offset, q_seg, k_seg, out, lse)
+
+
+def _flash_backward(window, bq, bk, saved, d_out):
+    q, k, v, offset, q_seg, k_seg, out, lse = saved
+    T, H = q.shape[3:]
+    delta = jnp.einsum("bkgqh,bkgqh->bkgq", out, d_out, preferred_element_type=jnp.float32)
+    scale = H**-0.5
+
+    def queries(i, carry):
+        dq, dk, dv = carry
+        q_i, do_i = _slice(q, i * bq, bq, 3), _slice(d_out, i * bq, bq, 3)
+        lse_i, delta_i = _slice(lse, i * bq, bq, 3), _slice(delta, i * bq, bq, 3)
+
+        def keys(j, carry):
+            dq_i, dk, dv = carry
+            k_j, v_j = _slice(k, j * bk, bk, 2), _slice(v, j * bk, bk, 2)
+            p = jnp.exp(_scores(q_i, k_j, i, j, offset, q_seg, k_seg, window, bq, bk) - lse_i[..., None])
+            dv_j = jnp.einsum("bkgqs,bkgqh->bksh", p.astype(do_i.dtype), do_i, preferred_element_type=jnp.float32)
+            dp = jnp.einsum("bkgqh,bksh->bkgqs", do_i, v_j, preferred_element_type=jnp.float32)
+            ds = (p * (dp - delta_i[..., None]) * scale).astype(q.dtype)
+            dq_i += jnp.einsum("bkgqs,bksh->bkgqh", ds, k_j, preferred_element_type=jnp.float32)
+            dk_j = jnp.einsum("bkgqs,bkgqh->bksh", ds, q_i, preferred_element_type=jnp.float32)
+            return dq_i, _add(dk, dk_j, j * bk), _add(dv, dv_j, j * bk)
+
+        start = (jnp.zeros(q_i.shape, jnp.float32), dk, dv)
+        bounds = _bounds(i, offset, window, bq, bk, k.shape[2] // bk)
+        dq_i, dk, dv = jax.lax.fori_loop(*bounds, keys, start)
+        return jax.lax.dynamic_update_slice_in_dim(dq, dq_i.astype(q.dtype), i * bq, 3), dk, dv
+
+    start = (jnp.zeros_like(q), jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
+    dq, dk, dv = jax.lax.fori_loop(0, T // bq, queries, start)
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, None, None
+
+
+def _add(x, update, start):
+    return jax.lax.dynamic_update_slice_in_dim(x, _slice(x, start, update.shape[2], 2) + update, start, 2)
+
+
+_flash.defvjp(_flash_forward, _flash_backward)

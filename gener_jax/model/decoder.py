@@ -1,0 +1,194 @@
+"""GENERator's decoder: a Llama over DNA tokens, as pure functions over a tree of parameters stacked over layers.
+
+    model = Decoder(config)
+    params = init(model, key)                                  # plain arrays
+    hidden_BTD, _ = model.apply({"params": params}, ids_BT)
+    logits_BTV = model.apply({"params": params}, hidden_BTD, method="logits")
+
+Dimension key: B batch, T tokens, S cache slots, D hidden, F feed-forward, N query heads, K key/value heads, H head
+dimension, V vocabulary, L layers.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from gener_jax.config import Model
+from gener_jax.model.attention import Segments, attention
+from gener_jax.model.sharding import constrain
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values of the tokens seen so far; slots are shared by all rows, `segment_ids` 0 marks empty ones."""
+
+    k: Float[Array, "L B S K H"]
+    v: Float[Array, "L B S K H"]
+    segment_ids: Int[Array, "B S"]
+    index: Int[Array, ""]  # the slot that the next token takes
+
+
+def empty_cache(config: Model, batch: int, slots: int) -> Cache:
+    """A cache for `batch` rows of up to `slots` tokens, in the compute dtype."""
+    shape = (config.num_hidden_layers, batch, slots, config.num_key_value_heads, config.head_dim)
+    zeros = functools.partial(jnp.zeros, dtype=config.dtype)
+    return Cache(zeros(shape), zeros(shape), jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def rope_angles(positions_BT, head_dim: int, theta: float):
+    """Cosine and sine of the rotary angles, float32 [B, T, 1, H/2]; bf16 would turn position 257 into 256."""
+    frequencies = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = positions_BT.astype(jnp.float32)[..., None, None] * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x_BTNH, cos, sin):
+    """Rotary embedding in the rotate-half form (pairs are H/2 apart), computed in float32."""
+    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) · scale, computed in float32 (Zhang and Sennrich, 2019)."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x_BTD):  # noqa: D102
+        scale_D = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("hidden",)), x_BTD.shape[-1:])
+        x32 = x_BTD.astype(jnp.float32)
+        x32 *= jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return (x32.astype(x_BTD.dtype) * scale_D).astype(x_BTD.dtype)
+
+
+class Block(nn.Module):
+    """One layer: norm → attention → residual → norm → SwiGLU → residual."""
+
+    config: Model
+
+    def _weight(self, name, shape, axes):
+        init = nn.with_logical_partitioning(nn.initializers.normal(self.config.initializer_range), axes)
+        return self.param(name, init, shape).astype(self.config.dtype)
+
+    @nn.compact
+    def __call__(self, x_BTD, cache_kv, angles, segments, slot):
+        """One layer of the scan: `cache_kv` is this layer's (k, v) or None; returns x and its new (k, v)."""
+        c = self.config
+        D, N, K, H, F = c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.intermediate_size
+        with jax.named_scope("attention"):
+            y_BTD = RMSNorm(c.rms_norm_eps, name="input_norm")(x_BTD)
+            q_BTNH = jnp.einsum("btd,dnh->btnh", y_BTD, self._weight("q", (D, N, H), ("embed", "heads", "head_dim")))
+            k_BTKH = jnp.einsum("btd,dkh->btkh", y_BTD, self._weight("k", (D, K, H), ("embed", "kv_heads", "head_dim")))
+            v_BTKH = jnp.einsum("btd,dkh->btkh", y_BTD, self._weight("v", (D, K, H), ("embed", "kv_heads", "head_dim")))
+            q_BTNH = constrain(rotate(q_BTNH, *angles), "batch", "length", "heads", "head_dim")
+            k_BSKH = constrain(rotate(k_BTKH, *angles), "batch", "length", "kv_heads", "head_dim")
+            v_BSKH = constrain(v_BTKH, "batch", "length", "kv_heads", "head_dim")
+            if cache_kv is not None:
+                k_BSKH = jax.lax.dynamic_update_slice_in_dim(cache_kv[0], k_BSKH, slot, 1)
+                v_BSKH = jax.lax.dynamic_update_slice_in_dim(cache_kv[1], v_BSKH, slot, 1)
+                cache_kv = (k_BSKH, v_BSKH)
+            out_BTNH = attention(
+                q_BTNH, k_BSKH, v_BSKH, implementation=c.attention, offset=slot, segments=segments,
+                block=c.attention_block,
+            )  # fmt: skip
+            o_NHD = self._weight("o", (N, H, D), ("heads", "head_dim", "embed"))
+            x_BTD += constrain(jnp.einsum("btnh,nhd->btd", out_BTNH, o_NHD), "batch", "length", "hidden")
+        with jax.named_scope("mlp"):
+            y_BTD = RMSNorm(c.rms_norm_eps, name="post_attention_norm")(x_BTD)
+            gate_BTF = y_BTD @ self._weight("gate", (D, F), ("embed", "mlp"))
+            up_BTF = y_BTD @ self._weight("up", (D, F), ("embed", "mlp"))
+            h_BTF = constrain(nn.silu(gate_BTF) * up_BTF, "batch", "length", "mlp")
+            x_BTD += constrain(h_BTF @ self._weight("down", (F, D), ("mlp", "embed")), "batch", "length", "hidden")
+        self.sow("intermediates", "output", x_BTD)
+        return x_BTD, cache_kv
+
+
+_REMAT = {  # what the backward pass may keep of a layer's forward pass
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Decoder(nn.Module):
+    """The whole model up to the last norm; the head is a method of its own."""
+
+    config: Model
+
+    def setup(self):  # noqa: D102
+        c = self.config
+        init = nn.initializers.normal(c.initializer_range)
+        self.embedding_VD = self.param(
+            "embed_tokens", nn.with_logical_partitioning(init, ("vocab", "embed")), (c.vocab_size, c.hidden_size)
+        )
+        block = Block if c.remat == "none" else nn.remat(Block, policy=_REMAT[c.remat], prevent_cse=False)
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            length=c.num_hidden_layers,
+            unroll=c.scan_unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(c)
+        self.norm = RMSNorm(c.rms_norm_eps)
+        self.lm_head_DV = self.param(
+            "lm_head", nn.with_logical_partitioning(init, ("embed", "vocab")), (c.hidden_size, c.vocab_size)
+        )
+
+    def __call__(
+        self,
+        ids_BT: Int[Array, "B T"],
+        *,
+        positions_BT: Int[Array, "B T"] | None = None,
+        segment_ids_BT: Int[Array, "B T"] | None = None,
+        cache: Cache | None = None,
+    ):
+        """Hidden states after the last norm, [B, T, D] in the compute dtype, and the cache with these tokens added.
+
+        Args:
+          ids_BT: token ids.
+          positions_BT: rotary positions in tokens; default: 0, 1, … (behind the cache's tokens, where one is given).
+          segment_ids_BT: documents that do not see each other; with a cache: 0 for padding, 1 for tokens.
+          cache: keys and values so far; None for a pass without one, which returns None.
+
+        With `mutable=["intermediates"]`, `apply` also returns what leaves each layer, un-normed, [L, B, T, D].
+        """
+        c = self.config
+        slot = 0 if cache is None else cache.index
+        if positions_BT is None:
+            positions_BT = slot + jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
+        if cache is not None:
+            if segment_ids_BT is None:
+                segment_ids_BT = jnp.ones_like(ids_BT)
+            key_segments = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids_BT, slot, 1)
+            segments = Segments(segment_ids_BT, key_segments)
+        else:
+            segments = None if segment_ids_BT is None else Segments(segment_ids_BT, segment_ids_BT)
+        angles = rope_angles(positions_BT, c.head_dim, c.rope_theta)
+        embedded_BTD = jnp.take(self.embedding_VD.astype(c.dtype), ids_BT, axis=0)
+        embedded_BTD = constrain(embedded_BTD, "batch", "length", "hidden")
+        cache_kv = None if cache is None else (cache.k, cache.v)
+        x_BTD, cache_kv = self.layers(embedded_BTD, cache_kv, angles, segments, slot)
+        if cache is not None:
+            cache = Cache(*cache_kv, key_segments, cache.index + ids_BT.shape[1])
+        return self.norm(x_BTD), cache
+
+    def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """The untied head: float32 logits of hidden states of any leading shape."""
+        head_DV = self.lm_head_DV.astype(self.config.dtype)
+        return jnp.einsum("...d,dv->...v", hidden, head_DV, preferred_element_type=jnp.float32)
+
+
+def init(model: Decoder, key: jax.Array):
+    """Parameters boxed with their logical axes (`nn.unbox` gives plain arrays); norms 1, matrices N(0, 0.02²)."""
+    return model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+def num_parameters(config: Model) -> int:
+    """How many parameters a model has, by abstract evaluation: nothing is allocated."""
+    shapes = jax.eval_shape(functools.partial(init, Decoder(config)), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))

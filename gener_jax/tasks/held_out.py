@@ -1,0 +1,167 @@
+"""Held-out loss and bits per base: every region at phase 0, on its own strand, in windows of the context.
+
+A region's tokens are cut into chunks of the context; a chunk is read as <s> and its tokens, so that every token is a
+target once. Chunks are packed into rows as documents that do not see each other: one shape, compiled once, and little
+padding.
+
+bits_per_base = Σ −log₂ p(target) over the targets that are DNA ÷ the bases they hold; `loss` is its twin in nats a
+token. <s>, <oov> and <pad> are no targets.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from data_pipeline.records import RegionSource
+from data_pipeline.tokenizer import BOS, PAD, Tokenizer
+from gener_jax.config import Config
+from gener_jax.data.permutation import permute
+from gener_jax.model.decoder import Decoder
+from gener_jax.model.sharding import batch_sharding
+from gener_jax.training import losses
+from gener_jax.training.metrics import fetch
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Up to a context of one region's tokens."""
+
+    region: int
+    start: int  # the first token's number in its region
+    ids: np.ndarray
+
+
+def region_ids(source: RegionSource, tokenizer: Tokenizer, region: int) -> np.ndarray:
+    """All whole tokens of a region at phase 0, int32."""
+    if source.records == "tokens":
+        return source.read(region, 0, int(source.index["tokens"][region]))
+    return tokenizer.encode_bases(source.read(region, 0, int(source.index["length"][region])))
+
+
+def chosen_regions(source: RegionSource, max_regions: int | None) -> np.ndarray:
+    """The regions to evaluate: all, or the first `max_regions` in an order that depends on nothing else."""
+    number = len(source) if max_regions is None else min(max_regions, len(source))
+    return np.sort(permute(np.arange(number), len(source), key=0)) if number < len(source) else np.arange(number)
+
+
+def _rows(chunks: list[Chunk], length: int) -> list[list[Chunk]]:
+    """Chunks packed into rows of `length` tokens: longest first, each into the first of the open rows it fits."""
+    rows, room = [], []
+    for chunk in sorted(chunks, key=lambda c: -len(c.ids)):
+        for i in range(max(0, len(rows) - 64), len(rows)):
+            if room[i] >= len(chunk.ids):
+                break
+        else:
+            i = len(rows)
+            rows.append([])
+            room.append(length)
+        rows[i].append(chunk)
+        room[i] -= len(chunk.ids)
+    return rows
+
+
+def _batches(rows: list[list[Chunk]], batch_size: int, length: int) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
+    """Batches, and for each target its region (−1: none) and its token number in it."""
+    for first in range(0, len(rows), batch_size):
+        batch = {
+            "inputs": np.full((batch_size, length), PAD, np.int32),
+            "targets": np.full((batch_size, length), PAD, np.int32),
+            "segment_ids": np.zeros((batch_size, length), np.int32),
+            "positions": np.zeros((batch_size, length), np.int32),
+        }
+        regions = np.full((batch_size, length), -1, np.int64)
+        numbers = np.zeros((batch_size, length), np.int64)
+        for i, row in enumerate(rows[first : first + batch_size]):
+            at = 0
+            for segment, chunk in enumerate(row, 1):
+                n = len(chunk.ids)
+                here = (i, slice(at, at + n))
+                batch["inputs"][here] = np.concatenate([[BOS], chunk.ids[:-1]])
+                batch["targets"][here] = chunk.ids
+                batch["segment_ids"][here] = segment
+                batch["positions"][here] = np.arange(n)
+                regions[here] = chunk.region
+                numbers[here] = chunk.start + np.arange(n)
+                at += n
+        yield batch, regions, numbers
+
+
+class HeldOut:
+    """An evaluation that is compiled once and run as often as wanted."""
+
+    def __init__(self, config: Config, source: RegionSource, tokenizer: Tokenizer, mesh, *, by_base: bool = False):
+        """`by_base` adds bits by codon position: k-mers only."""
+        self.source, self.tokenizer, self.mesh, self.by_base = source, tokenizer, mesh, by_base
+        self.length = config.data.context_length
+        rows_apart = mesh.shape["data"] * mesh.shape["fsdp"]
+        self.batch_size = -(-config.eval.batch_size // rows_apart) * rows_apart  # padded rows change no sum
+        self.regions = chosen_regions(source, config.eval.max_regions)
+        model = Decoder(config.model)
+
+        def nll(params, batch):
+            hidden, _ = model.apply(
+                {"params": params}, batch["inputs"], positions_BT=batch["positions"], segment_ids_BT=batch["segment_ids"]
+            )
+            logits = model.apply({"params": params}, hidden, method="logits")
+            token = losses.token_nll(logits, batch["targets"])
+            return token, losses.base_nll(logits, batch["targets"], tokenizer.k) if by_base else None
+
+        self._nll = jax.jit(nll)
+
+    def __call__(self, params, progress=lambda done, total: None) -> dict:
+        """Sums and means over the split, as plain numbers: see the module's docstring."""
+        length, chunks = self.length, []
+        for region in self.regions:
+            ids = region_ids(self.source, self.tokenizer, int(region))
+            for start in range(0, len(ids), length):
+                chunks.append(Chunk(int(region), start, ids[start : start + length]))
+        rows = _rows(chunks, length)
+        nll = np.zeros(len(self.source))  # nats, by region
+        tokens = np.zeros(len(self.source), np.int64)
+        bases = np.zeros(len(self.source), np.int64)
+        codon_nll, codon_bases = np.zeros(3), np.zeros(3, np.int64)
+        coding = self.source.index["kind"] == (self.source.kinds.index("cds") if "cds" in self.source.kinds else -1)
+        sharding = batch_sharding(self.mesh)
+        for batch, regions, numbers in _batches(rows, self.batch_size, length):
+            put = {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
+            with jax.set_mesh(self.mesh):
+                token_nll, base_nll = fetch(self._nll(params, put))
+            held = self.tokenizer.token_bases[batch["targets"]]
+            dna = held > 0
+            where = regions[dna]
+            nll += np.bincount(where, token_nll[dna].astype(np.float64), len(nll))
+            tokens += np.bincount(where, minlength=len(nll))
+            bases += np.bincount(where, held[dna], len(nll)).astype(np.int64)
+            if self.by_base:
+                dna &= coding[regions] & (regions >= 0)
+                k = self.tokenizer.k
+                position = (numbers[dna][:, None] * k + np.arange(k)) % 3
+                codon_nll += np.bincount(position.ravel(), base_nll[dna].astype(np.float64).ravel(), 3)
+                codon_bases += np.bincount(position.ravel(), minlength=3)
+            progress(int(tokens.sum()), sum(len(c.ids) for c in chunks))
+        result = _summary(nll, tokens, bases)
+        for column, names in (("kind", self.source.kinds), ("taxon", self.source.taxa)):
+            codes = self.source.index[column]
+            result[f"by_{column}"] = {
+                name: _summary(nll[codes == i], tokens[codes == i], bases[codes == i])
+                for i, name in enumerate(names)
+                if bases[codes == i].any()
+            }
+        if self.by_base and codon_bases.all():
+            result["bits_by_codon_position"] = (codon_nll / codon_bases / np.log(2)).tolist()
+        return result
+
+
+def _summary(nll, tokens, bases) -> dict:
+    n, b = int(tokens.sum()), int(bases.sum())
+    loss = float(nll.sum() / n) if n else float("nan")
+    return {
+        "loss": loss,
+        "perplexity": float(np.exp(loss)),
+        "bits_per_base": float(nll.sum() / b / np.log(2)) if b else float("nan"),
+        "regions": int((tokens > 0).sum()),
+        "tokens": n,
+        "bases": b,
+    }

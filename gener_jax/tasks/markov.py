@@ -1,0 +1,83 @@
+"""Markov models of bases, the baselines beside a language model: fitted on the training split of the same dataset."""
+
+import numpy as np
+
+from data_pipeline import bases
+from data_pipeline.records import RegionSource
+from data_pipeline.tokenizer import Tokenizer
+
+
+def _contexts(codes: np.ndarray, order: int) -> np.ndarray:
+    """The `order` bases before each base, as a number in base 4; −1 where they reach over the start or hold an N."""
+    n = len(codes)
+    context, known = np.zeros(n, np.int64), np.ones(n, bool)
+    for back in range(order, 0, -1):
+        before = np.concatenate([np.full(min(back, n), 4, np.uint8), codes[: max(n - back, 0)]])
+        known &= before < 4
+        context = context * 4 + before % 4
+    return np.where(known, context, -1)
+
+
+class Markov:
+    """P(base | the bases before it), by counts with one added to each; shorter contexts at a start or behind an N."""
+
+    def __init__(self, order: int):
+        self.order = order
+        self.counts = [np.ones((4**o, 4)) for o in range(order + 1)]
+
+    def add(self, codes: np.ndarray) -> None:
+        """Counts one region's bases (codes uint8 [bases], 4 for N)."""
+        known = codes < 4
+        for order, counts in enumerate(self.counts):
+            context = _contexts(codes, order)
+            at = known & (context >= 0)
+            counts += np.bincount(context[at] * 4 + codes[at], minlength=counts.size).reshape(counts.shape)
+
+    def bits(self, codes: np.ndarray) -> np.ndarray:
+        """−log₂ p of each base, float64 [bases]; 0 at N."""
+        bits = np.zeros(len(codes))
+        for order, counts in enumerate(self.counts):  # longer contexts overwrite shorter ones
+            context = _contexts(codes, order)
+            at = (codes < 4) & (context >= 0)
+            bits[at] = -np.log2(counts / counts.sum(-1, keepdims=True))[context[at], codes[at]]
+        return bits
+
+
+def fit(source: RegionSource, tokenizer: Tokenizer, order: int, max_bases: int = 2**28) -> Markov:
+    """A model of the source's regions, each on its own strand; of the first `max_bases` bases where there are more."""
+    model, seen = Markov(order), 0
+    for region in range(len(source)):
+        if seen >= max_bases:
+            break
+        codes = region_bases(source, tokenizer, region)
+        model.add(codes)
+        seen += len(codes)
+    return model
+
+
+def region_bases(source: RegionSource, tokenizer: Tokenizer, region: int) -> np.ndarray:
+    """All bases of a region as codes uint8 [bases], from a dataset of bases or of tokens."""
+    if source.records == "tokens":
+        return bases.encode(tokenizer.decode(source.read(region, 0, int(source.index["tokens"][region]))))
+    return source.read(region, 0, int(source.index["length"][region]))
+
+
+def scored_bases(codes: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """Which bases of a region the language model is scored on, bool [bases]: those in whole k-mers without N."""
+    if tokenizer.kind != "kmer":
+        return codes < 4
+    ids = tokenizer.encode_bases(codes)
+    whole = np.zeros(len(codes), bool)
+    whole[: len(ids) * tokenizer.k] = np.repeat(tokenizer.token_bases[ids] > 0, tokenizer.k)
+    return whole
+
+
+def bits_per_base(model: Markov, source: RegionSource, tokenizer: Tokenizer, regions: np.ndarray) -> tuple[float, int]:
+    """Mean bits over exactly the bases that `held_out` scores in these regions, and their number."""
+    total, number = 0.0, 0
+    for region in regions:
+        codes = region_bases(source, tokenizer, int(region))
+        scored = scored_bases(codes, tokenizer)
+        total += float(model.bits(codes)[scored].sum())
+        number += int(scored.sum())
+    return (total / number if number else float("nan")), number

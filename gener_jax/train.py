@@ -1,0 +1,207 @@
+"""Trains a model: python -m gener_jax.train --config=experiments/quickstart.py [--workdir=DIR] [--config.x.y=value]
+
+The same command again goes on from the last checkpoint, to the same parameters as if it had never stopped. The last
+line on standard output is one JSON object; progress and logs are on standard error, and in DIR/log.jsonl.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import jax
+
+from data_pipeline.build import build
+from data_pipeline.errors import DataError
+from data_pipeline.records import RegionSource
+from gener_jax import command
+from gener_jax.config import Config, ConfigError
+from gener_jax.data.loader import TokenStream, device_batches, host_batches
+from gener_jax.inference.lm import LM
+from gener_jax.model import decoder
+from gener_jax.model.sharding import batch_sharding, make_mesh
+from gener_jax.tasks import reading_frames, report
+from gener_jax.tasks.held_out import HeldOut
+from gener_jax.tokenizer import Tokenizer, for_config
+from gener_jax.training import checkpoint, memory
+from gener_jax.training.metrics import Clock, Log, Progress, fetch, say
+from gener_jax.training.step import abstract_state, init_state, make_train_step
+
+
+def check(config: Config) -> None:
+    """Raises one line for each thing that is missing before anything is made: the data, the memory, a fitting mesh."""
+    problems = []
+    if not (Path(config.data.path) / "dataset.json").exists() and not config.data.build_from:
+        problems.append(
+            f"no dataset at {config.data.path} (config.data.path): make it with python -m data_pipeline.build "
+            f"--input GENOMES.gbff.gz … --output {config.data.path}"
+        )
+    if config.train.check_memory and (line := memory.shortage(config)):
+        problems.append(line)
+    if problems:
+        raise DataError("\nerror: ".join(problems))
+
+
+def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
+    """Builds the dataset where it is absent and the configuration says from what."""
+    if not (Path(config.data.path) / "dataset.json").exists():
+        say(f"building {config.data.path} from {', '.join(map(str, config.data.build_from))}")
+        build(
+            config.data.build_from, config.data.path, validation_share=config.data.validation_share,
+            tokenizer=tokenizer if config.data.records == "tokens" else None,
+        )  # fmt: skip
+
+
+def train(config: Config, workdir: Path) -> dict:
+    """Trains to `train.num_steps`, goes on where a run in `workdir` stopped, and returns the last line's object.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: one line each, before anything is trained.
+    """
+    tokenizer, config = for_config(config)
+    check(config)
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    rows_apart = mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.train.batch_size % rows_apart:
+        raise ConfigError(
+            f"train.batch_size {config.train.batch_size} is not divisible by mesh data·fsdp = {rows_apart}: "
+            "change one of them"
+        )
+    target = abstract_state(config, mesh)
+    prepare_data(config, tokenizer)
+    stream = TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
+    held_out_source = RegionSource(config.data.path, config.eval.split)
+    if len(held_out_source) == 0:
+        raise DataError(f"{config.data.path}: the {config.eval.split} split is empty; build with a larger share for it")
+
+    # ------------------------------------------------------------------------------------------ start, or resume
+    # 1. The folder's config must be this one.  2. The newest checkpoint gives parameters, optimizer and step.
+    # 3. Its loader digest must be this one's.  4. The log is cut back to its step.
+    checkpoint.prepare_folder(workdir, config)
+    checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+    if (start := checkpoints.latest_step) is not None:
+        state, loader_state = checkpoints.restore(start, target)
+        if loader_state["digest"] != stream.digest:
+            raise DataError(f"{config.data.path}: not the data this run began with; take another --workdir")
+        say(f"resuming {workdir} at step {start}")
+    else:
+        start, state = 0, init_state(config, mesh)
+    log = Log(workdir / "log.jsonl", start)
+    num_steps, batch_size, length = config.train.num_steps, config.train.batch_size, config.data.context_length
+    tokens_a_step = batch_size * length
+    books = stream.accounting(0)
+    say(
+        f"{config.name}: {decoder.num_parameters(config.model):,} parameters ({config.model.num_hidden_layers} layers of "
+        f"{config.model.hidden_size}), {config.model.dtype}, mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}\n"
+        f"data: {len(stream.source):,} regions, {books['region_bases']:,} bases, {books['tokens']:,} tokens an epoch "
+        f"({tokenizer.name}), {100 * books['kept'] / books['region_bases']:.1f} % of bases kept; held out: "
+        f"{len(held_out_source):,} regions, {int(held_out_source.index['length'].sum()):,} bases\n"
+        f"{num_steps} steps of {batch_size} × {length} = {tokens_a_step:,} tokens, "
+        f"{num_steps * tokens_a_step / books['tokens']:.1f} epochs"
+    )
+
+    # ------------------------------------------------------------------------------------------------- the loop
+    train_step = make_train_step(config, mesh, tokenizer.token_bases)
+    evaluate = HeldOut(config, held_out_source, tokenizer, mesh)
+    processes = jax.process_index(), jax.process_count()
+    host = host_batches(stream, batch_size, start, num_steps - start, host=processes[0], num_hosts=processes[1])
+    batches = device_batches(host, batch_sharding(mesh))
+    progress = Progress(num_steps, start, config.train.log_every_steps)
+    clock, last, pending = Clock(), {}, None
+    compiled_at = None  # seconds and step behind the first step: compilation is not speed
+
+    def read(step, metrics):
+        """Metrics of a step, once the next one is on its way to the device."""
+        nonlocal compiled_at, last
+        values = {name: float(value) for name, value in fetch(metrics).items()}
+        if compiled_at is None:
+            compiled_at = clock.seconds, step
+        else:
+            values["tokens_per_s"] = (step - compiled_at[1]) * tokens_a_step / (clock.seconds - compiled_at[0])
+            bases_per_token = books["kept"] / max(books["tokens"], 1)
+            values["bases_per_s"] = values["tokens_per_s"] * bases_per_token
+        last = values
+        if step % config.train.log_every_steps == 0 or step == num_steps:
+            log.write(step=step, **values)
+        speed = values.get("tokens_per_s")
+        left = (num_steps - step) * tokens_a_step / speed if speed else float("nan")
+        text = f"loss {values['loss']:.4f}  bits/base {values['bits_per_base']:.4f}"
+        progress.update(step, f"{text}  {speed:,.0f} tokens/s" if speed else text, left)
+
+    with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+        for step, batch in enumerate(batches, start + 1):
+            state, metrics = train_step(state, batch)
+            if pending is not None:
+                read(*pending)
+            pending = (step, metrics)
+            look = step % config.eval.every_steps == 0 and step < num_steps
+            save = step % config.checkpoint.every_steps == 0 or step == num_steps
+            if look or save:
+                read(*pending)
+                pending = None
+                with clock.paused():
+                    held_out = None
+                    if look or step == num_steps:
+                        held_out = evaluate(state.params)
+                        log.write(step=step, held_out={k: held_out[k] for k in ("loss", "bits_per_base")})
+                        say(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}")
+                    if save:
+                        metrics = held_out and {"bits_per_base": held_out["bits_per_base"]}
+                        loader = {"step": step, "seed": config.train.seed, "digest": stream.digest}
+                        checkpoints.save(step, state, loader, config, metrics)
+    progress.close()
+    with jax.transfer_guard("allow"):
+        checkpoints.close()
+        log.close()
+        return finish(config, workdir, state.params, tokenizer, mesh, {"step": num_steps, **last})
+
+
+def finish(config: Config, workdir: Path, params, tokenizer: Tokenizer, mesh, last: dict) -> dict:
+    """The final evaluation, samples and what to try next, on standard output; returns the last line's object."""
+    result = report.evaluate(config, params, tokenizer, mesh)
+    print("\n" + report.as_text(config, result))
+    sample = config.sample
+    lm = LM(config, params, tokenizer, mesh)
+    prompts = [p for p in sample.prompts for _ in range(sample.num_samples)]
+    samples = lm.generate(
+        prompts, sample.num_bases, temperature=sample.temperature, top_k=sample.top_k, top_p=sample.top_p,
+        seed=sample.seed,
+    )  # fmt: skip
+    texts = [p[p.rfind(">") + 1 :] + s for p, s in zip(prompts, samples, strict=True)]
+    frames = reading_frames.compare(texts, sample.stop_codons)
+    print(
+        f"Longest open reading frame, mean of {len(texts)} samples of {sample.num_bases} bases: "
+        f"{frames['sequences']:.0f} codons; the same bases shuffled: {frames['shuffled']:.0f}"
+    )
+    print("Generated DNA" + (f" (prompt {prompts[0]})" if prompts[0] else ""))
+    for i in range(0, min(len(samples[0]), 240), 60):
+        print("  " + samples[0][i : i + 60])
+    print(
+        "Try next\n"
+        f"  python -m gener_jax.sample --checkpoint {workdir} --prompt ATG --num_bases 600 --temperature 0.8\n"
+        f"  python -m gener_jax.evaluate --checkpoint {workdir} --config.eval.split=train --config.eval.max_regions=50\n"
+        f"  python -m gener_jax.train --config=experiments/{config.name}.py --workdir={workdir}-wider "
+        "--config.model.hidden_size=256"
+    )
+    keep = ("loss", "bits_per_base", "perplexity", "bits_by_codon_position", "markov_0", "markov_5")
+    return {
+        **{name: result[name] for name in keep if name in result},
+        "train_loss": last.get("loss"),
+        "train_bits_per_base": last.get("bits_per_base"),
+        "step": last["step"],
+        "tokens_per_s": last.get("tokens_per_s"),
+        "bases_per_s": last.get("bases_per_s"),
+        "open_frame_codons": frames,
+        "workdir": str(workdir),
+    }
+
+
+def main(argv=None) -> None:
+    """The command."""
+    _, config, workdir = command.Command(__doc__, checkpoint=False).parse(argv)
+    began = time.perf_counter()
+    result = train(config, workdir)
+    print(json.dumps({**result, "seconds": round(time.perf_counter() - began, 1)}))
+
+
+if __name__ == "__main__":
+    command.run(main)

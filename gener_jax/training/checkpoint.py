@@ -1,0 +1,184 @@
+"""Checkpoints by orbax: parameters, optimizer state, loader state and config of a step, written asynchronously.
+
+A run's folder holds `config.json`, `environment.json`, `log.jsonl` and `checkpoints/<step>/`. Parameters and optimizer
+state are separate items, so that inference reads the parameters alone.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from gener_jax.config import Config, ConfigError, dumps, flatten, resolve
+from gener_jax.training.step import State
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is absent, of another shape, or of another run: one line for the user."""
+
+
+def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
+    policies = [checkpoint_managers.LatestN(keep)] if keep else []
+    policies += [checkpoint_managers.BestN(get_metric_fn=lambda m: m["bits_per_base"], reverse=True, n=1)]
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies) if keep else None,
+        create=keep is not None,
+        read_only=keep is None,
+        cleanup_tmp_directories=keep is not None,  # what a kill left half-written
+    )
+    return ocp.CheckpointManager(epath.Path(folder.absolute() / "checkpoints"), options=options)
+
+
+class Checkpoints:
+    """The checkpoints of the run that is being trained."""
+
+    def __init__(self, folder: Path, keep: int):
+        self._folder, self._manager = folder, _manager(folder, keep)
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: State, loader: dict, config: Config, metrics: dict | None) -> None:
+        """Starts writing; returns as soon as the arrays are copied. `metrics["bits_per_base"]` chooses the best."""
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            optimizer=ocp.args.StandardSave(state.opt_state),
+            loader=ocp.args.JsonSave(loader),
+            config=ocp.args.JsonSave(dataclasses.asdict(config)),
+        )
+        self._manager.save(step, args=items, metrics=metrics)
+
+    def restore(self, step: int, target: State) -> tuple[State, dict]:
+        """The state of a step, placed as `target` (shapes with shardings) says, and the loader's state."""
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(target.params),
+            optimizer=ocp.args.StandardRestore(target.opt_state),
+            loader=ocp.args.JsonRestore(),
+        )
+        restored = self._manager.restore(step, args=items)
+        number = jax.device_put(np.int32(step), target.step.sharding)
+        return State(number, restored["params"], restored["optimizer"]), restored["loader"]
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def restore_params(folder: Path, target, step: int | str | None = None):
+    """The parameters alone, placed as `target` says, and their step; `step` None is the newest, "best" the best.
+
+    Raises:
+      CheckpointError: if there is none, or its shapes differ from the target's.
+    """
+    if not (folder / "checkpoints").is_dir():
+        raise CheckpointError(f"{folder}: holds no checkpoints; train one with python -m gener_jax.train")
+    with _manager(folder) as manager:
+        steps = manager.all_steps()
+        if not steps:
+            raise CheckpointError(f"{folder}: holds no complete checkpoint yet")
+        step = manager.best_step() if step == "best" else max(steps) if step is None else step
+        if step not in steps:
+            raise CheckpointError(f"{folder}: has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+        saved = manager.item_metadata(step)["params"]
+        wanted = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(target)}
+        found = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(saved.tree)}
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                raise CheckpointError(
+                    f"{folder}: step {step} has another shape: {name} is {found.get(name, 'absent')}, "
+                    f"the model's {wanted.get(name, 'absent')}; is model.* what it was trained with?"
+                )
+        restored = manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
+    return restored["params"], step
+
+
+def read_config(folder: Path) -> Config:
+    """The resolved configuration that a run's folder holds."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"{folder}: holds no config.json; give the folder of a run of gener_jax.train")
+    try:
+        return resolve(json.loads(path.read_text()))
+    except (json.JSONDecodeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+# What decides the result of a run. The rest (mesh, how often to save and look, where the files lie) may change freely.
+_DECIDES = ("model.", "tokenizer.", "data.", "optimizer.", "train.num_steps", "train.batch_size", "train.seed")
+_FREE = (
+    "data.path", "data.build_from", "data.validation_share", "data.num_workers", "data.prefetch",
+    "tokenizer.model_file",
+)  # fmt: skip
+
+
+def changed_fields(old: Config, new: Config) -> list[str]:
+    """The differences that would make a resumed run another run, as `field: old → new`, less those allowed by name."""
+    before = dict(flatten(old))
+    return [
+        f"{name}: {before[name]} → {value}"
+        for name, value in flatten(new)
+        if name.startswith(_DECIDES) and name not in _FREE + new.train.allow_changes and before[name] != value
+    ]
+
+
+def prepare_folder(folder: Path, config: Config) -> None:
+    """Writes config.json and environment.json, or checks that the run that is there may go on with this config.
+
+    Raises:
+      ConfigError: listing the fields that differ.
+    """
+    if (folder / "config.json").exists():
+        if changes := changed_fields(read_config(folder), config):
+            names = ",".join(c.split(":")[0] for c in changes)
+            raise ConfigError(
+                f"{folder}: resumed with another configuration ({'; '.join(changes)}): take another --workdir, "
+                f"or allow it with --config.train.allow_changes={names}"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "config.json", dumps(config))
+    _write(folder / "environment.json", json.dumps(_environment(), indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_suffix(".partial")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def _environment() -> dict:
+    versions = {}
+    for package in ("gener_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return {
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "versions": versions,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from; None outside of one."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,62 @@
+"""What a training step needs on each device, by formula, and what the device has."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+
+from gener_jax.config import Config
+from gener_jax.model import decoder
+
+GIB = 2**30
+
+
+def needed(config: Config, num_devices: int) -> dict[str, float]:
+    """GiB a device: `state` (float32 parameters, gradients, two Adam moments, cut over fsdp and tensor) and
+    `activations` (what the backward pass keeps of each layer, the logits, and one layer's scratch).
+
+    An estimate for telling whether a run fits; the compiler's own schedule differs by some ten per cent.
+    """
+    m, c = config.model, config
+    rest = {"data": c.mesh.data, "fsdp": c.mesh.fsdp, "tensor": c.mesh.tensor}
+    known = 1
+    for size in rest.values():
+        known *= max(size, 1)
+    sizes = {name: max(num_devices // known, 1) if size == -1 else size for name, size in rest.items()}
+    bytes_ = jnp.dtype(m.dtype).itemsize
+    tokens = c.train.batch_size * c.data.context_length / (sizes["data"] * sizes["fsdp"])
+    attention = (2 * m.num_attention_heads + 2 * m.num_key_value_heads) * m.head_dim / sizes["tensor"]
+    layer = {
+        "full": m.hidden_size,
+        "dots": 3 * m.hidden_size + attention + 2 * m.intermediate_size / sizes["tensor"],
+        "none": 8 * m.hidden_size + 2 * attention + 4 * m.intermediate_size / sizes["tensor"],
+    }
+    kept = m.num_hidden_layers * layer[m.remat] + layer["none"]
+    logits = 3 * 4 * m.vocab_size / sizes["tensor"]
+    return {
+        "state": 16 * decoder.num_parameters(m) / (sizes["fsdp"] * sizes["tensor"]) / GIB,
+        "activations": tokens * (kept * bytes_ + logits) / GIB,
+    }
+
+
+def available() -> float:
+    """GiB that each device has; on CPU an equal share of the machine's memory."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] / GIB
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(jax.local_devices()) / GIB
+
+
+def shortage(config: Config) -> str | None:
+    """One line if a training step will not fit, else None."""
+    need, have = needed(config, len(jax.devices())), available()
+    total = sum(need.values())
+    if total <= have:
+        return None
+    return (
+        f"{config.name} needs about {total:.0f} GiB a device ({need['state']:.0f} for parameters, gradients and AdamW, "
+        f"{need['activations']:.0f} for activations) and there are {have:.0f} GiB on each of {len(jax.devices())} "
+        f"{jax.devices()[0].platform} device(s): use more devices, a smaller train.batch_size or data.context_length, or "
+        "model.remat=full; train.check_memory=false tries anyway"
+    )

@@ -1,0 +1,26 @@
+"""Where the tests find real genomes: small committed fixtures, and a larger folder that may be absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+FIXTURES = Path(__file__).parent / "fixtures"
+DATA = Path(os.environ.get("GENER_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+PEERS = DATA.parent / "peers"
+
+
+def data_path(*parts: str) -> Path:
+    """A file of the larger folder; skips the test where it is absent."""
+    path = DATA.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"needs {'/'.join(parts)}: set GENER_JAX_TEST_DATA to the folder that holds it")
+    return path
+
+
+def peer_path(name: str) -> Path:
+    """A program to compare with, beside the larger folder; skips the test where it is absent."""
+    path = PEERS / name
+    if not path.exists():
+        pytest.skip(f"needs the peer program {name} beside the test data")
+    return path

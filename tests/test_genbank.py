@@ -1,0 +1,239 @@
+import gzip
+
+import numpy as np
+import pytest
+
+from data_pipeline import bases, genbank
+from data_pipeline.errors import DataError
+from data_pipeline.genbank import Part
+from tests.data import FIXTURES
+
+
+def record_text(features=(), sequence="acgtacgtnn", *, name="TEST", length=None, topology="linear", origin=True) -> str:
+    """One GenBank record; `features` are (kind, location, {qualifier: value or None})."""
+    table = ""
+    for kind, location, qualifiers in features:
+        table += f"     {kind:<16}{location}\n"
+        for key, value in qualifiers.items():
+            table += " " * 21 + (f"/{key}\n" if value is None else f'/{key}="{value}"\n')
+    lines = [f"{at + 1:>9} {sequence[at : at + 60]}\n" for at in range(0, len(sequence), 60)]
+    return (
+        f"LOCUS       {name:<16} {len(sequence) if length is None else length} bp    DNA     {topology:<8} BCT "
+        f"01-JAN-2000\nDEFINITION  A test.\nACCESSION   {name}\nVERSION     {name}.1\nSOURCE      Some bacterium\n"
+        "  ORGANISM  Some bacterium\n            Bacteria; Somephylum;\n            Someclass.\n"
+        f"FEATURES             Location/Qualifiers\n     source          1..{len(sequence)}\n{table}"
+        f"{'ORIGIN' if origin else 'CONTIG      join(AB1.1:1..4,gap(100))'}\n{''.join(lines) if origin else ''}//\n"
+    )
+
+
+def write(path, text):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("file", "accession", "length", "circular", "taxon", "lineage"),
+    [
+        ("phiX174_NC_001422.1.gbk.gz", "NC_001422.1", 5386, True, "vir", "Viruses"),
+        ("phage_NC_000902.gbk.gz", "NC_000902.1", 60942, False, "vir", "Viruses"),
+        ("ypestis_plasmid_pPCP1_NC_005816.1.gb.gz", "NC_005816.1", 9609, True, "plm", "Bacteria"),
+        ("athaliana_chloroplast_NC_000932.1.gb.gz", "NC_000932.1", 154478, True, "plt", "Eukaryota"),
+    ],
+)
+def test_fixtures(file, accession, length, circular, taxon, lineage):
+    [record] = genbank.read(FIXTURES / file)
+    assert record.accession == accession
+    assert len(record.codes) == record.declared_length == length
+    assert (record.circular, record.taxon, record.lineage[0]) == (circular, taxon, lineage)
+    assert record.codes.dtype == np.uint8
+    assert len(record.lower_case) == 0  # ORIGIN is lower case by format, which masks nothing
+    assert record.features[0].kind == "source"
+
+
+def test_kinds_limits_features_but_not_the_taxon():
+    [record] = genbank.read(FIXTURES / "ypestis_plasmid_pPCP1_NC_005816.1.gb.gz", kinds={"gene"})
+    assert {feature.kind for feature in record.features} == {"gene"}
+    assert record.taxon == "plm"
+
+
+@pytest.mark.parametrize(
+    ("location", "topology", "parts"),
+    [
+        ("3..5", "linear", [(2, 5, 1)]),
+        ("<3..>5", "linear", [(2, 5, 1)]),
+        ("complement(3..5)", "linear", [(2, 5, -1)]),
+        ("complement(<3..>5)", "linear", [(2, 5, -1)]),
+        ("4", "linear", [(3, 4, 1)]),
+        ("<4", "linear", [(3, 4, 1)]),
+        ("3^4", "linear", [(3, 3, 1)]),
+        ("join(1..2,4..5)", "linear", [(0, 2, 1), (3, 5, 1)]),
+        ("order(1..2,4..5)", "linear", [(0, 2, 1), (3, 5, 1)]),
+        ("bond(1,4)", "linear", [(0, 1, 1), (3, 4, 1)]),
+        ("complement(join(1..2,4..5))", "linear", [(3, 5, -1), (0, 2, -1)]),
+        ("join(complement(4..5),complement(1..2))", "linear", [(3, 5, -1), (0, 2, -1)]),
+        ("join(complement(4..5),7..8)", "linear", [(3, 5, -1), (6, 8, 1)]),
+        ("join(8..10,1..3)", "circular", [(7, 10, 1), (0, 3, 1)]),
+        ("8..3", "circular", [(7, 10, 1), (0, 3, 1)]),
+        ("complement(8..3)", "circular", [(0, 3, -1), (7, 10, -1)]),
+        ("8..3", "linear", [(7, 3, 1)]),
+        ("-2..5", "linear", [(-3, 5, 1)]),
+        ("(3.5)..7", "linear", [(2, 7, 1)]),
+        ("3..(5.7)", "linear", [(2, 7, 1)]),
+        ("complement((1.3)..(5.7))", "linear", [(0, 7, -1)]),
+        ("one-of(1,2)..5", "linear", [(0, 5, 1)]),
+        ("3..one-of(5,7)", "linear", [(2, 7, 1)]),
+        ("one-of(1..3,2..5)", "linear", [(0, 3, 1), (1, 5, 1)]),
+        ("TEST.1:1..4", "linear", [(0, 4, 1)]),
+        ("join(1..2,AB9.1:1..4)", "linear", [(0, 2, 1), (0, 4, 1, "AB9.1")]),
+        ("complement(AB9.1:3..4)", "linear", [(2, 4, -1, "AB9.1")]),
+    ],
+)
+def test_locations(tmp_path, location, topology, parts):
+    path = write(tmp_path / "a.gb", record_text([("gene", location, {"gene": "a"})], topology=topology))
+    [record] = genbank.read(path)
+    assert record.features[1].parts == tuple(Part(*part) for part in parts)
+
+
+def test_qualifiers_keep_all_values_and_no_line_breaks(tmp_path):
+    text = record_text([("gene", "1..4", {"note": "wrapped\n                     over lines", "pseudo": None})])
+    text = text.replace("/pseudo\n", '/pseudo\n                     /note="a ""second"" one (3.5)..7"\n')
+    [record] = genbank.read(write(tmp_path / "a.gb", text))
+    assert record.features[1].qualifiers == {
+        "note": ("wrapped over lines", 'a "second" one (3.5)..7'),
+        "pseudo": ("",),
+    }
+
+
+def test_several_records_in_any_wrapping(tmp_path, monkeypatch):
+    texts = [record_text(sequence=bases.decode(np.arange(n) % 4).lower(), name=f"R{n}") for n in (1, 60, 61, 1000)]
+    header = "GBBCT1.SEQ          Genetic Sequence Data Bank\n                          June 15 2024\n\n\n"
+    plain = (header + "\n\n".join(texts)).encode()
+    members = b"".join(gzip.compress(plain[at : at + 700]) for at in range(0, len(plain), 700)) + gzip.compress(b"")
+    files = {
+        "a.gb": plain,
+        "b.gb": plain.rstrip(b"\n"),
+        "crlf.gb": plain.replace(b"\n", b"\r\n"),
+        "a.gz": gzip.compress(plain),
+        "bgzip_without_a_suffix": members,
+    }
+    for chunk in (1 << 20, 701):
+        monkeypatch.setattr(genbank, "CHUNK_BYTES", chunk)
+        for name, content in files.items():
+            counts = []
+            found = list(genbank.read(write(tmp_path / name, content), progress=counts.append))
+            assert [(r.accession, len(r.codes)) for r in found] == [
+                ("R1.1", 1),
+                ("R60.1", 60),
+                ("R61.1", 61),
+                ("R1000.1", 1000),
+            ]
+            assert all((r.codes == np.arange(len(r.codes)) % 4).all() for r in found)
+            assert sum(counts) == len(content)
+
+
+def test_chunks_of_any_size_cut_alike(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.gb", record_text(name="A") + record_text(name="B"))
+    for chunk in range(60, 120):
+        monkeypatch.setattr(genbank, "CHUNK_BYTES", chunk)
+        assert [record.accession for record in genbank.read(path)] == ["A.1", "B.1"]
+
+
+def test_only_mixed_case_marks_lower_case(tmp_path):
+    for sequence, runs in [("acgtacgt", []), ("ACGTACGT", []), ("acGTNnac", [[0, 2], [5, 8]])]:
+        [record] = genbank.read(write(tmp_path / "a.gb", record_text(sequence=sequence)))
+        assert record.lower_case.tolist() == runs
+        assert bases.decode(record.codes) == sequence.upper()
+
+
+def test_accession_without_version(tmp_path):
+    text = record_text(name="LOCAL")
+    for old, new, accession in [
+        ("VERSION     LOCAL.1\n", "", "LOCAL"),
+        ("VERSION     LOCAL.1\n", "VERSION     AB1.2  GI:12\n", "AB1.2"),
+        ("ACCESSION   LOCAL\nVERSION     LOCAL.1\n", "ACCESSION   AB1 AB2\n", "AB1"),
+        ("ACCESSION   LOCAL\nVERSION     LOCAL.1\n", "ACCESSION\nVERSION\n", "LOCAL"),
+    ]:
+        assert old in text
+        [record] = genbank.read(write(tmp_path / "a.gb", text.replace(old, new)))
+        assert record.accession == accession
+
+
+def test_latin_1_in_a_name_is_read(tmp_path):
+    text = record_text([("gene", "1..4", {"gene": "caf\xe9"})]).encode("latin-1")
+    [record] = genbank.read(write(tmp_path / "a.gb", text))
+    assert record.features[1].qualifiers["gene"] == ("caf\xe9",)
+
+
+@pytest.mark.parametrize("ending", ["CONTIG      join(AB1.1:1..4,gap(100))\n//\n", "ORIGIN\n//\n", "//\n"])
+def test_record_without_sequence(tmp_path, ending):
+    text = record_text([("gene", "1..4", {})], length=12345, origin=False)
+    text = text[: text.index("CONTIG")] + ending
+    [record] = genbank.read(write(tmp_path / "a.gb", text))
+    assert (len(record.codes), record.declared_length) == (0, 12345)
+
+
+@pytest.mark.parametrize(
+    ("organelle", "plasmid", "lineage", "division", "taxon"),
+    [
+        ("mitochondrion:kinetoplast", False, "Eukaryota;Discoba", "INV", "mit"),
+        ("plastid:chloroplast", True, "Eukaryota;Viridiplantae", "PLN", "plt"),
+        ("chloroplast", False, "Eukaryota;Viridiplantae", "PLN", "plt"),
+        ("", True, "Bacteria", "BCT", "plm"),
+        ("nucleomorph", False, "Eukaryota;Cryptophyceae", "PLN", "prt"),
+        ("", False, "Archaea", "BCT", "arc"),
+        ("", False, "Eubacteria", "BCT", "bct"),
+        ("", False, "Viruses", "PHG", "vir"),
+        ("", False, "", "VRL", "vir"),
+        ("", False, "Eukaryota;Fungi", "PLN", "fng"),
+        ("", False, "Eukaryota;Viridiplantae", "PLN", "pln"),
+        ("", False, "Eukaryota;Metazoa;Vertebrata;Mammalia", "PRI", "mam"),
+        ("", False, "Eukaryota;Metazoa;Vertebrata", "VRT", "vrt"),
+        ("", False, "Eukaryota;Metazoa", "INV", "inv"),
+        ("", False, "Eukaryota;Amoebozoa", "INV", "prt"),
+        ("", False, "", "ROD", "mam"),
+        ("", False, "unclassified sequences", "SYN", None),
+    ],
+)
+def test_taxon(organelle, plasmid, lineage, division, taxon):
+    assert genbank.taxon_of(organelle, plasmid, lineage.split(";"), division) == taxon
+
+
+WHOLE = record_text(name="FIRST") + record_text(name="SECOND", sequence="acgt" * 5000)
+ZIPPED = gzip.compress(WHOLE.encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty file"),
+        (b"\n\n", "no GenBank record"),
+        (gzip.compress(b""), "no GenBank record"),
+        (b">a\nACGT\n", "not a GenBank flat file"),
+        (bytes(range(256)) * 100, "not a GenBank flat file"),
+        (WHOLE + ">a\nACGT\n//\n", "not a GenBank flat file: '>a'"),
+        (WHOLE[:-3], "SECOND: the file ends before the record's `//`"),
+        (WHOLE[:-10000], "SECOND: the file ends before the record's `//`"),
+        (WHOLE.replace("//\n", "", 1), "FIRST: no `//` before the next record, SECOND"),
+        (WHOLE.replace(" 20000 bp", " 20001 bp"), "record 2 (SECOND): not a valid GenBank record: Got 20000 bytes"),
+        (WHOLE.replace("acgtacgtnn", "acgtacgt*n"), "record 1 (FIRST): not a valid GenBank record"),
+        (record_text().replace(" bp    DNA     linear  ", " aa            linear  "), "a protein record"),
+        (ZIPPED[: len(ZIPPED) // 2], "truncated gzip"),
+        (ZIPPED[:-8] + bytes(8), "damaged or truncated gzip file"),
+        (ZIPPED[:40] + bytes(20) + ZIPPED[60:], "damaged or truncated gzip file"),
+        (ZIPPED + b"rubbish", "damaged or truncated gzip file"),
+    ],
+)
+def test_bad_files_give_one_line(tmp_path, content, words):
+    path = write(tmp_path / "bad.gb", content)
+    with pytest.raises(DataError) as error:
+        list(genbank.read(path))
+    assert str(error.value).startswith(f"{path}: ")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        list(genbank.read(tmp_path / "none.gb"))
+    with pytest.raises(DataError, match="cannot be read"):
+        list(genbank.read(tmp_path))
