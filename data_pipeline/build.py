@@ -69,6 +69,7 @@ def build(
     if os.path.lexists(output):
         raise DataError(f"{output}: exists already; remove it or choose another output")
     partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
+    made = [folder for folder in partial.parents if not folder.exists()]
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -82,6 +83,9 @@ def build(
         if writer is not None:
             writer.abandon()
         shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):  # another program may be using it by now
+                folder.rmdir()
         if isinstance(error, OSError):
             raise DataError(f"{error.filename or output}: {error.strerror or error}; nothing was written") from None
         raise
@@ -146,7 +150,7 @@ def _is_new(path: Path, record: genbank.Record, seen: dict[str, bytes], skipped:
     if before != content:
         raise DataError(
             f"{path}: record {record.accession}: it came before with other bases (another part of the same sequence?); "
-            "build the two apart"
+            "rename one or build the two apart"
         )
     skipped.add(DUPLICATE_RECORD, 1, len(record.codes))
     return False
@@ -235,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tokenizer=tokenizer,
         )
     except (ValueError, OSError, MemoryError) as error:
-        print(f"build: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"build: error: {' '.join((str(error) or type(error).__name__).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("build: interrupted; nothing was written", file=sys.stderr)

@@ -151,7 +151,8 @@ def _cut(path: Path, raw: io.BufferedReader, stream: io.IOBase, progress: Callab
             chunk = b"\n"  # a last line without its newline
         buffer += chunk
         while (end := _end_of_record(buffer, searched)) is not None:
-            text = bytes(buffer[:end])
+            with memoryview(buffer) as whole:  # one copy, not two: this is a chromosome's worth
+                text = bytes(whole[:end])
             del buffer[:end]
             searched = 0
             yield _from_locus(path, text, first)
@@ -214,7 +215,8 @@ def _parse(path: Path, number: int, text: bytes, kinds: Collection[str] | None) 
     if b"aa" in locus[2:5]:
         raise DataError(f"{where}: a protein record; give nucleotide records")
     origin = text.find(b"\nORIGIN")
-    if origin >= 0 and text[text.find(b"\n", origin + 1) :].strip() == b"//":
+    below = text.find(b"\n", origin + 1)
+    if origin >= 0 and text[below : below + 80].strip() == b"//":
         text = text[:origin] + b"\n//\n"  # nothing below ORIGIN: a record without sequence, which gb-io refuses
         origin = -1
     header = text[:origin]  # without ORIGIN all but the last newline
@@ -224,14 +226,14 @@ def _parse(path: Path, number: int, text: bytes, kinds: Collection[str] | None) 
     try:
         records = gb_io.load(io.BytesIO(text))
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        cause = _one_line(error).removeprefix("parser failed: Syntax error: ")
-        raise DataError(f"{where}: not a valid GenBank record: {cause}") from None
+        cause = _one_line(error).removeprefix("parser failed: ").removeprefix("Syntax error: ")
+        if length := re.search(r"Got (\d+) bytes of sequence, LOCUS promised (\d+)", cause):
+            cause = f"{length[1]} bases where its LOCUS line says {length[2]}"
+        raise DataError(f"{where}: not a valid GenBank record: {cause}; fetch it again") from None
     if len(records) != 1 or records[0].length is None:
         raise DataError(f"{where}: its LOCUS line cannot be read")
     record = records[0]
     sequence = bytes(record.sequence)
-    if sequence and len(sequence) != record.length:
-        raise DataError(f"{where}: {len(sequence)} bases where its LOCUS line says {record.length}")
     accession = _accession(record)
     # GenBank writes ORIGIN in one case throughout (lower by format, upper in old files), which says nothing of
     # repeats; only a mixture of both marks soft-masked stretches.

@@ -66,6 +66,7 @@ INDEX_COLUMNS = {
     "accession": np.int32,
 }
 
+_NO_RUNS = np.zeros((0, 2), np.int64)
 # Four codes of each byte, the first in the low bits: unpacking is one table look-up.
 _UNPACK = (np.arange(256, dtype=np.uint8)[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
 
@@ -204,14 +205,14 @@ class _SplitWriter:
                 self._end_record()
             piece = items[offset : offset + dataset.piece_length]
             if dataset.tokenizer is None:
-                unknown = bases.runs(piece == bases.N)
+                unknown = bases.runs(piece == bases.N) if bases.N in piece else _NO_RUNS
                 lower = region.lower_case
                 if len(lower):
                     lower = np.clip(lower, offset, offset + len(piece)) - offset
                     lower = lower[lower[:, 0] < lower[:, 1]]
                 payload = pack(piece)
             else:
-                unknown = lower = np.zeros((0, 2), np.int64)
+                unknown = lower = _NO_RUNS
                 if len(piece) and not 0 <= piece.min() <= piece.max() < dataset.tokenizer.vocab_size:
                     raise DataError(f"tokenizer {dataset.tokenizer.name}: an id outside 0..{self._last_id()}")
                 payload = piece.astype(_ITEM[dataset.payload_type]).tobytes()
@@ -552,7 +553,7 @@ class _Record:
             raise self._damaged(f"piece {slot} is not what the index says")
         length = row[_LENGTH]
         size = -(-length // 4) if self.payload_type == _BASES else length * _ITEM[self.payload_type].itemsize
-        if row[_BYTE] < 0 or row[_BYTE] + size > len(self.payload):
+        if length < 0 or row[_BYTE] < 0 or row[_BYTE] + size > len(self.payload):
             raise self._damaged(f"piece {slot} leaves the payload")
 
     def read(self, slot: int, start: int, stop: int) -> np.ndarray:

@@ -265,7 +265,10 @@ def to_config_dict(config) -> ConfigDict:
 
 def base() -> ConfigDict:
     """The published recipe of the 1.2b model, to be changed by an experiment file."""
-    return to_config_dict(Config())
+    values = to_config_dict(Config())
+    with values.unlocked():  # worked out again from the sizes that an experiment sets
+        values.model.head_dim = config_dict.placeholder(int)
+    return values
 
 
 def _build(cls, values: Mapping, path: str):

@@ -214,7 +214,10 @@ ZIPPED = gzip.compress(WHOLE.encode())
         (WHOLE[:-3], "SECOND: the file ends before the record's `//`"),
         (WHOLE[:-10000], "SECOND: the file ends before the record's `//`"),
         (WHOLE.replace("//\n", "", 1), "FIRST: no `//` before the next record, SECOND"),
-        (WHOLE.replace(" 20000 bp", " 20001 bp"), "record 2 (SECOND): not a valid GenBank record: Got 20000 bytes"),
+        (
+            WHOLE.replace(" 20000 bp", " 20001 bp"),
+            "record 2 (SECOND): not a valid GenBank record: 20000 bases where its LOCUS line says 20001",
+        ),
         (WHOLE.replace("acgtacgtnn", "acgtacgt*n"), "record 1 (FIRST): not a valid GenBank record"),
         (record_text().replace(" bp    DNA     linear  ", " aa            linear  "), "a protein record"),
         (ZIPPED[: len(ZIPPED) // 2], "truncated gzip"),

@@ -51,8 +51,9 @@ def test_groups_are_the_transitive_overlaps(spans):
 @given(spans=SPANS, more=SPANS, seed=st.integers(0, 100))
 def test_parts_share_no_base_and_do_not_move(spans, more, seed):
     found = split.parts("A.1", spans, LENGTH, seed=seed, **SHARES)
-    bases_of = {part: set().union(*(covered(s) for s, p in zip(spans, found, strict=True) if p == part), set())
-                for part in split.PARTS}  # fmt: skip
+    bases_of = {part: set() for part in split.PARTS}
+    for span, part in zip(spans, found, strict=True):
+        bases_of[part] |= covered(span)
     for one, other in itertools.combinations(split.PARTS, 2):
         assert not bases_of[one] & bases_of[other]
     everything = set().union(*bases_of.values())

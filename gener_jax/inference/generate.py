@@ -39,10 +39,13 @@ class Sampling:
 def filter_logits(logits: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Float[Array, ""]) -> Float[Array, "B V"]:
     """Logits with all but the top k, and of those all but the top p, at minus infinity; ties at the edge stay."""
     ranked = jnp.sort(logits, axis=-1, descending=True)
-    kth = jnp.take_along_axis(ranked, jnp.where(top_k > 0, top_k - 1, logits.shape[-1] - 1)[None, None], axis=-1)
+    last = jnp.where((top_k > 0) & (top_k < logits.shape[-1]), top_k, logits.shape[-1]) - 1
+    kth = jnp.take_along_axis(ranked, last[None, None], axis=-1)
     ranked = jnp.where(ranked >= kth, ranked, _NEVER)
     before = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1) - jax.nn.softmax(ranked, axis=-1)
-    least = jnp.min(jnp.where(before < top_p, ranked, jnp.inf), axis=-1, keepdims=True)
+    # A sum of shares rounds to a little under or over 1, so neither a masked token nor top_p = 1 may rest on it.
+    kept = (ranked > _NEVER) & ((before < top_p) | (top_p >= 1))
+    least = jnp.min(jnp.where(kept, ranked, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(logits >= least, logits, _NEVER)
 
 

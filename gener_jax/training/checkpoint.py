@@ -36,7 +36,14 @@ def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
         read_only=keep is None,
         cleanup_tmp_directories=keep is not None,  # what a kill left half-written
     )
-    return ocp.CheckpointManager(epath.Path(folder.absolute() / "checkpoints"), options=options)
+    handlers = {
+        "params": ocp.StandardCheckpointHandler(),
+        "optimizer": ocp.StandardCheckpointHandler(),
+        "loader": ocp.JsonCheckpointHandler(),
+        "config": ocp.JsonCheckpointHandler(),
+    }
+    folder = epath.Path(folder.absolute() / "checkpoints")
+    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
 
 
 class Checkpoints:
@@ -94,7 +101,7 @@ def restore_params(folder: Path, target, step: int | str | None = None):
             raise CheckpointError(f"{folder}: has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
         saved = manager.item_metadata(step)["params"]
         wanted = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(target)}
-        found = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(saved.tree)}
+        found = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(saved)}
         for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):
                 raise CheckpointError(

@@ -1,0 +1,136 @@
+"""Hugging Face folders of a `LlamaForCausalLM`, the published form of GENERator, read into our parameter tree.
+
+`config.json` gives the shape, one `model.safetensors` the tensors under their published names. A published matrix is
+[out, in]; ours is [in, out] with heads apart and layers stacked. Every tensor has to be used and every parameter to be
+found: nothing keeps a random value.
+"""
+
+import functools
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from gener_jax.config import ConfigError, Model
+from gener_jax.model import decoder
+
+_PUBLISHED = {  # our parameter → the published tensor, {} its layer
+    "embed_tokens": "model.embed_tokens.weight",
+    "layers/q": "model.layers.{}.self_attn.q_proj.weight",
+    "layers/k": "model.layers.{}.self_attn.k_proj.weight",
+    "layers/v": "model.layers.{}.self_attn.v_proj.weight",
+    "layers/o": "model.layers.{}.self_attn.o_proj.weight",
+    "layers/gate": "model.layers.{}.mlp.gate_proj.weight",
+    "layers/up": "model.layers.{}.mlp.up_proj.weight",
+    "layers/down": "model.layers.{}.mlp.down_proj.weight",
+    "layers/input_norm/scale": "model.layers.{}.input_layernorm.weight",
+    "layers/post_attention_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
+    "norm/scale": "model.norm.weight",
+    "lm_head": "lm_head.weight",
+}
+_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "max_position_embeddings",
+)  # fmt: skip
+_ONLY = {  # what our decoder is; other Llamas are refused
+    "model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
+    "tie_word_embeddings": False, "rope_scaling": None,
+}  # fmt: skip
+
+
+def read(folder: str | Path) -> tuple[Model, dict]:
+    """The model of a Hugging Face folder: its configuration, and its parameters as float32 numpy arrays.
+
+    The tree is `Decoder`'s: embed_tokens [V, D], layers.{q, k, v} [L, D, heads, H], layers.o [L, N, H, D],
+    layers.{gate, up} [L, D, F], layers.down [L, F, D], the norms' scales, lm_head [D, V]. Tensors may be stored as
+    float32, float16 or bfloat16.
+
+    Raises:
+      ValueError: one line naming the file and the field or tensor, for a file that is missing or damaged, a model that
+        is not our decoder, and tensors that are missing, left over, or of another shape or type.
+    """
+    config = read_config(Path(folder) / "config.json")
+    return config, _read_tensors(Path(folder) / "model.safetensors", config)
+
+
+def read_config(path: Path) -> Model:
+    """The decoder's shape from a `config.json`, RoPE's base as transformers 4 or 5 writes it; raises as `read` does."""
+    try:
+        fields = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: is no JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: holds no JSON object")
+    for name, value in _ONLY.items():
+        if fields.get(name, value) != value:
+            raise ValueError(f"{path}: {name} is {fields[name]!r}: only {value!r} is supported")
+    rope = fields.get("rope_parameters") or {"rope_theta": fields.get("rope_theta")}
+    if not isinstance(rope, dict) or {"rope_type": "default", **rope} != {
+        "rope_type": "default", "rope_theta": rope.get("rope_theta"),
+    }:  # fmt: skip
+        raise ValueError(f"{path}: rope_parameters is {rope!r}: only rope_theta with rope_type 'default' is supported")
+    found = {**fields, "rope_theta": rope["rope_theta"]} if "rope_theta" in rope else fields
+    values = {}
+    for name in (*_SIZES, "rms_norm_eps", "rope_theta", "initializer_range", "head_dim"):
+        value = found.get(name)
+        if value is None and name in ("initializer_range", "head_dim"):
+            continue
+        whole = name in _SIZES or name == "head_dim"
+        if type(value) not in ((int,) if whole else (int, float)) or value <= 0:
+            raise ValueError(f"{path}: {name} is {value!r}: it has to be a positive {'integer' if whole else 'number'}")
+        values[name] = value if whole else float(value)
+    try:
+        return Model(**values)
+    except ConfigError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _read_tensors(path: Path, config: Model) -> dict:
+    from safetensors import SafetensorError, safe_open
+
+    ours = nn.unbox(jax.eval_shape(functools.partial(decoder.init, decoder.Decoder(config)), jax.random.key(0)))
+    ours = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(ours, sep="/").items()}
+    try:
+        file = safe_open(path, framework="numpy")
+    except FileNotFoundError:
+        index = path.with_name(path.name + ".index.json").exists()
+        raise ValueError(f"{path}: no such file" + ("; several shards are not read yet" if index else "")) from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: is no whole safetensors file: {error}") from None
+    with file:
+        stored, used = set(file.keys()), set()
+        for name, shape in ours.items():  # all is checked before anything is allocated
+            for layer in range(config.num_hidden_layers if name.startswith("layers/") else 1):
+                tensor = _PUBLISHED[name].format(layer)
+                if tensor not in stored:
+                    raise ValueError(f"{path}: tensor {tensor} is missing")
+                part, wanted = file.get_slice(tensor), _published_shape(name, shape)
+                if tuple(part.get_shape()) != wanted:
+                    raise ValueError(f"{path}: tensor {tensor} is {part.get_shape()}: by config.json {list(wanted)}")
+                if part.get_dtype() not in ("F32", "F16", "BF16"):
+                    raise ValueError(f"{path}: tensor {tensor} is {part.get_dtype()}: F32, F16 and BF16 are supported")
+                used.add(tensor)
+        if stored - used:
+            raise ValueError(f"{path}: tensor {min(stored - used)} is not part of the model")
+        params = {name: np.empty(shape, np.float32) for name, shape in ours.items()}
+        for name, array in params.items():
+            for layer, target in enumerate(array if name.startswith("layers/") else array[None]):
+                tensor = file.get_tensor(_PUBLISHED[name].format(layer))
+                target[...] = (tensor if name == "embed_tokens" else tensor.T).reshape(target.shape)
+    return traverse_util.unflatten_dict(params, sep="/")
+
+
+def _published_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one layer's published tensor, from that of our parameter."""
+    if name.startswith("layers/"):
+        shape = shape[1:]
+    if name == "embed_tokens" or len(shape) == 1:
+        return shape
+    inputs = 2 if name == "layers/o" else 1  # leading dimensions that are summed over
+    return math.prod(shape[inputs:]), math.prod(shape[:inputs])
