@@ -2,12 +2,13 @@
 
     python -m gener_jax.train --config=experiments/euk_1b.py
 
-The data: RefSeq eukaryotes, 386 Gbp, the gene regions alone. Fetch the release's annotated GenBank files, then
+The data: RefSeq eukaryotes, 386 Gbp, the gene regions alone.
+Fetch the annotated GenBank files of the release, then
 
     python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_eukaryote
 
 Expect 185 000 steps of 2.1 million tokens (388 billion, 6 epochs): about 2.7e21 FLOPs. The authors took 368 hours on 32
-A100s for the recipe; this file was compiled and its parameters counted here, not trained. Peak rate, warm-up, floor,
+A100s for the recipe; its parameters are counted by the tests; it was not trained here. Peak rate, warm-up, floor,
 beta2 and clipping are unpublished and our choice.
 """
 

@@ -2,11 +2,12 @@
 
     python -m gener_jax.train --config=experiments/euk_3b.py
 
-The data: RefSeq eukaryotes, 422 Gbp, the gene regions alone. Fetch the release's annotated GenBank files, then
+The data: RefSeq eukaryotes, 422 Gbp, the gene regions alone.
+Fetch the annotated GenBank files of the release, then
 
     python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_eukaryote
 
-Expect the recipe of euk_1b at 2.6 times its cost; compiled and counted here, not trained.
+Expect the recipe of euk_1b at 2.6 times its cost; its parameters are counted by the tests; it was not trained here.
 """
 
 from gener_jax.config import base

@@ -2,11 +2,12 @@
 
     python -m gener_jax.train --config=experiments/prok_3b.py
 
-The data: RefSeq bacteria and archaea, 515 Gbp, the gene regions alone. Fetch the release's annotated GenBank files, then
+The data: RefSeq bacteria and archaea, 515 Gbp, the gene regions alone.
+Fetch the annotated GenBank files of the release, then
 
     python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_prokaryote
 
-Expect the cost of euk_3b; compiled and counted here, not trained.
+Expect the cost of euk_3b; its parameters are counted by the tests; it was not trained here.
 """
 
 from gener_jax.config import base

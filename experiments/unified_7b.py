@@ -2,11 +2,12 @@
 
     python -m gener_jax.train --config=experiments/unified_7b.py --config.mesh.fsdp=-1 --config.mesh.tensor=4
 
-The data: RefSeq eukaryotes and prokaryotes, 937 Gbp, the gene regions alone. Fetch the release's annotated GenBank files, then
+The data: RefSeq eukaryotes and prokaryotes, 937 Gbp, the gene regions alone.
+Fetch the annotated GenBank files of the release, then
 
     python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_all
 
-The authors never released this model: its shape is our choice. Compiled and counted here, not trained.
+The authors never released this model: its shape is our choice. Its parameters are counted by the tests; it was not trained here.
 """
 
 from gener_jax.config import base

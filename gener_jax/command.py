@@ -9,9 +9,12 @@ Exit status: 0; 1 for input that cannot be used; 2 for a command line or configu
 """
 
 import argparse
+import contextlib
+import copy
 import importlib.util
 import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,18 +23,35 @@ from gener_jax import config as configuration
 from gener_jax.config import Config, ConfigError
 
 
+@contextlib.contextmanager
+def refusing(what: str = ""):
+    """For a step that checks what the user gave: a ValueError in it becomes a ConfigError, `what` in front."""
+    try:
+        yield
+    except (ConfigError, DataError):
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}" if what else str(error)) from error
+
+
 def load_experiment(path: str) -> dict:
     """The fields that an experiment file's `get_config()` returns, its name the file's."""
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"--config {path}: no such file")
+    if file.suffix != ".py":
+        raise ConfigError(f"--config {path}: not a Python file; give one such as experiments/quickstart.py")
     spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         values = module.get_config().to_dict()
-    except (AttributeError, KeyError, TypeError, SyntaxError, ImportError) as error:
-        raise ConfigError(f"--config {path}: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # whatever the file does wrong is for who wrote it, in a line
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)] or [getattr(error, "lineno", None)]
+        at = f"line {lines[-1]}: " if lines[-1] else ""
+        text = (str(error).splitlines() or [""])[0]
+        raise ConfigError(f"--config {path}: {at}{type(error).__name__}: {text}") from error
     return {**values, "name": file.stem}
 
 
@@ -43,7 +63,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             name, equals, value = argument.removeprefix("--config.").partition("=")
             if not equals:
                 value = next(it, None)
-                if value is None:
+                if value is None or value.startswith("--"):
                     raise ConfigError(f"--config.{name} has no value")
             overrides[name] = value
         else:
@@ -53,14 +73,13 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def override(values: dict, overrides: dict[str, str]) -> Config:
     """The resolved configuration of `values` with overrides applied."""
-    values = json.loads(json.dumps(values))
+    values = copy.deepcopy(values)
     for name, text in overrides.items():
         *sections, last = name.split(".")
         parsed, at = configuration.parse_value(name, text), values
         for section in sections:
             at = at.setdefault(section, {})
         at[last] = parsed
-    # A head size or vocabulary that follows from other fields follows from their new values.
     return configuration.resolve(values)
 
 
@@ -91,7 +110,7 @@ class Command:
             values, folder = json.loads(configuration.dumps(read_config(args.checkpoint))), args.checkpoint
         elif args.config:
             values = load_experiment(args.config)
-            folder = args.workdir or Path("runs") / values["name"]
+            folder = args.workdir or Path("runs") / overrides.get("name", values["name"])
         else:
             has_checkpoint = hasattr(args, "checkpoint")
             raise ConfigError("give --config=FILE.py" + (" or --checkpoint=DIR" if has_checkpoint else ""))
@@ -101,19 +120,25 @@ class Command:
 def run(main: Callable[[], None]) -> None:
     """Runs a program; what a user can mend becomes one line on standard error and an exit status."""
     import jax
+    from absl import logging
 
+    from gener_jax.training.checkpoint import CheckpointError
+
+    logging.set_verbosity(logging.FATAL)  # orbax writes pages about what is said here in a line
     try:
         main()
     except ConfigError as error:
         _fail(2, error)
-    except (DataError, ValueError, OSError) as error:
+    except (DataError, CheckpointError, OSError) as error:  # any other ValueError is a fault of the program
         _fail(1, error)
+    except MemoryError as error:
+        _fail(1, f"out of memory {error}".strip())
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _fail(1, f"out of device memory: {str(error).splitlines()[0]}")
-    except KeyboardInterrupt:
-        _fail(130, "interrupted; the same command goes on from the last checkpoint")
+    except KeyboardInterrupt as interrupt:
+        _fail(130, f"interrupted {interrupt}".strip())
 
 
 def _fail(status: int, error) -> None:

@@ -45,7 +45,10 @@ class Model:
     scan_unroll: int = 1  # layers a step of the scan
 
     def __post_init__(self):
-        for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        for name in (
+            "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
+            "rms_norm_eps", "rope_theta",
+        ):  # fmt: skip
             _require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}: it has to be positive")
         if self.head_dim is None:
             _require(
@@ -123,7 +126,13 @@ class Optimizer:
 
     def __post_init__(self):
         _require(self.peak_learning_rate > 0, f"optimizer.peak_learning_rate is {self.peak_learning_rate}: positive")
-        _require(self.warmup_steps >= 0, f"optimizer.warmup_steps is {self.warmup_steps}: it cannot be negative")
+        for name in ("epsilon", "clip_norm"):
+            _require(getattr(self, name) > 0, f"optimizer.{name} is {getattr(self, name)}: it has to be positive")
+        for name in ("warmup_steps", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"optimizer.{name} is {getattr(self, name)}: it cannot be negative")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, f"optimizer.{name} is {getattr(self, name)}: from 0 to below 1")
+        _require(0 <= self.final_share <= 1, f"optimizer.final_share is {self.final_share}: from 0 to 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +159,12 @@ class Mesh:
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
+
+    def __post_init__(self):
+        for name in ("data", "fsdp", "tensor"):
+            size = getattr(self, name)
+            _require(size > 0 or size == -1, f"mesh.{name} is {size}: it has to be positive, or -1 for the rest")
+        _require((self.data, self.fsdp, self.tensor).count(-1) < 2, "mesh has more than one -1: only one takes the rest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +193,8 @@ class Eval:
         _choice("eval.split", self.split, ("train", "validation", "test"))
         for name in ("every_steps", "batch_size"):
             _require(getattr(self, name) > 0, f"eval.{name} is {getattr(self, name)}: it has to be positive")
+        regions = self.max_regions
+        _require(regions is None or regions > 0, f"eval.max_regions is {regions}: it has to be positive, or none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +211,12 @@ class Sample:
     stop_codons: tuple[str, ...] = ("TAA", "TAG", "TGA")  # of the genetic code, for the statistics of reading frames
 
     def __post_init__(self):
+        _require(len(self.prompts) > 0, "sample.prompts is empty: give one at least")
+        for codon in self.stop_codons:
+            _require(
+                len(codon) == 3 and not set(codon) - set("ACGT"),
+                f"sample.stop_codons has {codon!r}: a codon is three of A, C, G and T",
+            )
         _require(self.num_bases >= 0, f"sample.num_bases is {self.num_bases}: it cannot be negative")
         _require(self.num_samples > 0, f"sample.num_samples is {self.num_samples}: it has to be positive")
         _require(self.temperature >= 0, f"sample.temperature is {self.temperature}: it cannot be negative")
@@ -279,6 +302,7 @@ def _build(cls, values: Mapping, path: str):
     for name, value in values.items():
         type_, optional = fields[name]
         if dataclasses.is_dataclass(type_):
+            _require(isinstance(value, Mapping), f"{path}{name} is {value!r}: it is a section, with fields of its own")
             made[name] = _build(type_, value, f"{path}{name}.")
             continue
         if type_ is tuple and isinstance(value, list | tuple):
@@ -287,6 +311,8 @@ def _build(cls, values: Mapping, path: str):
             value = float(value)
         right = (value is None and optional) or type(value) is type_
         _require(right, f"{path}{name} is {value!r}: it has to be of type {type_.__name__}")
+        if type_ is tuple:
+            _require(all(type(x) is str for x in value), f"{path}{name} is {value!r}: its items have to be text")
         made[name] = value
     return cls(**made)
 

@@ -21,7 +21,8 @@ def main(argv=None) -> None:
     program.parser.add_argument("--step", help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
     tokenizer, config = for_config(config)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    with command.refusing():
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     step = int(args.step) if args.step and args.step.isdigit() else args.step
     params, step = checkpoint.restore_params(folder, abstract_params(config, mesh), step)
     say(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")

@@ -32,10 +32,11 @@ _PUBLISHED = {  # our parameter → the published tensor, {} its layer
     "norm/scale": "model.norm.weight",
     "lm_head": "lm_head.weight",
 }
-_SIZES = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "max_position_embeddings",
-)  # fmt: skip
+_FIELDS = dict.fromkeys(
+    ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+     "num_key_value_heads", "head_dim", "max_position_embeddings"), int,
+) | dict.fromkeys(("rms_norm_eps", "rope_theta", "initializer_range"), float)  # fmt: skip
+_OPTIONAL = ("head_dim", "initializer_range")
 _ONLY = {  # what our decoder is; other Llamas are refused
     "model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
     "tie_word_embeddings": False, "rope_scaling": None,
@@ -53,38 +54,32 @@ def read(folder: str | Path) -> tuple[Model, dict]:
       ValueError: one line naming the file and the field or tensor, for a file that is missing or damaged, a model that
         is not our decoder, and tensors that are missing, left over, or of another shape or type.
     """
-    config = read_config(Path(folder) / "config.json")
+    config = _read_config(Path(folder) / "config.json")
     return config, _read_tensors(Path(folder) / "model.safetensors", config)
 
 
-def read_config(path: Path) -> Model:
-    """The decoder's shape from a `config.json`, RoPE's base as transformers 4 or 5 writes it; raises as `read` does."""
+def _read_config(path: Path) -> Model:
     try:
         fields = json.loads(path.read_bytes())
+        rope = fields.get("rope_parameters") or {}  # of transformers 5; 4 writes rope_theta beside the others
+        found = {**fields, **rope}
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: is no JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path}: holds no JSON object")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: is no configuration in JSON: {error}") from None
     for name, value in _ONLY.items():
         if fields.get(name, value) != value:
             raise ValueError(f"{path}: {name} is {fields[name]!r}: only {value!r} is supported")
-    rope = fields.get("rope_parameters") or {"rope_theta": fields.get("rope_theta")}
-    if not isinstance(rope, dict) or {"rope_type": "default", **rope} != {
-        "rope_type": "default", "rope_theta": rope.get("rope_theta"),
-    }:  # fmt: skip
-        raise ValueError(f"{path}: rope_parameters is {rope!r}: only rope_theta with rope_type 'default' is supported")
-    found = {**fields, "rope_theta": rope["rope_theta"]} if "rope_theta" in rope else fields
+    if set(rope) - {"rope_type", "rope_theta"} or rope.get("rope_type", "default") != "default":
+        raise ValueError(f"{path}: rope_parameters is {rope}: only rope_theta with rope_type 'default' is supported")
     values = {}
-    for name in (*_SIZES, "rms_norm_eps", "rope_theta", "initializer_range", "head_dim"):
+    for name, type_ in _FIELDS.items():
         value = found.get(name)
-        if value is None and name in ("initializer_range", "head_dim"):
+        if value is None and name in _OPTIONAL:
             continue
-        whole = name in _SIZES or name == "head_dim"
-        if type(value) not in ((int,) if whole else (int, float)) or value <= 0:
-            raise ValueError(f"{path}: {name} is {value!r}: it has to be a positive {'integer' if whole else 'number'}")
-        values[name] = value if whole else float(value)
+        if type(value) not in (int, type_) or not 0 < value < math.inf:
+            raise ValueError(f"{path}: {name} is {value!r}: it has to be a positive {type_.__name__}")
+        values[name] = type_(value)
     try:
         return Model(**values)
     except ConfigError as error:
@@ -98,11 +93,8 @@ def _read_tensors(path: Path, config: Model) -> dict:
     ours = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(ours, sep="/").items()}
     try:
         file = safe_open(path, framework="numpy")
-    except FileNotFoundError:
-        index = path.with_name(path.name + ".index.json").exists()
-        raise ValueError(f"{path}: no such file" + ("; several shards are not read yet" if index else "")) from None
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: is no whole safetensors file: {error}") from None
+        raise ValueError(f"{path}: is no whole safetensors file (several shards are not read yet): {error}") from None
     with file:
         stored, used = set(file.keys()), set()
         for name, shape in ours.items():  # all is checked before anything is allocated

@@ -12,6 +12,7 @@ from pathlib import Path
 from gener_jax import command
 from gener_jax.config import Sample
 from gener_jax.inference.lm import from_config
+from gener_jax.tokenizer import SPECIAL_TOKENS, for_config
 
 
 def fasta(name: str, sequence: str, width: int = 70) -> str:
@@ -31,7 +32,8 @@ def main(argv=None) -> None:
     add("--top_k", type=int, help="draw among the k most likely tokens; 0: all")
     add("--top_p", type=float, help="draw among the fewest tokens that hold this mass")
     add("--seed", type=int)
-    add("--stop", action="append", default=[], metavar="TOKEN", help="a special token that ends a sample, e.g. </s>")
+    add("--stop", action="append", default=[], metavar="TOKEN", choices=SPECIAL_TOKENS,
+        help="a special token that ends a sample, e.g. </s>")  # fmt: skip
     add("--step", help="a checkpoint's step, or best [the newest]")
     add("--output", type=Path, metavar="FILE", help="instead of standard output")
     args, config, folder = program.parse(argv)
@@ -40,6 +42,10 @@ def main(argv=None) -> None:
         given["prompts"] = tuple(args.prompt)
     sample = dataclasses.replace(config.sample, **given)
     step = int(args.step) if args.step and args.step.isdigit() else args.step
+    with command.refusing("--prompt"):  # before the parameters are read
+        tokenizer, _ = for_config(config)
+        for prompt in sample.prompts:
+            tokenizer.encode(prompt, remainder="oov")
     lm = from_config(config, folder, step=step)
     prompts = [p for p in sample.prompts for _ in range(sample.num_samples)]
     continuations = lm.generate(

@@ -58,15 +58,20 @@ def train(config: Config, workdir: Path) -> dict:
       ConfigError, DataError, CheckpointError: one line each, before anything is trained.
     """
     tokenizer, config = for_config(config)
+    with command.refusing("sample.prompts"):  # now, not when the training is done
+        for prompt in config.sample.prompts:
+            tokenizer.encode(prompt, remainder="oov")
     check(config)
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    with command.refusing():
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     rows_apart = mesh.shape["data"] * mesh.shape["fsdp"]
     if config.train.batch_size % rows_apart:
         raise ConfigError(
             f"train.batch_size {config.train.batch_size} is not divisible by mesh data·fsdp = {rows_apart}: "
             "change one of them"
         )
-    target = abstract_state(config, mesh)
+    with command.refusing():
+        target = abstract_state(config, mesh)
     prepare_data(config, tokenizer)
     stream = TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
     held_out_source = RegionSource(config.data.path, config.eval.split)
@@ -76,15 +81,17 @@ def train(config: Config, workdir: Path) -> dict:
     # ------------------------------------------------------------------------------------------ start, or resume
     # 1. The folder's config must be this one.  2. The newest checkpoint gives parameters, optimizer and step.
     # 3. Its loader digest must be this one's.  4. The log is cut back to its step.
-    checkpoint.prepare_folder(workdir, config)
+    checkpoint.check_folder(workdir, config)
     checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
     if (start := checkpoints.latest_step) is not None:
         state, loader_state = checkpoints.restore(start, target)
-        if loader_state["digest"] != stream.digest:
+        allowed = any(name.startswith(("data.", "tokenizer.")) for name in config.train.allow_changes)
+        if loader_state["digest"] != stream.digest and not allowed:
             raise DataError(f"{config.data.path}: not the data this run began with; take another --workdir")
         say(f"resuming {workdir} at step {start}")
     else:
         start, state = 0, init_state(config, mesh)
+    checkpoint.describe_folder(workdir, config)
     log = Log(workdir / "log.jsonl", start)
     num_steps, batch_size, length = config.train.num_steps, config.train.batch_size, config.data.context_length
     tokens_a_step = batch_size * length
@@ -127,27 +134,30 @@ def train(config: Config, workdir: Path) -> dict:
         text = f"loss {values['loss']:.4f}  bits/base {values['bits_per_base']:.4f}"
         progress.update(step, f"{text}  {speed:,.0f} tokens/s" if speed else text, left)
 
-    with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
-        for step, batch in enumerate(batches, start + 1):
-            state, metrics = train_step(state, batch)
-            if pending is not None:
-                read(*pending)
-            pending = (step, metrics)
-            look = step % config.eval.every_steps == 0 and step < num_steps
-            save = step % config.checkpoint.every_steps == 0 or step == num_steps
-            if look or save:
-                read(*pending)
-                pending = None
-                with clock.paused():
-                    held_out = None
-                    if look or step == num_steps:
-                        held_out = evaluate(state.params)
-                        log.write(step=step, held_out={k: held_out[k] for k in ("loss", "bits_per_base")})
-                        say(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}")
-                    if save:
-                        metrics = held_out and {"bits_per_base": held_out["bits_per_base"]}
-                        loader = {"step": step, "seed": config.train.seed, "digest": stream.digest}
-                        checkpoints.save(step, state, loader, config, metrics)
+    try:
+        with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
+            for step, batch in enumerate(batches, start + 1):
+                state, metrics = train_step(state, batch)
+                if pending is not None:
+                    read(*pending)
+                pending = (step, metrics)
+                look = step % config.eval.every_steps == 0 and step < num_steps
+                save = step % config.checkpoint.every_steps == 0 or step == num_steps
+                if look or save:
+                    read(*pending)
+                    pending = None
+                    with clock.paused():
+                        held_out = None
+                        if look or step == num_steps:
+                            held_out = evaluate(state.params)
+                            log.write(step=step, held_out={k: held_out[k] for k in ("loss", "bits_per_base")})
+                            say(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}")
+                        if save:
+                            loader = {"step": step, "seed": config.train.seed, "digest": stream.digest}
+                            checkpoints.save(step, state, loader, config, held_out and held_out["bits_per_base"])
+    except KeyboardInterrupt:
+        checkpoints.close()  # one may be half-written
+        raise KeyboardInterrupt(f"behind step {checkpoints.latest_step or 0}; the same command goes on there") from None
     progress.close()
     with jax.transfer_guard("allow"):
         checkpoints.close()

@@ -58,7 +58,6 @@ class TokenStream:
 
     def __init__(self, source: RegionSource, tokenizer: Tokenizer, data: Data, seed: int):
         self.source, self.tokenizer, self.data, self.seed = source, tokenizer, data, seed
-        self.k = tokenizer.k if source.records == "bases" else 0
         if len(source) == 0:
             raise DataError(f"{source.folder}: the {source.split} split holds no region")
         if source.records == "tokens" and source.info["tokenizer"]["digest"] != tokenizer.digest:
@@ -72,6 +71,14 @@ class TokenStream:
                 f"{source.folder}: holds bases, which only k-mers are read from; for {tokenizer.name} build it with "
                 "--records tokens --tokenizer bpe --model_file FILE"
             )
+        self.k = tokenizer.k if source.records == "bases" else 0
+        if source.records == "tokens" and data.reverse_complement:
+            raise DataError(
+                f"{source.folder}: holds tokens, whose strand is fixed: set data.reverse_complement to false, or build it "
+                "with --records bases"
+            )
+        if not (source.index["length"].max() // self.k if self.k else source.index["tokens"].max()):
+            raise DataError(f"{source.folder}: no region of the {source.split} split holds a whole token")
         settings = {
             "dataset": source.digest,
             "split": source.split,
@@ -105,8 +112,6 @@ class TokenStream:
         else:
             tokens = self.source.index["tokens"][regions].astype(np.int64)
         ends = np.cumsum(tokens + (tokens > 0))  # <s> and its tokens; nothing where no whole k-mer is left
-        if not ends[-1]:
-            raise DataError(f"{self.source.folder}: no region of the {self.source.split} split holds a whole token")
         with self._lock:  # grain reads from several threads
             made = Epoch(self._starts[epoch], regions, phases, reverse, ends)
             if len(self._starts) == epoch + 1:
@@ -213,6 +218,8 @@ def host_batches(
     stream: TokenStream, batch_size: int, start_step: int, num_steps: int, *, host: int = 0, num_hosts: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches `start_step` … `start_step + num_steps` − 1, this host's rows of each: arrays [rows, length]."""
+    if batch_size % num_hosts:
+        raise ValueError(f"{batch_size} rows do not divide among {num_hosts} hosts")
     per_host = batch_size // num_hosts
     rows = range(host * per_host, (host + 1) * per_host)
     data = stream.data

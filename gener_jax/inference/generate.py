@@ -54,20 +54,20 @@ def decode(
     model: Decoder,
     params,
     prompts: Int[Array, "B P"],
-    lengths: Int[Array, "B"],
+    lengths: Int[Array, " B"],
     keys: jax.Array,
     first_allowed: Bool[Array, "B V"],
-    allowed: Bool[Array, "V"],
-    stops: Bool[Array, "V"],
-    token_bases: Int[Array, "V"],
-    wanted: Int[Array, "B"],
+    allowed: Bool[Array, " V"],
+    stops: Bool[Array, " V"],
+    token_bases: Int[Array, " V"],
+    wanted: Int[Array, " B"],
     temperature: Float[Array, ""],
     top_k: Int[Array, ""],
     top_p: Float[Array, ""],
     *,
     room: int,
     filtered: bool,
-) -> tuple[Int[Array, "B room"], Int[Array, "B"]]:
+) -> tuple[Int[Array, "B room"], Int[Array, " B"]]:
     """New token ids, right-padded with <pad>, and how many each row has.
 
     Args:

@@ -108,7 +108,7 @@ class LM:
             over = len(prompt[prompt.rfind(">") + 1 :]) % self.tokenizer.k
         whole = prompt[: len(prompt) - over]
         left = prompt[len(whole) :]
-        self.tokenizer.encode(left, remainder="oov")  # refuses what is no base
+        self.tokenizer.encode(prompt, remainder="oov")  # refuses what is no base, and says where in the prompt
         return self.tokenizer.encode(whole, add_bos=True), bases.encode(left)
 
     def _generate(self, rows, keys, num_bases: int, sampling: Sampling, stops: np.ndarray) -> list[str]:
@@ -160,7 +160,7 @@ def load(folder: str | Path, *, step: int | str | None = None, mesh: jax.shardin
     Args:
       folder: what `gener_jax.train` wrote.
       step: a checkpoint's step, "best" by held-out bits per base, or None for the newest.
-      mesh: default: as the run's config says where that fits, else this process's devices along fsdp.
+      mesh: default: all devices along fsdp where they divide the hidden size, else the first one.
 
     Raises:
       CheckpointError: if there is no checkpoint, or it does not fit its config.
@@ -173,7 +173,8 @@ def from_config(config: Config, folder: Path, *, step: int | str | None = None, 
     """The same with a changed configuration; `evaluate` and `sample` use it."""
     t, config = for_config(config)
     if mesh is None:
-        mesh = make_mesh(1, -1, 1)
+        divides = config.model.hidden_size % len(jax.devices()) == 0
+        mesh = make_mesh(1, -1, 1, None if divides else jax.devices()[:1])
     target = abstract_params(config, mesh)
     params, _ = checkpoint.restore_params(folder, target, step)
     return LM(config, params, t, mesh)

@@ -84,7 +84,7 @@ def _reference(q_BTNH, k_BSKH, v_BSKH, offset, segments, window):
 
 
 # Blockwise attention (FlashAttention, Dao et al. 2022, algorithms 1 and 4). The forward pass keeps a running maximum m
-# and sum l a query and saves only the output and log-sum-exp; the backward pass computes each block's weights again.
+# and sum a query and saves only the output and log-sum-exp; the backward pass computes each block's weights again.
 # Plain autodiff through the loops would keep every block's weights. Blocks that the mask hides as a whole are never
 # visited: the loop bounds are computed from the slots.
 
@@ -143,19 +143,19 @@ def _flash_forward(q, k, v, offset, q_seg, k_seg, window, bq, bk):
         q_i = _slice(q, i * bq, bq, 3)
 
         def keys(j, carry):
-            acc, m, l = carry
+            acc, m, total = carry
             s = _scores(q_i, _slice(k, j * bk, bk, 2), i, j, offset, q_seg, k_seg, window, bq, bk)
             m_new = jnp.maximum(m, s.max(-1))
             p = jnp.exp(s - m_new[..., None])
             scale = jnp.exp(m - m_new)
             v_j = _slice(v, j * bk, bk, 2)
             pv = jnp.einsum("bkgqs,bksh->bkgqh", p.astype(v.dtype), v_j, preferred_element_type=jnp.float32)
-            return acc * scale[..., None] + pv, m_new, l * scale + p.sum(-1)
+            return acc * scale[..., None] + pv, m_new, total * scale + p.sum(-1)
 
         zero = jnp.zeros((B, K, G, bq), jnp.float32)
         start = (jnp.zeros((B, K, G, bq, H), jnp.float32), zero + _MASKED, zero)
-        acc, m, l = jax.lax.fori_loop(*_bounds(i, offset, window, bq, bk, num_key_blocks), keys, start)
-        return (acc / l[..., None]).astype(q.dtype), m + jnp.log(l)
+        acc, m, total = jax.lax.fori_loop(*_bounds(i, offset, window, bq, bk, num_key_blocks), keys, start)
+        return (acc / total[..., None]).astype(q.dtype), m + jnp.log(total)
 
     out, lse = jax.lax.map(queries, jnp.arange(T // bq))  # [blocks, B, K, G, bq, ...]
     out = jnp.moveaxis(out, 0, 3).reshape(B, K, G, T, H)

@@ -46,8 +46,10 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
     return jax.make_mesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
 
 
-def spec(logical: tuple[str | None, ...], mesh: Mesh, shape: tuple[int, ...] | None = None) -> PartitionSpec:
-    """The mesh axes of an array with these logical axes.
+def spec(
+    logical: tuple[str | None, ...], mesh: Mesh, shape: tuple[int, ...] | None = None, *, activation: bool = False
+) -> PartitionSpec:
+    """The mesh axes of an array with these logical axes; an activation stays whole along a size that does not divide.
 
     Raises:
       ValueError: if two dimensions would be cut along one mesh axis, or a size does not divide.
@@ -58,7 +60,7 @@ def spec(logical: tuple[str | None, ...], mesh: Mesh, shape: tuple[int, ...] | N
         targets = (target,) if isinstance(target, str) else (target or ())
         ways = int(np.prod([mesh.shape[t] for t in targets]))
         if shape is not None and shape[i] % ways:
-            if name != "kv_heads":
+            if name != "kv_heads" and not activation:
                 raise ValueError(f"{name} = {shape[i]} is not divisible by mesh {'·'.join(targets)} = {ways}")
             target, targets = None, ()
         if used & set(targets):
@@ -73,7 +75,7 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, spec(logical, mesh, x.shape))
+    return jax.lax.with_sharding_constraint(x, spec(logical, mesh, x.shape, activation=True))
 
 
 def tree_shardings(abstract_boxed, mesh: Mesh):

@@ -1,5 +1,6 @@
 """The final evaluation of a run, for a person to read: held-out bits per base beside the baselines, and by group."""
 
+from data_pipeline.errors import DataError
 from data_pipeline.records import RegionSource
 from gener_jax.config import Config
 from gener_jax.tasks import markov
@@ -12,7 +13,7 @@ def evaluate(config: Config, params, tokenizer, mesh, progress=lambda done, tota
     """Held-out sums by kind and taxon, by codon position for k-mers of whole codons, and the Markov baselines."""
     source = RegionSource(config.data.path, config.eval.split)
     if len(source) == 0:
-        raise ValueError(f"{config.data.path}: the {config.eval.split} split holds no region; build with a larger share")
+        raise DataError(f"{config.data.path}: the {config.eval.split} split holds no region; build with a larger share")
     by_base = tokenizer.kind == "kmer" and tokenizer.k % 3 == 0
     held_out = HeldOut(config, source, tokenizer, mesh, by_base=by_base)
     result = held_out(params, progress)

@@ -4,9 +4,11 @@ A run's folder holds `config.json`, `environment.json`, `log.jsonl` and `checkpo
 state are separate items, so that inference reads the parameters alone.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -27,13 +29,23 @@ class CheckpointError(ValueError):
     """A checkpoint that is absent, of another shape, or of another run: one line for the user."""
 
 
+def _score(metrics: dict) -> float:
+    """Held-out bits per base, by which the best is chosen; a checkpoint without any, or with NaN, is never best."""
+    bits = metrics["bits_per_base"]
+    return math.inf if bits is None or math.isnan(bits) else bits
+
+
 def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
-    policies = [checkpoint_managers.LatestN(keep)] if keep else []
-    policies += [checkpoint_managers.BestN(get_metric_fn=lambda m: m["bits_per_base"], reverse=True, n=1)]
+    """orbax's manager of a run's checkpoints, which keeps the newest `keep` and the best; None: for reading."""
+    policies = [
+        checkpoint_managers.LatestN(keep),
+        checkpoint_managers.BestN(get_metric_fn=_score, reverse=True, n=1),
+    ]
     options = ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies) if keep else None,
+        best_fn=_score,  # without it orbax stores no metrics and calls the newest the best
+        best_mode="min",
         create=keep is not None,
-        read_only=keep is None,
         cleanup_tmp_directories=keep is not None,  # what a kill left half-written
     )
     handlers = {
@@ -57,38 +69,91 @@ class Checkpoints:
         """The newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: State, loader: dict, config: Config, metrics: dict | None) -> None:
-        """Starts writing; returns as soon as the arrays are copied. `metrics["bits_per_base"]` chooses the best."""
+    def save(self, step: int, state: State, loader: dict, config: Config, bits_per_base: float | None) -> None:
+        """Starts writing; returns as soon as the arrays are copied.
+
+        `bits_per_base` of the held-out regions chooses the best; None where they were not looked at.
+
+        Raises:
+          CheckpointError: if this one, or the one before, cannot be written.
+        """
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(state.opt_state),
             loader=ocp.args.JsonSave(loader),
             config=ocp.args.JsonSave(dataclasses.asdict(config)),
         )
-        self._manager.save(step, args=items, metrics=metrics)
+        with self._writing():
+            self._manager.save(step, args=items, metrics={"bits_per_base": bits_per_base})
 
     def restore(self, step: int, target: State) -> tuple[State, dict]:
-        """The state of a step, placed as `target` (shapes with shardings) says, and the loader's state."""
+        """The state of a step, placed as `target` (shapes with shardings) says, and the loader's state.
+
+        Raises:
+          CheckpointError: if it has another shape than the target, or cannot be read.
+        """
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(target.params),
             optimizer=ocp.args.StandardRestore(target.opt_state),
             loader=ocp.args.JsonRestore(),
         )
-        restored = self._manager.restore(step, args=items)
+        restored = _restore(self._manager, self._folder, step, items, target.params)
         number = jax.device_put(np.int32(step), target.step.sharding)
         return State(number, restored["params"], restored["optimizer"]), restored["loader"]
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is written.
+
+        Raises:
+          CheckpointError: if the last one cannot be.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise many kinds, OSError the least of them
+            raise CheckpointError(
+                f"{self._folder / 'checkpoints'}: a checkpoint cannot be written ({_first_line(error)}); make room, and "
+                "the same command goes on from the one before"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _restore(manager: ocp.CheckpointManager, folder: Path, step: int, items, params):
+    """What `items` asks of a step, once the shapes of its parameters are known to be those of `params`."""
+    where = f"{folder / 'checkpoints' / str(step)}"
+    try:
+        saved = manager.item_metadata(step)["params"]
+        found = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(saved)}
+        wanted = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(params)}
+        for name in sorted(wanted.keys() | found.keys()):
+            if found and wanted.get(name) != found.get(name):
+                raise CheckpointError(
+                    f"{where}: has another shape: {name} is {found.get(name, 'absent')}, the model's "
+                    f"{wanted.get(name, 'absent')}; is model.* what it was trained with?"
+                )
+        return manager.restore(step, args=items)
+    except CheckpointError:
+        raise
+    except Exception as error:  # of a damaged file: orbax and tensorstore raise many kinds
+        raise CheckpointError(
+            f"{where}: cannot be read ({_first_line(error)}); where it is damaged, remove that folder and take another step"
+        ) from error
 
 
 def restore_params(folder: Path, target, step: int | str | None = None):
     """The parameters alone, placed as `target` says, and their step; `step` None is the newest, "best" the best.
 
     Raises:
-      CheckpointError: if there is none, or its shapes differ from the target's.
+      CheckpointError: if there is none, it cannot be read, or its shapes differ from the target's.
     """
     if not (folder / "checkpoints").is_dir():
         raise CheckpointError(f"{folder}: holds no checkpoints; train one with python -m gener_jax.train")
@@ -99,17 +164,8 @@ def restore_params(folder: Path, target, step: int | str | None = None):
         step = manager.best_step() if step == "best" else max(steps) if step is None else step
         if step not in steps:
             raise CheckpointError(f"{folder}: has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
-        saved = manager.item_metadata(step)["params"]
-        wanted = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(target)}
-        found = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(saved)}
-        for name in sorted(wanted.keys() | found.keys()):
-            if wanted.get(name) != found.get(name):
-                raise CheckpointError(
-                    f"{folder}: step {step} has another shape: {name} is {found.get(name, 'absent')}, "
-                    f"the model's {wanted.get(name, 'absent')}; is model.* what it was trained with?"
-                )
-        restored = manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))
-    return restored["params"], step
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(target))
+        return _restore(manager, folder, step, items, target)["params"], step
 
 
 def read_config(folder: Path) -> Config:
@@ -141,19 +197,24 @@ def changed_fields(old: Config, new: Config) -> list[str]:
     ]
 
 
-def prepare_folder(folder: Path, config: Config) -> None:
-    """Writes config.json and environment.json, or checks that the run that is there may go on with this config.
+def check_folder(folder: Path, config: Config) -> None:
+    """Checks that the run that is in a folder, if any, may go on with this config.
 
     Raises:
       ConfigError: listing the fields that differ.
     """
-    if (folder / "config.json").exists():
-        if changes := changed_fields(read_config(folder), config):
-            names = ",".join(c.split(":")[0] for c in changes)
-            raise ConfigError(
-                f"{folder}: resumed with another configuration ({'; '.join(changes)}): take another --workdir, "
-                f"or allow it with --config.train.allow_changes={names}"
-            )
+    if not (folder / "config.json").exists():
+        return
+    if changes := changed_fields(read_config(folder), config):
+        names = ",".join(c.split(":")[0] for c in changes)
+        raise ConfigError(
+            f"{folder}: resumed with another configuration ({'; '.join(changes)}): take another --workdir, "
+            f"or allow it with --config.train.allow_changes={names}"
+        )
+
+
+def describe_folder(folder: Path, config: Config) -> None:
+    """Writes config.json and environment.json."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "config.json", dumps(config))
     _write(folder / "environment.json", json.dumps(_environment(), indent=2) + "\n")

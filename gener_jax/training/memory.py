@@ -57,6 +57,6 @@ def shortage(config: Config) -> str | None:
     return (
         f"{config.name} needs about {total:.0f} GiB a device ({need['state']:.0f} for parameters, gradients and AdamW, "
         f"{need['activations']:.0f} for activations) and there are {have:.0f} GiB on each of {len(jax.devices())} "
-        f"{jax.devices()[0].platform} device(s): use more devices, a smaller train.batch_size or data.context_length, or "
-        "model.remat=full; train.check_memory=false tries anyway"
+        f"{jax.devices()[0].platform} device(s): use more devices, a smaller train.batch_size or data.context_length, "
+        "or model.remat=full; train.check_memory=false tries anyway"
     )

@@ -18,7 +18,7 @@ def learning_rate(config: Optimizer, num_steps: int) -> optax.Schedule:
 
 
 def is_matrix(params):
-    """Which leaves weight decay applies to: all but the norms' scales (stacked over layers, they look like matrices)."""
+    """Which leaves weight decay applies to: all but the norms' scales, which look like matrices when stacked."""
     return jax.tree_util.tree_map_with_path(lambda path, _: "scale" not in jax.tree_util.keystr(path), params)
 
 

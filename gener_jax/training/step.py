@@ -85,7 +85,7 @@ def make_train_step(config: Config, mesh: Mesh, token_bases: np.ndarray):
         metrics = {
             "loss": loss,
             "bits_per_base": sums["dna_nll"] / jnp.maximum(sums["bases"], 1) / np.log(2),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
         return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics

@@ -1,0 +1,213 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.errors import DataError
+from gener_jax import command, evaluate, sample
+from gener_jax.config import ConfigError, dumps, resolve
+from gener_jax.training.checkpoint import CheckpointError
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENT = """
+from gener_jax.config import base
+
+def get_config():
+    config = base()
+    config.model.update(hidden_size=32, num_attention_heads=2, num_key_value_heads=1)
+    config.train.num_steps = 5000
+    return config
+"""
+
+
+def program(*arguments, module="gener_jax.train", cwd=ROOT):
+    """A command in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=cwd, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    path = tmp_path / "small.py"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def parse(*arguments, checkpoint=False):
+    return command.Command("A program.", checkpoint=checkpoint).parse([str(a) for a in arguments])
+
+
+def test_an_experiment_file_names_the_run(experiment):
+    _, config, folder = parse("--config", experiment)
+    assert (config.name, config.model.hidden_size, config.model.head_dim) == ("small", 32, 16)
+    assert folder == Path("runs/small")
+    assert parse(f"--config={experiment}", "--workdir=/x/y")[2] == Path("/x/y")
+    _, config, folder = parse("--config", experiment, "--config.name=other")
+    assert (config.name, folder) == ("other", Path("runs/other"))
+
+
+def test_overrides_stand_anywhere_in_both_forms(experiment):
+    before, after = ["--config.train.seed=7", "--config.eval.max_regions", "9"], ["--config.data.path", "a b"]
+    for arguments in (
+        [*before, *after, "--config", experiment],
+        ["--config", experiment, *before, *after],
+        [*before, f"--config={experiment}", *after],
+    ):
+        _, config, _ = parse(*arguments)
+        assert (config.train.seed, config.eval.max_regions, config.data.path) == (7, 9, "a b")
+        assert config.train.num_steps == 5000
+    assert parse("--config", experiment, "--config.train.seed=1", "--config.train.seed=2")[1].train.seed == 2
+    _, config, _ = parse("--config", experiment, "--config.eval.max_regions=9", "--config.eval.max_regions=none")
+    assert config.eval.max_regions is None
+    _, config, _ = parse("--config", experiment, "--config.sample.prompts=ATG,<s><cds>=", "--config.optimizer.clip_norm=2")
+    assert config.sample.prompts == ("ATG", "<s><cds>=")
+    assert config.optimizer.clip_norm == 2.0
+
+
+def test_an_override_changes_what_follows_from_it(experiment):
+    assert parse("--config", experiment, "--config.model.hidden_size=64")[1].model.head_dim == 32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give --config=FILE.py"),
+        (["--config.train.seed=1"], "give --config=FILE.py"),
+        (["--config", "absent.py"], "--config absent.py: no such file"),
+        (["--config", "{tmp}"], "no such file"),
+        (["--config", "{small}", "--config.train.seed"], "--config.train.seed has no value"),
+        (["--config.data.path", "--config", "{small}"], "--config.data.path has no value"),
+        (["--config", "{small}", "--config.train.sead=1"], "config.train.sead is not a field of the configuration"),
+        (["--config", "{small}", "--config.train.seed=x"], "config.train.seed is 'x': it has to be of type int"),
+        (["--config", "{small}", "--config.model.num_attention_heads=3"], "not divisible"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(experiment, arguments, words):
+    names = {"small": experiment, "tmp": experiment.parent}
+    with pytest.raises(ConfigError) as caught:
+        parse(*[a.format(**names) for a in arguments])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", EXPERIMENT, "not a Python file"),
+        ("a.py", "", "a.py: AttributeError: module 'experiment_a' has no attribute 'get_config'"),
+        ("a.py", "def get_config(:\n", "a.py: line 1: SyntaxError"),
+        ("a.py", "\0\1", "a.py: "),
+        ("a.py", "x = 1\nimport absent_module\n", "a.py: line 2: ModuleNotFoundError: No module named 'absent_module'"),
+        ("a.py", "def get_config():\n    return {}\n", "AttributeError: 'dict' object has no attribute 'to_dict'"),
+        ("a.py", "def get_config():\n    raise ValueError\n", "a.py: line 2: ValueError: "),
+        ("a.py", EXPERIMENT.replace("num_steps", "num_stebs"), "a.py: line 7: AttributeError: "),
+        ("a.py", EXPERIMENT.replace("5000", "'many'"), "a.py: line 7: TypeError: "),
+    ],
+)
+def test_a_wrong_experiment_file_is_one_line_with_its_place(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        parse("--config", path)
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(f"--config {path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_folder_gives_its_configuration(tmp_path):
+    (tmp_path / "config.json").write_text(dumps(resolve({"name": "saved", "train": {"seed": 5}})))
+    _, config, folder = parse("--checkpoint", tmp_path, "--config.eval.split=test", checkpoint=True)
+    assert (config.name, config.train.seed, config.eval.split, folder) == ("saved", 5, "test", tmp_path)
+    with pytest.raises(ConfigError, match="give --checkpoint alone"):
+        parse("--checkpoint", tmp_path, "--workdir", tmp_path, checkpoint=True)
+    with pytest.raises(ConfigError, match=r"give --config=FILE\.py or --checkpoint=DIR"):
+        parse(checkpoint=True)
+    with pytest.raises(CheckpointError, match=r"holds no config\.json"):
+        parse("--checkpoint", tmp_path / "absent", checkpoint=True)
+    for damaged in ('{"name"', "[1]", '{"modle": {}}', '{"train": {"seed": "x"}}'):
+        (tmp_path / "config.json").write_text(damaged)
+        with pytest.raises(CheckpointError, match=r"config\.json: ") as caught:
+            parse("--checkpoint", tmp_path, checkpoint=True)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ConfigError("wrong"), 2, "error: wrong\n"),
+        (DataError("damaged"), 1, "error: damaged\n"),
+        (CheckpointError("absent"), 1, "error: absent\n"),
+        (FileNotFoundError(2, "No such file or directory", "x"), 1, "error: [Errno 2] No such file or directory: 'x'\n"),
+        (MemoryError(), 1, "error: out of memory\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (KeyboardInterrupt("behind step 3"), 130, "error: interrupted behind step 3\n"),
+    ],
+)
+def test_exit_status_and_line(capsys, error, status, line):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        command.run(main)
+    assert caught.value.code == status
+    assert capsys.readouterr() == ("", line)
+
+
+@pytest.mark.parametrize("error", [ValueError("shapes do not match"), TypeError("x"), AssertionError("y"), KeyError("z")])
+def test_a_fault_of_the_program_is_not_dressed_up(error):
+    def main():
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        command.run(main)
+    assert caught.value is error
+
+
+def test_refusing_turns_a_value_error_into_a_line():
+    with pytest.raises(ConfigError, match="--prompt: no base"), command.refusing("--prompt"):
+        raise ValueError("no base")
+    with pytest.raises(DataError, match="^damaged"), command.refusing("x"):
+        raise DataError("damaged")
+
+
+@pytest.mark.parametrize("module", ["gener_jax.train", "data_pipeline.build", "data_pipeline.train_bpe"])
+def test_help(module, tmp_path):
+    done = program("--help", module=module, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert module in done.stdout
+    assert done.stderr == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("module", [evaluate, sample])
+def test_help_of_what_reads_a_run(module, capsys):
+    with pytest.raises(SystemExit) as caught:
+        module.main(["--help"])
+    assert caught.value.code == 0
+    assert "--checkpoint" in capsys.readouterr().out
+
+
+def test_from_another_folder(tmp_path, experiment):
+    """The experiment file is found and checked; the dataset it names is not there, which ends it in a line."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = program("--config", "../small.py", "--config.data.path=none/here", "--config.train.check_memory=false",
+                   cwd=elsewhere)  # fmt: skip
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: no dataset at none/here")
+    assert "python -m data_pipeline.build" in line
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
+def test_every_experiment_file_resolves(path):
+    _, config, _ = parse("--config", path)
+    assert config.name == path.stem
+    assert resolve(json.loads(dumps(config))) == config

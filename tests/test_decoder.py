@@ -1,0 +1,192 @@
+import dataclasses
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from gener_jax import config, tokenizer
+from gener_jax.model import decoder
+from gener_jax.model.decoder import Decoder, empty_cache
+from gener_jax.training.losses import token_nll
+
+T = 20
+TINY = config.Model(
+    vocab_size=48, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, initializer_range=0.3, attention="reference", attention_block=8,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def params():
+    return nn.unbox(jax.jit(functools.partial(decoder.init, Decoder(TINY)))(jax.random.key(0)))
+
+
+@pytest.fixture(scope="module")
+def ids():
+    """Two rows without a token twice, so that the gradient of an input is that of its row of the embedding."""
+    rng = np.random.default_rng(0)
+    return jnp.asarray([rng.permutation(TINY.vocab_size)[:T] for _ in range(2)], jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply(c, params, ids, positions=None, segments=None, cache=None):
+    """Hidden states, logits and the cache."""
+    options = {"positions_BT": positions, "segment_ids_BT": segments, "cache": cache}
+    hidden, cache = Decoder(c).apply({"params": params}, ids, **options)
+    return hidden, Decoder(c).apply({"params": params}, hidden, method="logits"), cache
+
+
+def loss_and_grads(c, params, ids):
+    def loss(params):
+        hidden, _ = Decoder(c).apply({"params": params}, ids)
+        logits = Decoder(c).apply({"params": params}, hidden, method="logits")
+        return jnp.mean(token_nll(logits[:, :-1], ids[:, 1:]))
+
+    return jax.value_and_grad(loss)(params)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
+def test_no_gradient_reaches_the_future(implementation, params, ids):
+    c = dataclasses.replace(TINY, attention=implementation)
+    ids = ids[:1]
+
+    @jax.jit
+    def gradients(embedding):
+        def losses(embedding):
+            _, logits, _ = apply(c, params | {"embed_tokens": embedding}, ids)
+            return token_nll(logits[0], jnp.zeros(T, jnp.int32))
+
+        return jax.jacrev(losses)(embedding)[:, ids[0]]  # [losses, inputs, D]
+
+    reached = np.asarray(jnp.abs(gradients(params["embed_tokens"])).max(-1))
+    assert (reached[np.triu_indices(T, 1)] == 0).all()
+    assert (reached[np.tril_indices(T)] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("experiment", "count"),
+    [
+        ("euk_1b", 1_162_061_824),
+        ("euk_3b", 2_998_262_784),
+        ("prok_1b", 1_162_061_824),
+        ("prok_3b", 2_998_262_784),
+        ("unified_7b", 7_013_404_672),
+    ],
+)
+def test_published_sizes(experiment, count):
+    made = importlib.import_module(f"experiments.{experiment}").get_config()
+    _, resolved = tokenizer.for_config(config.resolve(made))
+    assert resolved.model.vocab_size == 4128
+    assert resolved.model.rope_theta == 500_000
+    assert resolved.data.context_length == resolved.model.max_position_embeddings == 16384
+    assert decoder.num_parameters(resolved.model) == count
+
+
+def test_init_gives_the_tree_in_float32(params):
+    shapes = jax.tree.map(jnp.shape, params)
+    norm = {"scale": (3, 32)}
+    assert shapes == {
+        "embed_tokens": (48, 32),
+        "layers": {
+            "input_norm": norm, "q": (3, 32, 4, 8), "k": (3, 32, 2, 8), "v": (3, 32, 2, 8), "o": (3, 4, 8, 32),
+            "post_attention_norm": norm, "gate": (3, 32, 48), "up": (3, 32, 48), "down": (3, 48, 32),
+        },
+        "norm": {"scale": (32,)},
+        "lm_head": (32, 48),
+    }  # fmt: skip
+    assert decoder.num_parameters(TINY) == sum(x.size for x in jax.tree.leaves(params))
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    layers = params["layers"]
+    assert (np.asarray(layers["input_norm"]["scale"]) == 1).all()
+    for weight in (params["embed_tokens"], params["lm_head"], layers["q"], layers["o"], layers["down"]):
+        assert 0.27 < float(weight.std()) < 0.33  # initializer_range
+        assert abs(float(weight.mean())) < 0.05
+    assert not np.array_equal(layers["q"][0], layers["q"][1])  # each layer draws its own
+
+
+@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
+def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
+    c = dataclasses.replace(TINY, attention=implementation, attention_block=4)
+    _, expected, none = apply(c, params, ids)
+    assert none is None
+    cache, done, logits = empty_cache(c, 2, T + 3), 0, []
+    for chunk in (7, 7, *[1] * (T - 14)):  # two chunks of the prompt, then token by token
+        _, part, cache = apply(c, params, ids[:, done : done + chunk], cache=cache)
+        logits.append(part)
+        done += chunk
+        assert int(cache.index) == done
+    np.testing.assert_allclose(jnp.concatenate(logits, 1), expected, atol=2e-5)
+    assert cache.segment_ids.tolist() == [[1] * T + [0] * 3] * 2
+
+
+SWITCHES = {
+    "remat dots": ({"remat": "dots"}, "DotsSaveable"),
+    "remat full": ({"remat": "full"}, "nothing_saveable"),
+    "unrolled": ({"scan_unroll": 3}, "unroll=3"),
+    "blockwise": ({"attention": "blockwise"}, "_flash"),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(params, ids):
+    """Loss and gradients with every switch off, and the program."""
+    run = functools.partial(loss_and_grads, TINY)
+    return *jax.jit(run)(params, ids), str(jax.make_jaxpr(run)(params, ids))
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_switches_change_nothing(switch, params, ids, plain):
+    fields, mark = SWITCHES[switch]
+    expected, expected_grads, program = plain
+    run = functools.partial(loss_and_grads, dataclasses.replace(TINY, **fields))
+    assert mark not in program
+    assert mark in str(jax.make_jaxpr(run)(params, ids))  # the switch is on
+    loss, grads = jax.jit(run)(params, ids)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    for x, y in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5 * max(1, float(jnp.abs(y).max())))
+        assert float(jnp.abs(y).max()) > 1e-4
+
+
+def test_bfloat16_computes_low_and_keeps_float32(params, ids):
+    c = dataclasses.replace(TINY, dtype="bfloat16")
+    boxed = jax.eval_shape(functools.partial(decoder.init, Decoder(c)), jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(boxed)} == {jnp.dtype("float32")}
+    small = jax.tree.map(lambda x: x if x.ndim == 1 else x / 4, params)  # shallower logits, so that rounding is small
+    hidden, logits, _ = apply(c, small, ids)
+    cache = empty_cache(c, 2, T)
+    assert hidden.dtype == cache.k.dtype == jnp.bfloat16
+    assert logits.dtype == jnp.float32
+    _, exact, _ = apply(TINY, small, ids)
+    assert 0 < float(jnp.abs(logits - exact).max()) < 0.03
+    _, grads = jax.eval_shape(functools.partial(loss_and_grads, c), small, ids)
+    assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+
+
+def test_rope_angles_are_float32():
+    cos, _ = decoder.rope_angles(jnp.asarray([[256, 257]]), 8, 500_000.0)
+    np.testing.assert_allclose(cos[0, :, 0, 0], np.cos([256.0, 257.0]), atol=1e-5)  # bfloat16 has no 257
+    assert cos.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
+def test_packed_documents_are_as_if_alone(implementation, params, ids):
+    c = dataclasses.replace(TINY, attention=implementation)
+    lengths = [7, 9, 4]
+    packed = jnp.broadcast_to(jnp.concatenate([jnp.arange(n) for n in lengths]), ids.shape)
+    segments = jnp.broadcast_to(jnp.repeat(jnp.arange(3), jnp.asarray(lengths), total_repeat_length=T), ids.shape)
+    _, together, _ = apply(c, params, ids, packed, segments)
+    for start, n in zip((0, 7, 16), lengths, strict=True):
+        alone = apply(c, params, jnp.pad(ids[:, start : start + n], ((0, 0), (0, T - n))), packed * 0 + jnp.arange(T),
+                      packed * 0)[1][:, :n]  # padded behind, which causality hides  # fmt: skip
+        np.testing.assert_allclose(together[:, start : start + n], alone, atol=1e-5)
+    changed = ids.at[:, :7].set(ids[:, :7] ^ 1)
+    _, after, _ = apply(c, params, changed, packed, segments)
+    assert np.array_equal(after[:, 7:], together[:, 7:])
+    assert not np.array_equal(after[:, :7], together[:, :7])
+    _, joined, _ = apply(c, params, ids, packed, segments * 0)
+    assert float(jnp.abs(joined[:, 7:] - together[:, 7:]).max()) > 1e-2

@@ -1,0 +1,328 @@
+"""The stream of tokens against a plain loop over whole regions, and the batches against the stream."""
+
+import itertools
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from data_pipeline import bases, train_bpe
+from data_pipeline.errors import DataError
+from data_pipeline.records import RegionSource
+from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, make
+from gener_jax.config import Data
+from gener_jax.data.loader import TokenStream, host_batches
+from gener_jax.data.permutation import mix, permute, subkey
+from tests import tiny
+
+LENGTHS = [700, 5, 6, 1, 64, 333, 12, 7, 129, 11]
+KMERS = {k: {"".join(t): NUM_SPECIAL + i for i, t in enumerate(itertools.product("ATCG", repeat=k))} for k in (3, 6)}
+
+
+def data(path, **options):
+    return Data(path=str(path), **{"context_length": 16, "random_phase": True, "reverse_complement": True, **options})
+
+
+@pytest.fixture(scope="module")
+def long_regions(tmp_path_factory):
+    """Regions cut into many pieces of 50 bases, with N, and some shorter than a k-mer."""
+    folder = tmp_path_factory.mktemp("data") / "synthetic"
+    return tiny.synthetic(folder, {"train": tiny.random_codes(LENGTHS, 0)}, piece_length=50)
+
+
+@pytest.fixture(scope="module")
+def genomes(tmp_path_factory):
+    return tiny.genomes(tmp_path_factory.mktemp("data") / "genomes")
+
+
+@pytest.fixture(scope="module", params=["long_regions", "genomes"])
+def dataset(request):
+    return request.getfixturevalue(request.param)
+
+
+def plain_epoch(source, k, options, seed, epoch):
+    """Ids, and the region each belongs to, of one epoch: whole regions as text, cut letter by letter."""
+    ids, owners = [], []
+    complement = str.maketrans("ACGTN", "TGCAN")
+    for region in permute(np.arange(len(source)), len(source), subkey(seed, epoch, 0)).tolist():
+        text = bases.decode(source.read(region, 0, int(source.index["length"][region])))
+        if options.reverse_complement and int(mix(subkey(seed, epoch, 2), np.array(region))) % 2:
+            text = text.translate(complement)[::-1]
+        phase = int(mix(subkey(seed, epoch, 1), np.array(region))) % k if options.random_phase else 0
+        kmers = [text[i : i + k] for i in range(phase, len(text) - k + 1, k)]
+        if kmers:
+            ids += [BOS] + [KMERS[k].get(kmer, OOV) for kmer in kmers]
+            owners += [region] * (1 + len(kmers))
+    return ids, owners
+
+
+@pytest.mark.parametrize("k", [3, 6])
+@pytest.mark.parametrize(("random_phase", "reverse"), [(False, False), (True, False), (False, True), (True, True)])
+def test_the_stream_is_what_a_plain_loop_gives(dataset, k, random_phase, reverse):
+    source, options = RegionSource(dataset, "train"), data(dataset, random_phase=random_phase, reverse_complement=reverse)
+    stream = TokenStream(source, make("kmer", k), options, seed=5)
+    ids = []
+    for epoch in range(3):
+        assert stream.epoch_of(len(ids)) == epoch
+        more, _ = plain_epoch(source, k, options, 5, epoch)
+        assert stream.accounting(epoch)["tokens"] == len(more)
+        ids += more
+    assert stream.read(0, len(ids))[0].tolist() == ids
+    generator = np.random.default_rng(1)
+    for start, stop in np.sort(generator.integers(0, len(ids), (40, 2)), axis=1).tolist():
+        assert stream.read(start, stop)[0].tolist() == ids[start:stop]
+
+
+def test_documents_are_the_regions(dataset):
+    source, options = RegionSource(dataset, "train"), data(dataset, mask_documents=True)
+    stream = TokenStream(source, make("kmer", 6), options, seed=5)
+    ids, owners = [], []
+    for epoch in range(2):
+        more, who = plain_epoch(source, 6, options, 5, epoch)
+        ids += more
+        owners += [(epoch, region) for region in who]
+    for number in range(len(ids) // 16 - 2):
+        start = stream.window(number) * 16
+        if start + 17 > len(ids):
+            continue
+        example = stream.example(number)
+        assert example["inputs"].tolist() == ids[start : start + 16]
+        assert example["targets"].tolist() == ids[start + 1 : start + 17]
+        segment, position, segments, positions = 0, 0, [], []
+        for i in range(start, start + 16):
+            new = i == start or owners[i] != owners[i - 1]
+            segment, position = (segment + 1, 0) if new else (segment, position + 1)
+            segments.append(segment)
+            positions.append(position)
+        assert example["segment_ids"].tolist() == segments
+        assert example["positions"].tolist() == positions
+        assert all(x.dtype == np.int32 for x in example.values())
+
+
+@pytest.mark.parametrize("length", [1, 7, 64, 3000])
+def test_every_window_once(long_regions, length):
+    """Also where an epoch, of some 200 tokens, is shorter than a window, so that most epochs begin none."""
+    stream = TokenStream(RegionSource(long_regions, "train"), make("kmer", 6), data(long_regions, context_length=length), 3)
+    numbers = range(700) if length == 1 else range(40)
+    windows = [stream.window(number) for number in numbers]
+    complete = []  # an epoch's windows are a permutation of its numbers
+    for number, window in zip(numbers, windows, strict=True):
+        epoch = stream.epoch_of(number * length)
+        assert epoch == stream.epoch_of(window * length)
+        complete.append(epoch)
+    for epoch in set(complete) - {complete[-1]}:
+        own = [i for i in numbers if complete[i] == epoch]
+        assert sorted(windows[i] for i in own) == own
+    if length < 3000:
+        assert windows != list(numbers)
+    example = stream.example(0)
+    assert example["inputs"].shape == example["targets"].shape == (length,)
+
+
+class Watched(RegionSource):
+    """Remembers which bases were read."""
+
+    def read(self, region, start, stop):
+        if not hasattr(self, "seen"):
+            self.seen = [np.zeros(n, np.int64) for n in self.index["length"].tolist()]
+        self.seen[region][start:stop] += 1
+        return super().read(region, start, stop)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_no_base_twice_and_few_lost(dataset, reverse):
+    source = Watched(dataset, "train")
+    stream = TokenStream(source, make("kmer", 6), data(dataset, reverse_complement=reverse), seed=9)
+    for epoch in range(3):
+        books = stream.accounting(epoch)
+        assert books["kept"] + books["lost_at_start"] + books["lost_at_end"] == books["region_bases"]
+        assert books["region_bases"] == source.index["length"].sum()
+        start, stop = stream._epoch(epoch).start, stream._epoch(epoch).stop
+        source.seen = [np.zeros(n, np.int64) for n in source.index["length"].tolist()]
+        for at in range(start, stop, 37):
+            stream.read(at, min(at + 37, stop))
+        assert max(seen.max() for seen in source.seen) == 1
+        assert sum(int(seen.sum()) for seen in source.seen) == books["kept"]
+        for seen in source.seen:
+            inside = np.flatnonzero(seen)
+            if len(inside):
+                assert seen[inside[0] : inside[-1] + 1].all()
+                assert inside[0] <= 5
+                assert len(seen) - 1 - inside[-1] <= 5
+            else:
+                assert len(seen) < 11  # up to five at the start, and five at the end
+
+
+def test_phases_strands_and_order_change_with_epoch_and_seed(dataset):
+    source = RegionSource(dataset, "train")
+    epochs = [TokenStream(source, make("kmer", 6), data(dataset), seed)._epoch(epoch)
+              for seed, epoch in ((1, 0), (1, 1), (2, 0))]  # fmt: skip
+    for one, other in itertools.combinations(epochs, 2):
+        for field in ("regions", "phases", "reverse"):
+            a, b = (getattr(e, field)[np.argsort(e.regions)] if field != "regions" else e.regions for e in (one, other))
+            assert (a != b).any(), field
+    again = TokenStream(source, make("kmer", 6), data(dataset), 1)._epoch(1)
+    for field in ("regions", "phases", "reverse", "ends"):
+        assert np.array_equal(getattr(again, field), getattr(epochs[1], field))
+    everything = [TokenStream(source, make("kmer", 6), data(dataset), seed)._epoch(0).phases for seed in range(40)]
+    assert set(np.concatenate(everything).tolist()) == set(range(6))
+
+
+def batches(stream, batch_size, start, num, **options):
+    return list(host_batches(stream, batch_size, start, num, **options))
+
+
+def equal(one, other):
+    return len(one) == len(other) and all(
+        a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_batch_is_a_function_of_seed_and_number(dataset, masked):
+    def stream(seed=4):
+        return TokenStream(RegionSource(dataset, "train"), make("kmer", 6), data(dataset, mask_documents=masked), seed)
+
+    straight = batches(stream(), 8, 0, 12)
+    assert len(straight) == 12
+    assert straight[0]["inputs"].shape == (8, 16)
+    assert ("segment_ids" in straight[0]) == masked
+    assert equal(straight[7:], batches(stream(), 8, 7, 5))
+    assert not equal(straight, batches(stream(seed=5), 8, 0, 12))
+    assert equal(straight, batches(pickle.loads(pickle.dumps(stream())), 8, 0, 12))
+    halves = [batches(stream(), 8, 0, 12, host=host, num_hosts=2) for host in (0, 1)]
+    joined = [{name: np.concatenate([a[name], b[name]]) for name in a} for a, b in zip(*halves, strict=True)]
+    assert equal(straight, joined)
+    assert batches(stream(), 8, 12, 0) == []
+    assert len({row.tobytes() for batch in straight for row in batch["inputs"]}) == 12 * 8
+
+
+def test_rows_have_to_divide_among_hosts(long_regions):
+    stream = TokenStream(RegionSource(long_regions, "train"), make("kmer", 6), data(long_regions), 0)
+    with pytest.raises(ValueError, match="7 rows do not divide among 2 hosts"):
+        batches(stream, 7, 0, 1, num_hosts=2)
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_batches(genomes, tmp_path):
+    program = tmp_path / "read.py"
+    program.write_text(
+        textwrap.dedent(
+            f"""
+            import hashlib, sys
+            from data_pipeline.records import RegionSource
+            from data_pipeline.tokenizer import make
+            from gener_jax.config import Data
+            from gener_jax.data.loader import TokenStream, host_batches
+
+            if __name__ == "__main__":
+                for workers in (0, 2, 3):
+                    data = Data(path={str(genomes)!r}, context_length=16, num_workers=workers, reverse_complement=True)
+                    stream = TokenStream(RegionSource(data.path, "train"), make("kmer", 6), data, 4)
+                    digest = hashlib.sha256()
+                    number = 0
+                    for batch in host_batches(stream, 8, 2, 11):
+                        digest.update(batch["inputs"].tobytes() + batch["targets"].tobytes())
+                        number += 1
+                    print(workers, number, digest.hexdigest())
+            """
+        )
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tiny.ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[:2] for row in rows] == [["0", "11"], ["2", "11"], ["3", "11"]]
+    assert len({row[2] for row in rows}) == 1
+
+
+def test_digest(long_regions, genomes, tmp_path):
+    def digest(path=long_regions, k=6, seed=0, split="train", **options):
+        return TokenStream(RegionSource(path, split), make("kmer", k), data(path, **options), seed).digest
+
+    first = digest()
+    assert digest() == first
+    assert digest(seed=1) == first  # the seed is kept beside it
+    assert digest(num_workers=2, prefetch=9) == first
+    others = [
+        digest(path=genomes), digest(path=genomes, split="validation"), digest(k=3), digest(context_length=17),
+        digest(random_phase=False), digest(reverse_complement=False), digest(mask_documents=True),
+    ]  # fmt: skip
+    assert len({first, *others}) == 8
+    copy = tiny.synthetic(tmp_path / "copy", {"train": tiny.random_codes(LENGTHS, 0)}, piece_length=50)
+    assert digest(path=copy) == first
+
+
+def test_stored_tokens_stream_as_bases_do(genomes, tmp_path):
+    stored = tiny.genomes(tmp_path / "tokens", tokenizer=make("kmer", 6))
+    options = {"random_phase": False, "reverse_complement": False}
+    one = TokenStream(RegionSource(genomes, "train"), make("kmer", 6), data(genomes, **options), 3)
+    other = TokenStream(RegionSource(stored, "train"), make("kmer", 6), data(stored, **options), 3)
+    books = one.accounting(0)
+    assert other.accounting(0) == books
+    assert books["lost_at_start"] == 0 < books["lost_at_end"]
+    end = 2 * books["tokens"]
+    assert one.read(0, end)[0].tolist() == other.read(0, end)[0].tolist()
+    assert equal(batches(one, 4, 0, 5), batches(other, 4, 0, 5))
+    with pytest.raises(DataError, match="holds tokens of another kmer-6 than config.tokenizer's kmer-3"):
+        TokenStream(RegionSource(stored, "train"), make("kmer", 3), data(stored, **options), 3)
+    with pytest.raises(DataError, match="data.reverse_complement"):
+        TokenStream(RegionSource(stored, "train"), make("kmer", 6), data(stored), 3)
+
+
+def test_bpe(genomes, tmp_path):
+    facts = train_bpe.build(genomes, 64, tmp_path / "bpe.model")
+    tokenizer = make("bpe", model_file=facts["output"])
+    stored = tiny.genomes(tmp_path / "tokens", tokenizer=tokenizer)
+    source = RegionSource(stored, "train")
+    stream = TokenStream(source, tokenizer, data(stored, reverse_complement=False), 3)
+    books = stream.accounting(0)
+    assert books["kept"] == books["region_bases"] == source.index["length"].sum()
+    ids, documents = stream.read(0, books["tokens"])
+    assert tokenizer.token_bases[ids].sum() == books["kept"]
+    assert len(set(documents.tolist())) == (ids == BOS).sum() == len(source)
+    plain = RegionSource(genomes, "train")
+    order = permute(np.arange(len(source)), len(source), subkey(3, 0, 0))
+    texts = [bases.decode(plain.read(int(r), 0, int(plain.index["length"][r]))) for r in order]
+    assert tokenizer.decode(ids).split("<s>")[1:] == texts
+    with pytest.raises(DataError, match="holds bases, which only k-mers are read from"):
+        TokenStream(plain, tokenizer, data(genomes), 3)
+
+
+def test_nothing_to_read(tmp_path):
+    folder = tiny.synthetic(tmp_path / "set", {"train": tiny.random_codes([5, 2, 1], 0)})
+    with pytest.raises(DataError, match="no region of the train split holds a whole token"):
+        TokenStream(RegionSource(folder, "train"), make("kmer", 6), data(folder), 0)
+    with pytest.raises(DataError, match="the validation split holds no region"):
+        TokenStream(RegionSource(folder, "validation"), make("kmer", 6), data(folder), 0)
+    assert TokenStream(RegionSource(folder, "train"), make("kmer", 3), data(folder), 0).example(0)["inputs"].shape == (16,)
+
+
+def test_epochs_that_phases_leave_empty_are_passed_over(tmp_path):
+    """One region of one k-mer: five epochs in six start behind it."""
+    folder = tiny.synthetic(tmp_path / "set", {"train": [np.arange(6) % 4]})
+    source, options = RegionSource(folder, "train"), data(folder, reverse_complement=False)
+    stream = TokenStream(source, make("kmer", 6), options, 0)
+    ids = list(itertools.chain.from_iterable(plain_epoch(source, 6, options, 0, epoch)[0] for epoch in range(400)))
+    assert 100 < len(ids) < 200
+    assert stream.read(0, 100)[0].tolist() == ids[:100]
+    assert stream.example(3)["inputs"].shape == (16,)
+
+
+def test_damage_met_while_reading_is_a_line(genomes, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(genomes, folder)
+    [shard] = folder.glob("train-*.array_record")
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 8 : len(raw) // 8 + 64] = bytes(64)
+    shard.write_bytes(raw)
+    stream = TokenStream(RegionSource(folder, "train"), make("kmer", 6), data(folder), 0)
+    with pytest.raises(DataError, match="build the dataset again") as caught:
+        batches(stream, 8, 0, 30)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,211 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gener_jax import config
+from gener_jax.model import decoder
+from gener_jax.model.sharding import AXES, LOGICAL_TO_MESH, batch_sharding, constrain, make_mesh, spec, tree_shardings
+from gener_jax.training.step import init_state, make_train_step
+
+VOCAB, BATCH, CONTEXT, STEPS = 48, 8, 12, 20
+TINY = config.Config(
+    model=config.Model(
+        vocab_size=VOCAB, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, attention="blockwise", attention_block=8,
+    ),
+    data=config.Data(context_length=CONTEXT),
+    optimizer=config.Optimizer(peak_learning_rate=3e-3, warmup_steps=5),
+    train=config.Train(num_steps=50, batch_size=BATCH),
+)  # fmt: skip
+TOKEN_BASES = np.array([0] * 32 + [2] * 16, np.int32)
+
+
+def mesh_of(data, fsdp, tensor):
+    return make_mesh(data, fsdp, tensor, jax.devices()[: data * fsdp * tensor])
+
+
+def batches(count):
+    """Random ids that repeat, so that there is something to learn."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(32, VOCAB, (4, BATCH, CONTEXT + 1), dtype=np.int32)
+    return [{"inputs": ids[i % 4, :, :-1], "targets": ids[i % 4, :, 1:]} for i in range(count)]
+
+
+@functools.cache
+def train(data, fsdp, tensor, steps=STEPS):
+    """Metrics of each step, the state at the end, and how many programs the step became."""
+    mesh = mesh_of(data, fsdp, tensor)
+    with jax.set_mesh(mesh):
+        state, step = init_state(TINY, mesh), make_train_step(TINY, mesh, TOKEN_BASES)
+        metrics = []
+        for batch in batches(steps):
+            state, values = step(state, jax.device_put(batch, batch_sharding(mesh)))
+            metrics.append(jax.device_get(values))
+    return metrics, state, step._cache_size()
+
+
+def shard_shapes(state):
+    """Parameter path → the shape of the first device's part."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): x.addressable_shards[0].data.shape for path, x in leaves
+    }
+
+
+def test_simulated_devices():
+    assert len(jax.devices()) == 8
+
+
+def test_table_names_every_axis_of_the_model():
+    boxed = jax.eval_shape(functools.partial(decoder.init, decoder.Decoder(TINY.model)), jax.random.key(0))
+    leaves = jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+    assert all(isinstance(leaf, nn.LogicallyPartitioned) and len(leaf.names) == leaf.value.ndim for leaf in leaves)
+    assert {name for leaf in leaves for name in leaf.names} <= set(LOGICAL_TO_MESH)
+
+
+@pytest.mark.parametrize(
+    ("logical", "expected"),
+    [
+        (("batch", "length", "hidden"), (("data", "fsdp"), None, None)),
+        (("batch", "length", "heads", "head_dim"), (("data", "fsdp"), None, "tensor", None)),
+        (("vocab", "embed"), ("tensor", "fsdp")),
+        (("layers", "embed", "heads", "head_dim"), (None, "fsdp", "tensor", None)),
+        (("layers", "mlp", "embed"), (None, "tensor", "fsdp")),
+        ((None, "mlp"), (None, "tensor")),
+    ],
+)
+def test_spec_table(logical, expected):
+    assert spec(logical, mesh_of(2, 2, 2)) == PartitionSpec(*expected)
+
+
+def test_key_value_heads_are_whole_where_tensor_exceeds_them():
+    mesh = mesh_of(1, 2, 4)
+    logical = ("embed", "kv_heads", "head_dim")
+    assert spec(logical, mesh, (16, 2, 4)) == PartitionSpec("fsdp", None, None)
+    assert spec(logical, mesh, (16, 4, 4)) == PartitionSpec("fsdp", "tensor", None)
+    with jax.set_mesh(mesh):
+        assert shard_shapes(init_state(TINY, mesh).params)["layers/k"] == (2, 8, 2, 4)
+
+
+def test_sizes_that_do_not_divide_raise():
+    mesh = mesh_of(1, 2, 4)
+    with pytest.raises(ValueError, match="heads = 6 is not divisible by mesh tensor = 4"):
+        spec(("embed", "heads", "head_dim"), mesh, (16, 6, 4))
+    with pytest.raises(ValueError, match="batch = 3 is not divisible by mesh data·fsdp = 2"):
+        spec(("batch",), mesh, (3,))
+    odd = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, vocab_size=50))
+    with pytest.raises(ValueError, match="vocab = 50 is not divisible"):
+        init_state(odd, mesh)
+
+
+def test_two_dimensions_on_one_mesh_axis_raise():
+    for logical in (("heads", "mlp"), ("batch", "embed"), ("embed", "embed")):
+        with pytest.raises(ValueError, match="use a mesh axis twice"):
+            spec(logical, mesh_of(2, 2, 2))
+    with pytest.raises(KeyError):
+        spec(("nonsense",), mesh_of(2, 2, 2))
+
+
+def test_make_mesh():
+    assert dict(make_mesh(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(make_mesh(1, 1, -1).shape) == {"data": 1, "fsdp": 1, "tensor": 8}
+    assert make_mesh(1, -1, 1).axis_names == AXES
+    for sizes, message in {
+        (1, 1, 1): r"\(1, 1, 1\) does not fit 8 device",
+        (3, -1, 1): r"\(3, -1, 1\) does not fit 8 device",
+        (4, 4, 1): "does not fit 8 device",
+        (-1, -1, 1): "at most one is -1",
+        (0, -1, 1): "sizes are positive",
+        (-2, 1, 1): "sizes are positive",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            make_mesh(*sizes)
+
+
+def test_constrain_places_activations_on_the_mesh_that_is_set():
+    x = jnp.zeros((4, 6, 16))
+    assert constrain(x, "batch", "length", "hidden") is x  # no mesh
+    mesh = mesh_of(2, 2, 2)
+    with jax.set_mesh(mesh):
+        placed = jax.jit(lambda x: constrain(x, "batch", "length", "mlp"))(x)
+        odd = jax.jit(lambda x: constrain(x[:3], "batch", "length", "mlp"))(x)  # an activation may stay whole
+    assert placed.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor")), 3)
+    assert odd.addressable_shards[0].data.shape == (3, 6, 8)
+
+
+def test_state_is_born_sharded():
+    mesh = mesh_of(2, 2, 2)
+    with jax.set_mesh(mesh):
+        state = init_state(TINY, mesh)
+    expected = {  # layers 2, hidden 16, heads 4 and 2 of 4, feed-forward 32, vocabulary 48: embed and the rest in halves
+        "embed_tokens": (24, 8),
+        "layers/input_norm/scale": (2, 16),
+        "layers/post_attention_norm/scale": (2, 16),
+        "layers/q": (2, 8, 2, 4),
+        "layers/k": (2, 8, 1, 4),
+        "layers/v": (2, 8, 1, 4),
+        "layers/o": (2, 2, 4, 8),
+        "layers/gate": (2, 8, 16),
+        "layers/up": (2, 8, 16),
+        "layers/down": (2, 16, 8),
+        "norm/scale": (16,),
+        "lm_head": (8, 24),
+    }
+    assert shard_shapes(state.params) == expected
+    moments = [x for x in state.opt_state if hasattr(x, "mu")]
+    assert len(moments) == 1
+    assert shard_shapes(moments[0].mu) == shard_shapes(moments[0].nu) == expected
+    alone = mesh_of(1, 1, 1)
+    with jax.set_mesh(alone):
+        whole = init_state(TINY, alone)
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):
+        assert np.array_equal(x, y)  # the same draw on any mesh
+
+
+def test_tree_shardings_leave_plain_leaves_whole():
+    mesh = mesh_of(2, 2, 2)
+    shardings = tree_shardings({"step": jax.ShapeDtypeStruct((), jnp.int32)}, mesh)
+    assert shardings["step"].spec == PartitionSpec()
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
+def test_eight_devices_train_as_one(sizes):
+    expected, alone, _ = train(1, 1, 1)
+    metrics, state, _ = train(*sizes)
+    losses, wanted = ([m["loss"] for m in run] for run in (metrics, expected))
+    assert wanted[-1] < wanted[0] - 0.1  # it learns
+    np.testing.assert_allclose(losses, wanted, atol=1e-5)
+    np.testing.assert_allclose([m["grad_norm"] for m in metrics], [m["grad_norm"] for m in expected], rtol=1e-4)
+    assert int(state.step) == STEPS
+    # Adam divides by the gradient's size, so a parameter whose gradient is near 0 feels its rounding most.
+    for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4)
+    parts = {x.sharding.num_devices for x in jax.tree.leaves(state)}
+    assert parts == {8}
+
+
+def test_old_state_is_given_to_the_new_one():
+    mesh = mesh_of(2, 2, 2)
+    with jax.set_mesh(mesh):
+        state, step = init_state(TINY, mesh), make_train_step(TINY, mesh, TOKEN_BASES)
+        batch = jax.device_put(batches(1)[0], batch_sharding(mesh))
+        places = {
+            x.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state.params) for x in [leaf.addressable_data(0)]
+        }
+        new, _ = step(state, batch)
+    assert all(x.is_deleted() for x in jax.tree.leaves(state))
+    assert not any(x.is_deleted() for x in jax.tree.leaves(batch))
+    reused = {leaf.addressable_data(0).unsafe_buffer_pointer() for leaf in jax.tree.leaves(new)}
+    assert len(places & reused) == len(places)
+
+
+def test_fifty_steps_compile_once():
+    metrics, state, programs = train(2, 2, 2, 50)
+    assert programs == 1
+    assert int(state.step) == len(metrics) == 50

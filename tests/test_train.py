@@ -1,0 +1,332 @@
+"""The whole loop on a model of some thousand numbers: resumed runs, what is written, what leaves the device."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipeline import train_bpe
+from data_pipeline.errors import DataError
+from data_pipeline.tokenizer import make
+from gener_jax import evaluate, sample, train
+from gener_jax.config import Config, ConfigError, dumps
+from gener_jax.inference.lm import load
+from gener_jax.model.sharding import make_mesh
+from gener_jax.tasks import held_out
+from gener_jax.tokenizer import for_config
+from gener_jax.training import checkpoint, metrics
+from gener_jax.training.step import abstract_state
+from tests import tiny
+from tests.tiny import compiled_once  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+SPEEDS = ("tokens_per_s", "bases_per_s")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny.genomes(tmp_path_factory.mktemp("data") / "genomes")
+
+
+def state_of(folder, step=None, devices=8):
+    """A checkpoint's parameters and optimizer state as numpy arrays, by name, and the loader's state."""
+    _, config = for_config(checkpoint.read_config(folder))
+    target = abstract_state(config, make_mesh(1, -1, 1, devices=jax.devices()[:devices]))
+    checkpoints = checkpoint.Checkpoints(folder, 2)
+    state, loader = checkpoints.restore(checkpoints.latest_step if step is None else step, target)
+    checkpoints.close()
+    return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(state)}, loader
+
+
+def same_state(one, other):
+    (one, loader), (other, other_loader) = one, other
+    return loader == other_loader and one.keys() == other.keys() and all(np.array_equal(one[n], other[n]) for n in one)
+
+
+def log_of(folder):
+    """The log without the speeds."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in SPEEDS} for line in lines]
+
+
+class Watch:
+    """What a run in this process does: the batches it takes, its programs, how often it reads the device."""
+
+    def __init__(self, patch, stop_at=None):
+        self.batches, self.fetches, self.guarded, self.steps = {}, {"train": 0, "held_out": 0}, [], []
+        for module, name in ((train, "train"), (held_out, "held_out")):
+            patch.setattr(module, "fetch", self.counting(metrics.fetch, name))
+        make_step, host_batches = train.make_train_step, train.host_batches
+
+        def watched_step(*arguments):
+            step = make_step(*arguments)
+            self.steps.append(step)
+
+            def run(state, batch):
+                if stop_at is not None and int(np.asarray(jax.device_get(state.step))) == stop_at:
+                    raise KeyboardInterrupt
+                with contextlib.suppress(jax.errors.JaxRuntimeError):
+                    jnp.zeros(3) + np.ones(3)
+                    self.guarded.append("a transfer nobody asked for")
+                return step(state, batch)
+
+            return run
+
+        def watched_batches(stream, batch_size, start, num, **options):
+            for number, batch in enumerate(host_batches(stream, batch_size, start, num, **options), start + 1):
+                self.batches[number] = hashlib.sha256(batch["inputs"].tobytes() + batch["targets"].tobytes()).hexdigest()
+                yield batch
+
+        patch.setattr(train, "make_train_step", watched_step)
+        patch.setattr(train, "host_batches", watched_batches)
+
+    def counting(self, function, name):
+        def counted(tree):
+            self.fetches[name] += 1
+            return function(tree)
+
+        return counted
+
+
+@pytest.fixture(scope="module")
+def straight(dataset, tmp_path_factory, compiled_once):  # noqa: F811
+    """Twelve steps without a stop, through the command."""
+    folder = tmp_path_factory.mktemp("straight")
+    experiment = tiny.experiment(folder / "tiny.py", dataset)
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        watch, before = Watch(patch), metrics.num_fetches
+        train.main([f"--config={experiment}", f"--workdir={folder / 'run'}"])
+        watch.total = metrics.num_fetches - before
+    watch.folder, watch.experiment, watch.out = folder / "run", experiment, out.getvalue()
+    return watch
+
+
+def test_a_run_says_and_writes_what_it_should(straight, dataset):
+    last = json.loads(straight.out.splitlines()[-1])
+    assert last["step"] == 12
+    for name in ("loss", "bits_per_base", "train_loss", "tokens_per_s", "bases_per_s", "markov_0", "markov_5", "seconds"):
+        assert last[name] > 0, name
+    log = log_of(straight.folder)
+    steps = [line for line in log if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 13))
+    assert steps[-1]["loss"] == last["train_loss"] < steps[0]["loss"]
+    looks = [line for line in log if "held_out" in line]
+    assert [line["step"] for line in looks] == [4, 8, 12]
+    # The look at the end and the final evaluation are of the same regions: once compiled with codon positions, once not.
+    assert looks[-1]["held_out"]["loss"] == pytest.approx(last["loss"], abs=1e-6)
+    assert sorted(p.name for p in straight.folder.iterdir()) == [
+        "checkpoints", "config.json", "environment.json", "log.jsonl",
+    ]  # fmt: skip
+    environment = json.loads((straight.folder / "environment.json").read_text())
+    assert environment["versions"]["jax"] == jax.__version__
+    config = checkpoint.read_config(straight.folder)
+    assert (config.name, config.model.vocab_size, config.model.head_dim) == ("tiny", 96, 8)
+    assert config == for_config(tiny.config(dataset))[1]
+    assert sorted(int(p.name) for p in (straight.folder / "checkpoints").iterdir()) == [9, 12]
+
+
+def test_metrics_are_read_once_a_step_and_nothing_crosses_unasked(straight):
+    assert straight.fetches["train"] == 12
+    assert straight.fetches["held_out"] > 0
+    assert straight.total == sum(straight.fetches.values())
+    assert straight.guarded == []
+    [step] = straight.steps
+    assert step._cache_size() == 1
+
+
+def test_the_guard_of_that_test_would_have_seen_it():
+    with jax.transfer_guard("disallow"), pytest.raises(jax.errors.JaxRuntimeError):
+        jnp.zeros(3) + np.ones(3)
+
+
+def test_stopped_twice_is_never_stopped(straight, dataset, tmp_path, monkeypatch):
+    """Ctrl-C at steps 5 and 10, behind the checkpoints of 3 and 9: the same numbers to the last bit."""
+    config, batches = tiny.config(dataset), {}
+    for stop, behind in ((5, 3), (10, 9), (None, None)):
+        with monkeypatch.context() as patch:
+            watch = Watch(patch, stop)
+            if stop is not None:
+                with pytest.raises(KeyboardInterrupt, match=f"behind step {behind}; the same command goes on there"):
+                    train.train(config, tmp_path / "run")
+                assert log_of(tmp_path / "run")[-1]["step"] > behind  # which the next run cuts back
+            else:
+                result = train.train(config, tmp_path / "run")
+            for number, digest in watch.batches.items():
+                assert batches.setdefault(number, digest) == digest
+    assert batches == straight.batches
+    assert watch.batches.keys() == {10, 11, 12}
+    assert same_state(state_of(tmp_path / "run"), state_of(straight.folder))
+    assert log_of(tmp_path / "run") == log_of(straight.folder)
+    assert result["loss"] == json.loads(straight.out.splitlines()[-1])["loss"]
+
+
+def test_a_finished_run_is_told_again(straight, dataset, capsys):
+    before, log = state_of(straight.folder), (straight.folder / "log.jsonl").read_text()
+    result = train.train(tiny.config(dataset), straight.folder)
+    told = json.loads(straight.out.splitlines()[-1])
+    assert (result["step"], result["loss"]) == (12, told["loss"])
+    assert same_state(before, state_of(straight.folder))
+    assert (straight.folder / "log.jsonl").read_text() == log
+    assert "resuming" in capsys.readouterr().err
+
+
+def test_another_run_may_not_go_on_in_the_folder(straight, dataset, tmp_path):
+    before = {path: path.read_bytes() for path in straight.folder.glob("*.json*")}
+    with pytest.raises(ConfigError, match=r"model.hidden_size: 16 → 32.*train.seed: 0 → 1"):
+        train.train(tiny.config(dataset, model__hidden_size="32", train__seed="1"), straight.folder)
+    other = tiny.genomes(tmp_path / "other", validation_share=0.3)
+    with pytest.raises(DataError, match="not the data this run began with"):
+        train.train(tiny.config(other), straight.folder)
+    assert before == {path: path.read_bytes() for path in straight.folder.glob("*.json*")}
+
+
+def test_a_longer_run_on_another_mesh_where_it_is_allowed(straight, dataset, tmp_path):
+    import shutil
+
+    shutil.copytree(straight.folder, tmp_path / "run")
+    changed = {"train__num_steps": "14", "mesh__data": "8", "mesh__fsdp": "1"}
+    with pytest.raises(ConfigError, match=r"--config.train.allow_changes=train.num_steps$"):
+        train.train(tiny.config(dataset, **changed), tmp_path / "run")
+    result = train.train(tiny.config(dataset, **changed, train__allow_changes="train.num_steps"), tmp_path / "run")
+    assert result["step"] == 14
+    assert log_of(tmp_path / "run")[: len(log_of(straight.folder))] == log_of(straight.folder)
+    assert checkpoint.read_config(tmp_path / "run").train.num_steps == 14
+
+
+def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
+    told = json.loads(straight.out.splitlines()[-1])
+    evaluate.main(["--checkpoint", str(straight.folder)])
+    out = capsys.readouterr().out
+    last = json.loads(out.splitlines()[-1])
+    for name in ("loss", "bits_per_base", "markov_0", "markov_5", "bits_by_codon_position"):
+        assert last[name] == told[name], name
+    assert (last["step"], last["split"]) == (12, "validation")
+    assert last["train_loss"] == told["train_loss"]
+    assert last["tokens_per_s"] > 0
+    assert f"{last['bits_per_base']:.4f}" in out
+    evaluate.main(["--checkpoint", str(straight.folder), "--config.eval.split=train", "--step", "9"])
+    other = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (other["step"], other["split"]) == (9, "train")
+    assert other["loss"] != last["loss"]
+
+    sample.main(["--checkpoint", str(straight.folder), "--prompt", "ATGA", "--num_bases", "20", "--temperature", "0"])
+    fasta = capsys.readouterr().out
+    sample.main(["--checkpoint", str(straight.folder), "--prompt", "ATGA", "--num_bases", "20", "--temperature", "0",
+                 "--output", str(tmp_path / "a.fa")])  # fmt: skip
+    assert capsys.readouterr().out == ""
+    assert (tmp_path / "a.fa").read_text() == fasta
+    header, *lines = fasta.splitlines()
+    assert header.startswith(">sample_1 prompt_bases=4 bases=20")
+    assert re.fullmatch("ATGA[ACGT]{20}", "".join(lines))
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.fa"]
+
+
+def killed(arguments, cwd, seconds):
+    """Runs the command and ends it with kill -9 after so long, or returns what it said if it came to its end."""
+    process = tiny.command(*arguments, module="gener_jax.train", cwd=cwd)
+    time.sleep(seconds)
+    if process.poll() is None:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return None
+    return tiny.finished(process)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_is_never_stopped(dataset, tmp_path):
+    """GENER_JAX_KILLS=10 for more of them; a checkpoint is begun at every step, so most kills fall into one."""
+    kills = int(os.environ.get("GENER_JAX_KILLS", "2"))
+    steps = {"train__num_steps": "60", "checkpoint__every_steps": "1", "eval__every_steps": "7", "mesh__fsdp": "1"}
+    experiment = tiny.experiment(tmp_path / "tiny.py", dataset, **steps)
+    run, undisturbed = ([f"--config={experiment}", f"--workdir={tmp_path / name}"] for name in ("run", "undisturbed"))
+    status, _, err = tiny.finished(tiny.command(*undisturbed, module="gener_jax.train", cwd=tmp_path))
+    assert status == 0, err
+    # From the second run on the programs are compiled: the time from the start to the end of the steps is known.
+    began = time.perf_counter()
+    shadow = tmp_path / "shadow"
+    process = tiny.command(f"--config={experiment}", f"--workdir={shadow}", module="gener_jax.train", cwd=tmp_path)
+    first = None
+    for line in process.stderr:
+        if line.startswith("step 1/"):
+            first = time.perf_counter() - began
+        if line.startswith("step 60/"):
+            length = time.perf_counter() - began - first
+    tiny.finished(process)
+    generator, stopped = random.Random(0), 0
+    for _ in range(kills):
+        stopped += killed(run, tmp_path, first + generator.uniform(0, length / 2)) is None
+    assert stopped == kills
+    status, out, err = tiny.finished(tiny.command(*run, module="gener_jax.train", cwd=tmp_path))
+    assert status == 0, err
+    assert json.loads(out.splitlines()[-1])["step"] == 60
+    assert "resuming" in err
+    one, other = (state_of(tmp_path / name, devices=1) for name in ("run", "undisturbed"))
+    assert same_state(one, other)
+    assert log_of(tmp_path / "run") == log_of(tmp_path / "undisturbed")
+    assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if not p.name.isdigit()]
+
+
+@pytest.mark.slow
+def test_a_repeat_is_learnt_and_given_back(tmp_path):
+    """Every 6-mer of 2 kb comes once, so that a good model knows what follows each."""
+    [codes] = tiny.random_codes([1998], 3, unknown=False)
+    dataset = tiny.synthetic(tmp_path / "set", {"train": [codes], "validation": [codes]})
+    config = tiny.config(
+        dataset, tokenizer__k="6", data__random_phase="false", model__hidden_size="64", model__intermediate_size="128",
+        model__num_attention_heads="4", model__num_key_value_heads="2", data__context_length="64",
+        train__num_steps="300", train__log_every_steps="50", optimizer__peak_learning_rate="5e-3",
+        optimizer__weight_decay="0", checkpoint__every_steps="300", eval__every_steps="300",
+        model__max_position_embeddings="512",
+    )  # fmt: skip
+    result = train.train(config, tmp_path / "run")
+    assert result["train_loss"] < 0.01
+    text = make("kmer").decode(make("kmer").encode_bases(codes))
+    [given] = load(tmp_path / "run").generate([text[:60]], 600, temperature=0)
+    assert given == text[60:660]
+
+
+@pytest.mark.slow
+def test_bpe_trains_resumes_evaluates_and_samples(tmp_path, monkeypatch, capsys):
+    plain = tiny.genomes(tmp_path / "plain")
+    model = train_bpe.build(plain, 64, tmp_path / "bpe.model")["output"]
+    config = tiny.config(
+        tmp_path / "set", tokenizer__kind="bpe", tokenizer__model_file=model, data__records="tokens",
+        data__build_from=",".join(map(str, tiny.GENOMES)), data__validation_share="0.2",
+    )  # fmt: skip
+    first = train.train(config, tmp_path / "straight")
+    assert 1.8 < first["bits_per_base"] < 3
+    assert first["markov_0"] < 2.05
+    assert "bits_by_codon_position" not in first
+    with monkeypatch.context() as patch:
+        Watch(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config, tmp_path / "run")
+    assert train.train(config, tmp_path / "run")["loss"] == first["loss"]
+    assert same_state(state_of(tmp_path / "run"), state_of(tmp_path / "straight"))
+    capsys.readouterr()
+    evaluate.main(["--checkpoint", str(tmp_path / "run")])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["bits_per_base"] == first["bits_per_base"]
+    sample.main(["--checkpoint", str(tmp_path / "run"), "--prompt", "ATGACCA", "--num_bases", "50"])
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch("ATGACCA[ACGT]{50}", "".join(lines[1:]))
+
+
+def test_the_config_of_the_helper_is_the_experiment_files(dataset, tmp_path):
+    """So that what is shown here of one holds of the other."""
+    from gener_jax import command
+
+    _, read, _ = command.Command("", checkpoint=False).parse(["--config", str(tiny.experiment(tmp_path / "tiny.py", dataset))])
+    assert read == tiny.config(dataset)
+    assert isinstance(read, Config)
+    assert dumps(read) == dumps(tiny.config(dataset))

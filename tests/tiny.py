@@ -1,0 +1,143 @@
+"""Datasets and runs small enough for seconds, and the programs run on them, for the tests of the loop around the model."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from data_pipeline import bases
+from data_pipeline.build import build
+from data_pipeline.genbank import TAXA
+from data_pipeline.records import DatasetWriter
+from data_pipeline.regions import KINDS, Region
+from gener_jax.config import Config, parse_value, resolve
+from tests.data import FIXTURES
+
+ROOT = Path(__file__).parents[1]
+GENOMES = [
+    FIXTURES / name
+    for name in (
+        "phage_NC_000902.gbk.gz", "phiX174_NC_001422.1.gbk.gz", "ypestis_plasmid_pPCP1_NC_005816.1.gb.gz",
+    )
+]  # fmt: skip
+
+
+def genomes(folder: Path, **options) -> Path:
+    """A dataset of a phage, phiX174 and a plasmid: 107 regions, 68 076 bases; a fifth held out."""
+    build(GENOMES, folder, **{"validation_share": 0.2, **options})
+    return folder
+
+
+def synthetic(folder: Path, sequences: dict[str, list[np.ndarray]], kinds=("cds",), **options) -> Path:
+    """A dataset of given base codes by split."""
+    folder.mkdir(parents=True)
+    writer = DatasetWriter(folder, **options)
+    for part, regions in sequences.items():
+        for i, codes in enumerate(regions):
+            kind, taxon = kinds[i % len(kinds)], ("bct", "vir")[i % 2]
+            assert kind in KINDS
+            assert taxon in TAXA
+            writer.add(
+                part, Region(part, 0, len(codes), 1, kind, taxon, np.asarray(codes, np.uint8), np.zeros((0, 2), np.int64))
+            )
+    writer.close()
+    return folder
+
+
+def random_codes(lengths, seed: int, unknown: bool = True) -> list[np.ndarray]:
+    """Random bases with runs of N."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for length in lengths:
+        codes = generator.integers(0, 4, length).astype(np.uint8)
+        if unknown and length > 20:
+            for start in generator.integers(0, length, 2):
+                codes[start : start + generator.integers(1, 15)] = bases.N
+        found.append(codes)
+    return found
+
+
+SMALL = {
+    "name": "tiny",
+    "model.hidden_size": "16",
+    "model.intermediate_size": "32",
+    "model.num_hidden_layers": "1",
+    "model.num_attention_heads": "2",
+    "model.num_key_value_heads": "1",
+    "model.max_position_embeddings": "128",
+    "tokenizer.k": "3",
+    "data.context_length": "32",
+    "optimizer.peak_learning_rate": "1e-2",
+    "optimizer.warmup_steps": "2",
+    "train.num_steps": "12",
+    "train.batch_size": "8",
+    "train.log_every_steps": "1",
+    "mesh.data": "1",
+    "checkpoint.every_steps": "3",
+    "eval.every_steps": "4",
+    "eval.batch_size": "8",
+    "eval.max_regions": "8",
+    "sample.num_bases": "30",
+    "sample.prompts": "ATG",
+}
+
+
+def config(dataset: Path, **changes: str) -> Config:
+    """A run of seconds; `changes` as on the command line, with `__` for the dot."""
+    values = {}
+    texts = {**SMALL, "data.path": str(dataset), **{name.replace("__", "."): text for name, text in changes.items()}}
+    for name, text in texts.items():
+        *sections, last = name.split(".")
+        at = values
+        for section in sections:
+            at = at.setdefault(section, {})
+        at[last] = parse_value(name, str(text))
+    return resolve(values)
+
+
+def experiment(path: Path, dataset: Path, **changes: str) -> Path:
+    """The same as an experiment file."""
+    texts = {**SMALL, "data.path": str(dataset), **{name.replace("__", "."): text for name, text in changes.items()}}
+    lines = [f"    config.{name} = {parse_value(name, str(text))!r}\n" for name, text in texts.items() if name != "name"]
+    path.write_text(
+        "from gener_jax.config import base\n\n\ndef get_config():\n    config = base()\n" + "".join(lines)
+        + "    return config\n"
+    )  # fmt: skip
+    return path
+
+
+def command(*arguments, module: str, cwd: Path, before: str = "", **options) -> subprocess.Popen:
+    """A program in a process of its own on one CPU device; `before` is Python that runs first."""
+    code = f"import runpy, sys\n{before}\nsys.argv[0] = 'x'\nrunpy.run_module({module!r}, run_name='__main__')"
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cwd / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def finished(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a program that ends."""
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Programs compiled by one run of a test module are read back by the next, which is most of a tiny run's time."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update(names[1], 0.0)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
