@@ -23,6 +23,7 @@ def get_config():
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=64,
         max_position_embeddings=1024,
     )
     config.data.update(path="datasets/ecoli", context_length=256)

@@ -142,5 +142,6 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _fail(status: int, error) -> None:
+    sys.unraisablehook = lambda _: None  # threads that are still writing a checkpoint meet the same fault, at length
     print(f"error: {error}", file=sys.stderr)
     sys.exit(status)

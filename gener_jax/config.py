@@ -57,7 +57,9 @@ class Model:
                 f"{self.num_attention_heads}: change one, or set model.head_dim",
             )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
-        _require(self.head_dim > 0 and self.head_dim % 2 == 0, f"model.head_dim is {self.head_dim}: RoPE needs an even one")
+        _require(
+            self.head_dim > 0 and self.head_dim % 2 == 0, f"model.head_dim is {self.head_dim}: RoPE needs an even one"
+        )
         _require(
             self.num_key_value_heads > 0 and self.num_attention_heads % self.num_key_value_heads == 0,
             f"model.num_attention_heads {self.num_attention_heads} is not divisible by "
@@ -164,7 +166,7 @@ class Mesh:
         for name in ("data", "fsdp", "tensor"):
             size = getattr(self, name)
             _require(size > 0 or size == -1, f"mesh.{name} is {size}: it has to be positive, or -1 for the rest")
-        _require((self.data, self.fsdp, self.tensor).count(-1) < 2, "mesh has more than one -1: only one takes the rest")
+        _require((self.data, self.fsdp, self.tensor).count(-1) < 2, "mesh has more than one -1: one takes the rest")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,14 +5,15 @@ standard output is one JSON object.
 """
 
 import json
+import time
 
 from gener_jax import command
-from gener_jax.inference.lm import LM, abstract_params
+from gener_jax.inference.lm import abstract_params
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tasks import report
 from gener_jax.tokenizer import for_config
 from gener_jax.training import checkpoint
-from gener_jax.training.metrics import say
+from gener_jax.training.metrics import logged, say
 
 
 def main(argv=None) -> None:
@@ -26,9 +27,24 @@ def main(argv=None) -> None:
     step = int(args.step) if args.step and args.step.isdigit() else args.step
     params, step = checkpoint.restore_params(folder, abstract_params(config, mesh), step)
     say(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")
-    result = report.evaluate(config, params, tokenizer, mesh)
+    marks = []  # (seconds, tokens done), a batch; the first one ends when the program is compiled
+
+    def progress(done: int, total: int) -> None:
+        if len(marks) > 1 and time.perf_counter() - marks[-1][0] > 10:
+            say(f"{done:,} of {total:,} tokens")
+        marks.append((time.perf_counter(), done))
+
+    result = report.evaluate(config, params, tokenizer, mesh, progress)
+    (began, first), (ended, last) = marks[:1] + marks[-1:] if marks else [(0.0, 0)] * 2
+    facts = {
+        "train_loss": logged(folder / "log.jsonl", step).get("loss"),
+        "step": step,
+        "tokens_per_s": (last - first) / (ended - began) if len(marks) > 1 else None,
+        "checkpoint": str(folder),
+        "split": config.eval.split,
+    }
     print(report.as_text(config, result))
-    print(json.dumps({**result, "step": step, "checkpoint": str(folder), "split": config.eval.split}))
+    print(json.dumps({**result, **facts}))
 
 
 if __name__ == "__main__":

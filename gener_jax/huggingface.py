@@ -1,8 +1,7 @@
 """Hugging Face folders of a `LlamaForCausalLM`, the published form of GENERator, read into our parameter tree.
 
-`config.json` gives the shape, one `model.safetensors` the tensors under their published names. A published matrix is
-[out, in]; ours is [in, out] with heads apart and layers stacked. Every tensor has to be used and every parameter to be
-found: nothing keeps a random value.
+`config.json` gives the shape, one `model.safetensors` the tensors. A published matrix is [out, in]; ours is [in, out]
+with heads apart and layers stacked. Every tensor has to be used and every parameter found: none stays random.
 """
 
 import functools
@@ -32,11 +31,11 @@ _PUBLISHED = {  # our parameter → the published tensor, {} its layer
     "norm/scale": "model.norm.weight",
     "lm_head": "lm_head.weight",
 }
-_FIELDS = dict.fromkeys(
-    ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-     "num_key_value_heads", "head_dim", "max_position_embeddings"), int,
-) | dict.fromkeys(("rms_norm_eps", "rope_theta", "initializer_range"), float)  # fmt: skip
-_OPTIONAL = ("head_dim", "initializer_range")
+_FIELDS = {  # taken over as they are
+    "vocab_size": int, "hidden_size": int, "intermediate_size": int, "num_hidden_layers": int,
+    "num_attention_heads": int, "num_key_value_heads": int, "head_dim": int, "max_position_embeddings": int,
+    "rms_norm_eps": float, "rope_theta": float, "initializer_range": float,
+}  # fmt: skip
 _ONLY = {  # what our decoder is; other Llamas are refused
     "model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
     "tie_word_embeddings": False, "rope_scaling": None,
@@ -46,13 +45,10 @@ _ONLY = {  # what our decoder is; other Llamas are refused
 def read(folder: str | Path) -> tuple[Model, dict]:
     """The model of a Hugging Face folder: its configuration, and its parameters as float32 numpy arrays.
 
-    The tree is `Decoder`'s: embed_tokens [V, D], layers.{q, k, v} [L, D, heads, H], layers.o [L, N, H, D],
-    layers.{gate, up} [L, D, F], layers.down [L, F, D], the norms' scales, lm_head [D, V]. Tensors may be stored as
-    float32, float16 or bfloat16.
+    The tree is `Decoder`'s, layers stacked: layers.q [L, D, N, H] and so on. Tensors may be float32, float16, bfloat16.
 
     Raises:
-      ValueError: one line naming the file and the field or tensor, for a file that is missing or damaged, a model that
-        is not our decoder, and tensors that are missing, left over, or of another shape or type.
+      ValueError: one line naming the file and the field or tensor that is missing, left over, damaged, or not ours.
     """
     config = _read_config(Path(folder) / "config.json")
     return config, _read_tensors(Path(folder) / "model.safetensors", config)
@@ -63,9 +59,7 @@ def _read_config(path: Path) -> Model:
         fields = json.loads(path.read_bytes())
         rope = fields.get("rope_parameters") or {}  # of transformers 5; 4 writes rope_theta beside the others
         found = {**fields, **rope}
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: is no configuration in JSON: {error}") from None
     for name, value in _ONLY.items():
         if fields.get(name, value) != value:
@@ -75,7 +69,7 @@ def _read_config(path: Path) -> Model:
     values = {}
     for name, type_ in _FIELDS.items():
         value = found.get(name)
-        if value is None and name in _OPTIONAL:
+        if value is None and name in ("head_dim", "initializer_range"):
             continue
         if type(value) not in (int, type_) or not 0 < value < math.inf:
             raise ValueError(f"{path}: {name} is {value!r}: it has to be a positive {type_.__name__}")
@@ -96,20 +90,20 @@ def _read_tensors(path: Path, config: Model) -> dict:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: is no whole safetensors file (several shards are not read yet): {error}") from None
     with file:
-        stored, used = set(file.keys()), set()
+        left = set(file.keys())
         for name, shape in ours.items():  # all is checked before anything is allocated
             for layer in range(config.num_hidden_layers if name.startswith("layers/") else 1):
                 tensor = _PUBLISHED[name].format(layer)
-                if tensor not in stored:
+                if tensor not in left:
                     raise ValueError(f"{path}: tensor {tensor} is missing")
                 part, wanted = file.get_slice(tensor), _published_shape(name, shape)
                 if tuple(part.get_shape()) != wanted:
                     raise ValueError(f"{path}: tensor {tensor} is {part.get_shape()}: by config.json {list(wanted)}")
                 if part.get_dtype() not in ("F32", "F16", "BF16"):
                     raise ValueError(f"{path}: tensor {tensor} is {part.get_dtype()}: F32, F16 and BF16 are supported")
-                used.add(tensor)
-        if stored - used:
-            raise ValueError(f"{path}: tensor {min(stored - used)} is not part of the model")
+                left.remove(tensor)
+        if left:
+            raise ValueError(f"{path}: tensor {min(left)} is not part of the model")
         params = {name: np.empty(shape, np.float32) for name, shape in ours.items()}
         for name, array in params.items():
             for layer, target in enumerate(array if name.startswith("layers/") else array[None]):
@@ -119,9 +113,7 @@ def _read_tensors(path: Path, config: Model) -> dict:
 
 
 def _published_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one layer's published tensor, from that of our parameter."""
-    if name.startswith("layers/"):
-        shape = shape[1:]
+    shape = shape[1:] if name.startswith("layers/") else shape
     if name == "embed_tokens" or len(shape) == 1:
         return shape
     inputs = 2 if name == "layers/o" else 1  # leading dimensions that are summed over

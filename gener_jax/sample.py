@@ -37,7 +37,9 @@ def main(argv=None) -> None:
     add("--step", help="a checkpoint's step, or best [the newest]")
     add("--output", type=Path, metavar="FILE", help="instead of standard output")
     args, config, folder = program.parse(argv)
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Sample) if getattr(args, f.name, None) is not None}
+    given = {
+        f.name: getattr(args, f.name) for f in dataclasses.fields(Sample) if getattr(args, f.name, None) is not None
+    }
     if args.prompt:
         given["prompts"] = tuple(args.prompt)
     sample = dataclasses.replace(config.sample, **given)

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from data_pipeline import bases
 from data_pipeline.build import build
 from data_pipeline.errors import DataError
 from data_pipeline.records import RegionSource
@@ -19,7 +21,7 @@ from gener_jax.data.loader import TokenStream, device_batches, host_batches
 from gener_jax.inference.lm import LM
 from gener_jax.model import decoder
 from gener_jax.model.sharding import batch_sharding, make_mesh
-from gener_jax.tasks import reading_frames, report
+from gener_jax.tasks import markov, reading_frames, report
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tokenizer import Tokenizer, for_config
 from gener_jax.training import checkpoint, memory
@@ -97,13 +99,14 @@ def train(config: Config, workdir: Path) -> dict:
     tokens_a_step = batch_size * length
     books = stream.accounting(0)
     say(
-        f"{config.name}: {decoder.num_parameters(config.model):,} parameters ({config.model.num_hidden_layers} layers of "
-        f"{config.model.hidden_size}), {config.model.dtype}, mesh {dict(mesh.shape)} of {jax.devices()[0].device_kind}\n"
+        f"{config.name}: {decoder.num_parameters(config.model):,} parameters ({config.model.num_hidden_layers} layers "
+        f"of {config.model.hidden_size}), {config.model.dtype}, mesh {dict(mesh.shape)} of "
+        f"{jax.devices()[0].device_kind}\n"
         f"data: {len(stream.source):,} regions, {books['region_bases']:,} bases, {books['tokens']:,} tokens an epoch "
         f"({tokenizer.name}), {100 * books['kept'] / books['region_bases']:.1f} % of bases kept; held out: "
         f"{len(held_out_source):,} regions, {int(held_out_source.index['length'].sum()):,} bases\n"
         f"{num_steps} steps of {batch_size} × {length} = {tokens_a_step:,} tokens, "
-        f"{num_steps * tokens_a_step / books['tokens']:.1f} epochs"
+        f"{num_steps * tokens_a_step / max(books['tokens'], 1):.1f} epochs"
     )
 
     # ------------------------------------------------------------------------------------------------- the loop
@@ -124,7 +127,7 @@ def train(config: Config, workdir: Path) -> dict:
             compiled_at = clock.seconds, step
         else:
             values["tokens_per_s"] = (step - compiled_at[1]) * tokens_a_step / (clock.seconds - compiled_at[0])
-            bases_per_token = books["kept"] / max(books["tokens"], 1)
+            bases_per_token = books["kept"] / books["tokens"] if books["tokens"] else 0.0
             values["bases_per_s"] = values["tokens_per_s"] * bases_per_token
         last = values
         if step % config.train.log_every_steps == 0 or step == num_steps:
@@ -169,28 +172,13 @@ def finish(config: Config, workdir: Path, params, tokenizer: Tokenizer, mesh, la
     """The final evaluation, samples and what to try next, on standard output; returns the last line's object."""
     result = report.evaluate(config, params, tokenizer, mesh)
     print("\n" + report.as_text(config, result))
-    sample = config.sample
-    lm = LM(config, params, tokenizer, mesh)
-    prompts = [p for p in sample.prompts for _ in range(sample.num_samples)]
-    samples = lm.generate(
-        prompts, sample.num_bases, temperature=sample.temperature, top_k=sample.top_k, top_p=sample.top_p,
-        seed=sample.seed,
-    )  # fmt: skip
-    texts = [p[p.rfind(">") + 1 :] + s for p, s in zip(prompts, samples, strict=True)]
-    frames = reading_frames.compare(texts, sample.stop_codons)
-    print(
-        f"Longest open reading frame, mean of {len(texts)} samples of {sample.num_bases} bases: "
-        f"{frames['sequences']:.0f} codons; the same bases shuffled: {frames['shuffled']:.0f}"
-    )
-    print("Generated DNA" + (f" (prompt {prompts[0]})" if prompts[0] else ""))
-    for i in range(0, min(len(samples[0]), 240), 60):
-        print("  " + samples[0][i : i + 60])
+    frames = show_samples(config, LM(config, params, tokenizer, mesh))
     print(
         "Try next\n"
         f"  python -m gener_jax.sample --checkpoint {workdir} --prompt ATG --num_bases 600 --temperature 0.8\n"
-        f"  python -m gener_jax.evaluate --checkpoint {workdir} --config.eval.split=train --config.eval.max_regions=50\n"
-        f"  python -m gener_jax.train --config=experiments/{config.name}.py --workdir={workdir}-wider "
-        "--config.model.hidden_size=256"
+        f"  python -m gener_jax.evaluate --checkpoint {workdir} --step best\n"
+        f"  python -m gener_jax.train --config=experiments/quickstart.py --config.data.build_from=YOUR.gbff.gz "
+        "--config.data.path=datasets/yours --workdir=runs/yours"
     )
     keep = ("loss", "bits_per_base", "perplexity", "bits_by_codon_position", "markov_0", "markov_5")
     return {
@@ -203,6 +191,38 @@ def finish(config: Config, workdir: Path, params, tokenizer: Tokenizer, mesh, la
         "open_frame_codons": frames,
         "workdir": str(workdir),
     }
+
+
+def show_samples(config: Config, lm: LM) -> dict:
+    """Prints how open the samples' reading frames are, and the first sample; returns the means in codons."""
+    sample = config.sample
+    prompts = [p for p in sample.prompts for _ in range(sample.num_samples)]
+    samples = lm.generate(
+        prompts, sample.num_bases, temperature=sample.temperature, top_k=sample.top_k, top_p=sample.top_p,
+        seed=sample.seed,
+    )  # fmt: skip
+    texts = [p[p.rfind(">") + 1 :] + s for p, s in zip(prompts, samples, strict=True)]
+    codes = [bases.encode(text) for text in texts]
+    groups = {
+        "generated": codes,
+        "the same bases shuffled": reading_frames.shuffled(codes),
+        "held-out genes": held_out_genes(config, lm.tokenizer, sample.num_bases, number=64),
+    }
+    frames = {name: reading_frames.mean_open_frame(group, sample.stop_codons) for name, group in groups.items()}
+    told = [f"{name} {codons:.0f}" for name, codons in frames.items() if codons is not None]
+    print(f"Longest open reading frame in {sample.num_bases} bases, in codons: {', '.join(told)}")
+    if samples:
+        print("Generated DNA" + (f", after the prompt {prompts[0]}" if prompts[0] else ""))
+        for i in range(0, min(len(samples[0]), 240), 60):
+            print("  " + samples[0][i : i + 60])
+    return frames
+
+
+def held_out_genes(config: Config, tokenizer: Tokenizer, num_bases: int, number: int) -> list:
+    """The first `num_bases` bases, as codes, of up to `number` held-out coding regions that are that long."""
+    source = RegionSource(config.data.path, config.eval.split)
+    is_gene = (source.index["kind"] == source.kinds.index("cds")) & (source.index["length"] >= num_bases)
+    return [markov.region_bases(source, tokenizer, int(i))[:num_bases] for i in np.flatnonzero(is_gene)[:number]]
 
 
 def main(argv=None) -> None:

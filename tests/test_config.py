@@ -53,7 +53,12 @@ def test_base_is_locked_and_typed():
 
 
 def test_head_size_follows_the_sizes_unless_given():
-    assert resolve(changed(model__hidden_size=192, model__num_attention_heads=4, model__num_key_value_heads=2)).model.head_dim == 48
+    assert (
+        resolve(
+            changed(model__hidden_size=192, model__num_attention_heads=4, model__num_key_value_heads=2)
+        ).model.head_dim
+        == 48
+    )
     assert resolve(changed(model__hidden_size=192, model__head_dim=32)).model.head_dim == 32
 
 
@@ -165,7 +170,11 @@ def test_values_from_text(name, text, value):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("model.hiden_size", "1", "config.model.hiden_size is not a field of the configuration; config.model has vocab"),
+        (
+            "model.hiden_size",
+            "1",
+            "config.model.hiden_size is not a field of the configuration; config.model has vocab",
+        ),
         ("modle.hidden_size", "1", "config.modle.hidden_size is not a field"),
         ("model", "1", "config.model is not a field"),
         ("model.hidden_size.x", "1", "config.model.hidden_size.x is not a field"),

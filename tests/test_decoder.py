@@ -12,6 +12,7 @@ from gener_jax import config, tokenizer
 from gener_jax.model import decoder
 from gener_jax.model.decoder import Decoder, empty_cache
 from gener_jax.training.losses import token_nll
+from tests.conftest import random_params
 
 T = 20
 TINY = config.Model(
@@ -22,7 +23,7 @@ TINY = config.Model(
 
 @pytest.fixture(scope="module")
 def params():
-    return nn.unbox(jax.jit(functools.partial(decoder.init, Decoder(TINY)))(jax.random.key(0)))
+    return random_params(TINY)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,8 @@ def test_published_sizes(experiment, count):
     assert decoder.num_parameters(resolved.model) == count
 
 
-def test_init_gives_the_tree_in_float32(params):
+def test_init_gives_the_tree_in_float32():
+    params = nn.unbox(jax.jit(functools.partial(decoder.init, Decoder(TINY)))(jax.random.key(0)))
     shapes = jax.tree.map(jnp.shape, params)
     norm = {"scale": (3, 32)}
     assert shapes == {
@@ -108,9 +110,14 @@ def test_init_gives_the_tree_in_float32(params):
     assert not np.array_equal(layers["q"][0], layers["q"][1])  # each layer draws its own
 
 
-@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
+@pytest.mark.parametrize(
+    "implementation",
+    ["auto", pytest.param("reference", marks=pytest.mark.slow), pytest.param("blockwise", marks=pytest.mark.slow)],
+)
 def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
-    c = dataclasses.replace(TINY, attention=implementation, attention_block=4)
+    c = dataclasses.replace(
+        TINY, attention=implementation, attention_block=4
+    )  # auto: blockwise chunks, reference steps
     _, expected, none = apply(c, params, ids)
     assert none is None
     cache, done, logits = empty_cache(c, 2, T + 3), 0, []
@@ -124,11 +131,15 @@ def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
 
 
 SWITCHES = {
-    "remat dots": ({"remat": "dots"}, "DotsSaveable"),
-    "remat full": ({"remat": "full"}, "nothing_saveable"),
-    "unrolled": ({"scan_unroll": 3}, "unroll=3"),
-    "blockwise": ({"attention": "blockwise"}, "_flash"),
-}
+    "remat dots": ({"remat": "dots"}, ["DotsSaveable"]),
+    "remat full": ({"remat": "full"}, ["nothing_saveable"]),
+    "unrolled": ({"scan_unroll": 3}, ["unroll=3"]),
+    "blockwise": ({"attention": "blockwise"}, ["while["]),
+    "all": (
+        {"remat": "full", "scan_unroll": 3, "attention": "blockwise"}, ["nothing_saveable", "unroll=3", "while["],
+    ),
+}  # fmt: skip
+ONE_BY_ONE = [pytest.param(name, marks=pytest.mark.slow) for name in ("remat full", "unrolled", "blockwise")]
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +149,13 @@ def plain(params, ids):
     return *jax.jit(run)(params, ids), str(jax.make_jaxpr(run)(params, ids))
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("switch", ["remat dots", "all", *ONE_BY_ONE])
 def test_switches_change_nothing(switch, params, ids, plain):
-    fields, mark = SWITCHES[switch]
+    fields, marks = SWITCHES[switch]
     expected, expected_grads, program = plain
     run = functools.partial(loss_and_grads, dataclasses.replace(TINY, **fields))
-    assert mark not in program
-    assert mark in str(jax.make_jaxpr(run)(params, ids))  # the switch is on
+    switched = str(jax.make_jaxpr(run)(params, ids))
+    assert all(mark in switched and mark not in program for mark in marks)  # the switch is on
     loss, grads = jax.jit(run)(params, ids)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     for x, y in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
@@ -173,7 +184,7 @@ def test_rope_angles_are_float32():
     assert cos.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("implementation", ["reference", "blockwise"])
+@pytest.mark.parametrize("implementation", [pytest.param("reference", marks=pytest.mark.slow), "blockwise"])
 def test_packed_documents_are_as_if_alone(implementation, params, ids):
     c = dataclasses.replace(TINY, attention=implementation)
     lengths = [7, 9, 4]

@@ -64,7 +64,10 @@ def plain_epoch(source, k, options, seed, epoch):
 @pytest.mark.parametrize("k", [3, 6])
 @pytest.mark.parametrize(("random_phase", "reverse"), [(False, False), (True, False), (False, True), (True, True)])
 def test_the_stream_is_what_a_plain_loop_gives(dataset, k, random_phase, reverse):
-    source, options = RegionSource(dataset, "train"), data(dataset, random_phase=random_phase, reverse_complement=reverse)
+    source, options = (
+        RegionSource(dataset, "train"),
+        data(dataset, random_phase=random_phase, reverse_complement=reverse),
+    )
     stream = TokenStream(source, make("kmer", k), options, seed=5)
     ids = []
     for epoch in range(3):
@@ -107,7 +110,9 @@ def test_documents_are_the_regions(dataset):
 @pytest.mark.parametrize("length", [1, 7, 64, 3000])
 def test_every_window_once(long_regions, length):
     """Also where an epoch, of some 200 tokens, is shorter than a window, so that most epochs begin none."""
-    stream = TokenStream(RegionSource(long_regions, "train"), make("kmer", 6), data(long_regions, context_length=length), 3)
+    stream = TokenStream(
+        RegionSource(long_regions, "train"), make("kmer", 6), data(long_regions, context_length=length), 3
+    )
     numbers = range(700) if length == 1 else range(40)
     windows = [stream.window(number) for number in numbers]
     complete = []  # an epoch's windows are a permutation of its numbers
@@ -270,9 +275,9 @@ def test_stored_tokens_stream_as_bases_do(genomes, tmp_path):
     end = 2 * books["tokens"]
     assert one.read(0, end)[0].tolist() == other.read(0, end)[0].tolist()
     assert equal(batches(one, 4, 0, 5), batches(other, 4, 0, 5))
-    with pytest.raises(DataError, match="holds tokens of another kmer-6 than config.tokenizer's kmer-3"):
+    with pytest.raises(DataError, match=r"holds tokens of another kmer-6 than config\.tokenizer's kmer-3"):
         TokenStream(RegionSource(stored, "train"), make("kmer", 3), data(stored, **options), 3)
-    with pytest.raises(DataError, match="data.reverse_complement"):
+    with pytest.raises(DataError, match=r"data\.reverse_complement"):
         TokenStream(RegionSource(stored, "train"), make("kmer", 6), data(stored), 3)
 
 
@@ -301,7 +306,9 @@ def test_nothing_to_read(tmp_path):
         TokenStream(RegionSource(folder, "train"), make("kmer", 6), data(folder), 0)
     with pytest.raises(DataError, match="the validation split holds no region"):
         TokenStream(RegionSource(folder, "validation"), make("kmer", 6), data(folder), 0)
-    assert TokenStream(RegionSource(folder, "train"), make("kmer", 3), data(folder), 0).example(0)["inputs"].shape == (16,)
+    assert TokenStream(RegionSource(folder, "train"), make("kmer", 3), data(folder), 0).example(0)["inputs"].shape == (
+        16,
+    )
 
 
 def test_epochs_that_phases_leave_empty_are_passed_over(tmp_path):

@@ -39,7 +39,13 @@ def test_golden_values():
     assert [int(x) for x in mix(0, np.arange(3))] == [0, 6238072747940578789, 15839785061582574730]
     assert subkey(1, 2, 3) == 3608568315839255725
     assert permute(np.arange(10), 10, 0).tolist() == [0, 6, 8, 4, 7, 5, 2, 3, 9, 1]
-    assert permute(np.arange(5), 10**12, 42).tolist() == [91586225245, 90302283793, 978261360989, 700339089639, 474698768531]
+    assert permute(np.arange(5), 10**12, 42).tolist() == [
+        91586225245,
+        90302283793,
+        978261360989,
+        700339089639,
+        474698768531,
+    ]
 
 
 def test_parts_of_a_key_and_their_order_count():

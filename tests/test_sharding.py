@@ -11,13 +11,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gener_jax import config
 from gener_jax.model import decoder
 from gener_jax.model.sharding import AXES, LOGICAL_TO_MESH, batch_sharding, constrain, make_mesh, spec, tree_shardings
-from gener_jax.training.step import init_state, make_train_step
+from gener_jax.training.step import abstract_state, init_state, make_train_step
 
 VOCAB, BATCH, CONTEXT, STEPS = 48, 8, 12, 20
 TINY = config.Config(
     model=config.Model(
         vocab_size=VOCAB, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, attention="blockwise", attention_block=8,
+        num_key_value_heads=2, attention="reference", attention_block=8,
     ),
     data=config.Data(context_length=CONTEXT),
     optimizer=config.Optimizer(peak_learning_rate=3e-3, warmup_steps=5),
@@ -38,11 +38,20 @@ def batches(count):
 
 
 @functools.cache
-def train(data, fsdp, tensor, steps=STEPS):
+def first_state():
+    """A new state on one device, where it is drawn, as numpy arrays."""
+    alone = mesh_of(1, 1, 1)
+    with jax.set_mesh(alone):
+        return jax.device_get(init_state(TINY, alone))
+
+
+@functools.cache
+def train(sizes, attention, steps):
     """Metrics of each step, the state at the end, and how many programs the step became."""
-    mesh = mesh_of(data, fsdp, tensor)
+    mesh, c = mesh_of(*sizes), dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, attention=attention))
     with jax.set_mesh(mesh):
-        state, step = init_state(TINY, mesh), make_train_step(TINY, mesh, TOKEN_BASES)
+        shardings = jax.tree.map(lambda x: x.sharding, abstract_state(c, mesh))
+        state, step = jax.device_put(first_state(), shardings), make_train_step(c, mesh, TOKEN_BASES)
         metrics = []
         for batch in batches(steps):
             state, values = step(state, jax.device_put(batch, batch_sharding(mesh)))
@@ -50,11 +59,11 @@ def train(data, fsdp, tensor, steps=STEPS):
     return metrics, state, step._cache_size()
 
 
-def shard_shapes(state):
-    """Parameter path → the shape of the first device's part."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+def shard_shapes(tree):
+    """Parameter path → the shape of one device's part."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): x.addressable_shards[0].data.shape for path, x in leaves
+        jax.tree_util.keystr(path, simple=True, separator="/"): x.sharding.shard_shape(x.shape) for path, x in leaves
     }
 
 
@@ -89,8 +98,7 @@ def test_key_value_heads_are_whole_where_tensor_exceeds_them():
     logical = ("embed", "kv_heads", "head_dim")
     assert spec(logical, mesh, (16, 2, 4)) == PartitionSpec("fsdp", None, None)
     assert spec(logical, mesh, (16, 4, 4)) == PartitionSpec("fsdp", "tensor", None)
-    with jax.set_mesh(mesh):
-        assert shard_shapes(init_state(TINY, mesh).params)["layers/k"] == (2, 8, 2, 4)
+    assert shard_shapes(abstract_state(TINY, mesh).params)["layers/k"] == (2, 8, 2, 4)
 
 
 def test_sizes_that_do_not_divide_raise():
@@ -101,7 +109,7 @@ def test_sizes_that_do_not_divide_raise():
         spec(("batch",), mesh, (3,))
     odd = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, vocab_size=50))
     with pytest.raises(ValueError, match="vocab = 50 is not divisible"):
-        init_state(odd, mesh)
+        abstract_state(odd, mesh)
 
 
 def test_two_dimensions_on_one_mesh_axis_raise():
@@ -143,7 +151,7 @@ def test_state_is_born_sharded():
     mesh = mesh_of(2, 2, 2)
     with jax.set_mesh(mesh):
         state = init_state(TINY, mesh)
-    expected = {  # layers 2, hidden 16, heads 4 and 2 of 4, feed-forward 32, vocabulary 48: embed and the rest in halves
+    expected = {  # all but layers, head size and the norms in halves
         "embed_tokens": (24, 8),
         "layers/input_norm/scale": (2, 16),
         "layers/post_attention_norm/scale": (2, 16),
@@ -158,14 +166,14 @@ def test_state_is_born_sharded():
         "lm_head": (8, 24),
     }
     assert shard_shapes(state.params) == expected
+    for leaf in jax.tree.leaves(state):
+        assert {x.data.shape for x in leaf.addressable_shards} == {leaf.sharding.shard_shape(leaf.shape)}
     moments = [x for x in state.opt_state if hasattr(x, "mu")]
     assert len(moments) == 1
     assert shard_shapes(moments[0].mu) == shard_shapes(moments[0].nu) == expected
-    alone = mesh_of(1, 1, 1)
-    with jax.set_mesh(alone):
-        whole = init_state(TINY, alone)
-    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):
+    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(first_state()), strict=True):
         assert np.array_equal(x, y)  # the same draw on any mesh
+    assert shard_shapes(abstract_state(TINY, mesh)) == shard_shapes(state)
 
 
 def test_tree_shardings_leave_plain_leaves_whole():
@@ -174,10 +182,18 @@ def test_tree_shardings_leave_plain_leaves_whole():
     assert shardings["step"].spec == PartitionSpec()
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=str)
-def test_eight_devices_train_as_one(sizes):
-    expected, alone, _ = train(1, 1, 1)
-    metrics, state, _ = train(*sizes)
+SLOW = [
+    pytest.param(sizes, attention, marks=pytest.mark.slow)
+    for attention in ("reference", "blockwise")
+    for sizes in ((8, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2))
+    if (sizes, attention) != ((2, 2, 2), "reference")
+]
+
+
+@pytest.mark.parametrize(("sizes", "attention"), [((2, 2, 2), "reference"), *SLOW])
+def test_eight_devices_train_as_one(sizes, attention):
+    expected, alone, _ = train((1, 1, 1), attention, STEPS)
+    metrics, state, _ = train(sizes, attention, STEPS)
     losses, wanted = ([m["loss"] for m in run] for run in (metrics, expected))
     assert wanted[-1] < wanted[0] - 0.1  # it learns
     np.testing.assert_allclose(losses, wanted, atol=1e-5)
@@ -186,26 +202,21 @@ def test_eight_devices_train_as_one(sizes):
     # Adam divides by the gradient's size, so a parameter whose gradient is near 0 feels its rounding most.
     for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-4)
-    parts = {x.sharding.num_devices for x in jax.tree.leaves(state)}
-    assert parts == {8}
+    assert {x.sharding.num_devices for x in jax.tree.leaves(state)} == {8}
 
 
-def test_old_state_is_given_to_the_new_one():
-    mesh = mesh_of(2, 2, 2)
-    with jax.set_mesh(mesh):
-        state, step = init_state(TINY, mesh), make_train_step(TINY, mesh, TOKEN_BASES)
-        batch = jax.device_put(batches(1)[0], batch_sharding(mesh))
-        places = {
-            x.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state.params) for x in [leaf.addressable_data(0)]
-        }
-        new, _ = step(state, batch)
-    assert all(x.is_deleted() for x in jax.tree.leaves(state))
-    assert not any(x.is_deleted() for x in jax.tree.leaves(batch))
-    reused = {leaf.addressable_data(0).unsafe_buffer_pointer() for leaf in jax.tree.leaves(new)}
-    assert len(places & reused) == len(places)
-
-
-def test_fifty_steps_compile_once():
-    metrics, state, programs = train(2, 2, 2, 50)
-    assert programs == 1
-    assert int(state.step) == len(metrics) == 50
+def test_fifty_steps_compile_once_and_reuse_the_old_state():
+    alone = mesh_of(1, 1, 1)
+    with jax.set_mesh(alone):
+        state, step = init_state(TINY, alone), make_train_step(TINY, alone, TOKEN_BASES)
+        assert step._cache_size() == 0
+        for batch in batches(50):
+            old, batch = state, jax.device_put(batch, batch_sharding(alone))
+            places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(old.params)]
+            state, _ = step(old, batch)
+            assert all(x.is_deleted() for x in jax.tree.leaves(old))
+            assert not any(x.is_deleted() for x in jax.tree.leaves(batch))
+            assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.params)] == places
+    assert step._cache_size() == 1
+    assert int(state.step) == 50
+    assert train((2, 2, 2), "reference", STEPS)[2] == 1  # a sharded state keeps its sharding too

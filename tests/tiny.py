@@ -1,4 +1,4 @@
-"""Datasets and runs small enough for seconds, and the programs run on them, for the tests of the loop around the model."""
+"""Datasets and runs of seconds, and the programs run on them, for the tests of the loop around the model."""
 
 import os
 import subprocess
@@ -43,7 +43,8 @@ def synthetic(folder: Path, sequences: dict[str, list[np.ndarray]], kinds=("cds"
             assert kind in KINDS
             assert taxon in TAXA
             writer.add(
-                part, Region(part, 0, len(codes), 1, kind, taxon, np.asarray(codes, np.uint8), np.zeros((0, 2), np.int64))
+                part,
+                Region(part, 0, len(codes), 1, kind, taxon, np.asarray(codes, np.uint8), np.zeros((0, 2), np.int64)),
             )
     writer.close()
     return folder
@@ -103,7 +104,9 @@ def config(dataset: Path, **changes: str) -> Config:
 def experiment(path: Path, dataset: Path, **changes: str) -> Path:
     """The same as an experiment file."""
     texts = {**SMALL, "data.path": str(dataset), **{name.replace("__", "."): text for name, text in changes.items()}}
-    lines = [f"    config.{name} = {parse_value(name, str(text))!r}\n" for name, text in texts.items() if name != "name"]
+    lines = [
+        f"    config.{name} = {parse_value(name, str(text))!r}\n" for name, text in texts.items() if name != "name"
+    ]
     path.write_text(
         "from gener_jax.config import base\n\n\ndef get_config():\n    config = base()\n" + "".join(lines)
         + "    return config\n"

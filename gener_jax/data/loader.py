@@ -74,8 +74,8 @@ class TokenStream:
         self.k = tokenizer.k if source.records == "bases" else 0
         if source.records == "tokens" and data.reverse_complement:
             raise DataError(
-                f"{source.folder}: holds tokens, whose strand is fixed: set data.reverse_complement to false, or build it "
-                "with --records bases"
+                f"{source.folder}: holds tokens, whose strand is fixed: set data.reverse_complement to false, or "
+                "build it with --records bases"
             )
         if not (source.index["length"].max() // self.k if self.k else source.index["tokens"].max()):
             raise DataError(f"{source.folder}: no region of the {source.split} split holds a whole token")
@@ -184,7 +184,7 @@ class TokenStream:
         return example
 
     def accounting(self, epoch: int) -> dict[str, int]:
-        """Bases of an epoch: `region_bases` = `kept` + `lost_at_start` + `lost_at_end`; and its `tokens`, <s> included."""
+        """Bases of an epoch: `region_bases` = `kept` + `lost_at_start` + `lost_at_end`; and its `tokens`, with <s>."""
         e = self._epoch(epoch)
         length = self.source.index["length"][e.regions].astype(np.int64)
         if not self.k:

@@ -102,7 +102,10 @@ class HeldOut:
 
         def nll(params, batch):
             hidden, _ = model.apply(
-                {"params": params}, batch["inputs"], positions_BT=batch["positions"], segment_ids_BT=batch["segment_ids"]
+                {"params": params},
+                batch["inputs"],
+                positions_BT=batch["positions"],
+                segment_ids_BT=batch["segment_ids"],
             )
             logits = model.apply({"params": params}, hidden, method="logits")
             token = losses.token_nll(logits, batch["targets"])
@@ -112,12 +115,12 @@ class HeldOut:
 
     def __call__(self, params, progress=lambda done, total: None) -> dict:
         """Sums and means over the split, as plain numbers: see the module's docstring."""
-        length, chunks = self.length, []
+        length, chunks, done = self.length, [], 0
         for region in self.regions:
             ids = region_ids(self.source, self.tokenizer, int(region))
             for start in range(0, len(ids), length):
                 chunks.append(Chunk(int(region), start, ids[start : start + length]))
-        rows = _rows(chunks, length)
+        rows, total = _rows(chunks, length), sum(len(chunk.ids) for chunk in chunks)
         nll = np.zeros(len(self.source))  # nats, by region
         tokens = np.zeros(len(self.source), np.int64)
         bases = np.zeros(len(self.source), np.int64)
@@ -131,16 +134,17 @@ class HeldOut:
             held = self.tokenizer.token_bases[batch["targets"]]
             dna = held > 0
             where = regions[dna]
-            nll += np.bincount(where, token_nll[dna].astype(np.float64), len(nll))
-            tokens += np.bincount(where, minlength=len(nll))
-            bases += np.bincount(where, held[dna], len(nll)).astype(np.int64)
+            np.add.at(nll, where, token_nll[dna].astype(np.float64))
+            np.add.at(tokens, where, 1)
+            np.add.at(bases, where, held[dna])
             if self.by_base:
                 dna &= coding[regions] & (regions >= 0)
                 k = self.tokenizer.k
                 position = (numbers[dna][:, None] * k + np.arange(k)) % 3
                 codon_nll += np.bincount(position.ravel(), base_nll[dna].astype(np.float64).ravel(), 3)
                 codon_bases += np.bincount(position.ravel(), minlength=3)
-            progress(int(tokens.sum()), sum(len(c.ids) for c in chunks))
+            done += int((regions >= 0).sum())
+            progress(done, total)
         result = _summary(nll, tokens, bases)
         for column, names in (("kind", self.source.kinds), ("taxon", self.source.taxa)):
             codes = self.source.index[column]

@@ -17,12 +17,12 @@ def longest_open_frame(codes: np.ndarray, stop_codons: tuple[str, ...]) -> int:
     return longest
 
 
-def compare(sequences: list[str], stop_codons: tuple[str, ...], *, shuffles: int = 20, seed: int = 0) -> dict:
-    """Mean longest open frame in codons: `sequences`, and `shuffled` with the same bases in random order."""
-    codes = [bases.encode(s) for s in sequences if len(s) >= 3]
+def mean_open_frame(sequences: list[np.ndarray], stop_codons: tuple[str, ...]) -> float | None:
+    """The mean of their longest open frames in codons; None where there is no sequence."""
+    return float(np.mean([longest_open_frame(s, stop_codons) for s in sequences])) if sequences else None
+
+
+def shuffled(sequences: list[np.ndarray], times: int = 20, seed: int = 0) -> list[np.ndarray]:
+    """Controls: the bases of each sequence in random order, `times` times."""
     generator = np.random.default_rng(seed)
-    shuffled = [generator.permutation(c) for c in codes for _ in range(shuffles)]
-    mean = {}
-    for name, group in (("sequences", codes), ("shuffled", shuffled)):
-        mean[name] = float(np.mean([longest_open_frame(c, stop_codons) for c in group])) if group else float("nan")
-    return mean
+    return [generator.permutation(s) for s in sequences for _ in range(times)]

@@ -32,13 +32,16 @@ def as_text(config: Config, result: dict) -> str:
     """The result as lines of text."""
     rows = [(f"{config.name} (this model)", result["bits_per_base"])]
     rows += [(f"Markov order {order}", result[f"markov_{order}"]) for order in ORDERS if f"markov_{order}" in result]
-    lines = [f"Held-out bits per base ({config.eval.split}: {result['regions']} regions, {result['bases']} bases; 2 is chance)"]
+    lines = [
+        f"Bits per base of held-out genes ({config.eval.split}: {result['regions']} regions, {result['bases']:,} "
+        "bases; 2 is chance, lower is better)"
+    ]
     best = min(bits for _, bits in rows)
     lines += [f"  {name:24} {bits:.4f}{'  ← lowest' if bits == best else ''}" for name, bits in rows]
     if "bits_by_codon_position" in result:
         bits = result["bits_by_codon_position"]
-        lines.append("Bits by codon position in coding regions (the third is the freest in real genes)")
-        lines.append("  " + "   ".join(f"{i}: {b:.4f}" for i, b in enumerate(bits, 1)))
+        lines.append("Bits by codon position in coding regions (nothing told the model where codons begin)")
+        lines.append("  " + "   ".join(f"{name} {b:.4f}" for name, b in zip(("1st", "2nd", "3rd"), bits, strict=True)))
     for group in ("by_kind", "by_taxon"):
         if len(result[group]) > 1:
             lines.append(f"Bits per base {group.replace('_', ' ')}")

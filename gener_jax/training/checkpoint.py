@@ -117,8 +117,8 @@ class Checkpoints:
             yield
         except Exception as error:  # orbax and tensorstore raise many kinds, OSError the least of them
             raise CheckpointError(
-                f"{self._folder / 'checkpoints'}: a checkpoint cannot be written ({_first_line(error)}); make room, and "
-                "the same command goes on from the one before"
+                f"{self._folder / 'checkpoints'}: a checkpoint cannot be written ({_first_line(error)}); make room, "
+                "and the same command goes on from the one before"
             ) from error
 
 
@@ -145,7 +145,8 @@ def _restore(manager: ocp.CheckpointManager, folder: Path, step: int, items, par
         raise
     except Exception as error:  # of a damaged file: orbax and tensorstore raise many kinds
         raise CheckpointError(
-            f"{where}: cannot be read ({_first_line(error)}); where it is damaged, remove that folder and take another step"
+            f"{where}: cannot be read ({_first_line(error)}); where it is damaged, remove that folder and take "
+            "another step"
         ) from error
 
 
@@ -228,7 +229,17 @@ def _write(path: Path, text: str) -> None:
 
 def _environment() -> dict:
     versions = {}
-    for package in ("gener_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array_record", "numpy"):
+    for package in (
+        "gener_jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "array_record",
+        "numpy",
+    ):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

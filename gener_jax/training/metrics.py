@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -67,6 +68,16 @@ class Log:
         self._file.close()
 
 
+def logged(path: Path, step: int) -> dict:
+    """What a log says of a step's training; empty where the step was not logged."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            values = json.loads(line)
+            if values["step"] == step and "loss" in values:
+                return values
+    return {}
+
+
 class Progress:
     """A bar on a terminal, plain lines otherwise; both on standard error."""
 
@@ -81,7 +92,8 @@ class Progress:
             self._bar.update(step - self._bar.n)
         elif step - self._printed >= self._every or step == self._total:
             self._printed = step
-            say(f"step {step}/{self._total}  {text}  {seconds_left / 60:.1f} min left")
+            left = "" if math.isnan(seconds_left) else f"  {seconds_left / 60:.1f} min left"
+            say(f"step {step}/{self._total}  {text}{left}")
 
     def close(self) -> None:
         """Ends the bar's line."""

@@ -1,0 +1,206 @@
+"""What a user can get wrong, through the commands: one clear line, an exit status, and nothing half-written.
+
+Genomes and datasets that cannot be read are in the tests of `data_pipeline`; configurations in `test_config`.
+"""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from gener_jax import command, evaluate, sample, train
+from gener_jax.config import resolve
+from gener_jax.training import memory
+from tests import tiny
+from tests.tiny import compiled_once  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny.genomes(tmp_path_factory.mktemp("data") / "genomes")
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command in this process, which has 8 devices; its one line, for the expected exit status."""
+
+    def run(main, arguments, status):
+        with pytest.raises(SystemExit) as caught:
+            command.run(lambda: main([str(a) for a in arguments]))
+        out, err = capsys.readouterr()
+        assert (caught.value.code, out) == (status, "")
+        [line] = [line for line in err.splitlines() if not line.startswith("building ")]
+        assert line.startswith("error: ")
+        assert len(line) < 500
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"data__path": "absent/set"}, 1, "no dataset at absent/set (config.data.path): make it with python -m data_p"),
+        ({"data__path": "absent/set", "data__build_from": "absent.gb"}, 1, "absent.gb: no such file"),
+        ({"mesh__fsdp": "3"}, 2, "does not fit 8 device(s)"),
+        ({"mesh__fsdp": "5", "mesh__data": "-1"}, 2, "does not fit 8 device(s)"),
+        ({"train__batch_size": "12"}, 2, "train.batch_size 12 is not divisible by mesh data·fsdp = 8"),
+        ({"model__hidden_size": "20"}, 2, "= 20 is not divisible by mesh fsdp = 8"),
+        ({"model__vocab_size": "100"}, 2, "model.vocab_size is 100 but kmer-3 has 96 tokens"),
+        ({"sample__prompts": "ATX"}, 2, "sample.prompts: character 'X' at position 2"),
+        ({"eval__split": "test"}, 1, "the test split is empty"),
+        ({"tokenizer__kind": "bpe", "tokenizer__model_file": "absent.model", "data__records": "tokens"}, 2,
+         "absent.model: cannot read the BPE model"),
+    ],
+)  # fmt: skip
+def test_train(dataset, tmp_path, monkeypatch, refused, changes, status, words):
+    experiment = tiny.experiment(tmp_path / "tiny.py", dataset, **changes)
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(train.main, ["--config", experiment, "--workdir", tmp_path / "run"], status)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_large_run_without_data_and_memory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "available", lambda: 3.0)
+    with pytest.raises(SystemExit) as caught:
+        command.run(
+            lambda: train.main([f"--config={ROOT / 'experiments' / 'euk_1b.py'}", f"--workdir={tmp_path / 'run'}"])
+        )
+    assert caught.value.code == 1
+    data, gib = capsys.readouterr().err.splitlines()
+    assert data.startswith("error: no dataset at datasets/refseq_eukaryote")
+    assert "python -m data_pipeline.build" in data
+    assert gib.startswith("error: euk_1b needs about ")
+    assert "GiB a device" in gib
+    assert "there are 3 GiB on each of 8 cpu device(s)" in gib
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_truncated_shard(dataset, tmp_path, refused):
+    damaged = tmp_path / "set"
+    shutil.copytree(dataset, damaged)
+    [shard] = damaged.glob("train-*.array_record")
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    experiment = tiny.experiment(tmp_path / "tiny.py", damaged)
+    line = refused(train.main, ["--config", experiment, "--workdir", tmp_path / "run"], 1)
+    assert f"{shard}: " in line
+    assert "build the dataset again" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_made(dataset, tmp_path, refused):
+    experiment = tiny.experiment(tmp_path / "tiny.py", dataset)
+    (tmp_path / "file").write_text("x")
+    line = refused(train.main, ["--config", experiment, "--workdir", tmp_path / "file" / "run"], 1)
+    assert str(tmp_path / "file") in line
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.fixture(scope="module")
+def empty_run(dataset, tmp_path_factory):
+    """A folder with a config and no checkpoint."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "config.json").write_text(json.dumps(json.loads(command.configuration.dumps(tiny.config(dataset)))))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "status", "words"),
+    [
+        (evaluate.main, ["--checkpoint", "absent"], 1, "absent: holds no config.json"),
+        (evaluate.main, ["--checkpoint", "{run}"], 1, "holds no checkpoints; train one with"),
+        (evaluate.main, ["--checkpoint", "{run}", "--config.mesh.fsdp=3"], 2, "does not fit 8 device(s)"),
+        (evaluate.main, ["--checkpoint", "{run}", "--config.tokenizer.k=9"], 2, "tokenizer.k is 9"),
+        (evaluate.main, [], 2, "give --config=FILE.py or --checkpoint=DIR"),
+        (sample.main, ["--checkpoint", "{run}", "--prompt", "AC GT"], 2, "--prompt: character ' ' at position 2"),
+        (sample.main, ["--checkpoint", "{run}", "--prompt", "<x>"], 2, "--prompt: unknown special token '<x>'"),
+        (sample.main, ["--checkpoint", "{run}", "--temperature", "-1"], 2, "sample.temperature is -1.0"),
+        (sample.main, ["--checkpoint", "{run}", "--num_bases", "-5"], 2, "sample.num_bases is -5"),
+        (sample.main, ["--checkpoint", "{run}", "--prompt", "ACGT"], 1, "holds no checkpoints"),
+    ],
+)
+def test_evaluate_and_sample(empty_run, tmp_path, monkeypatch, refused, main, arguments, status, words):
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(main, [a.format(run=empty_run) for a in arguments], status)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stop_that_is_no_token(empty_run, capsys):
+    with pytest.raises(SystemExit) as caught:
+        sample.main(["--checkpoint", str(empty_run), "--stop", "TAA"])
+    assert caught.value.code == 2
+    assert "invalid choice: 'TAA'" in capsys.readouterr().err
+
+
+FULL_DISK = """
+import resource
+from gener_jax.training import checkpoint
+
+save = checkpoint.Checkpoints.save
+
+def save_on_a_full_disk(self, step, *arguments):
+    if step == 12:
+        self._manager.wait_until_finished()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    save(self, step, *arguments)
+
+checkpoint.Checkpoints.save = save_on_a_full_disk
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk(dataset, tmp_path):
+    experiment = tiny.experiment(tmp_path / "tiny.py", dataset, mesh__fsdp="1")
+    run = [f"--config={experiment}", f"--workdir={tmp_path / 'run'}"]
+    status, out, err = tiny.finished(tiny.command(*run, module="gener_jax.train", cwd=tmp_path, before=FULL_DISK))
+    assert status == 1
+    assert out == ""
+    said = [line for line in err.splitlines() if not line.startswith(("tiny: ", "data: ", "12 steps", "step "))]
+    assert len(said) == 1, err
+    assert said[0].startswith(f"error: {tmp_path / 'run' / 'checkpoints'}: a checkpoint cannot be written (")
+    assert len(said[0]) < 600
+    status, out, err = tiny.finished(tiny.command(*run, module="gener_jax.train", cwd=tmp_path))
+    assert status == 0, err
+    assert f"resuming {tmp_path / 'run'} at step 9" in err
+    assert "WARNING" not in err
+    assert json.loads(out.splitlines()[-1])["step"] == 12
+    assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["12", "9"]
+    # What a user sees of the other two: nothing but their own words.
+    for module, arguments in (("gener_jax.evaluate", []), ("gener_jax.sample", ["--num_bases", "12"])):
+        read = tiny.command("--checkpoint", tmp_path / "run", *arguments, module=module, cwd=tmp_path)
+        status, out, err = tiny.finished(read)
+        assert status == 0, err
+        assert out
+        assert [line for line in err.splitlines() if not line.startswith("evaluating step 12 of ")] == []
+
+
+@pytest.mark.slow
+def test_control_c(dataset, tmp_path):
+    experiment = tiny.experiment(tmp_path / "tiny.py", dataset, mesh__fsdp="1", train__num_steps="100000",
+                                 checkpoint__every_steps="20", eval__every_steps="100000")  # fmt: skip
+    process = tiny.command(
+        f"--config={experiment}", f"--workdir={tmp_path / 'run'}", module="gener_jax.train", cwd=tmp_path
+    )
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.startswith("step 45/"):
+            process.send_signal(signal.SIGINT)
+            break
+    status, out, err = tiny.finished(process)
+    assert status == 130, err
+    assert out == ""
+    [line] = [line for line in err.splitlines() if not line.startswith("step ")]
+    assert line.startswith("error: interrupted behind step ")
+    step = int(line.split("step ")[1].split(";")[0])
+    assert step >= 40
+    names = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert str(step) in names
+    assert all(name.isdigit() for name in names)
+    assert resolve(json.loads((tmp_path / "run" / "config.json").read_text())).name == "tiny"

@@ -1,0 +1,278 @@
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from data_pipeline.tokenizer import BOS, EOS, NUM_SPECIAL, PAD, KmerTokenizer
+from gener_jax import config
+from gener_jax.inference.generate import Sampling, filter_logits, left_pad, round_up
+from gener_jax.inference.lm import LM
+from gener_jax.model.sharding import make_mesh
+from tests.conftest import random_params
+
+PROMPTS = ["", "A", "AC", "ACG", "TTGAC", "<cds>ATGGC", "acguNA", "GGTTAACCG"]
+
+
+def make_lm(k, special=1.0):
+    """A random model; `special` scales the logits of special tokens."""
+    model = config.Model(
+        vocab_size=NUM_SPECIAL + 4**k, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3,
+    )  # fmt: skip
+    params = random_params(model, seed=k)
+    params["lm_head"] = params["lm_head"].at[:, :NUM_SPECIAL].multiply(special)
+    whole = config.Config(model=model, tokenizer=config.Tokenizer(k=k), data=config.Data(context_length=64))
+    return LM(whole, params, KmerTokenizer(k), make_mesh(1, 1, 1, jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return make_lm(2)
+
+
+@pytest.fixture(scope="module")
+def lm3():
+    return make_lm(3)
+
+
+@pytest.fixture(scope="module")
+def loud():
+    """A model whose most likely token is nearly always a special one."""
+    return make_lm(2, special=20.0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def full_pass(model, params, ids):
+    hidden, _ = model.apply({"params": params}, ids)
+    return model.apply({"params": params}, hidden, method="logits")
+
+
+def next_logits(lm, rows):
+    """Logits behind each row of ids by the full pass, [rows, V]; padded behind to one shape, which nothing sees."""
+    padded = np.full((8, 16), PAD)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    logits = np.asarray(full_pass(lm.model, lm.params, padded))
+    return np.stack([logits[i, len(row) - 1] for i, row in enumerate(rows)])
+
+
+def naive_greedy(lm, prompt, num_bases, stop=()):
+    """Uncached: the whole sequence again for every token."""
+    dna = prompt[prompt.rfind(">") + 1 :].upper().replace("U", "T")
+    over = dna[len(dna) - len(dna) % lm.tokenizer.k :]
+    ids = list(lm.tokenizer.encode(prompt[: len(prompt) - len(over)], add_bos=True))
+    text, first = "", True
+    while len(text) - len(over) < num_bases:
+        logits = next_logits(lm, [ids])[0]
+        for i, token in enumerate(lm.tokenizer.tokens):
+            fits = not first or all(a in ("N", b) for a, b in zip(over, token, strict=False))
+            if i in stop:
+                fits = not (first and over)
+            elif i < NUM_SPECIAL:
+                fits = False
+            if not fits:
+                logits[i] = -np.inf
+        ids.append(int(logits.argmax()))
+        if ids[-1] in stop:
+            break
+        text += lm.tokenizer.tokens[ids[-1]]
+        first = False
+    return text[len(over) : len(over) + num_bases]
+
+
+@pytest.mark.parametrize("num_bases", [0, 1, 2, 3, 7, 12])
+def test_exactly_so_many_bases_behind_any_prompt(num_bases, lm):
+    for text in lm.generate(PROMPTS, num_bases, seed=1):
+        assert re.fullmatch("[ACGT]*", text)
+        assert len(text) == num_bases
+
+
+def test_no_prompts_and_no_bases(lm):
+    assert lm.generate([], 5) == []
+    assert lm.generate(["ACG", "AC", ""], 0) == ["", "", ""]
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_greedy_equals_the_uncached_loop(k, lm, lm3):
+    lm = lm if k == 2 else lm3
+    prompts = ["", "A", "AC", "ACG", "TTGAC", "<cds>ATGGC", "CATTAGA", "ACGTN"]
+    texts = lm.generate(prompts, 9, temperature=0)
+    assert texts == [naive_greedy(lm, p, 9) for p in prompts]
+    assert len(set(texts)) > 3  # the model reads its prompt
+
+
+def test_left_over_bases_fix_the_first_token(lm3):
+    """Greedy over tokens that begin with the left-over base: it is the best of those, not the best of all."""
+    tokens = lm3.tokenizer.tokens
+    logits = next_logits(lm3, [[BOS]])[0]
+    best = 0
+    for over in ("A", "T", "C", "G", "AC", "TG"):
+        agree = [i for i, token in enumerate(tokens) if i >= NUM_SPECIAL and token.startswith(over)]
+        token = max(agree, key=lambda i: logits[i])
+        best += token == NUM_SPECIAL + int(logits[NUM_SPECIAL:].argmax())
+        assert over + lm3.generate([over], 3 - len(over), temperature=0)[0] == tokens[token]
+    assert best < 3
+
+
+def test_rows_are_as_if_alone(lm):
+    seeds = list(range(len(PROMPTS)))
+    together = lm.generate(PROMPTS, 12, seed=seeds)
+    assert together == [lm.generate([p], 12, seed=[s])[0] for p, s in zip(PROMPTS, seeds, strict=True)]
+    assert lm.generate(PROMPTS, 12, seed=seeds, batch_size=3) == together
+    order = np.random.default_rng(0).permutation(len(PROMPTS))
+    shuffled = lm.generate([PROMPTS[i] for i in order], 12, seed=[seeds[i] for i in order])
+    assert shuffled == [together[i] for i in order]
+
+
+def test_seeds(lm):
+    prompts = ["ACG"] * 4
+    one, again, other = (lm.generate(prompts, 12, seed=s) for s in (3, 3, 4))
+    assert one == again
+    assert len({*one, *other}) == 8  # each row has its own stream, each seed another
+    rows = lm.generate(prompts, 12, seed=[5, 6, 5, 7])
+    assert rows[0] == rows[2]
+    assert len(set(rows)) == 3
+    assert lm.generate(prompts[:1], 12, seed=3) == one[:1]
+    assert lm.generate(prompts[:1], 12, seed=np.int64(3)) == one[:1]
+
+
+def test_a_longer_draw_begins_with_the_shorter(lm):
+    short, long = (lm.generate(["ACG", ""], n, seed=2) for n in (5, 12))
+    assert [text[:5] for text in long] == short
+
+
+def test_special_tokens_never_appear(loud):
+    assert (next_logits(loud, [[BOS], [BOS, 40], [BOS, 33, 41]]).argmax(-1) < NUM_SPECIAL).all()  # they would
+    for temperature in (0, 1):
+        for text in loud.generate(PROMPTS, 12, temperature=temperature):
+            assert re.fullmatch("[ACGT]{12}", text)
+
+
+def test_stop_tokens_end_a_row(loud):
+    stopped = loud.generate(PROMPTS, 12, temperature=0, stop=["</s>"])
+    assert stopped == [naive_greedy(loud, p, 12, stop=(EOS,)) for p in PROMPTS]
+    lengths = [len(text) for text in stopped]
+    assert min(lengths) < 12  # some end early
+    assert stopped != loud.generate(PROMPTS, 12, temperature=0)
+    several = loud.generate(PROMPTS, 12, temperature=0, stop=["</s>", "<bog>", "<cds>"])
+    assert several == [naive_greedy(loud, p, 12, stop=(EOS, 5, 11)) for p in PROMPTS]
+
+
+def test_top_k_1_and_a_tiny_top_p_are_greedy(lm):
+    greedy = lm.generate(PROMPTS, 12, temperature=0)
+    assert lm.generate(PROMPTS, 12, top_k=1, seed=9) == greedy
+    assert lm.generate(PROMPTS, 12, top_p=1e-6, seed=9) == greedy
+    assert lm.generate(PROMPTS, 12, top_p=1e-6, top_k=3, seed=9) == greedy
+    assert lm.generate(PROMPTS, 12, seed=9) != greedy
+
+
+def test_a_filter_of_nothing_changes_nothing(lm):
+    drawn = lm.generate(PROMPTS, 12, seed=9)
+    for top_k in (16, lm.tokenizer.vocab_size, 10**6):
+        assert lm.generate(PROMPTS, 12, seed=9, top_k=top_k) == drawn
+
+
+def naive_filter(logits, top_k, top_p):
+    """One row: sort, keep k, keep the fewest that hold p, and what ties with the last of them."""
+    order = np.argsort(-logits, kind="stable")
+    order = order[np.isfinite(logits[order])]
+    if top_k:
+        order = order[logits[order] >= logits[order[min(top_k, len(order)) - 1]]]
+    shares = np.exp(logits[order].astype(np.float64) - logits.max())
+    before = np.cumsum(shares / shares.sum()) - shares / shares.sum()
+    last = order[before < top_p][-1]
+    return np.where(logits >= (logits[last] if top_p < 1 else logits[order[-1]]), logits, -np.inf)
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 5, 20, 95, 96, 200])
+def test_filter_equals_its_definition(top_k):
+    rng = np.random.default_rng(top_k)
+    logits = rng.normal(scale=2, size=(200, 96)).astype(np.float32)
+    logits[:, :32] = -np.inf  # special tokens
+    logits[100:] = np.round(logits[100:] * 2) / 2  # ties
+    run = jax.jit(filter_logits)
+    for top_p in (0.1, 0.5, 0.937, 1.0):
+        actual = run(logits, jnp.int32(top_k), jnp.float32(top_p))
+        expected = np.stack([naive_filter(row, top_k, top_p) for row in logits])
+        differ = (np.isfinite(actual) != np.isfinite(expected)).any(-1)
+        assert differ.mean() < 0.03 if top_p < 1 else not differ.any()  # a share may round across top_p
+        assert np.array_equal(np.asarray(actual)[~differ], expected[~differ])
+
+
+def test_frequencies_match_the_distribution(lm):
+    """Three bases behind a prompt with one left over: the end of that token, and a whole token behind it."""
+    draws, temperature = 2048, 0.7
+    texts = lm.generate(["CATGA"] * draws, 3, seed=0, temperature=temperature, batch_size=1024)
+    tokens = lm.tokenizer.tokens
+    ids = list(lm.tokenizer.encode("CATG", add_bos=True))
+    first = [i for i, token in enumerate(tokens) if i >= NUM_SPECIAL and token[0] == "A"]
+
+    def shares(rows, among, temperature):
+        return np.asarray(jax.nn.softmax(next_logits(lm, rows)[:, among] / temperature, axis=-1), np.float64)
+
+    def p_value(temperature):
+        dna = np.arange(NUM_SPECIAL, len(tokens))
+        joint = shares([ids], first, temperature)[0][:, None] * shares([[*ids, i] for i in first], dna, temperature)
+        names = [tokens[i][1] + tokens[j] for i in first for j in dna]
+        counts = np.array([texts.count(name) for name in names])
+        assert counts.sum() == draws
+        expected = joint.ravel() / joint.sum() * draws
+        rare = expected < 5
+        counts, expected = (np.append(x[~rare], x[rare].sum()) for x in (counts, expected))
+        return stats.chisquare(counts, expected).pvalue
+
+    assert p_value(temperature) > 0.001
+    assert p_value(1.0) < 1e-6  # the test can tell
+
+
+def test_logits_equal_the_full_pass(lm):
+    rows = [[BOS, 40, 41], [BOS, 36, 47]]
+    np.testing.assert_allclose(lm.logits(rows)[:, -1], next_logits(lm, rows), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_any_mesh_gives_the_same(lm):
+    wide = make_mesh(2, 2, 2)
+    sharded = LM(lm.config, jax.device_put(lm.params, jax.sharding.NamedSharding(wide, jax.P())), lm.tokenizer, wide)
+    np.testing.assert_allclose(sharded.logits([[BOS, 40, 41]]), lm.logits([[BOS, 40, 41]]), atol=1e-5)
+    assert sharded.generate(PROMPTS[:3], 12, temperature=0) == lm.generate(PROMPTS[:3], 12, temperature=0)
+
+
+def test_errors(lm):
+    generate = functools.partial(lm.generate, num_bases=4)
+    for prompts, options, message in [
+        ("ACGT", {}, "prompts is one string: give a list"),
+        (["ACGT", "ACXT"], {}, "character 'X' at position 2 is no base"),
+        (["<cds>ACX"], {}, "character 'X' at position 7 is no base"),
+        (["AC GT"], {}, "character ' ' at position 2"),
+        (["<gene>AC"], {}, "unknown special token '<gene>'"),
+        (["ACG<cds>AC"], {}, "3 bases from position 0 are not a whole number of 2-mers"),
+        (["AC"], {"seed": [1, 2]}, "2 seeds for 1 prompts"),
+        (["AC"], {"num_bases": -1}, "num_bases is -1"),
+        (["AC"], {"temperature": -0.5}, "temperature is -0.5"),
+        (["AC"], {"top_k": -1}, "top_k is -1"),
+        (["AC"], {"top_p": 0.0}, "top_p is 0.0"),
+        (["AC"], {"top_p": 1.5}, "top_p is 1.5"),
+        (["AC"], {"stop": ["<end>"]}, "stop token '<end>' is none of"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            generate(prompts, **options)
+    for message, ids in {
+        "[batch, length]": [1, 2],
+        "not float64": [[1.0]],
+        "[0, 48)": [[48]],
+        "not -1 to": [[-1]],
+    }.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            lm.logits(ids)
+    assert dataclasses.asdict(Sampling()) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+
+
+def test_shapes_are_rounded_up():
+    assert [round_up(n) for n in (0, 1, 8, 9, 16, 17)] == [8, 8, 8, 16, 16, 32]
+    assert left_pad([np.array([5, 6]), np.array([7])], 3).tolist() == [[PAD, 5, 6], [PAD, PAD, 7]]

@@ -1,0 +1,167 @@
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from data_pipeline.records import RegionSource
+from data_pipeline.tokenizer import BOS
+from gener_jax.model import decoder
+from gener_jax.model.sharding import make_mesh
+from gener_jax.tasks import report
+from gener_jax.tasks.held_out import HeldOut, chosen_regions, region_ids
+from gener_jax.tokenizer import for_config
+from tests import tiny
+from tests.tiny import compiled_once  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+LENGTH = 32  # tokens of context
+KINDS = ("cds", "tRNA", "pseudo")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Regions of less than a token, of exactly a context, of a little more and of several; some with N."""
+    lengths = [2, 3, 96, 99, 97, 700, 40, 333, 12, 100, 5, 61]
+    sequences = {"train": tiny.random_codes([900, 300], 1), "validation": tiny.random_codes(lengths, 2)}
+    return tiny.synthetic(tmp_path_factory.mktemp("data") / "set", sequences, kinds=KINDS)
+
+
+@pytest.fixture(scope="module")
+def setting(dataset):
+    tokenizer, config = for_config(tiny.config(dataset, eval__max_regions="none", eval__batch_size="3"))
+    mesh = make_mesh(1, -1, 1)
+    init = jax.jit(lambda key: nn.unbox(decoder.init(decoder.Decoder(config.model), key)))
+    params = jax.tree.map(lambda x: np.asarray(x) * 5, init(jax.random.key(1)))  # far from uniform
+    return config, tokenizer, mesh, jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
+
+
+@pytest.fixture(scope="module")
+def result(setting, dataset):
+    config, tokenizer, mesh, params = setting
+    return HeldOut(config, RegionSource(dataset, "validation"), tokenizer, mesh, by_base=True)(params)
+
+
+@pytest.fixture(scope="module")
+def plain(setting, dataset):
+    """(region, token number, id, nats) of every token, a chunk of one region at a time, and log p of the vocabulary."""
+    config, tokenizer, _, params = setting
+    params = jax.device_get(params)
+    model = decoder.Decoder(config.model)
+
+    @jax.jit
+    def log_p(params, ids):
+        hidden, _ = model.apply({"params": params}, ids)
+        return jax.nn.log_softmax(model.apply({"params": params}, hidden, method="logits"))
+
+    source, rows = RegionSource(dataset, "validation"), []
+    for region in range(len(source)):
+        ids = region_ids(source, tokenizer, region)
+        for start in range(0, len(ids), LENGTH):
+            chunk = ids[start : start + LENGTH]
+            inputs = np.zeros((1, LENGTH), np.int32)  # what stands behind the chunk cannot be seen from it
+            inputs[0, : len(chunk)] = [BOS, *chunk[:-1]]
+            found = np.asarray(log_p(params, inputs))[0]
+            for i, token in enumerate(chunk.tolist()):
+                rows.append((region, start + i, token, found[i].astype(np.float64)))
+    return rows
+
+
+def test_as_one_region_at_a_time(setting, dataset, result, plain):
+    config, tokenizer, _, _ = setting
+    source = RegionSource(dataset, "validation")
+    assert config.data.context_length == LENGTH
+
+    def summed(chosen):
+        rows = [(token, p[token]) for region, _, token, p in plain if chosen(region) and tokenizer.token_bases[token]]
+        nats, bases = -sum(p for _, p in rows), sum(int(tokenizer.token_bases[token]) for token, _ in rows)
+        return {
+            "loss": nats / len(rows),
+            "bits_per_base": nats / bases / math.log(2),
+            "tokens": len(rows),
+            "bases": bases,
+        }
+
+    def agree(found, expected):
+        assert (found["tokens"], found["bases"]) == (expected["tokens"], expected["bases"])
+        for name in ("loss", "bits_per_base"):
+            assert found[name] == pytest.approx(expected[name], abs=1e-5)
+        assert found["perplexity"] == pytest.approx(math.exp(expected["loss"]), rel=1e-4)
+
+    agree(result, summed(lambda region: True))
+    assert result["regions"] == 11  # one holds no whole token
+    assert set(result["by_kind"]) == set(KINDS)
+    for kind, found in result["by_kind"].items():
+        agree(found, summed(lambda r, kind=kind: source.kinds[source.index["kind"][r]] == kind))
+    for taxon, found in result["by_taxon"].items():
+        agree(found, summed(lambda r, taxon=taxon: source.taxa[source.index["taxon"][r]] == taxon))
+    assert len({round(row["loss"], 4) for row in result["by_kind"].values()}) == 3
+
+
+@pytest.mark.parametrize("group", ["by_kind", "by_taxon"])
+def test_groups_add_up(result, group):
+    rows = result[group].values()
+    for name in ("regions", "tokens", "bases"):
+        assert sum(row[name] for row in rows) == result[name]
+    assert sum(row["loss"] * row["tokens"] for row in rows) == pytest.approx(result["loss"] * result["tokens"])
+    assert sum(row["bits_per_base"] * row["bases"] for row in rows) == pytest.approx(
+        result["bits_per_base"] * result["bases"]
+    )
+
+
+def test_bits_by_codon_position(setting, dataset, result, plain):
+    """By the sum of p over the 3-mers that begin alike, in coding regions only; the three average to bits per base."""
+    _, tokenizer, _, _ = setting
+    source = RegionSource(dataset, "validation")
+    bits, number = [0.0, 0.0, 0.0], 0
+    for region, _, token, log_p in plain:
+        if source.kinds[source.index["kind"][region]] != "cds" or not tokenizer.token_bases[token]:
+            continue
+        p, before = np.exp(log_p), 1.0
+        for j in range(3):
+            alike = [
+                i
+                for i, text in enumerate(tokenizer.tokens)
+                if i >= 32 and text[: j + 1] == tokenizer.tokens[token][: j + 1]
+            ]
+            now = p[alike].sum()
+            bits[j] -= math.log2(now / before)
+            before = now
+        number += 1
+    assert result["bits_by_codon_position"] == pytest.approx([b / number for b in bits], abs=1e-4)
+    assert np.mean(result["bits_by_codon_position"]) == pytest.approx(
+        result["by_kind"]["cds"]["bits_per_base"], abs=1e-5
+    )
+
+
+def test_some_regions(setting, dataset):
+    config, tokenizer, mesh, params = setting
+    source = RegionSource(dataset, "validation")
+    assert chosen_regions(source, None).tolist() == list(range(12)) == chosen_regions(source, 12).tolist()
+    assert chosen_regions(source, 99).tolist() == list(range(12))
+    few, more = (set(chosen_regions(source, n).tolist()) for n in (4, 7))
+    assert len(few) == 4
+    assert few < more
+    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, max_regions=4))
+    held_out, calls = HeldOut(config, source, tokenizer, mesh), []
+    found = held_out(params, lambda done, total: calls.append((done, total)))
+    expected = np.concatenate([region_ids(source, tokenizer, region) for region in sorted(few)])
+    assert found["bases"] == tokenizer.token_bases[expected].sum()
+    assert calls[-1] == (len(expected), len(expected))
+    assert held_out(params) == found
+    assert held_out._nll._cache_size() == 1
+
+
+def test_report(setting, dataset):
+    config, tokenizer, mesh, params = setting
+    result = report.evaluate(config, params, tokenizer, mesh)
+    text = report.as_text(config, result)
+    for name in ("bits_per_base", "markov_0", "markov_5"):
+        assert f"{result[name]:.4f}" in text
+    assert text.count("← lowest") == 1
+    assert f"cds        {result['by_kind']['cds']['bits_per_base']:.4f}" in text
+    assert result["markov_0"] == pytest.approx(2, abs=0.05)
+    without = dataclasses.replace(config, eval=dataclasses.replace(config.eval, baselines=False))
+    assert "markov_0" not in report.evaluate(without, params, tokenizer, mesh)
