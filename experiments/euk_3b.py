@@ -15,8 +15,6 @@ from gener_jax.config import base
 
 def get_config():
     config = base()
-    config.model.update(
-        hidden_size=3072, intermediate_size=8448, num_hidden_layers=30, dtype="bfloat16", remat="full"
-    )
+    config.model.update(hidden_size=3072, intermediate_size=8448, num_hidden_layers=30, dtype="bfloat16", remat="full")
     config.data.path = "datasets/refseq_eukaryote"
     return config

@@ -7,7 +7,8 @@ Fetch the annotated GenBank files of the release, then
 
     python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_all
 
-The authors never released this model: its shape is our choice. Its parameters are counted by the tests; it was not trained here.
+The authors never released this model: its shape is our choice. Its parameters are counted by the tests;
+it was not trained here.
 """
 
 from gener_jax.config import base
@@ -16,7 +17,11 @@ from gener_jax.config import base
 def get_config():
     config = base()
     config.model.update(
-        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_key_value_heads=8, dtype="bfloat16",
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_key_value_heads=8,
+        dtype="bfloat16",
         remat="full",
     )
     config.data.path = "datasets/refseq_all"

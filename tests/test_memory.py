@@ -40,7 +40,5 @@ def test_step_memory_is_linear_in_length(remat):
 @pytest.mark.slow
 def test_materialised_attention_is_not_linear():
     """The comparison above can fail."""
-    sizes = [
-        compiled_step(n, attention="reference")[0].memory_analysis().temp_size_in_bytes for n in (2048, 8192)
-    ]
+    sizes = [compiled_step(n, attention="reference")[0].memory_analysis().temp_size_in_bytes for n in (2048, 8192)]
     assert sizes[1] > 8 * sizes[0]

@@ -94,10 +94,8 @@ class LM:
         texts = [""] * len(rows)
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
-            for i, text in zip(
-                chosen, self._generate([rows[i] for i in chosen], [keys[i] for i in chosen], num_bases, sampling, stops),
-                strict=True,
-            ):  # fmt: skip
+            drawn = self._generate([rows[i] for i in chosen], [keys[i] for i in chosen], num_bases, sampling, stops)
+            for i, text in zip(chosen, drawn, strict=True):
                 texts[i] = text
         return texts
 
@@ -186,4 +184,3 @@ def abstract_params(config: Config, mesh: jax.sharding.Mesh):
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), tree_shardings(boxed, mesh)
     )
-

@@ -1,8 +1,8 @@
 """The sharding policy: mesh axes, and one table from the model's logical axes to them.
 
-    data    batches apart, parameters whole
-    fsdp    batches apart, parameters and optimizer state cut along `embed`
-    tensor  heads, MLP and vocabulary cut
+data    batches apart, parameters whole
+fsdp    batches apart, parameters and optimizer state cut along `embed`
+tensor  heads, MLP and vocabulary cut
 """
 
 import jax
