@@ -83,6 +83,13 @@ def override(values: dict, overrides: dict[str, str]) -> Config:
     return configuration.resolve(values)
 
 
+def step(text: str) -> int | str:
+    """The value of --step: a checkpoint's number, or "best"."""
+    if text != "best" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a step's number nor best")
+    return text if text == "best" else int(text)
+
+
 class Command:
     """A program: its parser and, after `parse`, its arguments, configuration and folder."""
 

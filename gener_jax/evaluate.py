@@ -19,13 +19,12 @@ from gener_jax.training.metrics import logged, say
 def main(argv=None) -> None:
     """The command."""
     program = command.Command(__doc__, checkpoint=True)
-    program.parser.add_argument("--step", help="a checkpoint's step, or best [the newest]")
+    program.parser.add_argument("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
     tokenizer, config = for_config(config)
     with command.refusing():
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    step = int(args.step) if args.step and args.step.isdigit() else args.step
-    params, step = checkpoint.restore_params(folder, abstract_params(config, mesh), step)
+    params, step = checkpoint.restore_params(folder, abstract_params(config, mesh), args.step)
     say(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")
     marks = []  # (seconds, tokens done), a batch; the first one ends when the program is compiled
 

@@ -34,7 +34,7 @@ def main(argv=None) -> None:
     add("--seed", type=int)
     add("--stop", action="append", default=[], metavar="TOKEN", choices=SPECIAL_TOKENS,
         help="a special token that ends a sample, e.g. </s>")  # fmt: skip
-    add("--step", help="a checkpoint's step, or best [the newest]")
+    add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     add("--output", type=Path, metavar="FILE", help="instead of standard output")
     args, config, folder = program.parse(argv)
     given = {
@@ -43,12 +43,11 @@ def main(argv=None) -> None:
     if args.prompt:
         given["prompts"] = tuple(args.prompt)
     sample = dataclasses.replace(config.sample, **given)
-    step = int(args.step) if args.step and args.step.isdigit() else args.step
     with command.refusing("--prompt"):  # before the parameters are read
         tokenizer, _ = for_config(config)
         for prompt in sample.prompts:
             tokenizer.encode(prompt, remainder="oov")
-    lm = from_config(config, folder, step=step)
+    lm = from_config(config, folder, step=args.step)
     prompts = [p for p in sample.prompts for _ in range(sample.num_samples)]
     continuations = lm.generate(
         prompts, sample.num_bases, temperature=sample.temperature, top_k=sample.top_k, top_p=sample.top_p,

@@ -9,9 +9,7 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 
-from data_pipeline import bases
 from data_pipeline.build import build
 from data_pipeline.errors import DataError
 from data_pipeline.records import RegionSource
@@ -21,11 +19,11 @@ from gener_jax.data.loader import TokenStream, device_batches, host_batches
 from gener_jax.inference.lm import LM
 from gener_jax.model import decoder
 from gener_jax.model.sharding import batch_sharding, make_mesh
-from gener_jax.tasks import markov, reading_frames, report
+from gener_jax.tasks import report
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tokenizer import Tokenizer, for_config
 from gener_jax.training import checkpoint, memory
-from gener_jax.training.metrics import Clock, Log, Progress, fetch, say
+from gener_jax.training.metrics import Clock, Log, Progress, fetch, logged, say
 from gener_jax.training.step import abstract_state, init_state, make_train_step
 
 
@@ -116,7 +114,7 @@ def train(config: Config, workdir: Path) -> dict:
     host = host_batches(stream, batch_size, start, num_steps - start, host=processes[0], num_hosts=processes[1])
     batches = device_batches(host, batch_sharding(mesh))
     progress = Progress(num_steps, start, config.train.log_every_steps)
-    clock, last, pending = Clock(), {}, None
+    clock, last, pending = Clock(), logged(workdir / "log.jsonl", start), None
     compiled_at = None  # seconds and step behind the first step: compilation is not speed
 
     def read(step, metrics):
@@ -172,7 +170,7 @@ def finish(config: Config, workdir: Path, params, tokenizer: Tokenizer, mesh, la
     """The final evaluation, samples and what to try next, on standard output; returns the last line's object."""
     result = report.evaluate(config, params, tokenizer, mesh)
     print("\n" + report.as_text(config, result))
-    frames = show_samples(config, LM(config, params, tokenizer, mesh))
+    frames = report.show_samples(config, LM(config, params, tokenizer, mesh))
     print(
         "Try next\n"
         f"  python -m gener_jax.sample --checkpoint {workdir} --prompt ATG --num_bases 600 --temperature 0.8\n"
@@ -189,40 +187,9 @@ def finish(config: Config, workdir: Path, params, tokenizer: Tokenizer, mesh, la
         "tokens_per_s": last.get("tokens_per_s"),
         "bases_per_s": last.get("bases_per_s"),
         "open_frame_codons": frames,
+        "peak_memory_gib": memory.peak(),
         "workdir": str(workdir),
     }
-
-
-def show_samples(config: Config, lm: LM) -> dict:
-    """Prints how open the samples' reading frames are, and the first sample; returns the means in codons."""
-    sample = config.sample
-    prompts = [p for p in sample.prompts for _ in range(sample.num_samples)]
-    samples = lm.generate(
-        prompts, sample.num_bases, temperature=sample.temperature, top_k=sample.top_k, top_p=sample.top_p,
-        seed=sample.seed,
-    )  # fmt: skip
-    texts = [p[p.rfind(">") + 1 :] + s for p, s in zip(prompts, samples, strict=True)]
-    codes = [bases.encode(text) for text in texts]
-    groups = {
-        "generated": codes,
-        "the same bases shuffled": reading_frames.shuffled(codes),
-        "held-out genes": held_out_genes(config, lm.tokenizer, sample.num_bases, number=64),
-    }
-    frames = {name: reading_frames.mean_open_frame(group, sample.stop_codons) for name, group in groups.items()}
-    told = [f"{name} {codons:.0f}" for name, codons in frames.items() if codons is not None]
-    print(f"Longest open reading frame in {sample.num_bases} bases, in codons: {', '.join(told)}")
-    if samples:
-        print("Generated DNA" + (f", after the prompt {prompts[0]}" if prompts[0] else ""))
-        for i in range(0, min(len(samples[0]), 240), 60):
-            print("  " + samples[0][i : i + 60])
-    return frames
-
-
-def held_out_genes(config: Config, tokenizer: Tokenizer, num_bases: int, number: int) -> list:
-    """The first `num_bases` bases, as codes, of up to `number` held-out coding regions that are that long."""
-    source = RegionSource(config.data.path, config.eval.split)
-    is_gene = (source.index["kind"] == source.kinds.index("cds")) & (source.index["length"] >= num_bases)
-    return [markov.region_bases(source, tokenizer, int(i))[:num_bases] for i in np.flatnonzero(is_gene)[:number]]
 
 
 def main(argv=None) -> None:

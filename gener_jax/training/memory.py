@@ -1,6 +1,8 @@
 """What a training step needs on each device, by formula, and what the device has."""
 
 import os
+import resource
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from gener_jax.config import Config
 from gener_jax.model import decoder
 
 GIB = 2**30
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in
 
 
 def needed(config: Config, num_devices: int) -> dict[str, float]:
@@ -46,6 +49,14 @@ def available() -> float:
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] / GIB
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(jax.local_devices()) / GIB
+
+
+def peak() -> float:
+    """GiB at most in use so far: of this process on CPU, else of the fullest local device."""
+    stats = [d.memory_stats() for d in jax.local_devices() if d.platform != "cpu"]
+    if stats and all(stats):
+        return max(s["peak_bytes_in_use"] for s in stats) / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / GIB
 
 
 def shortage(config: Config) -> str | None:
