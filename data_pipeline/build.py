@@ -21,8 +21,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_pipeline import genbank, records, regions, split
+from data_pipeline import genbank, regions, split
 from data_pipeline.errors import DataError
+from data_pipeline.writer import SHARD_BYTES, DatasetWriter, Tokenizer
 
 DUPLICATE_RECORD = "duplicate records"
 
@@ -35,9 +36,9 @@ def build(
     validation_share: float = 0.05,
     test_share: float = 0.0,
     seed: int = 0,
-    tokenizer: records.Tokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
     piece_length: int | None = None,
-    shard_bytes: int = records.SHARD_BYTES,
+    shard_bytes: int = SHARD_BYTES,
 ) -> dict:
     """Builds the dataset `output` from GenBank files and returns what its dataset.json holds.
 
@@ -76,7 +77,7 @@ def build(
         raise DataError(f"{partial}: cannot be made ({error.strerror})") from None
     writer = None
     try:
-        writer = records.DatasetWriter(partial, tokenizer, piece_length, shard_bytes)
+        writer = DatasetWriter(partial, tokenizer, piece_length, shard_bytes)
         dataset = _fill(writer, inputs, taxon, seed, validation_share, test_share)
         partial.rename(output)
     except BaseException as error:
@@ -93,7 +94,7 @@ def build(
 
 
 def _fill(
-    writer: records.DatasetWriter,
+    writer: DatasetWriter,
     inputs: list[Path],
     taxon: str | None,
     seed: int,

@@ -10,9 +10,10 @@ import pytest
 
 from data_pipeline import bases, train_bpe
 from data_pipeline.genbank import TAXA
-from data_pipeline.records import DatasetWriter, RegionSource
+from data_pipeline.records import RegionSource
 from data_pipeline.regions import KINDS, Region
 from data_pipeline.tokenizer import SPECIAL_TOKENS, BpeTokenizer, KmerTokenizer
+from data_pipeline.writer import DatasetWriter
 
 MOTIF = "GATTACAGATTACA"
 
