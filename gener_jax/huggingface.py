@@ -42,6 +42,14 @@ _ONLY = {  # what our decoder is; other Llamas are refused
 }  # fmt: skip
 
 
+def is_folder(folder: Path) -> bool:
+    """Whether a folder's config.json is a Hugging Face model's, and not a run's of ours."""
+    try:
+        return "model_type" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def read(folder: str | Path) -> tuple[Model, dict]:
     """The model of a Hugging Face folder: its configuration, and its parameters as float32 numpy arrays.
 

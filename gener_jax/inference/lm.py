@@ -9,19 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from data_pipeline import bases, tokenizer
+from data_pipeline import bases
+from data_pipeline.tokenizer import BOS, SPECIAL_TOKENS
+from gener_jax import config as configuration
+from gener_jax import huggingface
 from gener_jax.config import Config
 from gener_jax.inference.generate import Sampling, decode, left_pad, round_up
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh, tree_shardings
-from gener_jax.tokenizer import for_config
+from gener_jax.tokenizer import KmerTokenizer, Tokenizer, for_config
 from gener_jax.training import checkpoint
 
 
 class LM:
     """A model, its tokenizer and its parameters on a mesh."""
 
-    def __init__(self, config: Config, params, tokenizer: tokenizer.Tokenizer, mesh: jax.sharding.Mesh):
+    def __init__(self, config: Config, params, tokenizer: Tokenizer, mesh: jax.sharding.Mesh):
         self.config, self.params, self.tokenizer, self.mesh = config, params, tokenizer, mesh
         self.model = decoder.Decoder(config.model)
         self._logits = jax.jit(self._apply)
@@ -87,9 +90,9 @@ class LM:
         rows = [self._split_prompt(p) for p in prompts]
         stops = np.zeros(self.tokenizer.vocab_size, bool)
         for name in stop:
-            if name not in tokenizer.SPECIAL_TOKENS:
-                raise ValueError(f"stop token {name!r} is none of {' '.join(tokenizer.SPECIAL_TOKENS)}")
-            stops[tokenizer.SPECIAL_TOKENS.index(name)] = True
+            if name not in SPECIAL_TOKENS:
+                raise ValueError(f"stop token {name!r} is none of {' '.join(SPECIAL_TOKENS)}")
+            stops[SPECIAL_TOKENS.index(name)] = True
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # equal lengths together: less padding
         texts = [""] * len(rows)
         for first in range(0, len(order), batch_size):
@@ -120,7 +123,7 @@ class LM:
         count = round_up(len(rows))
         empty = count - len(rows)  # rows added to round the batch up want nothing and are dropped
         lengths = np.array([len(ids) for ids, _ in rows] + [1] * empty)
-        prompts = left_pad([ids for ids, _ in rows] + [np.array([tokenizer.BOS])] * empty, round_up(int(lengths.max())))
+        prompts = left_pad([ids for ids, _ in rows] + [np.array([BOS])] * empty, round_up(int(lengths.max())))
         with jax.set_mesh(self.mesh):
             out, counts = decode(
                 self.model, self.params, prompts, lengths.astype(np.int32),
@@ -153,29 +156,47 @@ class LM:
 
 
 def load(folder: str | Path, *, step: int | str | None = None, mesh: jax.sharding.Mesh | None = None) -> LM:
-    """The model of a run's folder.
+    """The model of a folder.
 
     Args:
-      folder: what `gener_jax.train` wrote.
-      step: a checkpoint's step, "best" by held-out bits per base, or None for the newest.
+      folder: what `gener_jax.train` wrote, or a Hugging Face folder with config.json and one model.safetensors.
+      step: of a run, a checkpoint's step, "best" by held-out bits per base, or None for the newest.
       mesh: default: all devices along fsdp where they divide the hidden size, else the first one.
 
     Raises:
-      CheckpointError: if there is no checkpoint, or it does not fit its config.
+      CheckpointError: if a run has no such checkpoint, or it does not fit its config.
+      ValueError: if a Hugging Face folder does not hold a model of ours over k-mers.
     """
     folder = Path(folder)
-    return from_config(checkpoint.read_config(folder), folder, step=step, mesh=mesh)
+    if not huggingface.is_folder(folder):
+        return from_config(checkpoint.read_config(folder), folder, step=step, mesh=mesh)
+    model, params = huggingface.read(folder)
+    k = next((k for k in range(1, 9) if KmerTokenizer(k).vocab_size == model.vocab_size), None)
+    if k is None:
+        raise ValueError(f"{folder / 'config.json'}: vocab_size {model.vocab_size} is no k-mer vocabulary of ours")
+    config = Config(
+        name=folder.name,
+        model=model,
+        tokenizer=configuration.Tokenizer(k=k),
+        data=configuration.Data(context_length=model.max_position_embeddings),
+    )
+    tokenizer, config = for_config(config)
+    mesh = mesh or _default_mesh(config)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_params(config, mesh))
+    return LM(config, jax.device_put(params, shardings), tokenizer, mesh)
 
 
 def from_config(config: Config, folder: Path, *, step: int | str | None = None, mesh=None) -> LM:
-    """The same with a changed configuration; `evaluate` and `sample` use it."""
-    t, config = for_config(config)
-    if mesh is None:
-        divides = config.model.hidden_size % len(jax.devices()) == 0
-        mesh = make_mesh(1, -1, 1, None if divides else jax.devices()[:1])
-    target = abstract_params(config, mesh)
-    params, _ = checkpoint.restore_params(folder, target, step)
-    return LM(config, params, t, mesh)
+    """The model of a run's folder with a changed configuration; `evaluate` and `sample` use it."""
+    tokenizer, config = for_config(config)
+    mesh = mesh or _default_mesh(config)
+    params, _ = checkpoint.restore_params(folder, abstract_params(config, mesh), step)
+    return LM(config, params, tokenizer, mesh)
+
+
+def _default_mesh(config: Config) -> jax.sharding.Mesh:
+    divides = config.model.hidden_size % len(jax.devices()) == 0
+    return make_mesh(1, -1, 1, None if divides else jax.devices()[:1])
 
 
 def abstract_params(config: Config, mesh: jax.sharding.Mesh):
