@@ -214,8 +214,8 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--test_share", type=float, default=0.0, help="share of overlap groups (default 0)")
     parse.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
     parse.add_argument("--records", choices=("bases", "tokens"), default="bases", help="what to store (default bases)")
-    parse.add_argument("--tokenizer", choices=("kmer", "bpe"), default="kmer", help="for --records tokens")
-    parse.add_argument("--k", type=int, default=6, help="bases a k-mer (default 6)")
+    parse.add_argument("--tokenizer", choices=("kmer", "bpe"), help="for --records tokens (default kmer)")
+    parse.add_argument("--k", type=int, help="bases a k-mer, for --records tokens (default 6)")
     parse.add_argument("--model_file", metavar="FILE", help="the model of --tokenizer bpe")
     return parse
 
@@ -229,7 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.records == "tokens":
             from data_pipeline import tokenizer as tokenizers
 
-            tokenizer = tokenizers.make(options.tokenizer, options.k, options.model_file)
+            tokenizer = tokenizers.make(options.tokenizer or "kmer", options.k or 6, options.model_file)
+        elif options.tokenizer or options.k or options.model_file:
+            raise DataError("--tokenizer, --k and --model_file are for --records tokens; records of bases need none")
         dataset = build(
             options.input,
             options.output,

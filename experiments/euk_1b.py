@@ -18,5 +18,6 @@ from gener_jax.config import base
 def get_config():
     config = base()
     config.model.update(dtype="bfloat16", remat="full")  # the shape is the base's
+    config.eval.max_regions = 2000  # of millions
     config.data.path = "datasets/refseq_eukaryote"
     return config

@@ -16,5 +16,6 @@ from gener_jax.config import base
 def get_config():
     config = base()
     config.model.update(hidden_size=3072, intermediate_size=8448, num_hidden_layers=30, dtype="bfloat16", remat="full")
+    config.eval.max_regions = 2000  # of millions
     config.data.path = "datasets/refseq_eukaryote"
     return config

@@ -24,6 +24,7 @@ def get_config():
         dtype="bfloat16",
         remat="full",
     )
+    config.eval.max_regions = 2000  # of millions
     config.data.path = "datasets/refseq_all"
     config.optimizer.peak_learning_rate = 3e-4
     return config

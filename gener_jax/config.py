@@ -220,6 +220,7 @@ class Sample:
                 f"sample.stop_codons has {codon!r}: a codon is three of A, C, G and T",
             )
         _require(self.num_bases >= 0, f"sample.num_bases is {self.num_bases}: it cannot be negative")
+        _require(0 <= self.seed < 2**32, f"sample.seed is {self.seed}: it has to be below 2^32 and not negative")
         _require(self.num_samples > 0, f"sample.num_samples is {self.num_samples}: it has to be positive")
         _require(self.temperature >= 0, f"sample.temperature is {self.temperature}: it cannot be negative")
         _require(self.top_k >= 0, f"sample.top_k is {self.top_k}: it cannot be negative")

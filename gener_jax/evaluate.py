@@ -7,11 +7,11 @@ standard output is one JSON object.
 import json
 import time
 
+from data_pipeline.records import read_info
 from gener_jax import command
-from gener_jax.inference.lm import abstract_params
+from gener_jax.inference.lm import from_config
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tasks import report
-from gener_jax.tokenizer import for_config
 from gener_jax.training import checkpoint
 from gener_jax.training.metrics import logged, say
 
@@ -21,10 +21,16 @@ def main(argv=None) -> None:
     program = command.Command(__doc__, checkpoint=True)
     program.parser.add_argument("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
-    tokenizer, config = for_config(config)
-    with command.refusing():
+    mesh = None
+    try:
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    params, step = checkpoint.restore_params(folder, abstract_params(config, mesh), args.step)
+    except ValueError as error:  # a run of a larger machine
+        say(f"{error}; evaluating without it")
+    lm = from_config(config, folder, step=args.step, mesh=mesh)
+    step = lm.step
+    trained_on = checkpoint.read_loader_state(folder, step)["dataset"]
+    if read_info(config.data.path)["digest"] != trained_on:
+        say(f"warning: {config.data.path} is not the dataset this run was trained on: it may have seen these regions")
     say(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")
     marks = []  # (seconds, tokens done), a batch; the first one ends when the program is compiled
 
@@ -33,7 +39,7 @@ def main(argv=None) -> None:
             say(f"{done:,} of {total:,} tokens")
         marks.append((time.perf_counter(), done))
 
-    result = report.evaluate(config, params, tokenizer, mesh, progress)
+    result = report.evaluate(lm.config, lm.params, lm.tokenizer, lm.mesh, progress)
     (began, first), (ended, last) = marks[:1] + marks[-1:] if marks else [(0.0, 0)] * 2
     facts = {
         "train_loss": logged(folder / "log.jsonl", step).get("loss"),

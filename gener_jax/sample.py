@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gener_jax import command
 from gener_jax.config import Sample
+from gener_jax.inference.generate import split_prompt
 from gener_jax.inference.lm import from_config
 from gener_jax.tokenizer import SPECIAL_TOKENS, for_config
 
@@ -46,13 +47,14 @@ def main(argv=None) -> None:
     with command.refusing("--prompt"):  # before the parameters are read
         tokenizer, _ = for_config(config)
         for prompt in sample.prompts:
-            tokenizer.encode(prompt, remainder="oov")
+            split_prompt(tokenizer, prompt)
     lm = from_config(config, folder, step=args.step)
     prompts = [p for p in sample.prompts for _ in range(sample.num_samples)]
-    continuations = lm.generate(
-        prompts, sample.num_bases, temperature=sample.temperature, top_k=sample.top_k, top_p=sample.top_p,
-        seed=sample.seed, stop=args.stop,
-    )  # fmt: skip
+    with command.refusing():
+        continuations = lm.generate(
+            prompts, sample.num_bases, temperature=sample.temperature, top_k=sample.top_k, top_p=sample.top_p,
+            seed=sample.seed, stop=args.stop,
+        )  # fmt: skip
     described = f"bases={sample.num_bases} temperature={sample.temperature} seed={sample.seed}"
     text = "".join(
         fasta(f"sample_{i} prompt_bases={len(p[p.rfind('>') + 1 :])} {described}", p[p.rfind(">") + 1 :] + s)

@@ -4,6 +4,7 @@ The same command again goes on from the last checkpoint, to the same parameters 
 line on standard output is one JSON object; progress and logs are on standard error, and in DIR/log.jsonl.
 """
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -12,10 +13,11 @@ import jax
 
 from data_pipeline.build import build
 from data_pipeline.errors import DataError
-from data_pipeline.records import RegionSource
+from data_pipeline.records import RegionSource, read_info
 from gener_jax import command
 from gener_jax.config import Config, ConfigError
 from gener_jax.data.loader import TokenStream, device_batches, host_batches
+from gener_jax.inference.generate import split_prompt
 from gener_jax.inference.lm import LM
 from gener_jax.model import decoder
 from gener_jax.model.sharding import batch_sharding, make_mesh
@@ -26,14 +28,17 @@ from gener_jax.training import checkpoint, memory
 from gener_jax.training.metrics import Clock, Log, Progress, fetch, logged, say
 from gener_jax.training.step import abstract_state, init_state, make_train_step
 
+_READING = ("data.", "tokenizer.")  # fields that decide what is read from one dataset
+
 
 def check(config: Config) -> None:
     """Raises one line for each thing that is missing before anything is made: the data, the memory, a fitting mesh."""
     problems = []
     if not (Path(config.data.path) / "dataset.json").exists() and not config.data.build_from:
         problems.append(
-            f"no dataset at {config.data.path} (config.data.path): make it with python -m data_pipeline.build "
-            f"--input GENOMES.gbff.gz … --output {config.data.path}"
+            f"no dataset at {config.data.path} (config.data.path): get annotated genomes, e.g. "
+            "https://ftp.ncbi.nlm.nih.gov/refseq/release/DIVISION/*.genomic.gbff.gz, then make it with "
+            f"python -m data_pipeline.build --input *.gbff.gz --output {config.data.path}"
         )
     if config.train.check_memory and (line := memory.shortage(config)):
         problems.append(line)
@@ -42,13 +47,36 @@ def check(config: Config) -> None:
 
 
 def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
-    """Builds the dataset where it is absent and the configuration says from what."""
-    if not (Path(config.data.path) / "dataset.json").exists():
+    """Builds the dataset where it is absent and the configuration says from what; else checks that it is that one.
+
+    Raises:
+      DataError: if the dataset that is there was made from other files, or in another way.
+    """
+    if (Path(config.data.path) / "dataset.json").exists():
+        if config.data.build_from:
+            check_built(config)
+    else:
         say(f"building {config.data.path} from {', '.join(map(str, config.data.build_from))}")
         build(
             config.data.build_from, config.data.path, validation_share=config.data.validation_share,
             tokenizer=tokenizer if config.data.records == "tokens" else None,
         )  # fmt: skip
+
+
+def check_built(config: Config) -> None:
+    """Raises DataError if the dataset at `data.path` is not what `data.build_from` and its fields would build."""
+    info, wanted = read_info(config.data.path), config.data
+    differences = [
+        f"{name} {found}, not {value}"
+        for name, found, value in (
+            ("data.records", info["records"], wanted.records),
+            ("data.validation_share", info["parameters"]["validation_share"], wanted.validation_share),
+            ("data.build_from", [f["file"] for f in info["inputs"]], [Path(f).name for f in wanted.build_from]),
+        )
+        if found != value
+    ]
+    if differences:
+        raise DataError(f"{wanted.path}: was built with {'; '.join(differences)}: take another config.data.path")
 
 
 def train(config: Config, workdir: Path) -> dict:
@@ -57,11 +85,16 @@ def train(config: Config, workdir: Path) -> dict:
     Raises:
       ConfigError, DataError, CheckpointError: one line each, before anything is trained.
     """
+    if jax.process_count() > 1:
+        raise ConfigError(f"{jax.process_count()} processes: training over several hosts is not supported yet")
     tokenizer, config = for_config(config)
     with command.refusing("sample.prompts"):  # now, not when the training is done
         for prompt in config.sample.prompts:
-            tokenizer.encode(prompt, remainder="oov")
+            split_prompt(tokenizer, prompt)
     check(config)
+    # A run's folder has to be readable from anywhere.
+    data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))
+    config = dataclasses.replace(config, data=data)
     with command.refusing():
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     rows_apart = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -82,12 +115,17 @@ def train(config: Config, workdir: Path) -> dict:
     # 1. The folder's config must be this one.  2. The newest checkpoint gives parameters, optimizer and step.
     # 3. Its loader digest must be this one's.  4. The log is cut back to its step.
     checkpoint.check_folder(workdir, config)
+    allowing = config.train.allow_changes
     checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
     if (start := checkpoints.latest_step) is not None:
         state, loader_state = checkpoints.restore(start, target)
-        allowed = any(name.startswith(("data.", "tokenizer.")) for name in config.train.allow_changes)
-        if loader_state["digest"] != stream.digest and not allowed:
-            raise DataError(f"{config.data.path}: not the data this run began with; take another --workdir")
+        for name, digest in (("dataset", stream.source.digest), ("digest", stream.digest)):
+            allowed = "data.path" in allowing or (name == "digest" and any(a.startswith(_READING) for a in allowing))
+            if loader_state[name] != digest and not allowed:
+                raise DataError(
+                    f"{config.data.path}: not the data this run began with ({name} {digest[:12]}, was "
+                    f"{loader_state[name][:12]}): take another --workdir, or allow data.path by train.allow_changes"
+                )
         say(f"resuming {workdir} at step {start}")
     else:
         start, state = 0, init_state(config, mesh)
@@ -142,20 +180,22 @@ def train(config: Config, workdir: Path) -> dict:
                 if pending is not None:
                     read(*pending)
                 pending = (step, metrics)
-                look = step % config.eval.every_steps == 0 and step < num_steps
                 save = step % config.checkpoint.every_steps == 0 or step == num_steps
-                if look or save:
+                if save or step % config.eval.every_steps == 0:  # a checkpoint is always looked at: one is the best
                     read(*pending)
                     pending = None
                     with clock.paused():
-                        held_out = None
-                        if look or step == num_steps:
-                            held_out = evaluate(state.params)
-                            log.write(step=step, held_out={k: held_out[k] for k in ("loss", "bits_per_base")})
-                            say(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}")
+                        held_out = evaluate(state.params)
+                        log.write(step=step, held_out={k: held_out[k] for k in ("loss", "bits_per_base")})
+                        say(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}")
                         if save:
-                            loader = {"step": step, "seed": config.train.seed, "digest": stream.digest}
-                            checkpoints.save(step, state, loader, config, held_out and held_out["bits_per_base"])
+                            loader = {
+                                "step": step,
+                                "seed": config.train.seed,
+                                "digest": stream.digest,
+                                "dataset": stream.source.digest,
+                            }
+                            checkpoints.save(step, state, loader, config, held_out["bits_per_base"])
     except KeyboardInterrupt:
         checkpoints.close()  # one may be half-written
         raise KeyboardInterrupt(f"behind step {checkpoints.latest_step or 0}; the same command goes on there") from None

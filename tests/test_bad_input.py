@@ -45,8 +45,10 @@ def refused(capsys):
 @pytest.mark.parametrize(
     ("changes", "status", "words"),
     [
-        ({"data__path": "absent/set"}, 1, "no dataset at absent/set (config.data.path): make it with python -m data_p"),
+        ({"data__path": "absent/set"}, 1, "then make it with python -m data_pipeline.build --input"),
         ({"data__path": "absent/set", "data__build_from": "absent.gb"}, 1, "absent.gb: no such file"),
+        ({"sample__prompts": "ATGA<cds>ATG"}, 2, "sample.prompts: 4 bases from position 0"),
+        ({"data__validation_share": "0.4", "data__build_from": "absent.gb"}, 1, "take another config.data.path"),
         ({"mesh__fsdp": "3"}, 2, "does not fit 8 device(s)"),
         ({"mesh__fsdp": "5", "mesh__data": "-1"}, 2, "does not fit 8 device(s)"),
         ({"train__batch_size": "12"}, 2, "train.batch_size 12 is not divisible by mesh data·fsdp = 8"),
@@ -115,9 +117,10 @@ def empty_run(dataset, tmp_path_factory):
     [
         (evaluate.main, ["--checkpoint", "absent"], 1, "absent: holds no config.json"),
         (evaluate.main, ["--checkpoint", "{run}"], 1, "holds no checkpoints; train one with"),
-        (evaluate.main, ["--checkpoint", "{run}", "--config.mesh.fsdp=3"], 2, "does not fit 8 device(s)"),
         (evaluate.main, ["--checkpoint", "{run}", "--config.tokenizer.k=9"], 2, "tokenizer.k is 9"),
         (evaluate.main, [], 2, "give --config=FILE.py or --checkpoint=DIR"),
+        (sample.main, ["--checkpoint", "{run}", "--prompt", "ACGT<cds>ATG"], 2, "--prompt: 4 bases from position 0"),
+        (sample.main, ["--checkpoint", "{run}", "--seed", "4294967296"], 2, "sample.seed is 4294967296"),
         (sample.main, ["--checkpoint", "{run}", "--prompt", "AC GT"], 2, "--prompt: character ' ' at position 2"),
         (sample.main, ["--checkpoint", "{run}", "--prompt", "<x>"], 2, "--prompt: unknown special token '<x>'"),
         (sample.main, ["--checkpoint", "{run}", "--temperature", "-1"], 2, "sample.temperature is -1.0"),

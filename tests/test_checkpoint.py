@@ -61,14 +61,18 @@ def same(one, other):
         ([None, 2.0, 1.5, None, 1.8, None, None], [30, 60, 70], 30),
         ([2.0, 1.9, 1.8, 1.7], [30, 40], 40),
         ([1.0, 2.0, 3.0], [10, 20, 30], 10),
-        ([None, None, None, None], [30, 40], 40),  # none was looked at: the newest
+        ([None, None, None, None], [30, 40], None),  # none was looked at
         ([1.5, math.nan, None, math.nan, math.nan], [10, 40, 50], 10),  # a run that blew up
     ],
 )
 def test_the_newest_two_and_the_best_are_kept(tmp_path, config, mesh, state, bits, kept, best):
     assert save(tmp_path, config, state, bits) == kept
     target = abstract_params(config, mesh)
-    assert checkpoint.restore_params(tmp_path, target, "best")[1] == best
+    if best is None:
+        with pytest.raises(checkpoint.CheckpointError, match="none is the best"):
+            checkpoint.restore_params(tmp_path, target, "best")
+    else:
+        assert checkpoint.restore_params(tmp_path, target, "best")[1] == best
     assert checkpoint.restore_params(tmp_path, target)[1] == kept[-1]
     assert checkpoint.restore_params(tmp_path, target, kept[0])[1] == kept[0]
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == kept  # reading removes nothing

@@ -134,7 +134,7 @@ def test_a_run_says_and_writes_what_it_should(straight, dataset):
     assert [line["step"] for line in steps] == list(range(1, 13))
     assert steps[-1]["loss"] == last["train_loss"] < steps[0]["loss"]
     looks = [line for line in log if "held_out" in line]
-    assert [line["step"] for line in looks] == [4, 8, 12]
+    assert [line["step"] for line in looks] == [3, 4, 6, 8, 9, 12]  # each checkpoint too
     # The look at the end and the final evaluation are of the same regions, but another program.
     assert looks[-1]["held_out"]["loss"] == pytest.approx(last["loss"], abs=1e-6)
     assert sorted(p.name for p in straight.folder.iterdir()) == [

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from data_pipeline.tokenizer import PAD
+from data_pipeline import bases
+from data_pipeline.tokenizer import PAD, Tokenizer
 from gener_jax.model.decoder import Decoder, empty_cache
 
 _NEVER = -jnp.inf
@@ -123,6 +124,20 @@ def decode(
     start = (0, token, wanted <= 0, zeros, zeros, jnp.full((B, room), PAD, jnp.int32), cache)
     *_, count, out, _ = jax.lax.while_loop(proceed, advance, start)
     return out, count
+
+
+def split_prompt(tokenizer: Tokenizer, prompt: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of the prompt's whole tokens behind <s>, and the codes of the bases left over at its end.
+
+    Raises:
+      ValueError: for what is no DNA or special token, and for bases left over before a special token.
+    """
+    over = 0
+    if tokenizer.kind == "kmer":
+        over = len(prompt[prompt.rfind(">") + 1 :]) % tokenizer.k
+    whole = prompt[: len(prompt) - over]
+    tokenizer.encode(prompt, remainder="oov")  # refuses what is no base, and says where in the prompt
+    return tokenizer.encode(whole, add_bos=True), bases.encode(prompt[len(whole) :])
 
 
 def round_up(n: int) -> int:

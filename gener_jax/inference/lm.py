@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from data_pipeline import bases
 from data_pipeline.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax import config as configuration
 from gener_jax import huggingface
 from gener_jax.config import Config
-from gener_jax.inference.generate import Sampling, decode, left_pad, round_up
+from gener_jax.inference.generate import Sampling, decode, left_pad, round_up, split_prompt
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh, tree_shardings
 from gener_jax.tokenizer import KmerTokenizer, Tokenizer, for_config
@@ -24,8 +23,9 @@ from gener_jax.training import checkpoint
 class LM:
     """A model, its tokenizer and its parameters on a mesh."""
 
-    def __init__(self, config: Config, params, tokenizer: Tokenizer, mesh: jax.sharding.Mesh):
-        self.config, self.params, self.tokenizer, self.mesh = config, params, tokenizer, mesh
+    def __init__(self, config: Config, params, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, step: int | None = None):
+        """`step` is the checkpoint's, where the parameters come from one."""
+        self.config, self.params, self.tokenizer, self.mesh, self.step = config, params, tokenizer, mesh, step
         self.model = decoder.Decoder(config.model)
         self._logits = jax.jit(self._apply)
 
@@ -44,8 +44,17 @@ class LM:
             raise ValueError(f"ids have to be integers [batch, length], not {ids.dtype} {ids.shape}")
         if ids.size and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
             raise ValueError(f"ids have to be in [0, {self.tokenizer.vocab_size}), not {ids.min()} to {ids.max()}")
+        self._check_length(ids.shape[1], "a row of ids")
         with jax.set_mesh(self.mesh):
             return np.asarray(self._logits(self.params, jnp.asarray(ids, jnp.int32)))
+
+    def _check_length(self, tokens: int, what: str) -> None:
+        longest = self.config.model.max_position_embeddings
+        if tokens > longest:
+            raise ValueError(
+                f"{what} needs up to {tokens} tokens of context, the model was made for {longest} "
+                "(model.max_position_embeddings)"
+            )
 
     def generate(
         self,
@@ -73,13 +82,16 @@ class LM:
           batch_size: rows decoded together.
 
         Raises:
-          ValueError: for a prompt that is no DNA, or unequal numbers of seeds and prompts.
+          ValueError: for a prompt that is no DNA, more tokens than the model's positions, or unequal numbers of seeds
+            and prompts.
         """
         if isinstance(prompts, str):
             raise ValueError("prompts is one string: give a list of them")
         if num_bases < 0:
             raise ValueError(f"num_bases is {num_bases}: it cannot be negative")
         sampling = Sampling(temperature, top_k, top_p)
+        if any(not 0 <= s < 2**32 for s in np.atleast_1d(np.asarray(seed, object))):
+            raise ValueError(f"seed is {seed}: seeds are from 0 to 2^32 - 1")
         if isinstance(seed, int | np.integer):
             root = jax.random.key(seed)
             keys = [jax.random.fold_in(root, i) for i in range(len(prompts))]
@@ -87,7 +99,10 @@ class LM:
             keys = [jax.random.key(s) for s in seed]
         else:
             raise ValueError(f"{len(seed)} seeds for {len(prompts)} prompts: give one a prompt, or one for all")
-        rows = [self._split_prompt(p) for p in prompts]
+        rows = [split_prompt(self.tokenizer, p) for p in prompts]
+        shortest = self.tokenizer.token_bases[self.tokenizer.token_bases > 0].min()
+        for prompt, (ids, left) in zip(prompts, rows, strict=True):
+            self._check_length(len(ids) + -(-(len(left) + num_bases) // shortest), f"prompt {prompt[:20]!r}")
         stops = np.zeros(self.tokenizer.vocab_size, bool)
         for name in stop:
             if name not in SPECIAL_TOKENS:
@@ -101,16 +116,6 @@ class LM:
             for i, text in zip(chosen, drawn, strict=True):
                 texts[i] = text
         return texts
-
-    def _split_prompt(self, prompt: str) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of the prompt's whole tokens behind <s>, and the codes of the bases left over."""
-        over = 0
-        if self.tokenizer.kind == "kmer":
-            over = len(prompt[prompt.rfind(">") + 1 :]) % self.tokenizer.k
-        whole = prompt[: len(prompt) - over]
-        left = prompt[len(whole) :]
-        self.tokenizer.encode(prompt, remainder="oov")  # refuses what is no base, and says where in the prompt
-        return self.tokenizer.encode(whole, add_bos=True), bases.encode(left)
 
     def _generate(self, rows, keys, num_bases: int, sampling: Sampling, stops: np.ndarray) -> list[str]:
         t = self.tokenizer
@@ -190,8 +195,8 @@ def from_config(config: Config, folder: Path, *, step: int | str | None = None, 
     """The model of a run's folder with a changed configuration; `evaluate` and `sample` use it."""
     tokenizer, config = for_config(config)
     mesh = mesh or _default_mesh(config)
-    params, _ = checkpoint.restore_params(folder, abstract_params(config, mesh), step)
-    return LM(config, params, tokenizer, mesh)
+    params, step = checkpoint.restore_params(folder, abstract_params(config, mesh), step)
+    return LM(config, params, tokenizer, mesh, step)
 
 
 def _default_mesh(config: Config) -> jax.sharding.Mesh:

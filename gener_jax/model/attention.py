@@ -18,6 +18,11 @@ _MASKED = -1e30  # finite: exp(x - x) of a block that is masked as a whole stays
 IMPLEMENTATIONS = ("auto", "reference", "blockwise")
 
 
+def matmul_precision(dtype):
+    """The context for matrix products of a type: float32 means it on GPUs and TPUs too, not TF32 or bf16 passes."""
+    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
+
+
 class Segments(NamedTuple):
     """Which document each slot belongs to; slots of different documents do not see each other."""
 
@@ -47,10 +52,13 @@ def attention(
       block: queries and keys a block of the blockwise implementation, in tokens.
 
     Raises:
-      ValueError: for an unknown implementation, or heads that do not group.
+      ValueError: for an unknown implementation, heads that do not group, or queries behind the last key.
     """
     if q_BTNH.shape[2] % k_BSKH.shape[2]:
         raise ValueError(f"{q_BTNH.shape[2]} query heads do not group over {k_BSKH.shape[2]} key/value heads")
+    last = (offset if isinstance(offset, int) else 0) + q_BTNH.shape[1] - 1
+    if last >= k_BSKH.shape[1]:
+        raise ValueError(f"queries reach slot {last}, keys only slot {k_BSKH.shape[1] - 1}")
     if implementation == "auto":
         implementation = "blockwise" if q_BTNH.shape[1] > block else "reference"
     if implementation == "reference":
@@ -99,8 +107,6 @@ def _blockwise(q_BTNH, k_BSKH, v_BSKH, offset, segments, window, block):
     q_seg = k_seg = None
     if segments is not None:
         q_seg, k_seg = _pad_to(segments.queries, 1, bq), _pad_to(segments.keys, 1, bk)
-    if isinstance(offset, int) and offset + T > S:
-        raise ValueError(f"queries reach slot {offset + T - 1}, keys only slot {S - 1}")
     out = _flash(q, k, v, jnp.asarray(offset, jnp.int32), q_seg, k_seg, window, bq, bk)
     return out[:, :, :, :T].transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
@@ -164,6 +170,11 @@ def _flash_forward(q, k, v, offset, q_seg, k_seg, window, bq, bk):
 
 
 def _flash_backward(window, bq, bk, saved, d_out):
+    with matmul_precision(saved[0].dtype):  # traced on its own, outside of the model's context
+        return _gradients(window, bq, bk, saved, d_out)
+
+
+def _gradients(window, bq, bk, saved, d_out):
     q, k, v, offset, q_seg, k_seg, out, lse = saved
     T, H = q.shape[3:]
     delta = jnp.einsum("bkgqh,bkgqh->bkgq", out, d_out, preferred_element_type=jnp.float32)

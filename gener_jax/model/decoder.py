@@ -18,7 +18,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from gener_jax.config import Model
-from gener_jax.model.attention import Segments, attention
+from gener_jax.model.attention import Segments, attention, matmul_precision
 from gener_jax.model.sharding import constrain
 
 
@@ -172,7 +172,8 @@ class Decoder(nn.Module):
         embedded_BTD = jnp.take(self.embedding_VD.astype(c.dtype), ids_BT, axis=0)
         embedded_BTD = constrain(embedded_BTD, "batch", "length", "hidden")
         cache_kv = None if cache is None else (cache.k, cache.v)
-        x_BTD, cache_kv = self.layers(embedded_BTD, cache_kv, angles, segments, slot)
+        with matmul_precision(c.dtype):
+            x_BTD, cache_kv = self.layers(embedded_BTD, cache_kv, angles, segments, slot)
         if cache is not None:
             cache = Cache(*cache_kv, key_segments, cache.index + ids_BT.shape[1])
         return self.norm(x_BTD), cache
@@ -180,7 +181,8 @@ class Decoder(nn.Module):
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """The untied head: float32 logits of hidden states of any leading shape."""
         head_DV = self.lm_head_DV.astype(self.config.dtype)
-        return jnp.einsum("...d,dv->...v", hidden, head_DV, preferred_element_type=jnp.float32)
+        with matmul_precision(self.config.dtype):
+            return jnp.einsum("...d,dv->...v", hidden, head_DV, preferred_element_type=jnp.float32)
 
 
 def init(model: Decoder, key: jax.Array):

@@ -5,6 +5,7 @@ import numpy as np
 from data_pipeline import bases
 from data_pipeline.records import RegionSource
 from data_pipeline.tokenizer import Tokenizer
+from gener_jax.data.permutation import permute
 
 
 def _contexts(codes: np.ndarray, order: int) -> np.ndarray:
@@ -44,12 +45,12 @@ class Markov:
 
 
 def fit(source: RegionSource, tokenizer: Tokenizer, order: int, max_bases: int = 2**28) -> Markov:
-    """A model of the source's regions, each on its own strand; of the first `max_bases` bases where there are more."""
+    """A model of the source's regions, each on its own strand; of `max_bases` in a keyed order where there are more."""
     model, seen = Markov(order), 0
-    for region in range(len(source)):
+    for region in permute(np.arange(len(source)), len(source), key=0):
         if seen >= max_bases:
             break
-        codes = region_bases(source, tokenizer, region)
+        codes = region_bases(source, tokenizer, int(region))
         model.add(codes)
         seen += len(codes)
     return model

@@ -45,7 +45,7 @@ def as_text(config: Config, result: dict) -> str:
     lines += [f"  {name:24} {bits:.4f}{'  ← lowest' if bits == best else ''}" for name, bits in rows]
     if "bits_by_codon_position" in result:
         bits = result["bits_by_codon_position"]
-        lines.append("Bits by codon position in coding regions (nothing told the model where codons begin)")
+        lines.append("Bits by codon position in coding regions (each read in frame from its first base)")
         lines.append("  " + "   ".join(f"{name} {b:.4f}" for name, b in zip(("1st", "2nd", "3rd"), bits, strict=True)))
     for group in ("by_kind", "by_taxon"):
         if len(result[group]) > 1:

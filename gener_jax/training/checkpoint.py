@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,11 +19,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from gener_jax.config import Config, ConfigError, dumps, flatten, resolve
 from gener_jax.training.step import State
+
+_TOKENIZER = "tokenizer.model"
 
 
 class CheckpointError(ValueError):
@@ -54,8 +56,7 @@ def _manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
         "loader": ocp.JsonCheckpointHandler(),
         "config": ocp.JsonCheckpointHandler(),
     }
-    folder = epath.Path(folder.absolute() / "checkpoints")
-    return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
+    return ocp.CheckpointManager(folder.absolute() / "checkpoints", options=options, item_handlers=handlers)
 
 
 class Checkpoints:
@@ -162,11 +163,21 @@ def restore_params(folder: Path, target, step: int | str | None = None):
         steps = manager.all_steps()
         if not steps:
             raise CheckpointError(f"{folder}: holds no complete checkpoint yet")
-        step = manager.best_step() if step == "best" else max(steps) if step is None else step
+        if step == "best":
+            step = manager.best_step()
+            if step is None or _score(manager.metrics(step)) == math.inf:
+                raise CheckpointError(f"{folder}: no checkpoint has held-out bits per base, so none is the best")
+        step = max(steps) if step is None else step
         if step not in steps:
             raise CheckpointError(f"{folder}: has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
         items = ocp.args.Composite(params=ocp.args.StandardRestore(target))
         return _restore(manager, folder, step, items, target)["params"], step
+
+
+def read_loader_state(folder: Path, step: int) -> dict:
+    """What a step's checkpoint says of the data: step, seed, and the digests of loader and dataset."""
+    with _manager(folder) as manager:
+        return manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
 
 
 def read_config(folder: Path) -> Config:
@@ -175,7 +186,11 @@ def read_config(folder: Path) -> Config:
     if not path.exists():
         raise CheckpointError(f"{folder}: holds no config.json; give the folder of a run of gener_jax.train")
     try:
-        return resolve(json.loads(path.read_text()))
+        config = resolve(json.loads(path.read_text()))
+        if (folder / _TOKENIZER).exists():  # the run's own copy
+            tokenizer = dataclasses.replace(config.tokenizer, model_file=str(folder / _TOKENIZER))
+            config = dataclasses.replace(config, tokenizer=tokenizer)
+        return config
     except (json.JSONDecodeError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from None
 
@@ -215,8 +230,12 @@ def check_folder(folder: Path, config: Config) -> None:
 
 
 def describe_folder(folder: Path, config: Config) -> None:
-    """Writes config.json and environment.json."""
+    """Writes config.json and environment.json, and keeps a copy of a BPE tokenizer's model."""
     folder.mkdir(parents=True, exist_ok=True)
+    if config.tokenizer.kind == "bpe" and not (folder / _TOKENIZER).exists():
+        beside = folder / f"{_TOKENIZER}.partial"
+        shutil.copyfile(config.tokenizer.model_file, beside)
+        os.replace(beside, folder / _TOKENIZER)
     _write(folder / "config.json", dumps(config))
     _write(folder / "environment.json", json.dumps(_environment(), indent=2) + "\n")
 

@@ -1,8 +1,10 @@
 """What a training step needs on each device, by formula, and what the device has."""
 
+import contextlib
 import os
 import resource
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +50,10 @@ def available() -> float:
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] / GIB
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(jax.local_devices()) / GIB
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" where there is none
+        machine = min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return machine / len(jax.local_devices()) / GIB
 
 
 def peak() -> float:
