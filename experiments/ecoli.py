@@ -3,7 +3,8 @@
     python -m data_pipeline.build --input NC_000913.3.gbk.gz --output datasets/ecoli
     python -m gener_jax.train --config=experiments/ecoli.py
 
-The same with byte pairs instead of 6-mers:
+Expect 1.8585 held-out bits per base after 3000 steps (order 0 1.9985, order 5 1.9220) (it took 68 minutes on two cores
+busy with other work). The same with byte pairs instead of 6-mers (1.9611 after 1000 steps):
 
     python -m data_pipeline.train_bpe --dataset datasets/ecoli --vocab_size 1024 --output ecoli-bpe.model
     python -m data_pipeline.build --input NC_000913.3.gbk.gz --output datasets/ecoli-bpe \\

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import importlib.util
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -126,12 +127,15 @@ class Command:
 
 def run(main: Callable[[], None]) -> None:
     """Runs a program; what a user can mend becomes one line on standard error and an exit status."""
+    import absl.logging
     import jax
-    from absl import logging
 
     from gener_jax.training.checkpoint import CheckpointError
 
-    logging.set_verbosity(logging.FATAL)  # orbax writes pages about what is said here in a line
+    # orbax and its event loop write pages about what is said here in a line.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unless_loop_closed
     try:
         main()
     except ConfigError as error:
@@ -146,6 +150,12 @@ def run(main: Callable[[], None]) -> None:
         _fail(1, f"out of device memory: {str(error).splitlines()[0]}")
     except KeyboardInterrupt as interrupt:
         _fail(130, f"interrupted {interrupt}".strip())
+
+
+def _unless_loop_closed(unraisable) -> None:
+    """What Python says of an error in a destructor, but for those of writes that a full disk has ended."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _fail(status: int, error) -> None:

@@ -259,6 +259,7 @@ def test_interruption_leaves_nothing(tmp_path, number):
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "from data_pipeline import build, genbank\n"
         "read = genbank.read\n"
         "def slow(*arguments):\n"

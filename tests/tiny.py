@@ -116,7 +116,8 @@ def experiment(path: Path, dataset: Path, **changes: str) -> Path:
 
 def command(*arguments, module: str, cwd: Path, before: str = "", **options) -> subprocess.Popen:
     """A program in a process of its own on one CPU device; `before` is Python that runs first."""
-    code = f"import runpy, sys\n{before}\nsys.argv[0] = 'x'\nrunpy.run_module({module!r}, run_name='__main__')"
+    before = f"signal.signal(signal.SIGINT, signal.default_int_handler)\n{before}"  # a background job ignores it
+    code = f"import runpy, signal, sys\n{before}\nsys.argv[0] = 'x'\nrunpy.run_module({module!r}, run_name='__main__')"
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cwd / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
