@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import train_bpe
+from data_pipeline.build import build
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import make
 from gener_jax import command, evaluate, sample, train
@@ -241,6 +242,16 @@ def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
     assert header.startswith(">sample_1 prompt_bases=4 bases=20")
     assert re.fullmatch("ATGA[ACGT]{20}", "".join(lines))
     assert list(tmp_path.iterdir()) == [tmp_path / "a.fa"]
+
+
+def test_evaluate_warns_of_data_that_the_run_was_not_trained_on(straight, capsys, tmp_path):
+    arguments = ["--checkpoint", str(straight.folder), "--config.eval.max_regions=2"]
+    evaluate.main(arguments)
+    assert "warning" not in capsys.readouterr().err
+    build(tiny.GENOMES, tmp_path / "other", validation_share=0.2, seed=1)
+    capsys.readouterr()
+    evaluate.main([*arguments, f"--config.data.path={tmp_path / 'other'}"])
+    assert "other is not the dataset this run was trained on" in capsys.readouterr().err
 
 
 def kill(arguments, cwd, step, seconds):
