@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_pipeline import genbank, regions, split
+from data_pipeline import genbank, genome, regions, split
 from data_pipeline.errors import DataError
 from data_pipeline.writer import SHARD_BYTES, DatasetWriter, Tokenizer
 
@@ -45,7 +45,7 @@ def build(
     Args:
       inputs: GenBank files, plain or gzip.
       output: the folder to make; it must not exist.
-      taxon: the tag of every region, one of genbank.TAXA; None takes it from each record.
+      taxon: the tag of every region, one of genome.TAXA; None takes it from each record.
       validation_share: share of overlap groups, 0 to 1, that goes to validation.
       test_share: the same for test.
       seed: of the split.
@@ -60,8 +60,8 @@ def build(
     """
     inputs, output = [Path(path) for path in inputs], Path(output)
     split.check_shares(validation_share, test_share)
-    if taxon is not None and taxon not in genbank.TAXA:
-        raise DataError(f"taxon {taxon!r} is not one of {' '.join(genbank.TAXA)}")
+    if taxon is not None and taxon not in genome.TAXA:
+        raise DataError(f"taxon {taxon!r} is not one of {' '.join(genome.TAXA)}")
     if not inputs:
         raise DataError("no input files; name at least one GenBank file")
     for path in inputs:
@@ -118,7 +118,7 @@ def _fill(
                 if spans and taxon is None and record.taxon is None:
                     raise DataError(
                         f"{path}: record {record.accession}: neither its lineage nor its division tells a taxon; "
-                        f"give --taxon, one of {' '.join(genbank.TAXA)}"
+                        f"give --taxon, one of {' '.join(genome.TAXA)}"
                     )
                 parts = split.parts(record.accession, spans, len(record.codes), **shares)
                 for span, part in zip(spans, parts, strict=True):
@@ -142,7 +142,7 @@ def _fill(
     return dataset
 
 
-def _is_new(path: Path, record: genbank.Record, seen: dict[str, bytes], skipped: regions.Skipped) -> bool:
+def _is_new(path: Path, record: genome.Record, seen: dict[str, bytes], skipped: regions.Skipped) -> bool:
     """Whether the record's accession.version comes for the first time; a second one is counted as skipped."""
     content = hashlib.blake2b(record.codes, digest_size=16).digest()
     before = seen.setdefault(record.accession, content)
@@ -209,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parse.add_argument("--input", nargs="+", required=True, metavar="FILE", help="GenBank files, plain or gzip")
     parse.add_argument("--output", required=True, metavar="DIR", help="the folder to make; it must not exist")
-    parse.add_argument("--taxon", choices=genbank.TAXA, help="the tag of all regions, instead of each record's own")
+    parse.add_argument("--taxon", choices=genome.TAXA, help="the tag of all regions, instead of each record's own")
     parse.add_argument("--validation_share", type=float, default=0.05, help="share of overlap groups (default 0.05)")
     parse.add_argument("--test_share", type=float, default=0.0, help="share of overlap groups (default 0)")
     parse.add_argument("--seed", type=int, default=0, help="of the split (default 0)")

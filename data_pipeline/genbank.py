@@ -4,25 +4,21 @@ The file is cut at its `//` lines here and each record is parsed by gb-io, so th
 missing `//` is seen, and an error can name its record. gb-io alone would read a truncated file as a whole one.
 """
 
-import dataclasses
 import gzip
 import io
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import gb_io
 import numpy as np
 
 from data_pipeline import bases
 from data_pipeline.errors import DataError
+from data_pipeline.genome import Feature, Part, Record
 
 CHUNK_BYTES = 1 << 20
-# The divisions of a RefSeq release, in the order of the published vocabulary's tags.
-TAXA = ("mam", "vrt", "inv", "pln", "fng", "prt", "arc", "bct", "mit", "plt", "plm", "vir")
-
 _PLASTIDS = ("plastid", "chloroplast", "chromoplast", "leucoplast", "proplastid", "apicoplast", "cyanelle")
 # The first name found in the lineage decides: the narrow ones stand before the wide ones that hold them.
 _LINEAGE_TAXA = (
@@ -44,45 +40,6 @@ _DIVISION_TAXA = {
     "VRL": "vir",
     "PHG": "vir",
 }
-
-
-class Part(NamedTuple):
-    """A piece of a location, 0-based half-open on its record; `start` > `end` or bounds outside it are as written."""
-
-    start: int
-    end: int
-    strand: int
-    accession: str | None = None  # another record's accession.version; None for the feature's own record
-
-
-@dataclasses.dataclass(frozen=True)
-class Feature:
-    """A row of the feature table: its kind, its parts in 5' to 3' order, its qualifiers with all their values."""
-
-    kind: str
-    parts: tuple[Part, ...]
-    qualifiers: dict[str, tuple[str, ...]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """A GenBank record.
-
-    `codes` is uint8 [length] as in `bases`, empty for a record without sequence (`declared_length` then still holds
-    the LOCUS line's length in bases); `lower_case` is int64 [runs, 2], (start, end) of soft-masked stretches; `taxon`
-    is one of TAXA, or None where the file does not tell.
-    """
-
-    accession: str
-    declared_length: int
-    codes: np.ndarray
-    lower_case: np.ndarray
-    circular: bool
-    division: str
-    organism: str
-    lineage: tuple[str, ...]
-    taxon: str | None
-    features: tuple[Feature, ...]
 
 
 def read(
@@ -261,6 +218,7 @@ def _parse(path: Path, number: int, text: bytes, kinds: Collection[str] | None) 
         lineage=lineage,
         taxon=taxon_of(source.get("organelle", ("",))[0], "plasmid" in source, lineage, record.division),
         features=tuple(features),
+        taxon_id=next((x.removeprefix("taxon:") for x in source.get("db_xref", ()) if x.startswith("taxon:")), None),
     )
 
 

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipeline import bases
-from data_pipeline.genbank import Feature, Part, Record
+from data_pipeline.genome import Feature, Part, Record
 
-KINDS = ("cds", "tRNA", "rRNA", "ncRNA", "miscRNA", "pseudo", "other")
+KINDS = ("cds", "tRNA", "rRNA", "ncRNA", "miscRNA", "pseudo", "other", "mRNA", "regulatory", "whole")
 PRODUCTS = {"CDS": "cds", "tRNA": "tRNA", "rRNA": "rRNA", "ncRNA": "ncRNA", "tmRNA": "ncRNA", "misc_RNA": "miscRNA"}
 FEATURE_KINDS = frozenset(("gene", *PRODUCTS))
 
@@ -46,13 +46,47 @@ class Skipped(dict):
         row["bases"] += bases
 
 
+SCHEMES = ("gene", "whole", "mrna", "cds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """Which stretches of a record become regions, and how they are cut. Lengths in bases.
+
+    `gene`: the rules above. `whole`: the record itself, in pieces. `mrna`, `cds`: those features, their parts joined.
+    """
+
+    name: str = "gene"
+    flank: int = 0  # bases added at both outer ends, where the record has them
+    min_length: int = 1  # shorter regions are dropped
+    max_length: int | None = None  # longer ones are cut into pieces; None: never, but `whole` at WHOLE_LENGTH
+    cut_n: int | None = None  # runs of at least so many N are cut out; None keeps them
+    regulatory: bool = False  # regulatory features are regions too
+    kinds: tuple[str, ...] = ()  # only these of KINDS; empty: all
+    gene: str | None = None  # only where this regular expression is found in /gene or /locus_tag
+    product: str | None = None  # only where this one is found in /product
+
+
 class Span(NamedTuple):
-    """Where a region lies on its record: `start` >= `end` when it runs over the origin of a circle; strand +1 or -1."""
+    """Where a region lies on its record, and what is known of it.
+
+    `start` >= `end` when it runs over the origin of a circle; strand +1 or -1. `parts` are the (start, end, strand)
+    of a spliced region in 5' to 3' order, empty for one stretch. `frame` is the number of bases before the first
+    whole codon, -1 where nothing is coded; `translation` one of translation.OUTCOMES, or empty.
+    """
 
     start: int
     end: int
     strand: int
     kind: str
+    parts: tuple[tuple[int, int, int], ...] = ()
+    gene: str = ""
+    locus_tag: str = ""
+    product: str = ""
+    frame: int = -1
+    genetic_code: int = 0  # NCBI's number; 0 where nothing is coded
+    exceptions: str = ""  # /transl_except, /exception and /ribosomal_slippage as they stand
+    translation: str = ""
 
     def pieces(self, record_length: int) -> list[tuple[int, int]]:
         """The one or two (start, end) pieces, along the forward strand from the region's beginning there."""
@@ -81,6 +115,14 @@ class Region:
     taxon: str | None
     codes: np.ndarray
     lower_case: np.ndarray
+    parts: tuple[tuple[int, int, int], ...] = ()
+    gene: str = ""
+    locus_tag: str = ""
+    product: str = ""
+    frame: int = -1
+    genetic_code: int = 0
+    exceptions: str = ""
+    translation: str = ""
 
 
 def regions(record: Record, skipped: Skipped | None = None) -> Iterator[Region]:

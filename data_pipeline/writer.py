@@ -13,7 +13,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from data_pipeline import bases
 from data_pipeline.errors import DataError
-from data_pipeline.genbank import TAXA
+from data_pipeline.genome import TAXA
 from data_pipeline.records import (
     BASES,
     COLUMNS,

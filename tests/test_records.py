@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data_pipeline import bases, records
 from data_pipeline.errors import DataError
-from data_pipeline.genbank import TAXA
+from data_pipeline.genome import TAXA
 from data_pipeline.records import RegionSource
 from data_pipeline.regions import KINDS, Region
 from data_pipeline.writer import DatasetWriter

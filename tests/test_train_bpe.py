@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import bases, train_bpe
-from data_pipeline.genbank import TAXA
+from data_pipeline.genome import TAXA
 from data_pipeline.records import RegionSource
 from data_pipeline.regions import KINDS, Region
 from data_pipeline.tokenizer import SPECIAL_TOKENS, BpeTokenizer, KmerTokenizer

@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from data_pipeline import bases
 from data_pipeline.build import build
-from data_pipeline.genbank import TAXA
+from data_pipeline.genome import TAXA
 from data_pipeline.regions import KINDS, Region
 from data_pipeline.writer import DatasetWriter
 from gener_jax.config import Config, parse_value, resolve
