@@ -1,184 +1,326 @@
 """From annotated genomes to a dataset of gene regions.
 
-    python -m data_pipeline.build --input genomes/*.gbff.gz --output data/genomes
+    python -m data_pipeline.build --input genomes/ --output datasets/mine
 
-Reads GenBank files one record at a time, finds the gene regions, keeps overlapping ones in one part of train,
-validation and test, and writes ArrayRecord shards with an index and dataset.json. The folder appears when it is whole.
-The last line on standard output is a JSON object with the totals.
+Takes GenBank files, FASTA with GFF3 or GTF, FASTA alone (--scheme whole), folders of them, or a manifest. As many
+inputs are read at once as there are cores; then duplicates are dropped, train, validation and test decided, and
+ArrayRecord shards written with an index and dataset.json. The folder appears when it is whole. A build that was
+stopped, even killed, goes on when the same command is run again; finished inputs are kept in OUTPUT.partial. The last
+line on standard output is a JSON object with the totals.
 """
 
 import argparse
 import contextlib
-import hashlib
+import dataclasses
+import fcntl
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data_pipeline import genbank, genome, regions, split
+from data_pipeline import genome, merge, regions, spill, split
 from data_pipeline.errors import DataError
+from data_pipeline.inputs import Input, discover, manifest
+from data_pipeline.regions import Scheme
 from data_pipeline.writer import SHARD_BYTES, DatasetWriter, Tokenizer
 
-DUPLICATE_RECORD = "duplicate records"
+SMALL_BYTES = 8 << 20  # of input files, which take about two seconds
 
 
 def build(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path | Input],
     output: str | Path,
     *,
+    scheme: Scheme = Scheme(),  # noqa: B008 (it is frozen)
     taxon: str | None = None,
     validation_share: float = 0.05,
     test_share: float = 0.0,
+    split_by: str = "group",
+    duplicates: str = "inputs",
     seed: int = 0,
     tokenizer: Tokenizer | None = None,
     piece_length: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    skip_damaged: bool = False,
+    workers: int | None = 1,
 ) -> dict:
-    """Builds the dataset `output` from GenBank files and returns what its dataset.json holds.
+    """Builds the dataset `output` from annotated genomes and returns what its dataset.json holds.
 
     Args:
-      inputs: GenBank files, plain or gzip.
-      output: the folder to make; it must not exist.
-      taxon: the tag of every region, one of genome.TAXA; None takes it from each record.
-      validation_share: share of overlap groups, 0 to 1, that goes to validation.
+      inputs: files and folders, as `inputs.discover` takes them, or `Input`s.
+      output: the folder to make; it must not exist. While it grows, `output`.partial holds the inputs that are done.
+      scheme: which stretches become regions.
+      taxon: the tag of every region, one of genome.TAXA; None takes it from each file's name or record.
+      validation_share: share of what `split_by` keeps together, 0 to 1, that goes to validation.
       test_share: the same for test.
+      split_by: what is kept on one side of the split, one of split.BY.
+      duplicates: which regions are dropped that have the bases of an earlier one, on either strand: of another input
+        ("inputs"), of any ("all"), or none ("keep").
       seed: of the split.
       tokenizer: stores its token ids; None stores bases.
       piece_length: longest piece of a region in one record, in bases or tokens; None is what 64 KiB hold.
       shard_bytes: a new shard begins after so many bytes.
+      skip_damaged: leaves out inputs that cannot be read, and names them in dataset.json; otherwise they are an error.
+      workers: processes, whose number changes nothing of the result; None is one a core, or only one for a few small
+        inputs. A program that asks for several needs the usual `if __name__ == "__main__"`.
 
-    A record with an accession.version seen before, in any input, is skipped whole and counted.
+    A record with an accession.version seen before, in any input, is left out whole and counted.
 
     Raises:
-      DataError: bad input, an existing output, a full disk, no region at all; nothing is left behind.
+      DataError: bad input, an existing output, a full disk, no region at all. Inputs that were done by then are kept.
     """
-    inputs, output = [Path(path) for path in inputs], Path(output)
+    output = Path(output)
+    settings = spill.Settings(scheme, taxon, split_by, seed, tokenizer)
     split.check_shares(validation_share, test_share)
-    if taxon is not None and taxon not in genome.TAXA:
-        raise DataError(f"taxon {taxon!r} is not one of {' '.join(genome.TAXA)}")
-    if not inputs:
-        raise DataError("no input files; name at least one GenBank file")
-    for path in inputs:
-        if not path.is_file():
-            raise DataError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
+    _one_of("taxon", taxon, (None, *genome.TAXA))
+    _one_of("split_by", split_by, split.BY)
+    _one_of("duplicates", duplicates, merge.DUPLICATES)
+    if workers is not None and workers < 1:
+        raise DataError(f"workers is {workers}: give 1 or more")
+    sources = [source for source in inputs if isinstance(source, Input)]
+    found, aside = (
+        discover([path for path in inputs if not isinstance(path, Input)], annotated=scheme.name != "whole")
+        if len(sources) < len(inputs) or not inputs
+        else ([], [])
+    )
+    sources += found
+    for line in aside:
+        print(f"left aside: {line}", file=sys.stderr)
     if os.path.lexists(output):
         raise DataError(f"{output}: exists already; remove it or choose another output")
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    made = [folder for folder in partial.parents if not folder.exists()]
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise DataError(f"{partial}: cannot be made ({error.strerror})") from None
-    writer = None
-    try:
-        writer = DatasetWriter(partial, tokenizer, piece_length, shard_bytes)
-        dataset = _fill(writer, inputs, taxon, seed, validation_share, test_share)
-        partial.rename(output)
-    except BaseException as error:
-        if writer is not None:
-            writer.abandon()
-        shutil.rmtree(partial, ignore_errors=True)
-        for folder in made:
-            with contextlib.suppress(OSError):  # another program may be using it by now
-                folder.rmdir()
-        if isinstance(error, OSError):
-            raise DataError(f"{error.filename or output}: {error.strerror or error}; nothing was written") from None
-        raise
-    return dataset
-
-
-def _fill(
-    writer: DatasetWriter,
-    inputs: list[Path],
-    taxon: str | None,
-    seed: int,
-    validation_share: float,
-    test_share: float,
-) -> dict:
-    shares = {"seed": seed, "validation_share": validation_share, "test_share": test_share}
-    skipped = regions.Skipped()
-    skipped.add(DUPLICATE_RECORD, 0, 0)
-    seen: dict[str, bytes] = {}
-    files, region_bases = [], 0
-    with _Progress(inputs) as progress:
-        for path in inputs:
-            file = {"file": path.name, "sha256": _sha256(path), "bytes": path.stat().st_size, "records": 0, "bases": 0}
-            for record in genbank.read(path, regions.FEATURE_KINDS, progress.advance):
-                file["records"] += 1
-                file["bases"] += len(record.codes)
-                if not _is_new(path, record, seen, skipped):
-                    continue
-                spans = regions.spans(record, skipped)
-                if spans and taxon is None and record.taxon is None:
-                    raise DataError(
-                        f"{path}: record {record.accession}: neither its lineage nor its division tells a taxon; "
-                        f"give --taxon, one of {' '.join(genome.TAXA)}"
-                    )
-                parts = split.parts(record.accession, spans, len(record.codes), **shares)
-                for span, part in zip(spans, parts, strict=True):
-                    region = regions.extract(record, span, taxon)
-                    region_bases += len(region.codes)
-                    writer.add(part, region)
-            files.append(file)
-            progress.done(path, file)
-    if not any(len(part.columns["length"]) for part in writer.splits.values()):
-        reasons = ", ".join(f"{row['count']} {reason}" for reason, row in skipped.items() if row["count"])
-        names = ", ".join(path.name for path in inputs[:3]) + (" …" if len(inputs) > 3 else "")
-        raise DataError(f"no gene region in {names}; skipped: {reasons or 'nothing'}; give annotated records")
-    dataset = writer.close(
-        parameters={**shares, "taxon": taxon, "shard_bytes": writer.splits["train"].shard_bytes},
-        inputs=files,
-        skipped=skipped,
-    )
-    written = sum(part["bases"] for part in dataset["splits"].values())
-    if written != region_bases:
-        raise DataError(f"{region_bases} bases in regions but {written} written: a fault of this program, report it")
-    return dataset
-
-
-def _is_new(path: Path, record: genome.Record, seen: dict[str, bytes], skipped: regions.Skipped) -> bool:
-    """Whether the record's accession.version comes for the first time; a second one is counted as skipped."""
-    content = hashlib.blake2b(record.codes, digest_size=16).digest()
-    before = seen.setdefault(record.accession, content)
-    if before is content:
-        return True
-    if before != content:
-        raise DataError(
-            f"{path}: record {record.accession}: it came before with other bases (another part of the same sequence?); "
-            "rename one or build the two apart"
+    parameters = {
+        "scheme": dataclasses.asdict(scheme), "taxon": taxon, "validation_share": validation_share,
+        "test_share": test_share, "split_by": split_by, "duplicates": duplicates, "seed": seed,
+        "shard_bytes": shard_bytes,
+    }  # fmt: skip
+    if workers is None:
+        workers = _default_workers(sources)
+    with _Workplace(output) as partial, _Progress(sources) as progress:
+        folders = [partial / spill.key(source, settings) for source in sources]
+        damaged = _spill(sources, folders, settings, workers, skip_damaged, progress)
+        done = [folder for source, folder in zip(sources, folders, strict=True) if source not in damaged]
+        if not done:
+            raise DataError(f"none of {len(sources)} inputs could be read; the first: {damaged[sources[0]]}")
+        merged = merge.Merge(done, settings)
+        merged.drop_records()
+        merged.drop_duplicates(duplicates)
+        merged.decide_parts(validation_share, test_share)
+        with _pool(workers, len(done)) as apply:
+            merged.measure_leakage(partial, apply)
+        new = partial / "dataset"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        progress.writing(merged.kept_bases())
+        dataset = merged.write(
+            DatasetWriter(new, tokenizer, piece_length, shard_bytes),
+            progress.advance,
+            parameters=parameters,
+            damaged=[
+                {"files": [path.name for path in source.files], "error": line} for source, line in damaged.items()
+            ],
         )
-    skipped.add(DUPLICATE_RECORD, 1, len(record.codes))
-    return False
+        new.rename(output)
+    return dataset
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _default_workers(sources: Sequence[Input]) -> int:
+    """One a core; but only one for what is read sooner than a second process starts."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    size = sum(path.stat().st_size for source in sources for path in source.files)
+    return 1 if size < SMALL_BYTES else cores
+
+
+def _one_of(name: str, value: object, choices: tuple) -> None:
+    if value not in choices:
+        raise DataError(f"{name} {value!r} is not one of {' '.join(str(choice) for choice in choices if choice)}")
+
+
+class _Workplace(contextlib.AbstractContextManager):
+    """OUTPUT.partial, locked while in use; removed when the dataset is there, or nothing in it is worth keeping."""
+
+    def __init__(self, output: Path):
+        self.folder = output.with_name(f"{output.name}.partial")
+        self.made = [folder for folder in self.folder.parents if not folder.exists()]
+
+    def __enter__(self) -> Path:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = open(self.folder / "lock", "w")
+        except OSError as error:
+            raise DataError(f"{self.folder}: cannot be made ({error.strerror})") from None
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.lock.close()
+            raise DataError(f"{self.folder}: another build is writing there; wait for it") from None
+        return self.folder
+
+    def __exit__(self, kind, error, traceback) -> None:
+        kept = [path for path in self.folder.glob("*/spill.json") if "." not in path.parent.name]
+        if error is None or not kept or isinstance(error, merge.Refused):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            for folder in self.made:
+                with contextlib.suppress(OSError):  # not empty, or another program's by now
+                    folder.rmdir()
+            kept = []
+        self.lock.close()
+        told = f"; {len(kept)} finished inputs are kept in {self.folder}: run it again to go on" if kept else ""
+        if isinstance(error, OSError):
+            raise DataError(f"{error.filename or self.folder}: {error.strerror or error}{told}") from None
+        if isinstance(error, DataError) and told:
+            raise DataError(f"{error}{told}") from None
+
+
+def _spill(
+    sources: list[Input],
+    folders: list[Path],
+    settings: spill.Settings,
+    workers: int,
+    skip_damaged: bool,
+    progress: "_Progress",
+) -> dict[Input, str]:
+    """Makes the spills that are missing; returns the error of each input that could not be read."""
+    partial = folders[0].parent
+    for other in partial.iterdir():  # of a build that was killed, or of other settings
+        if other.is_dir() and other not in folders:
+            shutil.rmtree(other, ignore_errors=True)
+    damaged: dict[Input, str] = {}
+    missing = [number for number, folder in enumerate(folders) if not folder.is_dir()]
+    for number in set(range(len(sources))) - set(missing):
+        progress.done(number, spill.Spill(folders[number]).facts)
+    jobs = [(sources[number], folders[number], settings) for number in missing]
+
+    def finish(number: int, result: Callable[[], None]) -> None:
+        try:
+            result()
+        except DataError as error:
+            if not skip_damaged:
+                raise
+            damaged[sources[number]] = str(error)
+            print(f"left out: {error}", file=sys.stderr)
+        else:
+            progress.done(number, spill.Spill(folders[number]).facts)
+
+    if min(workers, len(jobs)) <= 1:
+        for number, job in zip(missing, jobs, strict=True):
+            finish(number, lambda job=job, number=number: spill.write(*job, progress.of(number)))
+        return damaged
+    with _pool(workers, len(jobs), progress.counts) as apply:
+        waiting = {apply.submit(_work, *job, number): number for number, job in zip(missing, jobs, strict=True)}
+        while waiting:
+            ended, _ = futures.wait(waiting, timeout=0.2, return_when=futures.FIRST_COMPLETED)
+            progress.refresh()
+            for future in ended:
+                finish(waiting.pop(future), future.result)
+    return damaged
+
+
+_counts = None  # in a worker: file bytes and bases done, two numbers an input
+
+
+def _start(counts) -> None:
+    global _counts
+    _counts = counts
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+
+
+def _work(source: Input, folder: Path, settings: spill.Settings, number: int) -> None:
+    def advance(read: int, bases: int) -> None:
+        _counts[2 * number] += read
+        _counts[2 * number + 1] += bases
+
+    spill.write(source, folder, settings, advance)
+
+
+class _Serial:
+    """The built-in map, where there is one worker."""
+
+    def __call__(self, *arguments):
+        return map(*arguments)
+
+
+class _Parallel:
+    def __init__(self, executor: futures.ProcessPoolExecutor):
+        self.submit, self.map = executor.submit, executor.map
+
+    def __call__(self, *arguments):
+        return self.map(*arguments)
+
+
+@contextlib.contextmanager
+def _pool(workers: int, jobs: int, counts=None) -> Iterator:
+    """A map over processes, or the built-in one; its processes are ended with it."""
+    if min(workers, jobs) <= 1:
+        yield _Serial()
+        return
+    # Not forked: the caller may hold threads (JAX's, say), and a lock one of them holds would never open.
+    context = multiprocessing.get_context("spawn")
+    executor = futures.ProcessPoolExecutor(min(workers, jobs), context, _start, (counts,))
+    try:
+        yield _Parallel(executor)
+        executor.shutdown()
+    except futures.process.BrokenProcessPool:
+        raise DataError("a worker was killed, most likely for want of memory; give fewer --workers") from None
+    finally:
+        for process in list((executor._processes or {}).values()):
+            process.terminate()
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 class _Progress(contextlib.AbstractContextManager):
-    """A bar over the input's bytes on a terminal, otherwise a line a file; on standard error."""
+    """A bar in bases on a terminal, otherwise a line an input; on standard error."""
 
-    def __init__(self, inputs: list[Path]):
-        total = sum(path.stat().st_size for path in inputs)
-        # tqdm's own `disable=None` asks the same of its stream, and then keeps silent.
-        self.bar = tqdm(total=total, unit="B", unit_scale=True, disable=None, leave=False)
+    def __init__(self, sources: list[Input]):
+        self.sources = sources
+        self.bytes = [sum(path.stat().st_size for path in source.files) for source in sources]
+        self.counts = multiprocessing.get_context("spawn").Array("q", 2 * len(sources), lock=False)
+        self.bar = tqdm(desc="reading", unit="b", unit_scale=True, disable=None, leave=False)
 
     def __exit__(self, *error):
         self.bar.close()
 
-    def advance(self, count: int) -> None:
-        self.bar.update(count)
+    def of(self, number: int) -> Callable[[int, int], None]:
+        """The progress of one input that this process reads."""
 
-    def done(self, path: Path, file: dict) -> None:
+        def advance(read: int, bases: int) -> None:
+            self.counts[2 * number] += read
+            self.counts[2 * number + 1] += bases
+            self.refresh()
+
+        return advance
+
+    def refresh(self) -> None:
+        """Shows the counts; the bases to come are told from the bytes to come."""
         if self.bar.disable:
-            print(f"{path}: {file['records']} records, {file['bases']} bases", file=sys.stderr)
+            return
+        read, bases = sum(self.counts[::2]), sum(self.counts[1::2])
+        self.bar.total = round(bases / read * sum(self.bytes)) if read and bases else None
+        self.bar.update(bases - self.bar.n)
+
+    def done(self, number: int, facts: dict) -> None:
+        """An input is finished."""
+        bases = sum(record["bases"] for record in facts["records"])
+        self.counts[2 * number], self.counts[2 * number + 1] = self.bytes[number], bases
+        self.refresh()
+        if self.bar.disable:
+            print(f"{self.sources[number].files[-1]}: {len(facts['records'])} records, {bases} bases", file=sys.stderr)
+
+    def writing(self, total: int) -> None:
+        """The second half: the dataset is written."""
+        self.bar.set_description("writing", refresh=False)
+        self.bar.reset(total)
+
+    def advance(self, bases: int) -> None:
+        """So many more bases are written."""
+        self.bar.update(bases)
 
 
 def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
@@ -191,13 +333,13 @@ def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
     return {
         "output": str(output),
         "digest": dataset["digest"],
-        "files": len(dataset["inputs"]),
-        "input_records": sum(file["records"] for file in dataset["inputs"]),
-        "input_bases": sum(file["bases"] for file in dataset["inputs"]),
+        "inputs": 1 + max(file["input"] for file in dataset["inputs"]),
+        "damaged": len(dataset["damaged"]),
         "regions": sum(part["regions"] for part in splits.values()),
         "region_bases": sum(part["bases"] for part in splits.values()),
         "splits": splits,
-        "skipped": {reason: row for reason, row in dataset["skipped"].items() if row["count"]},
+        **dataset["ledger"],
+        "leakage": dataset["leakage"],
         "seconds": round(seconds, 2),
     }
 
@@ -207,16 +349,72 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(
         prog="python -m data_pipeline.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parse.add_argument("--input", nargs="+", required=True, metavar="FILE", help="GenBank files, plain or gzip")
-    parse.add_argument("--output", required=True, metavar="DIR", help="the folder to make; it must not exist")
-    parse.add_argument("--taxon", choices=genome.TAXA, help="the tag of all regions, instead of each record's own")
-    parse.add_argument("--validation_share", type=float, default=0.05, help="share of overlap groups (default 0.05)")
-    parse.add_argument("--test_share", type=float, default=0.0, help="share of overlap groups (default 0)")
-    parse.add_argument("--seed", type=int, default=0, help="of the split (default 0)")
-    parse.add_argument("--records", choices=("bases", "tokens"), default="bases", help="what to store (default bases)")
-    parse.add_argument("--tokenizer", choices=("kmer", "bpe"), help="for --records tokens (default kmer)")
-    parse.add_argument("--k", type=int, help="bases a k-mer, for --records tokens (default 6)")
-    parse.add_argument("--model_file", metavar="FILE", help="the model of --tokenizer bpe")
+    add = parse.add_argument
+    add(
+        "--input",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files and folders: GenBank, FASTA, GFF3, GTF; plain, gzip or bgzip",
+    )
+    add(
+        "--manifest",
+        metavar="FILE",
+        help="a table (TSV) with columns sequence, annotation, taxon, split, instead of --input",
+    )
+    add("--output", required=True, metavar="DIR", help="the folder to make; it must not exist")
+    add("--taxon", choices=genome.TAXA, help="the tag of all regions, instead of each file's or record's own")
+
+    what = parse.add_argument_group("regions (lengths in bases)").add_argument
+    what(
+        "--scheme",
+        choices=regions.SCHEMES,
+        default="gene",
+        help="gene regions with introns (default), whole records, spliced mRNA or CDS",
+    )
+    what("--flank", type=int, default=0, help="bases added at both ends")
+    what("--min_length", type=int, default=1, help="drop shorter regions")
+    what(
+        "--max_length", type=int, help=f"cut longer regions into pieces (default: never; whole: {regions.WHOLE_LENGTH})"
+    )
+    what("--cut_n", type=int, metavar="RUN", help="cut runs of at least so many N out (default: keep them)")
+    what("--regulatory", action="store_true", help="regulatory features are regions too")
+    what(
+        "--kinds",
+        nargs="+",
+        default=[],
+        choices=regions.KINDS,
+        metavar="KIND",
+        help=f"only these: {' '.join(regions.KINDS)}",
+    )
+    what("--gene", metavar="REGEX", help="only where the gene's name or locus tag matches")
+    what("--product", metavar="REGEX", help="only where the product matches")
+    what(
+        "--duplicates",
+        choices=merge.DUPLICATES,
+        default="inputs",
+        help="drop regions with the bases of one in an earlier input (default), of any earlier one, or none",
+    )
+    what("--skip_damaged", action="store_true", help="leave out, and name, inputs that cannot be read")
+
+    parts = parse.add_argument_group("split").add_argument
+    parts("--validation_share", type=float, default=0.05, help="default 0.05")
+    parts("--test_share", type=float, default=0.0, help="default 0")
+    parts(
+        "--split_by",
+        choices=split.BY,
+        default="group",
+        help="what stays together: overlapping regions (group, the default), contig, assembly, taxon (the organism), or "
+        "cluster (regions that share 32-mers)",
+    )
+    parts("--seed", type=int, default=0, help="of the split (default 0)")
+
+    store = parse.add_argument_group("storage").add_argument
+    store("--records", choices=("bases", "tokens"), default="bases", help="what to store (default bases)")
+    store("--tokenizer", choices=("kmer", "bpe"), help="for --records tokens (default kmer)")
+    store("--k", type=int, help="bases a k-mer, for --records tokens (default 6)")
+    store("--model_file", metavar="FILE", help="the model of --tokenizer bpe")
+    store("--workers", type=int, help="processes (default: as many as cores, one for a few small inputs)")
     return parse
 
 
@@ -232,25 +430,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tokenizer = tokenizers.make(options.tokenizer or "kmer", options.k or 6, options.model_file)
         elif options.tokenizer or options.k or options.model_file:
             raise DataError("--tokenizer, --k and --model_file are for --records tokens; records of bases need none")
+        if bool(options.input) == bool(options.manifest):
+            raise DataError("give either --input or --manifest")
+        scheme = Scheme(
+            options.scheme, options.flank, options.min_length, options.max_length, options.cut_n, options.regulatory,
+            tuple(options.kinds), options.gene, options.product,
+        )  # fmt: skip
         dataset = build(
-            options.input,
+            manifest(options.manifest) if options.manifest else options.input,
             options.output,
-            taxon=options.taxon,
-            validation_share=options.validation_share,
-            test_share=options.test_share,
-            seed=options.seed,
+            scheme=scheme,
             tokenizer=tokenizer,
-        )
+            **{
+                name: getattr(options, name)
+                for name in (
+                    "taxon", "validation_share", "test_share", "split_by", "duplicates", "seed", "skip_damaged",
+                    "workers",
+                )
+            },
+        )  # fmt: skip
     except (ValueError, OSError, MemoryError) as error:
         print(f"build: error: {' '.join((str(error) or type(error).__name__).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("build: interrupted; nothing was written", file=sys.stderr)
+        partial = Path(f"{options.output}.partial")
+        kept = (
+            f"what is done is kept in {partial}: run it again to go on" if partial.exists() else "nothing was written"
+        )
+        print(f"build: interrupted; {kept}", file=sys.stderr)
         return 130
     print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
     return 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended leaves nothing half-written
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended keeps what is done
     sys.exit(main())

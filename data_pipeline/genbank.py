@@ -4,21 +4,20 @@ The file is cut at its `//` lines here and each record is parsed by gb-io, so th
 missing `//` is seen, and an error can name its record. gb-io alone would read a truncated file as a whole one.
 """
 
-import gzip
 import io
+import itertools
 import re
-import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import gb_io
 import numpy as np
 
-from data_pipeline import bases
+from data_pipeline import bases, fasta, stream
 from data_pipeline.errors import DataError
 from data_pipeline.genome import Feature, Part, Record
+from data_pipeline.stream import one_line
 
-CHUNK_BYTES = 1 << 20
 _PLASTIDS = ("plastid", "chloroplast", "chromoplast", "leucoplast", "proplastid", "apicoplast", "cyanelle")
 # The first name found in the lineage decides: the narrow ones stand before the wide ones that hold them.
 _LINEAGE_TAXA = (
@@ -81,29 +80,11 @@ def taxon_of(organelle: str, plasmid: bool, lineage: Collection[str], division: 
 
 def _texts(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
     """The text of each record, from LOCUS to `//`."""
-    try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: empty file; give a GenBank flat file")
-        with open(path, "rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            yield from _cut(path, raw, gzip.GzipFile(fileobj=raw) if zipped else raw, progress)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: damaged or truncated gzip file ({_one_line(error)}); fetch it again") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or _one_line(error)})") from None
-
-
-def _cut(path: Path, raw: io.BufferedReader, stream: io.IOBase, progress: Callable[[int], None]) -> Iterator[bytes]:
-    buffer, searched, first, done = bytearray(), 0, True, 0
-    while True:
-        chunk = stream.read(CHUNK_BYTES)
-        progress(raw.tell() - done)
-        if done == 0:
+    buffer, searched, first, opened = bytearray(), 0, True, False
+    for chunk in itertools.chain(stream.chunks(path, progress), (b"",)):
+        if not opened:
             _check_opening(path, chunk)
-        done = raw.tell()
+            opened = True
         if not chunk and buffer and not buffer.endswith(b"\n"):
             chunk = b"\n"  # a last line without its newline
         buffer += chunk
@@ -114,8 +95,6 @@ def _cut(path: Path, raw: io.BufferedReader, stream: io.IOBase, progress: Callab
             searched = 0
             yield _from_locus(path, text, first)
             first = False
-        if not chunk:
-            break
         searched = max(0, buffer.rfind(b"\n"))
     if buffer.strip():
         text = _from_locus(path, bytes(buffer), first)
@@ -125,7 +104,7 @@ def _cut(path: Path, raw: io.BufferedReader, stream: io.IOBase, progress: Callab
 def _check_opening(path: Path, chunk: bytes) -> None:
     """Refuses another format at once, before a `//` is looked for to its end."""
     if chunk.strip() and not re.search(rb"^LOCUS[ \t]", chunk, re.MULTILINE):
-        line = _one_line(chunk.strip()[:60].split(b"\n")[0].decode("ascii", "replace"))
+        line = one_line(chunk.strip()[:60].split(b"\n")[0].decode("ascii", "replace"))
         raise DataError(f"{path}: not a GenBank flat file: it opens with {line!r}, and no LOCUS line follows")
 
 
@@ -146,7 +125,7 @@ def _from_locus(path: Path, text: bytes, first: bool) -> bytes:
     match = re.search(rb"^LOCUS[ \t]", text, re.MULTILINE)
     before = text[: match.start()] if match else text
     if before.strip() and not (match and first and b"Genetic Sequence Data Bank" in before):
-        line = _one_line(before.strip().splitlines()[0][:60].decode("ascii", "replace"))
+        line = one_line(before.strip().splitlines()[0][:60].decode("ascii", "replace"))
         raise DataError(f"{path}: not a GenBank flat file: {line!r} stands where a LOCUS line should")
     if match is None:
         raise DataError(f"{path}: a `//` line without a record before it")
@@ -160,10 +139,6 @@ def _from_locus(path: Path, text: bytes, first: bool) -> bytes:
 def _locus_name(text: bytes) -> str:
     words = text[: text.find(b"\n")].split()
     return words[1].decode("ascii", "replace") if len(words) > 1 else "without a name"
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _parse(path: Path, number: int, text: bytes, kinds: Collection[str] | None) -> Record:
@@ -183,7 +158,7 @@ def _parse(path: Path, number: int, text: bytes, kinds: Collection[str] | None) 
     try:
         records = gb_io.load(io.BytesIO(text))
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        cause = _one_line(error).removeprefix("parser failed: ").removeprefix("Syntax error: ")
+        cause = one_line(error).removeprefix("parser failed: ").removeprefix("Syntax error: ")
         if length := re.search(r"Got (\d+) bytes of sequence, LOCUS promised (\d+)", cause):
             cause = f"{length[1]} bases where its LOCUS line says {length[2]}"
         raise DataError(f"{where}: not a valid GenBank record: {cause}; fetch it again") from None
@@ -192,12 +167,10 @@ def _parse(path: Path, number: int, text: bytes, kinds: Collection[str] | None) 
     record = records[0]
     sequence = bytes(record.sequence)
     accession = _accession(record)
-    # GenBank writes ORIGIN in one case throughout (lower by format, upper in old files), which says nothing of
-    # repeats; only a mixture of both marks soft-masked stretches.
-    if sequence.islower() or sequence.isupper():
+    if sequence.islower() or sequence.isupper():  # most are, and these tests are fast
         lower_case = np.zeros((0, 2), np.int64)
     else:
-        lower_case = bases.runs(np.frombuffer(sequence, np.uint8) >= ord("a"))
+        lower_case = fasta.soft_masked(bases.runs(np.frombuffer(sequence, np.uint8) >= ord("a")), len(sequence))
     features, source = [], None
     for feature in record.features:
         if feature.kind == "source" and source is None:

@@ -4,6 +4,7 @@ A dataset is a folder:
 
     dataset.json                          what it was made of, its counts, its parameters and its digest
     train.index.npz                       a row a region, by column (INDEX_COLUMNS)
+    train.names.npz                       its names, by column (NAME_COLUMNS): texts end to end, and their ends
     train-00000-of-00003.array_record     records of about 64 KiB; the same for validation and test
 
 A region is cut into pieces of `piece_length` (bases or tokens), and short regions are grouped, so that a record is
@@ -25,6 +26,7 @@ import json
 import struct
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ from data_pipeline import bases
 from data_pipeline.errors import DataError
 
 FORMAT = "gener_jax regions"
-VERSION = 1
+VERSION = 2
 PAYLOAD_BYTES = 1 << 16
 
 MAGIC = b"GNRR"
@@ -55,7 +57,13 @@ INDEX_COLUMNS = {
     "kind": np.int8,  # these three are places in lists of dataset.json
     "taxon": np.int8,
     "accession": np.int32,
+    "assembly": np.int32,
+    "frame": np.int32,  # bases before the first whole codon; -1 where nothing is coded
+    "genetic_code": np.int8,  # NCBI's number; 0 where nothing is coded
+    "seen": np.float32,  # share of a held-out region's SEEN_LENGTH-mers, on either strand, that stand in training
 }
+NAME_COLUMNS = ("gene", "locus_tag", "product", "parts", "exceptions", "translation")
+SEEN_LENGTH = 32  # bases
 
 NO_RUNS = np.zeros((0, 2), np.int64)
 # Four codes of each byte, the first in the low bits: unpacking is one table look-up.
@@ -74,6 +82,12 @@ def unpack(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Codes [start, stop) of packed bytes, uint8 [stop - start]; only the bytes they lie in are read."""
     first = start // 4
     return _UNPACK[packed[first : -(-stop // 4)]].reshape(-1)[start - 4 * first : stop - 4 * first]
+
+
+def join_texts(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Texts end to end as UTF-8, uint8 [bytes], and where each ends, int64 [texts]."""
+    encoded = [text.encode() for text in texts]
+    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(text) for text in encoded], dtype=np.int64)
 
 
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access
@@ -100,7 +114,7 @@ def read_info(folder: str | Path) -> dict:
     return info
 
 
-_INFO_KEYS = ("digest", "records", "piece_length", "tokenizer", "splits", "kinds", "taxa", "accessions")
+_INFO_KEYS = ("digest", "records", "piece_length", "tokenizer", "splits", "kinds", "taxa", "accessions", "assemblies")
 
 
 class RegionSource:
@@ -119,7 +133,7 @@ class RegionSource:
         if split not in self.info["splits"]:
             raise DataError(f"{folder}: no split {split!r}; it has {', '.join(self.info['splits'])}")
         facts = self.info["splits"][split]
-        missing = [key for key in ("regions", "index", "shards") if key not in facts]
+        missing = [key for key in ("regions", "index", "names", "shards") if key not in facts]
         if missing:
             raise DataError(f"{folder}/dataset.json: no {missing[0]!r} for {split}; build the dataset again")
         self.digest: str = self.info["digest"]
@@ -128,12 +142,14 @@ class RegionSource:
         self.kinds: list[str] = self.info["kinds"]
         self.taxa: list[str] = self.info["taxa"]
         self.accessions: list[str] = self.info["accessions"]
-        for file in [facts["index"], *facts["shards"]]:
+        self.assemblies: list[str] = self.info["assemblies"]
+        for file in [facts["index"], facts["names"], *facts["shards"]]:
             self._check_size(file)
         self._shards = [self.folder / shard["file"] for shard in facts["shards"]]
         self._first = np.cumsum([0] + [shard["records"] for shard in facts["shards"]])
         self.index = self._read_index(facts)
         self._units = self.index["length" if self.records == "bases" else "tokens"]
+        self._names: dict[str, tuple[bytes, np.ndarray]] = {}
         self._lock = threading.Lock()
         self._readers: dict[int, ArrayRecordReader] = {}
         self._cache: collections.OrderedDict[int, _Record] = collections.OrderedDict()
@@ -171,6 +187,23 @@ class RegionSource:
             for left, right in record.runs(slot, _LOWER_RUNS, first, last).tolist():
                 out[at + left : at + right] = True
         return out
+
+    def name(self, column: str, region: int) -> str:
+        """A region's text in one of NAME_COLUMNS; empty where the annotation gives none."""
+        if column not in self._names:
+            path = self.folder / self.info["splits"][self.split]["names"]["file"]
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    texts, ends = arrays[column].tobytes(), arrays[f"{column}_ends"]
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                cause = " ".join(str(error).split())[:200]
+                raise DataError(f"{path}: no valid table of names ({cause}); build the dataset again") from None
+            whole = ends.dtype == np.int64 and ends.shape == (len(self),)
+            if not whole or (len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] != len(texts))):
+                raise DataError(f"{path}: column {column} does not fit the regions; build the dataset again")
+            self._names[column] = texts, np.concatenate([[0], ends])
+        texts, ends = self._names[column]
+        return texts[ends[region] : ends[region + 1]].decode()
 
     def _pieces(self, region: int, start: int, stop: int):
         """For each piece of the slice: its place in the result, its record and slot, and the bounds in the piece."""

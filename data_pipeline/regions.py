@@ -1,52 +1,52 @@
-"""Gene regions: which stretches of a record the model is trained on, and their bases.
+"""Regions: which stretches of a record the model is trained on, and their bases.
 
-The rules, in 0-based half-open coordinates of the record:
+The scheme `gene`, in 0-based half-open coordinates of the record:
  1. A `gene` feature is a region: its outer span on its strand, introns included. Parts on both strands, or
     /trans_splicing, give one region a part.
  2. On a circular record a location that runs over the origin is one region: the end piece, then the start piece.
  3. Kind: `pseudo` if the gene has /pseudo or /pseudogene; otherwise the best of CDS > tRNA > rRNA > ncRNA and tmRNA >
-    misc_RNA among the features of its /locus_tag (lacking that, its /gene) that overlap it on its strand; else `other`.
- 4. One of those features that overlaps no gene on its strand is a region of its own.
+    misc_RNA among the features of its gene_id (lacking that, its /locus_tag; lacking that, its /gene) that overlap it
+    on its strand; else `other`.
+ 4. One of those features that overlaps no gene on its strand is a region of its own; so are regulatory features, on
+    request.
  5. The minus strand is reverse-complemented.
- 6. Equal (accession, start, end, strand) count once. What is skipped is counted.
+ 6. Equal (accession, start, end, strand) count once. What is left out is counted.
+
+`mrna` and `cds` take those features with their parts joined, equal parts counting once; a feature with a part on
+another record cannot be joined and is left out. `whole` takes the record itself in near-equal windows.
 """
 
-import bisect
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline import bases
-from data_pipeline.genome import Feature, Part, Record
+from data_pipeline import bases, locations, translation
+from data_pipeline.errors import DataError
+from data_pipeline.genome import Feature, Record
+from data_pipeline.ledger import DUPLICATE, ELSEWHERE, MALFORMED, NO_SEQUENCE, Ledger
+from data_pipeline.locations import Place
 
 KINDS = ("cds", "tRNA", "rRNA", "ncRNA", "miscRNA", "pseudo", "other", "mRNA", "regulatory", "whole")
 PRODUCTS = {"CDS": "cds", "tRNA": "tRNA", "rRNA": "rRNA", "ncRNA": "ncRNA", "tmRNA": "ncRNA", "misc_RNA": "miscRNA"}
-FEATURE_KINDS = frozenset(("gene", *PRODUCTS))
+# The feature key, and those that it replaced in 2014.
+REGULATORY = frozenset(
+    """regulatory promoter enhancer terminator attenuator RBS TATA_signal CAAT_signal GC_signal -10_signal -35_signal
+    polyA_signal misc_signal""".split()  # noqa: SIM905
+)
+WHOLE_LENGTH = 98_304  # bases of the longest context: 16 384 6-mers
 
-NO_SEQUENCE = "records without sequence"
-ELSEWHERE = "parts on other records"
-DUPLICATE = "duplicate regions"
-MALFORMED = "malformed locations"
+FILTERED = "filtered out"
+SHORT = "shorter than min_length"
+UNKNOWN = "N runs cut out"
 
-
-class Skipped(dict):
-    """What was left out, by reason: {"count": records, regions or parts, "bases": bases}."""
-
-    def __init__(self, reasons: tuple[str, ...] = (NO_SEQUENCE, ELSEWHERE, DUPLICATE, MALFORMED)):
-        super().__init__({reason: {"count": 0, "bases": 0} for reason in reasons})
-
-    def add(self, reason: str, count: int, bases: int) -> None:
-        """Counts `count` more for a reason, `bases` bases in all."""
-        row = self.setdefault(reason, {"count": 0, "bases": 0})
-        row["count"] += count
-        row["bases"] += bases
-
-
-SCHEMES = ("gene", "whole", "mrna", "cds")
+# The kinds of region that each scheme can give.
+SCHEMES = {"gene": (*KINDS[:7], "regulatory"), "whole": ("whole",), "mrna": ("mRNA",), "cds": ("cds", "pseudo")}
+_RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,36 +66,71 @@ class Scheme:
     gene: str | None = None  # only where this regular expression is found in /gene or /locus_tag
     product: str | None = None  # only where this one is found in /product
 
+    def __post_init__(self):
+        if self.name not in SCHEMES:
+            raise DataError(f"scheme {self.name!r} is unknown: give one of {' '.join(SCHEMES)}")
+        for name, least in (("flank", 0), ("min_length", 1), ("max_length", self.min_length), ("cut_n", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise DataError(f"{name} {value} is too small: give {least} or more bases")
+        if self.regulatory and self.name != "gene":
+            raise DataError(f"regulatory features belong to the scheme gene, not {self.name}: leave them out")
+        if self.name == "whole" and (self.flank or self.kinds or self.gene or self.product):
+            raise DataError("the scheme whole has no flanks, kinds, genes or products to choose by: leave them out")
+        possible = [kind for kind in SCHEMES[self.name] if kind != "regulatory" or self.regulatory]
+        for kind in self.kinds:
+            if kind not in possible:
+                raise DataError(f"kind {kind!r} is not one the scheme {self.name} gives: {' '.join(possible)}")
+        for name in ("gene", "product"):
+            try:
+                re.compile(getattr(self, name) or "")
+            except re.error as error:
+                raise DataError(f"{name} {getattr(self, name)!r} is not a regular expression: {error}") from None
+
+
+GENE = Scheme()
+
 
 class Span(NamedTuple):
     """Where a region lies on its record, and what is known of it.
 
     `start` >= `end` when it runs over the origin of a circle; strand +1 or -1. `parts` are the (start, end, strand)
     of a spliced region in 5' to 3' order, empty for one stretch. `frame` is the number of bases before the first
-    whole codon, -1 where nothing is coded; `translation` one of translation.OUTCOMES, or empty.
+    whole codon, -1 where nothing is coded (how long a 3' flank is it does not tell); `translation` one of
+    translation.OUTCOMES, or empty.
     """
 
     start: int
     end: int
     strand: int
     kind: str
-    parts: tuple[tuple[int, int, int], ...] = ()
+    parts: tuple[Place, ...] = ()
     gene: str = ""
     locus_tag: str = ""
     product: str = ""
     frame: int = -1
     genetic_code: int = 0  # NCBI's number; 0 where nothing is coded
-    exceptions: str = ""  # /transl_except, /exception and /ribosomal_slippage as they stand
+    exceptions: str = ""  # the qualifiers of translation.EXCEPTIONS, as they stand
     translation: str = ""
 
     def pieces(self, record_length: int) -> list[tuple[int, int]]:
-        """The one or two (start, end) pieces, along the forward strand from the region's beginning there."""
+        """The (start, end) stretches it covers: its parts, else the one or two along the forward strand."""
+        if self.parts:
+            return [(start, end) for start, end, _ in self.parts]
         if self.start < self.end:
             return [(self.start, self.end)]
         return [piece for piece in ((self.start, record_length), (0, self.end)) if piece[0] < piece[1]]
 
+    def stretches(self, record_length: int) -> tuple[Place, ...]:
+        """What it covers as (start, end, strand), 5' to 3'."""
+        if self.parts:
+            return self.parts
+        return tuple((start, end, self.strand) for start, end in self.pieces(record_length)[:: self.strand])
+
     def length(self, record_length: int) -> int:
         """Bases in the region."""
+        if self.start < self.end and not self.parts:
+            return self.end - self.start
         return sum(end - start for start, end in self.pieces(record_length))
 
 
@@ -115,7 +150,7 @@ class Region:
     taxon: str | None
     codes: np.ndarray
     lower_case: np.ndarray
-    parts: tuple[tuple[int, int, int], ...] = ()
+    parts: tuple[Place, ...] = ()
     gene: str = ""
     locus_tag: str = ""
     product: str = ""
@@ -125,155 +160,338 @@ class Region:
     translation: str = ""
 
 
-def regions(record: Record, skipped: Skipped | None = None) -> Iterator[Region]:
-    """The regions of a record by position; what is left out is counted in `skipped`."""
-    for span in spans(record, Skipped() if skipped is None else skipped):
-        yield extract(record, span)
+def feature_kinds(scheme: Scheme) -> frozenset[str]:
+    """The GenBank feature kinds that a scheme needs."""
+    return {
+        "gene": frozenset(("gene", *PRODUCTS)) | (REGULATORY if scheme.regulatory else frozenset()),
+        "whole": frozenset(),
+        "mrna": frozenset(("mRNA",)),
+        "cds": frozenset(("CDS",)),
+    }[scheme.name]
+
+
+def regions(record: Record, scheme: Scheme = GENE, ledger: Ledger | None = None) -> Iterator[Region]:
+    """The regions of a record by position, cut as the scheme says; the account is kept in `ledger`."""
+    ledger = Ledger() if ledger is None else ledger
+    for span in find(record, scheme, ledger):
+        yield from cut(extract(record, span), scheme, ledger)
+
+
+def find(record: Record, scheme: Scheme, ledger: Ledger) -> list[Span]:
+    """Where the regions of a record lie, flanks included, by start, end and strand.
+
+    Every location considered is counted in `ledger` as found, and those left out by their reason. A record without
+    sequence has none; it is counted as skipped, with its declared length.
+    """
+    length = len(record.codes)
+    if not length:
+        ledger.skip(NO_SEQUENCE, record.declared_length)
+        return []
+    located = {"gene": _genes, "whole": _windows, "mrna": _transcripts, "cds": _transcripts}[scheme.name]
+    gene, product = re.compile(scheme.gene or ""), re.compile(scheme.product or "")
+    seen, kept = set(), []
+    for span, feature in located(record, scheme, ledger):
+        flanked = _flanked(span, record, scheme.flank) if scheme.flank else span
+        count = flanked.length(length)
+        ledger.find(count)
+        place = flanked.parts or flanked[:3]
+        if place in seen:
+            ledger.drop(DUPLICATE, count)
+            continue
+        seen.add(place)
+        if (
+            (scheme.kinds and span.kind not in scheme.kinds)
+            or (scheme.gene and not (gene.search(span.gene) or gene.search(span.locus_tag)))
+            or (scheme.product and not product.search(span.product))
+        ):
+            ledger.drop(FILTERED, count)
+        elif count < scheme.min_length:
+            ledger.drop(SHORT, count)
+        elif scheme.name == "cds":
+            kept.append(flanked._replace(translation=_translation(record, span, feature, ledger)))
+        else:
+            kept.append(flanked)
+    return sorted(kept, key=lambda span: span[:3])
 
 
 def extract(record: Record, span: Span, taxon: str | None = None) -> Region:
-    """A region's bases and soft-masked stretches, read 5' to 3' on its own strand; `taxon` replaces the record's."""
-    pieces = span.pieces(len(record.codes))
-    codes = np.concatenate([record.codes[start:end] for start, end in pieces])
-    lower = np.concatenate([_within(record.lower_case, start, end) for start, end in pieces])
-    if len(pieces) == 2:
-        first = len(_within(record.lower_case, *pieces[0]))
-        lower[first:] += pieces[0][1] - pieces[0][0]
-        if 0 < first < len(lower) and lower[first - 1, 1] == lower[first, 0]:  # one run over the origin
-            lower[first - 1, 1] = lower[first, 1]
-            lower = np.delete(lower, first, axis=0)
-    if span.strand < 0:
-        codes = bases.reverse_complement(codes)
-        lower = len(codes) - lower[::-1, ::-1]
+    """A region's bases and soft-masked stretches, read 5' to 3', its parts joined; `taxon` replaces the record's."""
+    stretches = span.stretches(len(record.codes))
+    lower, at = [], 0
+    for start, end, strand in stretches if len(record.lower_case) else ():
+        runs = locations.within(record.lower_case, start, end)
+        lower.append(at + (runs if strand > 0 else end - start - runs[::-1, ::-1]))
+        at += end - start
     return Region(
-        accession=record.accession,
-        start=span.start,
-        end=span.end,
-        strand=span.strand,
-        kind=span.kind,
-        taxon=taxon or record.taxon,
-        codes=codes,
-        lower_case=lower,
+        record.accession,
+        span.start,
+        span.end,
+        span.strand,
+        span.kind,
+        taxon or record.taxon,
+        _joined(record, stretches),
+        locations.merged(np.concatenate(lower)) if lower else np.zeros((0, 2), np.int64),
+        *span[4:],
     )
 
 
-def spans(record: Record, skipped: Skipped) -> list[Span]:
-    """Where the regions of a record lie, by start, end and strand; what is left out is counted in `skipped`."""
-    if not len(record.codes):
-        skipped.add(NO_SEQUENCE, 1, record.declared_length)
-        return []
+def cut(region: Region, scheme: Scheme, ledger: Ledger) -> Iterator[Region]:
+    """The region itself, or its pieces where the scheme cuts it; what is dropped is counted in `ledger`.
+
+    Runs of at least `cut_n` N are left out, and stretches of more than `max_length` bases are cut into near-equal
+    pieces that cover every base once. A piece shorter than `min_length` is dropped.
+    """
+    length = len(region.codes)
+    stretches = [(0, length)]
+    if scheme.cut_n is not None:
+        unknown = bases.runs(region.codes == bases.N)
+        unknown = unknown[unknown[:, 1] - unknown[:, 0] >= scheme.cut_n]
+        if len(unknown):
+            edges = np.concatenate([[0], unknown.ravel(), [length]]).reshape(-1, 2).tolist()
+            stretches = [(start, end) for start, end in edges if start < end]
+            ledger.drop(UNKNOWN, int((unknown[:, 1] - unknown[:, 0]).sum()), 0 if stretches else 1)
+    pieces = [piece for stretch in stretches for piece in locations.near_equal(*stretch, scheme.max_length)]
+    if pieces == [(0, length)]:
+        yield region
+        return
+    if pieces:
+        ledger.split(len(pieces))
+    for start, end in pieces:
+        if end - start < scheme.min_length:
+            ledger.drop(SHORT, end - start)
+        else:
+            yield _piece(region, start, end)
+
+
+def _piece(region: Region, start: int, end: int) -> Region:
+    """The bases [start, end) of a region, 5' to 3', in their own place."""
+    if region.parts:
+        circle = max(part[1] for part in region.parts) if region.start >= region.end else None
+    else:
+        circle = region.start + len(region.codes) - region.end if region.start >= region.end else None
+    whole = Span(region.start, region.end, region.strand, region.kind, region.parts)
+    parts, at = [], 0
+    for part_start, part_end, strand in whole.stretches(circle or 0):
+        low, high = max(start - at, 0), min(end - at, part_end - part_start)
+        if low < high:
+            ends = (part_start + low, part_start + high) if strand > 0 else (part_end - high, part_end - low)
+            parts.append((*ends, strand))
+        at += part_end - part_start
+    frame = region.frame
+    if frame >= 0:
+        frame = frame - start if start < frame else (frame - start) % 3
+        frame = frame if frame < end - start else -1  # no codon begins in it
+    place = locations.place(parts, circle)
+    return dataclasses.replace(
+        region,
+        start=place[0],
+        end=place[1],
+        strand=place[2],
+        parts=place[3],
+        codes=region.codes[start:end],
+        lower_case=locations.within(region.lower_case, start, end),
+        frame=frame,
+    )
+
+
+def _windows(record: Record, scheme: Scheme, ledger: Ledger) -> Iterator[tuple[Span, None]]:
+    for start, end in locations.near_equal(0, len(record.codes), scheme.max_length or WHOLE_LENGTH):
+        yield Span(start, end, 1, "whole"), None
+
+
+def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, None]]:
+    """The regions of the scheme `gene`, unflanked, duplicates among them."""
     length = len(record.codes)
     named = collections.defaultdict(list)
-    products = []
+    products, regulatory = [], []
     for feature in record.features:
         if feature.kind in PRODUCTS:
-            kind = PRODUCTS[feature.kind]
-            for start, end, strand in _outer_spans(feature, record, skipped):
-                span = Span(start, end, strand, kind)
+            kind, qualifiers = PRODUCTS[feature.kind], feature.qualifiers
+            for place in _outer_spans(feature, record, ledger):
+                span = _named(place, kind, feature, _first(feature, "product"))
                 products.append(span)
+                if feature.gene_id is not None:
+                    named["gene_id", feature.gene_id].append(span)
                 for key in ("locus_tag", "gene"):
-                    for value in feature.qualifiers.get(key, ()):
+                    for value in qualifiers.get(key, ()):
                         named[key, value].append(span)
-    found: dict[tuple[int, int, int], Span] = {}
-    genes: dict[int, list[tuple[int, int]]] = {1: [], -1: []}
-    duplicates = []
+        elif scheme.regulatory and feature.kind in REGULATORY:
+            for place in _outer_spans(feature, record, ledger):
+                product = _first(feature, "regulatory_class") or feature.kind
+                regulatory.append(_named(place, "regulatory", feature, product))
+    found: list[Span] = []
+    covered: dict[int, list[tuple[int, int]]] = {1: [], -1: []}
     for feature in record.features:
         if feature.kind != "gene":
             continue
-        key = "locus_tag" if "locus_tag" in feature.qualifiers else "gene"
-        children = [span for value in feature.qualifiers.get(key, ()) for span in named[key, value]]
-        for place in _outer_spans(feature, record, skipped):
-            gene = Span(*place, "other")
-            pieces = gene.pieces(length)
-            genes[gene.strand] += pieces
-            if "pseudo" in feature.qualifiers or "pseudogene" in feature.qualifiers:
-                gene = gene._replace(kind="pseudo")
-            else:
-                kinds = [child.kind for child in children if _overlap(child, gene.strand, pieces, length)]
-                gene = gene._replace(kind=min(kinds, key=KINDS.index, default="other"))
-            if found.setdefault(place, gene) is not gene:
-                duplicates.append(gene)
-    unions = {strand: _union(pieces) for strand, pieces in genes.items()}
-    for product in products:
-        if any(_touches(unions[product.strand], *piece) for piece in product.pieces(length)):
-            continue  # the gene it lies in stands for it
-        if found.setdefault(product[:3], product) is not product:
-            duplicates.append(product)
-    for span in duplicates:
-        skipped.add(DUPLICATE, 1, span.length(length))
-    return sorted(found.values())
+        children = _children(feature, named)
+        for place in _outer_spans(feature, record, ledger):
+            pieces = Span(*place, "other").pieces(length)
+            covered[place[2]] += pieces
+            mine = [child for child in children if _overlap(child, place[2], pieces, length)]
+            best = min(mine, key=lambda child: _RANK[child.kind], default=None)
+            kind = "pseudo" if _is_pseudo(feature) else best.kind if best else "other"
+            product = (best and best.product) or next((child.product for child in mine if child.product), "")
+            found.append(_named(place, kind, feature, product))
+    unions = {strand: locations.union(pieces) for strand, pieces in covered.items()}
+    for span in products:
+        if not any(locations.touches(unions[span.strand], *piece) for piece in span.pieces(length)):
+            found.append(span)  # otherwise the gene it lies in stands for it
+    return [(span, None) for span in itertools.chain(found, regulatory)]
 
 
-def _outer_spans(feature: Feature, record: Record, skipped: Skipped) -> list[tuple[int, int, int]]:
+def _children(gene: Feature, named: dict[tuple[str, str], list[Span]]) -> list[Span]:
+    """The features that belong to a gene by its identifier, or lacking that by its name."""
+    if gene.gene_id is not None:
+        return named.get(("gene_id", gene.gene_id), [])
+    key = "locus_tag" if "locus_tag" in gene.qualifiers else "gene"
+    return [span for value in gene.qualifiers.get(key, ()) for span in named.get((key, value), ())]
+
+
+def _first(feature: Feature, key: str) -> str:
+    return feature.qualifiers.get(key, ("",))[0]
+
+
+def _named(place: Place, kind: str, feature: Feature, product: str) -> Span:
+    """A span with the names that its feature has."""
+    return Span(*place, kind, (), _first(feature, "gene"), _first(feature, "locus_tag"), product)
+
+
+def _transcripts(record: Record, scheme: Scheme, ledger: Ledger) -> Iterator[tuple[Span, Feature]]:
+    """The regions of the schemes `mrna` and `cds`, unflanked, duplicates among them."""
+    wanted = "CDS" if scheme.name == "cds" else "mRNA"
+    for feature in record.features:
+        if feature.kind == wanted and (span := _spliced(feature, record, ledger)) is not None:
+            yield span, feature
+
+
+def _spliced(feature: Feature, record: Record, ledger: Ledger) -> Span | None:
+    """A feature with its parts joined in order; None where they cannot be, which is counted."""
+    length = len(record.codes)
+    if any(part.accession is not None for part in feature.parts):
+        _lose(ledger, ELSEWHERE, sum(max(0, part.end - part.start) for part in feature.parts))
+        return None
+    own = [part[:3] for part in feature.parts if part.start != part.end]  # a place between two bases holds none
+    circle = length if record.circular else None
+    ends = locations.ends_over_origin(own, circle)
+    if not own or not locations.inside(own, length) or (ends and ends[0] < ends[1]):
+        _lose(ledger, MALFORMED, locations.clipped(own, length))
+        return None
+    kind = "mRNA"
+    if feature.kind == "CDS":
+        kind = "pseudo" if _is_pseudo(feature) else "cds"
+    *place, parts = locations.place(own, circle)
+    span = _named(place, kind, feature, _first(feature, "product"))._replace(parts=parts)
+    return _coding(span, feature) if kind == "cds" else span
+
+
+def _coding(span: Span, feature: Feature) -> Span:
+    """The span with its frame, genetic code and exceptions; what cannot be read is -1 or 0."""
+    codon_start, genetic_code = _first(feature, "codon_start") or "1", _first(feature, "transl_table") or "1"
+    known = re.fullmatch("[0-9]{1,2}", genetic_code) and translation.known_code(int(genetic_code))
+    exceptions = [
+        f"/{key}={value}" if value else f"/{key}"
+        for key in translation.EXCEPTIONS
+        for value in feature.qualifiers.get(key, ())
+    ]
+    return span._replace(
+        frame=int(codon_start) - 1 if codon_start in ("1", "2", "3") else -1,
+        genetic_code=int(genetic_code) if known else 0,
+        exceptions="; ".join(exceptions),
+    )
+
+
+def _translation(record: Record, span: Span, feature: Feature, ledger: Ledger) -> str:
+    """How an unflanked CDS reads against its annotation, which is noted."""
+    stretches = span.stretches(len(record.codes))
+    codes = _joined(record, stretches)
+    outcome = translation.check(codes, stretches, feature.qualifiers, span.frame, span.genetic_code)
+    ledger.note(f"translation: {outcome}", len(codes))
+    return outcome
+
+
+def _joined(record: Record, stretches: Iterable[Place]) -> np.ndarray:
+    """The bases of stretches end to end, each on its strand; a copy."""
+    found = [
+        record.codes[start:end].copy() if strand > 0 else bases.reverse_complement(record.codes[start:end])
+        for start, end, strand in stretches
+    ]
+    return found[0] if len(found) == 1 else np.concatenate(found)
+
+
+def _flanked(span: Span, record: Record, flank: int) -> Span:
+    """The span with up to `flank` bases more at both ends: to the ends of a linear record, round a circle to itself.
+
+    The flanks of a spliced region lengthen its first and last part, and stop at its other parts.
+    """
+    length = len(record.codes)
+    parts = span.stretches(length)
+    (first_start, first_end, first_strand), (last_start, last_end, last_strand) = parts[0], parts[-1]
+    front = first_start if first_strand > 0 else first_end
+    back = last_end if last_strand > 0 else last_start
+    five = locations.room(front, -first_strand, parts, length, record.circular)
+    three = locations.room(back, last_strand, parts, length, record.circular)
+    if first_strand == last_strand and (front - first_strand * five - back) % length == 0:
+        five, three = (five + 1) // 2, three // 2  # one gap, as round a circle: they share it
+    five, three = min(five, flank), min(three, flank)
+    if len(parts) == 1:
+        parts = locations.lengthened(parts[0], five, three, length)
+    else:
+        parts = (
+            *locations.lengthened(parts[0], five, 0, length),
+            *parts[1:-1],
+            *locations.lengthened(parts[-1], 0, three, length),
+        )
+    start, end, strand, parts = locations.place(parts, length if record.circular else None)
+    frame = span.frame + five if span.frame >= 0 else -1
+    return span._replace(start=start, end=end, strand=strand, parts=parts, frame=frame)
+
+
+def _outer_spans(feature: Feature, record: Record, ledger: Ledger) -> list[Place]:
     """(start, end, strand) of a feature: one outer span, or one a part where strands mix or the gene is spliced."""
-    own = [part for part in feature.parts if part.accession is None]
-    if len(own) < len(feature.parts):
-        away = sum(max(0, part.end - part.start) for part in feature.parts if part.accession is not None)
-        skipped.add(ELSEWHERE, len(feature.parts) - len(own), away)
+    length = len(record.codes)
+    own = feature.parts
+    if len(own) == 1:
+        start, end, strand, accession = own[0]
+        if accession is None and 0 <= start < end <= length:
+            return [(start, end, strand)]
+    away = [part for part in own if part.accession is not None]
+    if away:
+        ledger.note(ELSEWHERE, sum(max(0, part.end - part.start) for part in away), len(away))
+        own = [part for part in own if part.accession is None]
     if not own:
         return []
-    length = len(record.codes)
-    if any(not 0 <= part.start <= part.end <= length for part in own):
-        skipped.add(MALFORMED, 1, sum(max(0, min(part.end, length) - max(part.start, 0)) for part in own))
+    if not locations.inside(own, length):
+        _lose(ledger, MALFORMED, locations.clipped(own, length))
         return []
     strand = own[0].strand
     if any(part.strand != strand for part in own) or "trans_splicing" in feature.qualifiers:
-        places = [(part.start, part.end, part.strand) for part in own]
+        places = [part[:3] for part in own]
     else:
-        ends = _ends_over_origin(own, record)
+        ends = locations.ends_over_origin(own, length if record.circular else None)
         if ends and ends[0] < ends[1]:
-            skipped.add(MALFORMED, 1, length)  # round the circle and over itself: more bases than the record has
+            _lose(ledger, MALFORMED, length)  # round the circle and over itself: more bases than the record has
             return []
         if ends:
             return [(*ends, strand)]
         places = [(min(part.start for part in own), max(part.end for part in own), strand)]
     whole = [place for place in places if place[0] < place[1]]
-    if len(whole) < len(places):
-        skipped.add(MALFORMED, len(places) - len(whole), 0)  # a place between two bases holds none
+    for _ in range(len(places) - len(whole)):
+        _lose(ledger, MALFORMED, 0)  # a place between two bases holds none
     return whole
 
 
-def _ends_over_origin(own: list[Part], record: Record) -> tuple[int, int] | None:
-    """Where a feature of one strand starts and ends on the forward strand, if it runs over a circle's origin.
+def _lose(ledger: Ledger, reason: str, count: int) -> None:
+    """Counts a location of `count` bases as found and dropped."""
+    ledger.find(count)
+    ledger.drop(reason, count)
 
-    Equal ends are the whole circle.
-    """
-    along = own if own[0].strand > 0 else own[::-1]
-    if record.circular:
-        for before, after in itertools.pairwise(along):
-            if before.end == len(record.codes) and after.start == 0:
-                return along[0].start, along[-1].end
-    return None
+
+def _is_pseudo(feature: Feature) -> bool:
+    return "pseudo" in feature.qualifiers or "pseudogene" in feature.qualifiers
 
 
 def _overlap(span: Span, strand: int, pieces: list[tuple[int, int]], length: int) -> bool:
     return span.strand == strand and any(
         start < right and left < end for start, end in span.pieces(length) for left, right in pieces
     )
-
-
-def _union(pieces: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """The starts and ends of the disjoint stretches that the pieces cover."""
-    starts, ends = [], []
-    for start, end in sorted(pieces):
-        if ends and start < ends[-1]:
-            ends[-1] = max(ends[-1], end)
-        else:
-            starts.append(start)
-            ends.append(end)
-    return starts, ends
-
-
-def _touches(union: tuple[list[int], list[int]], start: int, end: int) -> bool:
-    starts, ends = union
-    at = bisect.bisect_left(starts, end) - 1  # the last stretch that starts before `end`
-    return at >= 0 and ends[at] > start
-
-
-def _within(runs: np.ndarray, start: int, end: int) -> np.ndarray:
-    """The runs (sorted, disjoint) inside [start, end), clipped to it and counted from it; a copy."""
-    if not len(runs):
-        return runs.copy()
-    first = np.searchsorted(runs[:, 1], start, "right")
-    last = np.searchsorted(runs[:, 0], end, "left")
-    return np.clip(runs[first:last], start, end) - start

@@ -1,7 +1,8 @@
-"""Train, validation and test: regions that overlap stay together, and a region's part never moves.
+"""Train, validation and test: what belongs together stays together, and a region's part never moves.
 
-A group is a region with all that overlap it, on either strand and over the origin, transitively. Its part depends on
-(seed, accession, the group's smallest start) alone, so that more input leaves it where it was.
+What belongs together (BY): a region with all that overlap it, on either strand and over the origin, transitively; or
+its contig; its assembly; its organism. Its place, a number that depends on the seed and on its name alone, decides its
+part, so that more input leaves it where it was. `clusters` joins groups that share sequence.
 """
 
 import hashlib
@@ -10,9 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipeline.errors import DataError
+from data_pipeline.genome import Record
 from data_pipeline.regions import Span
 
 PARTS = ("train", "validation", "test")
+BY = ("group", "contig", "assembly", "taxon", "cluster")
 
 
 def check_shares(validation_share: float, test_share: float) -> None:
@@ -25,48 +28,53 @@ def check_shares(validation_share: float, test_share: float) -> None:
 
 
 def groups(spans: Sequence[Span], record_length: int) -> np.ndarray:
-    """The overlap group of each span, int64 [spans], numbered along the record from 0."""
+    """The overlap group of each span, int64 [spans]: its first member's number."""
     pieces = [(*piece, number) for number, span in enumerate(spans) for piece in span.pieces(record_length)]
-    group, reach = -1, -1
-    found = np.zeros(len(spans), np.int64)
-    over_origin = False
+    joined = list(range(len(spans)))  # each points to a member before it, the first of a group to itself
+
+    def first(number: int) -> int:
+        while joined[number] != number:
+            joined[number] = joined[joined[number]]
+            number = joined[number]
+        return number
+
+    reach, last = -1, -1
     for start, end, number in sorted(pieces):
-        if start >= reach:
-            group += 1
-        reach = max(reach, end)
-        # The piece behind the origin comes first in this order; the span's own group is that of its other piece.
-        over_origin |= spans[number].start >= spans[number].end
-        found[number] = group
-    if over_origin:  # every such span covers the last base and the first: those two groups are one
-        found[found == group] = 0
-    return found
+        if start < reach:
+            one, other = sorted((first(last), first(number)))
+            joined[other] = one
+        if end > reach:
+            reach, last = end, number
+    return np.array([first(number) for number in range(len(spans))], np.int64)
 
 
-def part_of(accession: str, smallest_start: int, *, seed: int, validation_share: float, test_share: float) -> str:
-    """The part of a group: "validation" from the low end of its hash, "test" from the high end, else "train"."""
-    digest = hashlib.blake2b(f"{seed}\t{accession}\t{smallest_start}".encode(), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64
-    if place < validation_share:
-        return "validation"
-    return "test" if place >= 1 - test_share else "train"
+def places(record: Record, spans: Sequence[Span], *, by: str, seed: int, assembly: str) -> list[int]:
+    """Where each span stands between 0 and 2**64: the hash of what it belongs to, one of BY.
+
+    `cluster` gives the overlap groups' places. The organism is NCBI's taxon number, lacking that the organism's name,
+    lacking that the record's division.
+    """
+    if by == "contig":
+        names = [f"contig\t{record.accession}"] * len(spans)
+    elif by == "assembly":
+        names = [f"assembly\t{assembly}"] * len(spans)
+    elif by == "taxon":
+        names = [f"taxon\t{record.taxon_id or record.organism or record.taxon}"] * len(spans)
+    else:
+        found = groups(spans, len(record.codes)).tolist()
+        starts: dict[int, int] = {}
+        for group, span in zip(found, spans, strict=True):
+            starts[group] = min(span.start, starts.get(group, span.start))
+        names = [f"{record.accession}\t{starts[group]}" for group in found]
+    known = {name: _place(seed, name) for name in dict.fromkeys(names)}
+    return [known[name] for name in names]
 
 
-def parts(
-    accession: str,
-    spans: Sequence[Span],
-    record_length: int,
-    *,
-    seed: int,
-    validation_share: float,
-    test_share: float,
-) -> list[str]:
-    """The part, one of PARTS, of each span of one record."""
-    found = groups(spans, record_length)
-    starts: dict[int, int] = {}
-    for group, span in zip(found.tolist(), spans, strict=True):
-        starts[group] = min(span.start, starts.get(group, span.start))
-    chosen = {
-        group: part_of(accession, start, seed=seed, validation_share=validation_share, test_share=test_share)
-        for group, start in starts.items()
-    }
-    return [chosen[group] for group in found.tolist()]
+def _place(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}\t{name}".encode(), digest_size=8).digest(), "big")
+
+
+def parts_of(places: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
+    """The parts, int8 numbers of PARTS, of places, uint64: validation at the low end, test at the high one."""
+    share = places.astype(np.float64) / 2**64
+    return np.select([share < validation_share, share >= 1 - test_share], [1, 2], 0).astype(np.int8)

@@ -6,6 +6,7 @@ what differs. `resolve` turns it into a `Config`. Reading files and command line
 
 import dataclasses
 import json
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -102,6 +103,7 @@ class Data:
     random_phase: bool = True  # start every region at a random offset below k bases, another one each epoch
     reverse_complement: bool = False  # read every region on a random strand, another one each epoch
     mask_documents: bool = False  # regions in one window do not see each other
+    repeat_weight: float = 1.0  # of a lower-case (soft-masked) base in the training loss; the others weigh 1
     num_workers: int = 0  # processes that read; 0 reads in threads
     prefetch: int = 4  # batches read ahead
 
@@ -109,6 +111,13 @@ class Data:
         _choice("data.records", self.records, ("bases", "tokens"))
         _require(self.context_length > 0, f"data.context_length is {self.context_length}: it has to be positive")
         _require(0 < self.validation_share < 1, f"data.validation_share is {self.validation_share}: between 0 and 1")
+        weight = self.repeat_weight
+        _require(0 <= weight < math.inf, f"data.repeat_weight is {weight}: it has to be finite and not negative")
+        _require(
+            weight == 1 or self.records == "bases",
+            f"data.repeat_weight is {weight} and data.records is tokens, which keep no lower case: "
+            "set data.repeat_weight to 1, or data.records to bases",
+        )
         _require(self.num_workers >= 0, f"data.num_workers is {self.num_workers}: it cannot be negative")
         _require(self.prefetch > 0, f"data.prefetch is {self.prefetch}: it has to be positive")
 

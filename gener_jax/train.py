@@ -107,6 +107,11 @@ def train(config: Config, workdir: Path) -> dict:
         target = abstract_state(config, mesh)
     prepare_data(config, tokenizer)
     stream = TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
+    if config.data.repeat_weight != 1 and not stream.has_lower_case():
+        say(
+            f"warning: no lower case in the bases of {config.data.path} that were looked at: data.repeat_weight "
+            f"{config.data.repeat_weight} does nothing to them"
+        )
     held_out_source = RegionSource(config.data.path, config.eval.split)
     if len(held_out_source) == 0:
         raise DataError(f"{config.data.path}: the {config.eval.split} split is empty; build with a larger share for it")
@@ -186,7 +191,8 @@ def train(config: Config, workdir: Path) -> dict:
                     pending = None
                     with clock.paused():
                         held_out = evaluate(state.params)
-                        log.write(step=step, held_out={k: held_out[k] for k in ("loss", "bits_per_base")})
+                        looked_at = ("loss", "bits_per_base", "without_near_copies")
+                        log.write(step=step, held_out={k: held_out[k] for k in looked_at if k in held_out})
                         say(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}")
                         if save:
                             loader = {
@@ -218,7 +224,10 @@ def finish(config: Config, workdir: Path, params, tokenizer: Tokenizer, mesh, la
         f"  python -m gener_jax.train --config=experiments/quickstart.py --config.data.build_from=YOUR.gbff.gz "
         "--config.data.path=datasets/yours --workdir=runs/yours"
     )
-    keep = ("loss", "bits_per_base", "perplexity", "bits_by_codon_position", "markov_0", "markov_5")
+    keep = (
+        "loss", "bits_per_base", "perplexity", "without_near_copies", "bits_by_codon_position", "by_case", "markov_0",
+        "markov_5",
+    )  # fmt: skip
     return {
         **{name: result[name] for name in keep if name in result},
         "train_loss": last.get("loss"),

@@ -1,5 +1,7 @@
 import gzip
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline import bases, build, genbank, regions
+from data_pipeline import bases, build, genbank, ledger, merge, regions
 from data_pipeline.errors import DataError
+from data_pipeline.inputs import Input
 from data_pipeline.records import RegionSource
+from data_pipeline.regions import Scheme
 from tests.data import FIXTURES, data_path
 from tests.test_genbank import record_text, write
 from tests.test_records import StubTokenizer
@@ -61,7 +65,12 @@ def test_every_region_is_in_one_split_and_reads_back(tmp_path):
     assert sum(part["bases"] for part in info["splits"].values()) == sum(map(len, expected.values()))
     assert [(file["file"], file["records"]) for file in info["inputs"]] == [(path.name, 1) for path in INPUTS]
     assert sum(file["bases"] for file in info["inputs"]) == 154478 + 60942 + 5386 + 9609
-    assert info["skipped"][regions.DUPLICATE] == {"count": 1, "bases": 114}
+    assert info["ledger"]["regions"] == {
+        "found": {"count": 238, "bases": 179853 + 114},
+        "cut": 0,
+        "dropped": {ledger.DUPLICATE: {"count": 1, "bases": 114}},
+    }
+    assert info["ledger"]["records"]["read"] == {"count": 4, "bases": 230415}
     kinds = [part["kinds"] for part in info["splits"].values()]
     assert sum(row["regions"] for part in kinds for row in part.values()) == 130 + 86 + 11 + 10
     assert {taxon for part in info["splits"].values() for taxon in part["taxa"]} == {"plt", "vir", "plm"}
@@ -89,7 +98,7 @@ def test_more_input_moves_no_region(tmp_path):
 def test_taxon_override_and_taxon_unknown(tmp_path):
     text = record_text([("gene", "1..6", {})]).replace("Bacteria; Somephylum", "unclassified").replace("BCT", "SYN")
     path = write(tmp_path / "a.gb", text)
-    with pytest.raises(DataError, match=r"record TEST\.1: neither its lineage nor its division tells a taxon"):
+    with pytest.raises(DataError, match=r"record TEST\.1: neither the file's name nor the record tells a taxon"):
         build.build([path], tmp_path / "set")
     info = build.build([path], tmp_path / "set", taxon="arc", validation_share=0)
     assert info["splits"]["train"]["taxa"] == {"arc": {"regions": 1, "bases": 6}}
@@ -100,19 +109,22 @@ def test_taxon_override_and_taxon_unknown(tmp_path):
 def test_a_record_given_twice_counts_once(tmp_path):
     gene = [("gene", "1..6", {})]
     same = write(tmp_path / "same.gb", record_text(gene) * 2)
-    info = build.build([same, same], tmp_path / "set", validation_share=0)
+    again = write(tmp_path / "again.gb", record_text(gene))
+    info = build.build([same, again], tmp_path / "set", validation_share=0)
     assert info["splits"]["train"]["regions"] == 1
-    assert info["skipped"][build.DUPLICATE_RECORD] == {"count": 3, "bases": 30}
+    # The second in the same file is skipped when it is read, the second file's when all come together.
+    assert info["ledger"]["records"]["skipped"] == {ledger.DUPLICATE_RECORD: {"count": 1, "bases": 10}}
     other = write(tmp_path / "other.gb", record_text(gene, "ttttttttttt"))
-    with pytest.raises(DataError, match=r"other\.gb: record TEST\.1: it came before with other bases"):
+    with pytest.raises(DataError, match=r"same\.gb: record TEST\.1: it came before with other bases"):
         build.build([same, other], tmp_path / "both")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.gb", "same.gb", "set"]
+    assert info["ledger"]["regions"]["dropped"] == {ledger.DUPLICATE_RECORD: {"count": 1, "bases": 6}}
+    assert info["ledger"]["regions"]["found"] == {"count": 2, "bases": 12}
 
 
 def test_records_without_sequence_are_reported_beside_others(tmp_path):
     empty = write(tmp_path / "a.gb", record_text([], length=777, origin=False, name="EMPTY"))
     info = build.build([empty, *INPUTS], tmp_path / "set")
-    assert info["skipped"][regions.NO_SEQUENCE] == {"count": 1, "bases": 777}
+    assert info["ledger"]["records"]["skipped"][ledger.NO_SEQUENCE] == {"count": 1, "bases": 777}
 
 
 def test_tokens(tmp_path):
@@ -150,9 +162,10 @@ def test_command(tmp_path):
     assert done.returncode == 0, done.stderr
     [line] = done.stdout.splitlines()
     totals = json.loads(line)
-    assert (totals["files"], totals["input_records"], totals["regions"], totals["region_bases"]) == (4, 4, 237, 179853)
-    assert totals["skipped"] == {"duplicate regions": {"count": 1, "bases": 114}}
-    assert totals["splits"]["train"]["regions"] + totals["splits"]["validation"]["regions"] == 237
+    assert (totals["inputs"], totals["records"]["read"]["count"], totals["damaged"]) == (4, 4, 0)
+    assert sum(totals["splits"][part]["regions"] for part in ("train", "validation")) == 237
+    assert sum(totals["splits"][part]["bases"] for part in ("train", "validation")) == 179853
+    assert totals["regions"]["dropped"] == {ledger.DUPLICATE: {"count": 1, "bases": 114}}
     assert len(done.stderr.splitlines()) == len(INPUTS)
     assert RegionSource(tmp_path / "new" / "set", "train").digest == totals["digest"]
 
@@ -171,8 +184,8 @@ TEXT = record_text([("gene", "1..6", {})])
     [
         (b"", "empty file"),
         (gzip.compress(TEXT.encode() * 400)[:-30], "truncated gzip"),
-        (record_text([("gene", "1..6", {})], origin=False), "no gene region in bad.gb; skipped: 1 records without seq"),
-        (record_text([]), "no gene region in bad.gb; skipped: nothing"),
+        (record_text([("gene", "1..6", {})], origin=False), "no region in bad.gb; skipped: 1 records without seq"),
+        (record_text([]), "no region in bad.gb; skipped: nothing"),
         (TEXT + "more", "not a GenBank flat file"),
         ("@SQ rubbish\n", "not a GenBank flat file"),
         (TEXT[:-3], "the file ends before the record's `//`"),
@@ -185,14 +198,19 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, words):
         write(path, content)
     before = sorted(tmp_path.iterdir())
     # A good file first: its regions are already written when the bad one is met.
-    good = [] if "no gene region" in words else [str(INPUTS[0])]
-    assert build.main(["--input", *good, str(path), "--output", str(tmp_path / "new" / "set")]) == 1
+    good = [] if "no region" in words else [str(INPUTS[0])]
+    assert build.main(["--input", *good, str(path), "--output", str(tmp_path / "new" / "set"), "--workers", "1"]) == 1
     out, err = capsys.readouterr()
-    lines = [line for line in err.splitlines() if not line.startswith((str(INPUTS[0]), f"{path}: 1 records"))]
+    progress = (f"{INPUTS[0]}: ", f"{path}: 1 rec", f"{path}: 0 rec")
+    lines = [line for line in err.splitlines() if not line.startswith(progress)]
     assert out == ""
     assert len(lines) == 1
     assert lines[0].startswith("build: error: ")
     assert words in lines[0]
+    if good and content is not None:
+        partial = tmp_path / "new" / "set.partial"
+        assert lines[0].endswith(f"; 1 finished inputs are kept in {partial}: run it again to go on")
+        shutil.rmtree(tmp_path / "new")
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -235,7 +253,12 @@ def test_full_disk(tmp_path, limit):
     assert len([line for line in lines if "build: error: " in line]) == 1, lines
     assert "File too large" in lines[-1]
     assert len(lines) <= 2  # the other is the line of progress
-    assert [file.name for file in tmp_path.iterdir()] == ["a.gb"]
+    assert not (tmp_path / "set").exists()
+    # With room again the same command ends as if nothing had been.
+    done = command("--input", path, "--output", tmp_path / "set", "--validation_share", 0)
+    assert done.returncode == 0, done.stderr
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.gb", "set"]
+    assert json.loads(done.stdout)["region_bases"] == 900_000
 
 
 def test_full_disk_at_the_index(tmp_path):
@@ -254,31 +277,211 @@ def test_full_disk_at_the_index(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.gb"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_leaves_nothing(tmp_path, number):
-    code = (
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
-        "from data_pipeline import build, genbank\n"
-        "read = genbank.read\n"
-        "def slow(*arguments):\n"
-        "    yield from read(*arguments)\n"
-        "    print('waiting', flush=True)\n"
-        "    time.sleep(600)\n"
-        "genbank.read = slow\n"
-        f"sys.exit(build.main(['--input', '{INPUTS[0]}', '--output', '{tmp_path / 'set'}']))"
-    )
+SLOW = (  # the last input is read for ever
+    "import signal, sys, time\n"
+    "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+    "from data_pipeline import build, inputs\n"
+    "read = inputs.records\n"
+    "def slow(source, *arguments):\n"
+    "    yield from read(source, *arguments)\n"
+    "    if source.files[0].name == sys.argv[1]:\n"
+    "        print('waiting', flush=True)\n"
+    "        time.sleep(600)\n"
+    "inputs.records = slow\n"
+    "sys.exit(build.main(sys.argv[2:]))"
+)
+
+
+def stopped(number, inputs, output):
+    """A build that is stopped by a signal while it reads the last of its inputs; its exit code and standard error."""
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", SLOW, inputs[-1].name, "--input", *inputs, "--output", output, "--workers", "1"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert process.stdout.readline() == "waiting\n"
-    assert len(list(tmp_path.glob("set.partial-*"))) == 1
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    return process.returncode, err
+
+
+def files(folder):
+    """Every file below a folder with its bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_with_nothing_done_leaves_nothing(tmp_path, number):
+    code, err = stopped(number, INPUTS[:1], tmp_path / "set")
+    assert code == 130
     assert err.splitlines()[-1] == "build: interrupted; nothing was written"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_is_uninterrupted(tmp_path, number):
+    build.build(INPUTS, tmp_path / "whole")
+    code, err = stopped(number, INPUTS, tmp_path / "set")
+    if number == signal.SIGINT:
+        assert code == 130
+        kept = f"what is done is kept in {tmp_path / 'set.partial'}: run it again to go on"
+        assert err.splitlines()[-1] == f"build: interrupted; {kept}"
+    assert not (tmp_path / "set").exists()
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "set.partial").glob("*/spill.json")}
+    assert len([path for path in done if "." not in path.parent.name]) == len(INPUTS) - 1
+    # What is done is not done again: with its files gone from under it, only the last input is read.
+    code = (
+        "import sys\nfrom data_pipeline import build, inputs\nread = inputs.records\n"
+        "def last(source, *arguments):\n"
+        f"    assert source.files[0].name == {INPUTS[-1].name!r}, source\n"
+        "    return read(source, *arguments)\n"
+        "inputs.records = last\nsys.exit(build.main(sys.argv[1:]))"
+    )
+    again = subprocess.run(
+        [sys.executable, "-c", code, "--input", *INPUTS, "--output", tmp_path / "set", "--workers", "1"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert files(tmp_path / "set") == files(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "whole"]
+
+
+def test_other_settings_do_not_take_what_is_kept(tmp_path):
+    stopped(signal.SIGKILL, INPUTS, tmp_path / "set")
+    info = build.build(INPUTS, tmp_path / "set", scheme=Scheme("cds"))
+    build.build(INPUTS, tmp_path / "whole", scheme=Scheme("cds"))
+    assert files(tmp_path / "set") == files(tmp_path / "whole")
+    assert set(info["splits"]["train"]["kinds"]) <= {"cds", "pseudo"}
+
+
+@pytest.mark.parametrize("split_by", ["group", "cluster"])
+def test_workers_change_nothing(tmp_path, split_by):
+    for workers in (1, 2, 4):
+        build.build(INPUTS, tmp_path / str(workers), workers=workers, split_by=split_by, validation_share=0.3)
+    assert files(tmp_path / "1") == files(tmp_path / "2") == files(tmp_path / "4")
+
+
+def test_an_error_in_a_worker_is_one_line(tmp_path):
+    bad = write(tmp_path / "bad.gb", TEXT[:-3])
+    done = command("--input", *INPUTS, bad, "--output", tmp_path / "set", "--workers", 2)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"build: error: {bad}: record TEST: the file ends before" in done.stderr.splitlines()[-1]
+
+
+def test_a_killed_worker_is_one_line(tmp_path):
+    prefix = (
+        "import os, signal\nfrom data_pipeline import spill\n"
+        "if __name__ == '__mp_main__':\n    spill.write = lambda *a: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"{prefix}\nimport sys\nfrom data_pipeline import build\n"
+        "if __name__ == '__main__':\n    sys.exit(build.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, script, "--input", *INPUTS, "--output", tmp_path / "set", "--workers", "2"],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("build: error: a worker was killed, most likely for want of memory")
+
+
+def test_two_builds_do_not_write_to_one_place(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, INPUTS[0].name, "--input", INPUTS[0], "--output", tmp_path / "set"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "waiting\n"
+        with pytest.raises(DataError, match=r"set\.partial: another build is writing there"):
+            build.build(INPUTS, tmp_path / "set")
+    finally:
+        process.kill()
+        process.communicate()
+    build.build(INPUTS, tmp_path / "set")
+
+
+def test_damaged_inputs_can_be_left_out(tmp_path, capsys):
+    bad = write(tmp_path / "bad.gb", TEXT[:-3])
+    info = build.build([bad, *INPUTS], tmp_path / "set", skip_damaged=True)
+    [row] = info["damaged"]
+    assert row["files"] == ["bad.gb"]
+    assert "the file ends before the record's `//`" in row["error"]
+    assert f"left out: {bad}" in capsys.readouterr().err
+    assert sum(part["regions"] for part in info["splits"].values()) == 237
+    with pytest.raises(DataError, match=r"none of 1 inputs could be read; the first: .*bad\.gb"):
+        build.build([bad], tmp_path / "other", skip_damaged=True)
+
+
+def test_duplicates_on_either_strand(tmp_path):
+    sequence = "acgttgcaacggttaacctgaacttgg"
+    reverse = bases.decode(bases.reverse_complement(bases.encode(sequence)))
+    twice = [("gene", "1..12", {}), ("gene", "complement(28..39)", {})]
+    one = write(tmp_path / "one.gb", record_text(twice, sequence + sequence[:12]).replace("TEST", "ONE"))
+    # The same gene on the other strand of another record, and one of its own.
+    other = write(
+        tmp_path / "other.gb",
+        record_text([("gene", "complement(16..27)", {}), ("gene", "1..9", {})], reverse).replace("TEST", "OTHER"),
+    )
+    kept = {}
+    for duplicates in merge.DUPLICATES:
+        info = build.build([one, other], tmp_path / duplicates, duplicates=duplicates, validation_share=0)
+        kept[duplicates] = sorted(region_bases(RegionSource(tmp_path / duplicates, "train")))
+        dropped = info["ledger"]["regions"]["dropped"]
+        assert info["ledger"]["regions"]["found"] == {"count": 4, "bases": 45}
+        assert sum(row["count"] for row in dropped.values()) == 4 - len(kept[duplicates])
+    everything = [("ONE.1", 0, 12, 1), ("ONE.1", 27, 39, -1), ("OTHER.1", 0, 9, 1), ("OTHER.1", 15, 27, -1)]
+    assert kept == {"keep": everything, "inputs": everything[:3], "all": [everything[0], everything[2]]}
+
+
+def test_manifest_fixes_taxon_and_split(tmp_path):
+    table = tmp_path / "manifest.tsv"
+    rows = [("sequence", "annotation", "taxon", "split")]
+    rows += [("", str(path), "arc" if number == 0 else "", ("test", "validation", "", "train")[number])
+             for number, path in enumerate(INPUTS)]  # fmt: skip
+    table.write_text("".join("\t".join(row) + "\n" for row in rows))
+    done = command("--manifest", table, "--output", tmp_path / "set")
+    assert done.returncode == 0, done.stderr
+    source = RegionSource(tmp_path / "set", "test")
+    assert len(source) == 130
+    assert {source.taxa[taxon] for taxon in source.index["taxon"]} == {"arc"}
+    validation = RegionSource(tmp_path / "set", "validation")
+    assert (validation.index["accession"] == validation.accessions.index("NC_000902.1")).sum() == 86
+
+
+def test_split_by_assembly_and_leakage(tmp_path):
+    info = build.build(INPUTS, tmp_path / "set", split_by="assembly", validation_share=0.5, seed=1)
+    where = {}
+    for split in ("train", "validation"):
+        source = RegionSource(tmp_path / "set", split)
+        for assembly in source.index["assembly"].tolist():
+            where.setdefault(source.assemblies[assembly], set()).add(split)
+        if split == "train":
+            assert not source.index["seen"].any()
+    assert len(where) == 4
+    assert all(len(splits) == 1 for splits in where.values())
+    assert set().union(*where.values()) == {"train", "validation"}
+    assert info["leakage"]["validation"]["kmers"] > 0
+
+
+def test_seen_is_the_share_that_stands_in_training(tmp_path):
+    rng = np.random.default_rng(0)
+    gene = bases.decode(rng.integers(0, 4, 300).astype(np.uint8))
+    other = bases.decode(rng.integers(0, 4, 300).astype(np.uint8))
+    one = write(tmp_path / "one.gb", record_text([("gene", "1..300", {})], gene).replace("TEST", "ONE"))
+    held = record_text([("gene", "1..200", {}), ("gene", "201..400", {})], gene[:200] + other[:200])
+    two = write(tmp_path / "two.gb", held.replace("TEST", "TWO"))
+    inputs = [Input(None, one, split="train"), Input(None, two, split="validation")]
+    info = build.build(inputs, tmp_path / "set")
+    assert RegionSource(tmp_path / "set", "validation").index["seen"].tolist() == [1.0, 0.0]
+    assert info["leakage"]["validation"]["near_copies"] == {"regions": 1, "bases": 200}
+    assert info["leakage"]["validation"]["share_in_training"] == 0.5
+    # By cluster, the held-out copy of a training gene is dropped.
+    info = build.build(inputs, tmp_path / "clusters", split_by="cluster")
+    assert RegionSource(tmp_path / "clusters", "validation").index["length"].tolist() == [200]
+    assert info["ledger"]["regions"]["dropped"] == {merge.LINK: {"count": 1, "bases": 200}}
+    assert info["leakage"]["validation"]["share_in_training"] == 0
 
 
 @pytest.mark.slow

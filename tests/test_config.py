@@ -79,6 +79,7 @@ def test_a_saved_config_is_the_same_config():
 def test_flatten_names_every_field():
     names = dict(flatten(Config()))
     assert names["model.hidden_size"] == 2048
+    assert names["data.repeat_weight"] == 1.0
     sections = [f.default_factory for f in dataclasses.fields(Config) if f.name != "name"]
     assert len(names) == 1 + sum(len(dataclasses.fields(s)) for s in sections)
 
@@ -107,6 +108,10 @@ def test_flatten_names_every_field():
         ({"tokenizer__kind": "bpe", "tokenizer__model_file": "m"}, "BPE needs a dataset of tokens"),
         ({"data__context_length": 20_000}, "data.context_length 20000 is over model.max_position_embeddings 16384"),
         ({"data__validation_share": 1.0}, "data.validation_share is 1.0"),
+        ({"data__repeat_weight": -0.1}, "data.repeat_weight is -0.1: it has to be finite and not negative"),
+        ({"data__repeat_weight": float("inf")}, "data.repeat_weight is inf"),
+        ({"data__repeat_weight": float("nan")}, "data.repeat_weight is nan"),
+        ({"data__repeat_weight": 0.1, "data__records": "tokens"}, "data.records is tokens, which keep no lower case"),
         ({"optimizer__warmup_steps": 200_000}, "optimizer.warmup_steps 200000 is over train.num_steps 185000"),
         ({"optimizer__peak_learning_rate": float("nan")}, "optimizer.peak_learning_rate is nan"),
         ({"optimizer__beta2": 1.0}, "optimizer.beta2 is 1.0"),

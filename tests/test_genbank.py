@@ -3,7 +3,7 @@ import gzip
 import numpy as np
 import pytest
 
-from data_pipeline import bases, genbank
+from data_pipeline import bases, genbank, stream
 from data_pipeline.errors import DataError
 from data_pipeline.genbank import Part
 from tests.data import FIXTURES
@@ -117,7 +117,7 @@ def test_several_records_in_any_wrapping(tmp_path, monkeypatch):
         "bgzip_without_a_suffix": members,
     }
     for chunk in (1 << 20, 701):
-        monkeypatch.setattr(genbank, "CHUNK_BYTES", chunk)
+        monkeypatch.setattr(stream, "CHUNK_BYTES", chunk)
         for name, content in files.items():
             counts = []
             found = list(genbank.read(write(tmp_path / name, content), progress=counts.append))
@@ -134,7 +134,7 @@ def test_several_records_in_any_wrapping(tmp_path, monkeypatch):
 def test_chunks_of_any_size_cut_alike(tmp_path, monkeypatch):
     path = write(tmp_path / "a.gb", record_text(name="A") + record_text(name="B"))
     for chunk in range(60, 120):
-        monkeypatch.setattr(genbank, "CHUNK_BYTES", chunk)
+        monkeypatch.setattr(stream, "CHUNK_BYTES", chunk)
         assert [record.accession for record in genbank.read(path)] == ["A.1", "B.1"]
 
 

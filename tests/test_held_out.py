@@ -14,6 +14,7 @@ from gener_jax.tasks import report
 from gener_jax.tasks.held_out import HeldOut, chosen_regions, region_ids
 from gener_jax.tokenizer import for_config
 from tests import tiny
+from tests.data import random_codes
 from tests.tiny import compiled_once  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -25,8 +26,8 @@ KINDS = ("cds", "tRNA", "pseudo")
 def dataset(tmp_path_factory):
     """Regions of less than a token, of exactly a context, of a little more and of several; some with N."""
     lengths = [2, 3, 96, 99, 97, 700, 40, 333, 12, 100, 5, 61]
-    sequences = {"train": tiny.random_codes([900, 300], 1), "validation": tiny.random_codes(lengths, 2)}
-    return tiny.synthetic(tmp_path_factory.mktemp("data") / "set", sequences, kinds=KINDS)
+    sequences = {"train": random_codes([900, 300], 1), "validation": random_codes(lengths, 2)}
+    return tiny.synthetic(tmp_path_factory.mktemp("data") / "set", sequences, kinds=KINDS, soft_masked=True)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,59 @@ def test_bits_by_codon_position(setting, dataset, result, plain):
     )
 
 
+def test_bits_by_case(dataset, result, plain, setting):
+    """The chain rule base by base, each base's case looked up in its whole region; the two average to the total."""
+    _, tokenizer, _, _ = setting
+    source = RegionSource(dataset, "validation")
+    lower = [source.lower_case(r, 0, n) for r, n in enumerate(source.index["length"].tolist())]
+    texts = np.array([text if i >= 32 else "" for i, text in enumerate(tokenizer.tokens)])
+    bits, number = {False: 0.0, True: 0.0}, {False: 0, True: 0}
+    for region, at, token, log_p in plain:
+        if not tokenizer.token_bases[token]:
+            continue
+        before = 1.0
+        for j in range(3):
+            now = np.exp(log_p)[np.char.startswith(texts, texts[token][: j + 1])].sum()
+            masked = bool(lower[region][3 * at + j])
+            bits[masked] -= math.log2(now / before)
+            number[masked] += 1
+            before = now
+    assert number[False] > 100 < number[True]
+    found = result["by_case"]
+    for name, masked in (("soft-masked", True), ("not soft-masked", False)):
+        assert found[name]["bases"] == number[masked]
+        assert found[name]["bits_per_base"] == pytest.approx(bits[masked] / number[masked], abs=1e-4)
+    assert abs(found["soft-masked"]["bits_per_base"] - found["not soft-masked"]["bits_per_base"]) > 1e-3
+
+
+def test_regions_without_near_copies(setting, dataset, result, plain):
+    config, tokenizer, mesh, params = setting
+    source = RegionSource(dataset, "validation")
+    assert result["without_near_copies"] == {name: result[name] for name in result["without_near_copies"]}
+    source.index["seen"] = np.linspace(0, 0.2, len(source), dtype=np.float32)
+    new = {i for i in range(len(source)) if source.index["seen"][i] < 0.1}
+    assert len(new) == 6
+    found = HeldOut(config, source, tokenizer, mesh)(params)
+    assert {name: found[name] for name in ("loss", "bits_per_base")} == {
+        name: pytest.approx(result[name], abs=1e-6) for name in ("loss", "bits_per_base")
+    }
+    rows = [p[token] for region, _, token, p in plain if region in new and tokenizer.token_bases[token]]
+    row = found["without_near_copies"]
+    assert (row["tokens"], row["bases"]) == (len(rows), 3 * len(rows))
+    assert row["loss"] == pytest.approx(-np.mean(rows), abs=1e-5)
+    assert "by_case" not in found
+    text = report.as_text(config, {**found, "markov_0": 2.0})
+    assert f"\n  without near copies in training (seen < 10 %)  {row['bits_per_base']:.4f}  (" in text
+    assert f"({row['regions']} regions, {row['bases']:,} bases)" in text
+    assert "near copies" not in report.as_text(config, result)
+    source.index["seen"][:] = 1
+    found = HeldOut(config, source, tokenizer, mesh)(params)
+    assert found["without_near_copies"] == {"regions": 0, "tokens": 0, "bases": 0}
+    assert "(seen < 10 %)  none  (0 regions, 0 bases)" in report.as_text(config, found)
+    train = RegionSource(dataset, "train")
+    assert "without_near_copies" not in HeldOut(config, train, tokenizer, mesh)(params)
+
+
 def test_some_regions(setting, dataset):
     config, tokenizer, mesh, params = setting
     source = RegionSource(dataset, "validation")
@@ -161,6 +215,8 @@ def test_report(setting, dataset):
     for name in ("bits_per_base", "markov_0", "markov_5"):
         assert f"{result[name]:.4f}" in text
     assert text.count("← lowest") == 1
+    for name, row in result["by_case"].items():
+        assert f"{name:15} {row['bits_per_base']:.4f}" in text
     assert f"cds        {result['by_kind']['cds']['bits_per_base']:.4f}" in text
     assert result["markov_0"] == pytest.approx(2, abs=0.05)
     without = dataclasses.replace(config, eval=dataclasses.replace(config.eval, baselines=False))

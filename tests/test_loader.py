@@ -1,6 +1,9 @@
 """The stream of tokens against a plain loop over whole regions, and the batches against the stream."""
 
+import dataclasses
+import hashlib
 import itertools
+import json
 import os
 import pickle
 import shutil
@@ -19,6 +22,7 @@ from gener_jax.config import Data
 from gener_jax.data.loader import TokenStream, host_batches
 from gener_jax.data.permutation import mix, permute, subkey
 from tests import tiny
+from tests.data import random_codes
 
 LENGTHS = [700, 5, 6, 1, 64, 333, 12, 7, 129, 11]
 KMERS = {k: {"".join(t): NUM_SPECIAL + i for i, t in enumerate(itertools.product("ATCG", repeat=k))} for k in (3, 6)}
@@ -32,12 +36,19 @@ def data(path, **options):
 def long_regions(tmp_path_factory):
     """Regions cut into many pieces of 50 bases, with N, and some shorter than a k-mer."""
     folder = tmp_path_factory.mktemp("data") / "synthetic"
-    return tiny.synthetic(folder, {"train": tiny.random_codes(LENGTHS, 0)}, piece_length=50)
+    return tiny.synthetic(folder, {"train": random_codes(LENGTHS, 0)}, piece_length=52)
 
 
 @pytest.fixture(scope="module")
 def genomes(tmp_path_factory):
     return tiny.genomes(tmp_path_factory.mktemp("data") / "genomes")
+
+
+@pytest.fixture(scope="module")
+def soft_masked(tmp_path_factory):
+    """Such regions again, about half of their bases lower case."""
+    folder = tmp_path_factory.mktemp("data") / "masked"
+    return tiny.synthetic(folder, {"train": random_codes(LENGTHS, 0)}, soft_masked=True, piece_length=52)
 
 
 @pytest.fixture(scope="module", params=["long_regions", "genomes"])
@@ -79,6 +90,73 @@ def test_the_stream_is_what_a_plain_loop_gives(dataset, k, random_phase, reverse
     generator = np.random.default_rng(1)
     for start, stop in np.sort(generator.integers(0, len(ids), (40, 2)), axis=1).tolist():
         assert stream.read(start, stop)[0].tolist() == ids[start:stop]
+
+
+def plain_weights(source, k, options, seed, epoch):
+    """The weight of every token of an epoch, letter by letter: 1 of <s> and of upper case."""
+    weights = []
+    for region in permute(np.arange(len(source)), len(source), subkey(seed, epoch, 0)).tolist():
+        lower = source.lower_case(region, 0, int(source.index["length"][region])).tolist()
+        if options.reverse_complement and int(mix(subkey(seed, epoch, 2), np.array(region))) % 2:
+            lower = lower[::-1]
+        phase = int(mix(subkey(seed, epoch, 1), np.array(region))) % k if options.random_phase else 0
+        kmers = [lower[i : i + k] for i in range(phase, len(lower) - k + 1, k)]
+        if kmers:
+            weights += [1.0] + [sum(options.repeat_weight if b else 1.0 for b in kmer) / k for kmer in kmers]
+    return weights
+
+
+@pytest.mark.parametrize("k", [3, 6])
+@pytest.mark.parametrize(("random_phase", "reverse"), [(False, False), (True, False), (False, True), (True, True)])
+def test_weights_are_what_a_plain_loop_gives(soft_masked, k, random_phase, reverse):
+    source = RegionSource(soft_masked, "train")
+    options = data(soft_masked, random_phase=random_phase, reverse_complement=reverse, repeat_weight=0.1)
+    stream = TokenStream(source, make("kmer", k), options, seed=5)
+    unweighted = TokenStream(source, make("kmer", k), dataclasses.replace(options, repeat_weight=1.0), seed=5)
+    weights = list(itertools.chain.from_iterable(plain_weights(source, k, options, 5, epoch) for epoch in range(3)))
+    assert len({round(w, 6) for w in weights}) > k  # from none to all of a k-mer
+    ids, documents, found = stream.read(0, len(weights))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, weights, rtol=1e-6)
+    plain_ids, plain_documents, none = unweighted.read(0, len(weights))
+    assert none is None
+    assert np.array_equal(ids, plain_ids)
+    assert np.array_equal(documents, plain_documents)
+    generator = np.random.default_rng(1)
+    for start, stop in np.sort(generator.integers(0, len(weights), (40, 2)), axis=1).tolist():
+        assert np.array_equal(stream.read(start, stop)[2], found[start:stop])
+
+
+def test_weights_of_a_batch_are_its_targets(soft_masked):
+    source, options = RegionSource(soft_masked, "train"), data(soft_masked, repeat_weight=0.0, mask_documents=True)
+    stream = TokenStream(source, make("kmer", 6), options, seed=5)
+    without = TokenStream(source, make("kmer", 6), dataclasses.replace(options, repeat_weight=1.0), seed=5)
+    for number in range(20):
+        start = stream.window(number) * 16
+        example = stream.example(number)
+        weights = example.pop("weights")
+        assert np.array_equal(weights, stream.read(start + 1, start + 17)[2])
+        assert (weights[example["targets"] == BOS] == 1).all()
+        other = without.example(number)
+        assert equal([example], [other])
+    assert batches(stream, 4, 0, 2)[1]["weights"].shape == (4, 16)
+
+
+def test_weights_need_lower_case(soft_masked, long_regions, genomes, tmp_path):
+    def stream(folder, tokenizer=None, **options):
+        options = data(folder, repeat_weight=0.1, **options)
+        return TokenStream(RegionSource(folder, "train"), tokenizer or make("kmer", 6), options, 0)
+
+    assert stream(soft_masked).has_lower_case()
+    assert not stream(long_regions).has_lower_case()
+    assert not stream(soft_masked).has_lower_case(max_bases=0)
+    kmers = tiny.genomes(tmp_path / "kmers", tokenizer=make("kmer", 6))
+    bpe = make("bpe", model_file=train_bpe.build(genomes, 64, tmp_path / "bpe.model")["output"])
+    pieces = tiny.genomes(tmp_path / "bpe", tokenizer=bpe)
+    for folder, tokenizer in ((kmers, make("kmer", 6)), (pieces, bpe)):
+        with pytest.raises(DataError, match=r"keep no lower case: set data\.repeat_weight to 1, or build") as caught:
+            stream(folder, tokenizer, reverse_complement=False)
+        assert "\n" not in str(caught.value)
 
 
 def test_documents_are_the_regions(dataset):
@@ -258,9 +336,16 @@ def test_digest(long_regions, genomes, tmp_path):
     others = [
         digest(path=genomes), digest(path=genomes, split="validation"), digest(k=3), digest(context_length=17),
         digest(random_phase=False), digest(reverse_complement=False), digest(mask_documents=True),
+        digest(repeat_weight=0.5), digest(repeat_weight=0.0),
     ]  # fmt: skip
-    assert len({first, *others}) == 8
-    copy = tiny.synthetic(tmp_path / "copy", {"train": tiny.random_codes(LENGTHS, 0)}, piece_length=50)
+    assert len({first, *others}) == 10
+    assert digest(repeat_weight=1.0) == first
+    settings = {  # as before there was a weight, so that such runs go on
+        "context_length": 16, "dataset": RegionSource(long_regions, "train").digest, "mask_documents": False,
+        "random_phase": True, "reverse_complement": True, "split": "train", "tokenizer": make("kmer", 6).digest,
+    }  # fmt: skip
+    assert first == hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    copy = tiny.synthetic(tmp_path / "copy", {"train": random_codes(LENGTHS, 0)}, piece_length=52)
     assert digest(path=copy) == first
 
 
@@ -289,7 +374,7 @@ def test_bpe(genomes, tmp_path):
     stream = TokenStream(source, tokenizer, data(stored, reverse_complement=False), 3)
     books = stream.accounting(0)
     assert books["kept"] == books["region_bases"] == source.index["length"].sum()
-    ids, documents = stream.read(0, books["tokens"])
+    ids, documents, _ = stream.read(0, books["tokens"])
     assert tokenizer.token_bases[ids].sum() == books["kept"]
     assert len(set(documents.tolist())) == (ids == BOS).sum() == len(source)
     plain = RegionSource(genomes, "train")
@@ -301,7 +386,7 @@ def test_bpe(genomes, tmp_path):
 
 
 def test_nothing_to_read(tmp_path):
-    folder = tiny.synthetic(tmp_path / "set", {"train": tiny.random_codes([5, 2, 1], 0)})
+    folder = tiny.synthetic(tmp_path / "set", {"train": random_codes([5, 2, 1], 0)})
     with pytest.raises(DataError, match="no region of the train split holds a whole token"):
         TokenStream(RegionSource(folder, "train"), make("kmer", 6), data(folder), 0)
     with pytest.raises(DataError, match="the validation split holds no region"):

@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import itertools
 
 import jax
@@ -6,8 +8,13 @@ import numpy as np
 import pytest
 
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, KmerTokenizer
+from gener_jax import config
+from gener_jax.model import decoder
+from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.training import losses
 from gener_jax.training.losses import is_target
+from gener_jax.training.step import abstract_state, loss_sums, make_train_step
+from tests.conftest import random_params
 
 token_nll = jax.jit(losses.token_nll)
 base_nll = jax.jit(losses.base_nll, static_argnums=2)
@@ -69,3 +76,138 @@ def test_all_but_oov_and_pad_are_targets():
     ids = np.arange(NUM_SPECIAL + 16)
     assert set(ids[~np.asarray(is_target(jnp.asarray(ids)))]) == {OOV, PAD}
     assert is_target(jnp.asarray([[BOS, PAD], [OOV, NUM_SPECIAL]])).tolist() == [[True, False], [False, True]]
+
+
+SMALL = config.Config(
+    model=config.Model(
+        vocab_size=NUM_SPECIAL + 16, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, attention="reference",
+    ),
+    data=config.Data(context_length=12),
+    optimizer=config.Optimizer(warmup_steps=1),
+    train=config.Train(num_steps=9, batch_size=8),
+)  # fmt: skip
+TOKEN_BASES = np.array([0] * NUM_SPECIAL + [2] * 16, np.int32)
+
+
+@functools.cache
+def params():
+    return random_params(dataclasses.replace(SMALL.model, initializer_range=0.5))
+
+
+def weighted_batch(seed=0):
+    """Ids with some <s>, <oov> and <pad>, and weights from 0 on."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(NUM_SPECIAL, NUM_SPECIAL + 16, (8, 12))
+    targets[rng.random((8, 12)) < 0.2] = rng.choice([BOS, OOV, PAD])
+    inputs = rng.integers(NUM_SPECIAL, NUM_SPECIAL + 16, (8, 12))
+    weights = rng.choice([0.0, 0.25, 0.5, 1.0], (8, 12))
+    return {"inputs": inputs.astype(np.int32), "targets": targets.astype(np.int32), "weights": np.float32(weights)}
+
+
+@functools.cache
+def objective():
+    """The jitted (batch) -> (sums, the objective's gradient), by the sums alone."""
+    model = decoder.Decoder(SMALL.model)
+
+    def run(p, batch):
+        def nll(p):
+            sums = loss_sums(model, p, batch, TOKEN_BASES)
+            return sums["nll"], sums
+
+        return jax.grad(nll, has_aux=True)(p)
+
+    return jax.jit(run)
+
+
+@functools.cache
+def program(sizes):
+    """A mesh and the jitted training step on it."""
+    mesh = make_mesh(*sizes, jax.devices()[: int(np.prod(sizes))])
+    return mesh, make_train_step(SMALL, mesh, TOKEN_BASES)
+
+
+def step(batch, sizes=(1, 1, 1)):
+    """Metrics of one training step from the same parameters, and the parameters behind it."""
+    mesh, run = program(sizes)
+    with jax.set_mesh(mesh):
+        shardings = jax.tree.map(lambda x: x.sharding, abstract_state(SMALL, mesh))
+        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_state(SMALL, mesh))
+        state = jax.device_put(dataclasses.replace(state, params=jax.device_get(params())), shardings)
+        state, metrics = run(state, jax.device_put(batch, batch_sharding(mesh)))
+        return {name: float(value) for name, value in metrics.items()}, jax.device_get(state.params)
+
+
+def test_the_loss_is_the_weighted_mean_over_targets():
+    batch, model = weighted_batch(), decoder.Decoder(SMALL.model)
+    hidden, _ = model.apply({"params": params()}, batch["inputs"])
+    log_p = log_softmax(model.apply({"params": params()}, hidden, method="logits"))
+    total = weight = nats = bases = 0.0
+    for row, column in np.ndindex(8, 12):
+        target = int(batch["targets"][row, column])
+        nll = -log_p[row, column, target]
+        if target not in (OOV, PAD):
+            total += float(batch["weights"][row, column]) * nll
+            weight += float(batch["weights"][row, column])
+        if target >= NUM_SPECIAL:
+            nats += nll
+            bases += 2
+    metrics, _ = step(batch)
+    assert metrics["loss"] == pytest.approx(total / weight, rel=1e-5)
+    assert metrics["bits_per_base"] == pytest.approx(nats / bases / np.log(2), rel=1e-5)  # never weighs
+    same = {name: x for name, x in batch.items() if name != "weights"}
+    plain, one = (step(b)[0] for b in (same, {**same, "weights": np.ones((8, 12), np.float32)}))
+    assert one == pytest.approx(plain, rel=1e-6)
+    assert metrics["bits_per_base"] == plain["bits_per_base"]
+    assert abs(metrics["loss"] - plain["loss"]) > 1e-3
+
+
+def test_a_target_of_weight_0_has_no_part_in_the_gradient():
+    batch = weighted_batch()
+    other = {**batch, "targets": batch["targets"].copy()}
+    silent = (batch["weights"] == 0) & (batch["targets"] >= NUM_SPECIAL)
+    assert silent.sum() > 9
+    other["targets"][silent] = NUM_SPECIAL + (other["targets"][silent] - NUM_SPECIAL + 5) % 16
+    (gradient, sums), (other_gradient, other_sums) = (objective()(params(), b) for b in (batch, other))
+    assert sums["nll"] == other_sums["nll"]
+    assert sums["dna_nll"] != other_sums["dna_nll"]
+    assert jax.tree.all(jax.tree.map(np.array_equal, gradient, other_gradient))
+    heard = {**batch, "weights": batch["weights"] + np.float32(0.1)}
+    third, _ = objective()(params(), {**heard, "targets": other["targets"]})
+    fourth, _ = objective()(params(), heard)
+    assert not jax.tree.all(jax.tree.map(np.array_equal, third, fourth))
+
+
+@pytest.mark.parametrize("weights", [0.0, 1e-6])
+def test_a_batch_of_repeats_alone_is_no_nan(weights):
+    batch = {**weighted_batch(), "weights": np.full((8, 12), weights, np.float32)}
+    metrics, after = step(batch)
+    assert all(np.isfinite(x) for x in metrics.values())
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
+    if weights == 0:
+        assert metrics["loss"] == metrics["grad_norm"] == 0
+    else:  # all alike: the plain mean
+        without = {name: x for name, x in batch.items() if name != "weights"}
+        assert metrics["loss"] == pytest.approx(step(without)[0]["loss"], rel=1e-5)
+
+
+def test_weights_on_many_devices():
+    batch = weighted_batch()
+    (one, after), (many, after_many) = step(batch), step(batch, (2, 2, 2))
+    assert many == pytest.approx(one, rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), after_many, after)
+
+
+@pytest.mark.parametrize("attention", ["reference", "blockwise"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_means_float32_in_a_step(dtype, attention):
+    """On GPUs and TPUs a float32 matrix product is rounded to fewer bits unless it asks for the highest precision."""
+    model = dataclasses.replace(SMALL.model, dtype=dtype, attention=attention, attention_block=4)
+    c, mesh = dataclasses.replace(SMALL, model=model), make_mesh(1, 1, 1, jax.devices()[:1])
+    batch = {name: x for name, x in weighted_batch().items() if name != "weights"}
+    with jax.set_mesh(mesh), jax.default_matmul_precision("default"):  # as it is without the tests' own setting
+        text = make_train_step(c, mesh, TOKEN_BASES).lower(abstract_state(c, mesh), batch).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) > 20
+    highest = [line for line in products if "[HIGHEST, HIGHEST]" in line]
+    assert len(highest) == (len(products) if dtype == "float32" else 0)

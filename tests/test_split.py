@@ -7,10 +7,34 @@ from hypothesis import strategies as st
 
 from data_pipeline import genbank, regions, split
 from data_pipeline.errors import DataError
+from data_pipeline.genome import Record
+from data_pipeline.ledger import Ledger
 from data_pipeline.regions import Span
 from tests.data import FIXTURES
 
 LENGTH = 200
+
+
+def record(length=LENGTH, accession="A.1", organism="Escherichia coli", taxon_id=None):
+    return Record(
+        accession, length, np.zeros(length, np.uint8), np.zeros((0, 2), np.int64), True, "BCT", organism, (), "bct", (),
+        taxon_id,
+    )  # fmt: skip
+
+
+def places(spans, by="group", seed=0, assembly="GCF_1", **of):
+    return split.places(record(**of), spans, by=by, seed=seed, assembly=assembly)
+
+
+def parts(spans, seed=0, shares=None, **of):
+    found = split.parts_of(np.array(places(spans, seed=seed, **of), np.uint64), **(shares or SHARES))
+    return [split.PARTS[part] for part in found]
+
+
+def genes(starts):
+    return [Span(start, start + 1, 1, "cds") for start in starts]
+
+
 SHARES = {"validation_share": 0.3, "test_share": 0.3}
 SPANS = st.lists(
     st.tuples(st.integers(0, LENGTH - 1), st.integers(1, 30), st.sampled_from([1, -1])).map(
@@ -50,7 +74,7 @@ def test_groups_are_the_transitive_overlaps(spans):
 @settings(max_examples=300, deadline=None)
 @given(spans=SPANS, more=SPANS, seed=st.integers(0, 100))
 def test_parts_share_no_base_and_do_not_move(spans, more, seed):
-    found = split.parts("A.1", spans, LENGTH, seed=seed, **SHARES)
+    found = parts(spans, seed)
     bases_of = {part: set() for part in split.PARTS}
     for span, part in zip(spans, found, strict=True):
         bases_of[part] |= covered(span)
@@ -58,17 +82,17 @@ def test_parts_share_no_base_and_do_not_move(spans, more, seed):
         assert not bases_of[one] & bases_of[other]
     everything = set().union(*bases_of.values())
     apart = [span for span in more if not covered(span) & everything]
-    assert split.parts("A.1", spans + apart, LENGTH, seed=seed, **SHARES)[: len(spans)] == found
-    backwards = split.parts("A.1", spans[::-1], LENGTH, seed=seed, **SHARES)
+    assert parts(spans + apart, seed)[: len(spans)] == found
+    backwards = parts(spans[::-1], seed)
     assert backwards[::-1] == found
 
 
 def test_the_hash_is_fixed_for_good():
     # These values must never change: a part that moves leaks validation data into training.
-    found = [split.part_of("NC_000913.3", start, seed=0, **SHARES) for start in range(8)]
+    found = parts(genes(range(8)), accession="NC_000913.3")
     assert found == HASHED
-    assert found != [split.part_of("NC_000913.3", start, seed=1, **SHARES) for start in range(8)]
-    assert found != [split.part_of("NC_000913.2", start, seed=0, **SHARES) for start in range(8)]
+    assert found != parts(genes(range(8)), seed=1, accession="NC_000913.3")
+    assert found != parts(genes(range(8)), accession="NC_000913.2")
 
 
 HASHED = ["validation", "train", "test", "validation", "train", "train", "test", "validation"]
@@ -76,10 +100,8 @@ HASHED = ["validation", "train", "test", "validation", "train", "train", "test",
 
 def test_shares_are_met_and_test_leaves_validation_alone():
     def counts(validation_share, test_share):
-        found = [
-            split.part_of("A.1", start, seed=0, validation_share=validation_share, test_share=test_share)
-            for start in range(20000)
-        ]
+        shares = {"validation_share": validation_share, "test_share": test_share}
+        found = parts(genes(range(20000)), shares=shares, length=20001)
         return found, {part: found.count(part) / len(found) for part in split.PARTS}
 
     found, share = counts(0.05, 0.1)
@@ -98,12 +120,42 @@ def test_bad_shares(shares):
 
 def test_real_records_keep_overlaps_together():
     for path in sorted(FIXTURES.glob("*.gz")):
-        for record in genbank.read(path, regions.FEATURE_KINDS):
-            spans = regions.spans(record, regions.Skipped())
-            found = split.parts(record.accession, spans, len(record.codes), seed=0, **SHARES)
+        for record in genbank.read(path):
+            spans = regions.find(record, regions.Scheme(), Ledger())
+            where = split.places(record, spans, by="group", seed=0, assembly="")
+            found = split.parts_of(np.array(where, np.uint64), **SHARES)
             owner = np.full(len(record.codes), -1)
-            for span, part in zip(spans, found, strict=True):
+            assert len(set(found.tolist())) > 1 or len(spans) < 20
+            for span, code in zip(spans, found, strict=True):
                 for start, end in span.pieces(len(record.codes)):
-                    code = split.PARTS.index(part)
                     assert np.isin(owner[start:end], (-1, code)).all()
                     owner[start:end] = code
+
+
+def test_contig_assembly_and_organism_stay_together():
+    spans = genes(range(50))
+    for by, names in (
+        ("contig", {"accession": "B.1"}),
+        ("assembly", {"assembly": "GCF_2"}),
+        ("taxon", {"organism": "B"}),
+    ):
+        found = places(spans, by)
+        assert len(set(found)) == 1, by
+        assert set(found) == set(places(genes([7, 9]), by))
+        assert set(found) != set(places(spans, by, **names))
+        assert set(found) != set(places(spans, by, seed=1))
+    assert places(spans, "taxon", organism="A", taxon_id="9606") == places(
+        spans, "taxon", organism="B", taxon_id="9606"
+    )
+    assert len(set(places(spans))) == 50
+    assert places(spans, "cluster") == places(spans)
+
+
+def test_spliced_regions_are_grouped_by_the_bases_they_hold():
+    spans = [
+        Span(0, 100, 1, "cds", ((0, 10, 1), (90, 100, 1))),
+        Span(20, 60, -1, "cds"),  # inside the intron
+        Span(95, 130, -1, "cds", ((120, 130, -1), (95, 99, -1))),
+        Span(140, 150, 1, "cds"),
+    ]
+    assert split.groups(spans, LENGTH).tolist() == [0, 1, 0, 3]

@@ -29,6 +29,7 @@ from gener_jax.tokenizer import for_config
 from gener_jax.training import checkpoint, metrics
 from gener_jax.training.step import abstract_state
 from tests import tiny
+from tests.data import random_codes
 from tests.tiny import compiled_once  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -141,7 +142,7 @@ def test_a_run_says_and_writes_what_it_should(straight, dataset):
     assert sorted(p.name for p in straight.folder.iterdir()) == [
         "checkpoints", "config.json", "environment.json", "log.jsonl",
     ]  # fmt: skip
-    environment = json.loads((straight.folder / "environment.json").read_text())
+    environment = json.loads((straight.folder / "environment.json").read_text())[0]
     assert environment["versions"]["jax"] == jax.__version__
     config = checkpoint.read_config(straight.folder)
     assert (config.name, config.model.vocab_size, config.model.head_dim) == ("tiny", 96, 8)
@@ -179,6 +180,7 @@ def test_stopped_twice_is_never_stopped(straight, dataset, tmp_path, monkeypatch
                 assert batches.setdefault(number, digest) == digest
     assert batches == straight.batches
     assert watch.batches.keys() == {10, 11, 12}
+    assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 3  # of each start
     assert same_state(state_of(tmp_path / "run"), state_of(straight.folder))
     assert log_of(tmp_path / "run") == log_of(straight.folder)
     assert result["loss"] == json.loads(straight.out.splitlines()[-1])["loss"]
@@ -297,7 +299,7 @@ def test_killed_at_any_moment_is_never_stopped(dataset, tmp_path):
 @pytest.mark.slow
 def test_a_repeat_is_learnt_and_given_back(tmp_path):
     """Every 6-mer of 2 kb comes once, so that a good model knows what follows each."""
-    [codes] = tiny.random_codes([1998], 3, unknown=False)
+    [codes] = random_codes([1998], 3, unknown=False)
     dataset = tiny.synthetic(tmp_path / "set", {"train": [codes], "validation": [codes]})
     config = tiny.config(
         dataset, tokenizer__k="6", data__random_phase="false", model__hidden_size="64", model__intermediate_size="128",
@@ -337,6 +339,27 @@ def test_bpe_trains_resumes_evaluates_and_samples(tmp_path, monkeypatch, capsys)
     sample.main(["--checkpoint", str(tmp_path / "run"), "--prompt", "ATGACCA", "--num_bases", "50"])
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch("ATGACCA[ACGT]{50}", "".join(lines[1:]))
+
+
+def test_repeats_weigh_less_in_training_and_alike_in_evaluation(tmp_path, capsys):
+    codes = random_codes([900, 700, 400], 1)
+    dataset = tiny.synthetic(tmp_path / "set", {"train": codes, "validation": codes[:2]}, soft_masked=True)
+    short = {"train__num_steps": "3", "optimizer__warmup_steps": "1", "checkpoint__every_steps": "3"}
+    config = tiny.config(dataset, data__repeat_weight="0.1", **short)
+    result, log = train.train(config, tmp_path / "run"), log_of(tmp_path / "run")
+    plain, plain_log = train.train(tiny.config(dataset, **short), tmp_path / "plain"), log_of(tmp_path / "plain")
+    assert log[0]["bits_per_base"] == plain_log[0]["bits_per_base"]  # of the same parameters and batch
+    assert log[0]["loss"] != plain_log[0]["loss"]
+    assert result["bits_per_base"] != plain["bits_per_base"]
+    assert set(result["by_case"]) == {"soft-masked", "not soft-masked"}
+    assert result["without_near_copies"]["bases"] == sum(row["bases"] for row in result["by_case"].values())
+    [look] = [line["held_out"] for line in log if "held_out" in line]
+    assert look["without_near_copies"]["bits_per_base"] == look["bits_per_base"]
+    assert "warning" not in capsys.readouterr().err
+    upper = tiny.synthetic(tmp_path / "upper", {"train": codes, "validation": codes[:2]})
+    with pytest.raises(ConfigError, match=r"data.repeat_weight: 1.0 → 0.1"):
+        train.train(tiny.config(upper, data__repeat_weight="0.1", **short), tmp_path / "plain")
+    assert capsys.readouterr().err.count("no lower case in the bases of") == 1
 
 
 def test_the_config_of_the_helper_is_the_experiment_files(dataset, tmp_path):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from data_pipeline import bases
 from data_pipeline.build import build
 from data_pipeline.genome import TAXA
 from data_pipeline.regions import KINDS, Region
@@ -33,8 +32,10 @@ def genomes(folder: Path, **options) -> Path:
     return folder
 
 
-def synthetic(folder: Path, sequences: dict[str, list[np.ndarray]], kinds=("cds",), **options) -> Path:
-    """A dataset of given base codes by split."""
+def synthetic(
+    folder: Path, sequences: dict[str, list[np.ndarray]], kinds=("cds",), *, soft_masked: bool = False, **options
+) -> Path:
+    """A dataset of given base codes by split; `soft_masked` makes runs of them lower case."""
     folder.mkdir(parents=True)
     writer = DatasetWriter(folder, **options)
     for part, regions in sequences.items():
@@ -42,25 +43,16 @@ def synthetic(folder: Path, sequences: dict[str, list[np.ndarray]], kinds=("cds"
             kind, taxon = kinds[i % len(kinds)], ("bct", "vir")[i % 2]
             assert kind in KINDS
             assert taxon in TAXA
-            writer.add(
-                part,
-                Region(part, 0, len(codes), 1, kind, taxon, np.asarray(codes, np.uint8), np.zeros((0, 2), np.int64)),
-            )
+            lower = random_runs(len(codes), i) if soft_masked else np.zeros((0, 2), np.int64)
+            writer.add(part, Region(part, 0, len(codes), 1, kind, taxon, np.asarray(codes, np.uint8), lower))
     writer.close()
     return folder
 
 
-def random_codes(lengths, seed: int, unknown: bool = True) -> list[np.ndarray]:
-    """Random bases with runs of N."""
-    generator = np.random.default_rng(seed)
-    found = []
-    for length in lengths:
-        codes = generator.integers(0, 4, length).astype(np.uint8)
-        if unknown and length > 20:
-            for start in generator.integers(0, length, 2):
-                codes[start : start + generator.integers(1, 15)] = bases.N
-        found.append(codes)
-    return found
+def random_runs(length: int, seed: int) -> np.ndarray:
+    """Disjoint (start, end) of stretches of some ten bases, about half of a region in all."""
+    cuts = np.unique(np.random.default_rng(seed).integers(0, length + 1, length // 8 + 2))
+    return cuts[: len(cuts) // 2 * 2].reshape(-1, 2)
 
 
 SMALL = {

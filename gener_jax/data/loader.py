@@ -53,7 +53,8 @@ class TokenStream:
     """Windows of the endless token stream, by number. A random-access source for grain; picklable.
 
     Raises:
-      DataError: if the split is empty, or the dataset holds tokens of another tokenizer.
+      DataError: if the split is empty, or the dataset holds tokens of another tokenizer, or nothing that
+        `data.reverse_complement` or `data.repeat_weight` could be applied to.
     """
 
     def __init__(self, source: RegionSource, tokenizer: Tokenizer, data: Data, seed: int):
@@ -77,6 +78,11 @@ class TokenStream:
                 f"{source.folder}: holds tokens, whose strand is fixed: set data.reverse_complement to false, or "
                 "build it with --records bases"
             )
+        if source.records == "tokens" and data.repeat_weight != 1:
+            raise DataError(
+                f"{source.folder}: holds tokens, which keep no lower case: set data.repeat_weight to 1, or build it "
+                "with --records bases"
+            )
         if not (source.index["length"].max() // self.k if self.k else source.index["tokens"].max()):
             raise DataError(f"{source.folder}: no region of the {source.split} split holds a whole token")
         settings = {
@@ -88,6 +94,10 @@ class TokenStream:
             "reverse_complement": data.reverse_complement,
             "mask_documents": data.mask_documents,
         }
+        self._weights = None  # of a k-mer by how many of its bases are lower case
+        if data.repeat_weight != 1:  # a run that began before there was such a field goes on
+            settings["repeat_weight"] = data.repeat_weight
+            self._weights = (1 + (data.repeat_weight - 1) * np.arange(self.k + 1) / self.k).astype(np.float32)
         self.digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         self._starts = [0]  # stream position of each epoch, as far as it was asked for
         self._lock = threading.Lock()
@@ -133,9 +143,13 @@ class TokenStream:
         key = subkey(self.seed, epoch, _WINDOWS)
         return first + int(permute(np.array(number - first), behind - first, key)[0])
 
-    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids int32 and the number of the document each belongs to, of stream positions [start, stop)."""
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Token ids int32, the document each belongs to, and its weight in the loss, of stream positions [start, stop).
+
+        Weights are float32: the mean over a k-mer's bases, 1 at <s>; None where every base weighs 1.
+        """
         ids, documents = np.empty(stop - start, np.int32), np.empty(stop - start, np.int64)
+        weights = None if self._weights is None else np.ones(stop - start, np.float32)
         at, document = start, 0
         while at < stop:
             epoch = self._epoch(self.epoch_of(at))
@@ -150,38 +164,65 @@ class TokenStream:
                     if first < 0:
                         ids[at - start] = BOS
                         at, first = at + 1, 0
-                    ids[at - start : ends - start] = self._region_tokens(epoch, i, first, first + ends - at)
+                    here = slice(at - start, ends - start)
+                    ids[here] = self._region_tokens(epoch, i, first, first + ends - at)
+                    if weights is not None:
+                        weights[here] = self._region_weights(epoch, i, first, first + ends - at)
                     at = ends
                 i += 1
-        return ids, documents
+        return ids, documents, weights
 
     def _region_tokens(self, epoch: Epoch, i: int, start: int, stop: int) -> np.ndarray:
-        region = int(epoch.regions[i])
         if not self.k:
-            return self.source.read(region, start, stop)
+            return self.source.read(int(epoch.regions[i]), start, stop)
+        codes = self.source.read(*self._region_slice(epoch, i, start, stop))
+        return self.tokenizer.encode_bases(bases.reverse_complement(codes) if epoch.reverse[i] else codes)
+
+    def _region_weights(self, epoch: Epoch, i: int, start: int, stop: int) -> np.ndarray:
+        lower_case = self.source.lower_case(*self._region_slice(epoch, i, start, stop))
+        if epoch.reverse[i]:
+            lower_case = lower_case[::-1]
+        return self._weights[lower_case.reshape(-1, self.k).sum(1)]
+
+    def _region_slice(self, epoch: Epoch, i: int, start: int, stop: int) -> tuple[int, int, int]:
+        """A region, and the bases of it, on its own strand, that its tokens [start, stop) in this epoch are made of."""
+        region = int(epoch.regions[i])
         low, high = (int(epoch.phases[i]) + self.k * n for n in (start, stop))
         if epoch.reverse[i]:
             length = int(self.source.index["length"][region])
-            return self.tokenizer.encode_bases(
-                bases.reverse_complement(self.source.read(region, length - high, length - low))
-            )
-        return self.tokenizer.encode_bases(self.source.read(region, low, high))
+            low, high = length - high, length - low
+        return region, low, high
 
     def example(self, number: int) -> dict[str, np.ndarray]:
         """The `number`-th sequence of the run: `inputs` and `targets`, int32 [length], the targets one token on.
 
-        With `mask_documents` also `segment_ids` (from 1) and `positions` (from 0 in each document), int32 [length].
+        With `mask_documents` also `segment_ids` (from 1) and `positions` (from 0 in each document), int32 [length];
+        with a `repeat_weight` that is not 1 also `weights` of the targets, float32 [length].
         """
         length = self.data.context_length
         start = self.window(number) * length
-        ids, documents = self.read(start, start + length + 1)
+        ids, documents, weights = self.read(start, start + length + 1)
         example = {"inputs": ids[:-1], "targets": ids[1:]}
+        if weights is not None:
+            example["weights"] = weights[1:]
         if self.data.mask_documents:
             segments = documents[:-1] - documents[0] + 1
             starts = np.maximum.accumulate(np.where(np.diff(segments, prepend=0), np.arange(length), 0))
             example["segment_ids"] = segments.astype(np.int32)
             example["positions"] = (np.arange(length) - starts).astype(np.int32)
         return example
+
+    def has_lower_case(self, max_bases: int = 2**24) -> bool:
+        """Whether any of the first epoch's first `max_bases` bases is soft-masked; for datasets of bases."""
+        left = max_bases
+        for region in self._epoch(0).regions.tolist():
+            length = min(int(self.source.index["length"][region]), left)
+            if self.source.lower_case(region, 0, length).any():
+                return True
+            left -= length
+            if not left:
+                break
+        return False
 
     def accounting(self, epoch: int) -> dict[str, int]:
         """Bases of an epoch: `region_bases` = `kept` + `lost_at_start` + `lost_at_end`; and its `tokens`, with <s>."""

@@ -20,7 +20,8 @@ IMPLEMENTATIONS = ("auto", "reference", "blockwise")
 
 def matmul_precision(dtype):
     """The context for matrix products of a type: float32 means it on GPUs and TPUs too, not TF32 or bf16 passes."""
-    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
+    # A configuration's type is a string, which equals no type of jax.
+    return jax.default_matmul_precision("highest" if jnp.dtype(dtype) == jnp.float32 else "default")
 
 
 class Segments(NamedTuple):

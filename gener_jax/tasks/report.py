@@ -8,7 +8,7 @@ from data_pipeline.records import RegionSource
 from gener_jax.config import Config
 from gener_jax.inference.lm import LM
 from gener_jax.tasks import markov, reading_frames
-from gener_jax.tasks.held_out import HeldOut
+from gener_jax.tasks.held_out import NEAR_COPY, HeldOut
 from gener_jax.tokenizer import Tokenizer
 
 ORDERS = (0, 5)
@@ -43,10 +43,23 @@ def as_text(config: Config, result: dict) -> str:
     ]
     best = min(bits for _, bits in rows)
     lines += [f"  {name:24} {bits:.4f}{'  ← lowest' if bits == best else ''}" for name, bits in rows]
+    new = result.get("without_near_copies")
+    if new is not None and new["regions"] < result["regions"]:
+        bits = f"{new['bits_per_base']:.4f}" if new["bases"] else "none"
+        lines.append(
+            f"  without near copies in training (seen < {100 * NEAR_COPY:.0f} %)  {bits}  ({new['regions']} regions, "
+            f"{new['bases']:,} bases)"
+        )
     if "bits_by_codon_position" in result:
         bits = result["bits_by_codon_position"]
         lines.append("Bits by codon position in coding regions (each read in frame from its first base)")
         lines.append("  " + "   ".join(f"{name} {b:.4f}" for name, b in zip(("1st", "2nd", "3rd"), bits, strict=True)))
+    if "by_case" in result:
+        lines.append("Bits per base by case")
+        lines += [
+            f"  {name:15} {row['bits_per_base']:.4f}  ({row['bases']:,} bases)"
+            for name, row in result["by_case"].items()
+        ]
     for group in ("by_kind", "by_taxon"):
         if len(result[group]) > 1:
             lines.append(f"Bits per base {group.replace('_', ' ')}")

@@ -230,14 +230,23 @@ def check_folder(folder: Path, config: Config) -> None:
 
 
 def describe_folder(folder: Path, config: Config) -> None:
-    """Writes config.json and environment.json, and keeps a copy of a BPE tokenizer's model."""
+    """Writes config.json, adds this start to environment.json, and keeps a copy of a BPE tokenizer's model.
+
+    environment.json is a list, an object a start of the run.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if config.tokenizer.kind == "bpe" and not (folder / _TOKENIZER).exists():
         beside = folder / f"{_TOKENIZER}.partial"
         shutil.copyfile(config.tokenizer.model_file, beside)
         os.replace(beside, folder / _TOKENIZER)
     _write(folder / "config.json", dumps(config))
-    _write(folder / "environment.json", json.dumps(_environment(), indent=2) + "\n")
+    path = folder / "environment.json"
+    try:
+        starts = json.loads(path.read_text()) if path.exists() else []
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); remove it, it is only a record") from None
+    starts = starts if isinstance(starts, list) else [starts]  # one object, as it was once written
+    _write(path, json.dumps([*starts, _environment()], indent=2) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

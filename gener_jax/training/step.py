@@ -47,7 +47,10 @@ def init_state(config: Config, mesh: Mesh) -> State:
 
 
 def loss_sums(model: decoder.Decoder, params, batch: dict[str, jax.Array], token_bases: np.ndarray) -> dict:
-    """Sums over a batch: `nll` and `targets` of the objective; `dna_nll` and `bases` of the targets that are DNA."""
+    """Sums over a batch: `nll` and `weight` of the objective; `dna_nll` and `bases` of the targets that are DNA.
+
+    In the objective a target counts by the batch's `weights`, where it has them, else 1; the other two never weigh.
+    """
     hidden, _ = model.apply(
         {"params": params},
         batch["inputs"],
@@ -57,10 +60,12 @@ def loss_sums(model: decoder.Decoder, params, batch: dict[str, jax.Array], token
     logits = model.apply({"params": params}, hidden, method="logits")
     nll = losses.token_nll(logits, batch["targets"])
     counted = losses.is_target(batch["targets"])
+    if "weights" in batch:
+        counted = batch["weights"] * counted
     bases = jnp.asarray(token_bases)[batch["targets"]]
     return {
         "nll": jnp.sum(nll * counted),
-        "targets": jnp.sum(counted),
+        "weight": jnp.sum(counted),
         "dna_nll": jnp.sum(nll * (bases > 0)),
         "bases": jnp.sum(bases),
     }
@@ -78,7 +83,8 @@ def make_train_step(config: Config, mesh: Mesh, token_bases: np.ndarray):
     def step(state: State, batch):
         def objective(params):
             sums = loss_sums(model, params, batch, token_bases)
-            return sums["nll"] / jnp.maximum(sums["targets"], 1), sums
+            least = np.finfo(np.float32).tiny if "weights" in batch else 1  # where nothing counts, 0 and not NaN
+            return sums["nll"] / jnp.maximum(sums["weight"], least), sums
 
         (loss, sums), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

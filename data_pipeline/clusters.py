@@ -1,0 +1,113 @@
+"""Parts for regions that share sequence: repeats, duplicated genes and homologues on one side of the split.
+
+Regions of one overlap group, and regions whose sketches (`kmers.sketch`) share a 32-mer, are linked. Inputs are taken
+in their order, so that a later one moves nothing: regions linked to an earlier input go to the part of the first region
+they are linked to; what is left is joined into clusters, whose part is decided by the place of their first region. A
+cluster with more of the bases so far than a held-out part may have goes to training: in a genome full of mobile
+elements nearly all genes are one cluster. A region that links two parts would leak from one to the other: whatever
+comes later is dropped.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from data_pipeline.duplicates import MEMORY_BYTES
+from data_pipeline.split import parts_of
+
+_ROW_BYTES = 64
+
+
+def assign(
+    sketches: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    places: Sequence[np.ndarray],
+    lengths: Sequence[np.ndarray],
+    kept: Sequence[np.ndarray],
+    fixed: Sequence[int | None],
+    validation_share: float,
+    test_share: float,
+    memory_bytes: int = MEMORY_BYTES,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The part of each region, int8 [regions], and which ones link two parts, bool [regions], for each input.
+
+    Args:
+      sketches: reads those of an input: hashes, uint64 [n], and the region of each, int64 [n].
+      places: uint64 [regions]; regions of one overlap group have the same.
+      lengths: int64 [regions], bases.
+      kept: bool [regions]; the others are left alone.
+      fixed: the part of all regions of an input, where its manifest says so.
+      validation_share, test_share: of the clusters.
+      memory_bytes: the sketches are read as often, and a part of them taken each time, as this asks for.
+    """
+    starts = np.concatenate([[0], np.cumsum([len(rows) for rows in places])])
+    alive = np.concatenate(kept) if len(kept) else np.zeros(0, bool)
+    place, length = np.concatenate(places), np.concatenate(lengths)
+    links = [np.zeros((0, 2), np.int64)]
+    links += [
+        np.unique(np.stack([owners[:-1], owners[1:]], 1)[same], axis=0)
+        for owners, same in _shared(sketches, starts, alive, memory_bytes)
+    ]
+    links = np.concatenate(links)
+    links = links[np.argsort(links[:, 1], kind="stable")]
+    bounds = np.searchsorted(links[:, 1], starts)
+    part = np.zeros(len(place), np.int8)
+    bases = 0
+    for number, (begin, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
+        here = begin + np.flatnonzero(alive[begin:end])
+        bases += int(length[here].sum())
+        if fixed[number] is not None:
+            part[begin:end] = fixed[number]
+            continue
+        by_place = here[np.argsort(place[here], kind="stable")]
+        neighbours = np.flatnonzero(place[by_place[1:]] == place[by_place[:-1]])
+        edges = np.concatenate(
+            [links[bounds[number] : bounds[number + 1]], np.stack([by_place[neighbours], by_place[neighbours + 1]], 1)]
+        )
+        nodes = np.unique(np.concatenate([edges.ravel(), here]))
+        ends = np.searchsorted(nodes, edges)
+        graph = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), (len(nodes), len(nodes)))
+        count, cluster = connected_components(graph, directed=False)
+        first = nodes[np.unique(cluster, return_index=True)[1]]  # nodes are in order: the earliest of each cluster
+        size = np.bincount(cluster, length[nodes], count)
+        decided = parts_of(place[first], validation_share, test_share)
+        room = np.array([1.0, validation_share, test_share])[decided] * bases
+        decided[size > room] = 0
+        old = first < begin
+        decided[old] = part[first[old]]
+        new = nodes >= begin
+        part[nodes[new]] = decided[cluster[new]]
+    leaking = np.zeros(len(place), bool)
+    for owners, same in _shared(sketches, starts, alive, memory_bytes):
+        first = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), np.arange(len(owners)), 0))
+        leaking[owners[part[owners] != part[owners[first]]]] = True
+    return np.split(part, starts[1:-1]), np.split(leaking, starts[1:-1])
+
+
+def _shared(
+    sketches: Callable[[int], tuple[np.ndarray, np.ndarray]], starts: np.ndarray, alive: np.ndarray, memory_bytes: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Regions in the order of the hashes they hold, and for each but the first whether it shares the hash before it."""
+    buckets, bucket = 1, 0
+    while bucket < buckets:
+        hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+        total = 0
+        for number, start in enumerate(starts[:-1].tolist()):
+            some, regions = sketches(number)
+            total += len(some)
+            if buckets == 1 and total * _ROW_BYTES > memory_bytes:
+                hashes, owners = hashes[:1], owners[:1]  # too much at once: only counted now
+                continue
+            chosen = np.flatnonzero((some % np.uint64(buckets) == bucket) & alive[start + regions])
+            hashes.append(some[chosen])
+            owners.append(start + regions[chosen])
+        if buckets == 1 and total * _ROW_BYTES > memory_bytes:
+            buckets = -(-total * _ROW_BYTES // memory_bytes)
+            continue
+        bucket += 1
+        hashes, owners = np.concatenate(hashes), np.concatenate(owners)
+        order = np.lexsort((owners, hashes))
+        hashes, owners = hashes[order], owners[order]
+        if len(owners):
+            yield owners, hashes[1:] == hashes[:-1]

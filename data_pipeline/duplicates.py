@@ -1,0 +1,43 @@
+"""Regions with the same bases, on either strand, found in bounded memory."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+MEMORY_BYTES = 1 << 30
+_ROW_BYTES = 64  # what sorting takes a region
+
+
+def repeated(
+    digests: Callable[[int], np.ndarray],
+    kept: Sequence[np.ndarray],
+    *,
+    within: bool,
+    memory_bytes: int = MEMORY_BYTES,
+) -> list[np.ndarray]:
+    """Which regions have the bases of one that came before: bool [regions] for each input.
+
+    `digests(i)` reads those of input i, uint64 [regions, 2]; `kept`: bool [regions] for each input, those that count. A
+    copy within one input counts only with `within`. The digests are read as often, and a part of them taken each time,
+    as `memory_bytes` asks for.
+    """
+    result = [np.zeros(len(mask), bool) for mask in kept]
+    parts = max(1, -(-sum(map(len, kept)) * _ROW_BYTES // memory_bytes))
+    for part in range(parts):
+        chosen, keys = [], [np.zeros((0, 2), np.uint64)]
+        for number, mask in enumerate(kept):
+            rows = digests(number)
+            chosen.append(np.flatnonzero(mask & (rows[:, 0] % np.uint64(parts) == part)))
+            keys.append(rows[chosen[-1]])
+        keys = np.concatenate(keys)
+        source = np.repeat(np.arange(len(kept)), [len(rows) for rows in chosen])
+        region = np.concatenate([np.zeros(0, np.int64), *chosen])
+        order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
+        keys, source, region = keys[order], source[order], region[order]
+        opens = np.ones(len(keys), bool)  # a region that is the first with its bases
+        opens[1:] = (keys[1:] != keys[:-1]).any(1)
+        first = np.maximum.accumulate(np.where(opens, np.arange(len(keys)), 0))
+        again = ~opens if within else source != source[first]
+        for number in np.unique(source[again]).tolist():
+            result[number][region[again & (source == number)]] = True
+    return result

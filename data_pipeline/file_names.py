@@ -1,0 +1,99 @@
+"""What the name of a genome file tells: its format, the sequences it holds, their taxon and assembly."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from data_pipeline.genome import DIVISIONS
+
+GENBANK, GFF3, GTF, FASTA = "GenBank", "GFF3", "GTF", "FASTA"
+FORMATS = {
+    **dict.fromkeys((".gb", ".gbk", ".gbff", ".genbank", ".seq"), GENBANK),
+    **dict.fromkeys((".gff", ".gff3"), GFF3),
+    ".gtf": GTF,
+    **dict.fromkeys((".fa", ".fasta", ".fna"), FASTA),
+}
+_DERIVED = re.compile(
+    r"(^|[._])(cds_from_genomic|rna_from_genomic|translated_cds)[._]|(^|[._])(rna|protein)\.[^.]+$"
+    r"|(^|\.)(cds|cdna|ncrna|pep|abinitio|dna_rm)\.|\.(faa|gpff)$",
+    re.IGNORECASE,
+)
+_RELEASE = re.compile(rf"({'|'.join(DIVISIONS)})\.(\d+)(?:\.(\d+))?\.genomic")
+_ASSEMBLY = re.compile(r"GC[AF]_\d{9}\.\d+")
+_NCBI_STEM = re.compile(rf"({_ASSEMBLY.pattern})(_.+)?_genomic")
+_PART = r"((?:chromosome|nonchromosomal|primary_assembly|chr|chr_patch_hapl_scaff)(?:\.\w+)?)"
+_SPECIES = r"([A-Z][a-z]+_[A-Za-z0-9_]+\..+?)"  # and its assembly: Homo_sapiens.GRCh38
+_ENSEMBL_FASTA = re.compile(rf"{_SPECIES}\.(dna|dna_sm)\.(toplevel|{_PART})")
+_ENSEMBL_ANNOTATION = re.compile(rf"{_SPECIES}\.\d{{1,3}}(?:\.{_PART})?")
+
+
+@dataclasses.dataclass(frozen=True)
+class GenomeFile:
+    """A genome file by its name.
+
+    Files with the same `key` hold the same sequences; of one format, that of the lower `rank` is preferred. `assembly`
+    is NCBI's accession where the name, or its folder's, holds one, else what the names of one genome share.
+    """
+
+    path: Path
+    format: str
+    key: str
+    rank: int = 0
+    taxon: str | None = None
+    assembly: str = ""
+
+    @property
+    def annotates(self) -> bool:
+        """Whether it is an annotation."""
+        return self.format != FASTA
+
+    @property
+    def of_ncbi(self) -> bool:
+        """Whether `assembly` is an accession of NCBI's."""
+        return bool(_ASSEMBLY.fullmatch(self.assembly))
+
+
+def unpacked(name: str) -> str:
+    """A file's name without .gz or .bgz."""
+    return name[: -len(Path(name).suffix)] if name.lower().endswith((".gz", ".bgz")) else name
+
+
+def format_of(path: Path) -> str | None:
+    """One of the FORMATS by the name's end; None for another."""
+    return FORMATS.get(Path(unpacked(path.name)).suffix.lower())
+
+
+def is_derived(path: Path) -> bool:
+    """Whether the name is that of an extract of a genome: its transcripts, proteins, predictions, masked bases."""
+    return bool(_DERIVED.search(unpacked(path.name)))
+
+
+def describe(path: Path) -> GenomeFile:
+    """What the name of a file of a known format tells."""
+    bare, kind = unpacked(path.name), format_of(path)
+    stem = bare[: -len(Path(bare).suffix)]
+    accession = _ASSEMBLY.search(path.name) or _ASSEMBLY.fullmatch(path.absolute().parent.name)
+    assembly = accession.group() if accession else stem
+    if release := _RELEASE.fullmatch(stem):
+        division, number, part = release.groups()
+        name = f"{division}.{number}"
+        key = name if part in (None, "1") else f"{name}.{part}"
+        return GenomeFile(path, kind, key, 0, DIVISIONS[division], name)
+    if match := _NCBI_STEM.fullmatch(stem):
+        return GenomeFile(path, kind, match[1], assembly=match[1])
+    if stem == "genomic":  # in the folders of NCBI datasets
+        return GenomeFile(path, kind, assembly, assembly=assembly)
+    if kind == FASTA and (match := _ENSEMBL_FASTA.fullmatch(stem)):
+        name, masking, whole, part = match.groups()
+        key = name if whole in ("toplevel", "primary_assembly") else f"{name}.{part}"
+        return GenomeFile(path, kind, key, (masking == "dna") * 2 + (whole == "toplevel"), assembly=name)
+    if kind in (GFF3, GTF) and (match := _ENSEMBL_ANNOTATION.fullmatch(stem)):
+        name, part = match.groups()
+        partial = part in ("chr", "chr_patch_hapl_scaff")  # the whole annotation less its scaffolds, or with patches
+        return GenomeFile(path, kind, name if partial or not part else f"{name}.{part}", int(partial), assembly=name)
+    return GenomeFile(path, kind, stem, assembly=assembly)
+
+
+def same_sequences(annotation: GenomeFile, sequence: GenomeFile) -> bool:
+    """Whether a FASTA holds an annotation's sequences. Old names of Ensembl's have the release in both."""
+    return sequence.key == annotation.key or bool(re.fullmatch(rf"{re.escape(annotation.key)}\.\d+", sequence.key))

@@ -1,0 +1,279 @@
+"""What a dataset holds.
+
+    python -m data_pipeline.inspect datasets/mine
+    python -m data_pipeline.inspect datasets/mine --head 5 --product ribosomal
+    python -m data_pipeline.inspect datasets/mine --split validation --fasta held_out.fa
+
+Totals by taxon and kind, what was found, kept and dropped, and what of the held-out regions stands in training; with
+--head the first regions, a line each; with --fasta the regions as FASTA (soft-masked bases in lower case), named
+accession:start-end(strand) with 0-based, half-open coordinates, as bedtools does; end before start is over the origin.
+"""
+
+import argparse
+import collections
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from data_pipeline import bases, genome, regions, split
+from data_pipeline.errors import DataError
+from data_pipeline.records import RegionSource, read_info
+
+LINE = 80  # bases a line of FASTA
+
+
+def chosen(
+    source: RegionSource,
+    *,
+    kinds: Sequence[str] = (),
+    taxa: Sequence[str] = (),
+    gene: str | None = None,
+    product: str | None = None,
+) -> Iterator[int]:
+    """The numbers of the regions of a split that have one of `kinds` and `taxa`, and names that the expressions match.
+
+    `gene` is looked for in the gene's name and locus tag. Raises DataError for a bad regular expression.
+    """
+    try:
+        gene_pattern, product_pattern = re.compile(gene or ""), re.compile(product or "")
+    except re.error as error:
+        raise DataError(f"not a regular expression: {error.pattern!r} ({error})") from None
+    index = source.index
+    mask = np.ones(len(source), bool)
+    for column, names, wanted in (("kind", source.kinds, kinds), ("taxon", source.taxa, taxa)):
+        if wanted:
+            mask &= np.isin(index[column], [names.index(name) for name in wanted if name in names])
+    for region in np.flatnonzero(mask).tolist():
+        if gene and not any(gene_pattern.search(source.name(name, region)) for name in ("gene", "locus_tag")):
+            continue
+        if product and not product_pattern.search(source.name("product", region)):
+            continue
+        yield region
+
+
+def place(source: RegionSource, region: int) -> str:
+    """Where a region lies: accession:start-end(strand)."""
+    row = {name: column[region].item() for name, column in source.index.items()}
+    sign = "+" if row["strand"] > 0 else "-"
+    return f"{source.accessions[row['accession']]}:{row['start']}-{row['end']}({sign})"
+
+
+def fasta(source: RegionSource, numbers: Iterator[int], stream: TextIO) -> int:
+    """Writes regions as FASTA, on their own strand; returns how many. Datasets of bases only."""
+    count = 0
+    for region in numbers:
+        length = int(source.index["length"][region])
+        letters = np.frombuffer(bases.decode(source.read(region, 0, length)).encode(), np.uint8).copy()
+        letters[source.lower_case(region, 0, length)] |= 0x20
+        text = letters.tobytes().decode()
+        described = [f"{source.kinds[source.index['kind'][region]]} {source.taxa[source.index['taxon'][region]]}"]
+        for name in ("gene", "locus_tag", "product", "parts"):
+            if value := source.name(name, region):
+                described.append(f"{name}={value}")
+        stream.write(f">{place(source, region)} {' '.join(described)}\n")
+        stream.writelines(f"{text[start : start + LINE]}\n" for start in range(0, length, LINE))
+        count += 1
+    return count
+
+
+def head(source: RegionSource, numbers: Iterator[int], count: int) -> list[str]:
+    """A line for each of the first `count` regions, tab-separated."""
+    lines = []
+    for region in numbers:
+        if len(lines) == count:
+            break
+        length = int(source.index["length"][region])
+        start = ""
+        if source.records == "bases":
+            start = bases.decode(source.read(region, 0, min(length, 30))) + ("…" if length > 30 else "")
+        row = (
+            source.split, place(source, region), source.taxa[source.index["taxon"][region]],
+            source.kinds[source.index["kind"][region]], str(length), source.name("gene", region) or "-",
+            source.name("product", region) or "-", start,
+        )  # fmt: skip
+        lines.append("\t".join(row))
+    return lines
+
+
+class Totals:
+    """Counts of a set of regions."""
+
+    def __init__(self):
+        self.lengths: list[int] = []
+        self.counts = np.zeros(5, np.int64)  # of A, T, C, G, N
+        self.masked = 0
+
+    def add(self, source: RegionSource, region: int) -> None:
+        """Counts one region; its bases too, where the dataset holds bases."""
+        length = int(source.index["length"][region])
+        self.lengths.append(length)
+        if source.records == "bases":
+            self.counts += np.bincount(source.read(region, 0, length), minlength=5)
+            self.masked += int(source.lower_case(region, 0, length).sum())
+
+    def row(self) -> list[str]:
+        """The columns of COLUMNS."""
+        lengths = np.sort(np.array(self.lengths, np.int64))
+        total = int(lengths.sum())
+        half = lengths[np.searchsorted(np.cumsum(lengths), total / 2)]  # N50: half the bases lie in regions this long
+        known = int(self.counts[:4].sum())
+        gc = f"{100 * int(self.counts[bases.C] + self.counts[bases.G]) / known:.2f}" if known else "-"
+        counted = bool(self.counts.sum())
+        return [
+            f"{len(lengths):,}", f"{total:,}", f"{lengths[0]:,}", f"{total / len(lengths):,.1f}", f"{lengths[-1]:,}",
+            f"{half:,}", gc, f"{int(self.counts[bases.N]):,}" if counted else "-",
+            f"{self.masked:,}" if counted else "-",
+        ]  # fmt: skip
+
+
+COLUMNS = ["num_seqs", "sum_len", "min_len", "avg_len", "max_len", "N50", "GC(%)", "N", "soft-masked"]
+
+
+def totals(sources: Sequence[RegionSource], numbers: Sequence[Sequence[int]]) -> list[str]:
+    """A table by split, taxon and kind, of the regions `numbers` of each source, and their sum."""
+    found: dict[tuple[str, str, str], Totals] = collections.defaultdict(Totals)
+    whole = Totals()
+    for source, mine in zip(sources, numbers, strict=True):
+        for region in mine:
+            taxon, kind = (source.index[name][region] for name in ("taxon", "kind"))
+            found[source.split, source.taxa[taxon], source.kinds[kind]].add(source, region)
+            whole.add(source, region)
+    names = (split.PARTS, genome.TAXA, regions.KINDS)
+    order = sorted(found, key=lambda key: [all_.index(name) for all_, name in zip(names, key, strict=True)])
+    rows = [[*key, *found[key].row()] for key in order]
+    if len(rows) > 1:
+        rows.append(["all", "", "", *whole.row()])
+    table = [["split", "taxon", "kind", *COLUMNS], *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return [
+        "  ".join(
+            text.ljust(width) if i < 3 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
+
+
+def account(info: dict) -> list[str]:
+    """What the build found, kept and dropped, and what of the held-out regions stands in training."""
+    lines = []
+    ledger = info["ledger"]
+
+    def listed(title: str, rows: dict) -> None:
+        lines.extend(
+            f"{title}{name}: {row['count']:,}" + (f" ({row['bases']:,} bases)" if row["bases"] else "")
+            for name, row in rows.items()
+        )
+
+    read, found = ledger["records"]["read"], ledger["regions"]["found"]
+    lines.append(f"records read: {read['count']:,} ({read['bases']:,} bases)")
+    listed("  skipped, ", ledger["records"]["skipped"])
+    lines.append(f"regions found: {found['count']:,} ({found['bases']:,} bases)")
+    if ledger["regions"]["cut"]:
+        lines.append(f"  more by cutting: {ledger['regions']['cut']:,}")
+    listed("  dropped, ", ledger["regions"]["dropped"])
+    kept = [sum(part[name] for part in info["splits"].values()) for name in ("regions", "bases")]
+    lines.append(f"regions kept: {kept[0]:,} ({kept[1]:,} bases)")
+    listed("noted, ", ledger["notes"])
+    lines.extend(f"damaged, left out: {row['error']}" for row in info["damaged"])
+    leakage = info["leakage"]
+    for part, row in leakage.items():
+        if isinstance(row, dict):
+            sampled = f", of one in {leakage['sampled_one_in']}" if leakage["sampled_one_in"] > 1 else ""
+            near = row["near_copies"]
+            lines.append(
+                f"{part}: {100 * row['share_in_training']:.3f} % of its {leakage['kmer_length']}-mers stand in training"
+                f"{sampled}; near copies: {near['regions']:,} of {row['regions']:,} regions ({near['bases']:,} bases)"
+            )
+    return lines
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parse = argparse.ArgumentParser(
+        prog="python -m data_pipeline.inspect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parse.add_argument
+    add("dataset", metavar="DIR", help="a folder that data_pipeline.build made")
+    add("--split", nargs="+", metavar="SPLIT", help="only these: train, validation, test (default all)")
+    add("--kinds", nargs="+", default=[], choices=regions.KINDS, metavar="KIND", help="only these kinds")
+    add("--taxa", nargs="+", default=[], choices=genome.TAXA, metavar="TAXON", help="only these tags")
+    add("--gene", metavar="REGEX", help="only where the gene's name or locus tag matches")
+    add("--product", metavar="REGEX", help="only where the product matches")
+    add("--head", type=int, metavar="N", help="print the first N regions, a line each")
+    add("--fasta", metavar="FILE", help="write the regions as FASTA; - is standard output")
+    return parse
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Does what the command line says.
+
+    Raises:
+      DataError: for a folder that is no dataset, or a file that exists.
+    """
+    info = read_info(options.dataset)
+    sources = [RegionSource(options.dataset, name) for name in options.split or info["splits"]]
+    filters = {"kinds": options.kinds, "taxa": options.taxa, "gene": options.gene, "product": options.product}
+    if options.fasta:
+        if info["records"] != "bases":
+            raise DataError(f"{options.dataset}: holds tokens; build it with --records bases to write FASTA")
+        if options.fasta == "-":
+            for source in sources:
+                fasta(source, chosen(source, **filters), sys.stdout)
+            return
+        path = Path(options.fasta)
+        if path.exists():
+            raise DataError(f"{path}: exists already; remove it or choose another file")
+        partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+        try:
+            with open(partial, "w") as stream:
+                count = sum(fasta(source, chosen(source, **filters), stream) for source in sources)
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        print(f"{path}: {count} regions", file=sys.stderr)
+        return
+    if options.head is not None:
+        left = options.head
+        for source in sources:
+            lines = head(source, chosen(source, **filters), left)
+            left -= len(lines)
+            print(*lines, sep="\n", end="\n" if lines else "")
+        return
+    numbers = [list(chosen(source, **filters)) for source in sources]
+    scheme = info["parameters"]["scheme"]["name"]
+    sequences = f"{len(info['accessions']):,} sequences"
+    print(f"{options.dataset}: {info['records']}, scheme {scheme}, digest {info['digest'][:12]}, {sequences}")
+    if any(numbers):
+        print(*totals(sources, numbers), sep="\n")
+    else:
+        print("no region matches")
+    print(*account(info), sep="\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        inspect(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"inspect: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

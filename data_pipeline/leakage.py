@@ -1,0 +1,89 @@
+"""How much of what is held out stands in training: 32-mers, on either strand.
+
+All of them while they fit into memory; otherwise a sample of one in so many, chosen by hash, which the report names.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from data_pipeline import bases, kmers
+
+MEMORY_KMERS = 1 << 25
+NEAR_COPY = 0.1  # of a region's 32-mers: what a copy of 93 % identity keeps
+_CHUNK = 1 << 17  # bases that are taken at once: their 32-mers stay in the processor's cache
+
+
+def sampling(held_out_bases: int) -> int:
+    """Of how many 32-mers one is looked up, so that those of the held-out bases fit into memory."""
+    return max(1, -(-held_out_bases // MEMORY_KMERS))
+
+
+def held_out(codes: Iterable[np.ndarray], sample: int) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of the 32-mers of regions, uint64, end to end, and their number in each region, int64 [regions]."""
+    found = [_sampled(some, sample) for some in codes]
+    return np.concatenate([np.zeros(0, np.uint64), *found]), np.array([len(some) for some in found], np.int64)
+
+
+def stand_in(index: kmers.Index, codes: Iterable[np.ndarray], sample: int) -> np.ndarray:
+    """Which members of the index stand in any of the sequences, bool [members]."""
+    result = np.zeros(len(index.hashes), bool)
+    for chunk in _chunks(codes):
+        result[index.find(_sampled(chunk, sample))] = True
+    return result
+
+
+def shares(stands: np.ndarray, members: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The share of each held-out region's 32-mers that stand in training, float32 [regions]; 0 where it has none.
+
+    `stands`: bool, of each member of the index; `members`: int64, the member that each 32-mer of the regions is, end to
+    end; `sizes`: int64 [regions], their number in each.
+    """
+    region = np.repeat(np.arange(len(sizes)), sizes)
+    return (np.bincount(region, stands[members], len(sizes)) / np.maximum(sizes, 1)).astype(np.float32)
+
+
+def _sampled(codes: np.ndarray, sample: int) -> np.ndarray:
+    hashes = kmers.mix(kmers.canonical(codes))
+    return hashes if sample == 1 else hashes[hashes < np.uint64(2**64 // sample)]
+
+
+def _chunks(sequences: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The sequences end to end with N between them, cut into chunks that overlap by all but a base of a 32-mer."""
+    waiting: list[np.ndarray] = []
+    size = 0
+    gap = np.array([bases.N], np.uint8)
+    for codes in sequences:
+        for start in range(0, max(len(codes) - kmers.LENGTH + 1, 0), _CHUNK):
+            piece = codes[start : start + _CHUNK + kmers.LENGTH - 1]
+            waiting += [piece, gap]
+            size += len(piece)
+            if size >= _CHUNK:
+                yield np.concatenate(waiting)
+                waiting, size = [], 0
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def report(
+    parts: np.ndarray, lengths: np.ndarray, seen: np.ndarray, sizes: np.ndarray, sample: int, names: Sequence[str]
+) -> dict:
+    """For each held-out part: regions, bases, the 32-mers looked up and the share of them that stand in training.
+
+    `near_copies` are the regions a tenth of whose 32-mers, or more, stand there.
+    """
+    result = {"kmer_length": kmers.LENGTH, "sampled_one_in": sample}
+    for number, name in enumerate(names):
+        chosen = parts == number
+        if number == 0 or not chosen.any():
+            continue
+        near = chosen & (seen >= NEAR_COPY)
+        total = int(sizes[chosen].sum())
+        result[name] = {
+            "regions": int(chosen.sum()),
+            "bases": int(lengths[chosen].sum()),
+            "kmers": total,
+            "share_in_training": round(float((seen[chosen] * sizes[chosen]).sum()) / total, 6) if total else 0.0,
+            "near_copies": {"regions": int(near.sum()), "bases": int(lengths[near].sum())},
+        }
+    return result

@@ -1,0 +1,109 @@
+"""Stretches of a record: where they lie on its line or circle, and what they cover.
+
+A part is (start, end, strand), 0-based half-open on the forward strand; several stand in 5' to 3' order. A stretch
+over the origin of a circle has `start` >= `end`.
+"""
+
+import bisect
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+Place = tuple[int, int, int]  # start, end, strand; a genome.Part serves too
+
+
+def inside(parts: Sequence[Place], length: int) -> bool:
+    """Whether the parts run forwards and within a record of `length` bases; empty ones do."""
+    return all(0 <= part[0] <= part[1] <= length for part in parts)
+
+
+def clipped(parts: Sequence[Place], length: int) -> int:
+    """Bases of the record that the parts name, whatever else they name."""
+    return sum(max(0, min(part[1], length) - max(part[0], 0)) for part in parts)
+
+
+def ends_over_origin(parts: Sequence[Place], circle: int | None) -> tuple[int, int] | None:
+    """Where parts on one strand start and end on the forward strand, if they run over the origin of a circle.
+
+    `circle` is its length. Equal ends are the whole circle.
+    """
+    if circle is None or not parts or any(part[2] != parts[0][2] for part in parts):
+        return None
+    along = parts if parts[0][2] > 0 else parts[::-1]
+    for before, after in itertools.pairwise(along):
+        if before[1] == circle and after[0] == 0:
+            return along[0][0], along[-1][1]
+    return None
+
+
+def place(parts: Sequence[Place], circle: int | None) -> tuple[int, int, int, tuple[Place, ...]]:
+    """The start, end, strand and parts of the span that covers these parts; `circle` is a circular record's length."""
+    ends = ends_over_origin(parts, circle)
+    joined = len(parts) > (2 if ends else 1)  # two that meet at the origin are one stretch
+    start, end = ends or (min(part[0] for part in parts), max(part[1] for part in parts))
+    return start, end, parts[0][2], tuple(parts) if joined else ()
+
+
+def lengthened(part: Place, five: int, three: int, length: int) -> tuple[Place, ...]:
+    """A part with more bases at its 5' and 3' ends; one or two, 5' to 3', where it now runs over the origin."""
+    start, end, strand = part
+    left, right = (five, three) if strand > 0 else (three, five)
+    start, end = start - left, end + right
+    if start < 0:
+        pieces = [(start + length, length, strand), (0, end, strand)]
+    elif end > length:
+        pieces = [(start, length, strand), (0, end - length, strand)]
+    else:
+        pieces = [(start, end, strand)]
+    return tuple(pieces[::strand])
+
+
+def room(at: int, direction: int, parts: Sequence[Place], length: int, circular: bool) -> int:
+    """Bases from a place, rightwards (1) or leftwards (-1), to the next of the parts or the end of a linear record."""
+    distances = [(start - at if direction > 0 else at - end) for start, end, *_ in parts]
+    if circular:
+        return min(distance % length for distance in distances)
+    to_end = length - at if direction > 0 else at
+    return min((distance for distance in distances if distance >= 0), default=to_end)
+
+
+def near_equal(start: int, end: int, longest: int | None) -> list[tuple[int, int]]:
+    """[start, end), not empty, in as few pieces as none is longer than `longest`, their lengths one apart at most."""
+    count = -(-(end - start) // longest) if longest else 1
+    edges = [start + (end - start) * number // count for number in range(count + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def union(pieces: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """The starts and ends of the disjoint stretches that the pieces cover."""
+    starts, ends = [], []
+    for start, end in sorted(pieces):
+        if ends and start < ends[-1]:
+            ends[-1] = max(ends[-1], end)
+        else:
+            starts.append(start)
+            ends.append(end)
+    return starts, ends
+
+
+def touches(union: tuple[list[int], list[int]], start: int, end: int) -> bool:
+    """Whether [start, end) shares a base with a `union`."""
+    starts, ends = union
+    at = bisect.bisect_left(starts, end) - 1  # the last stretch that starts before `end`
+    return at >= 0 and ends[at] > start
+
+
+def within(runs: np.ndarray, start: int, end: int) -> np.ndarray:
+    """The runs (sorted, disjoint) inside [start, end), not empty, clipped to it and counted from it; a copy."""
+    if not len(runs):
+        return runs.copy()
+    first = np.searchsorted(runs[:, 1], start, "right")
+    last = np.searchsorted(runs[:, 0], end, "left")
+    return np.clip(runs[first:last], start, end) - start
+
+
+def merged(runs: np.ndarray) -> np.ndarray:
+    """Sorted runs with those joined that meet, as over a join or the origin."""
+    meet = 1 + np.flatnonzero(runs[1:, 0] == runs[:-1, 1])
+    return np.stack([np.delete(runs[:, 0], meet), np.delete(runs[:, 1], meet - 1)], axis=1)

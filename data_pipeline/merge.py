@@ -1,0 +1,164 @@
+"""From the spills of all inputs to a dataset: duplicates out, parts decided, leakage measured, shards written.
+
+Everything here goes through the inputs in their order, so the number of workers changes nothing.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline import clusters, duplicates, kmers, leakage, split
+from data_pipeline.errors import DataError
+from data_pipeline.ledger import DUPLICATE_RECORD, Ledger
+from data_pipeline.spill import Settings, Spill, other_bases
+from data_pipeline.writer import DatasetWriter
+
+DUPLICATES = ("inputs", "all", "keep")
+DUPLICATE_BASES = "same bases as an earlier region"
+LINK = "links two parts of the split"
+
+Map = Callable[..., Iterable]  # like the built-in
+
+
+class Refused(DataError):
+    """The inputs as they are make no dataset: running it again would end the same."""
+
+
+class Merge:
+    """The spills of all inputs, and what is decided of each region: `parts`, int8 [regions] for each, -1 dropped."""
+
+    def __init__(self, folders: list[Path], settings: Settings):
+        self.spills, self.settings, self.ledger = [Spill(folder) for folder in folders], settings, Ledger()
+        for spill in self.spills:
+            self.ledger.add(spill.facts["ledger"])
+        self.kept = [np.ones(len(spill), bool) for spill in self.spills]
+        self.seen = [np.zeros(len(spill), np.float32) for spill in self.spills]
+        self.leakage: dict = {}
+
+    def _drop(self, reason: str, dropped: list[np.ndarray]) -> None:
+        for spill, kept, gone in zip(self.spills, self.kept, dropped, strict=True):
+            gone = gone & kept
+            if gone.any():
+                self.ledger.drop(reason, int(spill.column("length")[gone].sum()), int(gone.sum()))
+                kept &= ~gone
+
+    def drop_records(self) -> None:
+        """Drops the regions of records that came in an earlier input.
+
+        Raises:
+          Refused: for an accession.version with other bases than before.
+        """
+        seen: dict[str, str] = {}
+        dropped = []
+        for spill in self.spills:
+            again = np.zeros(len(spill.facts["records"]) + 1, bool)
+            for number, record in enumerate(spill.facts["records"]):
+                before = seen.setdefault(record["accession"], record["content"])
+                if before != record["content"]:
+                    raise Refused(other_bases(spill.facts["files"][-1]["file"], record["accession"]))
+                again[number] = before is not record["content"]
+            dropped.append(again[spill.column("record")])
+        self._drop(DUPLICATE_RECORD, dropped)
+
+    def drop_duplicates(self, which: str) -> None:
+        """Drops regions with the bases of an earlier one: of an earlier input ("inputs"), or of any ("all")."""
+        if which != "keep":
+            self._drop(
+                DUPLICATE_BASES,
+                duplicates.repeated(lambda i: self.spills[i].column("digest"), self.kept, within=which == "all"),
+            )
+
+    def decide_parts(self, validation_share: float, test_share: float) -> None:
+        """Decides the part of each region; where clusters are kept together, drops what links two parts."""
+        fixed = [None if (part := spill.facts["split"]) is None else split.PARTS.index(part) for spill in self.spills]
+        places = [spill.column("place") for spill in self.spills]
+        if self.settings.split_by == "cluster":
+            lengths = [spill.column("length") for spill in self.spills]
+            self.parts, links = clusters.assign(
+                lambda i: self.spills[i].sketches(), places, lengths, self.kept, fixed, validation_share, test_share
+            )
+            self._drop(LINK, links)
+        else:
+            self.parts = [
+                split.parts_of(place, validation_share, test_share)
+                if part is None
+                else np.full(len(place), part, np.int8)
+                for place, part in zip(places, fixed, strict=True)
+            ]
+        self.parts = [np.where(kept, part, np.int8(-1)) for kept, part in zip(self.kept, self.parts, strict=True)]
+
+    def kept_bases(self) -> int:
+        """Bases in the regions that are kept."""
+        return sum(int(spill.column("length")[kept].sum()) for spill, kept in zip(self.spills, self.kept, strict=True))
+
+    def measure_leakage(self, folder: Path, apply: Map = map) -> None:
+        """Finds the share of each held-out region's 32-mers that stand in training; `apply` may use processes."""
+        lengths = [spill.column("length") for spill in self.spills]
+        of_bases = sum(int(length[part > 0].sum()) for length, part in zip(lengths, self.parts, strict=True))
+        if not of_bases:
+            return
+        sample = leakage.sampling(of_bases)
+        found = [
+            leakage.held_out(spill.codes(part > 0), sample) for spill, part in zip(self.spills, self.parts, strict=True)
+        ]
+        members, which = np.unique(np.concatenate([hashes for hashes, _ in found]), return_inverse=True)
+        which = np.split(which, np.cumsum([len(hashes) for hashes, _ in found])[:-1])
+        file = folder / "held_out.npy"
+        np.save(file, members)
+        jobs = [(spill.folder, part == 0, file, sample) for spill, part in zip(self.spills, self.parts, strict=True)]
+        stands = np.zeros(len(members), bool)
+        for part in apply(_stand_in, *zip(*jobs, strict=True)):
+            stands |= part
+        file.unlink()
+        sizes = []
+        for seen, part, here, (_, size) in zip(self.seen, self.parts, which, found, strict=True):
+            seen[part > 0] = leakage.shares(stands, here, size)
+            sizes.append(np.zeros(len(part), np.int64))
+            sizes[-1][part > 0] = size
+        columns = (np.concatenate(column) for column in (self.parts, lengths, self.seen, sizes))
+        self.leakage = leakage.report(*columns, sample, split.PARTS)
+
+    def write(self, writer: DatasetWriter, progress: Callable[[int], None], **info) -> dict:
+        """Writes all that is kept, in the inputs' order; `progress` is called with bases. Returns dataset.json."""
+        tokens = self.settings.tokenizer is not None
+        try:
+            for spill, parts, seen in zip(self.spills, self.parts, self.seen, strict=True):
+                chosen = parts >= 0
+                names = [split.PARTS[part] for part in parts[chosen].tolist()]
+                for name, share, packed in zip(names, seen[chosen].tolist(), spill.packed(chosen, tokens), strict=True):
+                    writer.write(name, packed, share)
+                    progress(packed.columns["length"])
+            kept = sum(int((parts >= 0).sum()) for parts in self.parts)
+            written = [split_writer.totals() for split_writer in writer.splits.values()]
+            self.ledger.check(sum(regions for regions, _ in written), sum(length for _, length in written))
+            if kept == 0:
+                raise Refused(self._nothing())
+            return writer.close(**info, inputs=self._inputs(), ledger=self.ledger.content(), leakage=self.leakage)
+        except BaseException:
+            with contextlib.suppress(RuntimeError):
+                writer.abandon()
+            raise
+
+    def _inputs(self) -> list[dict]:
+        rows = []
+        for number, spill in enumerate(self.spills):
+            used = spill.facts["records"]
+            totals = {"records": len(used), "bases": sum(record["bases"] for record in used)}
+            for file in spill.facts["files"]:
+                rows.append({**file, "input": number, "assembly": spill.facts["assembly"], **totals})
+        return rows
+
+    def _nothing(self) -> str:
+        content = self.ledger.content()
+        reasons = {**content["records"]["skipped"], **content["regions"]["dropped"], **content["notes"]}
+        listed = ", ".join(f"{row['count']} {reason}" for reason, row in reasons.items() if row["count"])
+        files = [file["file"] for spill in self.spills for file in spill.facts["files"]]
+        names = ", ".join(files[:3]) + (" …" if len(files) > 3 else "")
+        return f"no region in {names}; skipped: {listed or 'nothing'}; give annotated records, or another --scheme"
+
+
+def _stand_in(folder: Path, training: np.ndarray, file: Path, sample: int) -> np.ndarray:
+    index = kmers.Index(np.load(file, mmap_mode="r"))
+    return leakage.stand_in(index, Spill(folder).codes(training), sample)

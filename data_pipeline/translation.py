@@ -1,0 +1,161 @@
+"""Whether a coding sequence reads as its annotation says: genetic codes, NCBI's exceptions, and a verdict.
+
+The parts of a CDS are joined, read in its frame by its genetic code, and compared with /translation: the check that
+locations, strands, order of parts, frame and code were all understood.
+"""
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data_pipeline import bases
+
+EQUAL = "equal"
+EQUAL_BUT_START = "equal but for the first codon"
+EQUAL_BUT_UNKNOWN = "equal where the bases are known"
+EXCEPTION = "different, with an exception annotated"
+DIFFERENT = "different"
+NONE_GIVEN = "no /translation"
+INNER_STOP = "no /translation, and inner stop codons"
+PSEUDO = "pseudo"
+UNREADABLE = "unreadable frame or genetic code"
+OUTCOMES = (EQUAL, EQUAL_BUT_START, EQUAL_BUT_UNKNOWN, EXCEPTION, DIFFERENT, NONE_GIVEN, INNER_STOP, PSEUDO, UNREADABLE)
+
+EXCEPTIONS = ("transl_except", "exception", "ribosomal_slippage", "artificial_location")
+
+_RADIX = 5  # bases and N
+_NAMES = """Ala Arg Asn Asp Cys Gln Glu Gly His Ile Leu Lys Met Phe Pro Ser Thr Trp Tyr Val Sec Pyl Asx Glx Xle
+    TERM OTHER"""
+_AMINO_ACIDS = dict(zip(_NAMES.split(), "ARNDCQEGHILKMFPSTWYVUOBZJ*X", strict=True))
+_EXCEPT = re.compile(r"\(pos:(.*),aa:(\w+)\)")
+
+
+@functools.cache
+def _table(genetic_code: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The letter (ASCII, uint8 [125]) of each codon read in base 5, and whether it may start and stop (bool [125]).
+
+    A codon with N has the letter on which all its readings agree, else X. Raises KeyError for an unknown code.
+    """
+    from Bio.Data import CodonTable  # a twentieth of a second, and most builds translate nothing
+
+    table = CodonTable.unambiguous_dna_by_id[genetic_code]
+    letters = np.full(_RADIX**3, ord("X"), np.uint8)
+    starts, stops = np.zeros((2, _RADIX**3), bool)
+    forward = {codon: table.forward_table.get(codon, "*") for codon in _codons(bases.LETTERS[:4])}
+    for number, codon in enumerate(_codons(bases.LETTERS)):
+        readings = {forward[known] for known in _readings(codon)}
+        if len(readings) == 1:
+            letters[number] = ord(readings.pop())
+        starts[number] = all(known in table.start_codons for known in _readings(codon))
+        stops[number] = all(known in table.stop_codons for known in _readings(codon))
+    return letters, starts, stops
+
+
+def _codons(letters: str) -> list[str]:
+    return [a + b + c for a in letters for b in letters for c in letters]
+
+
+def _readings(codon: str) -> list[str]:
+    """The codons of A, T, C and G that a codon with N may be."""
+    a, b, c = (bases.LETTERS[:4] if letter == "N" else letter for letter in codon)
+    return [x + y + z for x in a for y in b for z in c]
+
+
+def known_code(genetic_code: int) -> bool:
+    """Whether NCBI has a genetic code of that number."""
+    try:
+        _table(genetic_code)
+    except KeyError:
+        return False
+    return True
+
+
+def translate(codes: np.ndarray, genetic_code: int = 1) -> str:
+    """The protein of the whole codons of `codes` (uint8 [length] as in `bases`), from the first base on.
+
+    Stops are `*`; a codon with N is the amino acid on which all its readings agree, else X. Raises KeyError for a
+    genetic code that NCBI does not have.
+    """
+    return _table(genetic_code)[0][_numbers(codes)].tobytes().decode("ascii")
+
+
+def _numbers(codes: np.ndarray) -> np.ndarray:
+    """Whole codons as numbers in base 5, uint8 [codons]."""
+    codons = codes[: len(codes) // 3 * 3].reshape(-1, 3)
+    return codons[:, 0] * np.uint8(_RADIX**2) + codons[:, 1] * np.uint8(_RADIX) + codons[:, 2]
+
+
+def check(
+    codes: np.ndarray,
+    parts: Sequence[tuple[int, int, int]],
+    qualifiers: Mapping[str, tuple[str, ...]],
+    frame: int,
+    genetic_code: int,
+) -> str:
+    """How a CDS reads against its annotation, one of OUTCOMES.
+
+    `codes` are its joined bases, uint8 [length]; `parts` their (start, end, strand) on the record, 5' to 3', by which
+    /transl_except is placed; `frame` the bases before the first codon; `qualifiers` have GenBank's names. The first
+    amino acid may be M where the codon starts a protein, a last codon without its end counts where its amino acid is
+    certain, and the final stop is no amino acid.
+    """
+    if "pseudo" in qualifiers or "pseudogene" in qualifiers:
+        return PSEUDO
+    if frame < 0 or not known_code(genetic_code):
+        return UNREADABLE
+    letters, starts, stops = _table(genetic_code)
+    coding = codes[frame:]
+    tail = -len(coding) % 3
+    if tail:
+        coding = np.concatenate([coding, np.full(tail, bases.N, np.uint8)])
+    numbers = _numbers(coding)
+    protein = letters[numbers]
+    for codon, letter in _excepted(parts, qualifiers, frame):
+        if 0 <= codon < len(protein):
+            protein[codon] = ord(letter)
+    if tail and protein[-1] == ord("X"):
+        protein, tail = protein[:-1], 0
+    if len(protein) and protein[-1] == ord("*"):
+        protein, tail = protein[:-1], 0
+    annotated = qualifiers.get("translation")
+    if annotated is None:
+        return INNER_STOP if (protein == ord("*")).any() else NONE_GIVEN
+    expected = np.frombuffer(annotated[0].replace(" ", "").rstrip("*").encode("ascii", "replace"), np.uint8)
+    # An amino acid of two bases may be left unsaid, and in some codes a codon stops at the end and nowhere else.
+    if len(expected) == len(protein) - 1 and (tail or stops[numbers[len(protein) - 1]]):
+        protein = protein[:-1]
+    if len(expected) == len(protein):
+        differs = expected != protein
+        if len(differs) and differs[0] and expected[0] == ord("M") and starts[numbers[0]]:
+            differs[0] = False
+        if not differs.any():
+            return EQUAL
+        if expected[0] == ord("M") and not differs[1:].any():
+            return EQUAL_BUT_START
+        if (protein[differs] == ord("X")).all():
+            return EQUAL_BUT_UNKNOWN
+    return EXCEPTION if any(key in qualifiers for key in EXCEPTIONS) else DIFFERENT
+
+
+def _excepted(parts: Sequence[tuple[int, int, int]], qualifiers: Mapping, frame: int) -> list[tuple[int, str]]:
+    """The codons, counted from the frame, and the amino acids that /transl_except gives them."""
+    found = []
+    for text in qualifiers.get("transl_except", ()):
+        if match := _EXCEPT.fullmatch(text.replace(" ", "")):
+            positions = [int(number) - 1 for number in re.findall("[0-9]{1,12}", match[1])]
+            places = [place for place in (_place(position, parts) for position in positions) if place is not None]
+            if places:
+                found.append(((min(places) - frame) // 3, _AMINO_ACIDS.get(match[2], "X")))
+    return found
+
+
+def _place(position: int, parts: Sequence[tuple[int, int, int]]) -> int | None:
+    """Where a base of the record lies in the joined parts; None where it does not."""
+    before = 0
+    for start, end, strand in parts:
+        if start <= position < end:
+            return before + (position - start if strand > 0 else end - 1 - position)
+        before += end - start
+    return None

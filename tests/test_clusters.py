@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+
+from data_pipeline import clusters, kmers, split
+from data_pipeline.duplicates import MEMORY_BYTES
+from tests.data import random_codes
+
+SHARES = (0.2, 0.2)
+
+
+class World:
+    """Inputs of regions, each a list of (sequence, name of its overlap group)."""
+
+    def __init__(self, *inputs, fixed=None):
+        self.inputs = inputs
+        self.fixed = fixed or [None] * len(inputs)
+
+    def assign(self, memory_bytes=MEMORY_BYTES, shares=SHARES):
+        def sketches(number):
+            found = [kmers.sketch(codes) for codes, _ in self.inputs[number]]
+            owners = np.repeat(np.arange(len(found)), [len(some) for some in found])
+            return np.concatenate([np.zeros(0, np.uint64), *found]), owners
+
+        places = [np.array([split._place(0, name) for _, name in regions], np.uint64) for regions in self.inputs]
+        lengths = [np.array([len(codes) for codes, _ in regions], np.int64) for regions in self.inputs]
+        kept = [np.ones(len(regions), bool) for regions in self.inputs]
+        return clusters.assign(sketches, places, lengths, kept, self.fixed, *shares, memory_bytes)
+
+
+def families(number, copies, seed, prefix=""):
+    """`copies` mutated copies of each of `number` genes, in groups of their own."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for family, gene in enumerate(random_codes([600] * number, seed, unknown=False)):
+        for copy in range(copies):
+            codes = gene.copy()
+            changed = generator.random(len(codes)) < 0.02
+            codes[changed] = generator.integers(0, 4, changed.sum())
+            found.append((codes, f"{prefix}{family}.{copy}"))
+    return found
+
+
+def test_families_stay_together_and_reach_all_parts():
+    regions = families(100, 3, seed=1)
+    [parts], [leaking] = World(regions).assign()
+    assert not leaking.any()
+    parts = parts.reshape(100, 3)
+    assert (parts == parts[:, :1]).all()
+    assert set(parts[:, 0].tolist()) == {0, 1, 2}
+    apart = split.parts_of(np.array([split._place(0, name) for _, name in regions], np.uint64), *SHARES).reshape(100, 3)
+    assert not (apart == apart[:, :1]).all()  # by place alone they would not
+
+
+def test_memory_changes_nothing():
+    world = World(families(40, 3, seed=1), families(40, 2, seed=2))
+    expected = world.assign()
+    for memory in (10_000, 100_000):
+        for mine, theirs in zip(world.assign(memory), expected, strict=True):
+            for one, other in zip(mine, theirs, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+def test_more_inputs_move_nothing():
+    generator = np.random.default_rng(3)
+    first = families(60, 2, seed=1)
+    second = families(30, 2, seed=2, prefix="b")
+    # Regions of a third input join halves of two genes of the others, and genes of their own.
+    pool = first + second
+    third = []
+    for number in range(40):
+        one, other = generator.integers(0, len(pool), 2)
+        third.append((np.concatenate([pool[one][0][:300], pool[other][0][300:]]), f"c{number}"))
+    few = World(first).assign()
+    some = World(first, second).assign()
+    parts, leaking = World(first, second, third).assign()
+    for mine in (few, some):
+        for number in range(len(mine[0])):
+            np.testing.assert_array_equal(parts[number], mine[0][number])
+            np.testing.assert_array_equal(leaking[number], mine[1][number])
+    assert not leaking[0].any()
+    assert not leaking[1].any()
+    assert 0 < leaking[2].sum() < len(third)
+    # What is kept shares no sampled 32-mer across parts.
+    sides = {}
+    for number, regions in enumerate((first, second, third)):
+        for i, (codes, _) in enumerate(regions):
+            if not leaking[number][i]:
+                for kmer in kmers.sketch(codes).tolist():
+                    sides.setdefault(kmer, set()).add(int(parts[number][i]))
+    assert all(len(found) == 1 for found in sides.values())
+
+
+def test_overlap_groups_hold_without_a_shared_kmer():
+    regions = [(codes, f"g{i // 2}") for i, codes in enumerate(random_codes([20] * 60, 1, unknown=False))]
+    [parts], _ = World(regions).assign()
+    assert (parts[::2] == parts[1::2]).all()
+    assert set(parts.tolist()) == {0, 1, 2}
+
+
+def test_a_cluster_of_nearly_everything_is_for_training():
+    [element] = random_codes([200], 9, unknown=False)
+    for seed in range(20):
+        regions = [
+            (np.concatenate([codes, element]), f"{seed}.{i}") for i, codes in enumerate(random_codes([300] * 9, seed))
+        ]
+        [parts], _ = World(regions).assign()
+        assert not parts.any()
+
+
+def test_a_part_that_a_manifest_fixes_wins_over_what_comes_later():
+    regions = families(30, 1, seed=4)
+    parts, leaking = World(regions, regions, fixed=[2, None]).assign()
+    assert (parts[0] == 2).all()
+    assert (parts[1] == 2).all()
+    parts, leaking = World(regions, regions, fixed=[2, 0]).assign()
+    assert not leaking[0].any()
+    assert leaking[1].all()
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.0), (0.2, 0.0)])
+def test_empty_parts_stay_empty(shares):
+    [parts], _ = World(families(50, 1, seed=5)).assign(shares=shares)
+    assert set(parts.tolist()) == ({0, 1} if shares[0] else {0})
+
+
+def test_no_region():
+    parts, leaking = World([], families(3, 1, seed=0), []).assign()
+    assert [len(part) for part in parts] == [0, 3, 0] == [len(part) for part in leaking]

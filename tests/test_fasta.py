@@ -1,0 +1,134 @@
+import gzip
+import re
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from data_pipeline import bases, fasta, stream
+from data_pipeline.errors import DataError
+from tests.data import data_path
+
+
+def read(tmp_path, text):
+    path = tmp_path / "x.fa"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return list(fasta.read(path))
+
+
+def test_names_descriptions_bases_and_masks(tmp_path):
+    first, second, third = read(tmp_path, ">a the first\nACGTn\nacGT\n\n>b\n>c\tx  y \r\nRYKM\r\nU T\tt\r\n")
+    assert (first.name, first.description, bases.decode(first.codes)) == ("a", "the first", "ACGTNACGT")
+    assert first.lower_case.tolist() == [[4, 7]]  # one run over two lines
+    assert first.codes.dtype == np.uint8
+    assert (second.name, second.description, len(second.codes), len(second.lower_case)) == ("b", "", 0, 0)
+    assert (third.name, third.description, bases.decode(third.codes)) == ("c", "x  y", "NNNNTTT")
+    assert third.lower_case.tolist() == [[6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("chr1 x", "chr1"),
+        ("1 dna:chromosome chromosome:GRCh38:1:1:9:1 REF", "1"),
+        ("gi|568336023|gb|CM000663.2| Homo sapiens", "CM000663.2"),
+        ("gi|9626372|ref|NC_001422.1|", "NC_001422.1"),
+        ("ref|NC_001422.1| x", "NC_001422.1"),
+        ("gnl|Prokka|contig_1", "gnl|Prokka|contig_1"),
+        ("lcl|ref", "lcl|ref"),
+    ],
+)
+def test_names_of_the_databases(header, name, tmp_path):
+    assert [record.name for record in read(tmp_path, f">{header}\nA\n")] == [name]
+
+
+def test_one_case_masks_nothing(tmp_path):
+    lower, upper, mixed = read(tmp_path, ">a\nacgt\nacg\n>b\nACGT\n>c\nacgT\n")
+    assert len(lower.lower_case) == len(upper.lower_case) == 0
+    assert mixed.lower_case.tolist() == [[0, 3]]
+
+
+def test_the_border_of_chunks_is_nowhere(tmp_path, monkeypatch):
+    text = b"\n\n>a x\r\nACgt\r\nacGT\r\n>b\n>c long name\nnnnnn\nNNN\nac\n>d\nACGTACGTAC"
+    whole = [(r.name, r.description, r.codes.tolist(), r.lower_case.tolist()) for r in read(tmp_path, text)]
+    assert len(whole) == 4
+    for size in range(1, 30):
+        monkeypatch.setattr(stream, "CHUNK_BYTES", size)
+        cut = [(r.name, r.description, r.codes.tolist(), r.lower_case.tolist()) for r in read(tmp_path, text)]
+        assert cut == whole
+
+
+def test_a_last_header_without_newline(tmp_path):
+    assert [(r.name, len(r.codes)) for r in read(tmp_path, ">a\nAC\n>b")] == [("a", 2), ("b", 0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty file"),
+        ("\n \n", "no FASTA record"),
+        ("ACGT\n", "not a FASTA file: it opens with 'ACGT'"),
+        ("LOCUS       X\n>a\nA\n", "not a FASTA file: it opens with 'LOCUS"),
+        (">a\nACGT\nACEGT\n", "line 3: record a: 'E' is no nucleotide"),
+        (">a\nACGT\n\nAC-GT\n", "line 4: record a: '-' is no nucleotide"),
+        (">a\nACGT>b\nACGT\n", "line 2: record a: '>' is no nucleotide"),
+        (">a\nACGT\n;c\n", "line 3: record a: ';' is no nucleotide"),
+        (">a\nMKVLAA*\n", "line 2: record a: 'L' is no nucleotide"),
+        (b">a\nAC\xc3GT\n", "line 2: record a: 'Ã' is no nucleotide"),
+        (">a\nA\n>b\nA\n>a\nA\n", "line 5: the name 'a' comes twice"),
+        (">a\nA\n>\nA\n", "line 3: a `>` without a name"),
+        ("> a\nA\n", "line 1: a `>` without a name"),
+        (">a\rACGT\r>b\rACGT\r", "line 1: lines end in CR alone"),
+        (gzip.compress(b">a\nACGT\n" * 1)[:-5], "truncated gzip"),
+        (gzip.compress(b">a\nACGT\n")[:-8] + bytes(8), "damaged or truncated gzip"),
+    ],
+)
+def test_refused(text, message, tmp_path):
+    with pytest.raises(DataError, match=re.escape(message)) as error:
+        read(tmp_path, text)
+    assert "x.fa" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_letter_is_found_in_whatever_chunk_it_stands(tmp_path, monkeypatch):
+    text = ">a\n" + "ACGTACGT\n" * 40 + "ACG!\n"
+    for size in (1, 7, 64, 1000):
+        monkeypatch.setattr(stream, "CHUNK_BYTES", size)
+        with pytest.raises(DataError, match=r"line 42: record a: '!'"):
+            read(tmp_path, text)
+
+
+def test_memory_is_little_more_than_the_record(tmp_path):
+    path = tmp_path / "x.fa"
+    path.write_bytes(b">a\n" + (b"ACGT" * 15 + b"\n") * 400_000)
+    tracemalloc.start()
+    [record] = fasta.read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(record.codes) == 24_000_000
+    assert peak < 2.4 * 24_000_000  # the record, and once more while it grows
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "eukaryote/celegans_1pct.fa.gz",
+        "eukaryote/dmelanogaster_1pct.fa.gz",
+        "eukaryote/chicken_Galgal4_chr1_piece.fa.gz",
+        "prokaryote/mgenitalium_G37_L43967.2.fna.gz",
+        "eukaryote/dmel_dm3_chr2R_2M-7M.fa.gz",
+    ],
+)
+def test_real_files_against_biopython(file):
+    from Bio import SeqIO
+
+    path = data_path("genomes", *file.split("/"))
+    with gzip.open(path, "rt") as lines:
+        expected = {record.id: str(record.seq) for record in SeqIO.parse(lines, "fasta")}
+    found = {record.name: record for record in fasta.read(path)}
+    assert list(found) == list(expected)
+    for name, letters in expected.items():
+        assert bases.decode(found[name].codes) == re.sub("[^ACGT]", "N", letters.upper())
+        masked = [] if letters.islower() else [[m.start(), m.end()] for m in re.finditer("[a-z]+", letters)]
+        assert found[name].lower_case.tolist() == masked
+    assert "dm3" not in file or len(masked) > 1000  # the one soft-masked file here

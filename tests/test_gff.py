@@ -1,0 +1,350 @@
+import collections
+import dataclasses
+import functools
+import gzip
+import hashlib
+import importlib.util
+import re
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+from data_pipeline import bases, genbank, gff, regions, stream
+from data_pipeline.errors import DataError
+from tests.data import data_path, peer_path
+
+HEAD = "##gff-version 3\n"
+GENE = "s\tx\tgene\t11\t40\t.\t+\t.\tID=g\ns\tx\tCDS\t11\t40\t.\t+\t0\tID=c;Parent=g\n"
+SEQUENCE = ">s\n" + "ACGTACGTAC" * 10 + "\n"
+
+
+def read(tmp_path, annotation, sequence=SEQUENCE, kinds=None, progress=None):
+    """The records of two texts (or bytes)."""
+    paths = []
+    for name, text in (("x.gff", annotation), ("x.fa", sequence)):
+        paths.append(None if text is None else tmp_path / name)
+        if text is not None:
+            paths[-1].write_bytes(text if isinstance(text, bytes) else text.encode())
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    for file in scratch.iterdir():
+        file.unlink()
+    return list(gff.read(*paths, kinds, scratch, progress))
+
+
+def places(record):
+    return [(f.kind, [(p.start, p.end, p.strand) for p in f.parts]) for f in record.features]
+
+
+def test_a_pair(tmp_path):
+    [record] = read(tmp_path, HEAD + GENE)
+    assert places(record) == [("gene", [(10, 40, 1)]), ("CDS", [(10, 40, 1)])]
+    assert (record.accession, record.declared_length, len(record.codes)) == ("s", 100, 100)
+    assert (record.circular, record.taxon, record.taxon_id, record.organism) == (False, None, None, "")
+
+
+def test_packed_windows_and_unended_files_are_the_same(tmp_path):
+    expected = places(read(tmp_path, HEAD + GENE)[0])
+    for text in (
+        (HEAD + GENE).replace("\n", "\r\n").encode(),
+        (HEAD + GENE).rstrip("\n").encode(),
+        gzip.compress((HEAD + GENE).encode()),
+        ("\n#!x\n# comment\n" + GENE.replace("ID=c", "ID=c;;") + "###\n").encode(),
+    ):
+        assert places(read(tmp_path, text)[0]) == expected
+
+
+def test_sequences_in_another_order_and_interleaved(tmp_path, monkeypatch):
+    lines = [f"{name}\tx\tgene\t{at}\t{at + 5}\t.\t-\t.\tID={name}{at}\n" for at in range(1, 90, 7) for name in "abc"]
+    sequences = "".join(f">{name}\n{'ACGT' * 25}\n" for name in "cab")
+    whole = read(tmp_path, "".join(sorted(lines)), sequences)
+    assert [record.accession for record in whole] == ["c", "a", "b"]
+    assert [len(record.features) for record in whole] == [13, 13, 13]
+    for size in (5, 64, 1 << 20):
+        monkeypatch.setattr(stream, "CHUNK_BYTES", size)
+        crossed = read(tmp_path, "".join(lines), sequences)
+        assert [sorted(places(record)) for record in crossed] == [sorted(places(record)) for record in whole]
+
+
+def test_the_region_row_tells_circularity_and_taxon(tmp_path):
+    region = "s\tx\tregion\t1\t100\t.\t+\t.\tID=r;Dbxref=GenBank:x,taxon:4932;Is_circular=true;genome=mitochondrion\n"
+    [record] = read(tmp_path, region + GENE.replace("\t40\t", "\t105\t"))
+    assert (record.circular, record.taxon, record.taxon_id) == (True, "mit", "4932")
+    assert places(record)[0] == ("gene", [(10, 100, 1), (0, 5, 1)])
+    for genome, taxon in (
+        ("chloroplast", "plt"),
+        ("plasmid", "plm"),
+        ("chromosome", None),
+        ("plastid:apicoplast", "plt"),
+    ):
+        [record] = read(tmp_path, region.replace("mitochondrion", genome) + GENE)
+        assert record.taxon == taxon
+    with pytest.raises(DataError, match=r"line 1: s is a circle of 100 bases here and has 80 in the FASTA"):
+        read(tmp_path, region + GENE, ">s\n" + "ACGT" * 20 + "\n")
+
+
+@pytest.mark.parametrize(
+    ("annotated", "sequence"),
+    [
+        ("1", "chr1"),
+        ("chr1", "1"),
+        ("chrM", "MT"),
+        ("MT", "chrM"),
+        ("chrX", "X"),
+        ("NC_1.1", "gi|5|ref|NC_1.1|"),
+        ("a%7Cb", "a|b"),
+    ],
+)
+def test_names_that_mean_the_same(annotated, sequence, tmp_path):
+    [record] = read(tmp_path, GENE.replace("s\t", f"{annotated}\t"), SEQUENCE.replace(">s", f">{sequence}"))[:1]
+    assert len(record.features) == 2
+
+
+@pytest.mark.parametrize("sequence", [">chr1\nACGT\n>1\nACGT\n"])
+def test_two_sequences_for_one_annotation(sequence, tmp_path):
+    with pytest.raises(DataError, match=r"'chr1' and '1' are both '1'"):
+        read(tmp_path, "1\tx\tgene\t1\t2\t.\t+\t.\tID=g\n", sequence)
+
+
+def test_sequences_of_one_file_only(tmp_path):
+    other = GENE.replace("s\t", "t\t").replace("ID=g", "ID=h") + "##sequence-region u 1 70\n"
+    known, bare, missing, declared = read(tmp_path, HEAD + GENE + other, SEQUENCE + ">v\nACGT\n")
+    assert len(known.features) == 2
+    assert (bare.accession, len(bare.codes), bare.features) == ("v", 4, ())
+    assert (missing.accession, missing.declared_length, len(missing.codes), missing.features) == ("t", 40, 0, ())
+    assert (declared.accession, declared.declared_length, len(declared.codes)) == ("u", 70, 0)
+
+
+def test_sequences_inside_the_file(tmp_path):
+    for mark in ("##FASTA\n", ""):
+        [record] = read(tmp_path, HEAD + GENE + mark + SEQUENCE, None)
+        assert (len(record.codes), len(record.features)) == (100, 2)
+        assert gff.has_sequences(tmp_path / "x.gff")
+    [record] = read(tmp_path, HEAD + GENE + "##FASTA\n>s\nNNNN\n", SEQUENCE)  # the FASTA given is taken
+    assert len(record.codes) == 100
+    with pytest.raises(DataError, match=r"x\.gff: its ##FASTA section: line 2: record s: '!'"):
+        read(tmp_path, HEAD + GENE + "##FASTA\n>s\nAC!T\n", None)
+    with pytest.raises(DataError, match=r"x\.gff: no `##FASTA` section in it"):
+        read(tmp_path, HEAD + GENE, None)
+    assert not gff.has_sequences(tmp_path / "x.gff")
+
+
+def test_progress_is_the_bytes_of_both_files(tmp_path):
+    seen = []
+    read(tmp_path, gzip.compress((HEAD + GENE).encode()), SEQUENCE, progress=seen.append)
+    assert sum(seen) == sum((tmp_path / name).stat().st_size for name in ("x.gff", "x.fa"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("s\tx\tgene\t11\t40\t.\t+\tID=g", "line 4: 8 columns where GFF3 and GTF have 9"),
+        ("s x gene 11 40 . + . ID=g", "line 4: 1 columns"),
+        ("s\tx\texon\t11\t40\t.\t+\t.\tID=g\tmore", "line 4: 10 columns"),
+        ("\tx\tgene\t11\t40\t.\t+\t.\tID=h", "line 4: no sequence name"),
+        ("s\tx\tgene\t40\t11\t.\t+\t.\tID=h", "line 4: 40..11 is no start and end"),
+        ("s\tx\tgene\t0\t11\t.\t+\t.\tID=h", "line 4: 0..11 is no start and end"),
+        ("s\tx\tgene\t-5\t11\t.\t+\t.\tID=h", "line 4: -5..11 is no start and end"),
+        ("s\tx\tgene\t1\t1e2\t.\t+\t.\tID=h", "line 4: 1..1e2 is no start and end"),
+        ("s\tx\tgene\t1\t11\t.\t?\t.\tID=h", "line 4: strand '?' is not one of"),
+        ("s\tx\tCDS\t1\t11\t.\t+\t3\tID=h", "line 4: phase '3' is not one of"),
+        ("s\tx\tgene\t91\t101\t.\t+\t.\tID=h", "line 4: ends at 101, past the 100 bases of s"),
+        ("##sequence-region s 1", "line 4: a ##sequence-region is"),
+    ],
+)
+def test_bad_rows(line, message, tmp_path):
+    with pytest.raises(DataError, match=re.escape(message)) as error:
+        read(tmp_path, HEAD + GENE + line + "\n" + GENE)
+    assert str(error.value).startswith(str(tmp_path / "x.gff"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "sequence", "message"),
+    [
+        (b"", SEQUENCE, "x.gff: empty file"),
+        (HEAD, SEQUENCE, "x.gff: no row in it"),
+        (gzip.compress((HEAD + GENE).encode())[:-9], SEQUENCE, "x.gff: damaged or truncated gzip"),
+        (gzip.compress((HEAD + GENE).encode())[:-8] + bytes(8), SEQUENCE, "x.gff: damaged or truncated gzip"),
+        (HEAD + GENE, gzip.compress(SEQUENCE.encode())[:-9], "x.fa: damaged or truncated gzip"),
+        (gzip.compress((HEAD + GENE + SEQUENCE).encode())[:-8] + bytes(8), None, "x.gff: damaged or truncated gzip"),
+        (HEAD + GENE, SEQUENCE.replace(">s", ">other"), "none of its sequences (s, …) is in"),
+        ("LOCUS       X\n", SEQUENCE, "line 1: 1 columns"),
+    ],
+)
+def test_bad_files(annotation, sequence, message, tmp_path):
+    with pytest.raises(DataError, match=re.escape(message)) as error:
+        read(tmp_path, annotation, sequence)
+    assert "\n" not in str(error.value)
+
+
+# An oracle: the rules of the GenBank one, on features made from the rows by slow and plain code.
+
+
+@functools.cache
+def oracle():
+    spec = importlib.util.spec_from_file_location("gene_regions", peer_path("gene_regions.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ORACLE_KINDS = {
+    **{kind: kind for kind in ("CDS", "tRNA", "rRNA", "tmRNA", "misc_RNA")},
+    **dict.fromkeys(
+        ("ncRNA", "snoRNA", "snRNA", "miRNA", "piRNA", "circular_ncRNA", "antisense_RNA", "telomerase_RNA"), "ncRNA"
+    ),
+    **dict.fromkeys(("SRP_RNA", "RNase_P_RNA"), "ncRNA"),
+    **dict.fromkeys(("transcript", "nc_primary_transcript"), "misc_RNA"),
+}
+ORACLE_GENES = ("gene", "pseudogene", "ncRNA_gene")
+
+
+def oracle_records(annotation, sequence):
+    """Biopython records whose features carry the ID of their gene as /locus_tag, which is what the oracle goes by."""
+    from Bio import SeqIO
+    from Bio.SeqFeature import CompoundLocation, SeqFeature, SimpleLocation
+
+    with gzip.open(sequence, "rt") as lines:
+        records = {record.id: record for record in SeqIO.parse(lines, "fasta")}
+    rows = collections.defaultdict(list)
+    by_id = {}
+    with gzip.open(annotation, "rt") as lines:
+        for line in lines:
+            if line.startswith("#"):
+                continue
+            name, _, kind, start, end, _, strand, _, text = line.rstrip("\n").split("\t")
+            values = collections.defaultdict(list)
+            for pair in text.split(";"):
+                if "=" in pair:
+                    key, value = pair.split("=", 1)
+                    values[key] = [unquote(item) for item in value.split(",")]
+            rows[name].append((kind, int(start) - 1, int(end), {"+": 1, "-": -1}.get(strand, 1), values))
+            for identity in values["ID"]:
+                by_id[name, identity] = (kind, values)
+
+    def gene_of(name, values):
+        for parent in values["Parent"]:
+            if (name, parent) in by_id:
+                kind, above = by_id[name, parent]
+                found = [parent] if kind in ORACLE_GENES else gene_of(name, above)
+                if found:
+                    return found
+        return []
+
+    for name, record in records.items():
+        record.annotations["topology"] = "linear"
+        groups = collections.defaultdict(list)
+        for number, (kind, start, end, strand, values) in enumerate(rows[name]):
+            if kind == "region" and values["Is_circular"] == ["true"]:
+                record.annotations["topology"] = "circular"
+            if kind in ORACLE_GENES:
+                words = [*values["gene_biotype"], *values["biotype"], kind]
+                pseudo = values["pseudo"] == ["true"] or any(word.endswith("pseudogene") for word in words)
+                qualifiers = {"locus_tag": values["ID"]} | ({"pseudo": [""]} if pseudo else {})
+                groups["gene", values["ID"][0]].append((start, end, strand, qualifiers))
+            elif kind in ORACLE_KINDS:
+                qualifiers = {"locus_tag": gene_of(name, values)}
+                for identity in values["ID"] or values["Parent"] or [number]:
+                    groups[ORACLE_KINDS[kind], identity].append((start, end, strand, qualifiers))
+        for (kind, _), found in groups.items():
+            ranges = []
+            for start, end, strand, _ in sorted(found, key=lambda row: row[:2]):
+                over = end > len(record.seq)
+                both = [(start, len(record.seq)), (0, end - len(record.seq))] if over else [(start, end)]
+                ranges += [SimpleLocation(*at, strand) for at in both]
+            ranges = ranges if ranges[0].strand > 0 else ranges[::-1]
+            location = ranges[0] if len(ranges) == 1 else CompoundLocation(ranges)
+            record.features.append(SeqFeature(location, type=kind, qualifiers=found[0][3]))
+    return records.values()
+
+
+def table(records):
+    """What the oracle prints, as sorted rows, of our records."""
+    return sorted(
+        (
+            region.accession,
+            region.start,
+            region.end,
+            "+" if region.strand > 0 else "-",
+            region.kind,
+            len(region.codes),
+            hashlib.md5(bases.decode(region.codes).encode()).hexdigest(),
+        )
+        for record in records
+        for region in regions.regions(record)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence", "count"),
+    [
+        ("yeast_S288C_R64_chrI-XII_MT.gff.gz", "yeast_S288C_R64_chrI-XII_MT.fna.gz", 4465),
+        ("celegans_1pct.gff3.gz", "celegans_1pct.fa.gz", 271),
+        ("dmelanogaster_1pct.gff3.gz", "dmelanogaster_1pct.fa.gz", 110),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::Bio.BiopythonWarning")
+def test_regions_against_the_oracle(name, sequence, count, tmp_path):
+    paths = data_path("genomes", "eukaryote", name), data_path("genomes", "eukaryote", sequence)
+    expected = [row for record in oracle_records(*paths) for row in oracle().regions(record, collections.Counter())]
+    found = table(gff.read(*paths, None, tmp_path))
+    assert found == sorted(expected)
+    assert len(found) == count
+    assert table(gff.read(*paths, regions.feature_kinds(regions.GENE), tmp_path)) == found
+
+
+def test_a_real_gtf(tmp_path):
+    folder = "genomes", "eukaryote"
+    path = data_path(*folder, "chicken_Galgal4_chr1_piece.gtf.gz")
+    sequence = data_path(*folder, "chicken_Galgal4_chr1_piece.fa.gz")
+    exons, coded = collections.defaultdict(list), collections.defaultdict(int)
+    with gzip.open(path, "rt") as lines:
+        for line in lines:
+            columns = line.split("\t")
+            gene = re.search('gene_id "([^"]+)"', line)[1]
+            exons[gene, columns[6]].append((int(columns[3]) - 1, int(columns[4])))
+            coded[gene] += (int(columns[4]) - int(columns[3]) + 1) * (columns[2] in ("CDS", "stop_codon"))
+    [record] = gff.read(path, sequence, None, tmp_path)
+    expected = {(min(a for a, _ in at), max(b for _, b in at), strand, "cds") for (_, strand), at in exons.items()}
+    assert {(row[1], row[2], row[3], row[4]) for row in table([record])} == expected
+    assert len(expected) == 5
+    for feature in record.features:
+        if feature.kind == "CDS":
+            assert sum(part.end - part.start for part in feature.parts) == coded[feature.gene_id]
+    # The file stands one base to the left of its sequence: moved by one, each CDS begins and ends as it should.
+    moved = dataclasses.replace(record, codes=np.roll(record.codes, -1))
+    found = [bases.decode(region.codes) for region in regions.regions(moved, regions.Scheme("cds"))]
+    assert [letters[:3] for letters in found] == ["ATG"] * 5
+    assert {letters[-3:] for letters in found} <= {"TAA", "TAG", "TGA"}
+    assert [len(letters) % 3 for letters in found] == [0] * 5
+
+
+def test_ecoli_by_genbank_and_by_gff3_differ_where_the_files_do(tmp_path):
+    """The two files are annotations of different years: what only one of them has is listed from their texts alone."""
+    folder = "genomes", "prokaryote"
+    flat, rows = (data_path(*folder, f"ecoli_K12_MG1655_NC_000913.3.{end}.gz") for end in ("gbk", "gff"))
+    [record] = genbank.read(flat)
+    sequence = tmp_path / "ecoli.fna"
+    sequence.write_text(f">{record.accession} E. coli\n{bases.decode(record.codes)}\n")
+    [paired] = gff.read(rows, sequence, None, tmp_path)
+    assert (paired.circular, paired.taxon_id) == (record.circular, record.taxon_id)
+
+    with gzip.open(flat, "rt") as lines:
+        by_genbank = set()
+        for line in lines:
+            if line.startswith("     gene            "):
+                numbers = [int(number) for number in re.findall(r"\d+", line)]
+                by_genbank.add((min(numbers) - 1, max(numbers), "-" if "complement" in line else "+"))
+    with gzip.open(rows, "rt") as lines:
+        columns = [line.split("\t") for line in lines if not line.startswith("#")]
+        by_gff = {(int(c[3]) - 1, int(c[4]), c[6]) for c in columns if c[2] in ("gene", "pseudogene")}
+    ours, theirs = ({row[1:4]: row for row in table([x])} for x in (record, paired))
+    assert set(ours) == by_genbank
+    assert set(theirs) == by_gff
+    assert (len(by_genbank - by_gff), len(by_gff - by_genbank), len(by_genbank & by_gff)) == (140, 281, 4358)
+    other = [(ours[place], theirs[place]) for place in sorted(by_genbank & by_gff) if ours[place] != theirs[place]]
+    # In the newer file one pseudogene codes, and one gene has its ncRNA.
+    kinds = [(a[4], b[4], a[:4] == b[:4], a[5:] == b[5:]) for a, b in other]
+    assert kinds == [("pseudo", "cds", True, True), ("other", "ncRNA", True, True)]

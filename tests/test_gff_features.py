@@ -1,0 +1,337 @@
+import itertools
+
+import pytest
+
+from data_pipeline import gff
+from data_pipeline.errors import DataError
+from data_pipeline.genome import Part
+
+
+def read(tmp_path, rows, *, length=1000, circular=False, kinds=None):
+    """The features of one sequence from rows of (type, start, end, strand, attributes) or (…, phase), 1-based."""
+    text = f"s\tx\tregion\t1\t{length}\t.\t+\t.\tID=s;Is_circular=true\n" if circular else ""
+    for kind, start, end, strand, attributes, *phase in rows:
+        text += f"s\tx\t{kind}\t{start}\t{end}\t.\t{strand}\t{phase[0] if phase else '.'}\t{attributes}\n"
+    (tmp_path / "x.gff").write_text(text)
+    (tmp_path / "x.fa").write_text(f">s\n{'ACGT' * (length // 4)}\n")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    [record] = gff.read(tmp_path / "x.gff", tmp_path / "x.fa", kinds, scratch)
+    return record.features
+
+
+def parts(feature):
+    return [(part.start, part.end, part.strand) for part in feature.parts]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ("gene", "gene"),
+        ("pseudogene", "gene"),
+        ("ncRNA_gene", "gene"),
+        ("tRNA_gene", "gene"),
+        ("transposable_element_gene", "gene"),
+        ("processed_pseudogene", "gene"),
+        ("CDS", "CDS"),
+        ("mRNA", "mRNA"),
+        ("tRNA", "tRNA"),
+        ("rRNA", "rRNA"),
+        ("rRNA_16S", "rRNA"),
+        ("tmRNA", "tmRNA"),
+        *((kind, "ncRNA") for kind in ("ncRNA", "lnc_RNA", "lncRNA", "snoRNA", "snRNA", "miRNA", "piRNA", "SRP_RNA")),
+        *((kind, "ncRNA") for kind in ("RNase_P_RNA", "RNase_MRP_RNA", "antisense_RNA", "telomerase_RNA", "Y_RNA")),
+        ("misc_RNA", "misc_RNA"),
+        ("transcript", "misc_RNA"),
+        ("nc_primary_transcript", "misc_RNA"),
+        ("promoter", "regulatory"),
+        ("riboswitch", "regulatory"),
+        ("regulatory_region", "regulatory"),
+        *((kind, None) for kind in ("exon", "intron", "five_prime_UTR", "match", "region", "pseudogenic_tRNA")),
+        *((kind, None) for kind in ("primary_transcript", "pre_miRNA", "V_gene_segment", "centromere")),
+    ],
+)
+def test_kinds(row, kind, tmp_path):
+    rows = [(row, 11, 20, "+", "ID=a"), ("gene", 101, 200, "+", "ID=g")]
+    assert [f.kind for f in read(tmp_path, rows)][:-1] == ([kind] if kind else [])
+    assert [f.kind for f in read(tmp_path, rows, kinds={kind} if kind else {"gene", "mRNA"})][:1] == [kind or "gene"]
+    assert read(tmp_path, rows, kinds=frozenset()) == ()
+
+
+GENE = [
+    ("gene", 101, 400, "-", "ID=g1;Name=abc;locus_tag=T1"),
+    ("mRNA", 101, 400, "-", "ID=t1;Parent=g1;product=a%2C b"),
+    ("exon", 101, 200, "-", "Parent=t1,t2"),
+    ("exon", 301, 400, "-", "Parent=t1"),
+    ("CDS", 151, 200, "-", "ID=c1;Parent=t1;protein_id=P1;transl_table=4", "0"),
+    ("CDS", 301, 362, "-", "ID=c1;Parent=t1;protein_id=P1;transl_table=4", "2"),
+    ("ncRNA", 101, 200, "-", "ID=t2;Parent=g1"),
+]
+
+
+def test_a_gene_with_all_that_is_its(tmp_path):
+    gene, mrna, cds, ncrna = read(tmp_path, GENE)
+    assert parts(gene) == [(100, 400, -1)]
+    assert parts(mrna) == [(300, 400, -1), (100, 200, -1)]
+    assert parts(cds) == [(300, 362, -1), (150, 200, -1)]
+    assert parts(ncrna) == [(100, 200, -1)]
+    assert [f.gene_id for f in (gene, mrna, cds, ncrna)] == ["g1"] * 4
+    names = {"gene": ("abc",), "locus_tag": ("T1",)}
+    assert gene.qualifiers == ncrna.qualifiers == names
+    assert mrna.qualifiers == {**names, "product": ("a, b",)}
+    assert cds.qualifiers == {**names, "protein_id": ("P1",), "transl_table": ("4",), "codon_start": ("3",)}
+
+
+def test_rows_in_any_order_and_crossed(tmp_path):
+    expected = sorted(map(str, read(tmp_path, GENE)))
+    for order in (GENE[::-1], GENE[3:] + GENE[:3], GENE[1::2] + GENE[::2]):
+        assert sorted(map(str, read(tmp_path, order))) == expected
+
+
+@pytest.mark.parametrize("kinds", [{"gene"}, {"CDS"}, {"mRNA"}, {"ncRNA", "tRNA"}, {"gene", "CDS", "misc_RNA"}])
+def test_fewer_kinds_are_the_same_features(kinds, tmp_path):
+    assert read(tmp_path, GENE, kinds=kinds) == tuple(f for f in read(tmp_path, GENE) if f.kind in kinds)
+
+
+def test_an_mrna_without_exons_is_its_cds_and_utrs_or_itself(tmp_path):
+    rows = [
+        ("mRNA", 101, 400, "+", "ID=t1"),
+        ("five_prime_UTR", 101, 150, "+", "Parent=t1"),
+        ("CDS", 151, 200, "+", "Parent=t1", "0"),
+        ("CDS", 301, 350, "+", "Parent=t1", "1"),
+        ("three_prime_UTR", 351, 400, "+", "Parent=t1"),
+        ("mRNA", 501, 600, "+", "ID=t2"),
+    ]
+    first, second = [f for f in read(tmp_path, rows) if f.kind == "mRNA"]
+    assert parts(first) == [(100, 200, 1), (300, 400, 1)]
+    assert parts(second) == [(500, 600, 1)]
+    assert first.gene_id is None
+
+
+def test_cds_without_id_belong_to_each_parent(tmp_path):
+    rows = [
+        ("gene", 1, 90, "+", "ID=g"),
+        ("mRNA", 1, 90, "+", "ID=a;Parent=g"),
+        ("mRNA", 1, 90, "+", "ID=b;Parent=g"),
+        ("CDS", 1, 30, "+", "Parent=a,b", "0"),
+        ("CDS", 61, 90, "+", "Parent=a", "0"),
+        ("CDS", 71, 90, "+", "Parent=b", "0"),
+    ]
+    found = [f for f in read(tmp_path, rows) if f.kind == "CDS"]
+    assert [parts(f) for f in found] == [[(0, 30, 1), (60, 90, 1)], [(0, 30, 1), (70, 90, 1)]]
+    assert [f.gene_id for f in found] == ["g", "g"]
+
+
+def test_numbered_pieces_of_a_cds_are_joined_but_no_overlapping_ones_and_no_bacterial_ones(tmp_path):
+    def cds(parent, second_start):
+        return [
+            ("CDS", 1, 30, "+", f"ID=a;Parent={parent}", "0"),
+            ("CDS", second_start, 90, "+", f"ID=b;Parent={parent}", "0"),
+        ]
+
+    rows = [("gene", 1, 90, "+", "ID=g"), ("mRNA", 1, 90, "+", "ID=t;Parent=g")]
+    assert [parts(f) for f in read(tmp_path, rows + cds("t", 61), kinds={"CDS"})] == [[(0, 30, 1), (60, 90, 1)]]
+    assert len(read(tmp_path, rows + cds("t", 25), kinds={"CDS"})) == 2
+    assert len(read(tmp_path, rows + cds("g", 61), kinds={"CDS"})) == 2
+
+
+def test_the_chain_of_parents(tmp_path):
+    rows = [
+        ("gene", 1, 90, "+", "ID=g"),
+        ("gene", 1, 90, "+", "ID=h"),
+        ("primary_transcript", 1, 90, "+", "ID=p;Parent=g,h"),
+        ("miRNA", 1, 20, "+", "ID=m;Parent=p"),
+        ("tRNA", 31, 40, "+", "ID=t;Parent=absent"),
+    ]
+    mirna, also, trna = read(tmp_path, rows)[2:]
+    assert (mirna.gene_id, also.gene_id, trna.gene_id) == ("g", "h", None)
+    assert mirna.parts == also.parts
+
+
+@pytest.mark.parametrize("cycle", [("a", "a"), ("a", "b", "a"), ("a", "b", "c", "b")])
+def test_a_circle_of_parents_is_refused(cycle, tmp_path):
+    rows = [("CDS", 1, 9, "+", "ID=x;Parent=a", "0")]
+    rows += [("mRNA", 1, 9, "+", f"ID={name};Parent={above}") for name, above in itertools.pairwise(cycle)]
+    with pytest.raises(DataError, match=r"x\.gff: line \d: [abc] is its own ancestor"):
+        read(tmp_path, rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "pseudo"),
+    [
+        ("gene", "ID=g", False),
+        ("gene", "ID=g;pseudo=true", True),
+        ("gene", "ID=g;pseudogene=unitary", True),
+        ("gene", "ID=g;gene_biotype=transcribed_unprocessed_pseudogene", True),
+        ("gene", "ID=g;biotype=protein_coding", False),
+        ("pseudogene", "ID=g", True),
+    ],
+)
+def test_pseudo(kind, attributes, pseudo, tmp_path):
+    [gene] = read(tmp_path, [(kind, 1, 9, "+", attributes)])
+    assert ("pseudo" in gene.qualifiers) == pseudo
+
+
+def test_a_pseudogene_below_a_gene_marks_it(tmp_path):
+    [gene] = read(tmp_path, [("gene", 1, 9, "+", "ID=g"), ("pseudogene", 1, 9, "+", "ID=t;Parent=g")])
+    assert "pseudo" in gene.qualifiers
+
+
+@pytest.mark.parametrize(
+    ("biotype", "kind"),
+    [
+        ("biotype=lncRNA", "ncRNA"),
+        ("biotype=Mt_tRNA", "tRNA"),
+        ("biotype=retained_intron", "misc_RNA"),
+        ("biotype=protein_coding", "misc_RNA"),
+        ("biotype=processed_pseudogene", None),
+        ("x=y", "misc_RNA"),
+    ],
+)
+def test_transcript_rows(biotype, kind, tmp_path):
+    rows = [("gene", 1, 90, "+", "ID=g"), ("transcript", 1, 90, "+", f"ID=t;Parent=g;{biotype}")]
+    assert [f.kind for f in read(tmp_path, rows)[1:]] == ([kind] if kind else [])
+    coding = [*rows, ("CDS", 1, 90, "+", "ID=c;Parent=t", "0")]
+    assert [f.kind for f in read(tmp_path, coding)[1:]] == ["mRNA", "CDS"]
+
+
+def test_exceptions_have_genbanks_names(tmp_path):
+    rows = [
+        ("CDS", 1, 9, "+", "ID=a;exception=ribosomal slippage", "0"),
+        ("CDS", 9, 20, "+", "ID=a;exception=ribosomal slippage", "0"),
+        ("CDS", 31, 60, "+", "ID=b;transl_except=(pos:34..36%2Caa:Sec),(pos:40..42%2Caa:Sec)", "0"),
+        ("CDS", 61, 90, "+", "ID=c;exception=RNA editing,trans-splicing;pseudo=true", "."),
+    ]
+    slipped, selenium, edited = read(tmp_path, rows)
+    assert parts(slipped) == [(0, 9, 1), (8, 20, 1)]
+    assert slipped.qualifiers == {"ribosomal_slippage": ("",), "codon_start": ("1",)}
+    assert selenium.qualifiers["transl_except"] == ("(pos:34..36,aa:Sec)", "(pos:40..42,aa:Sec)")
+    assert edited.qualifiers == {
+        "exception": ("RNA editing",),
+        "trans_splicing": ("",),
+        "pseudo": ("",),
+        "codon_start": ("1",),
+    }
+
+
+def test_regulatory_class(tmp_path):
+    rows = [
+        ("TATA_box", 1, 9, "+", "ID=a"),
+        ("ribosome_entry_site", 11, 19, "+", "ID=b"),
+        ("regulatory_region", 21, 29, ".", "ID=c;regulatory_class=response_element"),
+    ]
+    found = read(tmp_path, rows, kinds={"regulatory"})
+    classes = [f.qualifiers["regulatory_class"] for f in found]
+    assert classes == [("TATA_box",), ("ribosome_binding_site",), ("response_element",)]
+    assert parts(found[2]) == [(20, 29, 1)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([(901, 1100, "+")], [(900, 1000, 1), (0, 100, 1)]),
+        ([(901, 1100, "-")], [(0, 100, -1), (900, 1000, -1)]),
+        ([(801, 850, "+"), (901, 1100, "+"), (151, 200, "+")], None),
+        ([(801, 850, "-"), (901, 1100, "-"), (151, 200, "-")], None),
+        ([(901, 1000, "+"), (1, 100, "+")], [(900, 1000, 1), (0, 100, 1)]),
+        ([(1, 100, "-"), (901, 1000, "-")], [(0, 100, -1), (900, 1000, -1)]),
+    ],
+)
+def test_over_the_origin(rows, expected, tmp_path):
+    four = [(800, 850), (900, 1000), (0, 100), (150, 200)]
+    found = read(tmp_path, [("CDS", *row, "ID=c", "0") for row in rows], circular=True)
+    if expected is None:
+        expected = [(*at, 1) for at in four] if rows[0][2] == "+" else [(*at, -1) for at in four[::-1]]
+    assert [parts(f) for f in found] == [expected]
+
+
+def test_trans_splicing_is_ordered_by_part(tmp_path):
+    rows = [
+        ("gene", 701, 800, "-", "ID=g;exception=trans-splicing;part=2"),
+        ("gene", 101, 200, "-", "ID=g;exception=trans-splicing;part=3/3"),
+        ("gene", 901, 950, "+", "ID=g;exception=trans-splicing;part=1"),
+    ]
+    [gene] = read(tmp_path, rows)
+    assert parts(gene) == [(900, 950, 1), (700, 800, -1), (100, 200, -1)]
+    assert "trans_splicing" in gene.qualifiers
+
+
+def gtf(*rows):
+    """Rows of a GTF: (type, start, end, strand, phase, attributes)."""
+    return [(kind, start, end, strand, attributes, phase) for kind, start, end, strand, phase, attributes in rows]
+
+
+CODING = 'gene_id "g"; transcript_id "t"; gene_name "abc"; gene_biotype "protein_coding";'
+
+
+def test_gtf_without_genes_and_transcripts(tmp_path):
+    rows = gtf(
+        ("exon", 101, 200, "+", ".", CODING),
+        ("CDS", 151, 200, "+", "0", CODING + ' protein_id "P";'),
+        ("exon", 301, 400, "+", ".", CODING),
+        ("CDS", 301, 350, "+", "1", CODING + ' protein_id "P";'),
+        ("stop_codon", 351, 353, "+", "0", CODING),
+        ("start_codon", 151, 153, "+", "0", CODING),
+        ("exon", 501, 600, "-", ".", 'gene_id "n"; transcript_id "n"; gene_biotype "lncRNA"; note "a; b";'),
+    )
+    found = {(f.kind, f.gene_id): f for f in read(tmp_path, rows)}
+    assert set(found) == {("gene", "g"), ("CDS", "g"), ("mRNA", "g"), ("gene", "n"), ("ncRNA", "n")}
+    assert parts(found["gene", "g"]) == [(100, 400, 1)]
+    assert parts(found["mRNA", "g"]) == [(100, 200, 1), (300, 400, 1)]
+    assert parts(found["CDS", "g"]) == [(150, 200, 1), (300, 353, 1)]
+    assert parts(found["gene", "n"]) == parts(found["ncRNA", "n"]) == [(500, 600, -1)]
+    names = {"gene": ("abc",), "locus_tag": ("g",)}
+    assert found["gene", "g"].qualifiers == names
+    assert found["CDS", "g"].qualifiers == {**names, "protein_id": ("P",), "codon_start": ("1",)}
+
+
+@pytest.mark.parametrize(
+    ("strand", "stops", "expected"),
+    [
+        ("+", [(351, 353)], [(100, 200, 1), (300, 353, 1)]),
+        ("+", [(348, 350)], [(100, 200, 1), (300, 350, 1)]),  # in the CDS already
+        ("+", [(351, 351), (401, 402)], [(100, 200, 1), (300, 351, 1), (400, 402, 1)]),
+        ("-", [(98, 100)], [(300, 350, -1), (97, 200, -1)]),
+    ],
+)
+def test_gtf_stop_codons(strand, stops, expected, tmp_path):
+    rows = [("CDS", 101, 200, strand, "0", CODING), ("CDS", 301, 350, strand, "0", CODING)]
+    rows += [("stop_codon", *stop, strand, "0", CODING) for stop in stops]
+    [cds] = read(tmp_path, gtf(*rows), kinds={"CDS"})
+    assert parts(cds) == expected
+
+
+def test_gtf_genes_of_both_strands_and_pseudogenes(tmp_path):
+    rows = gtf(
+        ("exon", 101, 200, "+", ".", 'gene_id "g"; transcript_id "t";'),
+        ("exon", 301, 400, "-", ".", 'gene_id "g"; transcript_id "t";'),
+        ("gene", 501, 600, "+", ".", 'gene_id "p"; transcript_id ""; gene_type "processed_pseudogene";'),
+        ("transcript", 501, 600, "+", ".", 'gene_id "p"; transcript_id "u"; transcript_type "processed_pseudogene";'),
+    )
+    found = read(tmp_path, rows, kinds={"gene"})
+    assert sorted(p for f in found for p in parts(f)) == [(100, 200, 1), (300, 400, -1), (500, 600, 1)]
+    assert ["pseudo" in f.qualifiers for f in found if f.gene_id == "p"] == [True]
+    assert "misc_RNA" not in {f.kind for f in read(tmp_path, rows) if f.gene_id == "p"}
+
+
+def test_gtf_rows_without_transcript(tmp_path):
+    rows = gtf(
+        ("gene", 101, 200, "+", ".", 'gene_id "b1"; transcript_id ""; gene "thrL"; locus_tag "b0001";'),
+        ("CDS", 101, 197, "+", "0", 'gene_id "b1"; transcript_id "unassigned_transcript_1"; transl_table "11";'),
+        ("stop_codon", 198, 200, "+", "0", 'gene_id "b1"; transcript_id "unassigned_transcript_1";'),
+        ("CDS", 301, 350, "+", "0", 'gene_id "b2"; transcript_id "";'),
+    )
+    found = {(f.kind, f.gene_id): f for f in read(tmp_path, rows, kinds={"gene", "CDS"})}
+    assert set(found) == {("gene", "b1"), ("CDS", "b1"), ("gene", "b2"), ("CDS", "b2")}
+    assert parts(found["CDS", "b1"]) == [(100, 200, 1)]
+    assert found["CDS", "b1"].qualifiers["locus_tag"] == ("b0001",)
+    assert found["CDS", "b1"].qualifiers["gene"] == ("thrL",)
+
+
+def test_gtf_without_gene_id_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"line 1: a CDS row without gene_id"):
+        read(tmp_path, gtf(("CDS", 1, 9, "+", "0", 'transcript_id "t";')))
+
+
+def test_parts_are_genomes_parts(tmp_path):
+    assert read(tmp_path, GENE)[0].parts == (Part(100, 400, -1),)

@@ -1,0 +1,350 @@
+import gzip
+import os
+import re
+
+import numpy as np
+import pytest
+
+from data_pipeline import bases, genbank, inputs
+from data_pipeline.errors import DataError
+from data_pipeline.inputs import Input
+from tests.data import FIXTURES, data_path
+
+GFF = "##gff-version 3\ns\tx\tgene\t1\t4\t.\t+\t.\tID=g\n"
+FASTA = ">s\nACGTAC\n"
+CONTENT = {"gff": GFF, "gff3": GFF, "gtf": 's\tx\tCDS\t1\t3\t.\t+\t0\tgene_id "g";\n'}
+
+
+def make(folder, *names):
+    """Files of those names, their contents of their formats as far as that matters."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = CONTENT.get(name.removesuffix(".gz").rsplit(".")[-1], FASTA).encode()
+        path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+
+
+def pairs(folder, *paths, annotated=True):
+    """(annotation, sequence) names of what is found, and the names of the files left out with the reasons."""
+    found, left = inputs.discover(paths or [folder], annotated=annotated)
+    named = [tuple(path and os.path.relpath(path, folder) for path in (x.annotation, x.sequence)) for x in found]
+    return named, [os.path.relpath(line.split(": ")[0], folder) + ": " + line.split(": ", 1)[1] for line in left]
+
+
+@pytest.mark.parametrize(
+    ("names", "found", "left"),
+    [
+        (["b.gb", "a.gbff.gz", "c.seq"], [("a.gbff.gz", None), ("b.gb", None), ("c.seq", None)], []),
+        (["x.gff", "x.fa"], [("x.gff", "x.fa")], []),
+        (["x.gff3.gz", "x.fna.gz"], [("x.gff3.gz", "x.fna.gz")], []),
+        (["x.gtf", "x.gff", "x.fa"], [("x.gff", "x.fa")], ["x.gtf: x.gff has the same annotation"]),
+        (["x.gbff", "x.gff"], [("x.gbff", None)], ["x.gff: x.gbff has the same annotation and its bases"]),
+        (["x.gbk", "x.fa"], [("x.gbk", "x.fa")], []),
+        (["x.gbk", "y.fa"], [("x.gbk", None)], ["y.fa: no annotation beside it"]),
+        (["annotation.gff", "assembly.fasta"], [("annotation.gff", "assembly.fasta")], []),
+        (["x.gff", "x.fa", "y.gff", "y.fa"], [("x.gff", "x.fa"), ("y.gff", "y.fa")], []),
+        (
+            ["a/x.gff", "b/x.fa", "c.gb"],
+            [("c.gb", None)],
+            ["a/x.gff: no FASTA beside it", "b/x.fa: no annotation beside it"],
+        ),
+        (["x.gb", "x.gb.gz"], [("x.gb", None)], ["x.gb.gz: x.gb is the same, unpacked"]),
+        (["x.gb", "README", "md5", ".hidden.gb", ".folder/y.gb"], [("x.gb", None)], []),
+        (["x.gb", "set/dataset.json", "set/y.gb", "set/deep/z.gb", "new.partial-7/y.gb"], [("x.gb", None)], []),
+        (
+            [
+                "vertebrate_mammalian.12.genomic.gbff.gz",
+                "vertebrate_mammalian.12.1.genomic.fna.gz",
+                "fungi.1.rna.gbff.gz",
+            ],
+            [("vertebrate_mammalian.12.genomic.gbff.gz", "vertebrate_mammalian.12.1.genomic.fna.gz")],
+            ["fungi.1.rna.gbff.gz: derived from another file"],
+        ),
+        (
+            [f"GCF_1_{end}" for end in ("genomic.gff", "genomic.fna", "cds_from_genomic.fna", "protein.faa")],
+            [("GCF_1_genomic.gff", "GCF_1_genomic.fna")],
+            ["GCF_1_cds_from_genomic.fna: derived from another file", "GCF_1_protein.faa: derived from another file"],
+        ),
+        (
+            [f"GCF_000005845.2_ASM584v2_genomic.{end}.gz" for end in ("gbff", "fna", "gff", "gtf")],
+            [("GCF_000005845.2_ASM584v2_genomic.gbff.gz", "GCF_000005845.2_ASM584v2_genomic.fna.gz")],
+            [
+                f"GCF_000005845.2_ASM584v2_genomic.{end}.gz: GCF_000005845.2_ASM584v2_genomic.gbff.gz has the same "
+                "annotation and its bases"
+                for end in ("gff", "gtf")
+            ],
+        ),
+        (
+            [
+                *(
+                    f"data/GCF_000005845.2/{x}"
+                    for x in ("GCF_000005845.2_ASM584v2_genomic.fna", "genomic.gff", "rna.fna")
+                ),
+                *(f"data/GCF_000008865.2/{x}" for x in ("GCF_000008865.2_ASM886v2_genomic.fna", "genomic.gbff")),
+            ],
+            [
+                ("data/GCF_000005845.2/genomic.gff", "data/GCF_000005845.2/GCF_000005845.2_ASM584v2_genomic.fna"),
+                ("data/GCF_000008865.2/genomic.gbff", "data/GCF_000008865.2/GCF_000008865.2_ASM886v2_genomic.fna"),
+            ],
+            ["data/GCF_000005845.2/rna.fna: derived from another file"],
+        ),
+        (
+            [
+                *(f"Homo_sapiens.GRCh38.{kind}.toplevel.fa.gz" for kind in ("dna", "dna_rm", "dna_sm")),
+                "Homo_sapiens.GRCh38.110.gff3.gz",
+                "Homo_sapiens.GRCh38.110.chr.gff3.gz",
+                "Homo_sapiens.GRCh38.110.gtf.gz",
+            ],
+            [("Homo_sapiens.GRCh38.110.gff3.gz", "Homo_sapiens.GRCh38.dna_sm.toplevel.fa.gz")],
+            [
+                "Homo_sapiens.GRCh38.dna_rm.toplevel.fa.gz: derived from another file",
+                "Homo_sapiens.GRCh38.110.chr.gff3.gz: Homo_sapiens.GRCh38.110.gff3.gz has the same annotation",
+                "Homo_sapiens.GRCh38.110.gtf.gz: Homo_sapiens.GRCh38.110.gff3.gz has the same annotation",
+                "Homo_sapiens.GRCh38.dna.toplevel.fa.gz: Homo_sapiens.GRCh38.dna_sm.toplevel.fa.gz has the same sequences",
+            ],
+        ),
+        (
+            [
+                *(f"Mus_musculus.GRCm39.dna.chromosome.{x}.fa.gz" for x in "12"),
+                *(f"Mus_musculus.GRCm39.110.chromosome.{x}.gff3.gz" for x in "12"),
+            ],
+            [
+                (f"Mus_musculus.GRCm39.110.chromosome.{x}.gff3.gz", f"Mus_musculus.GRCm39.dna.chromosome.{x}.fa.gz")
+                for x in "12"
+            ],
+            [],
+        ),
+    ],
+)
+def test_folders(names, found, left, tmp_path):
+    make(tmp_path, *names)
+    assert pairs(tmp_path) == (found, left)
+
+
+def test_without_annotation_fasta_alone_counts(tmp_path):
+    make(tmp_path, "x.gff", "x.fa", "y.fa", "z.gb", "rna.fna")
+    found, left = pairs(tmp_path, annotated=False)
+    assert found == [("x.gff", "x.fa"), (None, "y.fa"), ("z.gb", None)]
+    assert left == ["rna.fna: derived from another file"]
+
+
+def test_a_gff_with_its_own_sequences(tmp_path):
+    make(tmp_path, "x.gff", "y.gff")
+    (tmp_path / "x.gff").write_text(GFF + "##FASTA\n" + FASTA)
+    assert pairs(tmp_path) == ([("x.gff", None)], ["y.gff: no FASTA beside it"])
+
+
+def test_taxon_and_assembly_come_from_the_names(tmp_path):
+    make(tmp_path, "fungi.3.genomic.gbff.gz", "GCF_000005845.2/genomic.gff", "GCF_000005845.2/my.fna", "a/b.gbk.gz")
+    found, _ = inputs.discover([tmp_path], annotated=True)
+    assert [(x.assembly, x.taxon) for x in found] == [("fungi.3", "fng"), ("GCF_000005845.2", None), ("b", None)]
+    assert all(x.split is None for x in found)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["x.gff", "y.gff", "z.fa"],
+        ["x.gff", "y.fa", "z.fa"],
+        ["x.gff", "x.gff3", "x.fa"],
+        ["x.gb", "x.gbk"],
+        ["x.gff", "x.fa", "x.fna"],
+        ["Mus_musculus.GRCm39.110.gff3", *(f"Mus_musculus.GRCm39.dna.chromosome.{x}.fa" for x in "12")],
+        ["x.gff", "y.gff", "x.fa", "z.fa"],
+    ],
+)
+def test_an_ambiguous_folder_is_refused(names, tmp_path):
+    make(tmp_path, *names)
+    with pytest.raises(DataError, match=r"which of .*, .* belong together\? say it in a manifest") as error:
+        inputs.discover([tmp_path], annotated=True)
+    assert "\n" not in str(error.value)
+
+
+def test_named_files(tmp_path):
+    make(tmp_path, "x.gff", "x.fa", "y.gff", "y.fa", "z.fa", "x.gbff", "a/only.gff", "b/only.fa", "rna.fna")
+
+    def named(*names, **options):
+        return pairs(tmp_path, *(tmp_path / name for name in names), **options)
+
+    assert named("x.gff") == ([("x.gff", "x.fa")], [])  # the FASTA beside it; the GenBank file was not named
+    assert named("x.fa") == ([("x.gbff", "x.fa")], [])  # the best annotation beside it
+    assert named("y.fa", "y.gff") == ([("y.gff", "y.fa")], [])
+    assert named("y.fa", "x.gff", "y.gff", "x.fa", "y.gff") == ([("x.gff", "x.fa"), ("y.gff", "y.fa")], [])
+    assert named("b/only.fa", "a/only.gff") == ([("a/only.gff", "b/only.fa")], [])
+    assert named("z.fa", annotated=False) == ([(None, "z.fa")], [])
+    assert named("rna.fna", annotated=False) == ([(None, "rna.fna")], [])  # derived, but asked for
+    assert named("x.gff", "x.gbff")[1] == ["x.gff: x.gbff has the same annotation and its bases"]
+    assert named("x.gff", "a", "b", "x.gff")[0] == [("x.gff", "x.fa")]
+    with pytest.raises(DataError, match=r"z\.fa: no annotation beside it; name it too, give a manifest, or .*whole"):
+        named("z.fa")
+    with pytest.raises(DataError, match=r"only\.gff: no FASTA beside it; name its FASTA too"):
+        named("a/only.gff")
+    with pytest.raises(DataError, match=r"absent\.gb: no such file or folder"):
+        named("absent.gb")
+    make(tmp_path, "notes.txt")
+    with pytest.raises(DataError, match=r"notes\.txt: not known by its name \(\.gb "):
+        named("notes.txt")
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(DataError, match="nothing to read there"):
+        inputs.discover([tmp_path], annotated=True)
+    with pytest.raises(DataError, match="no input: nothing to read there"):
+        inputs.discover([], annotated=True)
+    make(tmp_path, "x.fa")
+    with pytest.raises(DataError, match=r"nothing to read there .*; left out: .*x\.fa: no annotation beside it"):
+        inputs.discover([tmp_path], annotated=True)
+
+
+def test_the_same_file_by_two_names_counts_once(tmp_path):
+    make(tmp_path, "a/x.gb", "b/y.gb")
+    (tmp_path / "b" / "x.gb").symlink_to(tmp_path / "a" / "x.gb")
+    assert pairs(tmp_path)[0] == [("a/x.gb", None), ("b/y.gb", None)]
+    assert pairs(tmp_path, tmp_path, tmp_path / "a" / "x.gb", tmp_path / "a")[0] == [("a/x.gb", None), ("b/y.gb", None)]
+
+
+def manifest(tmp_path, text):
+    (tmp_path / "m.tsv").write_text(text)
+    return inputs.manifest(tmp_path / "m.tsv")
+
+
+def test_manifest(tmp_path):
+    make(tmp_path, "a/x.fa", "a/x.gff", "y.gb.gz", "GCF_000005845.2_q.fna", "fungi.1.genomic.gbff")
+    text = (
+        "\ufeff# mine\n\nsequence\tannotation\ttaxon\tsplit\na/x.fa\ta/x.gff\tfng\ttest\n\ty.gb.gz\n"
+        f"{tmp_path}/GCF_000005845.2_q.fna\t\t\tvalidation\r\n# end\n\tfungi.1.genomic.gbff\tpln\n"
+    )
+    assert manifest(tmp_path, text) == [
+        Input(tmp_path / "a/x.fa", tmp_path / "a/x.gff", "fng", "test", "x"),
+        Input(None, tmp_path / "y.gb.gz", None, None, "y"),
+        Input(tmp_path / "GCF_000005845.2_q.fna", None, None, "validation", "GCF_000005845.2"),
+        Input(None, tmp_path / "fungi.1.genomic.gbff", "pln", None, "fungi.1"),
+    ]
+    assert [len(x.files) for x in manifest(tmp_path, text)] == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no row in it"),
+        ("annotation\n", "no row in it"),
+        ("y.gb\n", "line 1: column 'y.gb'"),
+        ("taxon\n", "line 1: column 'taxon'"),
+        ("annotation\tannotation\n", "line 1: column 'annotation'"),
+        ("annotation\n#\ny.gb\tfng\n", "line 3: 2 cells under 1 columns"),
+        ("annotation\nabsent.gb\n", "line 2: annotation"),
+        ("annotation\ttaxon\n\tfng\n", "line 2: neither a sequence nor an annotation"),
+        ("annotation\ttaxon\ny.gb\tfungus\n", "line 2: taxon 'fungus' is not one of mam vrt"),
+        ("annotation\tsplit\ny.gb\tdev\n", "line 2: split 'dev' is not one of train validation test"),
+        ("annotation\ny.fa\n", "line 2: annotation"),
+        ("annotation\ny.gb\n./y.gb\n", "line 3: the same files as line 2"),
+    ],
+)
+def test_a_bad_manifest(text, message, tmp_path):
+    make(tmp_path, "y.gb", "y.fa")
+    with pytest.raises(DataError, match=re.escape(message)) as error:
+        manifest(tmp_path, text)
+    assert str(error.value).startswith(str(tmp_path / "m.tsv"))
+    assert "\n" not in str(error.value)
+
+
+def test_no_manifest(tmp_path):
+    with pytest.raises(DataError, match=r"absent\.tsv: no such file"):
+        inputs.manifest(tmp_path / "absent.tsv")
+    (tmp_path / "m.tsv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="cannot be read"):
+        inputs.manifest(tmp_path / "m.tsv")
+
+
+def records(tmp_path, found, kinds=None):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    for file in scratch.iterdir():
+        file.unlink()
+    seen = []
+    result = list(inputs.records(found, kinds, scratch, seen.append))
+    assert sum(seen) == sum(path.stat().st_size for path in found.files)
+    return result
+
+
+def test_records_of_every_format(tmp_path):
+    make(tmp_path, "x.fa", "x.gff.gz")
+    [alone] = records(tmp_path, Input(tmp_path / "x.fa", None))
+    [paired] = records(tmp_path, Input(tmp_path / "x.fa", tmp_path / "x.gff.gz", taxon="fng"))
+    [flat] = records(tmp_path, Input(None, FIXTURES / "phiX174_NC_001422.1.gbk.gz"), {"CDS"})
+    [other] = records(tmp_path, Input(None, FIXTURES / "phiX174_NC_001422.1.gbk.gz", taxon="bct"), frozenset())
+    assert (alone.accession, alone.declared_length, alone.taxon, alone.features) == ("s", 6, None, ())
+    assert bases.decode(alone.codes) == bases.decode(paired.codes) == "ACGTAC"
+    assert (paired.taxon, [f.kind for f in paired.features]) == ("fng", ["gene"])
+    assert (flat.taxon, {f.kind for f in flat.features}) == ("vir", {"CDS"})
+    assert (other.taxon, other.features) == ("bct", ())
+
+
+RECORD = """LOCUS       {name}  {length} bp    DNA     linear   BCT 01-JAN-2000
+DEFINITION  x
+ACCESSION   {name}
+VERSION     {name}.1
+FEATURES             Location/Qualifiers
+     source          1..{length}
+     gene            1..3
+{bases}//
+"""
+CONTIG = "CONTIG      join(AB1.1:1..4)\n"
+
+
+def test_a_genbank_record_takes_its_bases_from_the_fasta(tmp_path):
+    flat, sequence = tmp_path / "x.gbff", tmp_path / "x.fna.gz"
+    flat.write_text(
+        RECORD.format(name="A", length=8, bases=CONTIG)
+        + RECORD.format(name="B", length=4, bases="ORIGIN\n        1 acgt\n")
+        + RECORD.format(name="C", length=6, bases=CONTIG)
+        + RECORD.format(name="D", length=6, bases=CONTIG)
+    )
+    sequence.write_bytes(gzip.compress(b">D.1\nACGTac\n>A.1 x\nACGT\nttNN\n>B.1\nTTTT\n"))
+    first, second, third, fourth = records(tmp_path, Input(sequence, flat))
+    assert [bases.decode(x.codes) for x in (first, second, third, fourth)] == ["ACGTTTNN", "ACGT", "", "ACGTAC"]
+    assert first.lower_case.tolist() == [[4, 6]]
+    assert fourth.lower_case.tolist() == [[4, 6]]
+    assert (third.declared_length, len(first.features)) == (6, 2)
+    without = records(tmp_path, Input(None, flat))
+    assert [len(x.codes) for x in without] == [0, 4, 0, 0]
+    sequence.write_bytes(gzip.compress(b">A.1\nACGT\n"))
+    with pytest.raises(DataError, match=r"x\.gbff: record A\.1: 8 bases by its LOCUS line, 4 in .*x\.fna\.gz"):
+        records(tmp_path, Input(sequence, flat))
+    sequence.write_bytes(gzip.compress(b">A.1\nACGTACGT\n")[:-6])
+    with pytest.raises(DataError, match=r"x\.fna\.gz: damaged or truncated gzip"):
+        records(tmp_path, Input(sequence, flat))
+
+
+def test_a_genbank_record_with_bases_needs_no_fasta(tmp_path):
+    flat = FIXTURES / "phage_NC_000902.gbk.gz"
+    sequence = tmp_path / "x.fa"
+    sequence.write_text("not looked at\n")
+    [record], [expected] = records(tmp_path, Input(sequence, flat)), genbank.read(flat)
+    assert np.array_equal(record.codes, expected.codes)
+
+
+def test_a_real_draft_genome_with_its_bases_taken_out(tmp_path):
+    path = data_path("genomes", "prokaryote", "malvi_ATCC29626_draft.gbff.gz")
+    expected = list(genbank.read(path))
+    with gzip.open(path, "rt") as lines:
+        text = lines.read()
+    (tmp_path / "x.gbff").write_text(re.sub(r"ORIGIN.*?\n//", "CONTIG      join(X1.1:1..4)\n//", text, flags=re.DOTALL))
+    (tmp_path / "x.fna").write_text("".join(f">{x.accession}\n{bases.decode(x.codes)}\n" for x in expected[::-1]))
+    found = records(tmp_path, Input(tmp_path / "x.fna", tmp_path / "x.gbff"))
+    assert len(found) == 7
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one.codes, other.codes)
+        assert one.features == other.features
+
+
+def test_every_real_file_has_its_place():
+    found, left = inputs.discover([data_path("genomes")], annotated=True)
+    assert sum(x.annotation is not None and x.sequence is not None for x in found) == 4  # the three GFF3 and the GTF
+    assert [line.split(": ")[1] for line in left] == [
+        "no annotation beside it",
+        "ecoli_K12_MG1655_NC_000913.3.gbk.gz has the same annotation and its bases",
+        "no annotation beside it",
+    ]
+    files = [path for path in data_path("genomes").rglob("*") if path.is_file()]
+    assert len(files) == sum(len(x.files) for x in found) + len(left)

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from data_pipeline import bases, kmers, leakage
+from tests.test_kmers import by_hand
+from tests.data import random_codes
+
+
+def shares(training, held, sample=1):
+    hashes, sizes = leakage.held_out(held, sample)
+    members, which = np.unique(hashes, return_inverse=True)
+    return leakage.shares(leakage.stand_in(kmers.Index(members), training, sample), which, sizes), sizes
+
+
+def directly(training, held):
+    seen = {kmer for codes in training for kmer in by_hand(bases.decode(codes))}
+    found = []
+    for codes in held:
+        mine = by_hand(bases.decode(codes))
+        found.append(np.mean([kmer in seen for kmer in mine]) if mine else 0)
+    return np.array(found, np.float32)
+
+
+def test_shares_by_hand():
+    training = random_codes([500, 31, 0, 900, 32], seed=1)
+    held = [*random_codes([300, 10, 0], seed=2)]
+    held.append(bases.reverse_complement(training[0][100:400]))
+    held.append(np.concatenate([training[3][:200], held[0][:150]]))
+    held.append(training[4])
+    found, _ = shares(training, held)
+    np.testing.assert_allclose(found, directly(training, held), rtol=1e-6)
+    assert found[3] == 1
+    assert 0.3 < found[4] < 0.8
+    assert found[0] == found[1] == found[2] == 0
+
+
+def test_windows_over_the_borders_of_chunks_count(monkeypatch):
+    monkeypatch.setattr(leakage, "_CHUNK", 50)
+    training = random_codes([500, 31, 49, 50, 51, 81, 82, 900], seed=1)
+    held = [codes[5:-3] for codes in training] + random_codes([200], seed=2)
+    found, _ = shares(training, held)
+    np.testing.assert_allclose(found, directly(training, held), rtol=1e-6)
+
+
+def test_a_sample_estimates_the_share():
+    training = random_codes([40_000], seed=1, unknown=False)
+    held = [np.concatenate([training[0][:12_000], *random_codes([8_000], seed=2, unknown=False)])]
+    exact, all_kmers = shares(training, held)
+    found, sizes = shares(training, held, sample=8)
+    assert sizes[0] == pytest.approx(all_kmers[0] / 8, rel=0.1)
+    assert found[0] == pytest.approx(exact[0], abs=0.04)
+
+
+def test_identity_keeps_the_share_that_the_docstring_says():
+    generator = np.random.default_rng(0)
+    [gene] = random_codes([200_000], seed=1, unknown=False)
+    copy = gene.copy()
+    changed = generator.random(len(copy)) < 0.07
+    copy[changed] = (copy[changed] + generator.integers(1, 4, changed.sum())) % 4
+    found, _ = shares([gene], [copy])
+    assert found[0] == pytest.approx(0.93**32, rel=0.1) == pytest.approx(leakage.NEAR_COPY, rel=0.1)
+
+
+def test_report():
+    parts, lengths = np.array([0, 1, 1, 2, 1]), np.array([100, 50, 60, 70, 5])
+    seen, sizes = np.array([0, 0.5, 0.05, 0, 0], np.float32), np.array([0, 20, 40, 39, 0])
+    found = leakage.report(parts, lengths, seen, sizes, 1, ("train", "validation", "test"))
+    assert found == {
+        "kmer_length": 32,
+        "sampled_one_in": 1,
+        "validation": {
+            "regions": 3, "bases": 115, "kmers": 60, "share_in_training": 0.2,
+            "near_copies": {"regions": 1, "bases": 50},
+        },
+        "test": {
+            "regions": 1, "bases": 70, "kmers": 39, "share_in_training": 0.0, "near_copies": {"regions": 0, "bases": 0},
+        },
+    }  # fmt: skip
+
+
+def test_samples_fit_into_memory():
+    assert leakage.sampling(leakage.MEMORY_KMERS) == 1
+    assert leakage.sampling(leakage.MEMORY_KMERS + 1) == 2
+    assert leakage.sampling(40 * leakage.MEMORY_KMERS) == 40

@@ -1,0 +1,70 @@
+import gzip
+import zlib
+
+import pytest
+
+from data_pipeline import stream
+from data_pipeline.errors import DataError
+
+TEXT = b"".join(b"line %d of a text that does not repeat %d\n" % (n, n * n * 7919 % 10007) for n in range(60000))
+
+
+def block(data: bytes) -> bytes:
+    """One block of a bgzip file."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15)
+    body = packer.compress(data) + packer.flush()
+    head = bytes.fromhex("1f8b08040000000000ff060042430200") + (len(body) + 25).to_bytes(2, "little")
+    return head + body + zlib.crc32(data).to_bytes(4, "little") + len(data).to_bytes(4, "little")
+
+
+def bgzip(data: bytes) -> list[bytes]:
+    return [block(data[at : at + 60000]) for at in range(0, len(data), 60000)] + [block(b"")]
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        TEXT,
+        gzip.compress(TEXT),
+        gzip.compress(TEXT[:70000]) + gzip.compress(TEXT[70000:]),
+        b"".join(bgzip(TEXT)),
+        gzip.compress(TEXT) + bytes(512),  # padded by a tape
+    ],
+    ids=["plain", "gzip", "members", "bgzip", "padded"],
+)
+def test_content_and_progress(packed, tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(packed)
+    seen = []
+    assert b"".join(stream.chunks(path, seen.append)) == TEXT
+    assert sum(seen) == len(packed)
+    assert len(seen) > 2
+
+
+@pytest.mark.parametrize(
+    ("packed", "message"),
+    [
+        (b"", "empty file"),
+        (gzip.compress(TEXT)[:-3000], "damaged or truncated gzip"),
+        (gzip.compress(TEXT)[:-8], "damaged or truncated gzip"),
+        (gzip.compress(TEXT)[:-8] + bytes(8), "damaged or truncated gzip"),
+        (gzip.compress(TEXT) + b"more", "damaged or truncated gzip"),
+        (b"".join(bgzip(TEXT)[:5]), "truncated bgzip"),
+        (b"".join(bgzip(TEXT))[:-1], "truncated bgzip"),
+    ],
+    ids=["empty", "cut", "no CRC", "CRC", "rubbish", "bgzip without blocks", "bgzip without its last byte"],
+)
+def test_damage_is_one_line(packed, message, tmp_path):
+    path = tmp_path / "x.gz"
+    path.write_bytes(packed)
+    with pytest.raises(DataError, match=message) as error:
+        list(stream.chunks(path, lambda count: None))
+    assert "x.gz" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unreadable(tmp_path):
+    with pytest.raises(DataError, match="absent: no such file"):
+        list(stream.chunks(tmp_path / "absent", lambda count: None))
+    with pytest.raises(DataError, match="cannot be read"):
+        list(stream.chunks(tmp_path, lambda count: None))
