@@ -1,6 +1,7 @@
 """An annotated sequence, whatever file it came from: a record's bases and its features.
 
-Every reader (`genbank`, `fasta`, `gff`) makes these, and `regions` knows nothing else. Coordinates are 0-based half-open.
+Every reader (`genbank`, `fasta`, `gff`) makes these, and `regions` knows nothing else. Coordinates are 0-based,
+half-open.
 """
 
 import dataclasses
@@ -35,8 +36,7 @@ class Part(NamedTuple):
     accession: str | None = None  # another record's accession.version; None for the feature's own record
 
 
-@dataclasses.dataclass(frozen=True)
-class Feature:
+class Feature(NamedTuple):
     """An annotated feature: its kind, its parts in 5' to 3' order, its qualifiers with all their values.
 
     Kinds and qualifiers have GenBank's names in every format. `gene_id` is the ID of the gene a feature is or belongs

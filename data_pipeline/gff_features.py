@@ -328,7 +328,9 @@ class _Builder:
         own, values = rows[0].attributes, {}
         of_gene = own if kind == "gene" else next((r.attributes for r in self.by_id.get(gene or "", ())[:1]), {})
         names = [x.get(key) for x in (own, of_gene) for key in ("gene", "gene_name")]
-        names += [of_gene.get("locus"), of_gene.get("Name")]
+        names.append(of_gene.get("locus"))
+        if of_gene.get("Name") != of_gene.get("locus_tag"):
+            names.append(of_gene.get("Name"))
         if name := next(filter(None, names), None):
             values["gene"] = (_decoded(name),)
         if tag := own.get("locus_tag") or of_gene.get("locus_tag") or of_gene.get("gene_id"):

@@ -124,18 +124,23 @@ def manifest(path: str | Path) -> list[Input]:
 
 
 def records(
-    input: Input, kinds: Collection[str] | None, scratch: str | Path, progress: Callable[[int], None]
+    input: Input,
+    kinds: Collection[str] | None,
+    scratch: str | Path,
+    progress: Callable[[int], None],
+    qualifiers: Collection[str] | None = None,
 ) -> Iterator[Record]:
     """The records of an input, whatever its formats, with the input's taxon where it has one.
 
-    `kinds` limits the features by their GenBank kind; `scratch` is an empty folder on disk for files in between;
-    `progress` is called with the number of file bytes read since the last call, which add up to the files' sizes.
+    `kinds` limits the features by their GenBank kind, `qualifiers` what is read of a GenBank file's; `scratch` is an
+    empty folder on disk for files in between; `progress` is called with the number of file bytes read since the last
+    call, which add up to the files' sizes.
     Raises DataError as `genbank.read`, `gff.read` and `fasta.read` do.
     """
     if input.annotation is None:
         found = (_bare(sequence) for sequence in fasta.read(input.sequence, progress))
     elif file_names.format_of(input.annotation) == GENBANK:
-        found = genbank.read(input.annotation, kinds, progress)
+        found = genbank.read(input.annotation, kinds, progress, qualifiers)
         if input.sequence is not None:
             found = _filled(input, found, Path(scratch), progress)
     else:

@@ -13,23 +13,27 @@ SKETCH = 8  # a sketch holds one in so many
 _SMALL = np.uint64(2**64 // SKETCH)
 
 
-def canonical(codes: np.ndarray) -> np.ndarray:
-    """The canonical 32-mer at each place, uint64 [length - 31], of codes, uint8 [length]; those with N are left out."""
+def canonical(codes: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
+    """The canonical 32-mer at each place, uint64 [length - 31], of codes, uint8 [length].
+
+    Those with N are left out; `chosen`, bool [length - 31], limits them to some places.
+    """
     if len(codes) < LENGTH:
         return np.zeros(0, np.uint64)
-    forward = (codes & 3).astype(np.uint64)
-    backward = forward ^ np.uint64(1)  # the complement, its first base in the low bits
-    width = 1
-    while width < LENGTH:
-        shift = np.uint64(2 * width)
+    forward = codes & 3
+    backward = forward ^ 1  # the complement, its first base in the low bits
+    # From words of one base to words of 2, 4, 8, 16 and 32, each in the smallest type that holds them.
+    for width, kind in ((1, np.uint8), (2, np.uint8), (4, np.uint16), (8, np.uint32), (16, np.uint64)):
+        shift = kind(2 * width)
+        forward, backward = forward.astype(kind, copy=False), backward.astype(kind, copy=False)
         forward = forward[:-width] << shift | forward[width:]
         backward = backward[width:] << shift | backward[:-width]
-        width *= 2
     found = np.minimum(forward, backward)
-    if bases.N in codes:
+    if codes.max() == bases.N:
         unknown = np.cumsum(np.concatenate([[0], codes == bases.N]))
-        found = found[unknown[LENGTH:] == unknown[:-LENGTH]]
-    return found
+        known = unknown[LENGTH:] == unknown[:-LENGTH]
+        chosen = known if chosen is None else chosen & known
+    return found if chosen is None else found[chosen]
 
 
 def mix(kmers: np.ndarray) -> np.ndarray:
@@ -62,14 +66,18 @@ class Index:
         """`hashes`: uint64, sorted, each once."""
         self.hashes = hashes
         bits = min(max(len(hashes).bit_length() + 4, 12), 28)
-        self.shift = np.uint64(64 - bits)
-        self.filter = np.zeros(1 << bits, bool)  # most of the others end here, in the processor's cache
-        self.filter[hashes >> self.shift] = True
+        # Most of the others end at one of two filters, which fit into the processor's cache, by bits of their own.
+        self.shifts = np.uint64(64 - bits), np.uint64(64 - 2 * bits)
+        self.mask = np.uint64((1 << bits) - 1)
+        self.filters = tuple(np.zeros(1 << bits, bool) for _ in self.shifts)
+        for shift, table in zip(self.shifts, self.filters, strict=True):
+            table[hashes >> shift & self.mask] = True
 
     def find(self, hashes: np.ndarray) -> np.ndarray:
         """Which members of the set stand in `hashes`: their places, int64, in any order and several times."""
-        hashes = hashes[self.filter[hashes >> self.shift]]
         if not len(self.hashes):
             return np.zeros(0, np.int64)
+        for shift, table in zip(self.shifts, self.filters, strict=True):
+            hashes = hashes[table.take((hashes >> shift & self.mask).view(np.int64))]
         at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         return at[self.hashes[at] == hashes]

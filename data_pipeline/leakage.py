@@ -3,15 +3,15 @@
 All of them while they fit into memory; otherwise a sample of one in so many, chosen by hash, which the report names.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from data_pipeline import bases, kmers
+from data_pipeline import kmers
 
 MEMORY_KMERS = 1 << 25
 NEAR_COPY = 0.1  # of a region's 32-mers: what a copy of 93 % identity keeps
-_CHUNK = 1 << 17  # bases that are taken at once: their 32-mers stay in the processor's cache
+CHUNK = 1 << 17  # bases that are taken at once: their 32-mers stay in the processor's cache
 
 
 def sampling(held_out_bases: int) -> int:
@@ -25,11 +25,27 @@ def held_out(codes: Iterable[np.ndarray], sample: int) -> tuple[np.ndarray, np.n
     return np.concatenate([np.zeros(0, np.uint64), *found]), np.array([len(some) for some in found], np.int64)
 
 
-def stand_in(index: kmers.Index, codes: Iterable[np.ndarray], sample: int) -> np.ndarray:
-    """Which members of the index stand in any of the sequences, bool [members]."""
+def stand_in(
+    index: kmers.Index, batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], sample: int
+) -> np.ndarray:
+    """Which members of the index stand in any of the sequences, bool [members].
+
+    A batch is codes, uint8 [bases], and where sequences start in it and how long they are, int64 [sequences].
+    """
     result = np.zeros(len(index.hashes), bool)
-    for chunk in _chunks(codes):
-        result[index.find(_sampled(chunk, sample))] = True
+    for codes, starts, lengths in batches:
+        windows = len(codes) - kmers.LENGTH + 1
+        long = lengths >= kmers.LENGTH
+        if not long.any():
+            continue
+        steps = np.zeros(windows + 1, np.int8)  # 1 where a sequence's first window is, -1 behind its last
+        np.add.at(steps, starts[long], 1)
+        np.add.at(steps, starts[long] + lengths[long] - kmers.LENGTH + 1, -1)
+        inside = np.cumsum(steps[:-1], dtype=np.int8).view(bool)
+        for at in range(0, windows, CHUNK):
+            stop = min(at + CHUNK, windows)
+            hashes = _sampled(codes[at : stop + kmers.LENGTH - 1], sample, inside[at:stop])
+            result[index.find(hashes)] = True
     return result
 
 
@@ -43,26 +59,9 @@ def shares(stands: np.ndarray, members: np.ndarray, sizes: np.ndarray) -> np.nda
     return (np.bincount(region, stands[members], len(sizes)) / np.maximum(sizes, 1)).astype(np.float32)
 
 
-def _sampled(codes: np.ndarray, sample: int) -> np.ndarray:
-    hashes = kmers.mix(kmers.canonical(codes))
+def _sampled(codes: np.ndarray, sample: int, chosen: np.ndarray | None = None) -> np.ndarray:
+    hashes = kmers.mix(kmers.canonical(codes, chosen))
     return hashes if sample == 1 else hashes[hashes < np.uint64(2**64 // sample)]
-
-
-def _chunks(sequences: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The sequences end to end with N between them, cut into chunks that overlap by all but a base of a 32-mer."""
-    waiting: list[np.ndarray] = []
-    size = 0
-    gap = np.array([bases.N], np.uint8)
-    for codes in sequences:
-        for start in range(0, max(len(codes) - kmers.LENGTH + 1, 0), _CHUNK):
-            piece = codes[start : start + _CHUNK + kmers.LENGTH - 1]
-            waiting += [piece, gap]
-            size += len(piece)
-            if size >= _CHUNK:
-                yield np.concatenate(waiting)
-                waiting, size = [], 0
-    if waiting:
-        yield np.concatenate(waiting)
 
 
 def report(

@@ -125,11 +125,11 @@ class Merge:
         tokens = self.settings.tokenizer is not None
         try:
             for spill, parts, seen in zip(self.spills, self.parts, self.seen, strict=True):
-                chosen = parts >= 0
-                names = [split.PARTS[part] for part in parts[chosen].tolist()]
-                for name, share, packed in zip(names, seen[chosen].tolist(), spill.packed(chosen, tokens), strict=True):
-                    writer.write(name, packed, share)
-                    progress(packed.columns["length"])
+                packed = spill.packed(tokens)
+                for number, name in enumerate(split.PARTS):
+                    chosen = np.flatnonzero(parts == number)
+                    writer.write(name, packed, chosen, seen[chosen])
+                    progress(int(packed.columns["length"][chosen].sum()))
             kept = sum(int((parts >= 0).sum()) for parts in self.parts)
             written = [split_writer.totals() for split_writer in writer.splits.values()]
             self.ledger.check(sum(regions for regions, _ in written), sum(length for _, length in written))
@@ -161,4 +161,4 @@ class Merge:
 
 def _stand_in(folder: Path, training: np.ndarray, file: Path, sample: int) -> np.ndarray:
     index = kmers.Index(np.load(file, mmap_mode="r"))
-    return leakage.stand_in(index, Spill(folder).codes(training), sample)
+    return leakage.stand_in(index, Spill(folder).batches(training, leakage.CHUNK), sample)

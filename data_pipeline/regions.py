@@ -134,8 +134,7 @@ class Span(NamedTuple):
         return sum(end - start for start, end in self.pieces(record_length))
 
 
-@dataclasses.dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """A gene region in its own 5' to 3' orientation.
 
     `codes` is uint8 [length] as in `bases`; `lower_case` is int64 [runs, 2], (start, end) within the region of
@@ -168,6 +167,14 @@ def feature_kinds(scheme: Scheme) -> frozenset[str]:
         "mrna": frozenset(("mRNA",)),
         "cds": frozenset(("CDS",)),
     }[scheme.name]
+
+
+def qualifiers(scheme: Scheme) -> frozenset[str]:
+    """The qualifiers of those features that a scheme needs."""
+    wanted = {"gene", "locus_tag", "product", "pseudo", "pseudogene", "trans_splicing", "regulatory_class"}
+    if scheme.name == "cds":
+        wanted |= {"codon_start", "transl_table", "translation", *translation.EXCEPTIONS}
+    return frozenset(wanted)
 
 
 def regions(record: Record, scheme: Scheme = GENE, ledger: Ledger | None = None) -> Iterator[Region]:
@@ -282,8 +289,7 @@ def _piece(region: Region, start: int, end: int) -> Region:
         frame = frame - start if start < frame else (frame - start) % 3
         frame = frame if frame < end - start else -1  # no codon begins in it
     place = locations.place(parts, circle)
-    return dataclasses.replace(
-        region,
+    return region._replace(
         start=place[0],
         end=place[1],
         strand=place[2],

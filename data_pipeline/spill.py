@@ -9,6 +9,7 @@ moment finds the finished ones again. A spill does not depend on other inputs; `
     payload.bin     its token ids, in a dataset of tokens
 """
 
+import collections
 import dataclasses
 import gc
 import hashlib
@@ -16,20 +17,19 @@ import json
 import multiprocessing
 import os
 import shutil
-from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from data_pipeline import bases, inputs, kmers, records, regions, split
+from data_pipeline import bases, inputs, kmers, packing, records, regions, split
 from data_pipeline.errors import DataError
 from data_pipeline.genome import TAXA, Record
 from data_pipeline.ledger import DUPLICATE_RECORD, NO_SEQUENCE, Ledger
+from data_pipeline.packing import Packed, Tokenizer
 from data_pipeline.records import NAME_COLUMNS
-from data_pipeline.writer import Packed, Tokenizer, pack_region
 
-_NUMBERS = ("length", "tokens", "start", "end", "strand", "kind", "taxon", "frame", "genetic_code")
+BATCH_BASES = 1 << 24  # regions are packed together up to so many bases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +81,8 @@ def write(source: inputs.Input, folder: Path, settings: Settings, progress: Call
 class _Spilling:
     def __init__(self, folder: Path, settings: Settings):
         self.folder, self.settings, self.ledger = folder, settings, Ledger()
-        self.columns = {name: array("q") for name in (*_NUMBERS, "record", "unknown", "lower_case", "bytes")}
-        self.places, self.sketch_sizes = array("Q"), array("q")
-        self.digests, self.sketches, self.runs = [], [], []
-        self.names: list[list[str]] = [[] for _ in NAME_COLUMNS]
+        self.columns: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+        self.texts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in NAME_COLUMNS}
         self.records: list[dict] = []
 
     def fill(self, source: inputs.Input, progress: Callable[[int, int], None]) -> None:
@@ -96,12 +94,12 @@ class _Spilling:
                 os._exit(1)  # the build was killed; whoever runs it again has no use for this
             progress(count, 0)
 
-        kinds = regions.feature_kinds(settings.scheme)
+        kinds, wanted = regions.feature_kinds(settings.scheme), regions.qualifiers(settings.scheme)
         with (
             open(self.folder / "bases.bin", "wb") as self.bases,
             open(self.folder / "payload.bin", "wb") as self.payload,
         ):
-            for record in inputs.records(source, kinds, self.folder / "scratch", advance):
+            for record in inputs.records(source, kinds, self.folder / "scratch", advance, wanted):
                 self.ledger.record(len(record.codes) or record.declared_length)
                 if not len(record.codes):
                     self.ledger.skip(NO_SEQUENCE, record.declared_length)
@@ -114,20 +112,14 @@ class _Spilling:
                 else:
                     raise DataError(other_bases(source.files[-1], record.accession))
                 progress(0, len(record.codes))
-        numbers = {name: np.array(column, np.int64) for name, column in self.columns.items()}
-        tables = {}
-        for name, texts in zip(NAME_COLUMNS, self.names, strict=True):
-            tables[name], tables[f"{name}_ends"] = records.join_texts(texts)
-        np.savez(
-            self.folder / "columns.npz",
-            place=np.array(self.places, np.uint64),
-            digest=np.frombuffer(b"".join(self.digests), np.uint64).reshape(-1, 2),
-            runs=np.concatenate([records.NO_RUNS, *self.runs]),
-            sketch=np.concatenate([np.zeros(0, np.uint64), *self.sketches]),
-            sketch_size=np.array(self.sketch_sizes, np.int64),
-            **numbers,
-            **tables,
-        )
+        tables = {name: np.concatenate([_EMPTY[name], *parts]) for name, parts in self.columns.items()}
+        for name in _EMPTY:
+            tables.setdefault(name, _EMPTY[name])
+        for name, found in self.texts.items():
+            sizes = np.concatenate([_EMPTY["length"], *(np.diff(ends, prepend=0) for _, ends in found)])
+            tables[name] = np.concatenate([np.zeros(0, np.uint8), *(texts for texts, _ in found)])
+            tables[f"{name}_ends"] = np.cumsum(sizes)
+        np.savez(self.folder / "columns.npz", **tables)
         facts = {
             "files": [
                 {"file": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)} for path in source.files
@@ -149,35 +141,54 @@ class _Spilling:
                 f"give --taxon, one of {' '.join(TAXA)}, or a manifest with a column taxon"
             )
         places = split.places(record, spans, by=settings.split_by, seed=settings.seed, assembly=source.assembly)
-        number = len(self.records)
         self.records.append(
             {"accession": record.accession, "bases": len(record.codes), "content": content.hex(), "regions": 0}
         )
+        batch, batch_places, size = [], [], 0
         for span, place in zip(spans, places, strict=True):
             for region in regions.cut(regions.extract(record, span, taxon), settings.scheme, self.ledger):
-                self._write(region, number, place)
+                if batch and size + len(region.codes) > BATCH_BASES:
+                    self._write(batch, batch_places)
+                    batch, batch_places, size = [], [], 0
+                batch.append(region)
+                batch_places.append(place)
+                size += len(region.codes)
+        if batch:
+            self._write(batch, batch_places)
 
-    def _write(self, region: regions.Region, record: int, place: int) -> None:
-        packed = pack_region(region, None)
+    def _write(self, batch: list[regions.Region], places: list[int]) -> None:
+        packed = packing.pack_regions(batch)
         self.bases.write(packed.payload)
-        row = {"record": record, "unknown": len(packed.unknown), "lower_case": len(packed.lower_case), "bytes": 0}
+        add = self.columns
+        add["lower_case"].append(np.diff(packed.run_starts) - packed.unknown)
+        add["unknown"].append(packed.unknown)
+        add["runs"].append(packed.runs)
         if self.settings.tokenizer is not None:
-            tokens = pack_region(region, self.settings.tokenizer)
-            self.payload.write(tokens.payload)
-            row |= tokens.columns | {"bytes": len(tokens.payload)}
-        else:
-            row |= packed.columns
-        for name, column in self.columns.items():
-            column.append(row[name])
-        for texts, text in zip(self.names, packed.names, strict=True):
-            texts.append(text)
-        self.runs += [runs for runs in (packed.unknown, packed.lower_case) if len(runs)]
-        self.places.append(place)
-        self.digests.append(_digest(region.codes))
+            packed = packing.with_tokens(packed, batch, self.settings.tokenizer)
+            self.payload.write(packed.payload)
+        add["bytes"].append(np.diff(packed.payload_starts))
+        for name, column in packed.columns.items():
+            add[name].append(column)
+        for name, texts in packed.texts.items():
+            self.texts[name].append(texts)
+        add["place"].append(np.array(places, np.uint64))
+        add["record"].append(np.full(len(batch), len(self.records) - 1))
+        digests = b"".join([_digest(region.codes) for region in batch])
+        add["digest"].append(np.frombuffer(digests, np.uint64).reshape(-1, 2))
         if self.settings.split_by == "cluster":
-            self.sketches.append(kmers.sketch(region.codes))
-            self.sketch_sizes.append(len(self.sketches[-1]))
-        self.records[record]["regions"] += 1
+            sketches = [kmers.sketch(region.codes) for region in batch]
+            add["sketch"] += sketches
+            add["sketch_size"].append(np.array([len(sketch) for sketch in sketches], np.int64))
+        self.records[-1]["regions"] += len(batch)
+
+
+_EMPTY = {name: np.zeros(0, np.int64) for name in (*packing.COLUMNS, "record", "unknown", "lower_case", "bytes")} | {
+    "place": np.zeros(0, np.uint64),
+    "digest": np.zeros((0, 2), np.uint64),
+    "runs": records.NO_RUNS,
+    "sketch": np.zeros(0, np.uint64),
+    "sketch_size": np.zeros(0, np.int64),
+}
 
 
 class Spill:
@@ -204,42 +215,50 @@ class Spill:
         hashes, sizes = self.load("sketch", "sketch_size")
         return hashes, np.repeat(np.arange(len(self)), sizes)
 
-    def codes(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
-        """The bases of the regions `chosen`, bool [regions], as codes, uint8 [length], one after the other."""
-        unknown, lower, runs, length = self.load("unknown", "lower_case", "runs", "length")
-        first = _starts(-(-length // 4))
-        run = _starts(unknown + lower)
-        packed = _bytes(self.folder / "bases.bin")
-        for i in np.flatnonzero(chosen).tolist():
-            codes = records.unpack(packed[first[i] : first[i + 1]], 0, int(length[i]))
-            for start, end in runs[run[i] : run[i] + unknown[i]].tolist():
-                codes[start:end] = bases.N
-            yield codes
+    def batches(self, chosen: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The bases of the regions `chosen`, bool [regions], neighbours together up to about `size` bases.
 
-    def packed(self, chosen: np.ndarray, tokens: bool) -> Iterator[Packed]:
-        """The regions `chosen`, bool [regions], as they are written."""
-        unknown, lower, runs, size, length = self.load("unknown", "lower_case", "runs", "bytes", "length")
-        first = _starts(size if tokens else -(-length // 4))
-        run = _starts(unknown + lower)
-        payload = _bytes(self.folder / ("payload.bin" if tokens else "bases.bin"))
-        texts = []
-        for name in NAME_COLUMNS:
-            blob, ends = self.load(name, f"{name}_ends")
-            texts.append((blob.tobytes(), [0, *ends.tolist()]))
-        accessions = [record["accession"] for record in self.facts["records"]]
-        assembly, record = self.facts["assembly"], self.column("record").tolist()
-        rows = list(zip(*(column.tolist() for column in self.load(*_NUMBERS)), strict=True))
-        for i in np.flatnonzero(chosen).tolist():
-            middle = run[i] + unknown[i]
-            yield Packed(
-                columns=dict(zip(_NUMBERS, rows[i], strict=True)),
-                accession=accessions[record[i]],
-                assembly=assembly,
-                names=tuple(blob[ends[i] : ends[i + 1]].decode() for blob, ends in texts),
-                payload=payload[first[i] : first[i + 1]],
-                unknown=records.NO_RUNS if tokens else runs[run[i] : middle],
-                lower_case=records.NO_RUNS if tokens else runs[middle : run[i + 1]],
-            )
+        Each batch is codes, uint8 [bases], with the start of each region in it and its length, int64 [regions]; up to
+        three bases behind a region belong to none.
+        """
+        unknown, lower, runs, length = self.load("unknown", "lower_case", "runs", "length")
+        first, run = _starts(-(-length // 4)), _starts(unknown + lower)
+        packed = _bytes(self.folder / "bases.bin")
+        numbers = np.flatnonzero(chosen)
+        parts = first[numbers + 1] // max(1, size // 4)
+        breaks = 1 + np.flatnonzero((np.diff(numbers) > 1) | (np.diff(parts) > 0))
+        for batch in np.split(numbers, breaks) if len(numbers) else ():
+            low, high = int(first[batch[0]]), int(first[batch[-1] + 1])
+            codes = records.unpack(packed[low:high], 0, 4 * (high - low))
+            starts = 4 * (first[batch] - low)
+            for i in np.flatnonzero(unknown[batch]).tolist():
+                at = int(run[batch[i]])
+                for start, end in (starts[i] + runs[at : at + int(unknown[batch[i]])]).tolist():
+                    codes[start:end] = bases.N
+            yield codes, starts, length[batch]
+
+    def codes(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
+        """The bases of each region `chosen`, bool [regions], as codes, uint8 [length]."""
+        for codes, starts, lengths in self.batches(chosen, BATCH_BASES):
+            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
+                yield codes[start : start + length]
+
+    def packed(self, tokens: bool) -> Packed:
+        """All its regions as they are written, their payload left on disk."""
+        unknown, lower, runs, size = self.load("unknown", "lower_case", "runs", "bytes")
+        columns = dict(zip(packing.COLUMNS, self.load(*packing.COLUMNS), strict=True))
+        return Packed(
+            columns=columns,
+            accession=self.column("record"),
+            accessions=[record["accession"] for record in self.facts["records"]],
+            assembly=self.facts["assembly"],
+            texts={name: tuple(self.load(name, f"{name}_ends")) for name in NAME_COLUMNS},
+            payload=_bytes(self.folder / ("payload.bin" if tokens else "bases.bin")),
+            payload_starts=_starts(size if tokens else -(-columns["length"] // 4)),
+            runs=records.NO_RUNS if tokens else runs,
+            run_starts=_starts(np.zeros_like(unknown) if tokens else unknown + lower),
+            unknown=np.zeros_like(unknown) if tokens else unknown,
+        )
 
 
 def other_bases(file: str | Path, accession: str) -> str:
@@ -252,12 +271,16 @@ def other_bases(file: str | Path, accession: str) -> str:
 
 def _digest(codes: np.ndarray) -> bytes:
     """16 bytes that a sequence and its reverse complement share."""
-    one, other = codes.tobytes(), bases.reverse_complement(codes).tobytes()
-    return hashlib.blake2b(min(one, other), digest_size=16).digest()
+    # Which strand comes first in the alphabet is told by its first bases, but for palindromes.
+    one, other = codes[:32].tobytes(), bases.reverse_complement(codes[-32:]).tobytes()
+    if one == other:
+        one, other = codes.tobytes(), bases.reverse_complement(codes).tobytes()
+    first = codes if one <= other else bases.reverse_complement(codes)
+    return hashlib.blake2b(first, digest_size=16).digest()
 
 
 def _starts(sizes: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(sizes)])
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
 def _bytes(path: Path) -> np.ndarray:

@@ -1,22 +1,19 @@
 """Writes a dataset: regions into records, shards, an index and dataset.json, in the format of `records`."""
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from array import array
+import tempfile
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from data_pipeline import bases
 from data_pipeline.errors import DataError
 from data_pipeline.genome import TAXA
+from data_pipeline.packing import Packed, Tokenizer, pack_regions, payload_type, with_tokens
 from data_pipeline.records import (
-    BASES,
     COLUMNS,
     FORMAT,
     HEADER,
@@ -27,78 +24,13 @@ from data_pipeline.records import (
     NO_RUNS,
     PAYLOAD_BYTES,
     READER_OPTIONS,
-    UINT16,
-    UINT32,
     VERSION,
-    join_texts,
-    pack,
 )
 from data_pipeline.regions import KINDS, Region
 from data_pipeline.split import PARTS
 
 SHARD_BYTES = 256 << 20
 _NOT_READ = ("assembly", "frame", "genetic_code", "seen")  # columns that change nothing of what training reads
-
-
-class Tokenizer(Protocol):
-    """What the writer asks of a tokenizer; one with an attribute `k` drops up to k - 1 bases at a region's end."""
-
-    name: str
-    vocab_size: int
-    digest: str
-
-    def encode_bases(self, codes: np.ndarray) -> np.ndarray:
-        """Token ids, int32, of codes, uint8 [bases]."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Packed:
-    """A region as it is written: its index columns, its names, its payload (uint8) and its runs (int64 [runs, 2])."""
-
-    columns: dict[str, int]  # of INDEX_COLUMNS, all but record, slot, accession and assembly
-    accession: str
-    assembly: str
-    names: tuple[str, ...]  # NAME_COLUMNS
-    payload: np.ndarray
-    unknown: np.ndarray
-    lower_case: np.ndarray
-
-
-def payload_type(tokenizer: Tokenizer | None) -> int:
-    """What the records of a tokenizer hold, BASES, UINT16 or UINT32."""
-    if tokenizer is None:
-        return BASES
-    return UINT16 if tokenizer.vocab_size <= 1 << 16 else UINT32
-
-
-def pack_region(region: Region, tokenizer: Tokenizer | None, assembly: str = "") -> Packed:
-    """A region's bases at two bits each, or its token ids, with all that the index says of it."""
-    length, units = len(region.codes), 0
-    if tokenizer is None:
-        payload = np.frombuffer(pack(region.codes), np.uint8)
-        unknown = bases.runs(region.codes == bases.N) if bases.N in region.codes else NO_RUNS
-        lower = region.lower_case
-    else:
-        ids = np.asarray(tokenizer.encode_bases(region.codes))
-        units, unknown, lower = len(ids), NO_RUNS, NO_RUNS
-        if units and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
-            raise DataError(f"tokenizer {tokenizer.name}: an id outside 0..{tokenizer.vocab_size - 1}")
-        payload = ids.astype(ITEM[payload_type(tokenizer)]).view(np.uint8)
-    columns = {
-        "length": length,
-        "tokens": units,
-        "start": region.start,
-        "end": region.end,
-        "strand": region.strand,
-        "kind": KINDS.index(region.kind),
-        "taxon": TAXA.index(region.taxon),
-        "frame": region.frame,
-        "genetic_code": region.genetic_code,
-    }
-    parts = ",".join(f"{start}-{end}{'+' if strand > 0 else '-'}" for start, end, strand in region.parts)
-    names = (region.gene, region.locus_tag, region.product, parts, region.exceptions, region.translation)
-    return Packed(columns, region.accession, assembly, names, payload, unknown, lower)
 
 
 class DatasetWriter:
@@ -130,11 +62,14 @@ class DatasetWriter:
 
     def add(self, part: str, region: Region) -> None:
         """Appends a region to the split `part`."""
-        self.write(part, pack_region(region, self.tokenizer))
+        packed = pack_regions([region])
+        if self.tokenizer is not None:
+            packed = with_tokens(packed, [region], self.tokenizer)
+        self.write(part, packed, np.zeros(1, np.int64), np.zeros(1, np.float32))
 
-    def write(self, part: str, packed: Packed, seen: float = 0.0) -> None:
-        """Appends a region that `pack_region` made with this writer's tokenizer; `seen` as in the index."""
-        self.splits[part].write(packed, seen)
+    def write(self, part: str, packed: Packed, chosen: np.ndarray, seen: np.ndarray) -> None:
+        """Appends the regions `chosen`, int64 [n], of `packed`; `seen`, float32 [n], as in the index."""
+        self.splits[part].write(packed, chosen, seen)
 
     def close(self, **info) -> dict:
         """Finishes the shards and writes dataset.json with the facts in `info`; returns what it holds."""
@@ -167,11 +102,10 @@ class DatasetWriter:
 class _SplitWriter:
     def __init__(self, dataset: DatasetWriter, part: str, shard_bytes: int):
         self.dataset, self.part, self.shard_bytes = dataset, part, shard_bytes
-        self.columns = {
-            name: array("f" if kind is np.float32 else {1: "b", 4: "i", 8: "q"}[np.dtype(kind).itemsize])
-            for name, kind in INDEX_COLUMNS.items()
-        }
-        self.names: list[list[str]] = [[] for _ in NAME_COLUMNS]
+        self.columns: dict[str, list[np.ndarray]] = {name: [] for name in INDEX_COLUMNS}
+        # Names wait in files: of millions of regions they would fill the memory.
+        self.texts = {name: (tempfile.TemporaryFile(dir=dataset.folder), []) for name in NAME_COLUMNS}
+        self.regions = self.bases = 0
         self.pieces, self.runs, self.payload, self.metadata = [], [], [], []  # of the record being filled
         self.payload_bytes = self.record_bytes = 0
         self.records = self.remainder = 0
@@ -179,57 +113,90 @@ class _SplitWriter:
         self.writer = None
         self.content = hashlib.sha256()
 
-    def write(self, packed: Packed, seen: float) -> None:
-        dataset, number = self.dataset, len(self.columns["length"])
-        length, of_bases = packed.columns["length"], dataset.tokenizer is None
-        units = length if of_bases else packed.columns["tokens"]
+    def write(self, packed: Packed, chosen: np.ndarray, seen: np.ndarray) -> None:
+        dataset, of_bases = self.dataset, self.dataset.tokenizer is None
+        columns = {name: column[chosen] for name, column in packed.columns.items()}
         if not of_bases:
-            self.remainder += length % getattr(dataset.tokenizer, "k", 1)
-        size = len(packed.payload)
-        if self.pieces and (units > dataset.piece_length or self.record_bytes + size > PAYLOAD_BYTES):
-            self._end_record()
-        row = {
-            **packed.columns,
-            "record": self.records,
-            "slot": len(self.pieces),
-            "accession": dataset.accessions.setdefault(packed.accession, len(dataset.accessions)),
-            "assembly": dataset.assemblies.setdefault(packed.assembly, len(dataset.assemblies)),
+            self.remainder += int((columns["length"] % getattr(dataset.tokenizer, "k", 1)).sum())
+        accession = packed.accession[chosen]
+        used, first = np.unique(accession, return_index=True)
+        known = np.zeros(len(packed.accessions), np.int64)
+        for number in used[np.argsort(first)].tolist():
+            known[number] = dataset.accessions.setdefault(packed.accessions[number], len(dataset.accessions))
+        assembly = dataset.assemblies.setdefault(packed.assembly, len(dataset.assemblies))
+        columns |= {
+            "accession": known[accession],
+            "assembly": np.full(len(chosen), assembly),
             "seen": seen,
         }
-        for name, column in self.columns.items():
-            column.append(row[name])
-        for texts, text in zip(self.names, packed.names, strict=True):
-            texts.append(text)
-        described = (
-            f"[{_quoted(packed.accession)},{row['start']},{row['end']},{row['strand']},"
-            f'"{KINDS[row["kind"]]}","{TAXA[row["taxon"]]}"]'
-        )
-        whole = units <= dataset.piece_length
-        for offset in range(0, max(units, 1), dataset.piece_length):
-            if offset:
+        columns["record"], columns["slot"] = self._fill(packed, chosen, columns)
+        for name, kind in INDEX_COLUMNS.items():
+            self.columns[name].append(columns[name].astype(kind))
+        for name, (texts, ends) in packed.texts.items():
+            file, sizes = self.texts[name]
+            starts = np.concatenate([[0], ends])
+            mask = np.zeros(len(ends), bool)
+            mask[chosen] = True
+            lengths = np.diff(starts)
+            file.write(texts[np.repeat(mask, lengths)].tobytes())
+            sizes.append(lengths[mask])
+        self.regions += len(chosen)
+        self.bases += int(columns["length"].sum())
+
+    def _fill(self, packed: Packed, chosen: np.ndarray, columns: dict[str, np.ndarray]) -> tuple:
+        """Puts regions into records; returns the record and the slot of each, int64 [regions]."""
+        of_bases, piece_length = self.dataset.tokenizer is None, self.dataset.piece_length
+        firsts, lasts = (packed.payload_starts[chosen + i].tolist() for i in (0, 1))
+        run_firsts, run_lasts = (packed.run_starts[chosen + i].tolist() for i in (0, 1))
+        unknowns = packed.unknown[chosen].tolist()
+        rows = zip(
+            firsts, lasts, run_firsts, run_lasts, unknowns,
+            columns["length" if of_bases else "tokens"].tolist(),
+            packed.accession[chosen].tolist(),
+            *(columns[name].tolist() for name in ("start", "end", "strand", "kind", "taxon")),
+            strict=True,
+        )  # fmt: skip
+        accessions = [json.dumps(accession) for accession in packed.accessions]
+        records, slots = [], []
+        for number, row in enumerate(rows, self.regions):
+            first, last, run_first, run_last, unknown, units, accession, start, end, strand, kind, taxon = row
+            size = last - first
+            if self.pieces and (units > piece_length or self.record_bytes + size > PAYLOAD_BYTES):
                 self._end_record()
-            stop = min(offset + dataset.piece_length, units)
-            if whole:
-                piece, unknown, lower = packed.payload, packed.unknown, packed.lower_case
-            else:
-                first, last = (offset // 4, -(-stop // 4)) if of_bases else (x * size // units for x in (offset, stop))
-                piece = packed.payload[first:last]
-                unknown, lower = (_between(runs, offset, stop) for runs in (packed.unknown, packed.lower_case))
-            payload = piece.tobytes()
-            self.pieces.append((number, offset, stop - offset, self.payload_bytes, len(unknown), len(lower)))
-            self.runs += [runs for runs in (unknown, lower) if len(runs)]
-            self.payload.append(payload)
-            self.metadata.append(described)
-            self.payload_bytes += len(payload)
-            # Of short regions the tables are half the record, so they count towards its size too.
-            self.record_bytes += len(payload) + 8 * (COLUMNS + len(unknown) + len(lower)) + len(described)
+            records.append(self.records)
+            slots.append(len(self.pieces))
+            described = f'[{accessions[accession]},{start},{end},{strand},"{KINDS[kind]}","{TAXA[taxon]}"]'
+            middle = run_first + unknown
+            if units <= piece_length:
+                n_runs, lower = packed.runs[run_first:middle], packed.runs[middle:run_last]
+                self._add_piece(number, 0, units, packed.payload[first:last], n_runs, lower, described)
+                continue
+            for offset in range(0, units, piece_length):
+                if offset:
+                    self._end_record()
+                stop = min(offset + piece_length, units)
+                low, high = (offset // 4, -(-stop // 4)) if of_bases else (x * size // units for x in (offset, stop))
+                n_runs = _between(packed.runs[run_first:middle], offset, stop)
+                lower = _between(packed.runs[middle:run_last], offset, stop)
+                payload = packed.payload[first + low : first + high]
+                self._add_piece(number, offset, stop - offset, payload, n_runs, lower, described)
+        return np.array(records, np.int64), np.array(slots, np.int64)
+
+    def _add_piece(self, number, offset, length, payload, unknown, lower, described) -> None:
+        self.pieces.append((number, offset, length, self.payload_bytes, len(unknown), len(lower)))
+        self.runs += (unknown, lower)
+        self.payload.append(payload.tobytes())
+        self.metadata.append(described)
+        self.payload_bytes += len(payload)
+        # Of short regions the tables are half the record, so they count towards its size too.
+        self.record_bytes += len(payload) + 8 * (COLUMNS + len(unknown) + len(lower)) + len(described)
 
     def totals(self) -> tuple[int, int]:
         """The regions and bases written so far."""
-        return len(self.columns["length"]), sum(self.columns["length"])
+        return self.regions, self.bases
 
     def _end_record(self) -> None:
-        runs = np.concatenate(self.runs) if self.runs else NO_RUNS
+        runs = np.concatenate([NO_RUNS, *self.runs])
         runs = np.stack([runs[:, 0], runs[:, 1] - runs[:, 0]], 1).astype("<i4")
         columns = ["accession", "start", "end", "strand", "kind", "taxon"]
         metadata = f'{{"columns":{json.dumps(columns)},"rows":[{",".join(self.metadata)}]}}'.encode()
@@ -292,14 +259,17 @@ class _SplitWriter:
             path = self.dataset.folder / shard["file"]
             shard["file"] = f"{self.part}-{number:05d}-of-{len(self.shards):05d}.array_record"
             path.rename(path.with_name(shard["file"]))
-        index = {name: np.array(self.columns[name], kind) for name, kind in INDEX_COLUMNS.items()}
+        index = {name: np.concatenate([np.zeros(0, kind), *self.columns[name]]) for name, kind in INDEX_COLUMNS.items()}
         path = self.dataset.folder / f"{self.part}.index.npz"
         np.savez(path, **index)
         names = path.with_name(f"{self.part}.names.npz")
         tables = {}
-        for name, texts in zip(NAME_COLUMNS, self.names, strict=True):
-            tables[name], tables[f"{name}_ends"] = join_texts(texts)
+        for name, (file, sizes) in self.texts.items():
+            file.flush()
+            tables[name] = np.memmap(file, np.uint8, "r") if file.tell() else np.zeros(0, np.uint8)
+            tables[f"{name}_ends"] = np.cumsum(np.concatenate([np.zeros(0, np.int64), *sizes]))
         np.savez_compressed(names, **tables)
+        self._close_texts()
         for name, column in index.items():
             if name in _NOT_READ:
                 continue
@@ -318,15 +288,16 @@ class _SplitWriter:
             "shards": self.shards,
         }
 
+    def _close_texts(self) -> None:
+        for file, _ in self.texts.values():
+            file.close()
+
     def abandon(self) -> None:
+        self._close_texts()
         if self.writer is not None:
             with contextlib.suppress(RuntimeError):  # the file is being thrown away
                 self.writer.close()
             self.writer = None
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)
 
 
 def _between(runs: np.ndarray, start: int, stop: int) -> np.ndarray:

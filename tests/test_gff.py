@@ -345,6 +345,30 @@ def test_ecoli_by_genbank_and_by_gff3_differ_where_the_files_do(tmp_path):
     assert set(theirs) == by_gff
     assert (len(by_genbank - by_gff), len(by_gff - by_genbank), len(by_genbank & by_gff)) == (140, 281, 4358)
     other = [(ours[place], theirs[place]) for place in sorted(by_genbank & by_gff) if ours[place] != theirs[place]]
-    # In the newer file one pseudogene codes, and one gene has its ncRNA.
+    # In the newer file the pseudogene ymjD codes, and the gene ralA has its ncRNA.
     kinds = [(a[4], b[4], a[:4] == b[:4], a[5:] == b[5:]) for a, b in other]
     assert kinds == [("pseudo", "cds", True, True), ("other", "ncRNA", True, True)]
+
+
+@pytest.mark.parametrize("scheme", ["gene", "cds", "mrna"])
+def test_yeast_by_genbank_and_by_gff3_differ_where_the_files_do(scheme, tmp_path):
+    """Chromosome VII in two releases of the annotation, of which the newer has one more gene."""
+    folder = "genomes", "eukaryote"
+    [record] = genbank.read(data_path(*folder, "yeast_S288C_chrVII_NC_001139.9.gb.gz"))
+    files = [data_path(*folder, f"yeast_S288C_R64_chrI-XII_MT.{end}.gz") for end in ("gff", "fna")]
+    [paired] = [x for x in gff.read(*files, None, tmp_path) if x.accession == record.accession]
+    assert np.array_equal(record.codes, paired.codes)
+    assert (paired.circular, paired.taxon_id) == (record.circular, record.taxon_id)
+
+    def rows(one):
+        return {
+            (x.start, x.end, x.strand, x.parts): (x.kind, x.gene, x.locus_tag, x.frame, x.genetic_code, x.exceptions)
+            for x in regions.regions(one, regions.Scheme(scheme))
+        }
+
+    ours, theirs = rows(record), rows(paired)
+    [added] = ours.keys() - theirs.keys()
+    assert added[:3] == (523245, 523353, -1)
+    del ours[added]
+    assert ours == theirs
+    assert len(theirs) == {"gene": 589, "cds": 540, "mrna": 540}[scheme]

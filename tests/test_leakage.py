@@ -2,14 +2,24 @@ import numpy as np
 import pytest
 
 from data_pipeline import bases, kmers, leakage
-from tests.test_kmers import by_hand
 from tests.data import random_codes
+from tests.test_kmers import by_hand
 
 
 def shares(training, held, sample=1):
     hashes, sizes = leakage.held_out(held, sample)
     members, which = np.unique(hashes, return_inverse=True)
-    return leakage.shares(leakage.stand_in(kmers.Index(members), training, sample), which, sizes), sizes
+    return leakage.shares(leakage.stand_in(kmers.Index(members), batches(training), sample), which, sizes), sizes
+
+
+def batches(sequences):
+    """All but the first sequence in one batch, with up to three bases behind each that belong to none."""
+    for some in (sequences[:1], sequences[1:]):
+        starts = np.cumsum([0, *(-(-len(codes) // 4) * 4 for codes in some)])
+        codes = np.full(starts[-1], bases.A, np.uint8)
+        for start, sequence in zip(starts.tolist(), some, strict=False):
+            codes[start : start + len(sequence)] = sequence
+        yield codes, starts[:-1], np.array([len(sequence) for sequence in some], np.int64)
 
 
 def directly(training, held):
@@ -35,7 +45,7 @@ def test_shares_by_hand():
 
 
 def test_windows_over_the_borders_of_chunks_count(monkeypatch):
-    monkeypatch.setattr(leakage, "_CHUNK", 50)
+    monkeypatch.setattr(leakage, "CHUNK", 50)
     training = random_codes([500, 31, 49, 50, 51, 81, 82, 900], seed=1)
     held = [codes[5:-3] for codes in training] + random_codes([200], seed=2)
     found, _ = shares(training, held)

@@ -1,0 +1,124 @@
+"""Regions packed for storage, many at once: two bits a base or token ids end to end, with all that the index says."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from data_pipeline import bases
+from data_pipeline.errors import DataError
+from data_pipeline.genome import TAXA
+from data_pipeline.records import BASES, ITEM, NAME_COLUMNS, NO_RUNS, UINT16, UINT32, join_texts, pack
+from data_pipeline.regions import KINDS, Region
+
+COLUMNS = ("length", "tokens", "start", "end", "strand", "kind", "taxon", "frame", "genetic_code")
+
+
+class Tokenizer(Protocol):
+    """What packing asks of a tokenizer; one with an attribute `k` drops up to k - 1 bases at a region's end."""
+
+    name: str
+    vocab_size: int
+    digest: str
+
+    def encode_bases(self, codes: np.ndarray) -> np.ndarray:
+        """Token ids, int32, of codes, uint8 [bases]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Regions of one assembly as they are stored.
+
+    `columns` are int64 [regions], COLUMNS; `accession` int64 [regions] are places in `accessions`; `texts` holds for
+    each of NAME_COLUMNS the texts end to end and their ends, as `join_texts` gives them. Region i has the payload bytes
+    from `payload_starts[i]` to `payload_starts[i + 1]`, and of `runs`, int64 [runs, 2], those from `run_starts[i]` on:
+    first its `unknown[i]` runs of N, then those of lower case.
+    """
+
+    columns: dict[str, np.ndarray]
+    accession: np.ndarray
+    accessions: list[str]
+    assembly: str
+    texts: dict[str, tuple[np.ndarray, np.ndarray]]
+    payload: np.ndarray
+    payload_starts: np.ndarray
+    runs: np.ndarray
+    run_starts: np.ndarray
+    unknown: np.ndarray
+
+
+def payload_type(tokenizer: Tokenizer | None) -> int:
+    """What the records of a tokenizer hold, BASES, UINT16 or UINT32."""
+    if tokenizer is None:
+        return BASES
+    return UINT16 if tokenizer.vocab_size <= 1 << 16 else UINT32
+
+
+def pack_regions(regions: Sequence[Region]) -> Packed:
+    """The regions of one record, at two bits a base, each from a new byte on."""
+    lengths = np.array([len(region.codes) for region in regions], np.int64)
+    starts = _starts(-(-lengths // 4))
+    codes = np.zeros(4 * int(starts[-1]), np.uint8)
+    for at, region in zip((4 * starts).tolist(), regions, strict=False):
+        codes[at : at + len(region.codes)] = region.codes
+    holding_n = set(np.searchsorted(4 * starts, np.flatnonzero(codes == bases.N), "right").tolist())
+    runs, sizes = [NO_RUNS], []
+    for number, region in enumerate(regions, 1):
+        unknown = bases.runs(region.codes == bases.N) if number in holding_n else NO_RUNS
+        runs += [some for some in (unknown, region.lower_case) if len(some)]
+        sizes.append((len(unknown), len(region.lower_case)))
+    unknown, lower = np.array(sizes, np.int64).reshape(-1, 2).T
+    columns = {
+        "length": lengths,
+        "tokens": np.zeros_like(lengths),
+        "kind": np.array([KINDS.index(region.kind) for region in regions], np.int64),
+        "taxon": np.array([TAXA.index(region.taxon) for region in regions], np.int64),
+    }
+    for name in COLUMNS:
+        if name not in columns:
+            columns[name] = np.array([getattr(region, name) for region in regions], np.int64)
+    texts = {
+        name: join_texts([getattr(region, name) for region in regions]) for name in NAME_COLUMNS if name != "parts"
+    }
+    texts["parts"] = join_texts([_parts(region) for region in regions])
+    return Packed(
+        columns=columns,
+        accession=np.zeros(len(regions), np.int64),
+        accessions=[regions[0].accession],
+        assembly="",
+        texts=texts,
+        payload=np.frombuffer(pack(codes), np.uint8),
+        payload_starts=starts,
+        runs=np.concatenate(runs),
+        run_starts=_starts(unknown + lower),
+        unknown=unknown,
+    )
+
+
+def with_tokens(packed: Packed, regions: Sequence[Region], tokenizer: Tokenizer) -> Packed:
+    """The same regions with the ids of a tokenizer as their payload, and no runs: the ids tell N, not case."""
+    found = [np.asarray(tokenizer.encode_bases(region.codes)) for region in regions]
+    ids = np.concatenate([np.zeros(0, np.int32), *found])
+    if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
+        raise DataError(f"tokenizer {tokenizer.name}: an id outside 0..{tokenizer.vocab_size - 1}")
+    tokens = np.array([len(some) for some in found], np.int64)
+    item = ITEM[payload_type(tokenizer)]
+    return dataclasses.replace(
+        packed,
+        columns=packed.columns | {"tokens": tokens},
+        payload=ids.astype(item).view(np.uint8),
+        payload_starts=_starts(tokens * item.itemsize),
+        runs=NO_RUNS,
+        run_starts=np.zeros(len(found) + 1, np.int64),
+        unknown=np.zeros(len(found), np.int64),
+    )
+
+
+def _parts(region: Region) -> str:
+    return ",".join(f"{start}-{end}{'+' if strand > 0 else '-'}" for start, end, strand in region.parts)
+
+
+def _starts(sizes: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])

@@ -1,0 +1,176 @@
+"""GenBank to ArrayRecord: speed beside Biopython's parser, growth with workers, peak memory.
+
+    python -m gener_jax.benchmarks.build FILE.gbk.gz [FILE …]
+    python -m gener_jax.benchmarks.build --workers 1 2 4 8 --copies 16 FILE.gbk.gz
+    python -m gener_jax.benchmarks.build --synthetic 250
+
+Every run is a process of its own. The first form pins each to one core and takes turns: a whole build (all of it, from
+the file to dataset.json), and `Bio.SeqIO.parse` alone, which makes no regions and writes nothing; the seconds are
+measured inside, without imports. The second builds copies of one genome with more and more workers. The third makes a
+chromosome of so many Mbp with a gene every 25 kb, as GenBank and as FASTA + GFF3, and says the build's peak memory.
+One JSON line each.
+"""
+
+import argparse
+import gzip
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+
+def _ours(inputs: list[str], output: str, workers: int) -> tuple[float, int]:
+    import contextlib
+
+    from data_pipeline.build import build
+
+    with open(os.devnull, "w") as silent, contextlib.redirect_stderr(silent):
+        began = time.perf_counter()
+        info = build(inputs, output, workers=workers, taxon="bct", duplicates="keep")
+        seconds = time.perf_counter() - began
+    return seconds, info["ledger"]["records"]["read"]["bases"]
+
+
+def _biopython(inputs: list[str]) -> tuple[float, int]:
+    import warnings
+
+    from Bio import SeqIO
+
+    warnings.simplefilter("ignore")
+    began, bases = time.perf_counter(), 0
+    for path in inputs:
+        with gzip.open(path, "rt") if path.endswith(".gz") else open(path) as stream:
+            bases += sum(len(record.seq) for record in SeqIO.parse(stream, "genbank"))
+    return time.perf_counter() - began, bases
+
+
+def _child(pipe, function: Callable, arguments: tuple, core: int | None) -> None:
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    result = function(*arguments)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    pipe.send((*result, peak))
+
+
+def run(function: Callable, *arguments, one_core: bool = False) -> tuple[float, int, int]:
+    """Seconds, bases and peak bytes of a function in a process of its own."""
+    core = min(os.sched_getaffinity(0)) if one_core and hasattr(os, "sched_getaffinity") else None
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(send, function, arguments, core))
+    process.start()
+    send.close()
+    try:
+        return receive.recv()
+    finally:
+        process.join()
+
+
+def synthetic(folder: Path, length: int) -> tuple[Path, Path, Path]:
+    """A chromosome with a gene of 10 kb every 25 kb, on either strand: as GenBank, as FASTA, and its GFF3."""
+    letters = np.frombuffer(b"acgt", np.uint8)[np.random.default_rng(0).integers(0, 4, length, np.uint8)]
+    places = [(start, min(start + 10_000, length)) for start in range(5000, length - 12_000, 25_000)]
+    genbank, fasta, gff = folder / "chromosome.gbk", folder / "pair.fa", folder / "pair.gff3"
+    with open(genbank, "wb") as stream:
+        stream.write(b"LOCUS       CHR1 %d bp    DNA     linear   BCT 01-JAN-2000\nVERSION     CHR1.1\n" % length)
+        stream.write(b"FEATURES             Location/Qualifiers\n")
+        for number, (start, end) in enumerate(places):
+            place = b"%d..%d" % (start + 1, end)
+            place = b"complement(%s)" % place if number % 2 else place
+            for kind in (b"gene", b"CDS"):
+                stream.write(b'     %-16s%s\n                     /locus_tag="g%d"\n' % (kind, place, number))
+        stream.write(b"ORIGIN\n")
+        for start in range(0, length, 60):
+            line = letters[start : start + 60].tobytes()
+            stream.write(b"%9d %s\n" % (start + 1, b" ".join(line[i : i + 10] for i in range(0, len(line), 10))))
+        stream.write(b"//\n")
+    with open(fasta, "wb") as stream:
+        stream.write(b">CHR1.1\n")
+        for start in range(0, length, 80):
+            stream.write(letters[start : start + 80].tobytes().upper() + b"\n")
+    with open(gff, "w") as stream:
+        stream.write("##gff-version 3\n")
+        for number, (start, end) in enumerate(places):
+            sign = "-" if number % 2 else "+"
+            for kind, phase, ids in (("gene", ".", f"ID=g{number}"), ("CDS", "0", f"ID=c{number};Parent=g{number}")):
+                stream.write(f"CHR1.1\tx\t{kind}\t{start + 1}\t{end}\t.\t{sign}\t{phase}\t{ids}\n")
+    return genbank, fasta, gff
+
+
+def compare(path: str, repeats: int, folder: Path) -> dict:
+    """Our build and Biopython's parser on one core, in turns."""
+    seconds: dict[str, list[float]] = {"ours": [], "biopython": []}
+    for number in range(repeats):
+        ours, bases, peak = run(_ours, [path], str(folder / f"set{number}"), 1, one_core=True)
+        theirs, their_bases, their_peak = run(_biopython, [path], one_core=True)
+        assert bases == their_bases, (bases, their_bases)
+        seconds["ours"].append(ours)
+        seconds["biopython"].append(theirs)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "file": Path(path).name,
+        "bases": bases,
+        "ours_s": round(medians["ours"], 3),
+        "biopython_s": round(medians["biopython"], 3),
+        "times_faster": round(medians["biopython"] / medians["ours"], 2),
+        "all_s": {name: [round(value, 3) for value in values] for name, values in seconds.items()},
+        "ours_mbp_per_s": round(bases / medians["ours"] / 1e6, 2),
+        "peak_mib": {"ours": peak >> 20, "biopython": their_peak >> 20},
+    }
+
+
+def main() -> int:
+    """Prints one JSON line a measurement."""
+    parse = argparse.ArgumentParser(
+        prog="python -m gener_jax.benchmarks.build",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parse.add_argument("files", nargs="*", metavar="FILE", help="GenBank files, plain or gzip")
+    parse.add_argument("--repeats", type=int, default=5, help="of each, in turns (default 5)")
+    parse.add_argument("--workers", type=int, nargs="+", help="build copies of the first file with so many workers")
+    parse.add_argument("--copies", type=int, default=8, help="for --workers (default 8)")
+    parse.add_argument("--synthetic", type=int, metavar="MBP", help="the peak memory of a chromosome of this size")
+    options = parse.parse_args()
+    if not options.files and not options.synthetic:
+        parse.error("give files, or --synthetic")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.synthetic:
+            genbank, fasta, gff = synthetic(folder, options.synthetic * 1_000_000)
+            for what, inputs in (("genbank", [genbank]), ("fasta + gff3", [fasta, gff])):
+                output = str(folder / f"set-{what.split()[0]}")
+                seconds, bases, peak = run(_ours, [str(path) for path in inputs], output, 1)
+                row = {"synthetic": what, "bases": bases, "seconds": round(seconds, 2), "peak_mib": peak >> 20}
+                print(json.dumps(row), flush=True)
+        if options.workers:
+            text = gzip.open(options.files[0]).read() if options.files[0].endswith(".gz") else None
+            text = text or Path(options.files[0]).read_bytes()
+            copies = [folder / f"copy{number}.gbk" for number in range(options.copies)]
+            accession = text[12:28].split()[0]
+            for number, path in enumerate(copies):
+                path.write_bytes(text.replace(accession, b"%s_%d" % (accession, number)))
+            base = None
+            for workers in options.workers:
+                output = str(folder / f"set{workers}")
+                seconds, bases, _ = run(_ours, [str(path) for path in copies], output, workers)
+                base = base or seconds * workers
+                row = {"workers": workers, "copies": options.copies, "seconds": round(seconds, 2)}
+                row |= {"mbp_per_s": round(bases / seconds / 1e6, 2), "times": round(base / seconds, 2)}
+                print(json.dumps(row), flush=True)
+        else:
+            for path in options.files:
+                print(json.dumps(compare(path, options.repeats, folder)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
