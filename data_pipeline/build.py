@@ -29,7 +29,7 @@ from tqdm import tqdm
 from data_pipeline import genome, merge, regions, spill, split
 from data_pipeline.errors import DataError
 from data_pipeline.inputs import Input, discover, manifest
-from data_pipeline.regions import Scheme
+from data_pipeline.regions import GENE, Scheme
 from data_pipeline.writer import SHARD_BYTES, DatasetWriter, Tokenizer
 
 SMALL_BYTES = 8 << 20  # of input files, which take about two seconds
@@ -39,7 +39,7 @@ def build(
     inputs: Sequence[str | Path | Input],
     output: str | Path,
     *,
-    scheme: Scheme = Scheme(),  # noqa: B008 (it is frozen)
+    scheme: Scheme = GENE,
     taxon: str | None = None,
     validation_share: float = 0.05,
     test_share: float = 0.0,
@@ -50,6 +50,7 @@ def build(
     piece_length: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     skip_damaged: bool = False,
+    measure_leakage: bool = True,
     workers: int | None = 1,
 ) -> dict:
     """Builds the dataset `output` from annotated genomes and returns what its dataset.json holds.
@@ -69,10 +70,12 @@ def build(
       piece_length: longest piece of a region in one record, in bases or tokens; None is what 64 KiB hold.
       shard_bytes: a new shard begins after so many bytes.
       skip_damaged: leaves out inputs that cannot be read, and names them in dataset.json; otherwise they are an error.
+      measure_leakage: looks up the held-out 32-mers in training; without, the index's column `seen` is 0.
       workers: processes, whose number changes nothing of the result; None is one a core, or only one for a few small
         inputs. A program that asks for several needs the usual `if __name__ == "__main__"`.
 
-    A record with an accession.version seen before, in any input, is left out whole and counted.
+    A record with an accession.version seen before, in any input, is left out whole and counted; where it has other
+    bases than before, that is an error.
 
     Raises:
       DataError: bad input, an existing output, a full disk, no region at all. Inputs that were done by then are kept.
@@ -113,8 +116,9 @@ def build(
         merged.drop_records()
         merged.drop_duplicates(duplicates)
         merged.decide_parts(validation_share, test_share)
-        with _pool(workers, len(done)) as apply:
-            merged.measure_leakage(partial, apply)
+        if measure_leakage:
+            with _pool(workers, len(done)) as apply:
+                merged.measure_leakage(partial, apply)
         new = partial / "dataset"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
@@ -404,9 +408,10 @@ def parser() -> argparse.ArgumentParser:
         "--split_by",
         choices=split.BY,
         default="group",
-        help="what stays together: overlapping regions (group, the default), contig, assembly, taxon (the organism), or "
-        "cluster (regions that share 32-mers)",
+        help="what stays together: overlapping regions (group, the default), contig, assembly, taxon (the organism), "
+        "or cluster (regions that share 32-mers)",
     )
+    parts("--skip_leakage", action="store_true", help="do not look held-out 32-mers up in training")
     parts("--seed", type=int, default=0, help="of the split (default 0)")
 
     store = parse.add_argument_group("storage").add_argument
@@ -441,6 +446,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.output,
             scheme=scheme,
             tokenizer=tokenizer,
+            measure_leakage=not options.skip_leakage,
             **{
                 name: getattr(options, name)
                 for name in (

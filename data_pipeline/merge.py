@@ -4,6 +4,7 @@ Everything here goes through the inputs in their order, so the number of workers
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ DUPLICATES = ("inputs", "all", "keep")
 DUPLICATE_BASES = "same bases as an earlier region"
 LINK = "links two parts of the split"
 
+_VERSIONED = re.compile(r"\.[0-9]+$")
 Map = Callable[..., Iterable]  # like the built-in
 
 
@@ -47,15 +49,22 @@ class Merge:
     def drop_records(self) -> None:
         """Drops the regions of records that came in an earlier input.
 
+        Names without a version (`chr1`, as Ensembl and UCSC write) are those of one assembly only.
+
         Raises:
           Refused: for an accession.version with other bases than before.
         """
         seen: dict[str, str] = {}
+        if len(self.spills) == 1:
+            return  # within an input they were dropped when it was read
         dropped = []
         for spill in self.spills:
             again = np.zeros(len(spill.facts["records"]) + 1, bool)
             for number, record in enumerate(spill.facts["records"]):
-                before = seen.setdefault(record["accession"], record["content"])
+                accession = record["accession"]
+                if not _VERSIONED.search(accession):
+                    accession = f"{spill.facts['assembly']}\t{accession}"
+                before = seen.setdefault(accession, record["content"])
                 if before != record["content"]:
                     raise Refused(other_bases(spill.facts["files"][-1]["file"], record["accession"]))
                 again[number] = before is not record["content"]
@@ -64,7 +73,7 @@ class Merge:
 
     def drop_duplicates(self, which: str) -> None:
         """Drops regions with the bases of an earlier one: of an earlier input ("inputs"), or of any ("all")."""
-        if which != "keep":
+        if which == "all" or (which == "inputs" and len(self.spills) > 1):
             self._drop(
                 DUPLICATE_BASES,
                 duplicates.repeated(lambda i: self.spills[i].column("digest"), self.kept, within=which == "all"),

@@ -3,8 +3,8 @@
 A dataset is a folder:
 
     dataset.json                          what it was made of, its counts, its parameters and its digest
-    train.index.npz                       a row a region, by column (INDEX_COLUMNS)
-    train.names.npz                       its names, by column (NAME_COLUMNS): texts end to end, and their ends
+    train.index.npz                       a row a region, by column (INDEX_COLUMNS), and its names by column
+                                          (NAME_COLUMNS): the texts end to end, and where each ends
     train-00000-of-00003.array_record     records of about 64 KiB; the same for validation and test
 
 A region is cut into pieces of `piece_length` (bases or tokens), and short regions are grouped, so that a record is
@@ -133,7 +133,7 @@ class RegionSource:
         if split not in self.info["splits"]:
             raise DataError(f"{folder}: no split {split!r}; it has {', '.join(self.info['splits'])}")
         facts = self.info["splits"][split]
-        missing = [key for key in ("regions", "index", "names", "shards") if key not in facts]
+        missing = [key for key in ("regions", "index", "shards") if key not in facts]
         if missing:
             raise DataError(f"{folder}/dataset.json: no {missing[0]!r} for {split}; build the dataset again")
         self.digest: str = self.info["digest"]
@@ -143,7 +143,7 @@ class RegionSource:
         self.taxa: list[str] = self.info["taxa"]
         self.accessions: list[str] = self.info["accessions"]
         self.assemblies: list[str] = self.info["assemblies"]
-        for file in [facts["index"], facts["names"], *facts["shards"]]:
+        for file in [facts["index"], *facts["shards"]]:
             self._check_size(file)
         self._shards = [self.folder / shard["file"] for shard in facts["shards"]]
         self._first = np.cumsum([0] + [shard["records"] for shard in facts["shards"]])
@@ -191,7 +191,7 @@ class RegionSource:
     def name(self, column: str, region: int) -> str:
         """A region's text in one of NAME_COLUMNS; empty where the annotation gives none."""
         if column not in self._names:
-            path = self.folder / self.info["splits"][self.split]["names"]["file"]
+            path = self.folder / self.info["splits"][self.split]["index"]["file"]
             try:
                 with np.load(path, allow_pickle=False) as arrays:
                     texts, ends = arrays[column].tobytes(), arrays[f"{column}_ends"]

@@ -89,6 +89,7 @@ class Scheme:
 
 
 GENE = Scheme()
+NO_RUNS = np.zeros((0, 2), np.int64)
 
 
 class Span(NamedTuple):
@@ -223,7 +224,8 @@ def find(record: Record, scheme: Scheme, ledger: Ledger) -> list[Span]:
 
 def extract(record: Record, span: Span, taxon: str | None = None) -> Region:
     """A region's bases and soft-masked stretches, read 5' to 3', its parts joined; `taxon` replaces the record's."""
-    stretches = span.stretches(len(record.codes))
+    start, end, strand = span[:3]
+    stretches = span.stretches(len(record.codes)) if span.parts or start >= end else ((start, end, strand),)
     lower, at = [], 0
     for start, end, strand in stretches if len(record.lower_case) else ():
         runs = locations.within(record.lower_case, start, end)
@@ -237,17 +239,22 @@ def extract(record: Record, span: Span, taxon: str | None = None) -> Region:
         span.kind,
         taxon or record.taxon,
         _joined(record, stretches),
-        locations.merged(np.concatenate(lower)) if lower else np.zeros((0, 2), np.int64),
+        locations.merged(np.concatenate(lower)) if lower else NO_RUNS,
         *span[4:],
     )
 
 
-def cut(region: Region, scheme: Scheme, ledger: Ledger) -> Iterator[Region]:
+def cut(region: Region, scheme: Scheme, ledger: Ledger) -> Iterable[Region]:
     """The region itself, or its pieces where the scheme cuts it; what is dropped is counted in `ledger`.
 
     Runs of at least `cut_n` N are left out, and stretches of more than `max_length` bases are cut into near-equal
     pieces that cover every base once. A piece shorter than `min_length` is dropped.
     """
+    whole = scheme.cut_n is None and (scheme.max_length is None or len(region.codes) <= scheme.max_length)
+    return (region,) if whole else _cut(region, scheme, ledger)
+
+
+def _cut(region: Region, scheme: Scheme, ledger: Ledger) -> Iterator[Region]:
     length = len(region.codes)
     stretches = [(0, length)]
     if scheme.cut_n is not None:
@@ -312,12 +319,13 @@ def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, N
     products, regulatory = [], []
     for feature in record.features:
         if feature.kind in PRODUCTS:
-            kind, qualifiers = PRODUCTS[feature.kind], feature.qualifiers
+            kind, qualifiers, gene_id = PRODUCTS[feature.kind], feature.qualifiers, feature.gene_id
+            product = _first(feature, "product")
             for place in _outer_spans(feature, record, ledger):
-                span = _named(place, kind, feature, _first(feature, "product"))
+                span = _named(place, kind, feature, product)
                 products.append(span)
-                if feature.gene_id is not None:
-                    named["gene_id", feature.gene_id].append(span)
+                if gene_id is not None:
+                    named["gene_id", gene_id].append(span)
                 for key in ("locus_tag", "gene"):
                     for value in qualifiers.get(key, ()):
                         named[key, value].append(span)
@@ -332,10 +340,11 @@ def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, N
             continue
         children = _children(feature, named)
         for place in _outer_spans(feature, record, ledger):
-            pieces = Span(*place, "other").pieces(length)
-            covered[place[2]] += pieces
-            mine = [child for child in children if _overlap(child, place[2], pieces, length)]
-            best = min(mine, key=lambda child: _RANK[child.kind], default=None)
+            start, end, strand = place
+            pieces = [(start, end)] if start < end else Span(*place, "other").pieces(length)
+            covered[strand] += pieces
+            mine = [child for child in children if child.strand == strand and _overlap(child, pieces, length)]
+            best = mine[0] if len(mine) == 1 else min(mine, key=lambda child: _RANK[child.kind], default=None)
             kind = "pseudo" if _is_pseudo(feature) else best.kind if best else "other"
             product = (best and best.product) or next((child.product for child in mine if child.product), "")
             found.append(_named(place, kind, feature, product))
@@ -497,7 +506,5 @@ def _is_pseudo(feature: Feature) -> bool:
     return "pseudo" in feature.qualifiers or "pseudogene" in feature.qualifiers
 
 
-def _overlap(span: Span, strand: int, pieces: list[tuple[int, int]], length: int) -> bool:
-    return span.strand == strand and any(
-        start < right and left < end for start, end in span.pieces(length) for left, right in pieces
-    )
+def _overlap(span: Span, pieces: list[tuple[int, int]], length: int) -> bool:
+    return any(start < right and left < end for start, end in span.pieces(length) for left, right in pieces)

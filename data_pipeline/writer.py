@@ -104,7 +104,10 @@ class _SplitWriter:
         self.dataset, self.part, self.shard_bytes = dataset, part, shard_bytes
         self.columns: dict[str, list[np.ndarray]] = {name: [] for name in INDEX_COLUMNS}
         # Names wait in files: of millions of regions they would fill the memory.
-        self.texts = {name: (tempfile.TemporaryFile(dir=dataset.folder), []) for name in NAME_COLUMNS}
+        self.texts = {
+            name: (tempfile.TemporaryFile(dir=dataset.folder), [])  # noqa: SIM115 (closed with the writer)
+            for name in NAME_COLUMNS
+        }
         self.regions = self.bases = 0
         self.pieces, self.runs, self.payload, self.metadata = [], [], [], []  # of the record being filled
         self.payload_bytes = self.record_bytes = 0
@@ -261,14 +264,12 @@ class _SplitWriter:
             path.rename(path.with_name(shard["file"]))
         index = {name: np.concatenate([np.zeros(0, kind), *self.columns[name]]) for name, kind in INDEX_COLUMNS.items()}
         path = self.dataset.folder / f"{self.part}.index.npz"
-        np.savez(path, **index)
-        names = path.with_name(f"{self.part}.names.npz")
-        tables = {}
+        names = {}
         for name, (file, sizes) in self.texts.items():
             file.flush()
-            tables[name] = np.memmap(file, np.uint8, "r") if file.tell() else np.zeros(0, np.uint8)
-            tables[f"{name}_ends"] = np.cumsum(np.concatenate([np.zeros(0, np.int64), *sizes]))
-        np.savez_compressed(names, **tables)
+            names[name] = np.memmap(file, np.uint8, "r") if file.tell() else np.zeros(0, np.uint8)
+            names[f"{name}_ends"] = np.cumsum(np.concatenate([np.zeros(0, np.int64), *sizes]))
+        np.savez(path, **index, **names)
         self._close_texts()
         for name, column in index.items():
             if name in _NOT_READ:
@@ -284,7 +285,6 @@ class _SplitWriter:
             "taxa": _counts(index, "taxon", TAXA),
             "digest": self.content.hexdigest(),
             "index": {"file": path.name, "bytes": path.stat().st_size},
-            "names": {"file": names.name, "bytes": names.stat().st_size},
             "shards": self.shards,
         }
 

@@ -240,7 +240,8 @@ def test_what_decides_a_run_may_not_change(tmp_path, config):
 
 def test_environment(tmp_path, config):
     checkpoint.describe_folder(tmp_path, config)
-    environment = json.loads((tmp_path / "environment.json").read_text())
+    checkpoint.describe_folder(tmp_path, config)
+    environment, _ = json.loads((tmp_path / "environment.json").read_text())  # an entry a start
     assert environment["versions"]["jax"] == jax.__version__
     assert len(environment["devices"]) == 8
     assert environment["command"]

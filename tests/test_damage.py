@@ -48,7 +48,9 @@ def first_records(text: bytes, count: int) -> bytes:
 
 def piece(annotation: bytes, sequence: bytes, name: bytes, length: int) -> tuple[bytes, bytes]:
     """The first `length` bases of one sequence of a FASTA, and the rows of an annotation that lie there."""
-    letters = re.search(rb"^>" + re.escape(name) + rb"\b[^\n]*\n([^>]*)", sequence, re.M)[1].replace(b"\n", b"")[:length]
+    letters = re.search(rb"^>" + re.escape(name) + rb"\b[^\n]*\n([^>]*)", sequence, re.M)[1].replace(b"\n", b"")[
+        :length
+    ]
     rows = [
         line
         for line in annotation.splitlines(keepends=True)
@@ -81,7 +83,9 @@ def originals() -> dict[str, dict[str, bytes]]:
         cases[Path(name).name.split(".")[0]] = {"a.gbff": first_records(unpacked(genomes / name), count)}
     cases["malvi_last_contigs"] = {
         "a.gbff": re.search(
-            rb"^LOCUS(?:(?!^//\n).)*^//\n\Z", unpacked(genomes / "prokaryote/malvi_ATCC29626_draft.gbff.gz"), re.M | re.S
+            rb"^LOCUS(?:(?!^//\n).)*^//\n\Z",
+            unpacked(genomes / "prokaryote/malvi_ATCC29626_draft.gbff.gz"),
+            re.M | re.S,
         )[0]
     }
     for case, annotation, sequence, name, length in (
@@ -155,9 +159,7 @@ def nuls(text: bytes, generator: random.Random) -> bytes:
     return text[:at] + b"\0" * len(text[at : at + size]) + text[at + size :]
 
 
-NUMBER = re.compile(
-    rb"(?<=[\d.(, ])\d+(?=\.\.)|(?<=\.\.)\d+|(?<=\t)\d+(?=\t)|(?<= )\d+(?= bp)|(?<=\(bases )\d+"
-)
+NUMBER = re.compile(rb"(?<=[\d.(, ])\d+(?=\.\.)|(?<=\.\.)\d+|(?<=\t)\d+(?=\t)|(?<= )\d+(?= bp)|(?<=\(bases )\d+")
 
 
 def huge_number(text: bytes, generator: random.Random) -> bytes:
@@ -261,7 +263,7 @@ def unpacked_whole(content: bytes) -> bytes | None:
 
 
 LOCATION = re.compile(
-    r"(?:(?:complement|join|order|bond|one-of)\(|[\w.]+:(?=[<\d])|[<>]?\d+|\(\d+\.\d+\)|\.\.|\^|[,)])+"
+    r"(?>(?:complement|join|order|bond|one-of)\(|[\w.]+:(?=[<\d])|[<>]?\d++|\(\d+\.\d+\)|\.\.|\^|[,)])++"
 )
 
 
