@@ -16,11 +16,11 @@ from data_pipeline.errors import DataError
 
 MAX_HEADER = 1 << 20
 _IUPAC = b"ACGTUNRYSWKMBDHV"
-_OUTSIDE = 255
-_TABLE = bytearray([_OUTSIDE]) * 256
+OUTSIDE = 255  # in CODES, for what is no IUPAC nucleotide
+CODES = bytearray([OUTSIDE]) * 256
 for _letter in _IUPAC + _IUPAC.lower():
-    _TABLE[_letter] = bases.encode(bytes([_letter]))[0]
-_TABLE = bytes(_TABLE)
+    CODES[_letter] = bases.encode(bytes([_letter]))[0]
+CODES = bytes(CODES)
 _BLANKS = b" \t\r\n"
 _DATABASES = ("ref", "gb", "emb", "dbj", "tpg", "tpe", "tpd")
 
@@ -123,8 +123,8 @@ class _Growing:
     def add(self, text: bytes, line: int) -> None:
         """Takes in a stretch of sequence that begins on `line`."""
         letters = text.translate(None, _BLANKS)
-        codes = letters.translate(_TABLE)
-        if _OUTSIDE in codes:
+        codes = letters.translate(CODES)
+        if OUTSIDE in codes:
             self._refuse(text, line)
         lower = bases.runs(np.frombuffer(letters, np.uint8) >= ord("a"))
         if len(lower):
@@ -142,7 +142,7 @@ class _Growing:
     def _refuse(self, text: bytes, line: int) -> None:
         for number, row in enumerate(text.split(b"\n"), line):
             letters = row.translate(None, _BLANKS)
-            at = letters.translate(_TABLE).find(_OUTSIDE)
+            at = letters.translate(CODES).find(OUTSIDE)
             if at >= 0:
                 letter = letters[at : at + 1].decode("latin-1")
                 raise DataError(

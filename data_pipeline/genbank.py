@@ -51,8 +51,10 @@ def read(
 
     `kinds` limits the features returned and `qualifiers` what is read of them; `progress` is called with the number of
     file bytes read since the last call.
+    A location that cannot be read becomes a part that ends before it starts.
     Raises DataError (one line with file and record) for a missing or empty file, another format, a truncated or
-    damaged gzip stream, a record without its `//`, and bases that differ in number from the LOCUS line.
+    damaged gzip stream, a record without its `//`, bases that differ in number from the LOCUS line, letters that are no
+    IUPAC nucleotide, and a feature table that is out of its columns or whose quotes do not close.
     """
     number = 0
     for text in _texts(Path(path), progress or (lambda count: None)):
@@ -158,10 +160,11 @@ def _parse(
     if origin >= 0 and text[below : below + 80].strip() == b"//":
         text = text[:origin] + b"\n//\n"  # nothing below ORIGIN: a record without sequence, which gb-io refuses
         origin = -1
-    header = text[:origin]  # without ORIGIN all but the last newline
+    header = text[: origin + 1] if origin >= 0 else text
     readable = _plain_positions(_utf8(header))
     if readable != header:
-        text = readable + text[origin:]
+        text = readable + text[len(header) :]
+    table = _table(where, readable)
     try:
         records = gb_io.load(io.BytesIO(text))
     except (RuntimeError, NotImplementedError, ValueError) as error:
@@ -178,26 +181,36 @@ def _parse(
         lower_case = np.zeros((0, 2), np.int64)
     else:
         lower_case = fasta.soft_masked(bases.runs(np.frombuffer(sequence, np.uint8) >= ord("a")), len(sequence))
+    codes = sequence.translate(fasta.CODES)
+    if (at := codes.find(fasta.OUTSIDE)) >= 0:
+        letter = one_line(sequence[at : at + 1].decode("latin-1"))
+        raise DataError(f"{where}: {letter!r}, its base {at + 1}, is no nucleotide letter; fetch it again")
+    if [feature.kind for feature in record.features] != [kind for kind, _ in table]:
+        raise DataError(f"{where}: its feature table cannot be read; fetch it again")
     features, source = [], None
     circular, length = record.circular, record.length
-    for feature in record.features:
-        if feature.kind == "source" and source is None:
+    for feature, (kind, written) in zip(record.features, table, strict=True):
+        if kind == "source" and source is None:
             source = _qualifiers(feature, None)
-        if kinds is None or feature.kind in kinds:
+        if kinds is None or kind in kinds:
             location, strand = feature.location, 1
             if type(location) is gb_io.Complement:
                 location, strand = location.location, -1
-            if type(location) is gb_io.Range and location.start < location.end:  # most are: a plain span needs no walk
+            if not _is_location(written):
+                parts = (_UNREADABLE,)
+            elif (
+                type(location) is gb_io.Range and location.start < location.end
+            ):  # most are: a plain span needs no walk
                 parts = (Part(location.start, location.end, strand),)
             else:
                 parts = tuple(_parts(feature.location, accession, circular, length))
-            features.append(Feature(feature.kind, parts, _qualifiers(feature, qualifiers)))
+            features.append(Feature(kind, parts, _qualifiers(feature, qualifiers)))
     source = source or {}
     organism, lineage = _organism(record)
     return Record(
         accession=accession,
         declared_length=record.length,
-        codes=bases.encode(sequence),
+        codes=np.frombuffer(codes, np.uint8),
         lower_case=lower_case,
         circular=record.circular,
         division=record.division or "",
@@ -279,10 +292,58 @@ def _plain_positions(header: bytes) -> bytes:
     return _LOCATION_LINE.sub(plain, header)
 
 
+_VALUE = rb'"[^"\n]*+(?:(?:""|\n(?: {21}|(?=\n)))[^"\n]*+)*+"[ \t]*\n'
+_BARE_VALUE = rb'[^\s"][^\n]*+\n(?: {21}[^/\s][^\n]*+\n)*+'
+_QUALIFIER = rb' {21}/[^\s="/]+(?:=(?:' + _VALUE + rb"|" + _BARE_VALUE + rb")|[ \t]*\n)"
+_FEATURE = re.compile(
+    rb" {5}([^\s/]+) +([^/\s][^/\n]*+(?:\n {21}[^/\s][^\n]*+)*+)\n(?:" + _QUALIFIER + rb"|[ \t]+\n)*+"
+)
+_SPAN = re.compile(rb"(?:[\w.|-]+:)?[<>]?-?\d{1,15}+(?:(?:\.\.|\^)[<>]?-?\d{1,15}+)?")
+_OPERATOR = re.compile(rb"(?:[\w.|-]+:)?(?:complement|join|order|bond|one-of)\(@(?:,@)*\)")
+_UNREADABLE = Part(0, -1, 1)
+
+
+def _table(where: str, header: bytes) -> list[tuple[str, bytes]]:
+    """The kind and the location, as it stands, of each feature in a record's table.
+
+    gb-io reads a table by its words alone: a quote or a slash that is missing costs it what follows, without an error.
+    """
+    if b"\r" in header:
+        header = header.replace(b"\r\n", b"\n")
+    found, at = [], header.find(b"\nFEATURES ")
+    if at < 0:
+        if b"\n     source  " in header:
+            raise DataError(f"{where}: features without a FEATURES line before them; fetch it again")
+        return found
+    at = header.find(b"\n", at + 1) + 1
+    while match := _FEATURE.match(header, at):
+        found.append((match[1].decode("utf-8", "replace"), match[2]))
+        at = match.end()
+    if header[at : at + 1].isspace():
+        line = one_line(header[at:].lstrip()[:80].split(b"\n")[0].decode("utf-8", "replace"))
+        raise DataError(
+            f"{where}: its feature {line!r}, or one of its qualifiers, is out of its columns or quotes; fetch it again"
+        )
+    return found
+
+
+def _is_location(text: bytes) -> bool:
+    """Whether a location, as it stands in a table, is one: gb-io takes what it can read of it."""
+    if b"\n" in text:
+        text = re.sub(rb"\s*\n\s*", b"", text)
+    text = _SPAN.sub(b"@", text.strip()) if b"@" not in text else b""
+    while b"(" in text:
+        shorter = _OPERATOR.sub(b"@", text)
+        if shorter == text:
+            return False
+        text = shorter
+    return text == b"@"
+
+
 def _parts(location: gb_io.Location, accession: str, circular: bool, length: int) -> Iterator[Part]:
     """The parts of a location in 5' to 3' order; a span written over the origin of a circle becomes two."""
     if type(location) is gb_io.Range:
-        if circular and 0 <= location.end <= location.start < length:
+        if circular and 0 < location.end <= location.start < length:
             yield Part(location.start, length, 1)
             yield Part(0, location.end, 1)
         else:

@@ -18,7 +18,8 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
     """The file's content, decompressed, in pieces of at most CHUNK_BYTES.
 
     `progress` is called with the number of file bytes read since the last call. Raises DataError for a missing, empty
-    or unreadable file, a damaged or truncated gzip stream (its CRC is checked), and a bgzip file without its end.
+    or unreadable file, a NUL in it, a damaged or truncated gzip stream (its CRC is checked), and a bgzip file without
+    its end.
     """
     done = 0
     try:
@@ -33,7 +34,12 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
                 stream = igzip.IGzipFile(fileobj=raw)  # twice as fast as gzip's, and as strict
             else:
                 stream = raw
+            line = 1
             while chunk := stream.read(CHUNK_BYTES):
+                if b"\0" in chunk:
+                    line += chunk.count(b"\n", 0, chunk.index(b"\0"))
+                    raise DataError(f"{path}: line {line}: a NUL in it: damaged, or no text; fetch it again")
+                line += chunk.count(b"\n")
                 progress(raw.tell() - done)
                 done = raw.tell()
                 yield chunk
@@ -48,7 +54,8 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
 
 def one_line(error: object) -> str:
     """An error's text, or any other, on one line and not too long."""
-    return " ".join(str(error).split())[:200]
+    text = " ".join(str(error).split())[:200]
+    return text if text.isprintable() else "".join(x if x.isprintable() else "�" for x in text)
 
 
 def _check_bgzip_end(path: Path, raw) -> None:

@@ -13,6 +13,7 @@ import jax
 
 from data_pipeline.build import build
 from data_pipeline.errors import DataError
+from data_pipeline.inputs import discover
 from data_pipeline.records import RegionSource, read_info
 from gener_jax import command
 from gener_jax.config import Config, ConfigError
@@ -66,14 +67,19 @@ def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
 def check_built(config: Config) -> None:
     """Raises DataError if the dataset at `data.path` is not what `data.build_from` and its fields would build."""
     info, wanted = read_info(config.data.path), config.data
+    # By name alone: the dataset may have been made elsewhere. A folder's files are not known by its name.
+    found = sorted(file["file"] for file in info["inputs"])
+    files = sorted(Path(file).name for file in wanted.build_from)
+    if any(Path(file).is_dir() for file in wanted.build_from):
+        files = sorted(file.name for source in discover(wanted.build_from, annotated=True)[0] for file in source.files)
     differences = [
-        f"{name} {found}, not {value}"
-        for name, found, value in (
+        f"{name} {was}, not {value}"
+        for name, was, value in (
             ("data.records", info["records"], wanted.records),
             ("data.validation_share", info["parameters"]["validation_share"], wanted.validation_share),
-            ("data.build_from", [f["file"] for f in info["inputs"]], [Path(f).name for f in wanted.build_from]),
+            ("data.build_from", found, files),
         )
-        if found != value
+        if was != value
     ]
     if differences:
         raise DataError(f"{wanted.path}: was built with {'; '.join(differences)}: take another config.data.path")

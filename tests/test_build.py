@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -492,3 +493,42 @@ def test_e_coli(tmp_path):
     assert sum(part["bases"] for part in info["splits"].values()) == 4_179_571
     share = info["splits"]["validation"]["bases"] / 4_179_571
     assert 0.03 < share < 0.07
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(tmp_path):
+    """kill -9 at random moments, of the whole group or of the parent alone; GENER_JAX_KILLS says how often."""
+    rng = np.random.default_rng(0)
+    inputs = []
+    for number in range(12):  # the records of the fixtures under other names
+        path = INPUTS[number % len(INPUTS)]
+        text = gzip.decompress(path.read_bytes())
+        accession = text.split(b"VERSION", 1)[1].split()[0]
+        inputs.append(write(tmp_path / f"{number}.gbk", text.replace(accession, b"R%d.1" % number)))
+    options = ["--workers", "2", "--split_by", "cluster", "--duplicates", "keep", "--validation_share", "0.2"]
+    began = time.perf_counter()
+    done = command("--input", *inputs, "--output", tmp_path / "whole", *options)
+    took = time.perf_counter() - began
+    assert done.returncode == 0, done.stderr
+    kills, finished = int(os.environ.get("GENER_JAX_KILLS", "4")), 0
+    for number in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "data_pipeline.build", "--input", *inputs, "--output", tmp_path / "set", *options],
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        time.sleep(rng.uniform(0.2, 1) * took)
+        if process.poll() is not None:
+            assert process.returncode == 0
+            assert files(tmp_path / "set") == files(tmp_path / "whole")
+            shutil.rmtree(tmp_path / "set")
+            finished += 1
+        elif number % 2:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
+    done = command("--input", *inputs, "--output", tmp_path / "set", *options)
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "set") == files(tmp_path / "whole")
+    assert finished < kills
+    assert not (tmp_path / "set.partial").exists()

@@ -10,14 +10,15 @@ from data_pipeline.tokenizer import make
 from gener_jax.tasks import markov
 from gener_jax.tasks.held_out import region_ids
 from tests import tiny
+from tests.data import random_codes
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     """Regions with N, and some too short for any context."""
     sequences = {
-        "train": tiny.random_codes([400, 3, 90, 1, 250], 1),
-        "validation": tiny.random_codes([200, 4, 77, 6, 13], 2),
+        "train": random_codes([400, 3, 90, 1, 250], 1),
+        "validation": random_codes([200, 4, 77, 6, 13], 2),
     }
     return tiny.synthetic(tmp_path_factory.mktemp("data") / "set", sequences, piece_length=64)
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from data_pipeline.leakage import NEAR_COPY
 from data_pipeline.records import RegionSource
 from data_pipeline.tokenizer import BOS, PAD, Tokenizer
 from gener_jax.config import Config
@@ -26,10 +27,6 @@ from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
 from gener_jax.training import losses
 from gener_jax.training.metrics import fetch
-
-# From this share of a region's 32-mers in the training split on, it has near copies there: a copy of 93 % identity
-# keeps a tenth of them (0.93^32).
-NEAR_COPY = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
