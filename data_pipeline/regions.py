@@ -200,7 +200,9 @@ def find(record: Record, scheme: Scheme, ledger: Ledger) -> list[Span]:
     seen, kept = set(), []
     for span, feature in located(record, scheme, ledger):
         flanked = _flanked(span, record, scheme.flank) if scheme.flank else span
-        count = flanked.length(length)
+        count = flanked.end - flanked.start
+        if count <= 0 or flanked.parts:
+            count = flanked.length(length)
         ledger.find(count)
         place = flanked.parts or flanked[:3]
         if place in seen:
@@ -315,7 +317,7 @@ def _windows(record: Record, scheme: Scheme, ledger: Ledger) -> Iterator[tuple[S
 def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, None]]:
     """The regions of the scheme `gene`, unflanked, duplicates among them."""
     length = len(record.codes)
-    named = collections.defaultdict(list)
+    named = {key: collections.defaultdict(list) for key in ("gene_id", "locus_tag", "gene")}
     products, regulatory = [], []
     for feature in record.features:
         if feature.kind in PRODUCTS:
@@ -325,10 +327,10 @@ def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, N
                 span = _named(place, kind, feature, product)
                 products.append(span)
                 if gene_id is not None:
-                    named["gene_id", gene_id].append(span)
+                    named["gene_id"][gene_id].append(span)
                 for key in ("locus_tag", "gene"):
                     for value in qualifiers.get(key, ()):
-                        named[key, value].append(span)
+                        named[key][value].append(span)
         elif scheme.regulatory and feature.kind in REGULATORY:
             for place in _outer_spans(feature, record, ledger):
                 product = _first(feature, "regulatory_class") or feature.kind
@@ -355,21 +357,28 @@ def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, N
     return [(span, None) for span in itertools.chain(found, regulatory)]
 
 
-def _children(gene: Feature, named: dict[tuple[str, str], list[Span]]) -> list[Span]:
+def _children(gene: Feature, named: dict[str, dict[str, list[Span]]]) -> list[Span]:
     """The features that belong to a gene by its identifier, or lacking that by its name."""
     if gene.gene_id is not None:
-        return named.get(("gene_id", gene.gene_id), [])
+        return named["gene_id"].get(gene.gene_id, [])
     key = "locus_tag" if "locus_tag" in gene.qualifiers else "gene"
-    return [span for value in gene.qualifiers.get(key, ()) for span in named.get((key, value), ())]
+    values = gene.qualifiers.get(key, ())
+    if len(values) == 1:
+        return named[key].get(values[0], [])
+    return [span for value in values for span in named[key].get(value, ())]
+
+
+_NONE = ("",)
 
 
 def _first(feature: Feature, key: str) -> str:
-    return feature.qualifiers.get(key, ("",))[0]
+    return feature.qualifiers.get(key, _NONE)[0]
 
 
 def _named(place: Place, kind: str, feature: Feature, product: str) -> Span:
     """A span with the names that its feature has."""
-    return Span(*place, kind, (), _first(feature, "gene"), _first(feature, "locus_tag"), product)
+    get = feature.qualifiers.get
+    return Span(*place, kind, (), get("gene", _NONE)[0], get("locus_tag", _NONE)[0], product)
 
 
 def _transcripts(record: Record, scheme: Scheme, ledger: Ledger) -> Iterator[tuple[Span, Feature]]:
@@ -507,4 +516,6 @@ def _is_pseudo(feature: Feature) -> bool:
 
 
 def _overlap(span: Span, pieces: list[tuple[int, int]], length: int) -> bool:
+    if len(pieces) == 1 and span.start < span.end and not span.parts:  # nearly all
+        return span.start < pieces[0][1] and pieces[0][0] < span.end
     return any(start < right and left < end for start, end in span.pieces(length) for left, right in pieces)

@@ -278,8 +278,7 @@ def _digest(codes: np.ndarray) -> bytes:
     one, other = codes[:32].tobytes(), bases.reverse_complement(codes[-32:]).tobytes()
     if one == other:
         one, other = codes.tobytes(), bases.reverse_complement(codes).tobytes()
-    first = codes if one <= other else bases.reverse_complement(codes)
-    return _hash(first)
+    return _hash(codes if one <= other else bases.reverse_complement(codes))
 
 
 def _hash(codes: np.ndarray) -> bytes:

@@ -160,6 +160,7 @@ class _SplitWriter:
             strict=True,
         )  # fmt: skip
         accessions = [json.dumps(accession) for accession in packed.accessions]
+        payload = memoryview(packed.payload)  # whose slices cost a third of an array's
         records, slots = [], []
         for number, row in enumerate(rows, self.regions):
             first, last, run_first, run_last, unknown, units, accession, start, end, strand, kind, taxon = row
@@ -172,7 +173,7 @@ class _SplitWriter:
             middle = run_first + unknown
             if units <= piece_length:
                 n_runs, lower = packed.runs[run_first:middle], packed.runs[middle:run_last]
-                self._add_piece(number, 0, units, packed.payload[first:last], n_runs, lower, described)
+                self._add_piece(number, 0, units, payload[first:last], n_runs, lower, described)
                 continue
             for offset in range(0, units, piece_length):
                 if offset:
@@ -181,14 +182,16 @@ class _SplitWriter:
                 low, high = (offset // 4, -(-stop // 4)) if of_bases else (x * size // units for x in (offset, stop))
                 n_runs = _between(packed.runs[run_first:middle], offset, stop)
                 lower = _between(packed.runs[middle:run_last], offset, stop)
-                payload = packed.payload[first + low : first + high]
-                self._add_piece(number, offset, stop - offset, payload, n_runs, lower, described)
+                self._add_piece(
+                    number, offset, stop - offset, payload[first + low : first + high], n_runs, lower, described
+                )
         return np.array(records, np.int64), np.array(slots, np.int64)
 
     def _add_piece(self, number, offset, length, payload, unknown, lower, described) -> None:
         self.pieces.append((number, offset, length, self.payload_bytes, len(unknown), len(lower)))
-        self.runs += (unknown, lower)
-        self.payload.append(payload.tobytes())
+        if len(unknown) or len(lower):
+            self.runs += (unknown, lower)
+        self.payload.append(payload)
         self.metadata.append(described)
         self.payload_bytes += len(payload)
         # Of short regions the tables are half the record, so they count towards its size too.
