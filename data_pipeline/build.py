@@ -117,12 +117,13 @@ def build(
         merged.drop_duplicates(duplicates)
         merged.decide_parts(validation_share, test_share)
         if measure_leakage:
+            progress.stage("comparing", merged.kept_bases())
             with _pool(workers, len(done)) as apply:
-                merged.measure_leakage(partial, apply)
+                merged.measure_leakage(partial, apply, progress.advance)
         new = partial / "dataset"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
-        progress.writing(merged.kept_bases())
+        progress.stage("writing", merged.kept_bases())
         dataset = merged.write(
             DatasetWriter(new, tokenizer, piece_length, shard_bytes),
             progress.advance,
@@ -209,7 +210,7 @@ def _spill(
             if not skip_damaged:
                 raise
             damaged[sources[number]] = str(error)
-            print(f"left out: {error}", file=sys.stderr)
+            progress.say(f"left out: {error}")
         else:
             progress.done(number, spill.Spill(folders[number]).facts)
 
@@ -286,7 +287,7 @@ class _Progress(contextlib.AbstractContextManager):
         self.sources = sources
         self.bytes = [sum(path.stat().st_size for path in source.files) for source in sources]
         self.counts = multiprocessing.get_context("spawn").Array("q", 2 * len(sources), lock=False)
-        self.bar = tqdm(desc="reading", unit="b", unit_scale=True, disable=None, leave=False)
+        self.bar = tqdm(desc="reading", unit="b", unit_scale=True, miniters=1, disable=None, leave=False)
 
     def __exit__(self, *error):
         self.bar.close()
@@ -317,13 +318,17 @@ class _Progress(contextlib.AbstractContextManager):
         if self.bar.disable:
             print(f"{self.sources[number].files[-1]}: {len(facts['records'])} records, {bases} bases", file=sys.stderr)
 
-    def writing(self, total: int) -> None:
-        """The second half: the dataset is written."""
-        self.bar.set_description("writing", refresh=False)
+    def stage(self, name: str, total: int) -> None:
+        """What follows the reading, in bases."""
+        self.bar.set_description(name, refresh=False)
         self.bar.reset(total)
 
+    def say(self, line: str) -> None:
+        """A line that does not break the bar."""
+        self.bar.write(line, file=sys.stderr)
+
     def advance(self, bases: int) -> None:
-        """So many more bases are written."""
+        """So many more bases of this stage are done."""
         self.bar.update(bases)
 
 

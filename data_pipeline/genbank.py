@@ -261,7 +261,7 @@ def _qualifiers(feature: gb_io.Feature, wanted: Collection[str] | None) -> dict[
     return values
 
 
-_UNCERTAIN = re.compile(rb"one-of\(\d[^()\n]*\)|\(\d+\.\d+\)")
+_UNCERTAIN = re.compile(rb"one-of\(\d[^()\n]{0,60}\)|\(\d{1,15}\.\d{1,15}\)")
 _LOCATION_LINE = re.compile(rb"^ {5}\S+ +[^/\n]*", re.MULTILINE)
 
 
@@ -296,7 +296,7 @@ _VALUE = rb'"[^"\n]*+(?:(?:""|\n(?: {21}|(?=\n)))[^"\n]*+)*+"[ \t]*\n'
 _BARE_VALUE = rb'[^\s"][^\n]*+\n(?: {21}[^/\s][^\n]*+\n)*+'
 _QUALIFIER = rb' {21}/[^\s="/]+(?:=(?:' + _VALUE + rb"|" + _BARE_VALUE + rb")|[ \t]*\n)"
 _FEATURE = re.compile(
-    rb" {5}([^\s/]+) +([^/\s][^/\n]*+(?:\n {21}[^/\s][^\n]*+)*+)\n(?:" + _QUALIFIER + rb"|[ \t]+\n)*+"
+    rb" {5}([^\s/]+) +(?<=\n[^\n]{21})([^/\s][^/\n]*+(?:\n {21}[^/\s][^\n]*+)*+)\n(?:" + _QUALIFIER + rb"|[ \t]+\n)*+"
 )
 _SPAN = re.compile(rb"(?:[\w.|-]+:)?[<>]?-?\d{1,15}+(?:(?:\.\.|\^)[<>]?-?\d{1,15}+)?")
 _OPERATOR = re.compile(rb"(?:[\w.|-]+:)?(?:complement|join|order|bond|one-of)\(@(?:,@)*\)")
@@ -322,7 +322,8 @@ def _table(where: str, header: bytes) -> list[tuple[str, bytes]]:
     if header[at : at + 1].isspace():
         line = one_line(header[at:].lstrip()[:80].split(b"\n")[0].decode("utf-8", "replace"))
         raise DataError(
-            f"{where}: its feature {line!r}, or one of its qualifiers, is out of its columns or quotes; fetch it again"
+            f"{where}: its feature table goes wrong at {line!r}: out of its columns, or a quote that does not close; "
+            "fetch it again"
         )
     return found
 

@@ -33,6 +33,7 @@ GENOME_TAXA = {
 _GTF_ATTRIBUTES = re.compile(rb"\s*\w+\s+[^=\s]")
 _GTF_PAIR = re.compile(r'([^\s;"]+)\s+(?:"([^"]*)"|([^\s;"]+))')
 _COLUMNS = 9
+_DIGITS = 30  # of a start and an end together; Python reads no number of thousands of digits
 
 
 def read(
@@ -157,7 +158,7 @@ class _Index:
 
     def _sequence_region(self, number: int, line: bytes) -> None:
         words = _text(line).split()
-        if len(words) != 4 or not (words[2].isdecimal() and words[3].isdecimal()):
+        if len(words) != 4 or not (words[2].isdecimal() and words[3].isdecimal()) or len(words[3]) > _DIGITS:
             raise DataError(f"{self.path}: line {number}: a ##sequence-region is a name, a start and an end")
         name = fasta.accession(unquote(words[1]))
         self.names.setdefault(name, [])
@@ -176,14 +177,15 @@ class _Index:
                     line = rows.readline()
                     at += len(line)
                     number, _, _, kind, first, last, _, strand, phase, text = line[:-1].split(b"\t")
-                    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
-                        where = f"{first.decode('latin-1')}..{last.decode('latin-1')}"
+                    whole = first.isdigit() and last.isdigit() and len(first + last) <= _DIGITS
+                    if not (whole and 1 <= int(first) <= int(last)):
+                        where = stream.one_line(f"{first.decode('latin-1')}..{last.decode('latin-1')}")
                         raise DataError(f"{self.path}: line {int(number)}: {where} is no start and end from 1 on")
                     if strand not in _STRANDS:
-                        shown = strand.decode("latin-1")
+                        shown = stream.one_line(strand.decode("latin-1"))
                         raise DataError(f"{self.path}: line {int(number)}: strand {shown!r} is not one of + - .")
                     if phase not in _PHASES:
-                        shown = phase.decode("latin-1")
+                        shown = stream.one_line(phase.decode("latin-1"))
                         raise DataError(f"{self.path}: line {int(number)}: phase {shown!r} is not one of 0 1 2 .")
                     yield Row(
                         int(number),

@@ -378,7 +378,7 @@ def _trans_spliced(row: Row) -> bool:
 
 def _part_number(text: str) -> int:
     number = text.split("/")[0]
-    return int(number) if number.isdecimal() else 0
+    return int(number) if number.isdecimal() and len(number) < 10 else 0
 
 
 def _joined(rows: Iterable[Row]) -> list[Row]:

@@ -216,8 +216,10 @@ def inspect(options: argparse.Namespace) -> None:
     """Does what the command line says.
 
     Raises:
-      DataError: for a folder that is no dataset, or a file that exists.
+      DataError: for a folder that is no dataset, a file that exists, and a --head below 1.
     """
+    if options.head is not None and options.head < 1:
+        raise DataError(f"--head {options.head}: give 1 or more regions")
     info = read_info(options.dataset)
     sources = [RegionSource(options.dataset, name) for name in options.split or info["splits"]]
     filters = {"kinds": options.kinds, "taxa": options.taxa, "gene": options.gene, "product": options.product}

@@ -102,8 +102,11 @@ class Merge:
         """Bases in the regions that are kept."""
         return sum(int(spill.column("length")[kept].sum()) for spill, kept in zip(self.spills, self.kept, strict=True))
 
-    def measure_leakage(self, folder: Path, apply: Map = map) -> None:
-        """Finds the share of each held-out region's 32-mers that stand in training; `apply` may use processes."""
+    def measure_leakage(self, folder: Path, apply: Map = map, progress: Callable[[int], None] = lambda n: None) -> None:
+        """Finds the share of each held-out region's 32-mers that stand in training.
+
+        `apply` may use processes; `progress` is called with bases.
+        """
         lengths = [spill.column("length") for spill in self.spills]
         of_bases = sum(int(length[part > 0].sum()) for length, part in zip(lengths, self.parts, strict=True))
         if not of_bases:
@@ -118,8 +121,11 @@ class Merge:
         np.save(file, members)
         jobs = [(spill.folder, part == 0, file, sample) for spill, part in zip(self.spills, self.parts, strict=True)]
         stands = np.zeros(len(members), bool)
-        for part in apply(_stand_in, *zip(*jobs, strict=True)):
-            stands |= part
+        for found_here, length, kept in zip(
+            apply(_stand_in, *zip(*jobs, strict=True)), lengths, self.kept, strict=True
+        ):
+            stands |= found_here
+            progress(int(length[kept].sum()))
         file.unlink()
         sizes = []
         for seen, part, here, (_, size) in zip(self.seen, self.parts, which, found, strict=True):

@@ -532,3 +532,17 @@ def test_killed_at_any_moment(tmp_path):
     assert files(tmp_path / "set") == files(tmp_path / "whole")
     assert finished < kills
     assert not (tmp_path / "set.partial").exists()
+
+
+@pytest.mark.slow
+def test_a_family_is_picked_by_its_product(tmp_path):
+    folder = data_path("genomes", "prokaryote")
+    family = gzip.decompress(data_path("protein_families", "ribosomal_protein_prok_cds.fa.gz").read_bytes()).decode()
+    expected = {"".join(entry.split("\n")[1:]).upper() for entry in family.split(">")[1:]}
+    scheme = Scheme("cds", product="ribosomal (subunit )?protein")
+    build.build([folder], tmp_path / "set", scheme=scheme, duplicates="all", validation_share=0, taxon="bct")
+    source = RegionSource(tmp_path / "set", "train")
+    found = {bases.decode(source.read(i, 0, int(length))) for i, length in enumerate(source.index["length"])}
+    assert len(expected) == 264
+    assert expected <= found
+    assert len(found) < 300

@@ -7,7 +7,7 @@ import collections
 import contextlib
 import functools
 import gzip
-import importlib.util
+import hashlib
 import io
 import os
 import random
@@ -22,10 +22,11 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import build, inspect
+from data_pipeline import bases, build, inspect
 from data_pipeline.errors import DataError
 from data_pipeline.records import RegionSource
 from tests.data import DATA, FIXTURES, PEERS
+from tests.test_gff import oracle, oracle_records
 
 COPIES = int(os.environ.get("GENER_JAX_DAMAGED", "150"))
 SECONDS, MEMORY = 20, 2 << 30  # for one copy, which takes a twentieth of a second and some MB
@@ -95,10 +96,10 @@ def originals() -> dict[str, dict[str, bytes]]:
         ("worm", "celegans_1pct.gff3", "celegans_1pct.fa", b"I", 25_000),
         ("chicken", "chicken_Galgal4_chr1_piece.gtf", "chicken_Galgal4_chr1_piece.fa", b"1", 60_000),
     ):
-        rows, bases = piece(
+        rows, sequences = piece(
             *(unpacked(genomes / "eukaryote" / f"{x}.gz") for x in (annotation, sequence)), name, length
         )
-        cases[case] = {f"a.{annotation.rsplit('.', 1)[1]}": rows, "a.fa": bases}
+        cases[case] = {f"a.{annotation.rsplit('.', 1)[1]}": rows, "a.fa": sequences}
     return cases
 
 
@@ -360,22 +361,22 @@ def faults_of(files: dict[str, bytes]) -> list[str]:
     return genbank_faults(*read) if len(read) == 1 else pair_faults(*read)
 
 
-@functools.cache
-def oracle():
-    spec = importlib.util.spec_from_file_location("gene_regions", PEERS / "gene_regions.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def oracle_rows(content: bytes) -> list[tuple] | str:
-    """The regions that Biopython finds in a GenBank text, or how it fails."""
+def oracle_rows(files: dict[str, bytes], folder: Path) -> list[tuple] | str:
+    """The regions that Biopython finds in a GenBank text, or in a GFF3 with its FASTA, or how it fails."""
     from Bio import SeqIO
     from Bio.Seq import UndefinedSequenceError
 
     rows = []
     try:
-        for record in SeqIO.parse(io.StringIO(unpacked_whole(content).decode("latin-1")), "genbank"):
+        texts = [unpacked_whole(content) for content in files.values()]
+        if len(texts) == 1:
+            records = SeqIO.parse(io.StringIO(texts[0].decode("latin-1")), "genbank")
+        else:
+            paths = [folder / "oracle.gff.gz", folder / "oracle.fa.gz"]
+            for path, text in zip(paths, texts, strict=True):
+                path.write_bytes(gzip.compress(text, 1))
+            records = oracle_records(*paths)
+        for record in records:
             with contextlib.suppress(UndefinedSequenceError):
                 rows += oracle().regions(record, collections.Counter())
     except Exception as error:
@@ -384,10 +385,6 @@ def oracle_rows(content: bytes) -> list[tuple] | str:
 
 
 def built_rows(folder: Path) -> list[tuple]:
-    import hashlib
-
-    from data_pipeline import bases
-
     rows = []
     for split in ("train", "validation", "test"):
         with contextlib.suppress(DataError):
@@ -488,8 +485,8 @@ def judged(folder: Path, files: dict[str, bytes], before: dict) -> tuple[str, st
         return "same", ""
     if counted:
         return "counted", ""
-    if len(files) == 1 and (PEERS / "gene_regions.py").exists():
-        expected, found = oracle_rows(*files.values()), built_rows(folder / "set")
+    if "a.gtf" not in files and (PEERS / "gene_regions.py").exists():
+        expected, found = oracle_rows(files, folder), built_rows(folder / "set")
         if isinstance(expected, str):
             return "other, which Biopython refuses", f"Biopython: {expected}"
         if expected != found:

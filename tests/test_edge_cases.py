@@ -1,0 +1,272 @@
+"""Odd files, each with a clear outcome: a dataset that accounts for them, or one line that names them."""
+
+import gzip
+import os
+
+import pytest
+
+from data_pipeline import build, inspect, ledger
+from data_pipeline.errors import DataError
+from data_pipeline.records import RegionSource
+from data_pipeline.regions import Scheme
+from tests.data import data_path
+from tests.test_genbank import record_text, write
+
+GENE = [("gene", "2..7", {"locus_tag": "g1"})]
+
+
+def built(tmp_path, *paths, **options):
+    return build.build(paths, tmp_path / "set", **{"validation_share": 0, **options})
+
+
+def refused(tmp_path, *paths, **options):
+    with pytest.raises(DataError) as error:
+        built(tmp_path, *paths, **options)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("set")]
+    assert str(error.value).isprintable()
+    return str(error.value)
+
+
+def places(folder):
+    source = RegionSource(folder, "train")
+    return [inspect.place(source, number) for number in inspect.chosen(source)]
+
+
+def bases_of(folder):
+    source = RegionSource(folder, "train")
+    return [inspect.bases.decode(source.read(n, 0, int(source.index["length"][n]))) for n in range(len(source))]
+
+
+def row(count, bases):
+    return {"count": count, "bases": bases}
+
+
+# The folder of edge cases.
+
+
+def edge(name):
+    return data_path("genomes", "edge_cases", name)
+
+
+def test_a_record_without_sequence(tmp_path):
+    line = refused(tmp_path, edge("NT_019265.gb.gz"))
+    assert line == (
+        "no region in NT_019265.gb.gz; skipped: 1 records without sequence; give annotated records, or another --scheme"
+    )
+
+
+def test_short_records_of_dna_and_mrna(tmp_path):
+    info = built(tmp_path, edge("cor6_6.gb.gz"))
+    assert info["ledger"]["records"] == {"read": row(6, 2819), "skipped": {}}
+    assert info["ledger"]["regions"]["dropped"] == {}
+    assert {name.split(":")[0] for name in places(tmp_path / "set")} == {
+        "X55053.1", "X62281.1", "M81224.1", "AJ237582.1", "L31939.1", "AF297471.1",
+    }  # fmt: skip
+
+
+def test_many_short_records(tmp_path):
+    info = built(tmp_path, edge("ls_orchid_94records.gbk.gz"))
+    assert info["ledger"]["records"] == {"read": row(94, 67518), "skipped": {}}
+    assert (
+        info["splits"]["train"]["regions"]
+        + sum(dropped["count"] for dropped in info["ledger"]["regions"]["dropped"].values())
+        == info["ledger"]["regions"]["found"]["count"]
+    )
+
+
+def test_a_location_below_the_first_base(tmp_path):
+    line = refused(tmp_path, edge("negative_location.gb.gz"))
+    assert line == (
+        "no region in negative_location.gb.gz; skipped: 1 malformed locations; give annotated records, or another "
+        "--scheme"
+    )
+    info = built(tmp_path, edge("negative_location.gb.gz"), edge("cor6_6.gb.gz"))
+    assert info["ledger"]["regions"]["dropped"][ledger.MALFORMED]["count"] == 1
+
+
+def test_a_file_that_ends_too_soon(tmp_path):
+    path = edge("no_end_marker.gb.gz")
+    assert refused(tmp_path, path) == (
+        f"{path}: record AB070938: the file ends before the record's `//`; fetch it again"
+    )
+    info = built(tmp_path, path, edge("cor6_6.gb.gz"), skip_damaged=True)
+    assert [damaged["files"] for damaged in info["damaged"]] == [["no_end_marker.gb.gz"]]
+
+
+def test_many_unknown_bases(tmp_path):
+    built(tmp_path, edge("soybean_gbpln2_850N.seq.gz"))
+    [name] = places(tmp_path / "set")
+    assert name.startswith("V00451.1:")
+    info = build.build(
+        [edge("soybean_gbpln2_850N.seq.gz")], tmp_path / "cut", scheme=Scheme("whole", cut_n=50), validation_share=0
+    )
+    assert info["splits"]["train"]["bases"] == 3400 - 850
+    assert info["ledger"]["regions"]["dropped"]["N runs cut out"]["bases"] == 850
+
+
+def test_the_folder_as_a_whole(tmp_path):
+    folder = edge("")
+    with pytest.raises(DataError, match=r"no_end_marker\.gb\.gz: record AB070938"):
+        built(tmp_path, folder)  # the inputs that were done by then are kept
+    info = built(tmp_path, folder, skip_damaged=True)
+    read = info["ledger"]["records"]
+    assert read["read"]["count"] == 1 + 6 + 94 + 1 + 1
+    assert read["skipped"] == {ledger.NO_SEQUENCE: row(1, 1250660)}
+    assert len(info["damaged"]) == 1
+
+
+# Odd records.
+
+
+def test_a_record_without_features(tmp_path):
+    path = write(tmp_path / "a.gb", record_text() + record_text(GENE, name="OTHER"))
+    info = built(tmp_path, path)
+    assert info["ledger"]["records"] == {"read": row(2, 20), "skipped": {}}
+    assert places(tmp_path / "set") == ["OTHER.1:1-7(+)"]
+    assert "no region in b.gb; skipped: nothing" in refused(
+        (tmp_path / "b.gb").parent / "set", write(tmp_path / "b.gb", record_text())
+    )
+
+
+@pytest.mark.parametrize(
+    ("location", "flank", "place", "sequence"),
+    [
+        ("1..10", 0, "0-10(+)", "AACCGGTTAC"),
+        ("1..10", 3, "0-10(+)", "AACCGGTTAC"),
+        ("complement(1..10)", 0, "0-10(-)", "GTAACCGGTT"),
+        ("join(5..10,1..4)", 0, "4-4(+)", "GGTTACAACC"),
+        ("join(9..10,1..2)", 0, "8-2(+)", "ACAA"),
+        ("9..2", 0, "8-2(+)", "ACAA"),
+        ("join(9..10,1..2)", 2, "6-4(+)", "TTACAACC"),
+        ("complement(join(9..10,1..2))", 2, "6-4(-)", "GGTTGTAA"),
+        ("1..2", 3, "7-5(+)", "TACAACCG"),
+    ],
+)
+def test_circles(tmp_path, location, flank, place, sequence):
+    text = record_text([("gene", location, {"locus_tag": "g"})], "aaccggttac", topology="circular")
+    built(tmp_path, write(tmp_path / "a.gb", text), scheme=Scheme(flank=flank))
+    assert places(tmp_path / "set") == [f"TEST.1:{place}"]
+    assert bases_of(tmp_path / "set") == [sequence]
+
+
+def test_a_record_without_accession(tmp_path):
+    text = record_text(GENE).replace("ACCESSION   TEST\nVERSION     TEST.1\n", "ACCESSION   .\nVERSION     .\n")
+    built(tmp_path, write(tmp_path / "a.gb", text))
+    assert places(tmp_path / "set") == ["TEST:1-7(+)"]  # the LOCUS line's name
+    bare = text.replace("LOCUS       TEST            ", "LOCUS                       ")
+    path = write(tmp_path / "b.gb", bare)
+    with pytest.raises(DataError, match=r"b\.gb: record 1"):
+        build.build([path], tmp_path / "bare")
+
+
+@pytest.mark.parametrize(
+    ("location", "outcome"),
+    [
+        ("2..99999999999999999999", ledger.MALFORMED),
+        ("2..7..9", ledger.MALFORMED),
+        ("join(2..7", ledger.MALFORMED),
+        ("2.7..9", ledger.MALFORMED),
+        ("2..7x", ledger.MALFORMED),
+        ("0..7", ledger.MALFORMED),
+        ("2..11", ledger.MALFORMED),
+        ("AB1.1:2..7", ledger.ELSEWHERE),
+    ],
+)
+@pytest.mark.parametrize("topology", ["linear", "circular"])
+def test_locations_that_are_none_are_counted(tmp_path, location, outcome, topology):
+    features = [("gene", location, {"locus_tag": "bad"}), *GENE]
+    info = built(tmp_path, write(tmp_path / "a.gb", record_text(features, topology=topology)))
+    assert {**info["ledger"]["regions"]["dropped"], **info["ledger"]["notes"]}[outcome]["count"] == 1
+    assert places(tmp_path / "set") == ["TEST.1:1-7(+)"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("acgtacgtnn", "acgtacgtne", "'e', its base 10, is no nucleotide letter"),
+        ("FEATURES ", "FEATURXS ", "features without a FEATURES line"),
+        ('/locus_tag="g1"', '/locus_tag="g1', """table goes wrong at '/locus_tag="g1'"""),
+        ('/locus_tag="g1"', "/locus_tag=g1\n" + " " * 21 + '/gene"x"', """table goes wrong at '/gene"x"'"""),
+        ("     gene            ", "      gene           ", "table goes wrong at 'gene "),
+        ("     gene            ", "     gene   ", "table goes wrong at 'gene "),
+        ("     gene            ", "     ge ne           ", "table goes wrong at 'ge ne "),
+        ("TEST.1\n", "TEST.1\0\n", "line 4: a NUL"),
+    ],
+)
+def test_what_would_be_lost_is_refused(tmp_path, old, new, words):
+    text = record_text(GENE)
+    assert old in text
+    line = refused(tmp_path, write(tmp_path / "a.gb", text.replace(old, new)))
+    assert "a.gb: " in line
+    assert words in line
+
+
+def test_numbers_of_thousands_of_digits(tmp_path):
+    write(tmp_path / "a.fa", ">s\nACGTACGT\n")
+    for rows in ("s\tx\tgene\t1\t{}\t.\t+\t.\tID=g\n", "##sequence-region s 1 {}\ns\tx\tgene\t1\t4\t.\t+\t.\tID=g\n"):
+        path = write(tmp_path / "a.gff", rows.format("9" * 5000))
+        line = refused(tmp_path, path, tmp_path / "a.fa", taxon="bct")
+        assert "a.gff: line 1: " in line
+        assert len(line) < 500 + len(str(tmp_path))
+
+
+# Odd files.
+
+
+def test_files_that_are_not_what_they_seem(tmp_path):
+    text = record_text(GENE).encode()
+    twice = write(tmp_path / "twice.gb.gz", gzip.compress(gzip.compress(text)))
+    assert "twice.gb.gz: " in refused(tmp_path, twice)
+    nothing = write(tmp_path / "nothing.gb.gz", gzip.compress(b""))
+    assert "nothing.gb.gz: no GenBank record" in refused(tmp_path, nothing)
+    empty = write(tmp_path / "empty.gb.gz", b"")
+    assert "empty.gb.gz: empty file" in refused(tmp_path, empty)
+    folder = tmp_path / "folder.gb"
+    folder.mkdir()
+    assert "folder.gb: nothing to read there" in refused(tmp_path, folder)
+    plain = write(tmp_path / "plain.gb.gz", text)
+    built(tmp_path, plain)
+    assert places(tmp_path / "set") == ["TEST.1:1-7(+)"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission(tmp_path):
+    path = write(tmp_path / "a.gb", record_text(GENE))
+    path.chmod(0)
+    assert "a.gb: cannot be read (Permission denied)" in refused(tmp_path, path)
+
+
+def test_names_with_spaces_and_other_letters(tmp_path):
+    folder = tmp_path / "größe 10 µ"
+    folder.mkdir()
+    write(folder / "E. coli – K 12.gbff", record_text(GENE))
+    write(folder / "жук (1).fa", ">s\nACGTACGT\n")
+    write(folder / "жук (1).gff3", "s\tx\tgene\t1\t4\t.\t+\t.\tID=g\n")
+    info = built(tmp_path, folder, taxon="bct")
+    assert {file["file"] for file in info["inputs"]} == {"E. coli – K 12.gbff", "жук (1).gff3", "жук (1).fa"}
+    assert sorted(places(tmp_path / "set")) == ["TEST.1:1-7(+)", "s:0-4(+)"]
+
+
+def test_links_that_go_round(tmp_path):
+    folder = tmp_path / "genomes"
+    folder.mkdir()
+    path = write(folder / "a.gb", record_text(GENE))
+    (folder / "again").symlink_to(folder)
+    (folder / "b.gb").symlink_to(folder / "c.gb")
+    (folder / "c.gb").symlink_to(folder / "b.gb")
+    (folder / "gone.gb").symlink_to(folder / "nowhere.gb")
+    (folder / "same.gb").symlink_to(path)
+    info = built(tmp_path, folder)
+    assert info["ledger"]["records"]["read"] == row(1, 10)
+    for name in ("b.gb", "gone.gb"):
+        with pytest.raises(DataError, match=rf"{name}: "):
+            build.build([folder / name], tmp_path / "other")
+
+
+def test_files_of_one_name_in_two_folders(tmp_path):
+    for name, sequence in (("one", "acgtacgtaa"), ("two", "ttgacgtacc")):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "genomic.gbff", record_text(GENE, sequence, name=name.upper()))
+    info = built(tmp_path, tmp_path / "one", tmp_path / "two" / "genomic.gbff")
+    assert [(file["file"], file["input"]) for file in info["inputs"]] == [("genomic.gbff", 0), ("genomic.gbff", 1)]
+    assert sorted(places(tmp_path / "set")) == ["ONE.1:1-7(+)", "TWO.1:1-7(+)"]

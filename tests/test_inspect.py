@@ -1,0 +1,299 @@
+import argparse
+import collections
+import contextlib
+import functools
+import gzip
+import hashlib
+import importlib.util
+import io
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipeline import build, genbank, inspect, regions
+from data_pipeline.errors import DataError
+from data_pipeline.records import RegionSource
+from tests.data import DATA, FIXTURES, data_path, peer_path
+from tests.test_genbank import record_text, write
+from tests.test_records import StubTokenizer
+
+ROOT = Path(__file__).parents[1]
+INPUTS = sorted(FIXTURES.glob("*.gb*.gz"))
+GENOMES = [
+    str(path.relative_to(DATA / "genomes"))
+    for path in sorted((DATA / "genomes").glob("*/*.gz"))
+    if path.name.split(".")[-2] in ("gb", "gbk", "gbff", "seq")
+]
+SKIPPED = {"NT_019265.gb.gz", "negative_location.gb.gz", "no_end_marker.gb.gz"}  # no region in them
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inspect") / "set"
+    build.build(INPUTS, folder, validation_share=0.2, test_share=0.1)
+    return folder
+
+
+def printed(capsys, *arguments):
+    assert inspect.main(list(map(str, arguments))) == 0
+    out, err = capsys.readouterr()
+    assert not err
+    return out
+
+
+def refused(capsys, *arguments):
+    assert inspect.main(list(map(str, arguments))) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("inspect: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def parsed(text):
+    """(description, bases) of each sequence of a FASTA text."""
+    records = [record.partition("\n") for record in re.split("^>", text, flags=re.MULTILINE)[1:]]
+    return [(head, body.replace("\n", "")) for head, _, body in records]
+
+
+PLACE = re.compile(r"(\S+):(\d+)-(\d+)\(([+-])\) (\w+) ")
+
+
+def rows(text):
+    """accession, start, end, strand, kind, bases, md5 as the oracle prints them."""
+    found = []
+    for head, body in parsed(text):
+        accession, start, end, strand, kind = PLACE.match(head).groups()
+        md5 = hashlib.md5(body.upper().encode()).hexdigest()
+        found.append((accession, int(start), int(end), strand, kind, len(body), md5))
+    return sorted(found)
+
+
+@functools.cache
+def oracle():
+    spec = importlib.util.spec_from_file_location("gene_regions", peer_path("gene_regions.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def oracle_rows(paths):
+    from Bio import BiopythonWarning, SeqIO
+    from Bio.Seq import UndefinedSequenceError
+
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BiopythonWarning)
+        for path in paths:
+            with gzip.open(path, "rt") as stream:
+                for record in SeqIO.parse(stream, "genbank"):
+                    with contextlib.suppress(UndefinedSequenceError):
+                        found += oracle().regions(record, collections.Counter())
+    return sorted(found)
+
+
+def test_fasta_is_the_oracle_s_bases(dataset, capsys):
+    found = rows(printed(capsys, dataset, "--fasta", "-"))
+    assert found == oracle_rows(INPUTS)
+    assert len(found) == 130 + 86 + 11 + 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GENOMES)
+def test_fasta_of_every_genome(tmp_path, capsys, name):
+    path = data_path("genomes", name)
+    if path.name in SKIPPED:
+        with pytest.raises(DataError):
+            build.build([path], tmp_path / "set", taxon="bct")
+        return
+    build.build([path], tmp_path / "set", taxon="bct", validation_share=0.1)
+    capsys.readouterr()
+    assert rows(printed(capsys, tmp_path / "set", "--fasta", "-")) == oracle_rows([path])
+
+
+def test_fasta_to_a_file(dataset, tmp_path, capsys):
+    path = tmp_path / "regions.fa"
+    assert inspect.main([str(dataset), "--split", "validation", "--fasta", str(path)]) == 0
+    count = len(RegionSource(dataset, "validation"))
+    assert capsys.readouterr().err == f"{path}: {count} regions\n"
+    text = path.read_text()
+    assert len(parsed(text)) == count > 0
+    assert {len(line) for line in text.split("\n") if not line.startswith(">")} <= set(range(81))
+    assert list(tmp_path.iterdir()) == [path]
+    assert "exists already" in refused(capsys, dataset, "--fasta", path)
+    assert path.read_text() == text
+    assert "no such" in refused(capsys, dataset, "--fasta", tmp_path / "nowhere" / "a.fa").lower()
+
+
+def test_soft_masked_bases_are_in_lower_case(tmp_path, capsys):
+    write(tmp_path / "a.fa", ">s\nACGTacgtNNACGTTTGGnn\n")
+    write(tmp_path / "a.gff3", "s\tx\tgene\t3\t12\t.\t-\t.\tID=g;Name=one\ns\tx\tgene\t13\t20\t.\t+\t.\tID=h\n")
+    build.build([tmp_path / "a.gff3"], tmp_path / "set", taxon="bct", validation_share=0)
+    capsys.readouterr()
+    found = parsed(printed(capsys, tmp_path / "set", "--fasta", "-"))
+    assert found == [("s:2-12(-) other bct gene=one", "GTNNacgtAC"), ("s:12-20(+) other bct", "GTTTGGnn")]
+    [line] = [line for line in printed(capsys, tmp_path / "set").split("\n") if " other " in line]
+    assert line.split()[3:] == ["2", "18", "8", "9.0", "10", "10", "50.00", "4", "6"]
+
+
+def test_parts_of_spliced_regions_are_named(tmp_path, capsys):
+    features = [("CDS", "join(1..3,7..10)", {"gene": "a"})]
+    path = write(tmp_path / "a.gb", record_text(features, "acgtacgtaa"))
+    build.build([path], tmp_path / "set", scheme=regions.Scheme("cds"), validation_share=0)
+    capsys.readouterr()
+    [(head, body)] = parsed(printed(capsys, tmp_path / "set", "--fasta", "-"))
+    assert head.startswith("TEST.1:0-10(+) cds bct gene=a ")
+    assert "parts=" in head
+    assert body == "ACGGTAA"
+
+
+def directly():
+    """The regions of all inputs, straight from the readers."""
+    return [region for path in INPUTS for record in genbank.read(path) for region in regions.regions(record)]
+
+
+def test_totals_are_those_of_direct_counting(dataset, capsys):
+    lines = printed(capsys, dataset).split("\n")
+    assert re.fullmatch(rf"{dataset}: bases, scheme gene, digest [0-9a-f]{{12}}, 4 sequences", lines[0])
+    table = [re.split(r" {2,}", line.strip()) for line in lines[1 : lines.index(next(x for x in lines if "all" in x))]]
+    assert table[0] == ["split", "taxon", "kind", *inspect.COLUMNS]
+    expected = collections.defaultdict(list)
+    for region in directly():
+        expected[region.taxon, region.kind].append(region)
+    found = collections.defaultdict(lambda: [0, 0, []])
+    for _, taxon, kind, *values in table[1:]:
+        count, total, least, mean, most, n50, gc, unknown, masked = (float(x.replace(",", "")) for x in values)
+        assert abs(total / count - mean) < 0.06
+        assert least <= n50 <= most
+        row = found[taxon, kind]
+        row[0], row[1] = row[0] + count, row[1] + total
+        row[2].append((least, most, gc * total / 100))
+        assert (unknown, masked) == (0, 0)
+    assert found.keys() == expected.keys()
+    for key, mine in expected.items():
+        lengths = [len(region.codes) for region in mine]
+        count, total, parts = found[key]
+        assert (count, total) == (len(mine), sum(lengths))
+        assert (min(part[0] for part in parts), max(part[1] for part in parts)) == (min(lengths), max(lengths))
+        gc = sum(int(np.isin(region.codes, (2, 3)).sum()) for region in mine)
+        assert abs(sum(part[2] for part in parts) - gc) < 0.0001 * total
+    [whole] = [line.split() for line in lines if line.startswith("all ")]
+    lengths = sorted((len(region.codes) for region in directly()), reverse=True)
+    half = next(length for at, length in enumerate(lengths) if 2 * sum(lengths[: at + 1]) >= sum(lengths))
+    assert whole[1:3] == [f"{len(lengths):,}", f"{sum(lengths):,}"]
+    assert whole[6] == f"{half:,}"
+    assert "records read: 4 (230,415 bases)" in lines
+    assert "regions found: 238 (179,967 bases)" in lines
+    assert "  dropped, duplicate locations: 1 (114 bases)" in lines
+    assert "regions kept: 237 (179,853 bases)" in lines
+    assert sum(line.startswith(("validation: ", "test: ")) for line in lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--kinds", "tRNA", "rRNA"], lambda region: region.kind in ("tRNA", "rRNA")),
+        (["--taxa", "vir"], lambda region: region.taxon == "vir"),
+        (["--taxa", "vir", "plm", "--kinds", "cds"], lambda r: r.taxon in ("vir", "plm") and r.kind == "cds"),
+        (["--gene", "^rps"], lambda region: region.gene.startswith("rps")),
+        (["--gene", "VT2-Sap1"], lambda region: "VT2-Sap1" in region.locus_tag),
+        (["--product", "ribosomal"], lambda region: "ribosomal" in region.product),
+        (["--product", "no such product"], lambda region: False),
+    ],
+)
+def test_filters(dataset, capsys, arguments, wanted):
+    expected = {(r.accession, r.start, r.end, "+" if r.strand > 0 else "-") for r in directly() if wanted(r)}
+    found = rows(printed(capsys, dataset, "--fasta", "-", *arguments))
+    assert {row[:4] for row in found} == expected
+    assert len(found) == len(expected)
+    assert bool(expected) != ("no such product" in arguments)
+    shown = printed(capsys, dataset, "--head", "1000", *arguments).splitlines()
+    assert len(shown) == len(expected)
+    assert ("no region matches" in printed(capsys, dataset, *arguments)) != bool(expected)
+
+
+def test_filters_by_split(dataset, capsys):
+    for name in ("train", "validation", "test"):
+        shown = printed(capsys, dataset, "--split", name, "--head", "1000").splitlines()
+        assert len(shown) == len(RegionSource(dataset, name)) > 0
+        assert {line.split("\t")[0] for line in shown} == {name}
+
+
+def test_head_gives_the_first_regions(dataset, capsys):
+    whole = parsed(printed(capsys, dataset, "--fasta", "-"))
+    for count in (1, 5, 1000):
+        lines = [line.split("\t") for line in printed(capsys, dataset, "--head", count).splitlines()]
+        assert len(lines) == min(count, len(whole))
+        for line, (head, body) in zip(lines, whole, strict=False):
+            _, place, taxon, kind, length, gene, _, start = line
+            assert head.startswith(f"{place} {kind} {taxon}")
+            assert int(length) == len(body)
+            assert start == (body[:30] + "…" if len(body) > 30 else body)
+            assert f" gene={gene}" in head or gene == "-"
+
+
+def test_tokens_have_no_bases_to_show(tmp_path, capsys):
+    build.build(INPUTS, tmp_path / "set", tokenizer=StubTokenizer())
+    capsys.readouterr()
+    assert "holds tokens; build it with --records bases" in refused(capsys, tmp_path / "set", "--fasta", "-")
+    lines = printed(capsys, tmp_path / "set").splitlines()
+    assert ": tokens, scheme gene" in lines[0]
+    [whole] = [line.split() for line in lines if line.startswith("all ")]
+    assert whole[1:3] == ["237", "179,853"]
+    assert whole[-3:] == ["-", "-", "-"]
+    assert len(printed(capsys, tmp_path / "set", "--head", "3").splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{empty}"], "dataset.json"),
+        (["{empty}/nowhere"], "nowhere"),
+        ([__file__], "test_inspect.py"),
+        (["{dataset}", "--gene", "("], "not a regular expression: '('"),
+        (["{dataset}", "--product", "*", "--head", "3"], "not a regular expression: '*'"),
+        (["{dataset}", "--split", "holdout"], "holdout"),
+        (["{dataset}", "--head", "-1"], "--head"),
+    ],
+)
+def test_bad_arguments_give_one_line(dataset, tmp_path, capsys, arguments, words):
+    names = {"empty": tmp_path, "dataset": dataset}
+    assert words in refused(capsys, *(argument.format(**names) for argument in arguments))
+
+
+@pytest.mark.parametrize("arguments", [["--kinds", "intron"], ["--taxa", "cat"], ["--head", "few"], []])
+def test_bad_options(dataset, capsys, arguments):
+    with pytest.raises(SystemExit) as end:
+        inspect.main([str(dataset), *arguments] if arguments else [])
+    assert end.value.code == 2
+    assert "usage: python -m data_pipeline.inspect" in capsys.readouterr().err
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        inspect.main(["--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    for action in inspect.parser()._actions:
+        assert isinstance(action, argparse.Action)
+        assert all(name in out for name in action.option_strings)
+
+
+@pytest.mark.parametrize("options", [["--fasta", "-"], ["--head", "100000"]])
+def test_a_closed_pipe_is_no_error(dataset, options):
+    command = [sys.executable, "-m", "data_pipeline.inspect", str(dataset), *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
+
+
+def test_fasta_counts_what_it_writes(dataset):
+    source, text = RegionSource(dataset, "train"), io.StringIO()
+    assert inspect.fasta(source, inspect.chosen(source, kinds=["tRNA"]), text) == len(parsed(text.getvalue())) > 0
