@@ -13,7 +13,7 @@ from pathlib import Path
 import gb_io
 import numpy as np
 
-from data_pipeline import bases, fasta, stream
+from data_pipeline import bases, fasta, feature_table, stream
 from data_pipeline.errors import DataError
 from data_pipeline.genome import Feature, Part, Record
 from data_pipeline.stream import one_line
@@ -160,11 +160,22 @@ def _parse(
     if origin >= 0 and text[below : below + 80].strip() == b"//":
         text = text[:origin] + b"\n//\n"  # nothing below ORIGIN: a record without sequence, which gb-io refuses
         origin = -1
-    header = text[: origin + 1] if origin >= 0 else text
-    readable = _plain_positions(_utf8(header))
-    if readable != header:
-        text = readable + text[len(header) :]
-    table = _table(where, readable)
+    header = _utf8(text[: origin + 1] if origin >= 0 else text)
+    if b"\r" in header:
+        header = header.replace(b"\r\n", b"\n")
+    table, begin, end = feature_table.read(where, header)
+    table = [row for row in table if kinds is None or row.kind in kinds or row.kind == "source"]
+    places = [feature_table.plain(row.location) for row in table]
+    # gb-io reads the record, and of its features those locations that are more than a span.
+    others = [feature_table.certain(row.location) for row, place in zip(table, places, strict=True) if place is None]
+    asked = [
+        b"     source          %s\n" % location
+        for location in (b"1", *others)  # it refuses an empty table
+        if feature_table.is_location(location)
+    ]
+    if begin == len(header):
+        asked = []  # no table at all
+    text = b"".join([header[:begin], *asked, header[end:], text[origin + 1 :] if origin >= 0 else b""])
     try:
         records = gb_io.load(io.BytesIO(text))
     except (RuntimeError, NotImplementedError, ValueError) as error:
@@ -185,26 +196,23 @@ def _parse(
     if (at := codes.find(fasta.OUTSIDE)) >= 0:
         letter = one_line(sequence[at : at + 1].decode("latin-1"))
         raise DataError(f"{where}: {letter!r}, its base {at + 1}, is no nucleotide letter; fetch it again")
-    if [feature.kind for feature in record.features] != [kind for kind, _ in table]:
+    if len(record.features) != len(asked):
         raise DataError(f"{where}: its feature table cannot be read; fetch it again")
-    features, source = [], None
+    features, source, read_by_gb_io, other = [], None, iter(record.features[1:]), iter(others)
     circular, length = record.circular, record.length
-    for feature, (kind, written) in zip(record.features, table, strict=True):
-        if kind == "source" and source is None:
-            source = _qualifiers(feature, None)
-        if kinds is None or kind in kinds:
-            location, strand = feature.location, 1
-            if type(location) is gb_io.Complement:
-                location, strand = location.location, -1
-            if not _is_location(written):
-                parts = (_UNREADABLE,)
-            elif (
-                type(location) is gb_io.Range and location.start < location.end
-            ):  # most are: a plain span needs no walk
-                parts = (Part(location.start, location.end, strand),)
-            else:
-                parts = tuple(_parts(feature.location, accession, circular, length))
-            features.append(Feature(kind, parts, _qualifiers(feature, qualifiers)))
+    for row, place in zip(table, places, strict=True):
+        if place is None:
+            parts = (_UNREADABLE,)
+            if feature_table.is_location(next(other)):
+                parts = tuple(_parts(next(read_by_gb_io).location, accession, circular, length))
+        elif circular and 0 < place[1] <= place[0] < length:  # written over the origin
+            parts = (Part(place[0], length, place[2]), Part(0, place[1], place[2]))[:: place[2]]
+        else:
+            parts = (Part(*place),)
+        if row.kind == "source" and source is None:
+            source = feature_table.qualifiers(row)
+        if kinds is None or row.kind in kinds:
+            features.append(Feature(row.kind, parts, feature_table.qualifiers(row, qualifiers)))
     source = source or {}
     organism, lineage = _organism(record)
     return Record(
@@ -249,96 +257,7 @@ def _organism(record: gb_io.Record) -> tuple[str, tuple[str, ...]]:
     return " ".join(lines[:first]), tuple(name.strip() for name in names if name.strip())
 
 
-def _qualifiers(feature: gb_io.Feature, wanted: Collection[str] | None) -> dict[str, tuple[str, ...]]:
-    values: dict[str, tuple[str, ...]] = {}
-    for qualifier in feature.qualifiers:
-        key = qualifier.key
-        if wanted is None or key in wanted:  # to fetch a value costs more than all the rest
-            value = qualifier.value or ""
-            if "\n" in value:  # gb-io leaves the line breaks of a wrapped value in
-                value = value.replace("\n", " ")
-            values[key] = (*values[key], value) if key in values else (value,)
-    return values
-
-
-_UNCERTAIN = re.compile(rb"one-of\(\d[^()\n]{0,60}\)|\(\d{1,15}\.\d{1,15}\)")
-_LOCATION_LINE = re.compile(rb"^ {5}\S+ +[^/\n]*", re.MULTILINE)
-
-
-def _plain_positions(header: bytes) -> bytes:
-    """The header with its uncertain positions, `(3.5)..7` and `3..one-of(5,7)`, made plain by their outermost base.
-
-    gb-io reads them as other records or as the wrong span, without an error. They stand in old records only, on the
-    line that names the feature.
-    """
-    if b"one-of(" not in header and not re.search(rb"\(\d+\.\d+\)", header):  # ten times faster than _UNCERTAIN
-        return header
-
-    def plain(line: re.Match) -> bytes:
-        text = line.group()
-
-        def outermost(match: re.Match) -> bytes:
-            numbers = [int(number) for number in re.findall(rb"\d+", match.group())]
-            if b".." in match.group():
-                return match.group()  # one-of() over whole spans, whose outer span gb-io gets right
-            if text[match.end() : match.end() + 2] == b"..":
-                return b"%d" % min(numbers)
-            if text[: match.start()].endswith(b".."):
-                return b"%d" % max(numbers)
-            return b"%d..%d" % (min(numbers), max(numbers))
-
-        return _UNCERTAIN.sub(outermost, text)
-
-    return _LOCATION_LINE.sub(plain, header)
-
-
-_VALUE = rb'"[^"\n]*+(?:(?:""|\n(?: {21}|(?=\n)))[^"\n]*+)*+"[ \t]*\n'
-_BARE_VALUE = rb'[^\s"][^\n]*+\n(?: {21}[^/\s][^\n]*+\n)*+'
-_QUALIFIER = rb' {21}/[^\s="/]+(?:=(?:' + _VALUE + rb"|" + _BARE_VALUE + rb")|[ \t]*\n)"
-_FEATURE = re.compile(
-    rb" {5}([^\s/]+) +(?<=\n[^\n]{21})([^/\s][^/\n]*+(?:\n {21}[^/\s][^\n]*+)*+)\n(?:" + _QUALIFIER + rb"|[ \t]+\n)*+"
-)
-_SPAN = re.compile(rb"(?:[\w.|-]+:)?[<>]?-?\d{1,15}+(?:(?:\.\.|\^)[<>]?-?\d{1,15}+)?")
-_OPERATOR = re.compile(rb"(?:[\w.|-]+:)?(?:complement|join|order|bond|one-of)\(@(?:,@)*\)")
 _UNREADABLE = Part(0, -1, 1)
-
-
-def _table(where: str, header: bytes) -> list[tuple[str, bytes]]:
-    """The kind and the location, as it stands, of each feature in a record's table.
-
-    gb-io reads a table by its words alone: a quote or a slash that is missing costs it what follows, without an error.
-    """
-    if b"\r" in header:
-        header = header.replace(b"\r\n", b"\n")
-    found, at = [], header.find(b"\nFEATURES ")
-    if at < 0:
-        if b"\n     source  " in header:
-            raise DataError(f"{where}: features without a FEATURES line before them; fetch it again")
-        return found
-    at = header.find(b"\n", at + 1) + 1
-    while match := _FEATURE.match(header, at):
-        found.append((match[1].decode("utf-8", "replace"), match[2]))
-        at = match.end()
-    if header[at : at + 1].isspace():
-        line = one_line(header[at:].lstrip()[:80].split(b"\n")[0].decode("utf-8", "replace"))
-        raise DataError(
-            f"{where}: its feature table goes wrong at {line!r}: out of its columns, or a quote that does not close; "
-            "fetch it again"
-        )
-    return found
-
-
-def _is_location(text: bytes) -> bool:
-    """Whether a location, as it stands in a table, is one: gb-io takes what it can read of it."""
-    if b"\n" in text:
-        text = re.sub(rb"\s*\n\s*", b"", text)
-    text = _SPAN.sub(b"@", text.strip()) if b"@" not in text else b""
-    while b"(" in text:
-        shorter = _OPERATOR.sub(b"@", text)
-        if shorter == text:
-            return False
-        text = shorter
-    return text == b"@"
 
 
 def _parts(location: gb_io.Location, accession: str, circular: bool, length: int) -> Iterator[Part]:
