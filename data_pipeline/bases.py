@@ -16,6 +16,7 @@ _TO_CODE[[ord("U"), ord("u")]] = T
 _CODE_TABLE = _TO_CODE.tobytes()
 _LETTER_TABLE = LETTERS.encode() + b"?" * (256 - len(LETTERS))
 _COMPLEMENT = np.array([T, A, G, C, N], np.uint8)
+NO_RUNS = np.zeros((0, 2), np.int64)
 
 
 def encode(sequence: str | bytes) -> np.ndarray:

@@ -15,10 +15,12 @@ import dataclasses
 import fcntl
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
@@ -88,13 +90,18 @@ def build(
     _one_of("duplicates", duplicates, merge.DUPLICATES)
     if workers is not None and workers < 1:
         raise DataError(f"workers is {workers}: give 1 or more")
-    sources = [source for source in inputs if isinstance(source, Input)]
-    found, aside = (
-        discover([path for path in inputs if not isinstance(path, Input)], annotated=scheme.name != "whole")
-        if len(sources) < len(inputs) or not inputs
-        else ([], [])
-    )
-    sources += found
+    if isinstance(inputs, str | Path):
+        raise DataError(f"inputs is {str(inputs)!r}: give a list of files and folders")
+    aside, sources = [], [source for source in inputs if isinstance(source, Input)]
+    if len(sources) < len(inputs) or not inputs:
+        found, aside = discover(
+            [path for path in inputs if not isinstance(path, Input)], annotated=scheme.name != "whole"
+        )
+        sources += found
+    sources = list(dict.fromkeys(sources))
+    for source in sources:
+        if source.annotation is None and scheme.name != "whole":
+            raise DataError(f"{source.sequence}: no annotation; name one in the manifest, or give --scheme whole")
     for line in aside:
         print(f"left aside: {line}", file=sys.stderr)
     if os.path.lexists(output):
@@ -108,18 +115,18 @@ def build(
         workers = _default_workers(sources)
     with _Workplace(output) as partial, _Progress(sources) as progress:
         folders = [partial / spill.key(source, settings) for source in sources]
-        damaged = _spill(sources, folders, settings, workers, skip_damaged, progress)
-        done = [folder for source, folder in zip(sources, folders, strict=True) if source not in damaged]
-        if not done:
-            raise DataError(f"none of {len(sources)} inputs could be read; the first: {damaged[sources[0]]}")
-        merged = merge.Merge(done, settings)
-        merged.drop_records()
-        merged.drop_duplicates(duplicates)
-        merged.decide_parts(validation_share, test_share)
-        if measure_leakage:
-            progress.stage("comparing", merged.kept_bases())
-            with _pool(workers, len(done)) as apply:
-                merged.measure_leakage(partial, apply, progress.advance)
+        with _pool(min(workers, len(sources)), progress.counts) as pool:
+            damaged = _spill(sources, folders, settings, pool, skip_damaged, progress)
+            done = [folder for source, folder in zip(sources, folders, strict=True) if source not in damaged]
+            if not done:
+                raise DataError(f"none of {len(sources)} inputs could be read; the first: {damaged[sources[0]]}")
+            merged = merge.Merge(done, settings)
+            merged.drop_records()
+            merged.drop_duplicates(duplicates)
+            merged.decide_parts(validation_share, test_share)
+            if measure_leakage:
+                progress.stage("comparing", merged.kept_bases())
+                merged.measure_leakage(partial, pool.map if pool else map, progress.advance)
         new = partial / "dataset"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
@@ -131,8 +138,13 @@ def build(
             damaged=[
                 {"files": [path.name for path in source.files], "error": line} for source, line in damaged.items()
             ],
+            left_aside=aside,
         )
         new.rename(output)
+        if not dataset["splits"]["train"]["regions"]:
+            progress.say(
+                f"warning: all regions are held out, none is left to train on: split_by {split_by} found one part"
+            )
     return dataset
 
 
@@ -156,6 +168,8 @@ class _Workplace(contextlib.AbstractContextManager):
         self.made = [folder for folder in self.folder.parents if not folder.exists()]
 
     def __enter__(self) -> Path:
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / "lock").exists():
+            raise DataError(f"{self.folder}: holds what is not a build's; a build needs that name: move it away")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = open(self.folder / "lock", "w")
@@ -170,7 +184,7 @@ class _Workplace(contextlib.AbstractContextManager):
 
     def __exit__(self, kind, error, traceback) -> None:
         kept = [path for path in self.folder.glob("*/spill.json") if "." not in path.parent.name]
-        if error is None or not kept or isinstance(error, merge.Refused):
+        if error is None or not kept or isinstance(error, merge.NoRegion):
             shutil.rmtree(self.folder, ignore_errors=True)
             for folder in self.made:
                 with contextlib.suppress(OSError):  # not empty, or another program's by now
@@ -188,14 +202,14 @@ def _spill(
     sources: list[Input],
     folders: list[Path],
     settings: spill.Settings,
-    workers: int,
+    pool: futures.ProcessPoolExecutor | None,
     skip_damaged: bool,
     progress: "_Progress",
 ) -> dict[Input, str]:
     """Makes the spills that are missing; returns the error of each input that could not be read."""
-    partial = folders[0].parent
-    for other in partial.iterdir():  # of a build that was killed, or of other settings
-        if other.is_dir() and other not in folders:
+    known = set(folders)
+    for other in folders[0].parent.iterdir():  # of a build that was killed, or of other settings
+        if other.is_dir() and other not in known:
             shutil.rmtree(other, ignore_errors=True)
     damaged: dict[Input, str] = {}
     missing = [number for number, folder in enumerate(folders) if not folder.is_dir()]
@@ -214,17 +228,16 @@ def _spill(
         else:
             progress.done(number, spill.Spill(folders[number]).facts)
 
-    if min(workers, len(jobs)) <= 1:
+    if pool is None:
         for number, job in zip(missing, jobs, strict=True):
             finish(number, lambda job=job, number=number: spill.write(*job, progress.of(number)))
         return damaged
-    with _pool(workers, len(jobs), progress.counts) as apply:
-        waiting = {apply.submit(_work, *job, number): number for number, job in zip(missing, jobs, strict=True)}
-        while waiting:
-            ended, _ = futures.wait(waiting, timeout=0.2, return_when=futures.FIRST_COMPLETED)
-            progress.refresh()
-            for future in ended:
-                finish(waiting.pop(future), future.result)
+    waiting = {pool.submit(_work, *job, number): number for number, job in zip(missing, jobs, strict=True)}
+    while waiting:
+        ended, _ = futures.wait(waiting, timeout=0.2, return_when=futures.FIRST_COMPLETED)
+        progress.refresh()
+        for future in ended:
+            finish(waiting.pop(future), future.result)
     return damaged
 
 
@@ -235,6 +248,12 @@ def _start(counts) -> None:
     global _counts
     _counts = counts
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)  # the build was killed; whoever runs it again has no use for this process
 
 
 def _work(source: Input, folder: Path, settings: spill.Settings, number: int) -> None:
@@ -245,33 +264,17 @@ def _work(source: Input, folder: Path, settings: spill.Settings, number: int) ->
     spill.write(source, folder, settings, advance)
 
 
-class _Serial:
-    """The built-in map, where there is one worker."""
-
-    def __call__(self, *arguments):
-        return map(*arguments)
-
-
-class _Parallel:
-    def __init__(self, executor: futures.ProcessPoolExecutor):
-        self.submit, self.map = executor.submit, executor.map
-
-    def __call__(self, *arguments):
-        return self.map(*arguments)
-
-
 @contextlib.contextmanager
-def _pool(workers: int, jobs: int, counts=None) -> Iterator:
-    """A map over processes, or the built-in one; its processes are ended with it."""
-    if min(workers, jobs) <= 1:
-        yield _Serial()
+def _pool(workers: int, counts) -> Iterator[futures.ProcessPoolExecutor | None]:
+    """Processes, ended with the block; None where one is enough."""
+    if workers <= 1:
+        yield None
         return
     # Not forked: the caller may hold threads (JAX's, say), and a lock one of them holds would never open.
     context = multiprocessing.get_context("spawn")
-    executor = futures.ProcessPoolExecutor(min(workers, jobs), context, _start, (counts,))
+    executor = futures.ProcessPoolExecutor(workers, context, _start, (counts,))
     try:
-        yield _Parallel(executor)
-        executor.shutdown()
+        yield executor
     except futures.process.BrokenProcessPool:
         raise DataError("a worker was killed, most likely for want of memory; give fewer --workers") from None
     finally:
@@ -437,8 +440,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.records == "tokens":
             from data_pipeline import tokenizer as tokenizers
 
-            tokenizer = tokenizers.make(options.tokenizer or "kmer", options.k or 6, options.model_file)
-        elif options.tokenizer or options.k or options.model_file:
+            tokenizer = tokenizers.make(
+                options.tokenizer or "kmer", 6 if options.k is None else options.k, options.model_file
+            )
+        elif options.tokenizer or options.k is not None or options.model_file:
             raise DataError("--tokenizer, --k and --model_file are for --records tokens; records of bases need none")
         if bool(options.input) == bool(options.manifest):
             raise DataError("give either --input or --manifest")

@@ -11,8 +11,6 @@ comes later is dropped.
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from data_pipeline.duplicates import MEMORY_BYTES
 from data_pipeline.split import parts_of
@@ -41,6 +39,10 @@ def assign(
       validation_share, test_share: of the clusters.
       memory_bytes: the sketches are read as often, and a part of them taken each time, as this asks for.
     """
+    # Here, and not above: every worker would wait for it.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     starts = np.concatenate([[0], np.cumsum([len(rows) for rows in places])])
     alive = np.concatenate(kept) if len(kept) else np.zeros(0, bool)
     place, length = np.concatenate(places), np.concatenate(lengths)

@@ -38,15 +38,17 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Ite
     """The records of a nucleotide FASTA file, plain, gzip or bgzip, in the file's order; one is held at a time.
 
     The name is the first word of the `>` line, reduced to its accession where NCBI's bars stand in it. A record may be
-    empty. `progress` is called with the number of file bytes read since the last call. Raises DataError (one line with
+    empty. Lower case marks repeats; but a record in lower case throughout only where an earlier one of the file has an
+    upper-case letter, so that the order matters for those before the first such letter alone. `progress` is called with the number of file bytes read since the last call. Raises DataError (one line with
     file, record and line) for a missing or empty file, another format, a truncated or damaged gzip stream, a `>`
     without a name, a name that comes twice, and letters that are no IUPAC nucleotide (a protein, a gap).
     """
-    path, names, record = Path(path), set(), None
+    path, names, record, masks = Path(path), set(), None, False
     for piece in _pieces(path, progress or (lambda count: None)):
         if isinstance(piece, _Header):
             if record is not None:
-                yield record.finish()
+                yield record.finish(masks)
+                masks = masks or record.upper
             if piece.name in names:
                 raise DataError(f"{path}: line {piece.line}: the name {piece.name!r} comes twice; rename one")
             names.add(piece.name)
@@ -55,7 +57,7 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Ite
             record.add(*piece)
     if record is None:
         raise DataError(f"{path}: no FASTA record in it; give a FASTA file")
-    yield record.finish()
+    yield record.finish(masks)
 
 
 def accession(name: str) -> str:
@@ -119,6 +121,7 @@ class _Growing:
     def __init__(self, path: Path, header: _Header):
         self.path, self.header = path, header
         self.codes, self.runs = bytearray(), []
+        self.upper = False  # whether an upper-case letter is in it
 
     def add(self, text: bytes, line: int) -> None:
         """Takes in a stretch of sequence that begins on `line`."""
@@ -129,15 +132,17 @@ class _Growing:
         lower = bases.runs(np.frombuffer(letters, np.uint8) >= ord("a"))
         if len(lower):
             self.runs.append(lower + len(self.codes))
+        self.upper = self.upper or int((lower[:, 1] - lower[:, 0]).sum()) < len(letters)
         self.codes += codes
 
-    def finish(self) -> Sequence:
-        """The whole record."""
+    def finish(self, masks: bool) -> Sequence:
+        """The whole record; `masks` says that lower case is known to mark repeats in its file."""
         codes = np.frombuffer(self.codes, np.uint8)
         runs = np.concatenate([np.zeros((0, 2), np.int64), *self.runs])
         joins = np.flatnonzero(runs[1:, 0] == runs[:-1, 1])  # a run over the border of two stretches
         runs = np.column_stack([np.delete(runs[:, 0], joins + 1), np.delete(runs[:, 1], joins)])
-        return Sequence(self.header.name, self.header.description, codes, soft_masked(runs, len(codes)))
+        lower_case = runs if masks else soft_masked(runs, len(codes))
+        return Sequence(self.header.name, self.header.description, codes, lower_case)
 
     def _refuse(self, text: bytes, line: int) -> None:
         for number, row in enumerate(text.split(b"\n"), line):

@@ -1,6 +1,7 @@
 """What the name of a genome file tells: its format, the sequences it holds, their taxon and assembly."""
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -32,7 +33,8 @@ class GenomeFile:
     """A genome file by its name.
 
     Files with the same `key` hold the same sequences; of one format, that of the lower `rank` is preferred. `assembly`
-    is NCBI's accession where the name, or its folder's, holds one, else what the names of one genome share.
+    is NCBI's accession where the name, or its folder's, holds one; else what RefSeq's releases and Ensembl call it; else
+    the folder's name and its own (`yeast/genome`).
     """
 
     path: Path
@@ -72,8 +74,9 @@ def describe(path: Path) -> GenomeFile:
     """What the name of a file of a known format tells."""
     bare, kind = unpacked(path.name), format_of(path)
     stem = bare[: -len(Path(bare).suffix)]
-    accession = _ASSEMBLY.search(path.name) or _ASSEMBLY.fullmatch(path.absolute().parent.name)
-    assembly = accession.group() if accession else stem
+    folder = Path(os.path.abspath(path)).parent.name
+    accession = _ASSEMBLY.search(path.name) or _ASSEMBLY.fullmatch(folder)
+    assembly = accession.group() if accession else f"{folder}/{stem}"
     if release := _RELEASE.fullmatch(stem):
         division, number, part = release.groups()
         name = f"{division}.{number}"
@@ -94,6 +97,6 @@ def describe(path: Path) -> GenomeFile:
     return GenomeFile(path, kind, stem, assembly=assembly)
 
 
-def same_sequences(annotation: GenomeFile, sequence: GenomeFile) -> bool:
-    """Whether a FASTA holds an annotation's sequences. Old names of Ensembl's have the release in both."""
-    return sequence.key == annotation.key or bool(re.fullmatch(rf"{re.escape(annotation.key)}\.\d+", sequence.key))
+def annotation_keys(sequence: GenomeFile) -> tuple[str, ...]:
+    """The keys of the annotations of a FASTA's sequences. Old names of Ensembl's have the release in both."""
+    return tuple(dict.fromkeys((sequence.key, re.sub(r"\.\d+$", "", sequence.key))))

@@ -160,6 +160,8 @@ def _parse(
     if origin >= 0 and text[below : below + 80].strip() == b"//":
         text = text[:origin] + b"\n//\n"  # nothing below ORIGIN: a record without sequence, which gb-io refuses
         origin = -1
+    if origin >= 0:
+        _check_order(where, text, below + 1)
     header = _utf8(text[: origin + 1] if origin >= 0 else text)
     if b"\r" in header:
         header = header.replace(b"\r\n", b"\n")
@@ -228,6 +230,32 @@ def _parse(
         features=tuple(features),
         taxon_id=next((x.removeprefix("taxon:") for x in source.get("db_xref", ()) if x.startswith("taxon:")), None),
     )
+
+
+def _check_order(where: str, text: bytes, at: int) -> None:
+    """Raises DataError where the lines of the sequence, which tell their first base, are out of order.
+
+    Only of the usual lines, nine digits and six tens of bases: gb-io counts the bases, and does not read the digits.
+    """
+    width = text.find(b"\n", at) + 1 - at
+    if width not in (76, 77):
+        return  # shorter than a line, or written by another program
+    lines = np.frombuffer(text, np.uint8, (text.rfind(b"\n//") + 1 - at) // width * width, at).reshape(-1, width)
+    digits = lines[:, :9].copy()
+    digits[digits == ord(" ")] = ord("0")
+    digits -= ord("0")
+    if (lines[:, -1] != ord("\n")).any() or digits.size == 0 or digits.max() > 9:
+        return
+    first = np.zeros(len(digits), np.int64)
+    for column in digits.T:
+        first = 10 * first + column
+    wrong = np.flatnonzero(first != 1 + 60 * np.arange(len(first)))
+    if len(wrong) and first[0] == 1:
+        number = int(wrong[0])
+        raise DataError(
+            f"{where}: a line of its sequence begins with base {first[number]} where {60 * number + 1} is due; "
+            "fetch it again"
+        )
 
 
 def _utf8(header: bytes) -> bytes:

@@ -6,6 +6,7 @@ FASTA of its own name, or to the only one in its folder.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -16,19 +17,20 @@ from data_pipeline import fasta, file_names, genbank, gff, stream
 from data_pipeline.errors import DataError
 from data_pipeline.file_names import FASTA, FORMATS, GENBANK, GFF3, GenomeFile
 from data_pipeline.genome import TAXA, Record
+from data_pipeline.split import PARTS
 
-SPLITS = ("train", "validation", "test")
 _MANIFEST = ("sequence", "annotation", "taxon", "split")
 # Where several annotate the same sequences, the first of these formats that is there is read.
 _PREFERENCE = tuple(dict.fromkeys(FORMATS.values()))
+_DATASET = "gener_jax regions"  # records.FORMAT; that module loads far more than a list of files needs
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
     """An annotation and its bases; either may be None, where the other says all.
 
-    `taxon` is a tag of `genome.TAXA` that replaces what the records say; `split` one of SPLITS where it is fixed;
-    `assembly` NCBI's accession where the names tell, else the name that the files share.
+    `taxon` is a tag of `genome.TAXA` that replaces what the records say; `split` one of `split.PARTS` where it is fixed;
+    `assembly` as `file_names.GenomeFile` has it: the FASTA's where only that is NCBI's, else the annotation's.
     """
 
     sequence: Path | None
@@ -44,18 +46,21 @@ class Input:
 
 
 def discover(paths: Sequence[str | Path], *, annotated: bool) -> tuple[list[Input], list[str]]:
-    """The inputs among files and folders, in the order of `paths` and then by name, and a line for each file left out.
+    """The inputs among files and folders, in the order of `paths` and then by name, and a line for all that is left out.
 
-    Folders are walked; hidden files, datasets and what is being built are passed over. With `annotated`, only inputs
+    Folders are walked, through links too; datasets, unfinished builds and a folder's second name are left out, hidden
+    ones and files of other formats passed over without a line. With `annotated`, only inputs
     with an annotation count; without it, FASTA files alone do too. A file that `paths` names may take its partner from
     its folder. Raises DataError for a missing path, a named file that cannot be used, files of which it cannot be
     said which belong together, and where nothing is found.
     """
     folders: dict[Path, _Folder] = {}
+    left: list[str] = []
+    walked: dict[tuple[int, int], Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            for folder, names in _walk(path):
-                folders.setdefault(folder, _Folder(folder)).walk(names)
+            for folder, names in _walk(path, walked, left):
+                folders.setdefault(folder, _Folder(folder)).walk(names, left)
         elif path.exists():
             if file_names.format_of(path) is None:
                 raise DataError(f"{path}: not known by its name ({' '.join(FORMATS)}, plain, .gz or .bgz); rename it")
@@ -63,11 +68,12 @@ def discover(paths: Sequence[str | Path], *, annotated: bool) -> tuple[list[Inpu
         else:
             raise DataError(f"{path}: no such file or folder")
     inputs: dict[tuple[str, ...], Input] = {}
-    left: list[str] = []
     spare: list[GenomeFile] = []
     for folder in folders.values():
         for found in folder.inputs(annotated, left, spare):
-            inputs.setdefault(_identity(found), found)
+            first = inputs.setdefault(_identity(found), found)
+            if first.files != found.files:
+                left.append(_again(found.files[0], first.files[0]))
     if sorted(file.annotates for file in spare) == [False, True]:  # two named files, from different folders
         found = _input(*sorted(spare, key=lambda file: not file.annotates))
         inputs.setdefault(_identity(found), found)
@@ -190,17 +196,37 @@ def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Call
         progress(input.sequence.stat().st_size)  # not needed
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+def _walk(folder: Path, walked: dict[tuple[int, int], Path], left: list[str]) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and those below it, with their files; `walked` gets each by device and inode, so that no link loops."""
+
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})")
 
-    for root, folders, names in os.walk(folder, onerror=fail):
-        if "dataset.json" in names:  # a dataset of ours
-            folders.clear()
+    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        path, status = Path(root), os.stat(root)
+        first = walked.get((status.st_dev, status.st_ino))
+        if first is not None:
+            what = f"the same folder as {first}/" if first != path else ""
+        elif "dataset.json" in names and _is_dataset(path):
+            what = "a dataset"
+        elif path.name.endswith(".partial") and "lock" in names:
+            what = "an unfinished build"
+        else:
+            walked[status.st_dev, status.st_ino] = path
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield path, [name for name in sorted(names) if not name.startswith(".")]
             continue
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and ".partial" not in name)
-        names = [name for name in sorted(names) if not name.startswith(".") and Path(root, name).is_file()]
-        yield Path(root), names
+        folders.clear()
+        if what:
+            left.append(f"{path}/: {what}")
+
+
+def _is_dataset(folder: Path) -> bool:
+    try:
+        facts = json.loads((folder / "dataset.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and facts.get("format") == _DATASET
 
 
 class _Folder:
@@ -215,10 +241,17 @@ class _Folder:
         """Takes in a file that was named."""
         self.named.setdefault(os.path.realpath(path), path)
 
-    def walk(self, names: Sequence[str]) -> None:
+    def walk(self, names: Sequence[str], left: list[str]) -> None:
         """Takes in all files of the folder."""
         for path in (self.path / name for name in names):
-            self.walked.setdefault(os.path.realpath(path), path)
+            is_file = path.is_file()
+            first = self.walked.setdefault(os.path.realpath(path), path) if is_file else path
+            if file_names.format_of(path) is None:
+                continue
+            if not is_file:
+                left.append(f"{path}: {'a broken link' if path.is_symlink() else 'not a plain file'}")
+            elif first != path:
+                left.append(_again(path, first))
 
     def inputs(self, annotated: bool, left: list[str], spare: list[GenomeFile]) -> list[Input]:
         """The files paired; `left` gets a line for each one left out, `spare` the named ones without a partner."""
@@ -231,21 +264,25 @@ class _Folder:
         if annotated and not annotations:
             annotations = _preferred([file for file in beside if file.annotates])
         found: list[Input] = []
-        free, alone = list(sequences), []
+        alone: list[GenomeFile] = []
+        partners: dict[str, GenomeFile] = {}
+        for file in (*sequences, *others):
+            for key in file_names.annotation_keys(file):
+                partners.setdefault(key, file)
         for file in annotations:
-            partner = next((other for other in (*sequences, *others) if file_names.same_sequences(file, other)), None)
+            partner = partners.get(file.key)
             if partner or file.format == GENBANK:
                 found.append(_input(file, partner))
-                free = [other for other in free if other is not partner]
             else:
                 alone.append(file)
+        taken = {x.sequence for x in found}
+        free = [file for file in sequences if file.path not in taken]
         if len(alone) == len(annotations) == len(sequences or others) == 1:  # of other names, but the only ones here
             found.append(_input(alone.pop(), (sequences or others)[0]))
             free = []
-        for file in list(alone):
-            if file.format == GFF3 and gff.has_sequences(file.path):
-                found.append(_input(file, None))
-                alone.remove(file)
+        whole = [file for file in alone if _has_sequences(file.path)]
+        found += [_input(file, None) for file in whole]
+        alone = [file for file in alone if file not in whole]
         if annotated and alone and free:
             raise DataError(_ambiguous([*alone, *free]))
         if not annotated:

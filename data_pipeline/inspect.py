@@ -238,6 +238,8 @@ def inspect(options: argparse.Namespace) -> None:
             with open(partial, "w") as stream:
                 count = sum(fasta(source, chosen(source, **filters), stream) for source in sources)
             partial.rename(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror})") from None
         finally:
             partial.unlink(missing_ok=True)
         print(f"{path}: {count} regions", file=sys.stderr)

@@ -65,8 +65,8 @@ class Index:
     def __init__(self, hashes: np.ndarray):
         """`hashes`: uint64, sorted, each once."""
         self.hashes = hashes
-        bits = min(max(len(hashes).bit_length() + 4, 12), 28)
-        # Most of the others end at one of two filters, which fit into the processor's cache, by bits of their own.
+        bits = min(max(len(hashes).bit_length() + 4, 12), 26)
+        # Most of the others end at one of two filters by bits of their own, without a search.
         self.shifts = np.uint64(64 - bits), np.uint64(64 - 2 * bits)
         self.mask = np.uint64((1 << bits) - 1)
         self.filters = tuple(np.zeros(1 << bits, bool) for _ in self.shifts)

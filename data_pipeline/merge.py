@@ -4,7 +4,7 @@ Everything here goes through the inputs in their order, so the number of workers
 """
 
 import contextlib
-import re
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,12 +20,11 @@ DUPLICATES = ("inputs", "all", "keep")
 DUPLICATE_BASES = "same bases as an earlier region"
 LINK = "links two parts of the split"
 
-_VERSIONED = re.compile(r"\.[0-9]+$")
 Map = Callable[..., Iterable]  # like the built-in
 
 
-class Refused(DataError):
-    """The inputs as they are make no dataset: running it again would end the same."""
+class NoRegion(DataError):
+    """Nothing is left to write: running it again would end the same."""
 
 
 class Merge:
@@ -36,7 +35,7 @@ class Merge:
         for spill in self.spills:
             self.ledger.add(spill.facts["ledger"])
         self.kept = [np.ones(len(spill), bool) for spill in self.spills]
-        self.seen = [np.zeros(len(spill), np.float32) for spill in self.spills]
+        self.seen = [np.full(len(spill), np.nan, np.float32) for spill in self.spills]
         self.leakage: dict = {}
 
     def _drop(self, reason: str, dropped: list[np.ndarray]) -> None:
@@ -49,10 +48,8 @@ class Merge:
     def drop_records(self) -> None:
         """Drops the regions of records that came in an earlier input.
 
-        Names without a version (`chr1`, as Ensembl and UCSC write) are those of one assembly only.
-
         Raises:
-          Refused: for an accession.version with other bases than before.
+          DataError: for an accession.version with other bases than before.
         """
         seen: dict[str, str] = {}
         if len(self.spills) == 1:
@@ -61,12 +58,10 @@ class Merge:
         for spill in self.spills:
             again = np.zeros(len(spill.facts["records"]) + 1, bool)
             for number, record in enumerate(spill.facts["records"]):
-                accession = record["accession"]
-                if not _VERSIONED.search(accession):
-                    accession = f"{spill.facts['assembly']}\t{accession}"
-                before = seen.setdefault(accession, record["content"])
+                name = split.full_name(record["accession"], spill.facts["assembly"])
+                before = seen.setdefault(name, record["content"])
                 if before != record["content"]:
-                    raise Refused(other_bases(spill.facts["files"][-1]["file"], record["accession"]))
+                    raise DataError(other_bases(spill.facts["path"], record["accession"]))
                 again[number] = before is not record["content"]
             dropped.append(again[spill.column("record")])
         self._drop(DUPLICATE_RECORD, dropped)
@@ -108,6 +103,8 @@ class Merge:
         `apply` may use processes; `progress` is called with bases.
         """
         lengths = [spill.column("length") for spill in self.spills]
+        if not any((part == 0).any() for part in self.parts):
+            return  # nothing to stand in
         of_bases = sum(int(length[part > 0].sum()) for length, part in zip(lengths, self.parts, strict=True))
         if not of_bases:
             return
@@ -129,6 +126,7 @@ class Merge:
         file.unlink()
         sizes = []
         for seen, part, here, (_, size) in zip(self.seen, self.parts, which, found, strict=True):
+            seen[:] = 0
             seen[part > 0] = leakage.shares(stands, here, size)
             sizes.append(np.zeros(len(part), np.int64))
             sizes[-1][part > 0] = size
@@ -149,7 +147,7 @@ class Merge:
             written = [split_writer.totals() for split_writer in writer.splits.values()]
             self.ledger.check(sum(regions for regions, _ in written), sum(length for _, length in written))
             if kept == 0:
-                raise Refused(self._nothing())
+                raise NoRegion(self._nothing())
             return writer.close(**info, inputs=self._inputs(), ledger=self.ledger.content(), leakage=self.leakage)
         except BaseException:
             with contextlib.suppress(RuntimeError):
@@ -174,6 +172,12 @@ class Merge:
         return f"no region in {names}; skipped: {listed or 'nothing'}; give annotated records, or another --scheme"
 
 
+@functools.lru_cache(maxsize=1)
+def _index(file: Path, written: int) -> kmers.Index:
+    """The index of a process, made once for all inputs of a build."""
+    return kmers.Index(np.load(file, mmap_mode="r"))
+
+
 def _stand_in(folder: Path, training: np.ndarray, file: Path, sample: int) -> np.ndarray:
-    index = kmers.Index(np.load(file, mmap_mode="r"))
+    index = _index(file, file.stat().st_mtime_ns)
     return leakage.stand_in(index, Spill(folder).batches(training, leakage.CHUNK), sample)

@@ -9,7 +9,7 @@ import numpy as np
 from data_pipeline import bases
 from data_pipeline.errors import DataError
 from data_pipeline.genome import TAXA
-from data_pipeline.records import BASES, ITEM, NAME_COLUMNS, NO_RUNS, UINT16, UINT32, join_texts, pack
+from data_pipeline.records import BASES, ITEM, NAME_COLUMNS, UINT16, UINT32, join_texts, pack
 from data_pipeline.regions import KINDS, Region
 
 COLUMNS = ("length", "tokens", "start", "end", "strand", "kind", "taxon", "frame", "genetic_code")
@@ -59,14 +59,14 @@ def payload_type(tokenizer: Tokenizer | None) -> int:
 def pack_regions(regions: Sequence[Region]) -> Packed:
     """The regions of one record, at two bits a base, each from a new byte on."""
     lengths = np.array([len(region.codes) for region in regions], np.int64)
-    starts = _starts(-(-lengths // 4))
+    starts = starts_of(-(-lengths // 4))
     codes = np.zeros(4 * int(starts[-1]), np.uint8)
     for at, region in zip((4 * starts).tolist(), regions, strict=False):
         codes[at : at + len(region.codes)] = region.codes
     holding_n = set(np.searchsorted(4 * starts, np.flatnonzero(codes == bases.N), "right").tolist())
-    runs, sizes = [NO_RUNS], []
+    runs, sizes = [bases.NO_RUNS], []
     for number, region in enumerate(regions, 1):
-        unknown = bases.runs(region.codes == bases.N) if number in holding_n else NO_RUNS
+        unknown = bases.runs(region.codes == bases.N) if number in holding_n else bases.NO_RUNS
         runs += [some for some in (unknown, region.lower_case) if len(some)]
         sizes.append((len(unknown), len(region.lower_case)))
     unknown, lower = np.array(sizes, np.int64).reshape(-1, 2).T
@@ -92,7 +92,7 @@ def pack_regions(regions: Sequence[Region]) -> Packed:
         payload=np.frombuffer(pack(codes), np.uint8),
         payload_starts=starts,
         runs=np.concatenate(runs),
-        run_starts=_starts(unknown + lower),
+        run_starts=starts_of(unknown + lower),
         unknown=unknown,
     )
 
@@ -109,8 +109,8 @@ def with_tokens(packed: Packed, regions: Sequence[Region], tokenizer: Tokenizer)
         packed,
         columns=packed.columns | {"tokens": tokens},
         payload=ids.astype(item).view(np.uint8),
-        payload_starts=_starts(tokens * item.itemsize),
-        runs=NO_RUNS,
+        payload_starts=starts_of(tokens * item.itemsize),
+        runs=bases.NO_RUNS,
         run_starts=np.zeros(len(found) + 1, np.int64),
         unknown=np.zeros(len(found), np.int64),
     )
@@ -120,5 +120,6 @@ def _parts(region: Region) -> str:
     return ",".join(f"{start}-{end}{'+' if strand > 0 else '-'}" for start, end, strand in region.parts)
 
 
-def _starts(sizes: np.ndarray) -> np.ndarray:
+def starts_of(sizes: np.ndarray) -> np.ndarray:
+    """Where things of these sizes start end to end, and where the last ends, int64 [things + 1]."""
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])

@@ -60,12 +60,10 @@ INDEX_COLUMNS = {
     "assembly": np.int32,
     "frame": np.int32,  # bases before the first whole codon; -1 where nothing is coded
     "genetic_code": np.int8,  # NCBI's number; 0 where nothing is coded
-    "seen": np.float32,  # share of a held-out region's SEEN_LENGTH-mers, on either strand, that stand in training
+    "seen": np.float32,  # share of a held-out region's 32-mers, on either strand, in training; NaN: not measured
 }
 NAME_COLUMNS = ("gene", "locus_tag", "product", "parts", "exceptions", "translation")
-SEEN_LENGTH = 32  # bases
 
-NO_RUNS = np.zeros((0, 2), np.int64)
 # Four codes of each byte, the first in the low bits: unpacking is one table look-up.
 _UNPACK = (np.arange(256, dtype=np.uint8)[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
 

@@ -89,7 +89,6 @@ class Scheme:
 
 
 GENE = Scheme()
-NO_RUNS = np.zeros((0, 2), np.int64)
 
 
 class Span(NamedTuple):
@@ -205,21 +204,20 @@ def find(record: Record, scheme: Scheme, ledger: Ledger) -> list[Span]:
             count = flanked.length(length)
         ledger.find(count)
         place = flanked.parts or flanked[:3]
-        if place in seen:
-            ledger.drop(DUPLICATE, count)
-            continue
-        seen.add(place)
         if (
             (scheme.kinds and span.kind not in scheme.kinds)
             or (scheme.gene and not (gene.search(span.gene) or gene.search(span.locus_tag)))
             or (scheme.product and not product.search(span.product))
         ):
             ledger.drop(FILTERED, count)
+        elif place in seen:
+            ledger.drop(DUPLICATE, count)
         elif count < scheme.min_length:
             ledger.drop(SHORT, count)
-        elif scheme.name == "cds":
-            kept.append(flanked._replace(translation=_translation(record, span, feature, ledger)))
         else:
+            seen.add(place)
+            if scheme.name == "cds":
+                flanked = flanked._replace(translation=_translation(record, span, feature, ledger))
             kept.append(flanked)
     return sorted(kept, key=lambda span: span[:3])
 
@@ -241,7 +239,7 @@ def extract(record: Record, span: Span, taxon: str | None = None) -> Region:
         span.kind,
         taxon or record.taxon,
         _joined(record, stretches),
-        locations.merged(np.concatenate(lower)) if lower else NO_RUNS,
+        locations.merged(np.concatenate(lower)) if lower else bases.NO_RUNS,
         *span[4:],
     )
 

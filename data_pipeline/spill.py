@@ -14,7 +14,6 @@ import dataclasses
 import gc
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -87,19 +86,13 @@ class _Spilling:
 
     def fill(self, source: inputs.Input, progress: Callable[[int, int], None]) -> None:
         settings, seen = self.settings, {}
-        parent = multiprocessing.parent_process()
-
-        def advance(count: int) -> None:
-            if parent is not None and not parent.is_alive():
-                os._exit(1)  # the build was killed; whoever runs it again has no use for this
-            progress(count, 0)
 
         kinds, wanted = regions.feature_kinds(settings.scheme), regions.qualifiers(settings.scheme)
         with (
             open(self.folder / "bases.bin", "wb") as self.bases,
             open(self.folder / "payload.bin", "wb") as self.payload,
         ):
-            for record in inputs.records(source, kinds, self.folder / "scratch", advance, wanted):
+            for record in inputs.records(source, kinds, self.folder / "scratch", lambda count: progress(count, 0), wanted):
                 self.ledger.record(len(record.codes) or record.declared_length)
                 if not len(record.codes):
                     self.ledger.skip(NO_SEQUENCE, record.declared_length)
@@ -124,6 +117,7 @@ class _Spilling:
             "files": [
                 {"file": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)} for path in source.files
             ],
+            "path": str(source.files[-1]),
             "assembly": source.assembly,
             "split": source.split,
             "ledger": self.ledger.content(),
@@ -185,7 +179,7 @@ class _Spilling:
 _EMPTY = {name: np.zeros(0, np.int64) for name in (*packing.COLUMNS, "record", "unknown", "lower_case", "bytes")} | {
     "place": np.zeros(0, np.uint64),
     "digest": np.zeros((0, 2), np.uint64),
-    "runs": records.NO_RUNS,
+    "runs": bases.NO_RUNS,
     "sketch": np.zeros(0, np.uint64),
     "sketch_size": np.zeros(0, np.int64),
 }
@@ -222,7 +216,7 @@ class Spill:
         three bases behind a region belong to none.
         """
         unknown, lower, runs, length = self.load("unknown", "lower_case", "runs", "length")
-        first, run = _starts(-(-length // 4)), _starts(unknown + lower)
+        first, run = packing.starts_of(-(-length // 4)), packing.starts_of(unknown + lower)
         packed = _bytes(self.folder / "bases.bin")
         numbers = np.flatnonzero(chosen)
         parts = first[numbers + 1] // max(1, size // 4)
@@ -257,9 +251,9 @@ class Spill:
             assembly=self.facts["assembly"],
             texts={name: (table[name], table[f"{name}_ends"]) for name in NAME_COLUMNS},
             payload=_bytes(self.folder / ("payload.bin" if tokens else "bases.bin")),
-            payload_starts=_starts(table["bytes"] if tokens else -(-columns["length"] // 4)),
-            runs=records.NO_RUNS if tokens else table["runs"],
-            run_starts=_starts(np.zeros_like(unknown) if tokens else unknown + lower),
+            payload_starts=packing.starts_of(table["bytes"] if tokens else -(-columns["length"] // 4)),
+            runs=bases.NO_RUNS if tokens else table["runs"],
+            run_starts=packing.starts_of(np.zeros_like(unknown) if tokens else unknown + lower),
             unknown=np.zeros_like(unknown) if tokens else unknown,
         )
 
@@ -283,10 +277,6 @@ def _digest(codes: np.ndarray) -> bytes:
 
 def _hash(codes: np.ndarray) -> bytes:
     return hashlib.sha256(codes).digest()[:16]  # twice as fast as blake2b where the processor knows it
-
-
-def _starts(sizes: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
 
 def _bytes(path: Path) -> np.ndarray:

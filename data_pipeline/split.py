@@ -6,6 +6,7 @@ part, so that more input leaves it where it was. `clusters` joins groups that sh
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.genome import Record
 from data_pipeline.regions import Span
 
+_VERSIONED = re.compile(r"\.[0-9]+$")
 PARTS = ("train", "validation", "test")
 BY = ("group", "contig", "assembly", "taxon", "cluster")
 
@@ -52,22 +54,28 @@ def places(record: Record, spans: Sequence[Span], *, by: str, seed: int, assembl
     """Where each span stands between 0 and 2**64: the hash of what it belongs to, one of BY.
 
     `cluster` gives the overlap groups' places. The organism is NCBI's taxon number, lacking that the organism's name,
-    lacking that the record's division.
+    lacking that the assembly. A name without a version (`chr1`) is one of its assembly's.
     """
+    contig = full_name(record.accession, assembly)
     if by == "contig":
-        names = [f"contig\t{record.accession}"] * len(spans)
+        names = [f"contig\t{contig}"] * len(spans)
     elif by == "assembly":
         names = [f"assembly\t{assembly}"] * len(spans)
     elif by == "taxon":
-        names = [f"taxon\t{record.taxon_id or record.organism or record.taxon}"] * len(spans)
+        names = [f"taxon\t{record.taxon_id or record.organism or assembly}"] * len(spans)
     else:
         found = groups(spans, len(record.codes)).tolist()
         starts: dict[int, int] = {}
         for group, span in zip(found, spans, strict=True):
             starts[group] = min(span.start, starts.get(group, span.start))
-        names = [f"{record.accession}\t{starts[group]}" for group in found]
+        names = [f"{contig}\t{starts[group]}" for group in found]
     known = {name: _place(seed, name) for name in dict.fromkeys(names)}
     return [known[name] for name in names]
+
+
+def full_name(accession: str, assembly: str) -> str:
+    """What tells a sequence from all others: accession.version; or a name as `chr1`, and the assembly it is of."""
+    return accession if _VERSIONED.search(accession) else f"{assembly}\t{accession}"
 
 
 def _place(seed: int, name: str) -> int:

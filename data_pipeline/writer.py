@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from data_pipeline import bases
 from data_pipeline.errors import DataError
 from data_pipeline.genome import TAXA
 from data_pipeline.packing import Packed, Tokenizer, pack_regions, payload_type, with_tokens
@@ -21,7 +22,6 @@ from data_pipeline.records import (
     ITEM,
     MAGIC,
     NAME_COLUMNS,
-    NO_RUNS,
     PAYLOAD_BYTES,
     READER_OPTIONS,
     VERSION,
@@ -202,7 +202,7 @@ class _SplitWriter:
         return self.regions, self.bases
 
     def _end_record(self) -> None:
-        runs = np.concatenate([NO_RUNS, *self.runs])
+        runs = np.concatenate([bases.NO_RUNS, *self.runs])
         runs = np.stack([runs[:, 0], runs[:, 1] - runs[:, 0]], 1).astype("<i4")
         columns = ["accession", "start", "end", "strand", "kind", "taxon"]
         metadata = f'{{"columns":{json.dumps(columns)},"rows":[{",".join(self.metadata)}]}}'.encode()

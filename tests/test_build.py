@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -493,6 +494,70 @@ def test_e_coli(tmp_path):
     assert sum(part["bases"] for part in info["splits"].values()) == 4_179_571
     share = info["splits"]["validation"]["bases"] / 4_179_571
     assert 0.03 < share < 0.07
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
+    (tmp_path / "set.partial").mkdir()
+    (tmp_path / "set.partial" / "mine").write_text("x")
+    with pytest.raises(DataError, match=r"set\.partial: holds what is not a build's"):
+        build.build(INPUTS[:1], tmp_path / "set")
+    assert [path.name for path in tmp_path.rglob("*")] == ["set.partial", "mine"]
+
+
+def test_inputs_that_contradict_each_other_are_kept(tmp_path):
+    gene = [("gene", "1..6", {})]
+    one = write(tmp_path / "one.gb", record_text(gene))
+    other = write(tmp_path / "other.gb", record_text(gene, "ttttttttttt"))
+    with pytest.raises(DataError, match=r"it came before with other bases.*; 2 finished inputs are kept in"):
+        build.build([one, other], tmp_path / "set")
+    build.build([one], tmp_path / "set")
+    assert not (tmp_path / "set.partial").exists()
+
+
+def test_nothing_left_to_train_on_is_said(tmp_path, capsys):
+    info = build.build(INPUTS[:1], tmp_path / "set", validation_share=0.9, split_by="contig", seed=3)
+    assert info["splits"]["train"]["regions"] == 0
+    assert info["leakage"] == {}
+    assert "warning: all regions are held out, none is left to train on" in capsys.readouterr().err
+
+
+def test_what_was_not_measured_is_not_zero(tmp_path):
+    build.build(INPUTS, tmp_path / "set", validation_share=0.3, measure_leakage=False)
+    assert np.isnan(RegionSource(tmp_path / "set", "validation").index["seen"]).all()
+    build.build(INPUTS, tmp_path / "other", validation_share=0.3)
+    for part in ("train", "validation"):
+        assert not np.isnan(RegionSource(tmp_path / "other", part).index["seen"]).any()
+
+
+def test_wrong_inputs(tmp_path):
+    with pytest.raises(DataError, match="give a list of files and folders"):
+        build.build(str(INPUTS[0]), tmp_path / "set")
+    fasta = write(tmp_path / "a.fa", ">A.1\nACGT\n")
+    with pytest.raises(DataError, match=r"a\.fa: no annotation; name one in the manifest, or give --scheme whole"):
+        build.build([Input(fasta, None)], tmp_path / "set")
+    twice = build.build([Input(None, INPUTS[0])] * 2, tmp_path / "set")
+    assert len(twice["inputs"]) == 1
+
+
+def test_workers_end_with_a_killed_build(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, time\nfrom data_pipeline import build, spill\n"
+        "if __name__ == '__mp_main__':\n    spill.write = lambda *a: (print('working', flush=True), time.sleep(600))\n"
+        "if __name__ == '__main__':\n    sys.exit(build.main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, script, "--input", *INPUTS, "--output", tmp_path / "set", "--workers", "2"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert process.stdout.readline() == b"working\n"
+    process.kill()
+    # The pipe is the workers' too: it ends when the last of them has.
+    reader = threading.Thread(target=process.stdout.read, daemon=True)
+    reader.start()
+    reader.join(30)
+    assert not reader.is_alive()
+    process.wait()
 
 
 @pytest.mark.slow

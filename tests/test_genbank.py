@@ -241,3 +241,21 @@ def test_missing_file_and_folder(tmp_path):
         list(genbank.read(tmp_path / "none.gb"))
     with pytest.raises(DataError, match="cannot be read"):
         list(genbank.read(tmp_path))
+
+
+def test_lines_of_sequence_out_of_order(tmp_path):
+    sequence = "".join("acgt"[(i * i) % 4] for i in range(250))
+    text = record_text([("gene", "1..6", {})], sequence)
+    lines = [  # in tens, as the format has it
+        line[:10] + " ".join(line[i : i + 10] for i in range(10, len(line), 10))
+        if line[:10].strip().isdecimal()
+        else line
+        for line in text.splitlines(keepends=True)
+    ]
+    text = "".join(lines)
+    at = lines.index(next(line for line in lines if line.startswith("        1 ")))
+    swapped = [*lines[: at + 1], lines[at + 2], lines[at + 1], *lines[at + 3 :]]
+    with pytest.raises(DataError, match=r"a line of its sequence begins with base 121 where 61 is due"):
+        list(genbank.read(write(tmp_path / "a.gb", "".join(swapped))))
+    [record] = genbank.read(write(tmp_path / "b.gb", text))
+    assert bases.decode(record.codes) == sequence.upper()

@@ -679,3 +679,12 @@ def test_spliced_genomes_equal_biopython():
         if path.name not in ("no_end_marker.gb.gz", "negative_location.gb.gz"):  # malformed
             compared += check_against_biopython(path)
     assert compared > 13_000
+
+
+def test_what_is_filtered_out_does_not_stand_for_others(tmp_path):
+    features = [("gene", "1..8", {"gene": "one"}), ("gene", "1..8", {"gene": "two"})]
+    [record] = genbank.read(write(tmp_path / "a.gb", record_text(features)))
+    for name in ("one", "two"):
+        count = Ledger()
+        assert [span.gene for span in regions.find(record, regions.Scheme(gene=name), count)] == [name]
+        assert count.content()["regions"]["dropped"] == {regions.FILTERED: {"count": 1, "bases": 8}}

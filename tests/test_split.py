@@ -144,6 +144,11 @@ def test_contig_assembly_and_organism_stay_together():
         assert set(found) == set(places(genes([7, 9]), by))
         assert set(found) != set(places(spans, by, **names))
         assert set(found) != set(places(spans, by, seed=1))
+    # Without an organism the assembly stands for it, and so it does for names that many assemblies have.
+    for by, of in (("taxon", {"organism": ""}), ("contig", {"accession": "chr1"}), ("group", {"accession": "chr1"})):
+        assert set(places(spans, by, **of)).isdisjoint(places(spans, by, **of, assembly="GCF_2")), by
+    for by in ("taxon", "contig", "group"):
+        assert places(spans, by) == places(spans, by, assembly="GCF_2")
     assert places(spans, "taxon", organism="A", taxon_id="9606") == places(
         spans, "taxon", organism="B", taxon_id="9606"
     )

@@ -159,7 +159,7 @@ class HeldOut:
             done += int((regions >= 0).sum())
             progress(done, total)
         result = _summary(nll, tokens, bases)
-        if self.source.split != "train":
+        if self.source.split != "train" and not np.isnan(self.source.index["seen"]).any():
             new = self.source.index["seen"] < NEAR_COPY
             none = {"regions": 0, "tokens": 0, "bases": 0}
             result["without_near_copies"] = _summary(nll[new], tokens[new], bases[new]) if bases[new].any() else none
