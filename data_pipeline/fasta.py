@@ -39,9 +39,10 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Ite
 
     The name is the first word of the `>` line, reduced to its accession where NCBI's bars stand in it. A record may be
     empty. Lower case marks repeats; but a record in lower case throughout only where an earlier one of the file has an
-    upper-case letter, so that the order matters for those before the first such letter alone. `progress` is called with the number of file bytes read since the last call. Raises DataError (one line with
-    file, record and line) for a missing or empty file, another format, a truncated or damaged gzip stream, a `>`
-    without a name, a name that comes twice, and letters that are no IUPAC nucleotide (a protein, a gap).
+    upper-case letter, so that the order matters for those before the first such letter alone. `progress` is called with
+    the number of file bytes read since the last call. Raises DataError (one line with file, record and line) for a
+    missing or empty file, another format, a truncated or damaged gzip stream, a `>` without a name, a name that comes
+    twice, and letters that are no IUPAC nucleotide (a protein, a gap).
     """
     path, names, record, masks = Path(path), set(), None, False
     for piece in _pieces(path, progress or (lambda count: None)):

@@ -33,8 +33,8 @@ class GenomeFile:
     """A genome file by its name.
 
     Files with the same `key` hold the same sequences; of one format, that of the lower `rank` is preferred. `assembly`
-    is NCBI's accession where the name, or its folder's, holds one; else what RefSeq's releases and Ensembl call it; else
-    the folder's name and its own (`yeast/genome`).
+    is NCBI's accession where the name, or its folder's, holds one; else what RefSeq's releases and Ensembl call it;
+    else the folder's name and its own (`yeast/genome`).
     """
 
     path: Path

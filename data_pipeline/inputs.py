@@ -29,8 +29,8 @@ _DATASET = "gener_jax regions"  # records.FORMAT; that module loads far more tha
 class Input:
     """An annotation and its bases; either may be None, where the other says all.
 
-    `taxon` is a tag of `genome.TAXA` that replaces what the records say; `split` one of `split.PARTS` where it is fixed;
-    `assembly` as `file_names.GenomeFile` has it: the FASTA's where only that is NCBI's, else the annotation's.
+    `taxon` is a tag of `genome.TAXA` that replaces what the records say; `split` one of `split.PARTS` where it is
+    fixed; `assembly` as `file_names.GenomeFile` has it: the FASTA's where only that is NCBI's, else the annotation's.
     """
 
     sequence: Path | None
@@ -46,13 +46,13 @@ class Input:
 
 
 def discover(paths: Sequence[str | Path], *, annotated: bool) -> tuple[list[Input], list[str]]:
-    """The inputs among files and folders, in the order of `paths` and then by name, and a line for all that is left out.
+    """The inputs among files and folders, in the order of `paths` and then by name, and a line for what is left out.
 
-    Folders are walked, through links too; datasets, unfinished builds and a folder's second name are left out, hidden
-    ones and files of other formats passed over without a line. With `annotated`, only inputs
-    with an annotation count; without it, FASTA files alone do too. A file that `paths` names may take its partner from
-    its folder. Raises DataError for a missing path, a named file that cannot be used, files of which it cannot be
-    said which belong together, and where nothing is found.
+    Folders are walked, through links too. Datasets, unfinished builds and what has been met by another name are left
+    out; what is hidden and files of other formats are not even mentioned. With `annotated`, only inputs with an
+    annotation count; without it, FASTA files alone do too. A file that `paths` names may take its partner from its
+    folder. Raises DataError for a missing path, a named file that cannot be used, files of which it cannot be said
+    which belong together, and where nothing is found.
     """
     folders: dict[Path, _Folder] = {}
     left: list[str] = []
@@ -92,7 +92,7 @@ def manifest(path: str | Path) -> list[Input]:
 
     Columns may be left out and cells empty, but each row names a sequence or an annotation, relative to the table's
     folder. Lines that begin with `#` are comments. Raises DataError with the line for a missing file, an unknown
-    column, taxon or split, and a row that stands twice.
+    column, taxon or split, a file of the wrong format, an annotation without bases, and a row that stands twice.
     """
     path = Path(path)
     try:
@@ -264,36 +264,34 @@ class _Folder:
         if annotated and not annotations:
             annotations = _preferred([file for file in beside if file.annotates])
         found: list[Input] = []
-        alone: list[GenomeFile] = []
         partners: dict[str, GenomeFile] = {}
         for file in (*sequences, *others):
             for key in file_names.annotation_keys(file):
                 partners.setdefault(key, file)
         for file in annotations:
-            partner = partners.get(file.key)
-            if partner or file.format == GENBANK:
-                found.append(_input(file, partner))
-            else:
-                alone.append(file)
-        taken = {x.sequence for x in found}
+            if file.key in partners or file.format == GENBANK:
+                found.append(_input(file, partners.get(file.key)))
+        taken = {path for x in found for path in x.files}
+        alone = [file for file in annotations if file.path not in taken]
         free = [file for file in sequences if file.path not in taken]
         if len(alone) == len(annotations) == len(sequences or others) == 1:  # of other names, but the only ones here
             found.append(_input(alone.pop(), (sequences or others)[0]))
             free = []
-        whole = [file for file in alone if _has_sequences(file.path)]
+        whole = [file for file in alone if file.format == GFF3 and _has_sequences(file.path)]
         found += [_input(file, None) for file in whole]
-        alone = [file for file in alone if file not in whole]
+        taken = {path for x in found for path in x.files}
+        alone = [file for file in alone if file.path not in taken]
         if annotated and alone and free:
             raise DataError(_ambiguous([*alone, *free]))
         if not annotated:
             found += [_input(None, file) for file in free]
             free = []
+        own = {file.path for file in mine}
         for file in (*alone, *free):
             if os.path.realpath(file.path) in self.named:
                 spare.append(file)
-            elif file in mine:
+            elif file.path in own:
                 left.append(f"{file.path}: no {'FASTA' if file.annotates else 'annotation'} beside it")
-        own = {file.path for file in mine}
         return sorted((x for x in found if own.intersection(x.files)), key=lambda x: x.files[0].name)
 
     def _beside(self) -> list[GenomeFile]:
@@ -342,6 +340,18 @@ def _preferred(files: Sequence[GenomeFile], left: list[str] | None = None) -> li
     return kept
 
 
+def _has_sequences(annotation: Path) -> bool:
+    """Whether the file holds its own bases; of a damaged one, which is told when it is read, yes."""
+    try:
+        return gff.has_sequences(annotation)
+    except DataError:
+        return True
+
+
+def _again(path: Path, first: Path) -> str:
+    return f"{path}: the same file as {first}"
+
+
 def _identity(found: Input) -> tuple[str, ...]:
     return tuple(os.path.realpath(path) for path in found.files)
 
@@ -366,10 +376,14 @@ def _manifest_row(where: str, folder: Path, row: dict[str, str]) -> Input:
     if not any(files.values()):
         raise DataError(f"{where}: neither a sequence nor an annotation; name a file")
     annotation, sequence = files["annotation"], files["sequence"]
+    if sequence is not None and file_names.format_of(sequence) not in (None, FASTA):
+        raise DataError(f"{where}: sequence {sequence}: an annotation by its name; name it in the column annotation")
     if annotation is not None and file_names.format_of(annotation) in (None, FASTA):
         known = " ".join(suffix for suffix, kind in FORMATS.items() if kind != FASTA)
         raise DataError(f"{where}: annotation {annotation}: not known by its name ({known}); rename it")
-    for name, allowed in (("taxon", TAXA), ("split", SPLITS)):
+    if sequence is None and file_names.format_of(annotation) != GENBANK and not _has_sequences(annotation):
+        raise DataError(f"{where}: annotation {annotation}: no `##FASTA` section in it; name its FASTA as its sequence")
+    for name, allowed in (("taxon", TAXA), ("split", PARTS)):
         if row.get(name) and row[name] not in allowed:
             raise DataError(f"{where}: {name} {row[name]!r} is not one of {' '.join(allowed)}")
     named = _input(annotation and file_names.describe(annotation), sequence and file_names.describe(sequence))

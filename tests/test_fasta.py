@@ -42,10 +42,21 @@ def test_names_of_the_databases(header, name, tmp_path):
     assert [record.name for record in read(tmp_path, f">{header}\nA\n")] == [name]
 
 
-def test_one_case_masks_nothing(tmp_path):
-    lower, upper, mixed = read(tmp_path, ">a\nacgt\nacg\n>b\nACGT\n>c\nacgT\n")
-    assert len(lower.lower_case) == len(upper.lower_case) == 0
-    assert mixed.lower_case.tolist() == [[0, 3]]
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (">a\nacgt\nacg\n>b\nacg\n", [[], []]),  # one case for all
+        (">a\nACGT\n>b\nACG\n", [[], []]),
+        (">a\nacgt\n>b\nACGT\n>c\nacgT\n>d\nac\ngt\n", [[], [], [[0, 3]], [[0, 4]]]),
+        (">a\nacgT\n>b\n>c\nacgt\n", [[[0, 3]], [], [[0, 4]]]),
+        (">a\nacgT\nacgt\n>b\nacgt\n", [[[0, 3], [4, 8]], [[0, 4]]]),
+        (">a\n>b\nacgt\n", [[], []]),
+    ],
+)
+def test_lower_case_throughout_masks_after_an_upper_case_letter(text, masked, tmp_path, monkeypatch):
+    for size in (1 << 20, 3):
+        monkeypatch.setattr(stream, "CHUNK_BYTES", size)
+        assert [record.lower_case.tolist() for record in read(tmp_path, text)] == masked
 
 
 def test_the_border_of_chunks_is_nowhere(tmp_path, monkeypatch):
@@ -127,8 +138,12 @@ def test_real_files_against_biopython(file):
         expected = {record.id: str(record.seq) for record in SeqIO.parse(lines, "fasta")}
     found = {record.name: record for record in fasta.read(path)}
     assert list(found) == list(expected)
+    upper = False
     for name, letters in expected.items():
         assert bases.decode(found[name].codes) == re.sub("[^ACGT]", "N", letters.upper())
-        masked = [] if letters.islower() else [[m.start(), m.end()] for m in re.finditer("[a-z]+", letters)]
+        masked = (
+            [[m.start(), m.end()] for m in re.finditer("[a-z]+", letters)] if upper or not letters.islower() else []
+        )
+        upper = upper or not letters.islower()
         assert found[name].lower_case.tolist() == masked
     assert "dm3" not in file or len(masked) > 1000  # the one soft-masked file here

@@ -1,11 +1,13 @@
 import gzip
+import json
 import os
 import re
 
 import numpy as np
 import pytest
 
-from data_pipeline import bases, genbank, inputs
+from data_pipeline import bases, file_names, genbank, inputs
+from data_pipeline import records as dataset
 from data_pipeline.errors import DataError
 from data_pipeline.inputs import Input
 from tests.data import FIXTURES, data_path
@@ -50,7 +52,12 @@ def pairs(folder, *paths, annotated=True):
         ),
         (["x.gb", "x.gb.gz"], [("x.gb", None)], ["x.gb.gz: x.gb is the same, unpacked"]),
         (["x.gb", "README", "md5", ".hidden.gb", ".folder/y.gb"], [("x.gb", None)], []),
-        (["x.gb", "set/dataset.json", "set/y.gb", "set/deep/z.gb", "new.partial-7/y.gb"], [("x.gb", None)], []),
+        (
+            ["x.gb", "a.partial/y.gb", "b.partial-7/lock", "b.partial-7/z.gb", "c/dataset.json", "c/d/z.gb"],
+            [("x.gb", None), ("a.partial/y.gb", None), ("b.partial-7/z.gb", None), ("c/d/z.gb", None)],
+            [],
+        ),
+        (["x.gb", "a.partial/lock", "a.partial/y.gb"], [("x.gb", None)], ["a.partial: an unfinished build"]),
         (
             [
                 "vertebrate_mammalian.12.genomic.gbff.gz",
@@ -138,8 +145,65 @@ def test_a_gff_with_its_own_sequences(tmp_path):
 def test_taxon_and_assembly_come_from_the_names(tmp_path):
     make(tmp_path, "fungi.3.genomic.gbff.gz", "GCF_000005845.2/genomic.gff", "GCF_000005845.2/my.fna", "a/b.gbk.gz")
     found, _ = inputs.discover([tmp_path], annotated=True)
-    assert [(x.assembly, x.taxon) for x in found] == [("fungi.3", "fng"), ("GCF_000005845.2", None), ("b", None)]
+    assert [(x.assembly, x.taxon) for x in found] == [("fungi.3", "fng"), ("GCF_000005845.2", None), ("a/b", None)]
     assert all(x.split is None for x in found)
+
+
+def test_an_assembly_is_the_same_in_any_company(tmp_path):
+    make(tmp_path, "a/genome.gff", "a/genome.fa", "b/genome.gff", "b/genome.fa")
+    found, _ = inputs.discover([tmp_path], annotated=True)
+    assert [x.assembly for x in found] == ["a/genome", "b/genome"]
+    assert inputs.discover([tmp_path / "b"], annotated=True)[0] == found[1:]
+    assert inputs.discover([tmp_path / "b" / "genome.fa"], annotated=True)[0] == found[1:]
+    assert manifest(tmp_path, "sequence\tannotation\nb/genome.fa\tb/genome.gff\n") == found[1:]
+
+
+def test_datasets_are_left_out(tmp_path):
+    make(tmp_path, "x.gb", "set/y.gb", "set/deep/z.gb", "other/y.gb")
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps({"format": dataset.FORMAT, "splits": {}}))
+    for text in ("{}", "[]", "not JSON", '{"format": "another"}'):
+        (tmp_path / "other" / "dataset.json").write_text(text)
+        assert pairs(tmp_path) == ([("x.gb", None), ("other/y.gb", None)], ["set: a dataset"])
+    with pytest.raises(DataError, match=r"nothing to read there .*; left out: .*set/: a dataset"):
+        inputs.discover([tmp_path / "set"], annotated=True)
+
+
+def test_links(tmp_path):
+    make(tmp_path, "in/a/x.gb", "in/b/y.gb", "elsewhere/deep/z.gb")
+    for link, target in (
+        ("in/c", "elsewhere"),
+        ("in/a/loop", "in"),
+        ("elsewhere/deep/other", "in/b"),
+        ("in/b/broken.gb", "in/absent"),
+        ("in/b/y2.gb", "in/b/y.gb"),
+        ("in/d.gb", "in/a/x.gb"),
+        ("in/b/README", "in/absent"),
+    ):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found, left = pairs(tmp_path / "in")
+    assert found == [("d.gb", None), ("b/y.gb", None), ("c/deep/z.gb", None)]
+    folder = tmp_path / "in"
+    assert left == [
+        f"a/loop: the same folder as {folder}/",
+        "b/broken.gb: a broken link",
+        f"b/y2.gb: the same file as {folder}/b/y.gb",
+        f"c/deep/other: the same folder as {folder}/b/",
+        f"a/x.gb: the same file as {folder}/d.gb",
+    ]
+    assert pairs(folder, folder / "b", folder, folder / "b", folder / "c")[0] == [found[1], found[0], found[2]]
+
+
+def test_many_files_in_a_folder_are_looked_at_once_each(tmp_path, monkeypatch):
+    make(tmp_path, *(f"{number}.{end}" for number in range(300) for end in ("gff", "fa")))
+    calls = []
+    equal = file_names.GenomeFile.__eq__
+    keys = file_names.annotation_keys
+    monkeypatch.setattr(file_names.GenomeFile, "__eq__", lambda one, other: calls.append(1) or equal(one, other))
+    monkeypatch.setattr(file_names, "annotation_keys", lambda file: calls.append(1) or keys(file))
+    found, left = pairs(tmp_path)
+    assert (len(found), left) == (300, [])
+    assert all(sequence == annotation.replace("gff", "fa") for annotation, sequence in found)
+    assert len(calls) == 300
 
 
 @pytest.mark.parametrize(
@@ -216,8 +280,8 @@ def test_manifest(tmp_path):
         f"{tmp_path}/GCF_000005845.2_q.fna\t\t\tvalidation\r\n# end\n\tfungi.1.genomic.gbff\tpln\n"
     )
     assert manifest(tmp_path, text) == [
-        Input(tmp_path / "a/x.fa", tmp_path / "a/x.gff", "fng", "test", "x"),
-        Input(None, tmp_path / "y.gb.gz", None, None, "y"),
+        Input(tmp_path / "a/x.fa", tmp_path / "a/x.gff", "fng", "test", "a/x"),
+        Input(None, tmp_path / "y.gb.gz", None, None, f"{tmp_path.name}/y"),
         Input(tmp_path / "GCF_000005845.2_q.fna", None, None, "validation", "GCF_000005845.2"),
         Input(None, tmp_path / "fungi.1.genomic.gbff", "pln", None, "fungi.1"),
     ]
@@ -238,15 +302,30 @@ def test_manifest(tmp_path):
         ("annotation\ttaxon\ny.gb\tfungus\n", "line 2: taxon 'fungus' is not one of mam vrt"),
         ("annotation\tsplit\ny.gb\tdev\n", "line 2: split 'dev' is not one of train validation test"),
         ("annotation\ny.fa\n", "line 2: annotation"),
+        ("annotation\ny.gff\n", "line 2: annotation"),
+        ("annotation\tsequence\n\ny.gtf.gz\t\n", "line 3: annotation"),
+        ("sequence\ny.gb\n", "line 2: sequence"),
+        ("annotation\tsequence\ny.gff\ty.gff\n", "line 2: sequence"),
         ("annotation\ny.gb\n./y.gb\n", "line 3: the same files as line 2"),
     ],
 )
 def test_a_bad_manifest(text, message, tmp_path):
-    make(tmp_path, "y.gb", "y.fa")
+    make(tmp_path, "y.gb", "y.fa", "y.gff", "y.gtf.gz")
     with pytest.raises(DataError, match=re.escape(message)) as error:
         manifest(tmp_path, text)
     assert str(error.value).startswith(str(tmp_path / "m.tsv"))
     assert "\n" not in str(error.value)
+
+
+def test_a_manifest_of_annotations_with_their_own_bases(tmp_path):
+    make(tmp_path, "x.gff", "y.gff.gz")
+    (tmp_path / "x.gff").write_text(GFF + "##FASTA\n" + FASTA)
+    whole = (tmp_path / "y.gff.gz").read_bytes()
+    (tmp_path / "y.gff.gz").write_bytes(whole[:-6])  # told when it is read, so that it can be left out there
+    first, second = manifest(tmp_path, "annotation\nx.gff\ny.gff.gz\n")
+    assert len(records(tmp_path, first)) == 1
+    with pytest.raises(DataError, match=r"y\.gff\.gz: damaged or truncated gzip"):
+        records(tmp_path, second)
 
 
 def test_no_manifest(tmp_path):

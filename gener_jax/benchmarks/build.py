@@ -16,6 +16,7 @@ import gzip
 import json
 import multiprocessing
 import os
+import re
 import resource
 import statistics
 import sys
@@ -108,20 +109,38 @@ def synthetic(folder: Path, length: int) -> tuple[Path, Path, Path]:
     return genbank, fasta, gff
 
 
-def compare(path: str, repeats: int, folder: Path) -> dict:
+def copies_of(path: str, count: int, folder: Path) -> list[str]:
+    """The file itself, or so many copies of it, compressed as it is, whose records have names of their own."""
+    if count == 1:
+        return [path]
+    raw = Path(path).read_bytes()
+    text = gzip.decompress(raw) if path.endswith(".gz") else raw
+    accession = re.search(rb"^VERSION +(\S+?)(?:\.\d+)?\s", text, re.MULTILINE)[1]
+    found = []
+    for number in range(count):
+        name = folder / f"{number}-{Path(path).name}"
+        copy = text.replace(accession, b"%s%d" % (accession, number))
+        name.write_bytes(gzip.compress(copy, 6) if path.endswith(".gz") else copy)
+        found.append(str(name))
+    return found
+
+
+def compare(path: str, repeats: int, copies: int, folder: Path) -> dict:
     """Our build and Biopython's parser on one core, in turns."""
+    paths = copies_of(path, copies, folder)
     seconds: dict[str, list[float]] = {"ours": [], "ours with the leakage report": [], "biopython": []}
     for number in range(repeats):
         name = Path(path).name
-        ours, bases, peak = run(_ours, [path], str(folder / f"{name}-{number}"), 1, False, one_core=True)
-        report, _, _ = run(_ours, [path], str(folder / f"{name}-{number}-report"), 1, True, one_core=True)
-        theirs, their_bases, their_peak = run(_biopython, [path], one_core=True)
+        ours, bases, peak = run(_ours, paths, str(folder / f"set-{name}-{number}"), 1, False, one_core=True)
+        report, _, _ = run(_ours, paths, str(folder / f"set-{name}-{number}-report"), 1, True, one_core=True)
+        theirs, their_bases, their_peak = run(_biopython, paths, one_core=True)
         assert bases == their_bases, (bases, their_bases)
         for row, value in zip(seconds.values(), (ours, report, theirs), strict=True):
             row.append(value)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "file": Path(path).name,
+        "copies": copies,
         "bases": bases,
         "median_s": {name: round(value, 3) for name, value in medians.items()},
         "times_faster": {
@@ -143,7 +162,7 @@ def main() -> int:
     parse.add_argument("files", nargs="*", metavar="FILE", help="GenBank files, plain or gzip")
     parse.add_argument("--repeats", type=int, default=5, help="of each, in turns (default 5)")
     parse.add_argument("--workers", type=int, nargs="+", help="build copies of the first file with so many workers")
-    parse.add_argument("--copies", type=int, default=8, help="for --workers (default 8)")
+    parse.add_argument("--copies", type=int, default=1, help="build so many copies of a file at once (default 1)")
     parse.add_argument("--synthetic", type=int, metavar="MBP", help="the peak memory of a chromosome of this size")
     options = parse.parse_args()
     if not options.files and not options.synthetic:
@@ -158,23 +177,18 @@ def main() -> int:
                 row = {"synthetic": what, "bases": bases, "seconds": round(seconds, 2), "peak_mib": peak >> 20}
                 print(json.dumps(row), flush=True)
         if options.workers:
-            text = Path(options.files[0]).read_bytes()
-            text = gzip.decompress(text) if options.files[0].endswith(".gz") else text
-            copies = [folder / f"copy{number}.gbk" for number in range(options.copies)]
-            accession = text[12:28].split()[0]
-            for number, path in enumerate(copies):
-                path.write_bytes(text.replace(accession, b"%s_%d" % (accession, number)))
+            copies = copies_of(options.files[0], options.copies, folder)
             base = None
             for workers in options.workers:
                 output = str(folder / f"set{workers}")
-                seconds, bases, _ = run(_ours, [str(path) for path in copies], output, workers, True)
+                seconds, bases, _ = run(_ours, copies, output, workers, True)
                 base = base or seconds * workers
                 row = {"workers": workers, "copies": options.copies, "seconds": round(seconds, 2)}
                 row |= {"mbp_per_s": round(bases / seconds / 1e6, 2), "times": round(base / seconds, 2)}
                 print(json.dumps(row), flush=True)
         else:
             for path in options.files:
-                print(json.dumps(compare(path, options.repeats, folder)), flush=True)
+                print(json.dumps(compare(path, options.repeats, options.copies, folder)), flush=True)
     return 0
 
 
