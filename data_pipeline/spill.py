@@ -92,7 +92,9 @@ class _Spilling:
             open(self.folder / "bases.bin", "wb") as self.bases,
             open(self.folder / "payload.bin", "wb") as self.payload,
         ):
-            for record in inputs.records(source, kinds, self.folder / "scratch", lambda count: progress(count, 0), wanted):
+            for record in inputs.records(
+                source, kinds, self.folder / "scratch", lambda count: progress(count, 0), wanted
+            ):
                 self.ledger.record(len(record.codes) or record.declared_length)
                 if not len(record.codes):
                     self.ledger.skip(NO_SEQUENCE, record.declared_length)
