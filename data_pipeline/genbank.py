@@ -177,7 +177,9 @@ def _parse(
     ]
     if begin == len(header):
         asked = []  # no table at all
-    text = b"".join([header[:begin], *asked, header[end:], text[origin + 1 :] if origin >= 0 else b""])
+    text = b"".join(
+        [header[:begin], *asked, header[end:], memoryview(text)[origin + 1 if origin >= 0 else len(text) :]]
+    )
     try:
         records = gb_io.load(io.BytesIO(text))
     except (RuntimeError, NotImplementedError, ValueError) as error:

@@ -70,10 +70,14 @@ _UNPACK = (np.arange(256, dtype=np.uint8)[:, None] >> np.array([0, 2, 4, 6], np.
 
 def pack(codes: np.ndarray) -> bytes:
     """Codes uint8 [n] as two bits each, ceil(n / 4) bytes; N becomes 0 and has to be kept as a run."""
-    padded = np.zeros(-(-len(codes) // 4) * 4, np.uint8)
-    padded[: len(codes)] = codes & 3
-    fours = padded.reshape(-1, 4)
-    return (fours[:, 0] | fours[:, 1] << 2 | fours[:, 2] << 4 | fours[:, 3] << 6).tobytes()
+    if len(codes) % 4:
+        codes = np.concatenate([codes, np.zeros(-len(codes) % 4, np.uint8)])
+    fours = codes.reshape(-1, 4)
+    packed = fours[:, 3] & 3
+    for place in (2, 1, 0):
+        packed <<= 2
+        packed |= fours[:, place] & 3
+    return packed.tobytes()
 
 
 def unpack(packed: np.ndarray, start: int, stop: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.records import RegionSource
 from tests.data import DATA, FIXTURES, data_path, peer_path
 from tests.test_genbank import record_text, write
+from tests.test_gff import oracle_records
 from tests.test_records import StubTokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,23 @@ def test_fasta_of_every_genome(tmp_path, capsys, name):
     build.build([path], tmp_path / "set", taxon="bct", validation_share=0.1)
     capsys.readouterr()
     assert rows(printed(capsys, tmp_path / "set", "--fasta", "-")) == oracle_rows([path])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("annotation", "sequence"),
+    [
+        ("celegans_1pct.gff3.gz", "celegans_1pct.fa.gz"),
+        ("dmelanogaster_1pct.gff3.gz", "dmelanogaster_1pct.fa.gz"),
+        ("yeast_S288C_R64_chrI-XII_MT.gff.gz", "yeast_S288C_R64_chrI-XII_MT.fna.gz"),
+    ],
+)
+def test_fasta_of_every_pair(tmp_path, capsys, annotation, sequence):
+    paths = [data_path("genomes", "eukaryote", name) for name in (annotation, sequence)]
+    build.build(paths, tmp_path / "set", taxon="inv", validation_share=0.1)
+    capsys.readouterr()
+    expected = [row for record in oracle_records(*paths) for row in oracle().regions(record, collections.Counter())]
+    assert rows(printed(capsys, tmp_path / "set", "--fasta", "-")) == sorted(expected)
 
 
 def test_fasta_to_a_file(dataset, tmp_path, capsys):
