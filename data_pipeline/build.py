@@ -83,7 +83,6 @@ def build(
       DataError: bad input, an existing output, a full disk, no region at all. Inputs that were done by then are kept.
     """
     output = Path(output)
-    settings = spill.Settings(scheme, taxon, split_by, seed, tokenizer)
     split.check_shares(validation_share, test_share)
     _one_of("taxon", taxon, (None, *genome.TAXA))
     _one_of("split_by", split_by, split.BY)
@@ -113,6 +112,8 @@ def build(
     }  # fmt: skip
     if workers is None:
         workers = _default_workers(sources)
+    compared = duplicates == "all" or (duplicates == "inputs" and len(sources) > 1)
+    settings = spill.Settings(scheme, taxon, split_by, seed, tokenizer, compared)
     with _Workplace(output) as partial, _Progress(sources) as progress:
         folders = [partial / spill.key(source, settings) for source in sources]
         with _pool(min(workers, len(sources)), progress.counts) as pool:

@@ -84,7 +84,7 @@ def taxon_of(organelle: str, plasmid: bool, lineage: Collection[str], division: 
     return _DIVISION_TAXA.get(division)
 
 
-def _texts(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
+def _texts(path: Path, progress: Callable[[int], None]) -> Iterator[bytearray]:
     """The text of each record, from LOCUS to `//`."""
     buffer, searched, first, opened = bytearray(), 0, True, False
     for chunk in itertools.chain(stream.chunks(path, progress), (b"",)):
@@ -95,15 +95,18 @@ def _texts(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
             chunk = b"\n"  # a last line without its newline
         buffer += chunk
         while (end := _end_of_record(buffer, searched)) is not None:
-            with memoryview(buffer) as whole:  # one copy, not two: this is a chromosome's worth
-                text = bytes(whole[:end])
-            del buffer[:end]
+            if end == len(buffer):
+                text, buffer = buffer, bytearray()  # no copy: this may be a chromosome's worth
+            else:
+                with memoryview(buffer) as whole:
+                    text = bytearray(whole[:end])
+                del buffer[:end]
             searched = 0
             yield _from_locus(path, text, first)
             first = False
         searched = max(0, buffer.rfind(b"\n"))
     if buffer.strip():
-        text = _from_locus(path, bytes(buffer), first)
+        text = _from_locus(path, buffer, first)
         raise DataError(f"{path}: record {_locus_name(text)}: the file ends before the record's `//`; fetch it again")
 
 
@@ -126,7 +129,7 @@ def _end_of_record(buffer: bytearray, start: int) -> int | None:
     return None
 
 
-def _from_locus(path: Path, text: bytes, first: bool) -> bytes:
+def _from_locus(path: Path, text: bytearray, first: bool) -> bytearray:
     """A record's text from its LOCUS line on; before it stand only blank lines or a release file's header."""
     match = re.search(rb"^LOCUS[ \t]", text, re.MULTILINE)
     before = text[: match.start()] if match else text
@@ -135,7 +138,8 @@ def _from_locus(path: Path, text: bytes, first: bool) -> bytes:
         raise DataError(f"{path}: not a GenBank flat file: {line!r} stands where a LOCUS line should")
     if match is None:
         raise DataError(f"{path}: a `//` line without a record before it")
-    text = text[match.start() :]
+    if match.start():
+        text = text[match.start() :]
     second = text.find(b"\nLOCUS")  # a search for its last letter is ten times faster than for the blank behind it
     if second >= 0 and text[second + 6 : second + 7].isspace():
         follower = _locus_name(text[second + 1 :])
@@ -143,13 +147,13 @@ def _from_locus(path: Path, text: bytes, first: bool) -> bytes:
     return text
 
 
-def _locus_name(text: bytes) -> str:
+def _locus_name(text: bytes | bytearray) -> str:
     words = text[: text.find(b"\n")].split()
     return words[1].decode("ascii", "replace") if len(words) > 1 else "without a name"
 
 
 def _parse(
-    path: Path, number: int, text: bytes, kinds: Collection[str] | None, qualifiers: Collection[str] | None
+    path: Path, number: int, text: bytearray, kinds: Collection[str] | None, qualifiers: Collection[str] | None
 ) -> Record:
     where = f"{path}: record {number} ({_locus_name(text)})"
     locus = text[: text.find(b"\n")].split()
@@ -162,7 +166,7 @@ def _parse(
         origin = -1
     if origin >= 0:
         _check_order(where, text, below + 1)
-    header = _utf8(text[: origin + 1] if origin >= 0 else text)
+    header = _utf8(bytes(memoryview(text)[: origin + 1 if origin >= 0 else len(text)]))
     if b"\r" in header:
         header = header.replace(b"\r\n", b"\n")
     table, begin, end = feature_table.read(where, header)
@@ -234,7 +238,7 @@ def _parse(
     )
 
 
-def _check_order(where: str, text: bytes, at: int) -> None:
+def _check_order(where: str, text: bytearray, at: int) -> None:
     """Raises DataError where the lines of the sequence, which tell their first base, are out of order.
 
     Only of the usual lines, nine digits and six tens of bases: gb-io counts the bases, and does not read the digits.

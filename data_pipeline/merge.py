@@ -68,7 +68,7 @@ class Merge:
 
     def drop_duplicates(self, which: str) -> None:
         """Drops regions with the bases of an earlier one: of an earlier input ("inputs"), or of any ("all")."""
-        if which == "all" or (which == "inputs" and len(self.spills) > 1):
+        if self.settings.digests and (which == "all" or len(self.spills) > 1):
             self._drop(
                 DUPLICATE_BASES,
                 duplicates.repeated(lambda i: self.spills[i].column("digest"), self.kept, within=which == "all"),

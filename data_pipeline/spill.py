@@ -40,6 +40,7 @@ class Settings:
     split_by: str = "group"  # one of split.BY
     seed: int = 0
     tokenizer: Tokenizer | None = None
+    digests: bool = True  # of the regions' bases, by which duplicates are found
 
 
 def key(source: inputs.Input, settings: Settings) -> str:
@@ -49,6 +50,7 @@ def key(source: inputs.Input, settings: Settings) -> str:
     facts = [
         records.VERSION, files, source.taxon, source.split, source.assembly, dataclasses.astuple(settings.scheme),
         settings.taxon, settings.split_by, settings.seed, tokenizer and [tokenizer.name, tokenizer.digest],
+        settings.digests,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
@@ -169,8 +171,9 @@ class _Spilling:
             self.texts[name].append(texts)
         add["place"].append(np.array(places, np.uint64))
         add["record"].append(np.full(len(batch), len(self.records) - 1))
-        digests = b"".join([_digest(region.codes) for region in batch])
-        add["digest"].append(np.frombuffer(digests, np.uint64).reshape(-1, 2))
+        if self.settings.digests:
+            digests = b"".join([_digest(region.codes) for region in batch])
+            add["digest"].append(np.frombuffer(digests, np.uint64).reshape(-1, 2))
         if self.settings.split_by == "cluster":
             sketches = [kmers.sketch(region.codes) for region in batch]
             add["sketch"] += sketches
