@@ -1,10 +1,8 @@
 import argparse
 import collections
 import contextlib
-import functools
 import gzip
 import hashlib
-import importlib.util
 import io
 import re
 import subprocess
@@ -18,9 +16,9 @@ import pytest
 from data_pipeline import build, genbank, inspect, regions
 from data_pipeline.errors import DataError
 from data_pipeline.records import RegionSource
-from tests.data import DATA, FIXTURES, data_path, peer_path
+from tests.data import DATA, FIXTURES, data_path
 from tests.test_genbank import record_text, write
-from tests.test_gff import oracle_records
+from tests.test_gff import oracle, oracle_records
 from tests.test_records import StubTokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -73,14 +71,6 @@ def rows(text):
         md5 = hashlib.md5(body.upper().encode()).hexdigest()
         found.append((accession, int(start), int(end), strand, kind, len(body), md5))
     return sorted(found)
-
-
-@functools.cache
-def oracle():
-    spec = importlib.util.spec_from_file_location("gene_regions", peer_path("gene_regions.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def oracle_rows(paths):
