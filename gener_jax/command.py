@@ -3,7 +3,7 @@
     --config=FILE.py            an experiment file with get_config()
     --config.section.field=X    one field, before or after --config
     --workdir=DIR               the run's folder; default runs/<config name>
-    --checkpoint=DIR            (evaluate, sample) a run's folder, whose saved config is the base
+    --checkpoint=DIR            (evaluate, sample, convert) a run's or a Hugging Face folder, whose config is the base
 
 Exit status: 0; 1 for input that cannot be used; 2 for a command line or configuration that is wrong; 130 interrupted.
 """
@@ -105,7 +105,12 @@ class Command:
         self.parser.add_argument("--config", metavar="FILE.py", help="an experiment file")
         self.parser.add_argument("--workdir", type=Path, metavar="DIR", help="the run's folder [runs/<config name>]")
         if checkpoint:
-            self.parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a run's folder, instead of both")
+            self.parser.add_argument(
+                "--checkpoint", metavar="DIR",
+                help="instead of both: a run's folder, a Hugging Face folder, or the name of one, such as "
+                "GenerTeam/GENERator-v2-eukaryote-1.2b-base, in the local cache",
+            )  # fmt: skip
+            self.parser.add_argument("--download", action="store_true", help="fetch a name that the cache lacks")
 
     def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Path]:
         """Arguments, the resolved configuration, and the run's folder."""
@@ -114,9 +119,10 @@ class Command:
         if getattr(args, "checkpoint", None) is not None:
             if args.config or args.workdir:
                 raise ConfigError("give --checkpoint alone, or --config and --workdir")
-            from gener_jax.training.checkpoint import read_config  # jax: only once the command line is known to be good
+            from gener_jax import pretrained  # jax: only once the command line is known to be good
 
-            values, folder = json.loads(configuration.dumps(read_config(args.checkpoint))), args.checkpoint
+            folder = pretrained.find(args.checkpoint, download=args.download)
+            values = json.loads(configuration.dumps(pretrained.read_config(folder)))
         elif args.config:
             values = load_experiment(args.config)
             folder = args.workdir or Path("runs") / overrides.get("name", values["name"])
@@ -131,7 +137,7 @@ def run(main: Callable[[], None]) -> None:
     import absl.logging
     import jax
 
-    from gener_jax.training.checkpoint import CheckpointError
+    from gener_jax.errors import CheckpointError
 
     # orbax and its event loop write pages about what is said here in a line.
     absl.logging.set_verbosity(absl.logging.FATAL)
@@ -145,7 +151,7 @@ def run(main: Callable[[], None]) -> None:
     except (DataError, CheckpointError, OSError) as error:  # any other ValueError is a fault of the program
         _fail(1, error)
     except MemoryError as error:
-        _fail(1, f"out of memory {error}".strip())
+        _fail(1, f"out of memory: {error}" if str(error) else "out of memory")
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -38,6 +38,11 @@ class Model:
     rms_norm_eps: float = 1e-5
     rope_theta: float = 500_000.0
     initializer_range: float = 0.02
+    sliding_window: int | None = None  # tokens back that a token sees, itself included; None: all
+    yarn_factor: float = 1.0  # YaRN stretches max_position_embeddings by this; 1: it does not
+    yarn_beta_fast: float = 32.0  # turns in the context above which a pair of dimensions keeps its frequency
+    yarn_beta_slow: float = 1.0  # turns below which its frequency is divided by yarn_factor
+    yarn_attention_factor: float | None = None  # of cosine and sine; None: 0.1 ln(yarn_factor) + 1
 
     dtype: str = "float32"  # of the computation; parameters are float32
     attention: str = "auto"  # auto, reference, blockwise
@@ -66,11 +71,28 @@ class Model:
             f"model.num_attention_heads {self.num_attention_heads} is not divisible by "
             f"model.num_key_value_heads {self.num_key_value_heads}",
         )
+        window, scale = self.sliding_window, self.yarn_attention_factor
+        _require(window is None or window > 0, f"model.sliding_window is {window}: it has to be positive, or none")
+        _require(scale is None or scale > 0, f"model.yarn_attention_factor is {scale}: it has to be positive, or none")
+        _require(1 <= self.yarn_factor < math.inf, f"model.yarn_factor is {self.yarn_factor}: it has to be 1 or more")
+        _require(
+            self.yarn_beta_fast >= self.yarn_beta_slow > 0,
+            f"model.yarn_beta_fast is {self.yarn_beta_fast} and model.yarn_beta_slow {self.yarn_beta_slow}: "
+            "both have to be positive, and fast no less than slow",
+        )
         _require(self.attention_block > 0, f"model.attention_block is {self.attention_block}: it has to be positive")
         _require(self.scan_unroll > 0, f"model.scan_unroll is {self.scan_unroll}: it has to be positive")
         _choice("model.dtype", self.dtype, ("float32", "bfloat16"))
         _choice("model.attention", self.attention, ("auto", "reference", "blockwise"))
         _choice("model.remat", self.remat, ("none", "dots", "full"))
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that an input may have: the positions of training, stretched; None (any) where a window within them
+        keeps every distance one that was trained.
+        """
+        positions = int(self.max_position_embeddings * self.yarn_factor)
+        return None if self.sliding_window is not None and self.sliding_window <= positions else positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +102,11 @@ class Tokenizer:
     kind: str = "kmer"  # kmer, bpe
     k: int = 6  # bases a k-mer, 1 to 8
     model_file: str | None = None  # a sentencepiece model, for bpe
+    convention: str = "v2"  # how a sequence is framed to be embedded: v1 <s> DNA, v2 <s> DNA <s>
 
     def __post_init__(self):
         _choice("tokenizer.kind", self.kind, ("kmer", "bpe"))
+        _choice("tokenizer.convention", self.convention, ("v1", "v2"))
         _require(1 <= self.k <= 8, f"tokenizer.k is {self.k}: it has to be 1 to 8")
         _require(
             self.kind != "bpe" or self.model_file is not None,
@@ -253,9 +277,10 @@ class Config:
 
     def __post_init__(self):
         _require(
-            self.data.context_length <= self.model.max_position_embeddings,
+            self.model.longest is None or self.data.context_length <= self.model.longest,
             f"data.context_length {self.data.context_length} is over model.max_position_embeddings "
-            f"{self.model.max_position_embeddings}",
+            f"{self.model.max_position_embeddings}"
+            + (f" times model.yarn_factor {self.model.yarn_factor}" if self.model.yarn_factor > 1 else ""),
         )
         _require(
             self.optimizer.warmup_steps <= self.train.num_steps,

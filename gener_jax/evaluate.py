@@ -8,11 +8,10 @@ import json
 import time
 
 from data_pipeline.records import read_info
-from gener_jax import command
+from gener_jax import command, run_folder
 from gener_jax.inference.lm import from_config
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tasks import report
-from gener_jax.training import checkpoint
 from gener_jax.training.metrics import logged, say
 
 
@@ -28,8 +27,9 @@ def main(argv=None) -> None:
         say(f"{error}; evaluating without it")
     lm = from_config(config, folder, step=args.step, mesh=mesh)
     step = lm.step
-    trained_on = checkpoint.read_loader_state(folder, step)["dataset"]
-    if read_info(config.data.path)["digest"] != trained_on:
+    if step is None:
+        say(f"warning: {folder} does not say what it was trained on: it may have seen these regions")
+    elif read_info(config.data.path)["digest"] != run_folder.read_loader_state(folder, step)["dataset"]:
         say(f"warning: {config.data.path} is not the dataset this run was trained on: it may have seen these regions")
     say(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")
     marks = []  # (seconds, tokens done), a batch; the first one ends when the program is compiled

@@ -15,7 +15,7 @@ from data_pipeline.build import build
 from data_pipeline.errors import DataError
 from data_pipeline.inputs import discover
 from data_pipeline.records import RegionSource, read_info
-from gener_jax import command
+from gener_jax import command, memory, run_folder
 from gener_jax.config import Config, ConfigError
 from gener_jax.data.loader import TokenStream, device_batches, host_batches
 from gener_jax.inference.generate import split_prompt
@@ -25,7 +25,7 @@ from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.tasks import report
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tokenizer import Tokenizer, for_config
-from gener_jax.training import checkpoint, memory
+from gener_jax.training import checkpoint
 from gener_jax.training.metrics import Clock, Log, Progress, fetch, logged, say
 from gener_jax.training.step import abstract_state, init_state, make_train_step
 
@@ -41,7 +41,7 @@ def check(config: Config) -> None:
             "https://ftp.ncbi.nlm.nih.gov/refseq/release/DIVISION/*.genomic.gbff.gz, then make it with "
             f"python -m data_pipeline.build --input *.gbff.gz --output {config.data.path}"
         )
-    if config.train.check_memory and (line := memory.shortage(config)):
+    if config.train.check_memory and (line := memory.training_shortage(config)):
         problems.append(line)
     if problems:
         raise DataError("\nerror: ".join(problems))
@@ -140,7 +140,7 @@ def train(config: Config, workdir: Path) -> dict:
         say(f"resuming {workdir} at step {start}")
     else:
         start, state = 0, init_state(config, mesh)
-    checkpoint.describe_folder(workdir, config)
+    run_folder.describe(workdir, config)
     log = Log(workdir / "log.jsonl", start)
     num_steps, batch_size, length = config.train.num_steps, config.train.batch_size, config.data.context_length
     tokens_a_step = batch_size * length

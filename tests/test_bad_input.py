@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gener_jax import command, evaluate, sample, train
+from gener_jax import command, evaluate, memory, sample, train
 from gener_jax.config import resolve
-from gener_jax.training import memory
 from tests import tiny
 from tests.tiny import compiled_once  # noqa: F401
 

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gener_jax import run_folder
 from gener_jax.config import ConfigError, resolve
-from gener_jax.inference.lm import abstract_params
+from gener_jax.errors import CheckpointError
 from gener_jax.model.sharding import make_mesh
+from gener_jax.pretrained import abstract_params
 from gener_jax.tokenizer import for_config
 from gener_jax.training import checkpoint
-from gener_jax.training.checkpoint import CheckpointError, Checkpoints
+from gener_jax.training.checkpoint import Checkpoints
 from gener_jax.training.step import abstract_state, init_state
 from tests import tiny
 
@@ -69,12 +71,12 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path, config, mesh, state, bit
     assert save(tmp_path, config, state, bits) == kept
     target = abstract_params(config, mesh)
     if best is None:
-        with pytest.raises(checkpoint.CheckpointError, match="none is the best"):
-            checkpoint.restore_params(tmp_path, target, "best")
+        with pytest.raises(CheckpointError, match="none is the best"):
+            run_folder.restore_params(tmp_path, target, "best")
     else:
-        assert checkpoint.restore_params(tmp_path, target, "best")[1] == best
-    assert checkpoint.restore_params(tmp_path, target)[1] == kept[-1]
-    assert checkpoint.restore_params(tmp_path, target, kept[0])[1] == kept[0]
+        assert run_folder.restore_params(tmp_path, target, "best")[1] == best
+    assert run_folder.restore_params(tmp_path, target)[1] == kept[-1]
+    assert run_folder.restore_params(tmp_path, target, kept[0])[1] == kept[0]
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == kept  # reading removes nothing
 
 
@@ -106,7 +108,7 @@ def test_any_mesh_restores_every_bit(saved, config, state, sizes, devices):
     assert same(restored.params, state.params)
     assert same(restored.opt_state, state.opt_state)
     assert jax.tree.all(jax.tree.map(lambda x, t: x.sharding == t.sharding, restored, target))
-    params, step = checkpoint.restore_params(saved, abstract_params(config, mesh))
+    params, step = run_folder.restore_params(saved, abstract_params(config, mesh))
     assert step == 20
     assert same(params, state.params)
 
@@ -137,7 +139,7 @@ def test_another_shape_is_one_line(saved, config, mesh, fields, words):
     other = replaced(config, **fields)
     checkpoints = Checkpoints(saved, 2)
     for restore in (
-        lambda: checkpoint.restore_params(saved, abstract_params(other, mesh)),
+        lambda: run_folder.restore_params(saved, abstract_params(other, mesh)),
         lambda: checkpoints.restore(20, abstract_state(other, mesh)),
     ):
         with pytest.raises(CheckpointError, match=words) as caught:
@@ -150,13 +152,13 @@ def test_another_shape_is_one_line(saved, config, mesh, fields, words):
 def test_what_is_not_there(tmp_path, saved, config, mesh):
     target = abstract_params(config, mesh)
     with pytest.raises(CheckpointError, match="holds no checkpoints; train one with"):
-        checkpoint.restore_params(tmp_path, target)
+        run_folder.restore_params(tmp_path, target)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="holds no complete checkpoint yet"):
-        checkpoint.restore_params(tmp_path, target)
+        run_folder.restore_params(tmp_path, target)
     for step in (15, "worst"):
         with pytest.raises(CheckpointError, match=f"has no checkpoint of step {step}; it has 10, 20"):
-            checkpoint.restore_params(saved, target, step)
+            run_folder.restore_params(saved, target, step)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of tensorstore's threads
@@ -189,7 +191,7 @@ def test_what_a_kill_left_is_cleared_away(tmp_path, saved, config, mesh, state):
     folder = tmp_path / "run" / "checkpoints"
     left = folder / "30.orbax-checkpoint-tmp"
     shutil.copytree(folder / "20", left, ignore=lambda *_: ["commit_success.txt"])
-    assert checkpoint.restore_params(tmp_path / "run", abstract_params(config, mesh))[1] == 20
+    assert run_folder.restore_params(tmp_path / "run", abstract_params(config, mesh))[1] == 20
     assert left.exists()  # reading leaves a run alone that may be going on
     checkpoints = Checkpoints(tmp_path / "run", 2)
     assert checkpoints.latest_step == 20
@@ -200,9 +202,9 @@ def test_what_a_kill_left_is_cleared_away(tmp_path, saved, config, mesh, state):
 
 def test_what_decides_a_run_may_not_change(tmp_path, config):
     checkpoint.check_folder(tmp_path / "new", config)
-    checkpoint.describe_folder(tmp_path, config)
+    run_folder.describe(tmp_path, config)
     checkpoint.check_folder(tmp_path, config)
-    assert checkpoint.read_config(tmp_path) == config
+    assert run_folder.read_config(tmp_path) == config
     values = json.loads((tmp_path / "config.json").read_text())
 
     def changed(allow=(), **fields):
@@ -239,8 +241,8 @@ def test_what_decides_a_run_may_not_change(tmp_path, config):
 
 
 def test_environment(tmp_path, config):
-    checkpoint.describe_folder(tmp_path, config)
-    checkpoint.describe_folder(tmp_path, config)
+    run_folder.describe(tmp_path, config)
+    run_folder.describe(tmp_path, config)
     environment, _ = json.loads((tmp_path / "environment.json").read_text())  # an entry a start
     assert environment["versions"]["jax"] == jax.__version__
     assert len(environment["devices"]) == 8

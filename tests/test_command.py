@@ -9,7 +9,7 @@ import pytest
 from data_pipeline.errors import DataError
 from gener_jax import command, evaluate, sample
 from gener_jax.config import ConfigError, dumps, resolve
-from gener_jax.training.checkpoint import CheckpointError
+from gener_jax.errors import CheckpointError
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = """

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from gener_jax import config, tokenizer
-from gener_jax.model import decoder
+from gener_jax.model import decoder, rope
 from gener_jax.model.decoder import Decoder, empty_cache
 from gener_jax.training.losses import token_nll
 from tests.conftest import random_params
@@ -179,7 +179,7 @@ def test_bfloat16_computes_low_and_keeps_float32(params, ids):
 
 
 def test_rope_angles_are_float32():
-    cos, _ = decoder.rope_angles(jnp.asarray([[256, 257]]), 8, 500_000.0)
+    cos, _ = rope.angles(jnp.asarray([[256, 257]]), config.Model(head_dim=8))
     np.testing.assert_allclose(cos[0, :, 0, 0], np.cos([256.0, 257.0]), atol=1e-5)  # bfloat16 has no 257
     assert cos.dtype == jnp.float32
 

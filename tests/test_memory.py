@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from gener_jax import config as configuration
+from gener_jax import memory
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.tokenizer import for_config
-from gener_jax.training import memory
 from gener_jax.training.step import abstract_state, make_train_step
 
 
@@ -34,7 +34,7 @@ def test_step_memory_is_linear_in_length(remat):
     print(f"remat {remat}: temporary memory {sizes[0] / 2**30:.2f} GiB at 4096, {sizes[1] / 2**30:.2f} at 16384 tokens")
     assert sizes[1] < 4.5 * sizes[0]
     # The formula that refuses runs is of the same size as what the compiler plans.
-    assert 0.5 < memory.needed(config, 1)["activations"] / (sizes[1] / 2**30) < 2
+    assert 0.5 < memory.training_needs(config, 1)["activations"] / (sizes[1] / 2**30) < 2
 
 
 @pytest.mark.slow

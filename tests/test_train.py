@@ -20,7 +20,7 @@ from data_pipeline import train_bpe
 from data_pipeline.build import build
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import make
-from gener_jax import command, evaluate, sample, train
+from gener_jax import command, evaluate, run_folder, sample, train
 from gener_jax.config import Config, ConfigError, dumps
 from gener_jax.inference.lm import load
 from gener_jax.model.sharding import make_mesh
@@ -43,7 +43,7 @@ def dataset(tmp_path_factory):
 
 def state_of(folder, step=None, devices=8):
     """A checkpoint's parameters and optimizer state as numpy arrays, by name, and the loader's state."""
-    _, config = for_config(checkpoint.read_config(folder))
+    _, config = for_config(run_folder.read_config(folder))
     target = abstract_state(config, make_mesh(1, -1, 1, devices=jax.devices()[:devices]))
     checkpoints = checkpoint.Checkpoints(folder, 2)
     state, loader = checkpoints.restore(checkpoints.latest_step if step is None else step, target)
@@ -144,7 +144,7 @@ def test_a_run_says_and_writes_what_it_should(straight, dataset):
     ]  # fmt: skip
     environment = json.loads((straight.folder / "environment.json").read_text())[0]
     assert environment["versions"]["jax"] == jax.__version__
-    config = checkpoint.read_config(straight.folder)
+    config = run_folder.read_config(straight.folder)
     assert (config.name, config.model.vocab_size, config.model.head_dim) == ("tiny", 96, 8)
     assert config == for_config(tiny.config(dataset))[1]
     assert sorted(int(p.name) for p in (straight.folder / "checkpoints").iterdir()) == [9, 12]
@@ -215,7 +215,7 @@ def test_a_longer_run_on_another_mesh_where_it_is_allowed(straight, dataset, tmp
     result = train.train(tiny.config(dataset, **changed, train__allow_changes="train.num_steps"), tmp_path / "run")
     assert result["step"] == 14
     assert log_of(tmp_path / "run")[: len(log_of(straight.folder))] == log_of(straight.folder)
-    assert checkpoint.read_config(tmp_path / "run").train.num_steps == 14
+    assert run_folder.read_config(tmp_path / "run").train.num_steps == 14
 
 
 def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):

@@ -1,23 +1,22 @@
 """A trained model as one object: `lm = gener_jax.load(folder)`, then `lm.generate`, `lm.logits`."""
 
+import dataclasses
 import functools
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from data_pipeline.tokenizer import BOS, SPECIAL_TOKENS
-from gener_jax import config as configuration
-from gener_jax import huggingface
+from gener_jax import memory, pretrained
 from gener_jax.config import Config
 from gener_jax.inference.generate import Sampling, decode, left_pad, round_up, split_prompt
 from gener_jax.model import decoder
-from gener_jax.model.sharding import make_mesh, tree_shardings
-from gener_jax.tokenizer import KmerTokenizer, Tokenizer, for_config
-from gener_jax.training import checkpoint
+from gener_jax.model.sharding import make_mesh
+from gener_jax.tokenizer import Tokenizer, for_config
 
 
 class LM:
@@ -49,11 +48,11 @@ class LM:
             return np.asarray(self._logits(self.params, jnp.asarray(ids, jnp.int32)))
 
     def _check_length(self, tokens: int, what: str) -> None:
-        longest = self.config.model.max_position_embeddings
-        if tokens > longest:
+        longest = self.config.model.longest
+        if longest is not None and tokens > longest:
             raise ValueError(
                 f"{what} needs up to {tokens} tokens of context, the model was made for {longest} "
-                "(model.max_position_embeddings)"
+                "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more"
             )
 
     def generate(
@@ -160,53 +159,66 @@ class LM:
         return self._agreeing(left.tobytes())
 
 
-def load(folder: str | Path, *, step: int | str | None = None, mesh: jax.sharding.Mesh | None = None) -> LM:
+def load(
+    folder: str | Path,
+    *,
+    step: int | str | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    convention: str | None = None,
+    download: bool = False,
+    check_memory: bool = True,
+    **model,
+) -> LM:
     """The model of a folder.
 
     Args:
-      folder: what `gener_jax.train` wrote, or a Hugging Face folder with config.json and one model.safetensors.
+      folder: what `gener_jax.train` wrote; or a Hugging Face folder with config.json and safetensors; or the name of
+        one, such as "GenerTeam/GENERator-v2-eukaryote-1.2b-base", in the local Hugging Face cache.
       step: of a run, a checkpoint's step, "best" by held-out bits per base, or None for the newest.
       mesh: default: all devices along fsdp where they divide the hidden size, else the first one.
+      convention: "v1" or "v2", how sequences are framed for embeddings; None: as the folder says (see `LM.frame`).
+      download: fetch a name that the cache lacks; needs `pip install 'gener_jax[hub]'`.
+      check_memory: refuse before loading what does not fit.
+      model: other fields of `config.model`. dtype="bfloat16" computes and stores in it. For longer inputs:
+        yarn_factor=4 (YaRN), rope_theta=5e6 with max_position_embeddings=65536 (another base), sliding_window=16384.
 
     Raises:
-      CheckpointError: if a run has no such checkpoint, or it does not fit its config.
-      ValueError: if a Hugging Face folder does not hold a model of ours over k-mers.
+      CheckpointError: if it cannot be read, a run has no such checkpoint, or it is no model of ours over k-mers.
+      ConfigError: for a field that `config.model` does not have, or a value it cannot have.
+      MemoryError: if the weights do not fit on the devices.
     """
-    folder = Path(folder)
-    if not huggingface.is_folder(folder):
-        return from_config(checkpoint.read_config(folder), folder, step=step, mesh=mesh)
-    model, params = huggingface.read(folder)
-    k = next((k for k in range(1, 9) if KmerTokenizer(k).vocab_size == model.vocab_size), None)
-    if k is None:
-        raise ValueError(f"{folder / 'config.json'}: vocab_size {model.vocab_size} is no k-mer vocabulary of ours")
-    config = Config(
-        name=folder.name,
-        model=model,
-        tokenizer=configuration.Tokenizer(k=k),
-        data=configuration.Data(context_length=model.max_position_embeddings),
-    )
-    tokenizer, config = for_config(config)
-    mesh = mesh or _default_mesh(config)
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_params(config, mesh))
-    return LM(config, jax.device_put(params, shardings), tokenizer, mesh)
+    folder = pretrained.find(folder, download=download)
+    config = pretrained.changed(pretrained.read_config(folder), **model)
+    if convention is not None:
+        config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, convention=convention))
+    return from_config(config, folder, step=step, mesh=mesh, check_memory=check_memory)
 
 
-def from_config(config: Config, folder: Path, *, step: int | str | None = None, mesh=None) -> LM:
-    """The model of a run's folder with a changed configuration; `evaluate` and `sample` use it."""
+def from_config(
+    config: Config,
+    folder: Path,
+    *,
+    step: int | str | None = None,
+    mesh=None,
+    check_memory: bool = True,
+    batch: int = 1,
+    tokens: int = 0,
+) -> LM:
+    """The model of a folder with a changed configuration; `evaluate` and `sample` use it.
+
+    `batch` rows of `tokens` tokens are what is going to be asked of it, and have to fit beside the weights.
+    """
     tokenizer, config = for_config(config)
     mesh = mesh or _default_mesh(config)
-    params, step = checkpoint.restore_params(folder, abstract_params(config, mesh), step)
+    if check_memory:
+        if line := memory.inference_shortage(config, mesh, batch, tokens):
+            raise MemoryError(line)
+        if line := memory.inference_shortage(config, mesh, 1, config.model.longest or 0):
+            warnings.warn(f"a whole context will not fit: {line}", stacklevel=3)
+    params, step = pretrained.read_params(folder, config, mesh, step=step, dtype=config.model.dtype)
     return LM(config, params, tokenizer, mesh, step)
 
 
 def _default_mesh(config: Config) -> jax.sharding.Mesh:
     divides = config.model.hidden_size % len(jax.devices()) == 0
     return make_mesh(1, -1, 1, None if divides else jax.devices()[:1])
-
-
-def abstract_params(config: Config, mesh: jax.sharding.Mesh):
-    """Shapes of the parameters with their shardings on a mesh."""
-    boxed = jax.eval_shape(functools.partial(decoder.init, decoder.Decoder(config.model)), jax.random.key(0))
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), tree_shardings(boxed, mesh)
-    )

@@ -18,6 +18,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from gener_jax.config import Model
+from gener_jax.model import rope
 from gener_jax.model.attention import Segments, attention, matmul_precision
 from gener_jax.model.sharding import constrain
 
@@ -37,19 +38,6 @@ def empty_cache(config: Model, batch: int, slots: int) -> Cache:
     shape = (config.num_hidden_layers, batch, slots, config.num_key_value_heads, config.head_dim)
     zeros = functools.partial(jnp.zeros, dtype=config.dtype)
     return Cache(zeros(shape), zeros(shape), jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
-
-
-def rope_angles(positions_BT, head_dim: int, theta: float):
-    """Cosine and sine of the rotary angles, float32 [B, T, 1, H/2]; bf16 would turn position 257 into 256."""
-    frequencies = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions_BT.astype(jnp.float32)[..., None, None] * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x_BTNH, cos, sin):
-    """Rotary embedding in the rotate-half form (pairs are H/2 apart), computed in float32."""
-    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -84,8 +72,8 @@ class Block(nn.Module):
             q_BTNH = jnp.einsum("btd,dnh->btnh", y_BTD, self._weight("q", (D, N, H), ("embed", "heads", "head_dim")))
             k_BTKH = jnp.einsum("btd,dkh->btkh", y_BTD, self._weight("k", (D, K, H), ("embed", "kv_heads", "head_dim")))
             v_BTKH = jnp.einsum("btd,dkh->btkh", y_BTD, self._weight("v", (D, K, H), ("embed", "kv_heads", "head_dim")))
-            q_BTNH = constrain(rotate(q_BTNH, *angles), "batch", "length", "heads", "head_dim")
-            k_BSKH = constrain(rotate(k_BTKH, *angles), "batch", "length", "kv_heads", "head_dim")
+            q_BTNH = constrain(rope.rotate(q_BTNH, *angles), "batch", "length", "heads", "head_dim")
+            k_BSKH = constrain(rope.rotate(k_BTKH, *angles), "batch", "length", "kv_heads", "head_dim")
             v_BSKH = constrain(v_BTKH, "batch", "length", "kv_heads", "head_dim")
             if cache_kv is not None:
                 k_BSKH = jax.lax.dynamic_update_slice_in_dim(cache_kv[0], k_BSKH, slot, 1)
@@ -93,7 +81,7 @@ class Block(nn.Module):
                 cache_kv = (k_BSKH, v_BSKH)
             out_BTNH = attention(
                 q_BTNH, k_BSKH, v_BSKH, implementation=c.attention, offset=slot, segments=segments,
-                block=c.attention_block,
+                window=c.sliding_window, block=c.attention_block,
             )  # fmt: skip
             o_NHD = self._weight("o", (N, H, D), ("heads", "head_dim", "embed"))
             x_BTD += constrain(jnp.einsum("btnh,nhd->btd", out_BTNH, o_NHD), "batch", "length", "hidden")
@@ -168,7 +156,7 @@ class Decoder(nn.Module):
             segments = Segments(segment_ids_BT, key_segments)
         else:
             segments = None if segment_ids_BT is None else Segments(segment_ids_BT, segment_ids_BT)
-        angles = rope_angles(positions_BT, c.head_dim, c.rope_theta)
+        angles = rope.angles(positions_BT, c)
         embedded_BTD = jnp.take(self.embedding_VD.astype(c.dtype), ids_BT, axis=0)
         embedded_BTD = constrain(embedded_BTD, "batch", "length", "hidden")
         cache_kv = None if cache is None else (cache.k, cache.v)

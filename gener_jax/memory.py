@@ -1,4 +1,4 @@
-"""What a training step needs on each device, by formula, and what the device has."""
+"""What training and inference need on each device, by formula, and what the device has."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from gener_jax.config import Config
 from gener_jax.model import decoder
@@ -16,7 +17,7 @@ GIB = 2**30
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in
 
 
-def needed(config: Config, num_devices: int) -> dict[str, float]:
+def training_needs(config: Config, num_devices: int) -> dict[str, float]:
     """GiB a device: `state` (float32 parameters, gradients, two Adam moments, cut over fsdp and tensor) and
     `activations` (what the backward pass keeps of each layer, the logits, and one layer's scratch).
 
@@ -64,9 +65,9 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / GIB
 
 
-def shortage(config: Config) -> str | None:
+def training_shortage(config: Config) -> str | None:
     """One line if a training step will not fit, else None."""
-    need, have = needed(config, len(jax.devices())), available()
+    need, have = training_needs(config, len(jax.devices())), available()
     total = sum(need.values())
     if total <= have:
         return None
@@ -75,4 +76,40 @@ def shortage(config: Config) -> str | None:
         f"{need['activations']:.0f} for activations) and there are {have:.0f} GiB on each of {len(jax.devices())} "
         f"{jax.devices()[0].platform} device(s): use more devices, a smaller train.batch_size or data.context_length, "
         "or model.remat=full; train.check_memory=false tries anyway"
+    )
+
+
+def inference_needs(config: Config, mesh: Mesh, batch: int, tokens: int) -> dict[str, float]:
+    """GiB a device: `weights` in the computation's type, cut over fsdp and tensor, and `cache`, the keys and values of
+    `batch` rows of `tokens` tokens, rows cut over data and fsdp, heads over tensor where it divides them.
+    """
+    m = config.model
+    bytes_, tensor = jnp.dtype(m.dtype).itemsize, mesh.shape["tensor"]
+    rows = -(-batch // (mesh.shape["data"] * mesh.shape["fsdp"]))
+    heads = m.num_key_value_heads // (1 if m.num_key_value_heads % tensor else tensor)
+    return {
+        "weights": bytes_ * decoder.num_parameters(m) / (mesh.shape["fsdp"] * tensor) / GIB,
+        "cache": 2 * bytes_ * m.num_hidden_layers * rows * tokens * heads * m.head_dim / GIB,
+    }
+
+
+def inference_shortage(config: Config, mesh: Mesh, batch: int = 1, tokens: int = 0) -> str | None:
+    """One line if the weights and a KV cache of `batch` rows of `tokens` tokens will not fit, else None.
+
+    It says the weights, and the cache by batch and length.
+    """
+    need, have = inference_needs(config, mesh, batch, tokens), available()
+    if sum(need.values()) <= have:
+        return None
+    longest = config.model.longest or config.model.max_position_embeddings
+    table = "; ".join(
+        f"{rows} × {length:,} tokens {inference_needs(config, mesh, rows, length)['cache']:.2f}"
+        for rows, length in sorted({(b, t) for b in (1, 16, batch) for t in (longest // 8, longest, tokens) if t})
+    )
+    return (
+        f"{config.name} needs on each of {mesh.size} {jax.devices()[0].platform} device(s) {need['weights']:.2f} GiB "
+        f"for its weights in {config.model.dtype}, and for its KV cache, in GiB by batch and length: {table}; there "
+        f"are {have:.2f} GiB: use "
+        + ("" if config.model.dtype == "bfloat16" else "dtype bfloat16, ")
+        + "more devices, a smaller batch or fewer tokens"
     )

@@ -1,0 +1,130 @@
+"""Converts a model between a run's folder and a Hugging Face folder, and checks it against `transformers`.
+
+    python -m gener_jax.convert --checkpoint runs/quickstart --output hf/quickstart --format hf
+    python -m gener_jax.convert --checkpoint GenerTeam/GENERator-v2-eukaryote-1.2b-base --output runs/mine --format run
+    python -m gener_jax.convert --checkpoint FOLDER --verify
+
+A Hugging Face folder opens with `transformers` without remote code: AutoTokenizer, LlamaForCausalLM. A run's folder of
+a published model holds its parameters alone; `--config.train.init_from=FOLDER` starts a training from it. `--verify`
+runs the model here and, where torch and transformers are installed, there; it prints the largest difference layer by
+layer and 16 greedy ids of each, and ends with status 1 where they differ. The last line on standard output is one JSON
+object.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import jax
+
+from gener_jax import command, pretrained, run_folder
+from gener_jax.config import Config, ConfigError
+from gener_jax.errors import CheckpointError
+from gener_jax.huggingface import config as published_config
+from gener_jax.huggingface import vocabulary, weights
+from gener_jax.inference import parity
+from gener_jax.inference.lm import LM, from_config
+from gener_jax.training.metrics import say
+
+
+def write_published(folder: Path, config: Config, tokenizer, params, dtype: str = "float32") -> None:
+    """Fills an empty folder with config.json, safetensors of `dtype`, and the tokenizer's files.
+
+    Raises:
+      ConfigError: for a tokenizer that is not of k-mers.
+    """
+    if tokenizer.kind != "kmer":
+        raise ConfigError(f"tokenizer.kind is {tokenizer.kind}: only models over k-mers have a published form")
+    (folder / "config.json").write_text(published_config.write(config, dtype))
+    longest = config.model.longest or config.model.max_position_embeddings
+    for name, text in vocabulary.files(tokenizer, longest).items():
+        (folder / name).write_text(text)
+    weights.write(folder, params, dtype)
+
+
+@contextlib.contextmanager
+def beside(output: Path):
+    """An empty folder that becomes `output` if all goes well, and is removed if not.
+
+    Raises:
+      ConfigError: if `output` exists.
+    """
+    if output.exists():
+        raise ConfigError(f"--output {output}: exists already; give a folder that does not")
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.rename(partial, output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def verify(lm: LM, folder: Path) -> dict:
+    """Prints ours beside theirs; the last line's object, with `equal` None where theirs is not installed."""
+    ids = parity.probe_ids(lm.tokenizer.vocab_size)
+    ours = parity.ours(lm, ids)
+    result = {"tokens": ids.size, "dtype": lm.config.model.dtype, "greedy": ours.greedy, "equal": None}
+    print(f"greedy ids, ours          {' '.join(map(str, ours.greedy))}")
+    with contextlib.ExitStack() as stack:
+        if not pretrained.is_published(folder):  # a run: transformers reads it as it would be published
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gener_jax_verify_")))
+            write_published(folder, lm.config, lm.tokenizer, lm.params)
+        try:
+            theirs = parity.theirs(folder, ids, lm.config.model.dtype)
+        except ImportError as error:
+            say(f"nothing to compare with: pip install 'gener_jax[parity]' ({error})")
+            return result
+    print(f"greedy ids, transformers  {' '.join(map(str, theirs.greedy))}")
+    print(f"{'':14} largest difference   of values up to")
+    worst = 0.0
+    for name, difference, size in parity.differences(ours, theirs):
+        print(f"{name:14} {difference:18.2e}   {size:.3g}")
+        worst = max(worst, difference / max(1, size))
+    return {**result, "equal": worst <= parity.TOLERANCE and theirs.greedy == ours.greedy, "largest_difference": worst}
+
+
+def main(argv=None) -> None:
+    """The command."""
+    program = command.Command(__doc__, checkpoint=True)
+    add = program.parser.add_argument
+    add("--output", type=Path, metavar="DIR", help="a folder that does not exist yet")
+    add("--format", choices=("hf", "run"), help="what to write there")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="of an hf folder's tensors [as they were stored]")
+    add("--step", type=command.step, help="of a run: a checkpoint's step, or best [the newest]")
+    add("--verify", action="store_true", help="compare with transformers, on this machine")
+    args, config, folder = program.parse(argv)
+    if (args.output is None) != (args.format is None) or not (args.output or args.verify):
+        raise ConfigError("give --output with --format hf or run, or --verify, or both")
+    if args.dtype and args.format != "hf":
+        raise ConfigError(f"--dtype {args.dtype}: is of --format hf; a run holds float32")
+    if jax.process_count() > 1:
+        raise ConfigError(f"{jax.process_count()} processes: convert works on one host")
+    if args.output and args.output.exists():  # now, not when everything is read
+        raise ConfigError(f"--output {args.output}: exists already; give a folder that does not")
+    # Weights are converted in float32, which holds what any other type does; --verify compares in it too.
+    lm = from_config(pretrained.changed(config, dtype="float32"), folder, step=args.step)
+    result = {"checkpoint": str(folder), "step": lm.step}
+    if args.output:
+        with beside(args.output) as partial:
+            if args.format == "run":
+                run_folder.write_params(partial, lm.config, lm.params)
+            else:
+                stored = published_config.stored_dtype(folder) if pretrained.is_published(folder) else "float32"
+                write_published(partial, lm.config, lm.tokenizer, lm.params, args.dtype or stored)
+        say(f"{args.output}: written, {sum(f.stat().st_size for f in args.output.rglob('*') if f.is_file()):,} bytes")
+        result |= {"output": str(args.output), "format": args.format}
+    if args.verify:
+        result |= verify(lm, folder)
+    print(json.dumps(result))
+    if result.get("equal") is False:
+        raise CheckpointError(f"{folder}: ours and transformers differ by more than {parity.TOLERANCE}")
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,216 @@
+"""config.json of a `LlamaForCausalLM` or `MistralForCausalLM` ↔ our configuration.
+
+A Mistral without biases is a Llama whose attention has a sliding window, so a model with a window is written as one.
+`rope_theta` and `rope_scaling` (transformers 4) and `rope_parameters` (5) are both read; the first form, which is the
+published one and which 5 reads too, is written.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+
+from data_pipeline.tokenizer import BOS, EOS, PAD, KmerTokenizer
+from gener_jax import config as configuration
+from gener_jax.config import Config, ConfigError, Model
+from gener_jax.errors import CheckpointError
+from gener_jax.huggingface import vocabulary
+
+_SIZES = {  # taken over as they are
+    "vocab_size": int, "hidden_size": int, "intermediate_size": int, "num_hidden_layers": int,
+    "num_attention_heads": int, "num_key_value_heads": int, "head_dim": int, "max_position_embeddings": int,
+    "rms_norm_eps": float, "initializer_range": float, "sliding_window": int,
+}  # fmt: skip
+_MAY_BE_ABSENT = ("head_dim", "initializer_range", "sliding_window")
+_ONLY = {  # what our decoder is; others are refused
+    "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
+}  # fmt: skip
+_YARN = {  # our field → theirs
+    "yarn_factor": "factor", "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow",
+    "yarn_attention_factor": "attention_factor",
+}  # fmt: skip
+_MAX_BYTES = 1 << 20  # of a config.json
+
+
+def read_json(path: Path, max_bytes: int) -> dict:
+    """The object in a JSON file.
+
+    Raises:
+      CheckpointError: if the file is absent, larger than that, or holds no object.
+    """
+    try:
+        if path.stat().st_size > max_bytes:
+            raise CheckpointError(f"{path}: has {path.stat().st_size:,} bytes, and over {max_bytes:,} are not read")
+        fields = json.loads(path.read_bytes())
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path}: holds no JSON object")
+    return fields
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether a folder's config.json is a Hugging Face model's, and not a run's of ours."""
+    try:
+        return "model_type" in read_json(folder / "config.json", _MAX_BYTES)
+    except CheckpointError:
+        return False
+
+
+def read(folder: Path) -> Config:
+    """The configuration of a folder: its model, and the k-mers of its vocabulary, which is compared with ours.
+
+    Raises:
+      CheckpointError: one line naming the file and the field that is missing, damaged, or not ours.
+    """
+    path = folder / "config.json"
+    fields = read_json(path, _MAX_BYTES)
+    name = _name(folder, fields)
+    _refuse_carbon(folder, fields, name)
+    try:
+        model = _model(fields)
+        k = next((k for k in range(1, 9) if KmerTokenizer(k).vocab_size == model.vocab_size), None)
+        if k is None:
+            raise ConfigError(f"vocab_size {model.vocab_size} is no k-mer vocabulary of ours")
+        config = Config(
+            name=name,
+            model=model,
+            tokenizer=configuration.Tokenizer(k=k, convention=_convention(fields, name)),
+            data=configuration.Data(context_length=model.max_position_embeddings),
+        )
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    vocabulary.check(folder, KmerTokenizer(k))
+    return config
+
+
+def stored_dtype(folder: Path) -> str:
+    """The type that config.json gives its weights; float32 where it gives none that we write."""
+    fields = read_json(folder / "config.json", _MAX_BYTES)
+    dtype = fields.get("dtype", fields.get("torch_dtype"))
+    return dtype if dtype in ("float32", "bfloat16", "float16") else "float32"
+
+
+def _name(folder: Path, fields: dict) -> str:
+    """The model's name: of its folder, or of its repository in a cache of Hugging Face's."""
+    folder = folder.absolute()
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.rpartition("--")[2]
+    return folder.name
+
+
+def _refuse_carbon(folder: Path, fields: dict, name: str) -> None:
+    if (folder / "dna_config.json").exists() or fields.get("vocab_size") == 155_776 or re.match("carbon-", name, re.I):
+        raise CheckpointError(
+            f"{folder}: is a Carbon model: its vocabulary of English byte pairs and 6-mers is not supported; "
+            "GENERator's is"
+        )
+
+
+def _convention(fields: dict, name: str) -> str:
+    """v1 or v2: as our export says; else by the published names; else v2, the newer."""
+    said = (fields.get("gener_jax") or {}).get("convention")
+    if said is not None:
+        return said
+    return "v1" if re.match(r"GENERator-(?!v\d)", name) else "v2"
+
+
+def _model(fields: dict) -> Model:
+    if fields.get("model_type") not in ("llama", "mistral"):
+        raise ConfigError(f"model_type is {fields.get('model_type')!r}: only 'llama' and 'mistral' are supported")
+    for name, value in _ONLY.items():
+        if fields.get(name, value) != value:
+            raise ConfigError(f"{name} is {fields[name]!r}: only {value!r} is supported")
+    if fields["model_type"] == "llama" and fields.get("sliding_window") is not None:
+        raise ConfigError(f"sliding_window is {fields['sliding_window']!r} and model_type llama, which has none")
+    if fields["model_type"] == "mistral" and "sliding_window" not in fields:
+        raise ConfigError("sliding_window is not given: a mistral has to say its window, or null")
+    values = {}
+    for name, type_ in _SIZES.items():
+        value = fields.get(name)
+        if value is not None or name not in _MAY_BE_ABSENT:
+            values[name] = _positive(name, value, type_)
+    return Model(**{**values, **_rope(fields, values["max_position_embeddings"])})
+
+
+def _positive(name: str, value, type_: type):
+    if type(value) not in (int, type_) or not 0 < value < math.inf:
+        raise ConfigError(f"{name} is {value!r}: it has to be a positive {type_.__name__}")
+    return type_(value)
+
+
+def _rope(fields: dict, positions: int) -> dict:
+    """Our fields of the rotary embedding. `positions` is max_position_embeddings as it stands: after the stretching."""
+    where = "rope_parameters" if fields.get("rope_parameters") is not None else "rope_scaling"
+    rope = fields.get(where) or {}
+    if not isinstance(rope, dict):
+        raise ConfigError(f"{where} is {rope!r}: it has to be an object")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    theta = _positive("rope_theta", rope.get("rope_theta", fields.get("rope_theta")), float)
+    known = {"rope_type", "type", "rope_theta"}
+    if kind == "yarn":
+        known |= {*_YARN.values(), "original_max_position_embeddings"}
+    given = {name: value for name, value in rope.items() if value is not None}
+    if given.pop("truncate", True) is not True or given.pop("partial_rotary_factor", 1.0) != 1 or set(given) - known:
+        raise ConfigError(f"{where} is {rope}: rope_theta and YaRN without mscale are supported")
+    if kind == "default":
+        return {"rope_theta": theta}
+    if kind != "yarn":
+        raise ConfigError(f"{where} has rope_type {kind!r}: only 'default' and 'yarn' are supported")
+    yarn = {ours: _positive(f"{where}.{name}", given[name], float) for ours, name in _YARN.items() if name in given}
+    factor = yarn.get("yarn_factor")
+    if factor is None:
+        raise ConfigError(f"{where} has no factor")
+    before = given.get("original_max_position_embeddings", fields.get("original_max_position_embeddings", positions))
+    before = _positive("original_max_position_embeddings", before, int)
+    if positions not in (before, int(before * factor)):
+        raise ConfigError(
+            f"max_position_embeddings is {positions}: neither original_max_position_embeddings {before} nor that times "
+            f"{where}.factor {factor}"
+        )
+    return {"rope_theta": theta, "max_position_embeddings": before, **yarn}
+
+
+def write(config: Config, dtype: str) -> str:
+    """The text of config.json, in the published order; `dtype` is that of the tensors beside it."""
+    m = config.model
+    windowed = m.sliding_window is not None
+    scaling = None
+    if m.yarn_factor != 1:
+        scaling = {
+            "rope_type": "yarn",
+            **{theirs: getattr(m, ours) for ours, theirs in _YARN.items() if getattr(m, ours) is not None},
+            "original_max_position_embeddings": m.max_position_embeddings,
+        }
+    fields = {
+        "architectures": ["MistralForCausalLM" if windowed else "LlamaForCausalLM"],
+        **({} if windowed else {"attention_bias": False}),
+        "attention_dropout": 0.0,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "gener_jax": {"convention": config.tokenizer.convention},
+        "head_dim": m.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": m.hidden_size,
+        "initializer_range": m.initializer_range,
+        "intermediate_size": m.intermediate_size,
+        "max_position_embeddings": int(m.max_position_embeddings * m.yarn_factor),
+        **({} if windowed else {"mlp_bias": False}),
+        "model_type": "mistral" if windowed else "llama",
+        "num_attention_heads": m.num_attention_heads,
+        "num_hidden_layers": m.num_hidden_layers,
+        "num_key_value_heads": m.num_key_value_heads,
+        "pad_token_id": PAD,
+        **({} if windowed else {"pretraining_tp": 1}),
+        "rms_norm_eps": m.rms_norm_eps,
+        "rope_scaling": scaling,
+        "rope_theta": m.rope_theta,
+        **({"sliding_window": m.sliding_window} if windowed else {}),
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        "vocab_size": m.vocab_size,
+    }
+    return json.dumps(fields, indent=2) + "\n"

@@ -1,0 +1,85 @@
+"""Ours beside `transformers` on the user's machine: every layer's hidden state, the logits, a greedy continuation."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipeline.tokenizer import BOS, NUM_SPECIAL
+from gener_jax.inference.generate import decode
+from gener_jax.inference.lm import LM
+
+TOLERANCE = 1e-4  # of the largest value of a layer, in float32
+NEW_TOKENS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a model makes of ids [B, T]."""
+
+    hidden: list[np.ndarray]  # float32 [B, T, D]: embedded, behind each layer but the last, behind the last norm
+    logits: np.ndarray  # float32 [B, T, V]
+    greedy: list[int]  # the NEW_TOKENS most likely ids behind the first row, of the whole vocabulary
+
+
+def probe_ids(vocab_size: int, rows: int = 2, length: int = 64) -> np.ndarray:
+    """Ids to compare on, int32 [rows, length]: <s> and random k-mers, the same everywhere."""
+    ids = np.random.default_rng(0).integers(NUM_SPECIAL, vocab_size, (rows, length), dtype=np.int32)
+    ids[:, 0] = BOS
+    return ids
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _states(model, params, ids):
+    (hidden, _), state = model.apply({"params": params}, ids, mutable=["intermediates"])
+    embedded = jnp.take(params["embed_tokens"], ids, axis=0).astype(model.config.dtype)
+    layers = state["intermediates"]["layers"]["output"][0]
+    logits = model.apply({"params": params}, hidden, method="logits")
+    return [x.astype(jnp.float32) for x in (embedded, *layers[:-1], hidden)], logits
+
+
+def ours(lm: LM, ids: np.ndarray) -> Outputs:
+    """What our model makes of them."""
+    vocab_size = lm.tokenizer.vocab_size
+    anything, nothing = np.ones(vocab_size, bool), np.zeros(vocab_size, bool)
+    with jax.set_mesh(lm.mesh):
+        hidden, logits = jax.device_get(_states(lm.model, lm.params, jnp.asarray(ids)))
+        greedy, _ = decode(
+            lm.model, lm.params, jnp.asarray(ids[:1]), np.full(1, ids.shape[1], np.int32), jax.random.key(0)[None],
+            anything[None], anything, nothing, anything.astype(np.int32), np.full(1, NEW_TOKENS, np.int32),
+            np.float32(0), np.int32(0), np.float32(1), room=NEW_TOKENS, filtered=False,
+        )  # fmt: skip
+    return Outputs(hidden, logits, np.asarray(greedy)[0].tolist())
+
+
+def theirs(folder: Path, ids: np.ndarray, dtype: str) -> Outputs:
+    """What `transformers` makes of them with the folder's weights, on the CPU, without remote code.
+
+    Raises ImportError where torch or transformers is not installed.
+    """
+    import torch
+    import transformers
+
+    name = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
+    architecture = {"llama": transformers.LlamaForCausalLM, "mistral": transformers.MistralForCausalLM}[name]
+    model = architecture.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    rows = torch.from_numpy(ids.astype(np.int64))
+    with torch.no_grad():
+        out = model(rows, output_hidden_states=True)
+        new = model.generate(
+            rows[:1], attention_mask=torch.ones_like(rows[:1]), do_sample=False, max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS, eos_token_id=None,
+        )  # fmt: skip
+    greedy = new[0, ids.shape[1] :].tolist()
+    return Outputs([state.float().numpy() for state in out.hidden_states], out.logits.float().numpy(), greedy)
+
+
+def differences(a: Outputs, b: Outputs) -> Iterator[tuple[str, float, float]]:
+    """(what, the largest difference, the largest value), from the embedding to the logits."""
+    names = ["embedded", *(f"layer {i}" for i in range(1, len(a.hidden) - 1)), "last norm", "logits"]
+    for name, x, y in zip(names, [*a.hidden, a.logits], [*b.hidden, b.logits], strict=True):
+        yield name, float(np.abs(x - y).max()), float(np.abs(y).max())

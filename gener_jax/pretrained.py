@@ -1,0 +1,77 @@
+"""A folder with a model in it, of either kind: a run of `gener_jax.train`, or a published one of Hugging Face's."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+from flax import linen as nn
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from gener_jax import run_folder
+from gener_jax.config import Config, ConfigError, Model
+from gener_jax.errors import CheckpointError
+from gener_jax.huggingface import config as published_config
+from gener_jax.huggingface import weights
+from gener_jax.huggingface.hub import find
+from gener_jax.model import decoder
+from gener_jax.model.sharding import tree_shardings
+
+__all__ = ["abstract_params", "changed", "find", "is_published", "read_config", "read_params"]
+
+
+def is_published(folder: Path) -> bool:
+    """Whether it is a folder of Hugging Face's layout."""
+    return published_config.is_folder(folder)
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of the model in a folder.
+
+    Raises:
+      CheckpointError: if there is none, or it is not one of ours.
+    """
+    return published_config.read(folder) if is_published(folder) else run_folder.read_config(folder)
+
+
+def changed(config: Config, **fields) -> Config:
+    """The configuration with other fields of its model, e.g. dtype="bfloat16" or sliding_window=16384.
+
+    Raises:
+      ConfigError: for a field that does not exist, or a value that it cannot have.
+    """
+    known = {field.name for field in dataclasses.fields(Model)}
+    if unknown := sorted(fields.keys() - known):
+        raise ConfigError(f"{unknown[0]} is no field of a model's configuration: {', '.join(sorted(known))}")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
+
+
+def abstract_params(config: Config, mesh: Mesh, dtype: str = "float32"):
+    """Shapes of the parameters with their shardings on a mesh, matrices in `dtype`; the norms' scales are float32."""
+    boxed = jax.eval_shape(functools.partial(decoder.init, decoder.Decoder(config.model)), jax.random.key(0))
+    shapes = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), tree_shardings(boxed, mesh)
+    )
+    return traverse_util.path_aware_map(
+        lambda path, x: x if path[-1] == "scale" else jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), shapes
+    )
+
+
+def read_params(folder: Path, config: Config, mesh: Mesh, *, step: int | str | None = None, dtype: str = "float32"):
+    """The parameters, placed on a mesh, and the step of a run's checkpoint they are from (None of a published model).
+
+    Args:
+      config: the model's, its vocabulary size filled in.
+      step: of a run: a checkpoint's step, "best", or None for the newest.
+      dtype: of the matrices.
+
+    Raises:
+      CheckpointError: if they cannot be read, or are not those of the configuration.
+    """
+    target = abstract_params(config, mesh, dtype)
+    if not is_published(folder):
+        return run_folder.restore_params(folder, target, step)
+    if step is not None:
+        raise CheckpointError(f"{folder}: is a published model, without steps")
+    return weights.read(folder, target), None

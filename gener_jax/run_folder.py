@@ -1,0 +1,217 @@
+"""What a run's folder holds, and how it is read and described, by orbax: `config.json`, `environment.json`,
+`log.jsonl` and `checkpoints/<step>/`.
+
+Parameters and optimizer state of a step are separate items, so that inference reads the parameters alone.
+`gener_jax.train` writes such a folder; `gener_jax.convert` makes one of a published model, with parameters alone.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from gener_jax.config import Config, ConfigError, dumps, resolve
+from gener_jax.errors import CheckpointError
+
+_TOKENIZER = "tokenizer.model"
+
+
+def _score(metrics: dict) -> float:
+    """Held-out bits per base, by which the best is chosen; a checkpoint without any, or with NaN, is never best."""
+    bits = metrics["bits_per_base"]
+    return math.inf if bits is None or math.isnan(bits) else bits
+
+
+def open_manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
+    """orbax's manager of a run's checkpoints, which keeps the newest `keep` and the best; None: for reading."""
+    policies = [
+        checkpoint_managers.LatestN(keep),
+        checkpoint_managers.BestN(get_metric_fn=_score, reverse=True, n=1),
+    ]
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies) if keep else None,
+        best_fn=_score,  # without it orbax stores no metrics and calls the newest the best
+        best_mode="min",
+        create=keep is not None,
+        cleanup_tmp_directories=keep is not None,  # what a kill left half-written
+    )
+    handlers = {
+        "params": ocp.StandardCheckpointHandler(),
+        "optimizer": ocp.StandardCheckpointHandler(),
+        "loader": ocp.JsonCheckpointHandler(),
+        "config": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(folder.absolute() / "checkpoints", options=options, item_handlers=handlers)
+
+
+@contextlib.contextmanager
+def writing(folder: Path):
+    """For steps that write a checkpoint: what goes wrong becomes a CheckpointError of one line."""
+    try:
+        yield
+    except Exception as error:  # orbax and tensorstore raise many kinds, OSError the least of them
+        raise CheckpointError(
+            f"{folder / 'checkpoints'}: a checkpoint cannot be written ({_first_line(error)}); make room, "
+            "and the same command goes on from the one before"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:200]
+
+
+def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items, params):
+    """What `items` asks of a step, once the shapes of its parameters are known to be those of `params`."""
+    where = f"{folder / 'checkpoints' / str(step)}"
+    try:
+        saved = manager.item_metadata(step)["params"]
+        found = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(saved)}
+        wanted = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(params)}
+        for name in sorted(wanted.keys() | found.keys()):
+            if found and wanted.get(name) != found.get(name):
+                raise CheckpointError(
+                    f"{where}: has another shape: {name} is {found.get(name, 'absent')}, the model's "
+                    f"{wanted.get(name, 'absent')}; is model.* what it was trained with?"
+                )
+        if missing := sorted(set(items.keys()) - set(manager.item_metadata(step).keys())):
+            raise CheckpointError(
+                f"{where}: holds parameters alone and no {missing[0]}, so no run goes on from it: "
+                "start one from it with --config.train.init_from and another --workdir"
+            )
+        return manager.restore(step, args=items)
+    except CheckpointError:
+        raise
+    except Exception as error:  # of a damaged file: orbax and tensorstore raise many kinds
+        raise CheckpointError(
+            f"{where}: cannot be read ({_first_line(error)}); where it is damaged, remove that folder and take "
+            "another step"
+        ) from error
+
+
+def restore_params(folder: Path, target, step: int | str | None = None):
+    """The parameters alone, placed as `target` says, and their step; `step` None is the newest, "best" the best.
+
+    Raises:
+      CheckpointError: if there is none, it cannot be read, or its shapes differ from the target's.
+    """
+    if not (folder / "checkpoints").is_dir():
+        raise CheckpointError(f"{folder}: holds no checkpoints; train one with python -m gener_jax.train")
+    with open_manager(folder) as manager:
+        steps = manager.all_steps()
+        if not steps:
+            raise CheckpointError(f"{folder}: holds no complete checkpoint yet")
+        if step == "best":
+            step = manager.best_step()
+            if step is None or _score(manager.metrics(step)) == math.inf:
+                raise CheckpointError(f"{folder}: no checkpoint has held-out bits per base, so none is the best")
+        step = max(steps) if step is None else step
+        if step not in steps:
+            raise CheckpointError(f"{folder}: has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(target))
+        return restore_items(manager, folder, step, items, target)["params"], step
+
+
+def write_params(folder: Path, config: Config, params) -> None:
+    """A folder with parameters alone, as step 0: what a published model becomes."""
+    describe(folder, config)
+    items = ocp.args.Composite(
+        params=ocp.args.StandardSave(params), config=ocp.args.JsonSave(dataclasses.asdict(config))
+    )
+    with writing(folder), open_manager(folder, keep=2) as manager:
+        manager.save(0, args=items, metrics={"bits_per_base": None})
+        manager.wait_until_finished()
+
+
+def read_loader_state(folder: Path, step: int) -> dict:
+    """What a step's checkpoint says of the data: step, seed, and the digests of loader and dataset."""
+    with open_manager(folder) as manager:
+        return manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
+
+
+def read_config(folder: Path) -> Config:
+    """The resolved configuration that a run's folder holds."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise CheckpointError(f"{folder}: holds no config.json; give the folder of a run of gener_jax.train")
+    try:
+        config = resolve(json.loads(path.read_text()))
+        if (folder / _TOKENIZER).exists():  # the run's own copy
+            tokenizer = dataclasses.replace(config.tokenizer, model_file=str(folder / _TOKENIZER))
+            config = dataclasses.replace(config, tokenizer=tokenizer)
+        return config
+    except (json.JSONDecodeError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def describe(folder: Path, config: Config) -> None:
+    """Writes config.json, adds this start to environment.json, and keeps a copy of a BPE tokenizer's model.
+
+    environment.json is a list, an object a start of the run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.tokenizer.kind == "bpe" and not (folder / _TOKENIZER).exists():
+        beside = folder / f"{_TOKENIZER}.partial"
+        shutil.copyfile(config.tokenizer.model_file, beside)
+        os.replace(beside, folder / _TOKENIZER)
+    _write(folder / "config.json", dumps(config))
+    path = folder / "environment.json"
+    try:
+        starts = json.loads(path.read_text()) if path.exists() else []
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); remove it, it is only a record") from None
+    starts = starts if isinstance(starts, list) else [starts]  # one object, as it was once written
+    _write(path, json.dumps([*starts, _environment()], indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_suffix(".partial")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def _environment() -> dict:
+    versions = {}
+    for package in (
+        "gener_jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "array_record",
+        "numpy",
+    ):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return {
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "versions": versions,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from; None outside of one."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
