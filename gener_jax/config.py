@@ -178,6 +178,7 @@ class Train:
     batch_size: int = 128  # sequences a step, over all devices
     seed: int = 0  # of parameters and data
     log_every_steps: int = 10
+    init_from: str | None = None  # a folder whose parameters the run starts from: a run's, or a Hugging Face folder
     check_memory: bool = True  # refuse to start where the estimate is over what a device has
     allow_changes: tuple[str, ...] = ()  # fields that may differ from the run being resumed, e.g. "train.num_steps"
 

@@ -47,9 +47,9 @@ def changed(config: Config, **fields) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
 
 
-def abstract_params(config: Config, mesh: Mesh, dtype: str = "float32"):
+def abstract_params(model: Model, mesh: Mesh, dtype: str = "float32"):
     """Shapes of the parameters with their shardings on a mesh, matrices in `dtype`; the norms' scales are float32."""
-    boxed = jax.eval_shape(functools.partial(decoder.init, decoder.Decoder(config.model)), jax.random.key(0))
+    boxed = jax.eval_shape(functools.partial(decoder.init, decoder.Decoder(model)), jax.random.key(0))
     shapes = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), tree_shardings(boxed, mesh)
     )
@@ -69,7 +69,7 @@ def read_params(folder: Path, config: Config, mesh: Mesh, *, step: int | str | N
     Raises:
       CheckpointError: if they cannot be read, or are not those of the configuration.
     """
-    target = abstract_params(config, mesh, dtype)
+    target = abstract_params(config.model, mesh, dtype)
     if not is_published(folder):
         return run_folder.restore_params(folder, target, step)
     if step is not None:

@@ -46,9 +46,10 @@ def main(argv=None) -> None:
     sample = dataclasses.replace(config.sample, **given)
     with command.refusing("--prompt"):  # before the parameters are read
         tokenizer, _ = for_config(config)
-        for prompt in sample.prompts:
-            split_prompt(tokenizer, prompt)
-    lm = from_config(config, folder, step=args.step)
+        rows = [len(split_prompt(tokenizer, prompt)[0]) for prompt in sample.prompts]
+    tokens = max(rows) + -(-sample.num_bases // tokenizer.token_bases[tokenizer.token_bases > 0].min())
+    batch = min(32, len(sample.prompts) * sample.num_samples)
+    lm = from_config(config, folder, step=args.step, batch=batch, tokens=int(tokens))
     prompts = [p for p in sample.prompts for _ in range(sample.num_samples)]
     with command.refusing():
         continuations = lm.generate(

@@ -15,7 +15,7 @@ from data_pipeline.build import build
 from data_pipeline.errors import DataError
 from data_pipeline.inputs import discover
 from data_pipeline.records import RegionSource, read_info
-from gener_jax import command, memory, run_folder
+from gener_jax import command, memory, pretrained, run_folder
 from gener_jax.config import Config, ConfigError
 from gener_jax.data.loader import TokenStream, device_batches, host_batches
 from gener_jax.inference.generate import split_prompt
@@ -62,6 +62,23 @@ def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
             config.data.build_from, config.data.path, validation_share=config.data.validation_share,
             tokenizer=tokenizer if config.data.records == "tokens" else None,
         )  # fmt: skip
+
+
+def initial_params(config: Config, mesh):
+    """The parameters of `train.init_from`; what its model has otherwise than this run's is said.
+
+    Raises:
+      ConfigError: if it has another tokenizer.
+      CheckpointError: if it cannot be read, or has other shapes.
+    """
+    folder = pretrained.find(config.train.init_from)
+    tokenizer, theirs = for_config(pretrained.read_config(folder))
+    if tokenizer.digest != for_config(config)[0].digest:
+        raise ConfigError(f"train.init_from {folder}: has another vocabulary ({tokenizer.name})")
+    before, after = dataclasses.asdict(theirs.model), dataclasses.asdict(config.model)
+    differences = [f"model.{name} {before[name]} → {value}" for name, value in after.items() if before[name] != value]
+    say(f"starting from the parameters of {folder}" + (f", with {', '.join(differences)}" if differences else ""))
+    return pretrained.read_params(folder, config, mesh)[0]
 
 
 def check_built(config: Config) -> None:
@@ -140,6 +157,9 @@ def train(config: Config, workdir: Path) -> dict:
         say(f"resuming {workdir} at step {start}")
     else:
         start, state = 0, init_state(config, mesh)
+        if config.train.init_from is not None:
+            state = dataclasses.replace(state, params=None)  # those of the seed go before others come
+            state = dataclasses.replace(state, params=initial_params(config, mesh))
     run_folder.describe(workdir, config)
     log = Log(workdir / "log.jsonl", start)
     num_steps, batch_size, length = config.train.num_steps, config.train.batch_size, config.data.context_length

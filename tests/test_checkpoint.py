@@ -69,7 +69,7 @@ def same(one, other):
 )
 def test_the_newest_two_and_the_best_are_kept(tmp_path, config, mesh, state, bits, kept, best):
     assert save(tmp_path, config, state, bits) == kept
-    target = abstract_params(config, mesh)
+    target = abstract_params(config.model, mesh)
     if best is None:
         with pytest.raises(CheckpointError, match="none is the best"):
             run_folder.restore_params(tmp_path, target, "best")
@@ -108,7 +108,7 @@ def test_any_mesh_restores_every_bit(saved, config, state, sizes, devices):
     assert same(restored.params, state.params)
     assert same(restored.opt_state, state.opt_state)
     assert jax.tree.all(jax.tree.map(lambda x, t: x.sharding == t.sharding, restored, target))
-    params, step = run_folder.restore_params(saved, abstract_params(config, mesh))
+    params, step = run_folder.restore_params(saved, abstract_params(config.model, mesh))
     assert step == 20
     assert same(params, state.params)
 
@@ -139,7 +139,7 @@ def test_another_shape_is_one_line(saved, config, mesh, fields, words):
     other = replaced(config, **fields)
     checkpoints = Checkpoints(saved, 2)
     for restore in (
-        lambda: run_folder.restore_params(saved, abstract_params(other, mesh)),
+        lambda: run_folder.restore_params(saved, abstract_params(other.model, mesh)),
         lambda: checkpoints.restore(20, abstract_state(other, mesh)),
     ):
         with pytest.raises(CheckpointError, match=words) as caught:
@@ -150,7 +150,7 @@ def test_another_shape_is_one_line(saved, config, mesh, fields, words):
 
 
 def test_what_is_not_there(tmp_path, saved, config, mesh):
-    target = abstract_params(config, mesh)
+    target = abstract_params(config.model, mesh)
     with pytest.raises(CheckpointError, match="holds no checkpoints; train one with"):
         run_folder.restore_params(tmp_path, target)
     (tmp_path / "checkpoints").mkdir()
@@ -191,7 +191,7 @@ def test_what_a_kill_left_is_cleared_away(tmp_path, saved, config, mesh, state):
     folder = tmp_path / "run" / "checkpoints"
     left = folder / "30.orbax-checkpoint-tmp"
     shutil.copytree(folder / "20", left, ignore=lambda *_: ["commit_success.txt"])
-    assert run_folder.restore_params(tmp_path / "run", abstract_params(config, mesh))[1] == 20
+    assert run_folder.restore_params(tmp_path / "run", abstract_params(config.model, mesh))[1] == 20
     assert left.exists()  # reading leaves a run alone that may be going on
     checkpoints = Checkpoints(tmp_path / "run", 2)
     assert checkpoints.latest_step == 20

@@ -1,29 +1,39 @@
 """Parity with transformers, layer by layer, and a reader that refuses whatever it would have to guess.
 
-The fixtures llama_h*_g*.npz were made by tests/fixtures/make_llama.py with transformers 5.23.0 and torch 2.13.0
-(torch.manual_seed(head size + groups)); they hold weights, ids and what every layer gave.
+The fixtures llama_*.npz and mistral_*.npz were made by tests/fixtures/make_llama.py with transformers 5.2x and torch
+2.13.0; they hold weights, ids and what every layer gave.
 """
 
 import dataclasses
 import functools
-import importlib.util
 import json
-import subprocess
-import sys
+import re
+import struct
 
 import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from flax import traverse_util
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 import gener_jax
-from gener_jax import huggingface
+from data_pipeline.tokenizer import KmerTokenizer
+from gener_jax import config as configuration
+from gener_jax import pretrained
+from gener_jax.errors import CheckpointError
+from gener_jax.huggingface import config as published_config
+from gener_jax.huggingface import weights
+from gener_jax.model import rope
 from gener_jax.model.decoder import Decoder
-from tests.data import FIXTURES, peer_path
+from gener_jax.model.sharding import make_mesh
+from tests.data import FIXTURES
 
-LLAMAS = sorted(FIXTURES.glob("llama_*.npz"))
+HEADS = sorted(FIXTURES.glob("llama_h*.npz"))
+LONG = sorted([*FIXTURES.glob("llama_[by]*.npz"), *FIXTURES.glob("mistral_*.npz")])
 NO_TENSORS = ("config", "ids", "logits", "embedded", "layers", "normed")
+UP = "model.layers.1.mlp.up_proj.weight"
 
 
 def load(path):
@@ -34,9 +44,33 @@ def load(path):
 
 
 def write(folder, config, tensors):
+    folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, folder / "model.safetensors")
     return folder
+
+
+def write_shards(folder, config, tensors, number=3):
+    """The same in so many shards, names dealt out in turn, and their index."""
+    write(folder, config, {})
+    (folder / "model.safetensors").unlink()
+    names = [f"model-{i + 1:05}-of-{number:05}.safetensors" for i in range(number)]
+    weight_map = {tensor: names[i % number] for i, tensor in enumerate(tensors)}
+    for file in names:
+        part = {name: np.ascontiguousarray(t) for name, t in tensors.items() if weight_map[name] == file}
+        save_file(part, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
+def one_device():
+    return make_mesh(1, 1, 1, jax.devices()[:1])
+
+
+def read(folder, mesh=None, dtype="float32"):
+    """The model of a folder of any vocabulary, and its parameters."""
+    model = published_config.read_model(folder)
+    return model, weights.read(folder, pretrained.abstract_params(model, mesh or one_device(), dtype))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -57,29 +91,48 @@ def assert_close(actual, expected, tolerance):
     assert np.abs(actual - expected).max() <= tolerance * max(1, np.abs(expected).max())
 
 
+def same(a, b):
+    flat_a, flat_b = (traverse_util.flatten_dict(x, sep="/") for x in (a, b))
+    assert flat_a.keys() == flat_b.keys()
+    return all(np.array_equal(flat_a[name], flat_b[name]) for name in flat_a)
+
+
 @pytest.fixture(scope="module")
 def small():
     return load(FIXTURES / "llama_h16_g2.npz")
 
 
-def test_fixtures_cover_head_sizes_and_groups():
-    configs = [load(path)[0] for path in LLAMAS]
+@pytest.fixture(scope="module")
+def params(small, tmp_path_factory):
+    raw, tensors, _ = small
+    return read(write(tmp_path_factory.mktemp("small"), raw, tensors))[1]
+
+
+# ---------------------------------------------------------------------------------------------------------- parity
+
+
+def test_fixtures_cover_head_sizes_groups_and_long_contexts():
+    configs = [load(path)[0] for path in HEADS]
     found = {(c["head_dim"], c["num_attention_heads"] // c["num_key_value_heads"]) for c in configs}
     assert found == {(h, g) for h in (16, 64, 96, 128) for g in (1, 2, 4)}
-    assert all(path.stat().st_size < 150_000 for path in LLAMAS)
+    longs = [load(path)[0] for path in LONG]
+    assert {(c["model_type"], c["rope_parameters"]["rope_type"]) for c in longs} == {
+        ("llama", "default"), ("llama", "yarn"), ("mistral", "default"), ("mistral", "yarn")
+    }  # fmt: skip
+    assert all(path.stat().st_size < 150_000 for path in HEADS + LONG)
 
 
 @pytest.mark.parametrize(
     ("path", "implementation"),
-    [pytest.param(path, "reference", id=f"{path.stem}-reference") for path in LLAMAS]
-    + [pytest.param(path, "blockwise", id=f"{path.stem}-blockwise") for path in LLAMAS[::5]],
+    [pytest.param(path, "reference", id=f"{path.stem}-reference") for path in HEADS + LONG]
+    + [pytest.param(path, "blockwise", id=f"{path.stem}-blockwise") for path in HEADS[::5] + LONG],
 )
 def test_equals_transformers(path, implementation, tmp_path):
     raw, tensors, expected = load(path)
-    config, params = huggingface.read(write(tmp_path, raw, tensors))
+    config, params = read(write(tmp_path, raw, tensors))
     config = dataclasses.replace(config, attention=implementation, attention_block=10)  # 24 tokens: a padded last block
     layers, hidden, logits = run(config, params, expected["ids"])
-    assert np.array_equal(params["embed_tokens"][expected["ids"]], expected["embedded"])
+    assert np.array_equal(np.asarray(params["embed_tokens"])[expected["ids"]], expected["embedded"])
     for ours, theirs in zip(layers, expected["layers"], strict=True):
         assert_close(ours, theirs, 1e-5)
     assert_close(hidden, expected["normed"], 1e-5)
@@ -89,135 +142,413 @@ def test_equals_transformers(path, implementation, tmp_path):
 def test_parity_test_can_fail(small, tmp_path):
     """The tolerances see a RoPE base that is wrong, and two weights of one shape that are swapped."""
     raw, tensors, expected = small
-    _, _, right = run(*huggingface.read(write(tmp_path, raw, tensors)), expected["ids"])
+    _, _, right = run(*read(write(tmp_path / "a", raw, tensors)), expected["ids"])
     other_rope = raw | {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
     gate, up = (f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up"))
     for wrong in ((other_rope, tensors), (raw, tensors | {gate: tensors[up], up: tensors[gate]})):
-        _, _, logits = run(*huggingface.read(write(tmp_path, *wrong)), expected["ids"])
+        _, _, logits = run(*read(write(tmp_path / "a", *wrong)), expected["ids"])
         assert np.abs(logits - right).max() > 1e-2
+
+
+@pytest.mark.parametrize("path", LONG, ids=lambda path: path.stem)
+def test_each_way_to_a_long_context_changes_the_logits(path, tmp_path):
+    """So the parity above is of YaRN, the base and the window, and not of what they leave alone."""
+    raw, tensors, expected = load(path)
+    config, params = read(write(tmp_path, raw, tensors))
+    without = {"yarn_factor": 1.0} if config.yarn_factor > 1 else {"rope_theta": 5e5}
+    for change in ([{"sliding_window": None}] if config.sliding_window else []) + [without]:
+        if getattr(config, next(iter(change))) == next(iter(change.values())):
+            continue
+        other = dataclasses.replace(config, **change)
+        assert np.abs(run(other, params, expected["ids"])[2] - expected["logits"]).max() > 1e-2, change
+
+
+def test_yarn_leaves_short_waves_and_stretches_long_ones():
+    model = configuration.Model(head_dim=64, max_position_embeddings=16384, rope_theta=500_000.0)
+    plain, one = rope.frequencies(model)
+    stretched, scale = rope.frequencies(dataclasses.replace(model, yarn_factor=4.0))
+    ratio = plain / stretched
+    turns = 16384 * plain / (2 * np.pi)
+    np.testing.assert_allclose(ratio[turns > 40], 1, rtol=1e-6)
+    np.testing.assert_allclose(ratio[turns < 0.8], 4, rtol=1e-6)
+    assert (np.diff(ratio) > -1e-6).all()
+    assert (one, scale) == (1.0, pytest.approx(0.1 * np.log(4) + 1))
 
 
 def test_reads_transformers_4_and_5_alike(small, tmp_path):
     raw, tensors, _ = small
-    five, params = huggingface.read(write(tmp_path, raw, tensors))
+    five, params = read(write(tmp_path, raw, tensors))
     four = {k: v for k, v in raw.items() if k not in ("rope_parameters", "head_dim", "initializer_range")}
     four |= {"rope_theta": 500000.0, "rope_scaling": None, "torch_dtype": "float32", "hidden_size": 8}
-    with pytest.raises(ValueError, match=r"model.safetensors: tensor .*k_proj.weight is \[32, 8\]: by config"):
-        huggingface.read(write(tmp_path, four, tensors))  # without head_dim it is hidden_size / heads
-    four, again = huggingface.read(write(tmp_path, four | {"head_dim": 16}, tensors))
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors: tensor .*k_proj.weight is \[32, 8\]: the model's is"
+    ):
+        read(write(tmp_path, four, tensors))  # without head_dim it is hidden_size / heads
+    four, again = read(write(tmp_path, four | {"head_dim": 16}, tensors))
     assert four == dataclasses.replace(five, initializer_range=0.02)
     assert five.rope_theta == 500000.0
-    assert np.array_equal(again["layers"]["q"], params["layers"]["q"])
+    assert same(again, params)
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    old = {**raw, "rope_parameters": None, "rope_theta": 5e5, "rope_scaling": yarn}
+    new = {**raw, "rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5} | yarn}
+    assert published_config.read_model(write(tmp_path, old, tensors)) == published_config.read_model(
+        write(tmp_path, new, tensors)
+    )
 
 
-def test_tree_is_the_decoders_in_float32(small, tmp_path):
-    raw, tensors, _ = small
-    config, params = huggingface.read(write(tmp_path, raw, tensors))
+# ------------------------------------------------------------------------------------------------- tensors and types
+
+
+def test_tree_is_the_decoders(small, params):
+    _, tensors, _ = small
     assert params["layers"]["q"].shape == (2, 8, 4, 16)
     assert params["layers"]["o"].shape == (2, 4, 16, 8)
     published = tensors["model.layers.1.self_attn.k_proj.weight"]  # [heads · H, D]
     assert np.array_equal(params["layers"]["k"][1, :, 1, :], published[16:32].T)
-    for dtype in (np.float16, ml_dtypes.bfloat16):  # the fixture's weights are bfloat16 values
-        folder = write(tmp_path, raw, {name: t.astype(dtype) for name, t in tensors.items()})
-        _, stored = huggingface.read(folder)
-        assert stored["layers"]["k"].dtype == stored["lm_head"].dtype == np.float32
-        exact = np.array_equal(stored["layers"]["k"], params["layers"]["k"])
-        assert exact or dtype == np.float16
-        assert_close(stored["lm_head"], params["lm_head"], 1e-3)
-    assert config.num_key_value_heads == 2
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling is .*: only None is supported"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 2.0}}, "rope_parameters is .*yarn"),
-        ({"rope_parameters": {"rope_type": "default"}}, "rope_theta is None: it has to be a positive float"),
-        ({"rope_parameters": [1]}, "no configuration in JSON"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings is True: only False"),
-        ({"attention_bias": True}, "attention_bias is True"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu': only 'silu'"),
-        ({"model_type": "mistral"}, "model_type is 'mistral'"),
-        ({"num_hidden_layers": "2"}, "num_hidden_layers is '2': it has to be a positive int"),
-        ({"num_hidden_layers": 2.0}, "num_hidden_layers is 2.0: it has to be a positive int"),
-        ({"vocab_size": None}, "vocab_size is None"),
-        ({"rms_norm_eps": -1}, "rms_norm_eps is -1: it has to be a positive float"),
-        ({"num_key_value_heads": 3}, "not divisible by model.num_key_value_heads 3"),
-    ],
-)
-def test_refuses_another_model(change, message, small, tmp_path):
+@pytest.mark.parametrize("stored", [np.float16, ml_dtypes.bfloat16])
+def test_stored_types(stored, small, params, tmp_path):
     raw, tensors, _ = small
-    with pytest.raises(ValueError, match=rf"^\S+config\.json: .*{message}") as error:
-        huggingface.read(write(tmp_path, raw | change, tensors))
-    assert "\n" not in str(error.value)
+    folder = write(tmp_path, raw, {name: t.astype(stored) for name, t in tensors.items()})
+    _, found = read(folder)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+    assert same(found, params) or stored == np.float16  # the fixture's weights are bfloat16 values
+    assert_close(found["lm_head"], params["lm_head"], 1e-3)
+    _, low = read(folder, dtype="bfloat16")
+    assert low["layers"]["q"].dtype == low["lm_head"].dtype == low["embed_tokens"].dtype == ml_dtypes.bfloat16
+    assert low["norm"]["scale"].dtype == np.float32
 
 
-def test_refuses_tensors_that_do_not_fit(small, tmp_path):
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (1, 1, 2), (2, 2, 2)])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_any_mesh_gets_every_bit_in_its_place(sizes, shards, small, params, tmp_path):
     raw, tensors, _ = small
-    name = "model.layers.1.mlp.up_proj.weight"
-    without = {n: t for n, t in tensors.items() if n != name}
-    cases = [
-        (raw, without, f"tensor {name} is missing"),
-        (raw, tensors | {"score.weight": np.zeros(3, np.float32)}, "tensor score.weight is not part of the model"),
-        (raw | {"num_hidden_layers": 1}, tensors, "tensor model.layers.1.input_layernorm.weight is not part"),
-        (raw | {"num_hidden_layers": 10**9}, tensors, "tensor model.layers.2.* is missing"),
-        (raw, tensors | {name: tensors[name].T}, rf"tensor {name} is \[8, 24\]: by config.json \[24, 8\]"),
-        (raw, tensors | {name: tensors[name].astype(np.float64)}, f"tensor {name} is F64: F32, F16 and BF16"),
-    ]
-    for config, changed, message in cases:
-        with pytest.raises(ValueError, match=rf"^\S+model\.safetensors: {message}"):
-            huggingface.read(write(tmp_path, config, changed))
-
-
-def test_refuses_missing_and_damaged_files(small, tmp_path):
-    raw, tensors, _ = small
-    with pytest.raises(ValueError, match=r"config\.json: is no configuration in JSON: .*No such file"):
-        huggingface.read(tmp_path)
-    write(tmp_path, raw, tensors)
-    whole = (tmp_path / "model.safetensors").read_bytes()
-    for damaged in (b"", whole[:100], whole[:-1], b"\xff" * 64):
-        (tmp_path / "model.safetensors").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"model\.safetensors: is no whole safetensors file") as error:
-            huggingface.read(tmp_path)
-        assert "\n" not in str(error.value)
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"model\.safetensors: is no whole safetensors file.*shards"):
-        huggingface.read(tmp_path)
-    for text in ("{", "[]", "null"):
-        (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=r"config\.json: is no configuration in JSON"):
-            huggingface.read(tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("size", ["xs", "s", "m"])
-def test_equals_a_folder_that_transformers_wrote(size, tmp_path):
-    for package in ("torch", "transformers"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"needs {package}")
-    dump = [sys.executable, str(peer_path("hf_llama.py")), "dump", "--size", size, "--out", str(tmp_path)]
-    subprocess.run(dump, check=True, capture_output=True, text=True)
-    with np.load(tmp_path / "expected.npz") as data:
-        ids, logits, states = data["ids"], data["logits"], data["hidden"]  # states: embedded, after each layer, normed
-    config, params = huggingface.read(tmp_path)
-    layers, hidden, ours = run(config, params, ids)
-    assert len(layers) == config.num_hidden_layers == len(states) - 1
-    for layer, expected in zip(layers[:-1], states[1:-1], strict=True):
-        assert_close(layer, expected, 1e-5)
-    assert_close(hidden, states[-1], 1e-5)
-    assert_close(ours, logits, 1e-4)
+    folder = (write if shards == 1 else write_shards)(tmp_path, raw, tensors)
+    mesh = make_mesh(*sizes, jax.devices()[: np.prod(sizes)])
+    model, found = read(folder, mesh)
+    target = pretrained.abstract_params(model, mesh)
+    assert jax.tree.all(jax.tree.map(lambda x, t: x.sharding.is_equivalent_to(t.sharding, x.ndim), found, target))
+    assert same(found, params)
 
 
 def test_load_takes_a_published_folder(small, tmp_path):
     """A vocabulary cut to that of 2-mers, 48 tokens: the other logits stay as they were."""
     raw, tensors, _ = small
-    with pytest.raises(ValueError, match=r"config\.json: vocab_size 64 is no k-mer vocabulary"):
+    with pytest.raises(CheckpointError, match=r"config\.json: vocab_size 64 is no k-mer vocabulary"):
         gener_jax.load(write(tmp_path, raw, tensors))
+    folder = two_mers(tmp_path, small)
+    lm = gener_jax.load(folder)
+    ids = np.arange(20).reshape(2, 10)
+    assert_close(lm.logits(ids), np.asarray(run(*read(folder), ids)[2]), 1e-5)
+    assert [len(text) for text in lm.generate(["ACG", ""], num_bases=7)] == [7, 7]
+    low = gener_jax.load(folder, dtype="bfloat16")
+    assert low.params["lm_head"].dtype == ml_dtypes.bfloat16
+    assert_close(low.logits(ids), lm.logits(ids), 0.05)
+
+
+def two_mers(folder, small, **changes):
+    raw, tensors, _ = small
     cut = {
         name: t[:48] if t.shape[0] == 64 and ("embed" in name or "head" in name) else t for name, t in tensors.items()
     }
-    lm = gener_jax.load(write(tmp_path, {**raw, "vocab_size": 48}, cut))
-    ids = np.arange(20).reshape(2, 10)
-    config, params = huggingface.read(tmp_path)
-    assert_close(lm.logits(ids), np.asarray(run(config, params, ids)[2]), 1e-5)
-    assert [len(text) for text in lm.generate(["ACG", ""], num_bases=7)] == [7, 7]
+    return write(folder, {**raw, "vocab_size": 48, **changes}, cut)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "convention"),
+    [
+        ("GENERator-eukaryote-1.2b-base", None, "v1"),
+        ("GENERator-v2-eukaryote-1.2b-base", None, "v2"),
+        ("models--GenerTeam--GENERator-eukaryote-3b-base/snapshots/0a1b", None, "v1"),
+        ("models--GenerTeam--GENERator-v2-prokaryote-3b-base/snapshots/0a1b", None, "v2"),
+        ("mine", None, "v2"),
+        ("mine", "v1", "v1"),
+        ("GENERator-eukaryote-1.2b-base", "v2", "v2"),
+    ],
+)
+def test_convention_is_the_models_own(name, said, convention, small, tmp_path):
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    config = published_config.read(two_mers(folder, small, **({"gener_jax": {"convention": said}} if said else {})))
+    assert config.tokenizer.convention == convention
+    assert config.name == (name if "/" not in name else name.split("/")[0].split("--")[2])
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None, "rope_theta": 1e4}, "linear"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5}}, "rope_parameters has no factor"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 2.0, "mscale": 1.0}}, "without mscale"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 2.0, "truncate": False}}, "truncate"),
+        (
+            {"rope_parameters": {
+                "rope_type": "yarn", "rope_theta": 5e5, "factor": 2.0, "original_max_position_embeddings": 100,
+            }},
+            "max_position_embeddings is 128: neither original_max_position_embeddings 100 nor that times",
+        ),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 0.5}}, "yarn_factor is 0.5"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_type 'llama3'"),
+        ({"rope_parameters": {"rope_type": "default"}}, "rope_theta is None: it has to be a positive float"),
+        ({"rope_parameters": [1]}, "rope_parameters is \\[1\\]: it has to be an object"),
+        ({"rope_parameters": {"rope_theta": 5e5, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is True: only False"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu': only 'silu'"),
+        ({"model_type": "qwen3"}, "model_type is 'qwen3': only 'llama' and 'mistral'"),
+        ({"model_type": "mistral"}, "sliding_window is not given"),
+        ({"sliding_window": 7}, "sliding_window is 7 and model_type llama"),
+        ({"model_type": "mistral", "sliding_window": -7}, "sliding_window is -7: it has to be a positive int"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers is '2': it has to be a positive int"),
+        ({"num_hidden_layers": 2.0}, "num_hidden_layers is 2.0: it has to be a positive int"),
+        ({"num_hidden_layers": True}, "num_hidden_layers is True: it has to be a positive int"),
+        ({"vocab_size": None}, "vocab_size is None"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps is -1: it has to be a positive float"),
+        ({"num_key_value_heads": 3}, "not divisible by model.num_key_value_heads 3"),
+    ],
+)  # fmt: skip
+def test_refuses_another_model(change, message, small, tmp_path):
+    raw, tensors, _ = small
+    with pytest.raises(CheckpointError, match=rf"^\S+config\.json: .*{message}") as error:
+        read(write(tmp_path, raw | change, tensors))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": 155_776}, {}])
+def test_refuses_carbon_by_name(change, small, tmp_path):
+    folder = tmp_path / ("Carbon-3B" if not change else "mine")
+    with pytest.raises(CheckpointError, match="is a Carbon model: its vocabulary of English byte pairs"):
+        published_config.read(two_mers(folder, small, **change))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "dna_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="is a Carbon model"):
+        published_config.read(two_mers(tmp_path / "other", small))
+
+
+def test_refuses_tensors_that_do_not_fit(small, tmp_path):
+    raw, tensors, _ = small
+    without = {n: t for n, t in tensors.items() if n != UP}
+    nan, infinite = (tensors[UP].copy() for _ in range(2))
+    nan[3, 2], infinite[0, 0] = np.nan, -np.inf
+    cases = [
+        (raw, without, f"tensor {UP} is missing"),
+        (raw, tensors | {"score.weight": np.zeros(3, np.float32)}, "tensor score.weight is not part of the model"),
+        (raw | {"num_hidden_layers": 1}, tensors, r"tensor model.layers.1\S+ is not part"),
+        (raw | {"num_hidden_layers": 3}, tensors, "tensor model.layers.2.* is missing"),
+        (raw, tensors | {UP: tensors[UP].T}, rf"tensor {UP} is \[8, 24\]: the model's is \[24, 8\]"),
+        (raw, tensors | {UP: tensors[UP].ravel()}, rf"tensor {UP} is \[192\]: the model's is \[24, 8\]"),
+        (raw, tensors | {UP: tensors[UP].astype(np.float64)}, f"tensor {UP} is F64: F32, F16, BF16"),
+        (raw, tensors | {UP: tensors[UP].astype(np.int32)}, f"tensor {UP} is I32: F32, F16, BF16"),
+        (raw, tensors | {UP: nan}, f"tensor {UP} holds NaN or infinity"),
+        (raw, tensors | {UP: infinite.astype(ml_dtypes.bfloat16)}, f"tensor {UP} holds NaN or infinity"),
+    ]
+    for config, changed, message in cases:
+        for writer, name in ((write, "model"), (write_shards, r"model-0000\d-of-00003")):
+            folder = tmp_path / writer.__name__
+            with pytest.raises(CheckpointError, match=rf"^\S+{name}\.safetensors: {message}") as error:
+                read(writer(folder, config, changed))
+            assert "\n" not in str(error.value)
+
+
+def with_header(path, header: bytes, body: bytes = b"", length: int | None = None):
+    path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header + body)
+
+
+def test_refuses_missing_and_damaged_files(small, tmp_path):
+    raw, tensors, _ = small
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read as JSON: .*No such file"):
+        read(tmp_path)
+    file = write(tmp_path, raw, tensors) / "model.safetensors"
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-1], whole + b"\0", b"\xff" * 64):
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is no whole safetensors file") as error:
+            read(tmp_path)
+        assert "\n" not in str(error.value)
+    file.unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors.*pytorch_model\.bin is a pickle, which can run"):
+        read(tmp_path)
+    for text in ("{", "[]", "null", "[" * 100_000, " " * (2 << 20)):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"config\.json: (cannot be read|holds no|has 2,097,152 bytes)"):
+            read(tmp_path)
+
+
+def test_refuses_hostile_headers(small, tmp_path):
+    """Offsets that overlap, leave gaps or reach behind the file, sizes that overflow, a header said to be enormous."""
+    raw, tensors, _ = small
+    file = write(tmp_path, raw, tensors) / "model.safetensors"
+
+    def tensor(start, stop, shape=(2,)):
+        return {"dtype": "F32", "shape": list(shape), "data_offsets": [start, stop]}
+
+    cases = [
+        {"a": tensor(0, 8), "b": tensor(4, 12)},
+        {"a": tensor(0, 8), "b": tensor(0, 8)},
+        {"a": tensor(0, 8), "b": tensor(12, 20)},
+        {"a": tensor(0, 1 << 40, (1 << 38,))},
+        {"a": tensor(0, 8, (1 << 62, 1 << 62))},
+        {"a": tensor(0, 8, (3,))},
+        {"a": tensor(8, 0)},
+        {"a": {"dtype": "PICKLE", "shape": [2], "data_offsets": [0, 8]}},
+    ]
+    for header in cases:
+        with_header(file, json.dumps(header).encode(), bytes(20))
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is no whole safetensors file") as error:
+            read(tmp_path)
+        assert "\n" not in str(error.value)
+    for length in (1 << 20, 1 << 40, (1 << 64) - 1):
+        with_header(file, b"{}", length=length)
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is no whole safetensors file"):
+            read(tmp_path)
+
+
+def test_refuses_hostile_indices(small, tmp_path):
+    raw, tensors, _ = small
+    folder = write_shards(tmp_path / "in", raw, tensors)
+    index = folder / "model.safetensors.index.json"
+    good = json.loads(index.read_text())["weight_map"]
+    (tmp_path / "outside.safetensors").write_bytes((folder / good[UP]).read_bytes())
+    other = next(file for file in good.values() if file != good[UP])
+    cases = [
+        ({UP: "../outside.safetensors"}, f"tensor {UP} is in '../outside.safetensors': that is no safetensors file"),
+        ({UP: str(tmp_path / "outside.safetensors")}, "that is no safetensors file beside it"),
+        ({UP: ".."}, "that is no safetensors file beside it"),
+        ({UP: "config.json"}, "that is no safetensors file beside it"),
+        ({UP: 3}, "that is no safetensors file beside it"),
+        ({UP: "absent.safetensors"}, "file absent.safetensors is missing, which model.safetensors.index.json names"),
+        ({UP: other}, f"tensor {UP} is"),
+        ({"x": good[UP]}, f"{good[UP]}: tensor x is missing, which model.safetensors.index.json"),
+    ]
+    for change, message in cases:
+        index.write_text(json.dumps({"weight_map": good | change}))
+        with pytest.raises(CheckpointError, match=re.escape(message)) as error:
+            read(folder)
+        assert "\n" not in str(error.value)
+    index.write_text(json.dumps({"weight_map": {name: file for name, file in good.items() if name != UP}}))
+    with pytest.raises(CheckpointError, match=f"tensor {UP} is not in model.safetensors.index.json"):
+        read(folder)
+    for text in ("{}", '{"weight_map": {}}', '{"weight_map": []}'):
+        index.write_text(text)
+        with pytest.raises(CheckpointError, match="has no weight_map"):
+            read(folder)
+    index.write_text(json.dumps({"weight_map": good}))
+    whole = (folder / good[UP]).read_bytes()
+    (folder / good[UP]).write_bytes(whole[:-5])
+    with pytest.raises(CheckpointError, match=f"{good[UP]}: is no whole safetensors file"):
+        read(folder)
+    (folder / good[UP]).write_bytes(whole)
+    read(folder)
+    save_file({"a": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds both model\.safetensors and model\.safetensors\.index\.json"):
+        read(folder)
+
+
+def test_refuses_a_vocabulary_of_another_order(small, tmp_path):
+    folder = two_mers(tmp_path, small)
+    ours = KmerTokenizer(2).vocab_txt()
+    vocab = folder / "vocab.txt"
+    vocab.write_text(ours)
+    assert published_config.read(folder).tokenizer.k == 2
+    alphabetical = ours.replace("AT 33", "AC 33").replace("AC 34", "AT 34")
+    cases = [
+        (alphabetical, "gives 'AC' the id 33, where a vocabulary of 2-mers has 34: the order has to be the published"),
+        (ours.replace("<s> 1\n", ""), "has no token '<s>'"),
+        (ours + "AAA 48\n", "gives 'AAA' the id 48, where a vocabulary of 2-mers has no such token"),
+        (ours.replace("GG 47", "GG x"), "is no vocabulary"),
+        (ours + "GG 47\n", "a token stands in it twice"),
+        (ours.replace(" ", "\t"), "is no vocabulary"),
+    ]
+    for text, message in cases:
+        assert text != ours
+        vocab.write_text(text)
+        with pytest.raises(CheckpointError, match=rf"vocab\.txt: .*{re.escape(message)}"):
+            gener_jax.load(folder)
+    vocab.unlink()
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"<oov>": 0, "<s>": 2}}}))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: gives '<s>' the id 2"):
+        gener_jax.load(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: is no vocabulary"):
+        gener_jax.load(folder)
+
+
+def test_load_says_what_it_refuses_to_do(small, tmp_path):
+    folder = two_mers(tmp_path, small)
+    with pytest.raises(configuration.ConfigError, match="hidden is no field of a model's configuration"):
+        gener_jax.load(folder, hidden=8)
+    with pytest.raises(configuration.ConfigError, match=r"model\.dtype is 'int8'"):
+        gener_jax.load(folder, dtype="int8")
+    with pytest.raises(CheckpointError, match="is a published model, without steps"):
+        gener_jax.load(folder, step=3)
+    with pytest.raises(configuration.ConfigError, match=r"tokenizer\.convention is 'v3'"):
+        gener_jax.load(folder, convention="v3")
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+@pytest.mark.parametrize("shard_bytes", [10**9, 3000, 1])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_is_written_is_what_the_library_writes(dtype, shard_bytes, small, params, tmp_path):
+    _, tensors, _ = small
+    weights.write(tmp_path, params, dtype, shard_bytes)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) == {10**9: 1, 1: len(tensors)}.get(shard_bytes, min(max(len(files), 3), 12))
+    assert [f.name for f in files] == (
+        ["model.safetensors"]
+        if len(files) == 1
+        else [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
+    )
+    found = {}
+    for file in files:
+        part = load_file(file)
+        save_file(part, tmp_path / "again", metadata={"format": "pt"})
+        assert (tmp_path / "again").read_bytes() == file.read_bytes()
+        assert sum(t.nbytes for t in part.values()) <= shard_bytes or len(part) == 1
+        found |= part
+        with safe_open(file, framework="numpy") as opened:
+            assert opened.metadata() == {"format": "pt"}
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == np.dtype(dtype if dtype != "bfloat16" else ml_dtypes.bfloat16)
+        assert np.array_equal(found[name], tensor.astype(found[name].dtype))
+    if len(files) > 1:
+        index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+        assert index["metadata"]["total_size"] == sum(t.nbytes for t in found.values())
+        assert index["weight_map"].keys() == tensors.keys()
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_written_from_any_mesh_and_read_again_is_bit_equal(sizes, small, params, tmp_path):
+    raw, tensors, _ = small
+    mesh = make_mesh(*sizes, jax.devices()[: np.prod(sizes)])
+    model, found = read(write(tmp_path / "first", raw, tensors), mesh)
+    (tmp_path / "second").mkdir()
+    weights.write(tmp_path / "second", found, "float32", 5000)
+    again = weights.read(tmp_path / "second", pretrained.abstract_params(model, mesh))
+    assert same(again, params)
+
+
+def test_does_not_write_what_nobody_could_load(params, tmp_path):
+    broken = {**params, "lm_head": params["lm_head"].at[0, 0].set(np.nan)}
+    with pytest.raises(CheckpointError, match=r"tensor lm_head.weight holds NaN or infinity in float32"):
+        weights.write(tmp_path, broken, "float32")
+    large = {**params, "lm_head": params["lm_head"].at[0, 0].set(1e6)}
+    with pytest.raises(CheckpointError, match=r"tensor lm_head.weight holds NaN or infinity in float16"):
+        weights.write(tmp_path, large, "float16")
+
+
+@pytest.mark.parametrize("path", [HEADS[0], *LONG], ids=lambda path: path.stem)
+def test_configuration_goes_out_and_comes_back(path, tmp_path):
+    raw, tensors, _ = load(path)
+    model = published_config.read_model(write(tmp_path, raw, tensors))
+    config = configuration.Config(model=model, data=configuration.Data(context_length=16))
+    (tmp_path / "config.json").write_text(published_config.write(config, "float32"))
+    assert published_config.read_model(tmp_path) == model
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == raw["model_type"]

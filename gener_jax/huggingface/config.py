@@ -54,7 +54,7 @@ def read_json(path: Path, max_bytes: int) -> dict:
 def is_folder(folder: Path) -> bool:
     """Whether a folder's config.json is a Hugging Face model's, and not a run's of ours."""
     try:
-        return "model_type" in read_json(folder / "config.json", _MAX_BYTES)
+        return "model_type" in _fields(folder)
     except CheckpointError:
         return False
 
@@ -65,35 +65,47 @@ def read(folder: Path) -> Config:
     Raises:
       CheckpointError: one line naming the file and the field that is missing, damaged, or not ours.
     """
-    path = folder / "config.json"
-    fields = read_json(path, _MAX_BYTES)
-    name = _name(folder, fields)
-    _refuse_carbon(folder, fields, name)
-    try:
-        model = _model(fields)
-        k = next((k for k in range(1, 9) if KmerTokenizer(k).vocab_size == model.vocab_size), None)
-        if k is None:
-            raise ConfigError(f"vocab_size {model.vocab_size} is no k-mer vocabulary of ours")
-        config = Config(
-            name=name,
-            model=model,
-            tokenizer=configuration.Tokenizer(k=k, convention=_convention(fields, name)),
-            data=configuration.Data(context_length=model.max_position_embeddings),
+    fields, name = _fields(folder), _name(folder)
+    if (folder / "dna_config.json").exists() or fields.get("vocab_size") == 155_776 or re.match("carbon-", name, re.I):
+        raise CheckpointError(
+            f"{folder}: is a Carbon model: its vocabulary of English byte pairs and 6-mers is not supported; "
+            "GENERator's is"
         )
-    except (ConfigError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    model = read_model(folder)
+    k = next((k for k in range(1, 9) if KmerTokenizer(k).vocab_size == model.vocab_size), None)
+    if k is None:
+        raise CheckpointError(f"{folder / 'config.json'}: vocab_size {model.vocab_size} is no k-mer vocabulary of ours")
     vocabulary.check(folder, KmerTokenizer(k))
-    return config
+    try:
+        tokenizer = configuration.Tokenizer(k=k, convention=_convention(fields, name))
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
+    return Config(
+        name=name, model=model, tokenizer=tokenizer,
+        data=configuration.Data(context_length=model.max_position_embeddings),
+    )  # fmt: skip
+
+
+def read_model(folder: Path) -> Model:
+    """The model alone, of any vocabulary; raises CheckpointError like `read`."""
+    try:
+        return _model(_fields(folder))
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
+
+
+def _fields(folder: Path) -> dict:
+    return read_json(folder / "config.json", _MAX_BYTES)
 
 
 def stored_dtype(folder: Path) -> str:
     """The type that config.json gives its weights; float32 where it gives none that we write."""
-    fields = read_json(folder / "config.json", _MAX_BYTES)
+    fields = _fields(folder)
     dtype = fields.get("dtype", fields.get("torch_dtype"))
     return dtype if dtype in ("float32", "bfloat16", "float16") else "float32"
 
 
-def _name(folder: Path, fields: dict) -> str:
+def _name(folder: Path) -> str:
     """The model's name: of its folder, or of its repository in a cache of Hugging Face's."""
     folder = folder.absolute()
     if folder.parent.name == "snapshots":
@@ -101,19 +113,11 @@ def _name(folder: Path, fields: dict) -> str:
     return folder.name
 
 
-def _refuse_carbon(folder: Path, fields: dict, name: str) -> None:
-    if (folder / "dna_config.json").exists() or fields.get("vocab_size") == 155_776 or re.match("carbon-", name, re.I):
-        raise CheckpointError(
-            f"{folder}: is a Carbon model: its vocabulary of English byte pairs and 6-mers is not supported; "
-            "GENERator's is"
-        )
-
-
 def _convention(fields: dict, name: str) -> str:
     """v1 or v2: as our export says; else by the published names; else v2, the newer."""
-    said = (fields.get("gener_jax") or {}).get("convention")
-    if said is not None:
-        return said
+    ours = fields.get("gener_jax")
+    if isinstance(ours, dict) and "convention" in ours:
+        return ours["convention"]
     return "v1" if re.match(r"GENERator-(?!v\d)", name) else "v2"
 
 

@@ -138,6 +138,8 @@ def _files(folder: Path) -> dict[Path, list[str]]:
         if not beside or not file_name.endswith(".safetensors"):
             raise CheckpointError(f"{index}: tensor {name} is in {file_name!r}: that is no safetensors file beside it")
         files.setdefault(folder / file_name, []).append(name)
+    if absent := sorted(path.name for path in files if not path.is_file()):
+        raise CheckpointError(f"{folder}: file {absent[0]} is missing, which {_INDEX} names")
     for path, names in files.items():
         with _opened(path) as file:
             there = set(file.keys())
@@ -171,7 +173,7 @@ def _check_headers(files: dict[Path, list[str]], wanted: dict[str, _Tensor]) -> 
                     raise CheckpointError(f"{path}: tensor {name} is not part of the model")
                 part, shape = file.get_slice(name), wanted[name].published
                 if tuple(part.get_shape()) != shape:
-                    raise CheckpointError(f"{path}: tensor {name} is {part.get_shape()}: by config.json {list(shape)}")
+                    raise CheckpointError(f"{path}: tensor {name} is {part.get_shape()}: the model's is {list(shape)}")
                 if part.get_dtype() not in _DTYPES:
                     raise CheckpointError(
                         f"{path}: tensor {name} is {part.get_dtype()}: {', '.join(_DTYPES)} are supported"

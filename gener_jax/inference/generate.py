@@ -140,9 +140,19 @@ def split_prompt(tokenizer: Tokenizer, prompt: str) -> tuple[np.ndarray, np.ndar
     return tokenizer.encode(whole, add_bos=True), bases.encode(prompt[len(whole) :])
 
 
-def round_up(n: int) -> int:
-    """The next power of two, at least 8."""
-    return 1 << max(3, (n - 1).bit_length())
+def round_up(n: int, steps: int = 1) -> int:
+    """The next power of two, at least 8; or the next of `steps` equal steps, a power of two, up to it."""
+    octave = max(3, (int(n) - 1).bit_length())
+    step = max(8, (1 << octave) // (2 * steps)) if steps > 1 else 1 << octave
+    return -(-max(n, 1) // step) * step
+
+
+def right_pad(rows: list[np.ndarray], length: int) -> np.ndarray:
+    """Rows of ids as int32 [rows, length], padded on the right."""
+    padded = np.full((len(rows), length), PAD, np.int32)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return padded
 
 
 def left_pad(rows: list[np.ndarray], length: int) -> np.ndarray:

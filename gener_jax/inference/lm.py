@@ -13,7 +13,7 @@ import numpy as np
 from data_pipeline.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax import memory, pretrained
 from gener_jax.config import Config
-from gener_jax.inference.generate import Sampling, decode, left_pad, round_up, split_prompt
+from gener_jax.inference.generate import Sampling, decode, left_pad, right_pad, round_up, split_prompt
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tokenizer import Tokenizer, for_config
@@ -27,10 +27,78 @@ class LM:
         self.config, self.params, self.tokenizer, self.mesh, self.step = config, params, tokenizer, mesh, step
         self.model = decoder.Decoder(config.model)
         self._logits = jax.jit(self._apply)
+        self._pooled = jax.jit(self._pool, static_argnames="pooling")
 
     def _apply(self, params, ids):
         hidden, _ = self.model.apply({"params": params}, ids)
         return self.model.apply({"params": params}, hidden, method="logits")
+
+    def _pool(self, params, ids, lengths, *, pooling: str):
+        hidden, _ = self.model.apply({"params": params}, ids)
+        hidden = hidden.astype(jnp.float32)
+        if pooling == "last":
+            return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
+        real = jnp.arange(ids.shape[1]) < lengths[:, None]
+        return jnp.einsum("btd,bt->bd", hidden, real.astype(jnp.float32)) / lengths[:, None]
+
+    def frame(self, ids: np.ndarray) -> np.ndarray:
+        """The ids of a sequence, int32 [tokens], as the model reads it to embed it, by `config.tokenizer.convention`.
+
+        v1: <s> and the sequence; v2: <s>, the sequence and a second <s>, the separator. The embedding is the hidden
+        state of the last token in both: in v2, of the separator.
+        """
+        ends = {"v1": 0, "v2": 1}[self.config.tokenizer.convention]
+        return np.concatenate([[BOS], ids, [BOS] * ends]).astype(np.int32)
+
+    def embed(
+        self,
+        sequences: Sequence[str],
+        *,
+        pooling: str = "last",
+        chunks: int = 1,
+        remainder: str = "oov",
+        batch_size: int = 8,
+    ) -> np.ndarray:
+        """Embeddings, float32 [sequences, chunks · hidden], in the order of the sequences.
+
+        Args:
+          sequences: DNA, special tokens written in it; framed by the model's own convention (see `frame`).
+          pooling: "last", the hidden state behind the last norm of the last token; or "mean", over all tokens of the
+            frame.
+          chunks: cut each sequence into so many runs of tokens, as equal as can be, embed each alone and join the
+            embeddings: GENERator's way with what is longer than the context.
+          remainder: what becomes of bases left over at the end: "oov", one <oov>, as published; or "trim_left",
+            "pad_left", "error" (see `Tokenizer.encode`).
+          batch_size: rows read together.
+
+        Raises:
+          ValueError: for what is no DNA, a frame longer than the model's positions, or fewer tokens than chunks.
+        """
+        if isinstance(sequences, str):
+            raise ValueError("sequences is one string: give a list of them")
+        if pooling not in ("last", "mean"):
+            raise ValueError(f"pooling {pooling!r} is none of last, mean")
+        if chunks < 1:
+            raise ValueError(f"chunks is {chunks}: it has to be positive")
+        rows = []
+        for number, sequence in enumerate(sequences):
+            ids = self.tokenizer.encode(sequence, remainder=remainder)
+            if len(ids) < chunks:
+                raise ValueError(f"sequence {number} has {len(ids)} tokens, fewer than {chunks} chunk(s)")
+            rows += [self.frame(part) for part in np.array_split(ids, chunks)]
+            self._check_length(max(map(len, rows[-chunks:])), f"sequence {number} in {chunks} chunk(s)")
+        found = np.zeros((len(rows), self.config.model.hidden_size), np.float32)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            empty = (1 << (len(chosen) - 1).bit_length()) - len(chosen)
+            batch = [rows[i] for i in chosen] + [np.array([BOS])] * empty
+            lengths = np.array([len(row) for row in batch], np.int32)
+            ids = right_pad(batch, round_up(int(lengths.max()), steps=4))  # nothing sees what lies behind it
+            with jax.set_mesh(self.mesh):
+                pooled = self._pooled(self.params, jnp.asarray(ids), jnp.asarray(lengths), pooling=pooling)
+            found[chosen] = np.asarray(pooled)[: len(chosen)]
+        return found.reshape(len(sequences), -1)
 
     def logits(self, ids) -> np.ndarray:
         """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].
@@ -54,6 +122,12 @@ class LM:
                 f"{what} needs up to {tokens} tokens of context, the model was made for {longest} "
                 "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more"
             )
+
+    def _check_memory(self, batch: int, prompt_tokens: int, num_bases: int) -> None:
+        shortest = self.tokenizer.token_bases[self.tokenizer.token_bases > 0].min()
+        slots = round_up(prompt_tokens) + round_up(-(-num_bases // shortest) + 1)
+        if line := memory.inference_shortage(self.config, self.mesh, round_up(batch), int(slots)):
+            raise MemoryError(line)
 
     def generate(
         self,
@@ -108,6 +182,7 @@ class LM:
                 raise ValueError(f"stop token {name!r} is none of {' '.join(SPECIAL_TOKENS)}")
             stops[SPECIAL_TOKENS.index(name)] = True
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # equal lengths together: less padding
+        self._check_memory(min(len(rows), batch_size), max((len(ids) for ids, _ in rows), default=0), num_bases)
         texts = [""] * len(rows)
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL
+from gener_jax.errors import CheckpointError
 from gener_jax.inference.generate import decode
 from gener_jax.inference.lm import LM
 
@@ -59,11 +61,19 @@ def ours(lm: LM, ids: np.ndarray) -> Outputs:
 def theirs(folder: Path, ids: np.ndarray, dtype: str) -> Outputs:
     """What `transformers` makes of them with the folder's weights, on the CPU, without remote code.
 
-    Raises ImportError where torch or transformers is not installed.
+    Raises:
+      ImportError: where torch or transformers is not installed.
+      CheckpointError: where this transformers would misread the folder's configuration.
     """
     import torch
     import transformers
 
+    version = transformers.__version__
+    if int(version.partition(".")[0]) < 5 and "rope_theta" not in json.loads((folder / "config.json").read_text()):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: gives rope_theta inside rope_parameters, which transformers {version} ignores "
+            "and takes 10000: install transformers 5, or verify what --output --format hf writes"
+        )
     name = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
     architecture = {"llama": transformers.LlamaForCausalLM, "mistral": transformers.MistralForCausalLM}[name]
     model = architecture.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()

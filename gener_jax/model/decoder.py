@@ -178,6 +178,7 @@ def init(model: Decoder, key: jax.Array):
     return model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
 
 
+@functools.lru_cache
 def num_parameters(config: Model) -> int:
     """How many parameters a model has, by abstract evaluation: nothing is allocated."""
     shapes = jax.eval_shape(functools.partial(init, Decoder(config)), jax.random.key(0))

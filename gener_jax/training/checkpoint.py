@@ -70,7 +70,16 @@ class Checkpoints:
 
 
 # What decides the result of a run. The rest (mesh, how often to save and look, where the files lie) may change freely.
-_DECIDES = ("model.", "tokenizer.", "data.", "optimizer.", "train.num_steps", "train.batch_size", "train.seed")
+_DECIDES = (
+    "model.",
+    "tokenizer.",
+    "data.",
+    "optimizer.",
+    "train.num_steps",
+    "train.batch_size",
+    "train.seed",
+    "train.init_from",
+)
 _FREE = (
     "data.path", "data.build_from", "data.validation_share", "data.num_workers", "data.prefetch",
     "tokenizer.model_file", "tokenizer.convention",
