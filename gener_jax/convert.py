@@ -67,7 +67,7 @@ def beside(output: Path):
 
 def verify(lm: LM, folder: Path) -> dict:
     """Prints ours beside theirs; the last line's object, with `equal` None where theirs is not installed."""
-    ids = parity.probe_ids(lm.tokenizer.vocab_size)
+    ids = parity.probe_ids(lm)
     ours = parity.ours(lm, ids)
     result = {"tokens": ids.size, "dtype": lm.config.model.dtype, "greedy": ours.greedy, "equal": None}
     print(f"greedy ids, ours          {' '.join(map(str, ours.greedy))}")

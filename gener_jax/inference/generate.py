@@ -140,11 +140,11 @@ def split_prompt(tokenizer: Tokenizer, prompt: str) -> tuple[np.ndarray, np.ndar
     return tokenizer.encode(whole, add_bos=True), bases.encode(prompt[len(whole) :])
 
 
-def round_up(n: int, steps: int = 1) -> int:
-    """The next power of two, at least 8; or the next of `steps` equal steps, a power of two, up to it."""
-    octave = max(3, (int(n) - 1).bit_length())
-    step = max(8, (1 << octave) // (2 * steps)) if steps > 1 else 1 << octave
-    return -(-max(n, 1) // step) * step
+def round_up(n: int, least: int = 8, steps: int = 1) -> int:
+    """The next power of two, or the next of so many equal steps from one to the next; and at least `least`."""
+    power = 1 << (max(int(n), 1) - 1).bit_length()
+    step = max(power // (2 * steps), 1) if steps > 1 else power
+    return max(-(-int(n) // step) * step, least)
 
 
 def right_pad(rows: list[np.ndarray], length: int) -> np.ndarray:

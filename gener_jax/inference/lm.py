@@ -91,7 +91,7 @@ class LM:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
-            empty = (1 << (len(chosen) - 1).bit_length()) - len(chosen)
+            empty = round_up(len(chosen), least=1) - len(chosen)
             batch = [rows[i] for i in chosen] + [np.array([BOS])] * empty
             lengths = np.array([len(row) for row in batch], np.int32)
             ids = right_pad(batch, round_up(int(lengths.max()), steps=4))  # nothing sees what lies behind it
@@ -126,7 +126,7 @@ class LM:
     def _check_memory(self, batch: int, prompt_tokens: int, num_bases: int) -> None:
         shortest = self.tokenizer.token_bases[self.tokenizer.token_bases > 0].min()
         slots = round_up(prompt_tokens) + round_up(-(-num_bases // shortest) + 1)
-        if line := memory.inference_shortage(self.config, self.mesh, round_up(batch), int(slots)):
+        if line := memory.inference_shortage(self.config, self.mesh, round_up(batch, least=1), slots):
             raise MemoryError(line)
 
     def generate(
@@ -199,7 +199,7 @@ class LM:
         over = np.array([len(left) for _, left in rows])
         wanted = over + num_bases
         shortest = t.token_bases[is_dna].min()
-        count = round_up(len(rows))
+        count = round_up(len(rows), least=1)
         empty = count - len(rows)  # rows added to round the batch up want nothing and are dropped
         lengths = np.array([len(ids) for ids, _ in rows] + [1] * empty)
         prompts = left_pad([ids for ids, _ in rows] + [np.array([BOS])] * empty, round_up(int(lengths.max())))

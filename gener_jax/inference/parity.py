@@ -28,8 +28,11 @@ class Outputs:
     greedy: list[int]  # the NEW_TOKENS most likely ids behind the first row, of the whole vocabulary
 
 
-def probe_ids(vocab_size: int, rows: int = 2, length: int = 64) -> np.ndarray:
-    """Ids to compare on, int32 [rows, length]: <s> and random k-mers, the same everywhere."""
+def probe_ids(lm: LM, rows: int = 2, length: int = 64) -> np.ndarray:
+    """Ids to compare on, int32 [rows, length]: <s> and random k-mers, the same everywhere; fewer in a short context."""
+    vocab_size, longest = lm.tokenizer.vocab_size, lm.config.model.longest
+    if longest is not None:
+        length = max(min(length, longest - NEW_TOKENS), 1)
     ids = np.random.default_rng(0).integers(NUM_SPECIAL, vocab_size, (rows, length), dtype=np.int32)
     ids[:, 0] = BOS
     return ids

@@ -1,0 +1,353 @@
+"""Folders converted either way, what is printed, and what is refused. Those with torch are in the slow tier."""
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import gener_jax
+from gener_jax import convert, evaluate, memory, pretrained, run_folder, sample
+from gener_jax.config import Config, ConfigError, Data, Model, Tokenizer
+from gener_jax.errors import CheckpointError
+from gener_jax.inference.lm import LM
+from gener_jax.model.sharding import make_mesh
+from gener_jax.tokenizer import KmerTokenizer
+from gener_jax.train import train
+from tests import tiny
+from tests.conftest import random_params
+from tests.data import peer_path
+from tests.test_huggingface import FIXTURES, assert_close, load, two_mers
+
+MODEL = Model(
+    vocab_size=32 + 4**3, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+    num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3,
+)  # fmt: skip
+
+
+def make_lm(**model):
+    """A random model over 3-mers."""
+    model = dataclasses.replace(MODEL, **model)
+    config = Config(
+        name="random", model=model, tokenizer=Tokenizer(k=3), data=Data(context_length=min(64, model.longest or 64))
+    )
+    return LM(config, random_params(model), KmerTokenizer(3), make_mesh(1, 1, 1, jax.devices()[:1]))
+
+
+def published(folder, lm, dtype="float32"):
+    folder.mkdir()
+    convert.write_published(folder, lm.config, lm.tokenizer, lm.params, dtype)
+    return folder
+
+
+def same(a, b):
+    return jax.tree.all(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b))
+
+
+def last_line(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("change", [{}, {"yarn_factor": 4.0, "yarn_beta_fast": 16.0}, {"sliding_window": 9}])
+def test_there_and_back_is_bit_equal(change, tmp_path, capsys):
+    lm = make_lm(**change)
+    first = published(tmp_path / "first", lm)
+    convert.main(["--checkpoint", str(first), "--output", str(tmp_path / "run"), "--format", "run"])
+    assert last_line(capsys)["format"] == "run"
+    convert.main(["--checkpoint", str(tmp_path / "run"), "--output", str(tmp_path / "second"), "--format", "hf"])
+    assert last_line(capsys)["step"] == 0
+    assert sorted(p.name for p in first.iterdir()) == sorted(p.name for p in (tmp_path / "second").iterdir())
+    for file in first.iterdir():
+        assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes(), file.name
+    assert same(gener_jax.load(tmp_path / "run").params, lm.params)
+    loaded = gener_jax.load(tmp_path / "second")
+    assert same(loaded.params, lm.params)
+    assert dataclasses.asdict(loaded.config.model) == dataclasses.asdict(lm.config.model)
+    assert loaded.generate(["ACGTT"], 30, temperature=0) == lm.generate(["ACGTT"], 30, temperature=0)
+    assert {"config.json", "environment.json", "checkpoints"} <= {p.name for p in (tmp_path / "run").iterdir()}
+
+
+def test_stored_type_is_kept_unless_another_is_asked_for(tmp_path):
+    lm = make_lm()
+    low = published(tmp_path / "low", lm, "bfloat16")
+    for given, dtype in ((["--dtype", "float32"], "F32"), ([], "BF16"), (["--dtype", "float16"], "F16")):
+        out = tmp_path / dtype
+        convert.main(["--checkpoint", str(low), "--output", str(out), "--format", "hf", *given])
+        names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+        assert json.loads((out / "config.json").read_text())["torch_dtype"] == names[dtype]
+        assert {t.dtype.name for t in load_file(out / "model.safetensors").values()} == {names[dtype]}
+    assert (tmp_path / "BF16" / "model.safetensors").read_bytes() == (low / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of seconds over 3-mers."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny.config(tiny.genomes(folder / "dataset"), train__num_steps="4", eval__every_steps="4")
+    train(config, folder / "run")
+    return folder / "run"
+
+
+def test_a_run_is_published_evaluated_and_sampled(run, tmp_path, capsys):
+    out = tmp_path / "hf"
+    convert.main(["--checkpoint", str(run), "--output", str(out), "--format", "hf"])
+    assert last_line(capsys)["step"] == 4
+    a, b = gener_jax.load(run), gener_jax.load(out)
+    assert same(a.params, b.params)
+    data = str(run.parent / "dataset")
+    evaluate.main(["--checkpoint", str(run)])
+    ours = last_line(capsys)
+    overrides = ["--config.data.context_length=32", "--config.eval.max_regions=8", f"--config.data.path={data}"]
+    evaluate.main(["--checkpoint", str(out), *overrides])
+    said = capsys.readouterr()
+    theirs = json.loads(said.out.splitlines()[-1])
+    assert theirs["bits_per_base"] == pytest.approx(ours["bits_per_base"], abs=1e-6)
+    assert "does not say what it was trained on" in said.err
+    drawn = []
+    for folder in (run, out):
+        options = ["--prompt", "ATGAC", "--num_bases", "20", "--temperature", "0", "--seed", "0", "--num_samples", "1"]
+        sample.main(["--checkpoint", str(folder), *options])
+        drawn.append(capsys.readouterr().out)
+    assert drawn[0] == drawn[1]
+    assert drawn[0].startswith(">sample_1 ")
+
+
+@pytest.mark.slow
+def test_training_starts_from_a_published_model(run, tmp_path, capsys):
+    out = tmp_path / "hf"
+    convert.main(["--checkpoint", str(run), "--output", str(out), "--format", "hf"])
+    config = tiny.config(run.parent / "dataset", train__num_steps="2", train__init_from=str(out),
+                         optimizer__peak_learning_rate="1e-30", model__rope_theta="600000")  # fmt: skip
+    train(config, tmp_path / "next")
+    assert "starting from the parameters of" in (said := capsys.readouterr().err)
+    assert "model.rope_theta 500000.0 → 600000.0" in said
+    assert same(gener_jax.load(tmp_path / "next").params, gener_jax.load(run).params)
+    train(tiny.config(run.parent / "dataset", train__num_steps="2"), tmp_path / "seed")
+    assert not same(gener_jax.load(tmp_path / "seed").params, gener_jax.load(run).params)
+    other = tiny.config(run.parent / "dataset", tokenizer__k="2", train__init_from=str(out))
+    with pytest.raises(ConfigError, match=r"train\.init_from .*: has another vocabulary \(kmer-3\)"):
+        train(other, tmp_path / "other")
+    wide = tiny.config(run.parent / "dataset", model__hidden_size="32", train__init_from=str(out))
+    with pytest.raises(CheckpointError, match=r"tensor .* the model's is"):
+        train(wide, tmp_path / "wide")
+
+
+def test_no_run_goes_on_from_parameters_alone(run, tmp_path):
+    convert.main(["--checkpoint", str(run), "--output", str(tmp_path / "alone"), "--format", "run"])
+    config = run_folder.read_config(tmp_path / "alone")
+    with pytest.raises(CheckpointError, match=r"holds parameters alone and no loader, .*--config\.train\.init_from"):
+        train(config, tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give --output with --format hf or run, or --verify"),
+        (["--output", "{tmp}/x"], "give --output with --format"),
+        (["--format", "hf"], "give --output with --format"),
+        (["--output", "{tmp}", "--format", "hf"], "exists already; give a folder that does not"),
+        (["--output", "{tmp}/x", "--format", "run", "--dtype", "float16"], "--dtype float16: is of --format hf"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments, words, small_folder, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        convert.main(["--checkpoint", str(small_folder), *(a.format(tmp=tmp_path) for a in arguments)])
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture
+def small_folder(tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    return two_mers(folder, load(FIXTURES / "llama_h16_g2.npz"))
+
+
+def test_nothing_is_left_half_written(tmp_path, monkeypatch):
+    folder = published(tmp_path / "in", make_lm())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert.weights, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        convert.main(["--checkpoint", str(folder), "--output", str(tmp_path / "out"), "--format", "hf"])
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_bpe_has_no_published_form(tmp_path):
+    lm = make_lm()
+    with pytest.raises(ConfigError, match="only models over k-mers have a published form"):
+        convert.write_published(tmp_path, lm.config, dataclasses.make_dataclass("Bpe", [("kind", str, "bpe")])(), {})
+
+
+def test_a_name_that_is_not_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="not in the Hugging Face cache"):
+        convert.main(["--checkpoint", "GenerTeam/GENERator-eukaryote-3b-base", "--verify"])
+    cached = tmp_path / "models--GenerTeam--GENERator-eukaryote-3b-base" / "snapshots" / "main"
+    cached.parent.mkdir(parents=True)
+    published(cached, make_lm())
+    assert gener_jax.load("GenerTeam/GENERator-eukaryote-3b-base").config.name == "GENERator-eukaryote-3b-base"
+
+
+# ------------------------------------------------------------------------------------------------------- memory
+
+
+def test_what_does_not_fit_is_said_before_loading(tmp_path, monkeypatch):
+    folder = published(tmp_path / "random", make_lm())
+    (folder / "model.safetensors").write_bytes(b"")  # reading it would fail in another way
+    monkeypatch.setattr(memory, "available", lambda: 1e-6)
+    with pytest.raises(MemoryError, match=r"random needs .* GiB for its weights in float32, .*16 × 64 tokens") as error:
+        gener_jax.load(folder)
+    assert "use dtype bfloat16, more devices, a smaller batch or fewer tokens" in str(error.value)
+    with pytest.raises(CheckpointError):
+        gener_jax.load(folder, check_memory=False)
+
+
+def test_a_cache_that_does_not_fit_is_said(tmp_path, monkeypatch):
+    lm = make_lm()
+    folder = published(tmp_path / "random", lm)
+    need = memory.inference_needs(lm.config, lm.mesh, 1, 64)
+    assert need["weights"] == sum(x.nbytes for x in jax.tree.leaves(lm.params)) / 2**30
+    assert need["cache"] == 2 * 2 * 64 * 1 * 8 * 4 / 2**30  # k and v, layers, tokens, heads, head size, bytes
+    monkeypatch.setattr(memory, "available", lambda: need["weights"] + need["cache"] / 2)
+    mesh = make_mesh(1, 1, 1, jax.devices()[:1])
+    with pytest.warns(UserWarning, match="a whole context will not fit: random needs"):
+        tight = gener_jax.load(folder, mesh=mesh)
+    assert len(tight.generate(["ACG"], 3)[0]) == 3
+    with pytest.raises(MemoryError, match="16 × "):
+        tight.generate(["ACG"] * 16, 90)
+    options = ["--checkpoint", str(folder), "--prompt", "ACG", "--num_bases", "150", "--num_samples", "32"]
+    monkeypatch.setattr(memory, "available", lambda: need["weights"] / 8 + need["cache"] / 2)
+    with pytest.raises(MemoryError, match="random needs on each of 8 cpu"):
+        sample.main(options)
+
+
+def test_bfloat16_needs_half(tmp_path):
+    lm = make_lm()
+    low = pretrained.changed(lm.config, dtype="bfloat16")
+    a, b = (memory.inference_needs(c, lm.mesh, 4, 64) for c in (lm.config, low))
+    assert a["weights"] == 2 * b["weights"]
+    assert a["cache"] == 2 * b["cache"]
+    wide = make_mesh(2, 2, 2)
+    assert memory.inference_needs(lm.config, wide, 4, 64)["weights"] == a["weights"] / 4
+    assert memory.inference_needs(lm.config, wide, 4, 64)["cache"] == a["cache"] / 4  # one head: tensor cuts nothing
+
+
+# ------------------------------------------------------------------------------------------------ beside transformers
+
+
+def test_verify_without_transformers_says_so(small_folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    convert.main(["--checkpoint", str(small_folder), "--verify"])
+    said = capsys.readouterr()
+    result = json.loads(said.out.splitlines()[-1])
+    assert result["equal"] is None
+    assert len(result["greedy"]) == 16
+    assert "nothing to compare with: pip install 'gener_jax[parity]'" in said.err
+
+
+def needs_transformers():
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}: pip install -e '.[parity]'")
+
+
+def dumped(folder, size, *, shard="50GB", dtype="float32"):
+    """A folder that transformers wrote, and what it computed in float32 from what is stored."""
+    code = f"""
+import sys, numpy as np, torch
+sys.path.insert(0, {str(peer_path("hf_llama.py").parent)!r})
+import hf_llama
+model = hf_llama.build({size!r}, "sdpa").to(torch.{dtype})
+model.save_pretrained({str(folder)!r}, max_shard_size={shard!r})
+ids = torch.randint(32, hf_llama.VOCAB, (2, 128), generator=torch.Generator().manual_seed(1))
+model = hf_llama.LlamaForCausalLM.from_pretrained({str(folder)!r}, dtype=torch.float32).eval()
+with torch.no_grad():
+    out = model(ids, output_hidden_states=True)
+np.savez({str(folder / "expected.npz")!r}, ids=ids.numpy(), logits=out.logits.numpy(),
+         hidden=np.stack([h.numpy() for h in out.hidden_states]))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    with np.load(folder / "expected.npz") as data:
+        return data["ids"], data["logits"], data["hidden"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [
+        ("xs", {"shard": "1MB", "dtype": "bfloat16"}),
+        ("s", {"shard": "6MB"}),
+        ("m", {}),
+    ],
+)
+def test_folders_that_transformers_wrote(size, options, tmp_path):
+    needs_transformers()
+    from gener_jax.inference.parity import ours
+
+    ids, logits, states = dumped(tmp_path, size, **options)
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == ("shard" in options)
+    lm = gener_jax.load(tmp_path)
+    found = ours(lm, ids)
+    assert len(found.hidden) == lm.config.model.num_hidden_layers + 1 == len(states)
+    for layer, expected in zip(found.hidden, states, strict=True):
+        assert_close(layer, expected, 1e-5)
+        assert np.abs(layer - expected).max() < 1e-4
+    assert np.abs(found.logits - logits).max() < 1e-4
+
+
+def check(folder):
+    done = subprocess.run(
+        [sys.executable, str(peer_path("hf_llama.py")), "check", "--hf_dir", str(folder)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_transformers_gives_our_logits_and_greedy_ids(tmp_path):
+    """The peer's own check, in a process of its own, on what we write."""
+    needs_transformers()
+    from gener_jax.inference.parity import ours
+
+    dumped(tmp_path / "in", "s")
+    lm = gener_jax.load(tmp_path / "in")
+    theirs = check(published(tmp_path / "out", lm))
+    assert theirs == check(tmp_path / "in")
+    found = ours(lm, np.arange(32, 48, dtype=np.int32)[None])
+    np.testing.assert_allclose(theirs["logits"], found.logits[0, -1, :8], atol=1e-4)
+    assert theirs["ids"] == found.greedy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change", [{}, {"yarn_factor": 2.0}, {"rope_theta": 5e6}, {"sliding_window": 9}, {"head_dim": 32}]
+)
+def test_verify(change, tmp_path, capsys):
+    needs_transformers()
+    lm = make_lm(**{"max_position_embeddings": 40, **change})
+    folder = published(tmp_path / "hf", lm)
+    for checkpoint in (folder, tmp_path / "run"):
+        if checkpoint.name == "run":
+            convert.main(["--checkpoint", str(folder), "--output", str(checkpoint), "--format", "run"])
+            capsys.readouterr()
+        convert.main(["--checkpoint", str(checkpoint), "--verify"])
+        lines = capsys.readouterr().out.splitlines()
+        assert json.loads(lines[-1])["equal"] is True
+        assert [line.split("  ")[0] for line in lines if "e-" in line or "e+" in line][:-1] == [
+            "embedded", "layer 1", "last norm", "logits"
+        ]  # fmt: skip
+        ours, theirs = (line.split()[-16:] for line in lines if line.startswith("greedy ids"))
+        assert ours == theirs
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**raw, "rms_norm_eps": 0.1}))
+    wrong = gener_jax.load(tmp_path / "run")
+    assert convert.verify(wrong, folder)["equal"] is False  # it can tell
