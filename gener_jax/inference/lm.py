@@ -98,7 +98,7 @@ class LM:
             with jax.set_mesh(self.mesh):
                 pooled = self._pooled(self.params, jnp.asarray(ids), jnp.asarray(lengths), pooling=pooling)
             found[chosen] = np.asarray(pooled)[: len(chosen)]
-        return found.reshape(len(sequences), -1)
+        return found.reshape(len(sequences), chunks * found.shape[1])
 
     def logits(self, ids) -> np.ndarray:
         """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].
