@@ -90,7 +90,8 @@ def test_any_mesh_gives_the_same():
     np.testing.assert_allclose(LM(lm.config, params, lm.tokenizer, mesh).embed(DNA), lm.embed(DNA), atol=1e-5)
 
 
-def test_few_programs_are_compiled(lm):
+def test_few_programs_are_compiled():
+    lm = make_lm()
     before = lm._pooled._cache_size()
     lengths = np.random.default_rng(1).integers(1, 62, 60)
     for length in lengths.tolist():

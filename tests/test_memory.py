@@ -1,4 +1,9 @@
-"""The compiled training step's memory grows with the length of the context, not with its square."""
+"""The compiled training step's memory grows with the length of the context, not with its square; loading a published
+model takes its own size and one shard."""
+
+import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -6,9 +11,12 @@ import pytest
 
 from gener_jax import config as configuration
 from gener_jax import memory
+from gener_jax.huggingface import config as published_config
+from gener_jax.huggingface import weights
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.tokenizer import for_config
 from gener_jax.training.step import abstract_state, make_train_step
+from tests.conftest import random_params
 
 
 def compiled_step(length: int, **model):
@@ -42,3 +50,44 @@ def test_materialised_attention_is_not_linear():
     """The comparison above can fail."""
     sizes = [compiled_step(n, attention="reference")[0].memory_analysis().temp_size_in_bytes for n in (2048, 8192)]
     assert sizes[1] > 8 * sizes[0]
+
+
+LOADS = """
+import json, sys
+import jax
+import gener_jax
+
+def peak():
+    # Of this program alone: getrusage's would include what started it.
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+lm = gener_jax.load(sys.argv[1])  # of the same shapes but for the layers: what the programs take is in the first peak
+before = peak()
+lm = gener_jax.load(sys.argv[2])
+print(json.dumps([before, peak(), sum(x.nbytes for x in jax.tree.leaves(lm.params))]))
+"""
+
+
+@pytest.mark.slow
+def test_a_published_model_is_loaded_shard_by_shard(tmp_path):
+    """16 layers of 1024: 755 MB in eight shards of up to 100 MB."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("reads /proc")
+    for layers in (1, 16):
+        model = configuration.Model(
+            vocab_size=4128, hidden_size=1024, intermediate_size=2816, num_hidden_layers=layers, num_attention_heads=16,
+            num_key_value_heads=4,
+        )  # fmt: skip
+        config = configuration.Config(model=model)
+        folder = tmp_path / str(layers)
+        folder.mkdir()
+        (folder / "config.json").write_text(published_config.write(config, "float32"))
+        weights.write(folder, random_params(model), "float32", shard_bytes=100 * 10**6)
+    shards = [file.stat().st_size for file in folder.glob("*.safetensors")]
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS, str(tmp_path / "1"), str(folder)], check=True, capture_output=True, text=True
+    )
+    before, peak, size = json.loads(done.stdout)
+    print(f"peak {(peak - before) / 1e6:.0f} MB, model {size / 1e6:.0f}, largest shard {max(shards) / 1e6:.0f}")
+    assert len(shards) >= 7
+    assert peak - before < size + 1.2 * max(shards)

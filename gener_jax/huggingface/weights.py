@@ -110,7 +110,8 @@ def read(folder: Path, target):
                     array = file.get_tensor(name)
                     if not np.isfinite(array).all():
                         raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity")
-                    params[tensor.parameter] = _place(params[tensor.parameter], array, tensor)
+                    placed = _place(params[tensor.parameter], array, tensor)
+                    params[tensor.parameter] = jax.block_until_ready(placed)  # or many would be on their way at once
                     progress.update(array.size)
     return traverse_util.unflatten_dict(params, sep="/")
 
