@@ -76,7 +76,7 @@ def verify(lm: LM, folder: Path) -> dict:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gener_jax_verify_")))
             write_published(folder, lm.config, lm.tokenizer, lm.params)
         try:
-            theirs = parity.theirs(folder, ids, lm.config.model.dtype)
+            theirs = parity.theirs(folder, ids, lm.config.model)
         except ImportError as error:
             say(f"nothing to compare with: pip install 'gener_jax[parity]' ({error})")
             return result

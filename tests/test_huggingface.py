@@ -188,6 +188,13 @@ def test_reads_transformers_4_and_5_alike(small, tmp_path):
     assert four == dataclasses.replace(five, initializer_range=0.02)
     assert five.rope_theta == 500000.0
     assert same(again, params)
+    both = {**raw, "rope_theta": 10000.0}  # what transformers 4 writes of a configuration made for 5
+    with pytest.raises(CheckpointError, match=r"has rope_theta 10000\.0 and rope_parameters .*: remove the wrong one"):
+        read(write(tmp_path, {k: v for k, v in both.items() if k != "transformers_version"}, tensors))
+    for version, theta in (("4.57.6", 10000.0), ("5.24.0", 500000.0)):  # what its writer computed with
+        assert published_config.read_model(
+            write(tmp_path, both | {"transformers_version": version}, tensors)
+        ).rope_theta == theta  # fmt: skip
     yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
     old = {**raw, "rope_parameters": None, "rope_theta": 5e5, "rope_scaling": yarn}
     new = {**raw, "rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5} | yarn}

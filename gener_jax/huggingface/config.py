@@ -148,11 +148,18 @@ def _positive(name: str, value, type_: type):
 def _rope(fields: dict, positions: int) -> dict:
     """Our fields of the rotary embedding. `positions` is max_position_embeddings as it stands: after the stretching."""
     where = "rope_parameters" if fields.get("rope_parameters") is not None else "rope_scaling"
+    outside = fields.get("rope_theta")
+    if where == "rope_parameters" and outside is not None:  # each version reads one: the one that wrote it is right
+        writer = str(fields.get("transformers_version")).partition(".")[0]
+        if not writer.isdigit() and fields[where] != {"rope_type": "default", "rope_theta": outside}:
+            raise ConfigError(f"has rope_theta {outside!r} and rope_parameters {fields[where]!r}: remove the wrong one")
+        if writer.isdigit() and int(writer) < 5:
+            where = "rope_scaling"
     rope = fields.get(where) or {}
     if not isinstance(rope, dict):
         raise ConfigError(f"{where} is {rope!r}: it has to be an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = _positive("rope_theta", rope.get("rope_theta", fields.get("rope_theta")), float)
+    theta = _positive("rope_theta", rope.get("rope_theta", outside), float)
     known = {"rope_type", "type", "rope_theta"}
     if kind == "yarn":
         known |= {*_YARN.values(), "original_max_position_embeddings"}

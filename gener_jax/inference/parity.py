@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL
+from gener_jax.config import Model
 from gener_jax.errors import CheckpointError
 from gener_jax.inference.generate import decode
 from gener_jax.inference.lm import LM
@@ -61,25 +61,28 @@ def ours(lm: LM, ids: np.ndarray) -> Outputs:
     return Outputs(hidden, logits, np.asarray(greedy)[0].tolist())
 
 
-def theirs(folder: Path, ids: np.ndarray, dtype: str) -> Outputs:
-    """What `transformers` makes of them with the folder's weights, on the CPU, without remote code.
+def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
+    """What `transformers` makes of them with the folder's weights, on the CPU, without remote code; `model` is ours.
 
     Raises:
       ImportError: where torch or transformers is not installed.
-      CheckpointError: where this transformers would misread the folder's configuration.
+      CheckpointError: where this transformers reads another RoPE base than ours from the folder.
     """
     import torch
     import transformers
 
-    version = transformers.__version__
-    if int(version.partition(".")[0]) < 5 and "rope_theta" not in json.loads((folder / "config.json").read_text()):
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    rope_theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")  # of transformers 5, or else 4
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        rope_theta = config.rope_theta
+    if rope_theta != model.rope_theta:
         raise CheckpointError(
-            f"{folder / 'config.json'}: gives rope_theta inside rope_parameters, which transformers {version} ignores "
-            "and takes 10000: install transformers 5, or verify what --output --format hf writes"
+            f"{folder / 'config.json'}: transformers {transformers.__version__} takes rope_theta {rope_theta} from it "
+            f"and we {model.rope_theta}: versions 4 and 5 write it in different places; verify what --output --format "
+            "hf writes, which both read"
         )
-    name = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False).model_type
-    architecture = {"llama": transformers.LlamaForCausalLM, "mistral": transformers.MistralForCausalLM}[name]
-    model = architecture.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
+    architecture = {"llama": transformers.LlamaForCausalLM, "mistral": transformers.MistralForCausalLM}
+    model = architecture[config.model_type].from_pretrained(folder, dtype=getattr(torch, model.dtype)).eval()
     rows = torch.from_numpy(ids.astype(np.int64))
     with torch.no_grad():
         out = model(rows, output_hidden_states=True)
