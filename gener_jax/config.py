@@ -72,11 +72,22 @@ class Model:
             f"model.num_key_value_heads {self.num_key_value_heads}",
         )
         window, scale = self.sliding_window, self.yarn_attention_factor
-        _require(window is None or window > 0, f"model.sliding_window is {window}: it has to be positive, or none")
-        _require(scale is None or scale > 0, f"model.yarn_attention_factor is {scale}: it has to be positive, or none")
-        _require(1 <= self.yarn_factor < math.inf, f"model.yarn_factor is {self.yarn_factor}: it has to be 1 or more")
         _require(
-            self.yarn_beta_fast >= self.yarn_beta_slow > 0,
+            window is None or 0 < window < 2**31, f"model.sliding_window is {window}: it has to be positive, or none"
+        )
+        _require(
+            scale is None or 0 < scale <= 100,
+            f"model.yarn_attention_factor is {scale}: it has to be above 0 and at most 100, or none",
+        )
+        _require(1 <= self.yarn_factor <= 65536, f"model.yarn_factor is {self.yarn_factor}: it has to be 1 to 65536")
+        _require(1 < self.rope_theta < 1e30, f"model.rope_theta is {self.rope_theta}: it has to be above 1, and finite")
+        _require(
+            self.max_position_embeddings * self.yarn_factor < 2**31,
+            f"model.max_position_embeddings {self.max_position_embeddings} times model.yarn_factor {self.yarn_factor} "
+            "is over 2^31",
+        )
+        _require(
+            math.inf > self.yarn_beta_fast >= self.yarn_beta_slow > 0,
             f"model.yarn_beta_fast is {self.yarn_beta_fast} and model.yarn_beta_slow {self.yarn_beta_slow}: "
             "both have to be positive, and fast no less than slow",
         )
@@ -102,11 +113,11 @@ class Tokenizer:
     kind: str = "kmer"  # kmer, bpe
     k: int = 6  # bases a k-mer, 1 to 8
     model_file: str | None = None  # a sentencepiece model, for bpe
-    convention: str = "v2"  # how a sequence is framed to be embedded: v1 <s> DNA, v2 <s> DNA <s>
+    convention: str = "v2"  # how a sequence is framed to be embedded: v1 <s> DNA, v2 <s> DNA <s>; or unknown
 
     def __post_init__(self):
         _choice("tokenizer.kind", self.kind, ("kmer", "bpe"))
-        _choice("tokenizer.convention", self.convention, ("v1", "v2"))
+        _choice("tokenizer.convention", self.convention, ("v1", "v2", "unknown"))
         _require(1 <= self.k <= 8, f"tokenizer.k is {self.k}: it has to be 1 to 8")
         _require(
             self.kind != "bpe" or self.model_file is not None,
@@ -362,6 +373,17 @@ def resolve(values: ConfigDict | Mapping) -> Config:
       ConfigError: one line, naming the field.
     """
     return _build(Config, values.to_dict() if isinstance(values, ConfigDict) else values, "")
+
+
+def with_model(config: Config, **fields) -> Config:
+    """The configuration with other fields of its model; a context that they make too long is shortened.
+
+    Raises:
+      ConfigError: one line, naming the field.
+    """
+    model = _build(Model, {**dataclasses.asdict(config.model), **fields}, "model.")
+    context = config.data.context_length if model.longest is None else min(config.data.context_length, model.longest)
+    return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, context_length=context))
 
 
 def flatten(config, path: str = "") -> Iterator[tuple[str, object]]:

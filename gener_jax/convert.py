@@ -14,15 +14,16 @@ object.
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from gener_jax import command, pretrained, run_folder
-from gener_jax.config import Config, ConfigError
+from gener_jax.config import Config, ConfigError, with_model
 from gener_jax.errors import CheckpointError
+from gener_jax.files import whole_folder
 from gener_jax.huggingface import config as published_config
 from gener_jax.huggingface import vocabulary, weights
 from gener_jax.inference import parity
@@ -45,34 +46,17 @@ def write_published(folder: Path, config: Config, tokenizer, params, dtype: str 
     weights.write(folder, params, dtype)
 
 
-@contextlib.contextmanager
-def beside(output: Path):
-    """An empty folder that becomes `output` if all goes well, and is removed if not.
+def verify(lm: LM, folder: Path | None) -> dict:
+    """Prints ours beside theirs; the last line's object, with `equal` None where theirs is not installed.
 
-    Raises:
-      ConfigError: if `output` exists.
+    `folder` holds the model as published; None writes it, as it would be published, to a temporary one.
     """
-    if output.exists():
-        raise ConfigError(f"--output {output}: exists already; give a folder that does not")
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        os.rename(partial, output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def verify(lm: LM, folder: Path) -> dict:
-    """Prints ours beside theirs; the last line's object, with `equal` None where theirs is not installed."""
     ids = parity.probe_ids(lm)
     ours = parity.ours(lm, ids)
     result = {"tokens": ids.size, "dtype": lm.config.model.dtype, "greedy": ours.greedy, "equal": None}
     print(f"greedy ids, ours          {' '.join(map(str, ours.greedy))}")
     with contextlib.ExitStack() as stack:
-        if not pretrained.is_published(folder):  # a run: transformers reads it as it would be published
+        if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gener_jax_verify_")))
             write_published(folder, lm.config, lm.tokenizer, lm.params)
         try:
@@ -82,10 +66,11 @@ def verify(lm: LM, folder: Path) -> dict:
             return result
     print(f"greedy ids, transformers  {' '.join(map(str, theirs.greedy))}")
     print(f"{'':14} largest difference   of values up to")
-    worst = 0.0
+    shares = []
     for name, difference, size in parity.differences(ours, theirs):
         print(f"{name:14} {difference:18.2e}   {size:.3g}")
-        worst = max(worst, difference / max(1, size))
+        shares.append(difference / max(1, size))
+    worst = float(np.max(shares))  # NaN where any is
     return {**result, "equal": worst <= parity.TOLERANCE and theirs.greedy == ours.greedy, "largest_difference": worst}
 
 
@@ -105,22 +90,28 @@ def main(argv=None) -> None:
         raise ConfigError(f"--dtype {args.dtype}: is of --format hf; a run holds float32")
     if jax.process_count() > 1:
         raise ConfigError(f"{jax.process_count()} processes: convert works on one host")
-    if args.output and args.output.exists():  # now, not when everything is read
+    if args.output and os.path.lexists(args.output):  # now, not when everything is read
         raise ConfigError(f"--output {args.output}: exists already; give a folder that does not")
     # Weights are converted in float32, which holds what any other type does; --verify compares in it too.
-    lm = from_config(pretrained.changed(config, dtype="float32"), folder, step=args.step)
+    published = folder if pretrained.is_published(folder) else None
+    dtype = args.dtype or (weights.stored_dtype(folder) if published else "float32")
+    if args.format == "hf" and dtype is None:
+        raise ConfigError(f"{folder}: its tensors are of several types: give --dtype")
+    lm = from_config(with_model(config, dtype="float32"), folder, step=args.step)
     result = {"checkpoint": str(folder), "step": lm.step}
+    if published and pretrained.read_config(folder).model != lm.config.model:  # fields given on the command line
+        published = None
     if args.output:
-        with beside(args.output) as partial:
+        with whole_folder(args.output) as partial:
             if args.format == "run":
                 run_folder.write_params(partial, lm.config, lm.params)
             else:
-                stored = published_config.stored_dtype(folder) if pretrained.is_published(folder) else "float32"
-                write_published(partial, lm.config, lm.tokenizer, lm.params, args.dtype or stored)
+                write_published(partial, lm.config, lm.tokenizer, lm.params, dtype)
+        published = args.output if args.format == "hf" and dtype == "float32" else published
         say(f"{args.output}: written, {sum(f.stat().st_size for f in args.output.rglob('*') if f.is_file()):,} bytes")
         result |= {"output": str(args.output), "format": args.format}
     if args.verify:
-        result |= verify(lm, folder)
+        result |= verify(lm, published)
     print(json.dumps(result))
     if result.get("equal") is False:
         raise CheckpointError(f"{folder}: ours and transformers differ by more than {parity.TOLERANCE}")

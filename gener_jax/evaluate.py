@@ -8,10 +8,11 @@ import json
 import time
 
 from data_pipeline.records import read_info
-from gener_jax import command, run_folder
+from gener_jax import command, pretrained, run_folder
 from gener_jax.inference.lm import from_config
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tasks import report
+from gener_jax.tokenizer import for_config
 from gener_jax.training.metrics import logged, say
 
 
@@ -23,13 +24,16 @@ def main(argv=None) -> None:
     mesh = None
     try:
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        pretrained.abstract_params(for_config(config)[1].model, mesh)  # whether it divides the model
     except ValueError as error:  # a run of a larger machine
+        mesh = None
         say(f"{error}; evaluating without it")
     lm = from_config(config, folder, step=args.step, mesh=mesh)
     step = lm.step
-    if step is None:
+    trained_on = None if step is None else run_folder.read_loader_state(folder, step)
+    if trained_on is None:
         say(f"warning: {folder} does not say what it was trained on: it may have seen these regions")
-    elif read_info(config.data.path)["digest"] != run_folder.read_loader_state(folder, step)["dataset"]:
+    elif read_info(config.data.path)["digest"] != trained_on["dataset"]:
         say(f"warning: {config.data.path} is not the dataset this run was trained on: it may have seen these regions")
     say(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")
     marks = []  # (seconds, tokens done), a batch; the first one ends when the program is compiled

@@ -1,6 +1,5 @@
 """A folder with a model in it, of either kind: a run of `gener_jax.train`, or a published one of Hugging Face's."""
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from gener_jax import run_folder
-from gener_jax.config import Config, ConfigError, Model
+from gener_jax.config import Config, Model
 from gener_jax.errors import CheckpointError
 from gener_jax.huggingface import config as published_config
 from gener_jax.huggingface import weights
@@ -18,7 +17,7 @@ from gener_jax.huggingface.hub import find
 from gener_jax.model import decoder
 from gener_jax.model.sharding import tree_shardings
 
-__all__ = ["abstract_params", "changed", "find", "is_published", "read_config", "read_params"]
+__all__ = ["abstract_params", "find", "is_published", "read_config", "read_params"]
 
 
 def is_published(folder: Path) -> bool:
@@ -33,18 +32,6 @@ def read_config(folder: Path) -> Config:
       CheckpointError: if there is none, or it is not one of ours.
     """
     return published_config.read(folder) if is_published(folder) else run_folder.read_config(folder)
-
-
-def changed(config: Config, **fields) -> Config:
-    """The configuration with other fields of its model, e.g. dtype="bfloat16" or sliding_window=16384.
-
-    Raises:
-      ConfigError: for a field that does not exist, or a value that it cannot have.
-    """
-    known = {field.name for field in dataclasses.fields(Model)}
-    if unknown := sorted(fields.keys() - known):
-        raise ConfigError(f"{unknown[0]} is no field of a model's configuration: {', '.join(sorted(known))}")
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **fields))
 
 
 def abstract_params(model: Model, mesh: Mesh, dtype: str = "float32"):

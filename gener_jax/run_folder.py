@@ -23,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from gener_jax.config import Config, ConfigError, dumps, resolve
 from gener_jax.errors import CheckpointError
+from gener_jax.files import read_json
 
 _TOKENIZER = "tokenizer.model"
 
@@ -134,9 +135,11 @@ def write_params(folder: Path, config: Config, params) -> None:
         manager.wait_until_finished()
 
 
-def read_loader_state(folder: Path, step: int) -> dict:
-    """What a step's checkpoint says of the data: step, seed, and the digests of loader and dataset."""
+def read_loader_state(folder: Path, step: int) -> dict | None:
+    """What a step's checkpoint says of the data: step, seed, and the digests of loader and dataset; None: nothing."""
     with open_manager(folder) as manager:
+        if "loader" not in manager.item_metadata(step).keys():  # noqa: SIM118 (orbax's object is no mapping)
+            return None
         return manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
 
 
@@ -146,13 +149,13 @@ def read_config(folder: Path) -> Config:
     if not path.exists():
         raise CheckpointError(f"{folder}: holds no config.json; give the folder of a run of gener_jax.train")
     try:
-        config = resolve(json.loads(path.read_text()))
-        if (folder / _TOKENIZER).exists():  # the run's own copy
-            tokenizer = dataclasses.replace(config.tokenizer, model_file=str(folder / _TOKENIZER))
-            config = dataclasses.replace(config, tokenizer=tokenizer)
-        return config
-    except (json.JSONDecodeError, ConfigError) as error:
+        config = resolve(read_json(path))
+    except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    if (folder / _TOKENIZER).exists():  # the run's own copy
+        tokenizer = dataclasses.replace(config.tokenizer, model_file=str(folder / _TOKENIZER))
+        config = dataclasses.replace(config, tokenizer=tokenizer)
+    return config
 
 
 def describe(folder: Path, config: Config) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gener_jax import command
 from gener_jax.config import Sample
-from gener_jax.inference.generate import split_prompt
+from gener_jax.inference.generate import BATCH_SIZE, cache_size, split_prompt
 from gener_jax.inference.lm import from_config
 from gener_jax.tokenizer import SPECIAL_TOKENS, for_config
 
@@ -46,10 +46,9 @@ def main(argv=None) -> None:
     sample = dataclasses.replace(config.sample, **given)
     with command.refusing("--prompt"):  # before the parameters are read
         tokenizer, _ = for_config(config)
-        rows = [len(split_prompt(tokenizer, prompt)[0]) for prompt in sample.prompts]
-    tokens = max(rows) + -(-sample.num_bases // tokenizer.token_bases[tokenizer.token_bases > 0].min())
-    batch = min(32, len(sample.prompts) * sample.num_samples)
-    lm = from_config(config, folder, step=args.step, batch=batch, tokens=int(tokens))
+        ids = [split_prompt(tokenizer, prompt)[0] for prompt in sample.prompts for _ in range(sample.num_samples)]
+    rows, slots = cache_size(ids, sample.num_bases, tokenizer, BATCH_SIZE)
+    lm = from_config(config, folder, step=args.step, batch=rows, tokens=slots)
     prompts = [p for p in sample.prompts for _ in range(sample.num_samples)]
     with command.refusing():
         continuations = lm.generate(

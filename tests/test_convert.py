@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import gener_jax
-from gener_jax import convert, evaluate, memory, pretrained, run_folder, sample
-from gener_jax.config import Config, ConfigError, Data, Model, Tokenizer
+from gener_jax import convert, evaluate, memory, run_folder, sample
+from gener_jax.config import Config, ConfigError, Data, Model, Tokenizer, with_model
 from gener_jax.errors import CheckpointError
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
@@ -140,6 +140,7 @@ def test_training_starts_from_a_published_model(run, tmp_path, capsys):
 def test_no_run_goes_on_from_parameters_alone(run, tmp_path):
     convert.main(["--checkpoint", str(run), "--output", str(tmp_path / "alone"), "--format", "run"])
     config = run_folder.read_config(tmp_path / "alone")
+    evaluate.main(["--checkpoint", str(tmp_path / "alone"), "--config.eval.max_regions=4"])
     with pytest.raises(CheckpointError, match=r"holds parameters alone and no loader, .*--config\.train\.init_from"):
         train(config, tmp_path / "alone")
 
@@ -176,9 +177,36 @@ def test_nothing_is_left_half_written(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(convert.weights, "write", full)
-    with pytest.raises(OSError, match="No space left"):
-        convert.main(["--checkpoint", str(folder), "--output", str(tmp_path / "out"), "--format", "hf"])
+    for out in ("out", "deep/er/out"):
+        with pytest.raises(OSError, match="No space left"):
+            convert.main(["--checkpoint", str(folder), "--output", str(tmp_path / out), "--format", "hf"])
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
+
+
+def test_nothing_of_others_is_removed(tmp_path):
+    lm = make_lm()
+    source, other = published(tmp_path / "out.partial", lm), tmp_path / ".out.x"
+    other.mkdir()
+    convert.main(["--checkpoint", str(source), "--output", str(tmp_path / "out"), "--format", "hf"])
+    assert source.is_dir()
+    assert other.is_dir()
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    with pytest.raises(ConfigError, match="link: exists already"):
+        convert.main(["--checkpoint", str(source), "--output", str(tmp_path / "link"), "--format", "hf"])
+
+
+def test_the_type_is_that_of_the_tensors(tmp_path):
+    """config.json may say another."""
+    folder = published(tmp_path / "in", make_lm())
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"float32"', '"bfloat16"'))
+    convert.main(["--checkpoint", str(folder), "--output", str(tmp_path / "out"), "--format", "hf"])
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_shapes_that_transformers_refuses_are_not_written(tmp_path):
+    with pytest.raises(ConfigError, match="transformers would refuse it"):
+        published(tmp_path / "out", make_lm(hidden_size=18, num_attention_heads=4, head_dim=8))
 
 
 def test_bpe_has_no_published_form(tmp_path):
@@ -232,7 +260,7 @@ def test_a_cache_that_does_not_fit_is_said(tmp_path, monkeypatch):
 
 def test_bfloat16_needs_half(tmp_path):
     lm = make_lm()
-    low = pretrained.changed(lm.config, dtype="bfloat16")
+    low = with_model(lm.config, dtype="bfloat16")
     a, b = (memory.inference_needs(c, lm.mesh, 4, 64) for c in (lm.config, low))
     assert a["weights"] == 2 * b["weights"]
     assert a["cache"] == 2 * b["cache"]
@@ -328,6 +356,20 @@ def test_transformers_gives_our_logits_and_greedy_ids(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("change", [{}, {"yarn_factor": 4.0}, {"sliding_window": 1000}])
+def test_four_thousand_tokens_equal_transformers(change, tmp_path):
+    """Where frequencies that are a rounding apart would show."""
+    needs_transformers()
+    from gener_jax.inference import parity
+
+    lm = make_lm(**{"head_dim": 64, "max_position_embeddings": 4096, "initializer_range": 0.1, **change})
+    ids = np.random.default_rng(0).integers(32, 96, (1, 4096)).astype(np.int32)
+    theirs = parity.theirs(published(tmp_path / "hf", lm), ids, lm.config.model)
+    for what, difference, size in parity.differences(parity.ours(lm, ids), theirs):
+        assert difference < 1e-4 * max(1, size), what
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{}, {"yarn_factor": 2.0}, {"rope_theta": 5e6}, {"sliding_window": 9}, {"head_dim": 32}]
 )
@@ -347,7 +389,20 @@ def test_verify(change, tmp_path, capsys):
         ]  # fmt: skip
         ours, theirs = (line.split()[-16:] for line in lines if line.startswith("greedy ids"))
         assert ours == theirs
+    options = ["--checkpoint", str(folder), "--verify", "--config.model.rms_norm_eps=0.01"]
+    convert.main(options)  # compared with what is asked for, not with the folder
+    assert last_line(capsys)["equal"] is True
+    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.8}')
+    assert convert.verify(lm, folder)["equal"] is True
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**raw, "rms_norm_eps": 0.1}))
     wrong = gener_jax.load(tmp_path / "run")
     assert convert.verify(wrong, folder)["equal"] is False  # it can tell
+    huge = jax.tree.map(lambda x: x * 1e30, lm.params)
+    lost = LM(lm.config, huge, lm.tokenizer, lm.mesh)
+    assert convert.verify(lost, None)["equal"] is False  # NaN is not equal
+    raw["hidden_size"] = 17
+    (folder / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(CheckpointError, match=r"transformers \S+ cannot run it: ") as error:
+        convert.verify(lm, folder)
+    assert "\n" not in str(error.value)

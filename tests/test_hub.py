@@ -74,8 +74,10 @@ def test_download_takes_weights_and_no_code(cache, tmp_path, monkeypatch):
         return str(tmp_path)
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
-    assert hub.find(NAME, download=True) == cache / ("f" * 40)
-    assert not asked  # the cache has it
+    assert hub.find(NAME) == cache / ("f" * 40)
+    assert not asked
+    hub.find(NAME, download=True)  # which knows what of it the cache lacks
+    assert (asked["repository"], asked["revision"]) == (NAME, None)
     assert hub.find("GenerTeam/new@v1", download=True) == tmp_path
     assert (asked["repository"], asked["revision"]) == ("GenerTeam/new", "v1")
     assert not [pattern for pattern in asked["allow_patterns"] if pattern.endswith((".py", ".bin", "*"))]

@@ -6,7 +6,6 @@ published one and which 5 reads too, is written.
 """
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from data_pipeline.tokenizer import BOS, EOS, PAD, KmerTokenizer
 from gener_jax import config as configuration
 from gener_jax.config import Config, ConfigError, Model
 from gener_jax.errors import CheckpointError
+from gener_jax.files import read_json
 from gener_jax.huggingface import vocabulary
 
 _SIZES = {  # taken over as they are
@@ -24,39 +24,20 @@ _SIZES = {  # taken over as they are
 _MAY_BE_ABSENT = ("head_dim", "initializer_range", "sliding_window")
 _ONLY = {  # what our decoder is; others are refused
     "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
+    "partial_rotary_factor": 1.0, "layer_types": None, "quantization_config": None,
 }  # fmt: skip
 _YARN = {  # our field → theirs
     "yarn_factor": "factor", "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow",
     "yarn_attention_factor": "attention_factor",
 }  # fmt: skip
-_MAX_BYTES = 1 << 20  # of a config.json
-
-
-def read_json(path: Path, max_bytes: int) -> dict:
-    """The object in a JSON file.
-
-    Raises:
-      CheckpointError: if the file is absent, larger than that, or holds no object.
-    """
-    try:
-        if path.stat().st_size > max_bytes:
-            raise CheckpointError(f"{path}: has {path.stat().st_size:,} bytes, and over {max_bytes:,} are not read")
-        fields = json.loads(path.read_bytes())
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{path}: holds no JSON object")
-    return fields
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether a folder's config.json is a Hugging Face model's, and not a run's of ours."""
-    try:
-        return "model_type" in _fields(folder)
-    except CheckpointError:
-        return False
+    """Whether a folder's config.json is a Hugging Face model's, and not a run's of ours, or absent.
+
+    Raises CheckpointError where it cannot be read.
+    """
+    return (folder / "config.json").exists() and bool({"model_type", "architectures"} & _fields(folder).keys())
 
 
 def read(folder: Path) -> Config:
@@ -95,14 +76,7 @@ def read_model(folder: Path) -> Model:
 
 
 def _fields(folder: Path) -> dict:
-    return read_json(folder / "config.json", _MAX_BYTES)
-
-
-def stored_dtype(folder: Path) -> str:
-    """The type that config.json gives its weights; float32 where it gives none that we write."""
-    fields = _fields(folder)
-    dtype = fields.get("dtype", fields.get("torch_dtype"))
-    return dtype if dtype in ("float32", "bfloat16", "float16") else "float32"
+    return read_json(folder / "config.json")
 
 
 def _name(folder: Path) -> str:
@@ -114,18 +88,19 @@ def _name(folder: Path) -> str:
 
 
 def _convention(fields: dict, name: str) -> str:
-    """v1 or v2: as our export says; else by the published names; else v2, the newer."""
+    """v1 or v2: as our export says, or by the published names; else unknown."""
     ours = fields.get("gener_jax")
     if isinstance(ours, dict) and "convention" in ours:
         return ours["convention"]
-    return "v1" if re.match(r"GENERator-(?!v\d)", name) else "v2"
+    known = re.match(r"GENERator-(v2-)?(eukaryote|prokaryote)-", name)
+    return "unknown" if known is None else "v2" if known[1] else "v1"
 
 
 def _model(fields: dict) -> Model:
     if fields.get("model_type") not in ("llama", "mistral"):
         raise ConfigError(f"model_type is {fields.get('model_type')!r}: only 'llama' and 'mistral' are supported")
     for name, value in _ONLY.items():
-        if fields.get(name, value) != value:
+        if fields.get(name) is not None and fields[name] != value:
             raise ConfigError(f"{name} is {fields[name]!r}: only {value!r} is supported")
     if fields["model_type"] == "llama" and fields.get("sliding_window") is not None:
         raise ConfigError(f"sliding_window is {fields['sliding_window']!r} and model_type llama, which has none")
@@ -140,14 +115,16 @@ def _model(fields: dict) -> Model:
 
 
 def _positive(name: str, value, type_: type):
-    if type(value) not in (int, type_) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} is {value!r}: it has to be a positive {type_.__name__}")
+    if type(value) not in (int, type_) or not 0 < value < (2**31 if type_ is int else 1e30):
+        raise ConfigError(f"{name} is {repr(value)[:40]}: it has to be a positive {type_.__name__}")
     return type_(value)
 
 
 def _rope(fields: dict, positions: int) -> dict:
     """Our fields of the rotary embedding. `positions` is max_position_embeddings as it stands: after the stretching."""
     where = "rope_parameters" if fields.get("rope_parameters") is not None else "rope_scaling"
+    if where == "rope_parameters" and fields.get("rope_scaling") not in (None, fields[where]):
+        raise ConfigError(f"has rope_scaling {fields['rope_scaling']!r} and {where} {fields[where]!r}: remove one")
     outside = fields.get("rope_theta")
     if where == "rope_parameters" and outside is not None:  # each version reads one: the one that wrote it is right
         writer = str(fields.get("transformers_version")).partition(".")[0]
@@ -155,7 +132,7 @@ def _rope(fields: dict, positions: int) -> dict:
             raise ConfigError(f"has rope_theta {outside!r} and rope_parameters {fields[where]!r}: remove the wrong one")
         if writer.isdigit() and int(writer) < 5:
             where = "rope_scaling"
-    rope = fields.get(where) or {}
+    rope = {} if fields.get(where) is None else fields[where]
     if not isinstance(rope, dict):
         raise ConfigError(f"{where} is {rope!r}: it has to be an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -185,11 +162,19 @@ def _rope(fields: dict, positions: int) -> dict:
 
 
 def write(config: Config, dtype: str) -> str:
-    """The text of config.json, in the published order; `dtype` is that of the tensors beside it."""
+    """The text of config.json, in the published order; `dtype` is that of the tensors beside it.
+
+    Raises ConfigError for a shape that transformers refuses.
+    """
     m = config.model
+    if m.hidden_size % m.num_attention_heads or m.initializer_range > 1:
+        raise ConfigError(
+            f"model.hidden_size {m.hidden_size} is not divisible by model.num_attention_heads {m.num_attention_heads}, "
+            f"or model.initializer_range {m.initializer_range} is over 1: transformers would refuse it"
+        )
     windowed = m.sliding_window is not None
     scaling = None
-    if m.yarn_factor != 1:
+    if m.yarn_factor != 1 or m.yarn_attention_factor is not None:
         scaling = {
             "rope_type": "yarn",
             **{theirs: getattr(m, ours) for ours, theirs in _YARN.items() if getattr(m, ours) is not None},

@@ -6,23 +6,24 @@ from pathlib import Path
 
 from gener_jax.errors import CheckpointError
 
-_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")  # owner/name, @ a commit or branch
+_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")  # owner/name, @ a commit or branch
 _FILES = ["config.json", "*.safetensors", "model.safetensors.index.json", "vocab.txt", "tokenizer.json"]  # no code
 
 
 def cache() -> Path:
     """Where `huggingface_hub` keeps what it has fetched, by the same environment variables."""
     home = Path(os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    named = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
+    return Path(named or home / "hub").expanduser()
 
 
 def find(name: str | Path, *, download: bool = False) -> Path:
-    """The folder of a model: the path itself where it exists, else the newest copy of that name in the cache.
+    """The folder of a model: the path itself where it exists, else that name in the cache.
 
     Args:
-      name: a folder, or `owner/name`, or `owner/name@revision`, a commit or a branch.
-      download: fetch what the cache lacks; needs `pip install 'gener_jax[hub]'`. Weights, configuration and
-        vocabulary are fetched, no code.
+      name: a folder, or `owner/name`, or `owner/name@revision`, a commit or a branch (default: main).
+      download: fetch what the cache lacks or holds in part; needs `pip install 'gener_jax[hub]'`. Weights,
+        configuration and vocabulary are fetched, no code.
 
     Raises:
       CheckpointError: if there is neither such a folder nor such a name in the cache, or it cannot be fetched.
@@ -30,10 +31,9 @@ def find(name: str | Path, *, download: bool = False) -> Path:
     if Path(name).exists() or not _NAME.fullmatch(str(name)):
         return Path(name)
     repository, _, revision = str(name).partition("@")
-    folder = _cached(repository, revision or "main")
-    if folder is not None:
-        return folder
     if not download:
+        if (folder := _cached(repository, revision or "main")) is not None:
+            return folder
         raise CheckpointError(
             f"{name}: is no folder here and not in the Hugging Face cache {cache()}: fetch it with --download "
             "(download=True), or give its folder"
@@ -52,6 +52,6 @@ def _cached(repository: str, revision: str) -> Path | None:
     """The snapshot of a revision that holds a configuration; a snapshot with parts missing is found on reading it."""
     base = cache() / f"models--{repository.replace('/', '--')}"
     ref = base / "refs" / revision
-    commit = ref.read_text().strip() if ref.is_file() else revision
+    commit = ref.read_text().strip() if ".." not in revision and ref.is_file() else revision
     folder = base / "snapshots" / Path(commit).name
     return folder if (folder / "config.json").exists() else None

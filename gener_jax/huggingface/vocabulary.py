@@ -6,10 +6,13 @@ look each piece up: what is no whole k-mer of A, C, G and T is <oov>. That equal
 """
 
 import json
+import os
+import re
 from pathlib import Path
 
 from data_pipeline.tokenizer import BOS, OOV, SPECIAL_TOKENS, KmerTokenizer
 from gener_jax.errors import CheckpointError
+from gener_jax.files import read_text
 
 _MAX_BYTES = 16 << 20  # of a vocab.txt or tokenizer.json: that of 8-mers has under 3 MB
 
@@ -23,13 +26,12 @@ def check(folder: Path, tokenizer: KmerTokenizer) -> None:
     ours = {token: i for i, token in enumerate(tokenizer.tokens)}
     for name, entries in (("vocab.txt", _vocab_txt), ("tokenizer.json", _tokenizer_json)):
         path = folder / name
-        if not path.exists():
+        if not os.path.lexists(path):
             continue
-        if path.stat().st_size > _MAX_BYTES:
-            raise CheckpointError(f"{path}: has {path.stat().st_size:,} bytes, and over {_MAX_BYTES:,} are not read")
+        text = read_text(path, _MAX_BYTES)
         try:
-            theirs = entries(path.read_text())
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            theirs = entries(text)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path}: is no vocabulary: {error}") from None
         for token, i in theirs.items():
             if ours.get(token) != i:
@@ -42,10 +44,14 @@ def check(folder: Path, tokenizer: KmerTokenizer) -> None:
 
 
 def _vocab_txt(text: str) -> dict[str, int]:
-    pairs = [line.split(" ") for line in text.splitlines()]
-    found = {token: int(i) for token, i in pairs}
-    if len(found) != len(pairs):
-        raise ValueError("a token stands in it twice")
+    found = {}
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        entry = re.fullmatch(r"(\S+) ([0-9]{1,9})\r?", line)
+        if entry is None:
+            raise ValueError(f"line {number} is {line[:40]!r}, not a token and its id")
+        if entry[1] in found:
+            raise ValueError(f"token {entry[1]!r} stands in it twice")
+        found[entry[1]] = int(entry[2])
     return found
 
 

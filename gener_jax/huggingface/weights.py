@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import math
+import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from gener_jax.errors import CheckpointError
-from gener_jax.huggingface.config import read_json
+from gener_jax.files import read_json
 
 SHARD_BYTES = 5 * 10**9  # of the files that are written, as published
 _INDEX = "model.safetensors.index.json"
@@ -96,23 +97,27 @@ def read(folder: Path, target):
       CheckpointError: one line naming the file and the tensor that is missing, left over, damaged, of another shape or
         type, or not finite; before anything is allocated where the files' headers tell.
     """
-    wanted = {tensor.name: tensor for tensor in tensors(target)}
     files = _files(folder)
+    num_layers = jax.tree.leaves(target["layers"])[0].shape[0]
+    if num_layers > sum(map(len, files.values())):  # said before a list of so many is made
+        raise CheckpointError(f"{folder}: tensor {_PUBLISHED['layers/q'].format(num_layers - 1)!r} is missing")
+    wanted = {tensor.name: tensor for tensor in tensors(target)}
     _check_headers(files, wanted)
     leaves = traverse_util.flatten_dict(target, sep="/")
-    params = {name: _zeros(leaf.shape, leaf.dtype, leaf.sharding) for name, leaf in leaves.items()}
+    params = {name: _zeros(leaf) if name.startswith("layers/") else leaf for name, leaf in leaves.items()}
     total = sum(math.prod(tensor.shape) for tensor in wanted.values())
     with tqdm(total=total, unit="", unit_scale=True, desc=folder.name, leave=False, disable=None) as progress:
         for path, names in files.items():
-            with _opened(path) as file:
-                for name in names:
-                    tensor = wanted[name]
+            for name in names:
+                tensor = wanted[name]
+                with _opened(path) as file:  # for each: what is mapped of an open file counts as memory
                     array = file.get_tensor(name)
-                    if not np.isfinite(array).all():
-                        raise CheckpointError(f"{path}: tensor {name} holds NaN or infinity")
-                    placed = _place(params[tensor.parameter], array, tensor)
-                    params[tensor.parameter] = jax.block_until_ready(placed)  # or many would be on their way at once
-                    progress.update(array.size)
+                array = array.astype(params[tensor.parameter].dtype, copy=False)
+                if not np.isfinite(array).all():
+                    raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity in {array.dtype}")
+                placed = _place(params[tensor.parameter], array, tensor)
+                params[tensor.parameter] = jax.block_until_ready(placed)  # or many would be on their way at once
+                progress.update(array.size)
     return traverse_util.unflatten_dict(params, sep="/")
 
 
@@ -121,7 +126,7 @@ def _files(folder: Path) -> dict[Path, list[str]]:
     single, index = folder / _SINGLE, folder / _INDEX
     if single.exists() and index.exists():
         raise CheckpointError(f"{folder}: holds both {_SINGLE} and {_INDEX}: remove the one that is not meant")
-    if single.exists():
+    if os.path.lexists(single):
         with _opened(single) as file:
             return {single: list(file.keys())}
     if not index.exists():
@@ -137,24 +142,35 @@ def _files(folder: Path) -> dict[Path, list[str]]:
     for name, file_name in weight_map.items():
         beside = isinstance(file_name, str) and Path(file_name).name == file_name
         if not beside or not file_name.endswith(".safetensors"):
-            raise CheckpointError(f"{index}: tensor {name} is in {file_name!r}: that is no safetensors file beside it")
+            raise CheckpointError(
+                f"{index}: tensor {name!r} is in {file_name!r}: that is no safetensors file beside it"
+            )
         files.setdefault(folder / file_name, []).append(name)
-    if absent := sorted(path.name for path in files if not path.is_file()):
-        raise CheckpointError(f"{folder}: file {absent[0]} is missing, which {_INDEX} names")
+    if absent := sorted(path.name for path in files if not _is_file(path)):
+        raise CheckpointError(f"{folder}: file {absent[0]!r} is missing, which {_INDEX} names")
     for path, names in files.items():
         with _opened(path) as file:
             there = set(file.keys())
         if missing := sorted(set(names) - there):
-            raise CheckpointError(f"{path}: tensor {missing[0]} is missing, which {_INDEX} says is there")
+            raise CheckpointError(f"{path}: tensor {missing[0]!r} is missing, which {_INDEX} says is there")
         if extra := sorted(there - set(names)):
-            raise CheckpointError(f"{path}: tensor {extra[0]} is not in {_INDEX}")
+            raise CheckpointError(f"{path}: tensor {extra[0]!r} is not in {_INDEX}")
     return dict(sorted(files.items()))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # of a name that no file can have
+        return False
 
 
 @contextlib.contextmanager
 def _opened(path: Path):
     """A safetensors file, whose header the library has checked against the file's size: no gap, no overlap."""
     try:
+        if not path.is_file():
+            raise OSError("no such file")
         file = safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is no whole safetensors file: {error}") from None
@@ -162,55 +178,63 @@ def _opened(path: Path):
         yield file
 
 
+def stored_dtype(folder: Path) -> str | None:
+    """The type that all tensors of a folder have; None where they have several, or one that we do not write."""
+    found = set()
+    for path, names in _files(folder).items():
+        with _opened(path) as file:
+            found |= {file.get_slice(name).get_dtype() for name in names}
+    return _DTYPES[found.pop()].name if len(found) == 1 and found <= _DTYPES.keys() else None
+
+
 def _check_headers(files: dict[Path, list[str]], wanted: dict[str, _Tensor]) -> None:
     where = {name: path for path, names in files.items() for name in names}
     for name in wanted:
         if name not in where:
-            raise CheckpointError(f"{next(iter(files))}: tensor {name} is missing")
+            raise CheckpointError(f"{next(iter(files))}: tensor {name!r} is missing")
     for path, names in files.items():
         with _opened(path) as file:
             for name in sorted(names):
                 if name not in wanted:
-                    raise CheckpointError(f"{path}: tensor {name} is not part of the model")
+                    raise CheckpointError(f"{path}: tensor {name!r} is not part of the model")
                 part, shape = file.get_slice(name), wanted[name].published
                 if tuple(part.get_shape()) != shape:
-                    raise CheckpointError(f"{path}: tensor {name} is {part.get_shape()}: the model's is {list(shape)}")
+                    raise CheckpointError(
+                        f"{path}: tensor {name!r} is {part.get_shape()}: the model's is {list(shape)}"
+                    )
                 if part.get_dtype() not in _DTYPES:
                     raise CheckpointError(
-                        f"{path}: tensor {name} is {part.get_dtype()}: {', '.join(_DTYPES)} are supported"
+                        f"{path}: tensor {name!r} is {part.get_dtype()}: {', '.join(_DTYPES)} are supported"
                     )
 
 
-@functools.cache
-def _zeros_program(shape, dtype, sharding):
-    return jax.jit(functools.partial(jnp.zeros, shape, dtype), out_shardings=sharding)
-
-
-def _zeros(shape, dtype, sharding) -> jax.Array:
-    return _zeros_program(shape, dtype, sharding)()
+def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
 
 
 @functools.cache
 def _place_program(sharding, inputs: int):
     """The program that turns a tensor as published, heads apart, into ours, and puts it at a layer of a parameter."""
 
-    def place(parameter, tensor, layer):
+    def place(tensor, parameter=None, layer=None):
         tensor = jnp.transpose(tensor, [*range(tensor.ndim - inputs, tensor.ndim), *range(tensor.ndim - inputs)])
-        tensor = tensor.astype(parameter.dtype)
-        return tensor if layer is None else jax.lax.dynamic_update_index_in_dim(parameter, tensor, layer, 0)
+        return tensor if parameter is None else jax.lax.dynamic_update_index_in_dim(parameter, tensor, layer, 0)
 
-    return jax.jit(place, out_shardings=sharding, donate_argnums=0)
+    return jax.jit(place, out_shardings=sharding, donate_argnums=1)
 
 
-def _place(parameter: jax.Array, array: np.ndarray, tensor: _Tensor) -> jax.Array:
-    """The parameter with one tensor in its place; each device is sent its own part."""
+def _place(parameter, array: np.ndarray, tensor: _Tensor) -> jax.Array:
+    """The parameter (an array where it is stacked, else its shape) with one tensor in its place.
+
+    Each device is sent its own part.
+    """
     sharding = parameter.sharding
     axes = [*sharding.spec, *[None] * (parameter.ndim - len(sharding.spec))][int(tensor.layer is not None) :]
     apart = NamedSharding(sharding.mesh, PartitionSpec(*axes[tensor.inputs :], *axes[: tensor.inputs]))
     array = array.reshape(tensor.apart)
     on_devices = jax.make_array_from_callback(array.shape, apart, lambda index: array[index])
-    layer = None if tensor.layer is None else np.int32(tensor.layer)
-    return _place_program(sharding, tensor.inputs)(parameter, on_devices, layer)
+    program = _place_program(sharding, tensor.inputs)
+    return program(on_devices) if tensor.layer is None else program(on_devices, parameter, np.int32(tensor.layer))
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
@@ -258,7 +282,7 @@ def _write_file(path: Path, shard: list[_Tensor], flat: dict, dtype: np.dtype, p
         for tensor in shard:
             array = np.asarray(_take(flat[tensor.parameter], tensor.layer, inputs=tensor.inputs, dtype=dtype))
             if not np.isfinite(array).all():
-                raise CheckpointError(f"{path}: tensor {tensor.name} holds NaN or infinity in {dtype}")
+                raise CheckpointError(f"{path.name}: tensor {tensor.name!r} holds NaN or infinity in {dtype}")
             file.write(np.ascontiguousarray(array).view(np.uint8).data)
             progress.update(array.size)
 

@@ -18,6 +18,7 @@ from data_pipeline.tokenizer import PAD, Tokenizer
 from gener_jax.model.decoder import Decoder, empty_cache
 
 _NEVER = -jnp.inf
+BATCH_SIZE = 32  # rows decoded together, unless another number is asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +146,14 @@ def round_up(n: int, least: int = 8, steps: int = 1) -> int:
     power = 1 << (max(int(n), 1) - 1).bit_length()
     step = max(power // (2 * steps), 1) if steps > 1 else power
     return max(-(-int(n) // step) * step, least)
+
+
+def cache_size(prompts: list[np.ndarray], num_bases: int, tokenizer: Tokenizer, batch_size: int) -> tuple[int, int]:
+    """Rows and slots of the largest cache for continuing the prompts' ids by so many bases, `batch_size` at a time."""
+    shortest = tokenizer.token_bases[tokenizer.token_bases > 0].min()
+    longest = max(map(len, prompts), default=0)
+    rows = round_up(min(len(prompts), batch_size), least=1)
+    return rows, round_up(longest) + round_up(-(-num_bases // shortest) + 1)
 
 
 def right_pad(rows: list[np.ndarray], length: int) -> np.ndarray:

@@ -12,8 +12,17 @@ import numpy as np
 
 from data_pipeline.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax import memory, pretrained
-from gener_jax.config import Config
-from gener_jax.inference.generate import Sampling, decode, left_pad, right_pad, round_up, split_prompt
+from gener_jax.config import Config, with_model
+from gener_jax.inference.generate import (
+    BATCH_SIZE,
+    Sampling,
+    cache_size,
+    decode,
+    left_pad,
+    right_pad,
+    round_up,
+    split_prompt,
+)
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tokenizer import Tokenizer, for_config
@@ -45,9 +54,15 @@ class LM:
         """The ids of a sequence, int32 [tokens], as the model reads it to embed it, by `config.tokenizer.convention`.
 
         v1: <s> and the sequence; v2: <s>, the sequence and a second <s>, the separator. The embedding is the hidden
-        state of the last token in both: in v2, of the separator.
+        state of the last token in both: in v2, of the separator. Raises ValueError where the convention is unknown.
         """
-        ends = {"v1": 0, "v2": 1}[self.config.tokenizer.convention]
+        convention = self.config.tokenizer.convention
+        if convention == "unknown":
+            raise ValueError(
+                f"{self.config.name} does not say whether it reads sequences as v1 or v2 of GENERator: load it with "
+                "convention='v1' or 'v2'"
+            )
+        ends = {"v1": 0, "v2": 1}[convention]
         return np.concatenate([[BOS], ids, [BOS] * ends]).astype(np.int32)
 
     def embed(
@@ -78,8 +93,9 @@ class LM:
             raise ValueError("sequences is one string: give a list of them")
         if pooling not in ("last", "mean"):
             raise ValueError(f"pooling {pooling!r} is none of last, mean")
-        if chunks < 1:
-            raise ValueError(f"chunks is {chunks}: it has to be positive")
+        for name, value in (("chunks", chunks), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}: it has to be positive")
         rows = []
         for number, sequence in enumerate(sequences):
             ids = self.tokenizer.encode(sequence, remainder=remainder)
@@ -123,12 +139,6 @@ class LM:
                 "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more"
             )
 
-    def _check_memory(self, batch: int, prompt_tokens: int, num_bases: int) -> None:
-        shortest = self.tokenizer.token_bases[self.tokenizer.token_bases > 0].min()
-        slots = round_up(prompt_tokens) + round_up(-(-num_bases // shortest) + 1)
-        if line := memory.inference_shortage(self.config, self.mesh, round_up(batch, least=1), slots):
-            raise MemoryError(line)
-
     def generate(
         self,
         prompts: Sequence[str],
@@ -139,7 +149,7 @@ class LM:
         top_p: float = 1.0,
         seed: int | Sequence[int] = 0,
         stop: Sequence[str] = (),
-        batch_size: int = 32,
+        batch_size: int = BATCH_SIZE,
     ) -> list[str]:
         """Continuations of the prompts: exactly `num_bases` bases each, fewer only where a stop token came first.
 
@@ -160,6 +170,8 @@ class LM:
         """
         if isinstance(prompts, str):
             raise ValueError("prompts is one string: give a list of them")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: it has to be positive")
         if num_bases < 0:
             raise ValueError(f"num_bases is {num_bases}: it cannot be negative")
         sampling = Sampling(temperature, top_k, top_p)
@@ -182,7 +194,10 @@ class LM:
                 raise ValueError(f"stop token {name!r} is none of {' '.join(SPECIAL_TOKENS)}")
             stops[SPECIAL_TOKENS.index(name)] = True
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # equal lengths together: less padding
-        self._check_memory(min(len(rows), batch_size), max((len(ids) for ids, _ in rows), default=0), num_bases)
+        if line := memory.inference_shortage(
+            self.config, self.mesh, *cache_size([ids for ids, _ in rows], num_bases, self.tokenizer, batch_size)
+        ):
+            raise MemoryError(line)
         texts = [""] * len(rows)
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
@@ -251,7 +266,8 @@ def load(
         one, such as "GenerTeam/GENERator-v2-eukaryote-1.2b-base", in the local Hugging Face cache.
       step: of a run, a checkpoint's step, "best" by held-out bits per base, or None for the newest.
       mesh: default: all devices along fsdp where they divide the hidden size, else the first one.
-      convention: "v1" or "v2", how sequences are framed for embeddings; None: as the folder says (see `LM.frame`).
+      convention: "v1" or "v2", how sequences are framed for embeddings; None: as the folder or its name says (see
+        `LM.frame`).
       download: fetch a name that the cache lacks; needs `pip install 'gener_jax[hub]'`.
       check_memory: refuse before loading what does not fit.
       model: other fields of `config.model`. dtype="bfloat16" computes and stores in it. For longer inputs:
@@ -263,7 +279,7 @@ def load(
       MemoryError: if the weights do not fit on the devices.
     """
     folder = pretrained.find(folder, download=download)
-    config = pretrained.changed(pretrained.read_config(folder), **model)
+    config = with_model(pretrained.read_config(folder), **model)
     if convention is not None:
         config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, convention=convention))
     return from_config(config, folder, step=step, mesh=mesh, check_memory=check_memory)

@@ -28,7 +28,7 @@ class Outputs:
     greedy: list[int]  # the NEW_TOKENS most likely ids behind the first row, of the whole vocabulary
 
 
-def probe_ids(lm: LM, rows: int = 2, length: int = 64) -> np.ndarray:
+def probe_ids(lm: LM, rows: int = 2, length: int = 256) -> np.ndarray:
     """Ids to compare on, int32 [rows, length]: <s> and random k-mers, the same everywhere; fewer in a short context."""
     vocab_size, longest = lm.tokenizer.vocab_size, lm.config.model.longest
     if longest is not None:
@@ -66,11 +66,23 @@ def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
 
     Raises:
       ImportError: where torch or transformers is not installed.
-      CheckpointError: where this transformers reads another RoPE base than ours from the folder.
+      CheckpointError: where this transformers cannot run it, or reads another RoPE base than ours from the folder.
     """
     import torch
     import transformers
 
+    try:
+        return _theirs(folder, ids, model, torch, transformers)
+    except CheckpointError:
+        raise
+    except Exception as error:  # of many kinds, at any length
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise CheckpointError(
+            f"{folder}: transformers {transformers.__version__} cannot run it: {type(error).__name__}: {first}"
+        ) from error
+
+
+def _theirs(folder, ids, model, torch, transformers) -> Outputs:
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     rope_theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")  # of transformers 5, or else 4
     if int(transformers.__version__.partition(".")[0]) < 5:
@@ -83,6 +95,7 @@ def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
         )
     architecture = {"llama": transformers.LlamaForCausalLM, "mistral": transformers.MistralForCausalLM}
     model = architecture[config.model_type].from_pretrained(folder, dtype=getattr(torch, model.dtype)).eval()
+    model.generation_config = transformers.GenerationConfig()  # a folder's own could ask for another decoding
     rows = torch.from_numpy(ids.astype(np.int64))
     with torch.no_grad():
         out = model(rows, output_hidden_states=True)
