@@ -370,9 +370,7 @@ def test_four_thousand_tokens_equal_transformers(change, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "change", [{}, {"yarn_factor": 2.0}, {"rope_theta": 5e6}, {"sliding_window": 9}, {"head_dim": 32}]
-)
+@pytest.mark.parametrize("change", [{"head_dim": 32}, {"yarn_factor": 2.0, "rope_theta": 5e6}, {"sliding_window": 9}])
 def test_verify(change, tmp_path, capsys):
     needs_transformers()
     lm = make_lm(**{"max_position_embeddings": 40, **change})
@@ -398,8 +396,8 @@ def test_verify(change, tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps({**raw, "rms_norm_eps": 0.1}))
     wrong = gener_jax.load(tmp_path / "run")
     assert convert.verify(wrong, folder)["equal"] is False  # it can tell
-    huge = jax.tree.map(lambda x: x * 1e30, lm.params)
-    lost = LM(lm.config, huge, lm.tokenizer, lm.mesh)
+    layers = {**lm.params["layers"], "up": lm.params["layers"]["up"] * 1e30, "gate": lm.params["layers"]["gate"] * 1e30}
+    lost = LM(lm.config, {**lm.params, "layers": layers}, lm.tokenizer, lm.mesh)
     assert convert.verify(lost, None)["equal"] is False  # NaN is not equal
     raw["hidden_size"] = 17
     (folder / "config.json").write_text(json.dumps(raw))
