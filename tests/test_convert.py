@@ -21,8 +21,8 @@ from gener_jax.tokenizer import KmerTokenizer
 from gener_jax.train import train
 from tests import tiny
 from tests.conftest import random_params
-from tests.data import peer_path
-from tests.test_huggingface import FIXTURES, assert_close, load, two_mers
+from tests.data import FIXTURES, peer_path
+from tests.published import assert_close, load, two_mers
 
 MODEL = Model(
     vocab_size=32 + 4**3, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
