@@ -53,6 +53,11 @@ def _table(genetic_code: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return letters, starts, stops
 
 
+def stop_codons(genetic_code: int) -> np.ndarray:
+    """Whether each codon, read in base 5 of the codes of `bases`, is a stop, bool [125]; one with N where all are."""
+    return _table(genetic_code)[2]
+
+
 def _codons(letters: str) -> list[str]:
     return [a + b + c for a in letters for b in letters for c in letters]
 

@@ -45,20 +45,30 @@ def abstract_params(model: Model, mesh: Mesh, dtype: str = "float32"):
     )
 
 
-def read_params(folder: Path, config: Config, mesh: Mesh, *, step: int | str | None = None, dtype: str = "float32"):
+def read_params(
+    folder: Path,
+    config: Config,
+    mesh: Mesh,
+    *,
+    step: int | str | None = None,
+    dtype: str = "float32",
+    by_layer: bool = False,
+):
     """The parameters, placed on a mesh, and the step of a run's checkpoint they are from (None of a published model).
 
     Args:
       config: the model's, its vocabulary size filled in.
       step: of a run: a checkpoint's step, "best", or None for the newest.
       dtype: of the matrices.
+      by_layer: apart, as inference takes them, and not stacked over layers (see `model.decoder`).
 
     Raises:
       CheckpointError: if they cannot be read, or are not those of the configuration.
     """
     target = abstract_params(config.model, mesh, dtype)
     if not is_published(folder):
-        return run_folder.restore_params(folder, target, step)
+        params, step = run_folder.restore_params(folder, target, step)
+        return decoder.unstack(params, donate=True) if by_layer else params, step
     if step is not None:
         raise CheckpointError(f"{folder}: is a published model, without steps")
-    return weights.read(folder, target), None
+    return weights.read(folder, decoder.unstack(target) if by_layer else target), None

@@ -9,9 +9,9 @@ import pytest
 from flax import linen as nn
 
 from gener_jax import config, tokenizer
+from gener_jax.losses import token_nll
 from gener_jax.model import decoder, rope
 from gener_jax.model.decoder import Decoder, empty_cache
-from gener_jax.training.losses import token_nll
 from tests.conftest import random_params
 
 T = 20
@@ -120,9 +120,12 @@ def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
     )  # auto: blockwise chunks, reference steps
     _, expected, none = apply(c, params, ids)
     assert none is None
+    by_layer = decoder.unstack(params)
+    with pytest.raises(ValueError, match="a cache takes parameters by layer"):
+        apply(c, params, ids, cache=empty_cache(c, 2, T))
     cache, done, logits = empty_cache(c, 2, T + 3), 0, []
     for chunk in (7, 7, *[1] * (T - 14)):  # two chunks of the prompt, then token by token
-        _, part, cache = apply(c, params, ids[:, done : done + chunk], cache=cache)
+        _, part, cache = apply(c, by_layer, ids[:, done : done + chunk], cache=cache)
         logits.append(part)
         done += chunk
         assert int(cache.index) == done
@@ -170,7 +173,7 @@ def test_bfloat16_computes_low_and_keeps_float32(params, ids):
     small = jax.tree.map(lambda x: x if x.ndim == 1 else x / 4, params)  # shallower logits, so that rounding is small
     hidden, logits, _ = apply(c, small, ids)
     cache = empty_cache(c, 2, T)
-    assert hidden.dtype == cache.k.dtype == jnp.bfloat16
+    assert hidden.dtype == cache.k[0].dtype == jnp.bfloat16
     assert logits.dtype == jnp.float32
     _, exact, _ = apply(TINY, small, ids)
     assert 0 < float(jnp.abs(logits - exact).max()) < 0.03

@@ -10,7 +10,8 @@ from scipy import stats
 
 from data_pipeline.tokenizer import BOS, EOS, NUM_SPECIAL, PAD, KmerTokenizer
 from gener_jax import config
-from gener_jax.inference.generate import Sampling, filter_logits, left_pad, round_up
+from gener_jax.inference.batches import left_pad, round_up
+from gener_jax.inference.generate import Sampling, filter_logits
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
 from tests.conftest import random_params
@@ -252,7 +253,7 @@ def test_errors(lm):
         (["AC GT"], {}, "character ' ' at position 2"),
         (["<gene>AC"], {}, "unknown special token '<gene>'"),
         (["ACG<cds>AC"], {}, "3 bases from position 0 are not a whole number of 2-mers"),
-        (["AC"], {"seed": [1, 2]}, "2 seeds for 1 prompts"),
+        (["AC"], {"seed": [1, 2]}, "2 seeds for 1 rows"),
         (["AC"], {"num_bases": -1}, "num_bases is -1"),
         (["AC"], {"temperature": -0.5}, "temperature is -0.5"),
         (["AC"], {"top_k": -1}, "top_k is -1"),
@@ -270,7 +271,7 @@ def test_errors(lm):
     }.items():
         with pytest.raises(ValueError, match=re.escape(message)):
             lm.logits(ids)
-    assert dataclasses.asdict(Sampling()) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    assert dataclasses.asdict(Sampling()) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "mode": "token"}
 
 
 def test_shapes_are_rounded_up():

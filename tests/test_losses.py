@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, KmerTokenizer
-from gener_jax import config
+from gener_jax import config, losses
+from gener_jax.losses import is_target
 from gener_jax.model import decoder
 from gener_jax.model.sharding import batch_sharding, make_mesh
-from gener_jax.training import losses
-from gener_jax.training.losses import is_target
 from gener_jax.training.step import abstract_state, loss_sums, make_train_step
 from tests.conftest import random_params
 

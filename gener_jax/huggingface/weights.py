@@ -1,6 +1,6 @@
 """safetensors ↔ our parameter tree, a tensor at a time, from and to any mesh.
 
-A published matrix is [out, in] with heads joined; ours is [in, out] with heads apart and layers stacked. Every tensor
+A published matrix is [out, in] with heads joined; ours is [in, out] with heads apart, layers stacked or apart. Every tensor
 has to be used and every parameter found: none stays random. On the way in, each tensor goes to its devices before the
 next is read, and each file is closed before the next is opened; on the way out, one tensor at a time is fetched. The
 transposing is the devices' work.
@@ -73,16 +73,23 @@ class _Tensor(NamedTuple):
 def tensors(params) -> list[_Tensor]:
     """All published tensors of a tree of arrays or shapes, in the order of the published shards."""
     flat = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
-    stacked = [name for name in _PUBLISHED if name.startswith("layers/")]
+    layered = [name for name in _PUBLISHED if name.startswith("layers/")]
+    stacked = "layers/q" in flat
     order = [("embed_tokens", None)]
-    order += [(name, layer) for layer in range(flat[stacked[0]][0]) for name in stacked]
+    order += [(name, layer) for layer in range(num_layers(params)) for name in layered]
     order += [("norm/scale", None), ("lm_head", None)]
     found = []
-    for parameter, layer in order:
-        shape = flat[parameter] if layer is None else flat[parameter][1:]
-        inputs = 0 if parameter == "embed_tokens" or len(shape) == 1 else 2 if parameter == "layers/o" else 1
-        found.append(_Tensor(_PUBLISHED[parameter].format(layer), parameter, layer, inputs, shape))
+    for name, layer in order:
+        parameter = name if layer is None or stacked else name.replace("layers", f"layers_{layer}", 1)
+        shape = flat[parameter][1:] if layer is not None and stacked else flat[parameter]
+        inputs = 0 if name == "embed_tokens" or len(shape) == 1 else 2 if name == "layers/o" else 1
+        found.append(_Tensor(_PUBLISHED[name].format(layer), parameter, layer if stacked else None, inputs, shape))
     return found
+
+
+def num_layers(params) -> int:
+    """Layers of a tree, stacked or by layer."""
+    return params["layers"]["q"].shape[0] if "layers" in params else sum(name.startswith("layers_") for name in params)
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
@@ -98,9 +105,9 @@ def read(folder: Path, target):
         type, or not finite; before anything is allocated where the files' headers tell.
     """
     files = _files(folder)
-    num_layers = jax.tree.leaves(target["layers"])[0].shape[0]
-    if num_layers > sum(map(len, files.values())):  # said before a list of so many is made
-        raise CheckpointError(f"{folder}: tensor {_PUBLISHED['layers/q'].format(num_layers - 1)!r} is missing")
+    layers = num_layers(target)
+    if layers > sum(map(len, files.values())):  # said before a list of so many is made
+        raise CheckpointError(f"{folder}: tensor {_PUBLISHED['layers/q'].format(layers - 1)!r} is missing")
     wanted = {tensor.name: tensor for tensor in tensors(target)}
     _check_headers(files, wanted)
     leaves = traverse_util.flatten_dict(target, sep="/")

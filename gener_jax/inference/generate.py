@@ -1,33 +1,49 @@
-"""Autoregressive generation: prefill and the whole decode loop in one jit, over a KV cache.
+"""Autoregressive generation over a KV cache: one program reads the prompts, another is the whole decode loop.
 
 Prompts of a batch are padded on the left, so that all rows write the same cache slot; padding is its own document, and
-rotary positions count from each row's first token. Shapes are rounded up to powers of two and the number of new tokens
-is a traced value, so few programs are compiled.
+rotary positions count from each row's first token. Shapes are rounded up and the number of new tokens is a traced
+value, so few programs are compiled. Nothing is fetched inside the loop; it can be entered again, which is how
+sequences are streamed.
+
+Dimension key: B rows, U prompts, P slots of the prompts, R room for new tokens, V vocabulary, D hidden, k bases a token.
 """
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipeline import bases
-from data_pipeline.tokenizer import PAD, Tokenizer
-from gener_jax.model.decoder import Decoder, empty_cache
+from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, Tokenizer
+from gener_jax.inference import constraints
+from gener_jax.inference.batches import left_pad, round_up
+from gener_jax.losses import base_nll
+from gener_jax.model.decoder import Cache, Decoder, empty_cache, extend_cache
 
 _NEVER = -jnp.inf
 BATCH_SIZE = 32  # rows decoded together, unless another number is asked for
+MODES = ("token", "base")
+REMAINDERS = ("constrain", "trim_left", "pad_left")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How a token is drawn from its distribution: temperature first, then top-k, then top-p."""
+    """How the next token is drawn: temperature first, then top-k, then top-p.
+
+    `mode` "token" draws among the tokens. "base" draws each base of a k-mer from its own distribution, which the
+    distribution of k-mers induces (GENERator's v2 helper; Carbon's report): another distribution than that of the
+    tokens; temperature, top-k and top-p then apply to the four bases.
+    """
 
     temperature: float = 1.0  # 0 takes the most likely
     top_k: int = 0  # 0: all
-    top_p: float = 1.0  # the smallest set of most likely tokens that holds this mass
+    top_p: float = 1.0  # the smallest set of most likely ones that holds this mass
+    mode: str = "token"
 
     def __post_init__(self):
         if self.temperature < 0:
@@ -36,6 +52,46 @@ class Sampling:
             raise ValueError(f"top_k is {self.top_k}: it cannot be negative; 0 takes all")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}: it has to be above 0 and at most 1")
+        if self.mode not in MODES:
+            raise ValueError(f"mode {self.mode!r} is none of {', '.join(MODES)}")
+
+
+@struct.dataclass
+class Request:
+    """What is asked of a batch; constants of the loop."""
+
+    keys: jax.Array  # [B]; a row's draws depend on its key and prompt alone
+    first_allowed: Bool[Array, "B V"]  # the tokens that may come first
+    allowed: Bool[Array, " V"]  # those that may come at all
+    stops: Bool[Array, " V"]  # tokens that end a row (they are kept in `ids`)
+    token_bases: Int[Array, " V"]  # bases each id holds
+    over: Int[Array, " B"]  # bases of the prompt that the first token repeats
+    wanted: Int[Array, " B"]  # bases a row needs, those included; it ends with the token that reaches them
+    temperature: Float[Array, ""]
+    top_k: Int[Array, ""]
+    top_p: Float[Array, ""]
+    tables: constraints.Tables | None = None
+
+
+@struct.dataclass
+class State:
+    """Rows on their way."""
+
+    step: Int[Array, ""]  # new tokens so far
+    hidden: Float[Array, "B D"]  # behind the last token
+    positions: Int[Array, " B"]  # of the next token
+    done: Bool[Array, " B"]
+    stuck: Bool[Array, " B"]  # ended because no token keeps to the constraints
+    have: Int[Array, " B"]  # bases so far, counted as `Request.wanted`
+    count: Int[Array, " B"]  # tokens so far
+    ids: Int[Array, "B R"]  # right-padded with <pad>
+    cache: Cache
+    motif: Int[Array, " B"] | None = None
+    frame: Int[Array, " B"] | None = None
+    frame_bases: Int[Array, " B"] | None = None
+    gc: Int[Array, " B"] | None = None
+    stop_at: Int[Array, " B"] | None = None  # `have` at the end of the stop codon that ended the row; 0: none did
+    log_probs: Float[Array, "B R k"] | None = None  # of each base, by the chain rule
 
 
 def filter_logits(logits: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Float[Array, ""]) -> Float[Array, "B V"]:
@@ -51,101 +107,165 @@ def filter_logits(logits: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Flo
     return jnp.where(logits >= least, logits, _NEVER)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "room", "filtered"))
-def decode(
-    model: Decoder,
-    params,
-    prompts: Int[Array, "B P"],
-    lengths: Int[Array, " B"],
-    keys: jax.Array,
-    first_allowed: Bool[Array, "B V"],
-    allowed: Bool[Array, " V"],
-    stops: Bool[Array, " V"],
-    token_bases: Int[Array, " V"],
-    wanted: Int[Array, " B"],
-    temperature: Float[Array, ""],
-    top_k: Int[Array, ""],
-    top_p: Float[Array, ""],
-    *,
-    room: int,
-    filtered: bool,
-) -> tuple[Int[Array, "B room"], Int[Array, " B"]]:
-    """New token ids, right-padded with <pad>, and how many each row has.
+def _draw(logits, keys, request: Request, filtered: bool):
+    """One index a row, int32 [B], of logits [B, n], impossible ones at minus infinity."""
 
-    Args:
-      prompts: token ids, padded on the left; `lengths` of them count.
-      keys: a random key a row; a row's draws depend on its key and prompt alone.
-      first_allowed: the tokens that may come first, by row; `allowed` those that may come at all.
-      stops: tokens that end a row (they are returned).
-      token_bases: bases each id holds.
-      wanted: bases a row needs; it ends with the token that reaches them.
-      room: the largest number of new tokens; a static bound of the loop's buffers.
-      filtered: whether top_k and top_p are applied (they cost a sort).
-    """
-    B, P = prompts.shape
+    def drawn(logits):
+        logits = logits / request.temperature
+        if filtered:
+            logits = filter_logits(logits, request.top_k, request.top_p)
+        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+
+    # A branch, not a choice of results: random numbers for a whole vocabulary cost as much as a small layer.
+    return jax.lax.cond(request.temperature > 0, drawn, lambda x: jnp.argmax(x, axis=-1).astype(jnp.int32), logits)
+
+
+def _draw_bases(logits, keys, request: Request, filtered: bool, k: int):
+    """One token a row whose bases are drawn each from its own marginal; where specials may come, they first."""
+    B, V = logits.shape
+    special = V - 4**k
+    kmers = logits[:, special:]
+    mass = jax.nn.logsumexp(kmers, axis=-1, keepdims=True)
+    choice = _draw(jnp.concatenate([logits[:, :special], mass], axis=-1), keys, request, False)
+    shares = jnp.exp(kmers - jnp.where(jnp.isfinite(mass), mass, 0)).reshape(B, *(4,) * k)
+    possible = kmers > _NEVER
+    rank = jnp.zeros((B,), jnp.int32)
+    for j in range(k):
+        marginal = jnp.log(shares.sum([1 + i for i in range(k) if i != j]))
+        # Only bases that, behind those drawn, begin a token that may come; of the rest, none keeps to what is asked.
+        possible = possible.reshape(B, 4, -1)
+        marginal = jnp.where(possible.any(-1), jnp.maximum(marginal, jnp.finfo(jnp.float32).min), _NEVER)
+        base = _draw(marginal, jax.vmap(jax.random.fold_in, (0, None))(keys, j + 1), request, filtered)
+        possible = jnp.take_along_axis(possible, base[:, None, None], axis=1)[:, 0]
+        rank = 4 * rank + base
+    return jnp.where(choice < special, choice, special + rank)
+
+
+def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Request, motif, frame, frame_bases, gc, *,
+             room: int, log_probs: int) -> State:  # fmt: skip
+    U, P = prompts_UP.shape
+    B = request.wanted.shape[0]
     slots = jnp.arange(P)
-    pad = P - lengths
-    segments = (slots >= pad[:, None]).astype(jnp.int32)
-    cache = empty_cache(model.config, B, P + room)
+    pad = P - lengths_U
     hidden, cache = model.apply(
         {"params": params},
-        prompts,
+        prompts_UP,
         positions_BT=jnp.maximum(slots - pad[:, None], 0),
-        segment_ids_BT=segments,
-        cache=cache,
+        segment_ids_BT=(slots >= pad[:, None]).astype(jnp.int32),
+        cache=empty_cache(model.config, U, P),
     )
-
-    def draw(hidden_BD, step, mask):
-        logits = model.apply({"params": params}, hidden_BD, method="logits")
-        logits = jnp.where(mask, logits, _NEVER)
-        greedy = jnp.argmax(logits, axis=-1)
-        logits = logits / jnp.where(temperature > 0, temperature, 1)
-        if filtered:
-            logits = filter_logits(logits, top_k, top_p)
-        row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        return jnp.where(temperature > 0, jax.vmap(jax.random.categorical)(row_keys, logits), greedy).astype(jnp.int32)
-
-    def proceed(carry):
-        step, _, done, *_ = carry
-        return (step < room) & ~done.all()
-
-    def advance(carry):
-        step, token, done, have, count, out, cache = carry
-        out = out.at[:, step].set(jnp.where(done, PAD, token))
-        count += ~done
-        have += jnp.where(done, 0, token_bases[token])
-        done |= stops[token] | (have >= wanted)
-        hidden, cache = model.apply(
-            {"params": params}, token[:, None], positions_BT=(lengths + step)[:, None], cache=cache
-        )
-        return step + 1, draw(hidden[:, 0], step + 1, allowed), done, have, count, out, cache
-
+    if of_B is not None:  # several samples of a prompt, which was read once
+        hidden, lengths_U = hidden[of_B], lengths_U[of_B]
+        index, cache = cache.index, jax.tree.map(lambda x: x[of_B] if x.ndim else x, cache)
+        cache = cache.replace(index=index)
     zeros = jnp.zeros((B,), jnp.int32)
-    token = draw(hidden[:, -1], 0, first_allowed)
-    start = (0, token, wanted <= 0, zeros, zeros, jnp.full((B, room), PAD, jnp.int32), cache)
-    *_, count, out, _ = jax.lax.while_loop(proceed, advance, start)
-    return out, count
+    return State(
+        step=jnp.int32(0), hidden=hidden[:, -1], positions=lengths_U, done=request.wanted <= request.over,
+        stuck=jnp.zeros((B,), bool), have=zeros, count=zeros, ids=jnp.full((B, room), PAD, jnp.int32),
+        cache=extend_cache(cache, room), motif=motif, frame=frame, frame_bases=frame_bases, gc=gc,
+        stop_at=None if motif is None else zeros,
+        log_probs=jnp.zeros((B, room, log_probs)) if log_probs else None,
+    )  # fmt: skip
 
 
-def split_prompt(tokenizer: Tokenizer, prompt: str) -> tuple[np.ndarray, np.ndarray]:
+def _advance(model: Decoder, params, request: Request, state: State, until, *, filtered: bool, base_mode: int) -> State:
+    room = state.ids.shape[1]
+    t = request.tables
+
+    def proceed(s: State):
+        return (s.step < jnp.minimum(until, room)) & ~s.done.all()
+
+    def advance(s: State):
+        logits = model.apply({"params": params}, s.hidden, method="logits")
+        mask = jnp.where(s.step == 0, request.first_allowed, request.allowed)
+        if t is not None:
+            left = request.wanted - s.have
+            kept = constraints.allowed(t, s.motif, s.frame, s.frame_bases, s.gc, s.have - request.over, left,
+                                       request.wanted - request.over)  # fmt: skip
+            mask &= kept | (request.token_bases == 0)
+        stuck = ~mask.any(-1) & ~s.done
+        done = s.done | stuck
+        keys = jax.vmap(jax.random.fold_in, (0, None))(request.keys, s.step)
+        masked = jnp.where(mask, logits, _NEVER)
+        if base_mode:
+            token = _draw_bases(masked, keys, request, filtered, base_mode)
+        else:
+            token = _draw(masked, keys, request, filtered)
+        s = s.replace(
+            ids=s.ids.at[:, s.step].set(jnp.where(done, PAD, token)), count=s.count + ~done, stuck=s.stuck | stuck
+        )
+        if s.log_probs is not None:
+            log_probs = -base_nll(logits, token, s.log_probs.shape[-1])
+            s = s.replace(log_probs=s.log_probs.at[:, s.step].set(log_probs))
+        have = s.have + jnp.where(done, 0, request.token_bases[token])
+        if t is not None:
+            stop = t.frame_stop[s.frame, token]
+            ends = ~done & t.ends_at_stop & (stop > 0) & (s.have + stop <= request.wanted)
+            s = s.replace(
+                stop_at=jnp.where(ends, s.have + stop, s.stop_at),
+                frame_bases=s.frame_bases + have - s.have,
+                gc=s.gc + jnp.where(done, 0, t.gc[-1, token]),
+                motif=t.motif_next[s.motif, token],
+                frame=t.frame_next[s.frame, token],
+            )
+            done |= ends
+        done |= request.stops[token] | (have >= request.wanted)
+        hidden, cache = model.apply(
+            {"params": params}, token[:, None], positions_BT=s.positions[:, None], cache=s.cache
+        )
+        return s.replace(
+            step=s.step + 1, hidden=hidden[:, 0], positions=s.positions + 1, done=done, have=have, cache=cache
+        )
+
+    return jax.lax.while_loop(proceed, advance, state)
+
+
+@functools.cache
+def programs():
+    """`prefill(model, params, prompts_UP, lengths_U, of_B, request, …)` and `advance(model, params, request, state, n)`,
+    compiled: rows behind their prompts, and rows with up to n new tokens in all. `of_B` is each row's prompt; None where
+    each has its own.
+    """
+    # The library that XLA takes for matrix products on CPU packs the weights anew for every token: with a batch of 8,
+    # a model of 40 M parameters decodes a third faster without it.
+    options = _known({"xla_cpu_experimental_ynn_fusion_type": ""}) if jax.default_backend() == "cpu" else None
+    prefill = jax.jit(_prefill, static_argnames=("model", "room", "log_probs"))
+    advance = jax.jit(
+        _advance, static_argnames=("model", "filtered", "base_mode"), donate_argnames="state", compiler_options=options
+    )
+    return prefill, advance
+
+
+def _known(options: dict) -> dict | None:
+    """Compiler options, where this version of XLA has them; else None."""
+    try:
+        jax.jit(lambda x: x + 1, compiler_options=options)(0)
+    except Exception:  # of a kind that jax does not name
+        return None
+    return options
+
+
+def split_prompt(tokenizer: Tokenizer, prompt: str, remainder: str = "constrain") -> tuple[np.ndarray, np.ndarray]:
     """Ids of the prompt's whole tokens behind <s>, and the codes of the bases left over at its end.
+
+    `remainder` "constrain" leaves them over, to fix the beginning of the first new token; "trim_left" drops as many
+    bases at the left of the prompt's last stretch of DNA, "pad_left" adds A there, so that none are left over.
 
     Raises:
       ValueError: for what is no DNA or special token, and for bases left over before a special token.
     """
+    if remainder not in REMAINDERS:
+        raise ValueError(f"remainder {remainder!r} is none of {', '.join(REMAINDERS)}")
+    if remainder != "constrain":
+        dna = prompt.rfind(">") + 1
+        ids = [tokenizer.encode(prompt[:dna], add_bos=True), tokenizer.encode(prompt[dna:], remainder=remainder)]
+        return np.concatenate(ids), np.zeros(0, np.uint8)
     over = 0
     if tokenizer.kind == "kmer":
         over = len(prompt[prompt.rfind(">") + 1 :]) % tokenizer.k
     whole = prompt[: len(prompt) - over]
     tokenizer.encode(prompt, remainder="oov")  # refuses what is no base, and says where in the prompt
     return tokenizer.encode(whole, add_bos=True), bases.encode(prompt[len(whole) :])
-
-
-def round_up(n: int, least: int = 8, steps: int = 1) -> int:
-    """The next power of two, or the next of so many equal steps from one to the next; and at least `least`."""
-    power = 1 << (max(int(n), 1) - 1).bit_length()
-    step = max(power // (2 * steps), 1) if steps > 1 else power
-    return max(-(-int(n) // step) * step, least)
 
 
 def cache_size(prompts: list[np.ndarray], num_bases: int, tokenizer: Tokenizer, batch_size: int) -> tuple[int, int]:
@@ -156,17 +276,113 @@ def cache_size(prompts: list[np.ndarray], num_bases: int, tokenizer: Tokenizer, 
     return rows, round_up(longest) + round_up(-(-num_bases // shortest) + 1)
 
 
-def right_pad(rows: list[np.ndarray], length: int) -> np.ndarray:
-    """Rows of ids as int32 [rows, length], padded on the right."""
-    padded = np.full((len(rows), length), PAD, np.int32)
-    for i, row in enumerate(rows):
-        padded[i, : len(row)] = row
-    return padded
+class Continuation(NamedTuple):
+    """What follows a prompt.
+
+    `end` says why it ends: "length", the special token that came ("</s>"), or "stop codon". `log_probs` float32
+    [bases], where asked for: the log-probability of each base in nats, given all bases before it, in the model's own
+    distribution over the full vocabulary (temperature, filters and constraints apart); they add up to the logarithm of
+    the continuation's probability behind the prompt.
+    """
+
+    text: str
+    end: str
+    log_probs: np.ndarray | None = None
 
 
-def left_pad(rows: list[np.ndarray], length: int) -> np.ndarray:
-    """Rows of ids as int32 [rows, length], padded on the left."""
-    padded = np.full((len(rows), length), PAD, np.int32)
-    for i, row in enumerate(rows):
-        padded[i, length - len(row) :] = row
-    return padded
+class Rows:
+    """A batch of rows while they grow: `advance`, then `continuations`."""
+
+    def __init__(self, lm, prompts, of, keys, num_bases: int, sampling: Sampling, stops: np.ndarray,
+                 constraint: constraints.Constraints, log_probs: bool):  # fmt: skip
+        """`prompts`: ids and left-over codes of each prompt; `of`: the prompt of each row; `keys`: a row's own."""
+        t = lm.tokenizer
+        self.lm, self.sampling, self.stops, self.number = lm, sampling, stops, len(of)
+        is_dna = t.token_bases > 0
+        # Prompts and rows added to round their numbers up want nothing and are dropped.
+        prompts = prompts + [(np.array([BOS]), np.zeros(0, np.uint8))] * (round_up(len(prompts), 1) - len(prompts))
+        of = np.append(of, np.full(round_up(len(of), 1) - len(of), -1, np.int32)).astype(np.int32)
+        real = np.arange(len(of)) < self.number
+        left = [
+            left if is_real else left[:0] for is_real, (_, left) in zip(real, (prompts[i] for i in of), strict=True)
+        ]
+        self.over = np.array([len(x) for x in left], np.int32)
+        wanted = np.where(real, self.over + num_bases, 0).astype(np.int32)
+        # A stop token cannot begin with the bases that a prompt has left over.
+        first = np.stack([agreeing(t, x.tobytes()) | (stops & (len(x) == 0)) for x in left])
+        tables, begun = None, [None] * 4
+        if constraint.any():
+            tables = constraints.tables(constraint, t, num_bases)
+            starts = [constraints.start(constraint, _last_dna(t, prompts[i][0])) for i in of]
+            begun = [np.array(x, np.int32) for x in zip(*starts, strict=True)]
+            begun.append(np.array([-np.isin(x, (bases.C, bases.G)).sum() for x in left], np.int32))
+        self.wanted = wanted
+        self.request = Request(
+            keys=jnp.stack([*keys, *[jax.random.key(0)] * (len(of) - self.number)]), first_allowed=first,
+            allowed=is_dna | stops, stops=stops, token_bases=t.token_bases.astype(np.int32), over=self.over,
+            wanted=wanted, temperature=np.float32(sampling.temperature), top_k=np.int32(sampling.top_k),
+            top_p=np.float32(sampling.top_p), tables=tables,
+        )  # fmt: skip
+        lengths = np.array([len(ids) for ids, _ in prompts], np.int32)
+        ids = left_pad([ids for ids, _ in prompts], round_up(int(lengths.max())))
+        shortest = t.token_bases[is_dna].min()
+        one_each = len(of) == len(prompts) and np.array_equal(of[real], np.arange(self.number))
+        with jax.set_mesh(lm.mesh):
+            self.state = programs()[0](
+                lm.model, lm.params, ids, lengths, None if one_each else of, self.request, *begun,
+                room=round_up(int(-(-wanted.max() // shortest))), log_probs=t.k if log_probs else 0,
+            )  # fmt: skip
+
+    def advance(self, until: int) -> bool:
+        """Decodes up to `until` tokens in all; returns whether any row is still growing."""
+        s = self.sampling
+        with jax.set_mesh(self.lm.mesh):
+            self.state = programs()[1](
+                self.lm.model, self.lm.params, self.request, self.state, np.int32(until),
+                filtered=s.top_k > 0 or s.top_p < 1, base_mode=self.lm.tokenizer.k if s.mode == "base" else 0,
+            )  # fmt: skip
+        return not bool(self.state.done.all())
+
+    def continuations(self) -> list[Continuation]:
+        """What each row has so far.
+
+        Raises:
+          ValueError: where the constraints leave a row without any token.
+        """
+        t, s = self.lm.tokenizer, self.state
+        ids, count, stuck, have = (np.asarray(x) for x in (s.ids, s.count, s.stuck, s.have))
+        stop_at = np.zeros_like(count) if s.stop_at is None else np.asarray(s.stop_at)
+        log_probs = None if s.log_probs is None else np.asarray(s.log_probs)
+        found = []
+        for i in range(self.number):
+            if stuck[i]:
+                raise ValueError(
+                    f"no token keeps to the constraints behind {have[i] - self.over[i]} bases of row {i}: loosen them"
+                )
+            row = ids[i, : count[i]]
+            end, last = "length", self.wanted[i]
+            if stop_at[i]:
+                end, last = "stop codon", stop_at[i]
+            elif len(row) and self.stops[row[-1]]:
+                end, row = t.token(int(row[-1])), row[:-1]
+            kept = slice(self.over[i], last)
+            of_bases = None if log_probs is None else log_probs[i, : len(row)].ravel()[kept]
+            found.append(Continuation(t.decode(row)[kept], end, of_bases))
+        return found
+
+
+def _last_dna(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
+    """The codes of the bases behind the last special token but <oov>, which stands for bases."""
+    special = np.flatnonzero((ids < NUM_SPECIAL) & (ids != OOV))
+    return bases.encode(tokenizer.decode(ids[special[-1] + 1 :] if len(special) else ids))
+
+
+@functools.lru_cache(maxsize=4096)
+def agreeing(tokenizer: Tokenizer, left: bytes) -> np.ndarray:
+    """Which tokens begin with these base codes, bool [vocabulary]; an N agrees with every base."""
+    allowed = tokenizer.token_bases > 0
+    for i, code in enumerate(left):
+        if code < bases.N:
+            digits = np.arange(4**tokenizer.k) // 4 ** (tokenizer.k - 1 - i) % 4
+            allowed[-(4**tokenizer.k) :] &= digits == code
+    return allowed

@@ -1,9 +1,8 @@
 """A trained model as one object: `lm = gener_jax.load(folder)`, then `lm.generate`, `lm.logits`."""
 
 import dataclasses
-import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -13,16 +12,9 @@ import numpy as np
 from data_pipeline.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax import memory, pretrained
 from gener_jax.config import Config, with_model
-from gener_jax.inference.generate import (
-    BATCH_SIZE,
-    Sampling,
-    cache_size,
-    decode,
-    left_pad,
-    right_pad,
-    round_up,
-    split_prompt,
-)
+from gener_jax.inference.batches import right_pad, round_up
+from gener_jax.inference.constraints import Constraints
+from gener_jax.inference.generate import BATCH_SIZE, Rows, Sampling, cache_size, split_prompt
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tokenizer import Tokenizer, for_config
@@ -32,7 +24,8 @@ class LM:
     """A model, its tokenizer and its parameters on a mesh."""
 
     def __init__(self, config: Config, params, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, step: int | None = None):
-        """`step` is the checkpoint's, where the parameters come from one."""
+        """`params` stacked or by layer (kept by layer); `step` is the checkpoint's, where they come from one."""
+        params = decoder.unstack(params)
         self.config, self.params, self.tokenizer, self.mesh, self.step = config, params, tokenizer, mesh, step
         self.model = decoder.Decoder(config.model)
         self._logits = jax.jit(self._apply)
@@ -144,109 +137,135 @@ class LM:
         prompts: Sequence[str],
         num_bases: int,
         *,
+        num_samples: int = 1,
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
+        mode: str = "token",
         seed: int | Sequence[int] = 0,
         stop: Sequence[str] = (),
+        remainder: str = "constrain",
+        constraints: Constraints | None = None,
+        log_probs: bool = False,
+        details: bool = False,
         batch_size: int = BATCH_SIZE,
-    ) -> list[str]:
-        """Continuations of the prompts: exactly `num_bases` bases each, fewer only where a stop token came first.
+    ) -> list:
+        """Continuations of the prompts: exactly `num_bases` bases each, fewer only where an end was asked for and came.
 
         Args:
-          prompts: DNA of any length, special tokens written in it; an `<s>` is put in front. Where a prompt is no
-            whole number of k-mers, its last bases fix the beginning of the first generated token exactly, so the
-            continuation follows the prompt without a gap. May be empty.
+          prompts: DNA of any length, special tokens written in it; an `<s>` is put in front. May be empty.
+          num_samples: continuations a prompt; they stand one after the other in the result.
           temperature: 0 is greedy.
           top_k, top_p: draw among the k most likely tokens, and among the fewest that hold the mass p.
-          seed: one for all (each row takes its own stream of it), or one a prompt; a row's draw depends on its seed
-            and prompt, not on the batch.
+          mode: "token", or "base": each base drawn from its own distribution (see `Sampling`).
+          seed: one for all (each row takes its own stream of it), or one a row of the result; a row's draw depends on
+            its seed and prompt, not on the batch.
           stop: special tokens, such as "</s>", that end a row; all others are never generated.
+          remainder: what becomes of a prompt that is no whole number of k-mers. "constrain": its last bases fix the
+            beginning of the first generated token exactly, so the continuation follows without a gap. "trim_left" and
+            "pad_left" (with A) change the prompt's beginning, as the authors recommend.
+          constraints: what the sequence has to keep to, and stop codons as ends (see `Constraints`).
+          log_probs: also the log-probability of each base.
+          details: return `Continuation`s, which say why each ends; implied by `log_probs`. Otherwise strings.
           batch_size: rows decoded together.
 
         Raises:
-          ValueError: for a prompt that is no DNA, more tokens than the model's positions, or unequal numbers of seeds
-            and prompts.
+          ValueError: for a prompt that is no DNA, more tokens than the model's positions, unequal numbers of seeds and
+            rows, or constraints that nothing keeps to.
+          MemoryError: if the KV cache will not fit.
         """
         if isinstance(prompts, str):
             raise ValueError("prompts is one string: give a list of them")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it has to be positive")
+        for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}: it has to be positive")
+        sampling = Sampling(temperature, top_k, top_p, mode)
+        keys = _keys(seed, len(prompts) * num_samples)
+        rows = self._prompts(prompts, num_bases, remainder)
+        asked = self._asked(num_bases, sampling, stop, constraints, log_probs)
+        order = sorted(range(len(keys)), key=lambda i: len(rows[i // num_samples][0]))  # equal lengths: less padding
+        ids = [rows[i // num_samples][0] for i in order]
+        if line := memory.inference_shortage(
+            self.config, self.mesh, *cache_size(ids, num_bases, self.tokenizer, batch_size)
+        ):
+            raise MemoryError(line)
+        found = [None] * len(keys)
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            prompt_of = [i // num_samples for i in chosen]
+            distinct = list(dict.fromkeys(prompt_of))
+            of = np.array([distinct.index(p) for p in prompt_of], np.int32)
+            batch = Rows(self, [rows[p] for p in distinct], of, [keys[i] for i in chosen], *asked)
+            batch.advance(batch.state.ids.shape[1])
+            for i, continuation in zip(chosen, batch.continuations(), strict=True):
+                found[i] = continuation
+        return found if details or log_probs else [x.text for x in found]
+
+    def stream(
+        self,
+        prompt: str,
+        num_bases: int,
+        *,
+        every: int = 60,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        mode: str = "token",
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        remainder: str = "constrain",
+        constraints: Constraints | None = None,
+    ) -> Iterator[str]:
+        """The continuation that `generate` gives of one prompt, in pieces of about `every` bases as they are made."""
+        if every < 1:
+            raise ValueError(f"every is {every}: it has to be positive")
+        asked = self._asked(num_bases, Sampling(temperature, top_k, top_p, mode), stop, constraints, False)
+        rows, keys = self._prompts([prompt], num_bases, remainder), _keys(seed, 1)
+        batch = Rows(self, rows, np.zeros(1, np.int32), keys, *asked)
+        done, tokens, growing = 0, 0, True
+        while growing:
+            tokens += -(-every // int(self.tokenizer.token_bases.max()))
+            growing = batch.advance(tokens)
+            (continuation,) = batch.continuations()
+            if len(continuation.text) > done:
+                yield continuation.text[done:]
+            done = len(continuation.text)
+
+    def _prompts(self, prompts, num_bases: int, remainder: str) -> list[tuple[np.ndarray, np.ndarray]]:
         if num_bases < 0:
             raise ValueError(f"num_bases is {num_bases}: it cannot be negative")
-        sampling = Sampling(temperature, top_k, top_p)
-        if any(not 0 <= s < 2**32 for s in np.atleast_1d(np.asarray(seed, object))):
-            raise ValueError(f"seed is {seed}: seeds are from 0 to 2^32 - 1")
-        if isinstance(seed, int | np.integer):
-            root = jax.random.key(seed)
-            keys = [jax.random.fold_in(root, i) for i in range(len(prompts))]
-        elif len(seed) == len(prompts):
-            keys = [jax.random.key(s) for s in seed]
-        else:
-            raise ValueError(f"{len(seed)} seeds for {len(prompts)} prompts: give one a prompt, or one for all")
-        rows = [split_prompt(self.tokenizer, p) for p in prompts]
+        rows = [split_prompt(self.tokenizer, p, remainder) for p in prompts]
         shortest = self.tokenizer.token_bases[self.tokenizer.token_bases > 0].min()
         for prompt, (ids, left) in zip(prompts, rows, strict=True):
             self._check_length(len(ids) + -(-(len(left) + num_bases) // shortest), f"prompt {prompt[:20]!r}")
+        return rows
+
+    def _asked(self, num_bases, sampling: Sampling, stop, constraints, log_probs: bool) -> tuple:
+        """What `Rows` takes behind the keys."""
+        constraints = constraints or Constraints()
+        if self.tokenizer.kind != "kmer":
+            for name, given in (("mode 'base'", sampling.mode == "base"), ("log_probs", log_probs),
+                                ("constraints", constraints.any())):  # fmt: skip
+                if given:
+                    raise ValueError(f"{name} needs a k-mer tokenizer, not {self.tokenizer.name}")
         stops = np.zeros(self.tokenizer.vocab_size, bool)
         for name in stop:
             if name not in SPECIAL_TOKENS:
                 raise ValueError(f"stop token {name!r} is none of {' '.join(SPECIAL_TOKENS)}")
             stops[SPECIAL_TOKENS.index(name)] = True
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))  # equal lengths together: less padding
-        if line := memory.inference_shortage(
-            self.config, self.mesh, *cache_size([ids for ids, _ in rows], num_bases, self.tokenizer, batch_size)
-        ):
-            raise MemoryError(line)
-        texts = [""] * len(rows)
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
-            drawn = self._generate([rows[i] for i in chosen], [keys[i] for i in chosen], num_bases, sampling, stops)
-            for i, text in zip(chosen, drawn, strict=True):
-                texts[i] = text
-        return texts
+        return num_bases, sampling, stops, constraints, log_probs
 
-    def _generate(self, rows, keys, num_bases: int, sampling: Sampling, stops: np.ndarray) -> list[str]:
-        t = self.tokenizer
-        is_dna = t.token_bases > 0
-        # A stop token cannot begin with the bases that a prompt has left over.
-        first_allowed = np.stack([self._agrees(left) | (stops & (len(left) == 0)) for _, left in rows])
-        over = np.array([len(left) for _, left in rows])
-        wanted = over + num_bases
-        shortest = t.token_bases[is_dna].min()
-        count = round_up(len(rows), least=1)
-        empty = count - len(rows)  # rows added to round the batch up want nothing and are dropped
-        lengths = np.array([len(ids) for ids, _ in rows] + [1] * empty)
-        prompts = left_pad([ids for ids, _ in rows] + [np.array([BOS])] * empty, round_up(int(lengths.max())))
-        with jax.set_mesh(self.mesh):
-            out, counts = decode(
-                self.model, self.params, prompts, lengths.astype(np.int32),
-                jnp.stack(keys + [jax.random.key(0)] * empty),
-                np.concatenate([first_allowed, np.broadcast_to(is_dna, (empty, len(is_dna)))]), is_dna | stops, stops,
-                t.token_bases.astype(np.int32), np.concatenate([wanted, np.zeros(empty)]).astype(np.int32),
-                np.float32(sampling.temperature), np.int32(sampling.top_k), np.float32(sampling.top_p),
-                room=round_up(int(-(-wanted.max() // shortest))),
-                filtered=sampling.top_k > 0 or sampling.top_p < 1,
-            )  # fmt: skip
-        texts = []
-        for i, ids in enumerate(np.asarray(out)[: len(rows)]):
-            ids = ids[: counts[i]]
-            texts.append(t.decode(ids[~stops[ids]])[over[i] : wanted[i]])
-        return texts
 
-    @functools.lru_cache(maxsize=4096)  # noqa: B019 (a model lives as long as its process)
-    def _agreeing(self, left: bytes) -> np.ndarray:
-        t = self.tokenizer
-        allowed = t.token_bases > 0
-        for i, code in enumerate(left):
-            if code < 4:  # an N agrees with every base
-                digits = np.arange(4**t.k) // 4 ** (t.k - 1 - i) % 4
-                allowed[-(4**t.k) :] &= digits == code
-        return allowed
-
-    def _agrees(self, left: np.ndarray) -> np.ndarray:
-        """Which tokens begin with these bases, bool [vocabulary]."""
-        return self._agreeing(left.tobytes())
+def _keys(seed: int | Sequence[int], rows: int) -> list[jax.Array]:
+    """A random key a row."""
+    if any(not 0 <= s < 2**32 for s in np.atleast_1d(np.asarray(seed, object))):
+        raise ValueError(f"seed is {seed}: seeds are from 0 to 2^32 - 1")
+    if isinstance(seed, int | np.integer):
+        root = jax.random.key(seed)
+        return [jax.random.fold_in(root, i) for i in range(rows)]
+    if len(seed) != rows:
+        raise ValueError(f"{len(seed)} seeds for {rows} rows: give one for all, or one a prompt and sample")
+    return [jax.random.key(s) for s in seed]
 
 
 def load(
@@ -306,7 +325,7 @@ def from_config(
             raise MemoryError(line)
         if line := memory.inference_shortage(config, mesh, 1, config.model.longest or 0):
             warnings.warn(f"a whole context will not fit: {line}", stacklevel=3)
-    params, step = pretrained.read_params(folder, config, mesh, step=step, dtype=config.model.dtype)
+    params, step = pretrained.read_params(folder, config, mesh, step=step, dtype=config.model.dtype, by_layer=True)
     return LM(config, params, tokenizer, mesh, step)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL
 from gener_jax.config import Model
 from gener_jax.errors import CheckpointError
-from gener_jax.inference.generate import decode
+from gener_jax.inference.generate import Request, programs
 from gener_jax.inference.lm import LM
 
 TOLERANCE = 1e-4  # of the largest value of a layer, in float32
@@ -42,7 +42,7 @@ def probe_ids(lm: LM, rows: int = 2, length: int = 256) -> np.ndarray:
 def _states(model, params, ids):
     (hidden, _), state = model.apply({"params": params}, ids, mutable=["intermediates"])
     embedded = jnp.take(params["embed_tokens"], ids, axis=0).astype(model.config.dtype)
-    layers = state["intermediates"]["layers"]["output"][0]
+    layers = [state["intermediates"][f"layers_{i}"]["output"][0] for i in range(model.config.num_hidden_layers)]
     logits = model.apply({"params": params}, hidden, method="logits")
     return [x.astype(jnp.float32) for x in (embedded, *layers[:-1], hidden)], logits
 
@@ -50,14 +50,20 @@ def _states(model, params, ids):
 def ours(lm: LM, ids: np.ndarray) -> Outputs:
     """What our model makes of them."""
     vocab_size = lm.tokenizer.vocab_size
-    anything, nothing = np.ones(vocab_size, bool), np.zeros(vocab_size, bool)
+    anything = np.ones(vocab_size, bool)
+    request = Request(
+        keys=jax.random.key(0)[None], first_allowed=anything[None], allowed=anything, stops=~anything,
+        token_bases=anything.astype(np.int32), over=np.zeros(1, np.int32), wanted=np.full(1, NEW_TOKENS, np.int32),
+        temperature=np.float32(0), top_k=np.int32(0), top_p=np.float32(1),
+    )  # fmt: skip
+    prefill, advance = programs()
     with jax.set_mesh(lm.mesh):
         hidden, logits = jax.device_get(_states(lm.model, lm.params, jnp.asarray(ids)))
-        greedy, _ = decode(
-            lm.model, lm.params, jnp.asarray(ids[:1]), np.full(1, ids.shape[1], np.int32), jax.random.key(0)[None],
-            anything[None], anything, nothing, anything.astype(np.int32), np.full(1, NEW_TOKENS, np.int32),
-            np.float32(0), np.int32(0), np.float32(1), room=NEW_TOKENS, filtered=False,
+        state = prefill(
+            lm.model, lm.params, jnp.asarray(ids[:1]), np.full(1, ids.shape[1], np.int32), np.zeros(1, np.int32),
+            request, None, None, None, None, room=NEW_TOKENS, log_probs=0,
         )  # fmt: skip
+        greedy = advance(lm.model, lm.params, request, state, NEW_TOKENS, filtered=False, base_mode=0).ids
     return Outputs(hidden, logits, np.asarray(greedy)[0].tolist())
 
 

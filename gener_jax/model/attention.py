@@ -69,6 +69,69 @@ def attention(
     raise ValueError(f"model.attention is {implementation!r}: one of {', '.join(IMPLEMENTATIONS)}")
 
 
+def cached_attention(
+    q_BTNH: Float[Array, "B T N H"],
+    k_BKHS: Float[Array, "B K H S"],
+    v_BKSH: Float[Array, "B K S H"],
+    *,
+    implementation: str = "auto",
+    offset: Int[Array, ""],
+    segments: Segments,
+    window: int | None = None,
+    block: int = 256,
+) -> Float[Array, "B T N H"]:
+    """`attention` over a cache, whose slots behind the last query are empty; a single query has a way of its own.
+
+    The cache's layout is that way's: a query's products with its keys then run along slots, and its sum of values along
+    the head dimension, which are the directions in memory.
+    """
+    if q_BTNH.shape[1] == 1:
+        return _one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window)
+    k_BSKH, v_BSKH = k_BKHS.transpose(0, 3, 1, 2), v_BKSH.transpose(0, 2, 1, 3)
+    return attention(
+        q_BTNH, k_BSKH, v_BSKH, implementation=implementation, offset=offset, segments=segments, window=window,
+        block=block,
+    )  # fmt: skip
+
+
+_SLOTS = 128  # a block of the cache that a single query visits at once
+
+
+def _one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
+    """Blocks of slots in turn, with a running maximum m and sum l; empty slots at the end are never read.
+
+    Products and sums, not matrix products: with two to eight queries a head, reading the cache is all the work, and XLA
+    fuses these into one reading of each block. On CPU it takes half the time of the matrix products.
+    """
+    B, _, N, H = q_BTNH.shape
+    K, S = v_BKSH.shape[1:3]
+    size = min(_SLOTS, S)
+    q_BKGH = q_BTNH.reshape(B, K, N // K, H).astype(jnp.float32) * H**-0.5
+
+    def visit(j, carry):
+        m, l, o = carry  # noqa: E741 (the names of the papers)
+        start = jnp.minimum(j * size, S - size)  # the last block reaches back where S is no multiple
+        k = _slice(k_BKHS, start, size, 3)[:, :, None].astype(jnp.float32)
+        v = _slice(v_BKSH, start, size, 2)[:, :, None].astype(jnp.float32)
+        slots = start + jnp.arange(size)
+        mask = (slots >= j * size) & (slots <= offset)
+        if window is not None:
+            mask &= offset - slots < window
+        mask = mask & (_slice(segments.keys, start, size, 1) == segments.queries)
+        mask = mask[:, None, None]
+        scores = jnp.where(mask, (q_BKGH[..., None] * k).sum(-2), _MASKED)
+        new_m = jnp.maximum(m, scores.max(-1, keepdims=True))
+        # A block that is masked as a whole before any other leaves m at its start, where exp would give 1 for all.
+        p = jnp.where(mask, jnp.exp(scores - new_m), 0)
+        scale = jnp.exp(m - new_m)
+        return new_m, l * scale + p.sum(-1, keepdims=True), o * scale + (p[..., None] * v).sum(-2)
+
+    first = 0 if window is None else jnp.maximum(offset - window + 1, 0) // size
+    start = jnp.full((B, K, N // K, 1), _MASKED), jnp.zeros((B, K, N // K, 1)), jnp.zeros(q_BKGH.shape)
+    _, l, o = jax.lax.fori_loop(first, offset // size + 1, visit, start)  # noqa: E741
+    return (o / l).reshape(B, 1, N, H).astype(q_BTNH.dtype)
+
+
 def _allowed(q_slots, k_slots, q_segments, k_segments, window):
     """The mask, [B or 1, 1, 1, T, S]: which query slot sees which key slot."""
     mask = k_slots[None, :] <= q_slots[:, None]

@@ -1,9 +1,13 @@
-"""GENERator's decoder: a Llama over DNA tokens, as pure functions over a tree of parameters stacked over layers.
+"""GENERator's decoder: a Llama over DNA tokens, as pure functions over a tree of parameters.
 
     model = Decoder(config)
     params = init(model, key)                                  # plain arrays
     hidden_BTD, _ = model.apply({"params": params}, ids_BT)
     logits_BTV = model.apply({"params": params}, hidden_BTD, method="logits")
+
+The tree has one of two forms, and the decoder runs over the one it is given. Stacked over layers ("layers/q" [L, …]),
+as training and checkpoints have it, the layers are one scanned program. By layer ("layers_0/q", …; see `unstack`), as
+inference has it, they are unrolled: a scan would copy each layer's weights and cache out of its stack for every token.
 
 Dimension key: B batch, T tokens, S cache slots, D hidden, F feed-forward, N query heads, K key/value heads, H head
 dimension, V vocabulary, L layers.
@@ -14,30 +18,45 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
+from flax import struct, traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from gener_jax.config import Model
 from gener_jax.model import rope
-from gener_jax.model.attention import Segments, attention, matmul_precision
+from gener_jax.model.attention import Segments, attention, cached_attention, matmul_precision
 from gener_jax.model.sharding import constrain
 
 
 @struct.dataclass
 class Cache:
-    """Keys and values of the tokens seen so far; slots are shared by all rows, `segment_ids` 0 marks empty ones."""
+    """Keys and values of the tokens seen so far, an array a layer; slots are shared by all rows, `segment_ids` 0 marks
+    empty ones.
+    """
 
-    k: Float[Array, "L B S K H"]
-    v: Float[Array, "L B S K H"]
+    k: tuple[Float[Array, "B K H S"], ...]
+    v: tuple[Float[Array, "B K S H"], ...]
     segment_ids: Int[Array, "B S"]
     index: Int[Array, ""]  # the slot that the next token takes
 
 
 def empty_cache(config: Model, batch: int, slots: int) -> Cache:
     """A cache for `batch` rows of up to `slots` tokens, in the compute dtype."""
-    shape = (config.num_hidden_layers, batch, slots, config.num_key_value_heads, config.head_dim)
-    zeros = functools.partial(jnp.zeros, dtype=config.dtype)
-    return Cache(zeros(shape), zeros(shape), jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
+    c = config
+    k_shape = (batch, c.num_key_value_heads, c.head_dim, slots)
+    v_shape = (batch, c.num_key_value_heads, slots, c.head_dim)
+    k, v = (tuple(jnp.zeros(shape, c.dtype) for _ in range(c.num_hidden_layers)) for shape in (k_shape, v_shape))
+    return Cache(k, v, jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def extend_cache(cache: Cache, slots: int) -> Cache:
+    """The cache with so many empty slots more behind its own."""
+    return Cache(
+        tuple(jnp.pad(k, [(0, 0)] * 3 + [(0, slots)]) for k in cache.k),
+        tuple(jnp.pad(v, [(0, 0)] * 2 + [(0, slots), (0, 0)]) for v in cache.v),
+        jnp.pad(cache.segment_ids, [(0, 0), (0, slots)]),
+        cache.index,
+    )
 
 
 class RMSNorm(nn.Module):
@@ -64,7 +83,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD, cache_kv, angles, segments, slot):
-        """One layer of the scan: `cache_kv` is this layer's (k, v) or None; returns x and its new (k, v)."""
+        """One layer: `cache_kv` is its (k, v) or None; returns x and its new (k, v)."""
         c = self.config
         D, N, K, H, F = c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.intermediate_size
         with jax.named_scope("attention"):
@@ -73,18 +92,24 @@ class Block(nn.Module):
             k_BTKH = jnp.einsum("btd,dkh->btkh", y_BTD, self._weight("k", (D, K, H), ("embed", "kv_heads", "head_dim")))
             v_BTKH = jnp.einsum("btd,dkh->btkh", y_BTD, self._weight("v", (D, K, H), ("embed", "kv_heads", "head_dim")))
             q_BTNH = constrain(rope.rotate(q_BTNH, *angles), "batch", "length", "heads", "head_dim")
-            k_BSKH = constrain(rope.rotate(k_BTKH, *angles), "batch", "length", "kv_heads", "head_dim")
-            v_BSKH = constrain(v_BTKH, "batch", "length", "kv_heads", "head_dim")
-            if cache_kv is not None:
-                k_BSKH = jax.lax.dynamic_update_slice_in_dim(cache_kv[0], k_BSKH, slot, 1)
-                v_BSKH = jax.lax.dynamic_update_slice_in_dim(cache_kv[1], v_BSKH, slot, 1)
-                cache_kv = (k_BSKH, v_BSKH)
-            out_BTNH = attention(
-                q_BTNH, k_BSKH, v_BSKH, implementation=c.attention, offset=slot, segments=segments,
-                window=c.sliding_window, block=c.attention_block,
-            )  # fmt: skip
+            k_BTKH = constrain(rope.rotate(k_BTKH, *angles), "batch", "length", "kv_heads", "head_dim")
+            v_BTKH = constrain(v_BTKH, "batch", "length", "kv_heads", "head_dim")
+            how = {
+                "implementation": c.attention, "offset": slot, "segments": segments, "window": c.sliding_window,
+                "block": c.attention_block,
+            }  # fmt: skip
+            if cache_kv is None:
+                out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, **how)
+            else:
+                k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
+                k_BKHS = jax.lax.dynamic_update_slice_in_dim(cache_kv[0], k_BKHT, slot, 3)
+                v_BKSH = jax.lax.dynamic_update_slice_in_dim(cache_kv[1], v_BKTH, slot, 2)
+                cache_kv = (k_BKHS, v_BKSH)
+                out_BTNH = cached_attention(q_BTNH, k_BKHS, v_BKSH, **how)
             o_NHD = self._weight("o", (N, H, D), ("heads", "head_dim", "embed"))
-            x_BTD += constrain(jnp.einsum("btnh,nhd->btd", out_BTNH, o_NHD), "batch", "length", "hidden")
+            # Heads joined first: XLA transposes the weights, on every call, for a sum over two dimensions.
+            out_BTD = out_BTNH.reshape(*out_BTNH.shape[:2], -1) @ o_NHD.reshape(-1, D)
+            x_BTD += constrain(out_BTD, "batch", "length", "hidden")
         with jax.named_scope("mlp"):
             y_BTD = RMSNorm(c.rms_norm_eps, name="post_attention_norm")(x_BTD)
             gate_BTF = y_BTD @ self._weight("gate", (D, F), ("embed", "mlp"))
@@ -112,16 +137,19 @@ class Decoder(nn.Module):
         self.embedding_VD = self.param(
             "embed_tokens", nn.with_logical_partitioning(init, ("vocab", "embed")), (c.vocab_size, c.hidden_size)
         )
-        block = Block if c.remat == "none" else nn.remat(Block, policy=_REMAT[c.remat], prevent_cse=False)
-        self.layers = nn.scan(
-            block,
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-            length=c.num_hidden_layers,
-            unroll=c.scan_unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(c)
+        if self.has_variable("params", "layers_0"):
+            self.layers = [Block(c) for _ in range(c.num_hidden_layers)]  # Flax names them layers_0, …
+        else:
+            block = Block if c.remat == "none" else nn.remat(Block, policy=_REMAT[c.remat], prevent_cse=False)
+            self.layers = nn.scan(
+                block,
+                variable_axes={"params": 0, "intermediates": 0},
+                split_rngs={"params": True},
+                in_axes=nn.broadcast,
+                length=c.num_hidden_layers,
+                unroll=c.scan_unroll,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )(c)
         self.norm = RMSNorm(c.rms_norm_eps)
         self.lm_head_DV = self.param(
             "lm_head", nn.with_logical_partitioning(init, ("embed", "vocab")), (c.hidden_size, c.vocab_size)
@@ -141,9 +169,10 @@ class Decoder(nn.Module):
           ids_BT: token ids.
           positions_BT: rotary positions in tokens; default: 0, 1, … (behind the cache's tokens, where one is given).
           segment_ids_BT: documents that do not see each other; with a cache: 0 for padding, 1 for tokens.
-          cache: keys and values so far; None for a pass without one, which returns None.
+          cache: keys and values so far; None for a pass without one, which returns None. Takes parameters by layer.
 
-        With `mutable=["intermediates"]`, `apply` also returns what leaves each layer, un-normed, [L, B, T, D].
+        With `mutable=["intermediates"]`, `apply` also returns what leaves each layer, un-normed, [L, B, T, D] (by
+        layer: an array a layer).
         """
         c = self.config
         slot = 0 if cache is None else cache.index
@@ -159,11 +188,19 @@ class Decoder(nn.Module):
         angles = rope.angles(positions_BT, c)
         embedded_BTD = jnp.take(self.embedding_VD.astype(c.dtype), ids_BT, axis=0)
         embedded_BTD = constrain(embedded_BTD, "batch", "length", "hidden")
-        cache_kv = None if cache is None else (cache.k, cache.v)
+        x_BTD = embedded_BTD
         with matmul_precision(c.dtype):
-            x_BTD, cache_kv = self.layers(embedded_BTD, cache_kv, angles, segments, slot)
+            if isinstance(self.layers, nn.Module):
+                if cache is not None:
+                    raise ValueError("a cache takes parameters by layer: decoder.unstack(params)")
+                x_BTD, _ = self.layers(x_BTD, None, angles, segments, slot)
+                return self.norm(x_BTD), None
+            kept = []
+            for i, layer in enumerate(self.layers):
+                x_BTD, kv = layer(x_BTD, cache and (cache.k[i], cache.v[i]), angles, segments, slot)
+                kept.append(kv)
         if cache is not None:
-            cache = Cache(*cache_kv, key_segments, cache.index + ids_BT.shape[1])
+            cache = Cache(*zip(*kept, strict=True), key_segments, cache.index + ids_BT.shape[1])
         return self.norm(x_BTD), cache
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -176,6 +213,38 @@ class Decoder(nn.Module):
 def init(model: Decoder, key: jax.Array):
     """Parameters boxed with their logical axes (`nn.unbox` gives plain arrays); norms 1, matrices N(0, 0.02²)."""
     return model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+def unstack(params, *, donate: bool = False):
+    """Stacked parameters by layer: "layers/q" [L, …] becomes "layers_0/q" …; a tree by layer is returned as it is.
+
+    `donate` frees each stacked array as soon as it is taken apart, so that this needs one of them more than the model.
+    Takes arrays, or their shapes with shardings.
+    """
+    if "layers" not in params:
+        return params
+    out = {name: leaf for name, leaf in params.items() if name != "layers"}
+    for path, leaf in traverse_util.flatten_dict(params["layers"]).items():
+        sharding = leaf.sharding
+        if isinstance(sharding, NamedSharding):
+            sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            parts = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding)] * leaf.shape[0]
+        else:
+            parts = jax.block_until_ready(_take_apart(sharding, leaf.shape[0])(leaf))
+            if donate:
+                leaf.delete()
+        for i, part in enumerate(parts):
+            at = out.setdefault(f"layers_{i}", {})
+            for name in path[:-1]:
+                at = at.setdefault(name, {})
+            at[path[-1]] = part
+    return out
+
+
+@functools.cache
+def _take_apart(sharding, layers: int):
+    return jax.jit(lambda stacked: [stacked[i] for i in range(layers)], out_shardings=[sharding] * layers)
 
 
 @functools.lru_cache

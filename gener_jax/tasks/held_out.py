@@ -21,11 +21,11 @@ import numpy as np
 from data_pipeline.leakage import NEAR_COPY
 from data_pipeline.records import RegionSource
 from data_pipeline.tokenizer import BOS, PAD, Tokenizer
+from gener_jax import losses
 from gener_jax.config import Config
 from gener_jax.data.permutation import permute
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
-from gener_jax.training import losses
 from gener_jax.training.metrics import fetch
 
 

@@ -11,10 +11,11 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
 
+from gener_jax import losses
 from gener_jax.config import Config
 from gener_jax.model import decoder
 from gener_jax.model.sharding import tree_shardings
-from gener_jax.training import losses, optimizer
+from gener_jax.training import optimizer
 
 
 @struct.dataclass
