@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.tokenizer import BOS
+from gener_jax.inference.embeddings import pooled
 from gener_jax.inference.lm import LM
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import make_mesh
@@ -68,7 +69,7 @@ def test_rows_are_as_if_alone(lm):
     for i, text in enumerate(DNA):
         np.testing.assert_allclose(lm.embed([text])[0], together[i], atol=1e-5)
     order = [3, 1, 5, 0, 4, 2]
-    np.testing.assert_allclose(lm.embed([DNA[i] for i in order], batch_size=4), together[order], atol=1e-5)
+    np.testing.assert_allclose(lm.embed([DNA[i] for i in order], batch_tokens=64), together[order], atol=1e-5)
     assert lm.embed([]).shape == (0, 16)
 
 
@@ -92,11 +93,11 @@ def test_any_mesh_gives_the_same():
 
 def test_few_programs_are_compiled():
     lm = make_lm()
-    before = lm._pooled._cache_size()
+    before = pooled._cache_size()
     lengths = np.random.default_rng(1).integers(1, 62, 60)
     for length in lengths.tolist():
         lm.embed(["ACG" * length])
-    assert lm._pooled._cache_size() - before <= 14
+    assert pooled._cache_size() - before <= 14
 
 
 def test_left_over_bases(lm):

@@ -1,9 +1,9 @@
 """safetensors ↔ our parameter tree, a tensor at a time, from and to any mesh.
 
-A published matrix is [out, in] with heads joined; ours is [in, out] with heads apart, layers stacked or apart. Every tensor
-has to be used and every parameter found: none stays random. On the way in, each tensor goes to its devices before the
-next is read, and each file is closed before the next is opened; on the way out, one tensor at a time is fetched. The
-transposing is the devices' work.
+A published matrix is [out, in] with heads joined; ours is [in, out] with heads apart, layers stacked or apart. Every
+tensor has to be used and every parameter found: none stays random. On the way in, each tensor goes to its devices
+before the next is read, and each file is closed before the next is opened; on the way out, one tensor at a time is
+fetched. The transposing is the devices' work.
 """
 
 import contextlib

@@ -108,7 +108,7 @@ def tables(constraints: Constraints, tokenizer: Tokenizer, num_bases: int) -> Ta
 
 
 def start(constraints: Constraints, dna: np.ndarray) -> tuple[int, int, int]:
-    """Behind codes uint8 [bases] of a prompt's whole tokens: the states of both automata, and the bases of the frame."""
+    """Behind codes uint8 [bases] of a prompt's whole tokens: states of both automata, and the bases of the frame."""
     motifs, _ = _motifs(constraints.max_run, tuple(sorted(m.upper() for m in constraints.avoid)))
     frame, _ = _frame(constraints.genetic_code)
     m = f = 0

@@ -5,7 +5,8 @@ rotary positions count from each row's first token. Shapes are rounded up and th
 value, so few programs are compiled. Nothing is fetched inside the loop; it can be entered again, which is how
 sequences are streamed.
 
-Dimension key: B rows, U prompts, P slots of the prompts, R room for new tokens, V vocabulary, D hidden, k bases a token.
+Dimension key: B rows, U prompts, P slots of the prompts, R room for new tokens, V vocabulary, D hidden, k bases a
+token.
 """
 
 import dataclasses

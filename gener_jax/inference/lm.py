@@ -1,6 +1,8 @@
 """A trained model as one object: `lm = gener_jax.load(folder)`, then `lm.generate`, `lm.logits`."""
 
 import dataclasses
+import functools
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,12 +11,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipeline import bases
 from data_pipeline.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax import memory, pretrained
 from gener_jax.config import Config, with_model
-from gener_jax.inference.batches import right_pad, round_up
+from gener_jax.inference.batches import TOKENS, by_length, right_pad
 from gener_jax.inference.constraints import Constraints
+from gener_jax.inference.embeddings import POOLINGS, pooled
 from gener_jax.inference.generate import BATCH_SIZE, Rows, Sampling, cache_size, split_prompt
+from gener_jax.inference.likelihood import (
+    GIVEN,
+    SCORES,
+    STRANDS,
+    Row,
+    Score,
+    base_shares,
+    frame,
+    odd_targets,
+    pad_rows,
+    score_rows,
+    split_prefix,
+)
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tokenizer import Tokenizer, for_config
@@ -28,20 +45,6 @@ class LM:
         params = decoder.unstack(params)
         self.config, self.params, self.tokenizer, self.mesh, self.step = config, params, tokenizer, mesh, step
         self.model = decoder.Decoder(config.model)
-        self._logits = jax.jit(self._apply)
-        self._pooled = jax.jit(self._pool, static_argnames="pooling")
-
-    def _apply(self, params, ids):
-        hidden, _ = self.model.apply({"params": params}, ids)
-        return self.model.apply({"params": params}, hidden, method="logits")
-
-    def _pool(self, params, ids, lengths, *, pooling: str):
-        hidden, _ = self.model.apply({"params": params}, ids)
-        hidden = hidden.astype(jnp.float32)
-        if pooling == "last":
-            return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
-        real = jnp.arange(ids.shape[1]) < lengths[:, None]
-        return jnp.einsum("btd,bt->bd", hidden, real.astype(jnp.float32)) / lengths[:, None]
 
     def frame(self, ids: np.ndarray) -> np.ndarray:
         """The ids of a sequence, int32 [tokens], as the model reads it to embed it, by `config.tokenizer.convention`.
@@ -63,32 +66,41 @@ class LM:
         sequences: Sequence[str],
         *,
         pooling: str = "last",
+        layer: int | None = None,
         chunks: int = 1,
         remainder: str = "oov",
-        batch_size: int = 8,
-    ) -> np.ndarray:
+        batch_tokens: int = TOKENS,
+    ) -> np.ndarray | list[np.ndarray]:
         """Embeddings, float32 [sequences, chunks · hidden], in the order of the sequences.
 
         Args:
           sequences: DNA, special tokens written in it; framed by the model's own convention (see `frame`).
-          pooling: "last", the hidden state behind the last norm of the last token; or "mean", over all tokens of the
-            frame.
+          pooling: "last", the hidden state of the frame's last token; "separator", the same, which in v2 is the second
+            <s> (v1 has none, and is refused); "mean", over all tokens of the frame; "tokens", a list of all of them,
+            float32 [tokens, hidden] a sequence (of several chunks: end to end, each with its frame).
+          layer: 0, the token embeddings; i, what leaves layer i, un-normed; None, behind the last norm.
           chunks: cut each sequence into so many runs of tokens, as equal as can be, embed each alone and join the
             embeddings: GENERator's way with what is longer than the context.
           remainder: what becomes of bases left over at the end: "oov", one <oov>, as published; or "trim_left",
             "pad_left", "error" (see `Tokenizer.encode`).
-          batch_size: rows read together.
+          batch_tokens: tokens read together, padding included.
 
         Raises:
           ValueError: for what is no DNA, a frame longer than the model's positions, or fewer tokens than chunks.
         """
-        if isinstance(sequences, str):
-            raise ValueError("sequences is one string: give a list of them")
-        if pooling not in ("last", "mean"):
-            raise ValueError(f"pooling {pooling!r} is none of last, mean")
-        for name, value in (("chunks", chunks), ("batch_size", batch_size)):
+        sequences = _listed(sequences)
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
+        layers = self.config.model.num_hidden_layers
+        if layer is not None and not 0 <= layer <= layers:
+            raise ValueError(f"layer is {layer}: the model has layers 1 to {layers}, and 0 is its embeddings")
+        for name, value in (("chunks", chunks), ("batch_tokens", batch_tokens)):
             if value < 1:
                 raise ValueError(f"{name} is {value}: it has to be positive")
+        if pooling == "separator" and len(self.frame(np.zeros(0, np.int32))) < 2:
+            raise ValueError(
+                f"pooling 'separator': {self.config.name} reads sequences as v1, which has none: take last"
+            )
         rows = []
         for number, sequence in enumerate(sequences):
             ids = self.tokenizer.encode(sequence, remainder=remainder)
@@ -96,18 +108,159 @@ class LM:
                 raise ValueError(f"sequence {number} has {len(ids)} tokens, fewer than {chunks} chunk(s)")
             rows += [self.frame(part) for part in np.array_split(ids, chunks)]
             self._check_length(max(map(len, rows[-chunks:])), f"sequence {number} in {chunks} chunk(s)")
-        found = np.zeros((len(rows), self.config.model.hidden_size), np.float32)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        for first in range(0, len(order), batch_size):
-            chosen = order[first : first + batch_size]
-            empty = round_up(len(chosen), least=1) - len(chosen)
-            batch = [rows[i] for i in chosen] + [np.array([BOS])] * empty
+        found = [None] * len(rows)
+        for chosen, number, length in by_length([len(row) for row in rows], batch_tokens):
+            batch = [rows[i] for i in chosen] + [np.array([BOS])] * (number - len(chosen))
             lengths = np.array([len(row) for row in batch], np.int32)
-            ids = right_pad(batch, round_up(int(lengths.max()), steps=4))  # nothing sees what lies behind it
             with jax.set_mesh(self.mesh):
-                pooled = self._pooled(self.params, jnp.asarray(ids), jnp.asarray(lengths), pooling=pooling)
-            found[chosen] = np.asarray(pooled)[: len(chosen)]
-        return found.reshape(len(sequences), chunks * found.shape[1])
+                states = pooled(
+                    self.model, self.params, right_pad(batch, length), lengths,  # nothing sees what lies behind it
+                    layer=layers + 1 if layer is None else layer, pooling=pooling,
+                )  # fmt: skip
+            for i, state in zip(chosen, np.asarray(states), strict=False):
+                found[i] = state[: len(rows[i])].copy() if pooling == "tokens" else state
+        if pooling == "tokens":
+            return [np.concatenate(found[i : i + chunks]) for i in range(0, len(found), chunks)]
+        if not found:
+            return np.zeros((0, chunks * self.config.model.hidden_size), np.float32)
+        return np.stack(found).reshape(len(sequences), -1)
+
+    def log_likelihood(
+        self,
+        sequences: Sequence[str],
+        *,
+        score: str = "token",
+        strand: str = "+",
+        per_base: bool = False,
+        special_tokens: bool = True,
+        batch_tokens: int = TOKENS,
+    ) -> list[Score]:
+        """What each sequence scores behind <s>, in their order; see `Score`.
+
+        Args:
+          sequences: DNA of any length; special tokens may come before all of it (`<mam><cds>ATG…`), are conditioned on
+            and not scored. A base that is not A, C, G or T is summed over, and its token is <oov> to what follows.
+          score: "token", the log-likelihood, or "base", the mean log-probability of each base in its own marginal.
+          strand: "+", "-" (the reverse complement behind the same prefix), or "both", the mean of the two.
+          per_base: also each base's term.
+          special_tokens: take the softmax over the full vocabulary, as published; False leaves the special tokens out,
+            so that the likelihoods of all sequences of a length add up to 1.
+          batch_tokens: tokens read together, padding included.
+
+        Raises:
+          ValueError: for an empty sequence, what is no DNA, or more tokens than the model's positions.
+        """
+        for name, value, choice in (("score", score, SCORES), ("strand", strand, STRANDS)):
+            if value not in choice:
+                raise ValueError(f"{name} {value!r} is none of {', '.join(choice)}")
+        strands = ("+", "-") if strand == "both" else (strand,)
+        rows = [self._row(text, number, s) for number, text in enumerate(_listed(sequences)) for s in strands]
+        values = self.score_rows(rows, score=score, per_base=per_base, special_tokens=special_tokens,
+                                 batch_tokens=batch_tokens)  # fmt: skip
+        found = []
+        for first in range(0, len(rows), len(strands)):
+            totals, terms = [], []
+            for row, value in zip(rows[first:], values[first : first + len(strands)], strict=False):
+                unknown = row.dna >= bases.N
+                known = int((~unknown).sum())
+                total = float(np.sum(value, dtype=np.float64))
+                totals.append(total if score == "token" else total / known if known else math.nan)
+                if per_base:
+                    terms.append(np.where(unknown, np.nan, value[row.prefix :].reshape(-1)[: row.length]))
+            if per_base and strands[-1] == "-":
+                terms[-1] = terms[-1][::-1]
+            words = np.concatenate([unknown, np.zeros(-len(unknown) % self.tokenizer.k, bool)])
+            found.append(Score(
+                score, strand, float(np.mean(totals)), known, int(unknown.sum()), int((row.codes < bases.N).any(1).sum()),
+                int(words.reshape(-1, self.tokenizer.k).any(1).sum()), np.mean(terms, axis=0) if per_base else None,
+            ))  # fmt: skip
+        return found
+
+    def score_rows(
+        self, rows: list[Row], *, score: str = "token", per_base: bool = False, special_tokens: bool = True,
+        batch_tokens: int = TOKENS,
+    ) -> list[np.ndarray]:  # fmt: skip
+        """Log-probabilities of the targets of framed rows, float32 [tokens] or [tokens, k], in their order."""
+        found = [None] * len(rows)
+        for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens):
+            batch = [rows[i] for i in chosen]
+            ids, codes = pad_rows(batch, number, length)
+            odd = np.full((number, 0), length, np.int32)
+            if score == "token":
+                some = odd_targets(batch, length)
+                odd = np.full((number, some.shape[1]), length, np.int32)
+                odd[: len(batch)] = some
+            with jax.set_mesh(self.mesh):
+                values = score_rows(
+                    self.model, self.params, ids, codes, odd, score=score, per_base=per_base, full=special_tokens
+                )
+            for i, value in zip(chosen, np.asarray(values), strict=False):
+                found[i] = value[: len(rows[i].ids)]
+        return found
+
+    def base_probabilities(
+        self,
+        sequences: Sequence[str],
+        *,
+        given: str = "tokens",
+        phases: int = 1,
+        batch_tokens: int = TOKENS,
+    ) -> list[np.ndarray]:
+        """Probabilities of A, C, G and T (in this order) at each base, float32 [bases, 4] a sequence; they add up to 1.
+
+        Args:
+          sequences: as `log_likelihood` takes them.
+          given: "tokens", each base's marginal given the tokens before its own; "bases", given the bases before it in
+            its own as well (its conditional probability given all bases before).
+          phases: 1 reads the sequence from its first base; k averages over all k placements of each base in its token
+            (of the first k - 1 bases, over those that have it). k is 6 of the published models.
+          batch_tokens: tokens read together, padding included.
+
+        Raises:
+          ValueError: as `log_likelihood`.
+        """
+        if given not in GIVEN:
+            raise ValueError(f"given {given!r} is none of {', '.join(GIVEN)}")
+        k = self._kmers("base_probabilities")
+        if phases not in (1, k):
+            raise ValueError(f"phases is {phases}: it is 1 or {k}")
+        rows, of = [], []
+        for number, text in enumerate(_listed(sequences)):
+            row = self._row(text, number, "+")
+            prefix, dna = split_prefix(text)
+            codes = bases.encode(dna)
+            for phase in range(min(phases, len(codes))):
+                rows.append(frame(self.tokenizer, prefix, codes, phase) if phase else row)
+                of.append((number, phase))
+        sums = [np.zeros((len(split_prefix(text)[1]), 4), np.float32) for text in sequences]
+        times = [np.zeros((len(x), 1), np.float32) for x in sums]
+        for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens):
+            ids, codes = pad_rows([rows[i] for i in chosen], number, length)
+            with jax.set_mesh(self.mesh):
+                shares = base_shares(self.model, self.params, ids, codes, given=given)
+            for i, share in zip(chosen, np.asarray(shares), strict=False):
+                row, (sequence, phase) = rows[i], of[i]
+                sums[sequence][phase:] += share[row.prefix : len(row.ids)].reshape(-1, 4)[: row.length]
+                times[sequence][phase:] += 1
+        order = ["ATCG".index(letter) for letter in "ACGT"]
+        return [(total / n)[:, order] for total, n in zip(sums, times, strict=True)]
+
+    def _kmers(self, what: str) -> int:
+        if self.tokenizer.kind != "kmer":
+            raise ValueError(f"{what} needs a k-mer tokenizer, not {self.tokenizer.name}")
+        return self.tokenizer.k
+
+    def _row(self, text: str, number: int, strand: str) -> Row:
+        """A sequence as it is scored; `number` names it in messages."""
+        self._kmers("scoring")
+        prefix, dna = split_prefix(text)
+        if not dna:
+            raise ValueError(f"sequence {number} is empty: there is nothing to score")
+        self.tokenizer.encode(dna, remainder="oov")  # refuses what is no base, and says where
+        codes = bases.encode(dna)
+        row = frame(self.tokenizer, prefix, bases.reverse_complement(codes) if strand == "-" else codes)
+        self._check_length(len(row.ids), f"sequence {number}")
+        return row
 
     def logits(self, ids) -> np.ndarray:
         """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].
@@ -122,7 +275,7 @@ class LM:
             raise ValueError(f"ids have to be in [0, {self.tokenizer.vocab_size}), not {ids.min()} to {ids.max()}")
         self._check_length(ids.shape[1], "a row of ids")
         with jax.set_mesh(self.mesh):
-            return np.asarray(self._logits(self.params, jnp.asarray(ids, jnp.int32)))
+            return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 
     def _check_length(self, tokens: int, what: str) -> None:
         longest = self.config.model.longest
@@ -254,6 +407,18 @@ class LM:
                 raise ValueError(f"stop token {name!r} is none of {' '.join(SPECIAL_TOKENS)}")
             stops[SPECIAL_TOKENS.index(name)] = True
         return num_bases, sampling, stops, constraints, log_probs
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _logits(model, params, ids):
+    hidden, _ = model.apply({"params": params}, ids)
+    return model.apply({"params": params}, hidden, method="logits")
+
+
+def _listed(sequences: Sequence[str]) -> Sequence[str]:
+    if isinstance(sequences, str):
+        raise ValueError("sequences is one string: give a list of them")
+    return sequences
 
 
 def _keys(seed: int | Sequence[int], rows: int) -> list[jax.Array]:

@@ -1,0 +1,216 @@
+"""Log-likelihoods and base probabilities: exact by brute force, and independent of batch, order and padding."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipeline import bases
+from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV
+from gener_jax.inference import likelihood
+from gener_jax.inference.batches import by_length, round_up
+from gener_jax.inference.likelihood import log_masses
+from tests.test_generate import make_lm, next_logits
+
+DNA = ["A", "ACG", "TTGACCGTA", "<cds>ATGGCC", "ACGTNACGTACC", "<mam><cds>GATTACA", "CATCATCAT" * 5, "NNACG", "ACGN"]
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return make_lm(2)
+
+
+@pytest.fixture(scope="module")
+def lm3():
+    return make_lm(3)
+
+
+def naive(lm, text, full=True):
+    """Term by term in float64: the mass of all k-mers that agree with one base more, over the mass before."""
+    k = lm.tokenizer.k
+    prefix, dna = likelihood.split_prefix(text)
+    ids = [BOS, *lm.tokenizer.encode(prefix)]
+    terms = []
+    for at in range(0, len(dna), k):
+        logits = next_logits(lm, [ids])[0].astype(np.float64)
+        if not full:
+            logits[:NUM_SPECIAL] = -np.inf
+        p = np.exp(logits - logits.max())
+        p /= p.sum()
+        before, agree = 1.0, np.arange(len(p)) >= NUM_SPECIAL
+        for j, letter in enumerate(dna[at : at + k]):
+            if letter == "N":
+                terms.append(np.nan)
+                continue
+            agree &= np.array([token[j : j + 1] == letter for token in lm.tokenizer.tokens])
+            terms.append(np.log(p[agree].sum() / before))
+            before = p[agree].sum()
+        word = dna[at : at + k]
+        ids.append(OOV if "N" in word or len(word) < k else int(lm.tokenizer.encode(word)[0]))
+    return np.array(terms)
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("k", [2, 3])
+def test_token_score_is_the_definition(k, full, lm, lm3):
+    lm = lm if k == 2 else lm3
+    texts = [*DNA[:6], "CATCATCATCAT", *DNA[7:]]
+    found = lm.log_likelihood(texts, per_base=True, special_tokens=full)
+    for text, score, plain in zip(texts, found, lm.log_likelihood(texts, special_tokens=full), strict=True):
+        expected = naive(lm, text, full)
+        assert score.score == "token"
+        assert score.strand == "+"
+        np.testing.assert_allclose(score.per_base, expected, atol=2e-5)
+        assert score.value == pytest.approx(np.nansum(expected), abs=5e-5)
+        assert plain.value == pytest.approx(score.value, abs=5e-5)
+        dna = text[text.rfind(">") + 1 :]
+        assert (score.bases, score.unknown) == (len(dna) - dna.count("N"), dna.count("N"))
+        words = [dna[i : i + k] for i in range(0, len(dna), k)]
+        assert score.oov == sum("N" in word for word in words)
+        assert score.tokens == sum(set(word) != {"N"} for word in words)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5])
+def test_likelihoods_of_all_strings_add_up_to_1(length, lm):
+    texts = ["".join(letters) for letters in itertools.product("ACGT", repeat=length)]
+    values = np.array([s.value for s in lm.log_likelihood(texts, special_tokens=False)])
+    assert np.exp(values).sum() == pytest.approx(1, abs=1e-5)
+    assert np.exp(values).std() > 1e-3 / 4**length  # no uniform distribution
+    assert np.exp([s.value for s in lm.log_likelihood(texts)]).sum() < 0.9  # by default, special tokens have a share
+
+
+def test_an_unknown_base_is_summed_over(lm3):
+    for text in ("ANC", "NAC", "ACN", "NNC", "ACGTNC", "ACGN"):
+        number = text.count("N")
+        filled = [text]
+        for _ in range(number):
+            filled = [t.replace("N", b, 1) for t in filled for b in "ACGT"]
+        full = (
+            text != "ACGN"
+        )  # a token of which nothing is known scores 0: the share of special tokens is not taken off
+        (score,) = lm3.log_likelihood([text], special_tokens=full)
+        assert np.logaddexp.reduce([s.value for s in lm3.log_likelihood(filled, special_tokens=full)]) == pytest.approx(
+            score.value, abs=1e-5
+        )
+
+
+def naive_marginals(lm, text):
+    """[bases, 4] in the order A, C, G, T, not normalised, at phase 0."""
+    k, out, ids = lm.tokenizer.k, [], [BOS]
+    for at in range(0, len(text), k):
+        p = np.asarray(jax.nn.softmax(next_logits(lm, [ids])[0]), np.float64)
+        for j in range(len(text[at : at + k])):
+            out.append([sum(p[i] for i, t in enumerate(lm.tokenizer.tokens) if i >= NUM_SPECIAL and t[j] == b)
+                        for b in "ACGT"])  # fmt: skip
+        ids.append(int(lm.tokenizer.encode(text[at : at + k], remainder="oov")[0]))
+    return np.array(out)
+
+
+def test_base_score_and_probabilities(lm3):
+    text = "TTGACCGTAC"
+    marginals = naive_marginals(lm3, text)
+    picked = [row["ACGT".index(b)] for row, b in zip(marginals, text, strict=True)]
+    (score,) = lm3.log_likelihood([text], score="base", per_base=True)
+    np.testing.assert_allclose(score.per_base, np.log(picked), atol=1e-5)
+    assert score.value == pytest.approx(np.log(picked).mean(), abs=1e-5)
+    assert lm3.log_likelihood([text], score="base")[0].value == pytest.approx(score.value, abs=1e-6)
+    (shares,) = lm3.base_probabilities([text])
+    np.testing.assert_allclose(shares, marginals / marginals.sum(1, keepdims=True), atol=1e-6)
+    (conditional,) = lm3.base_probabilities([text], given="bases")
+    chain = naive(lm3, text, full=False)
+    own = np.array([row["ACGT".index(b)] for row, b in zip(conditional, text, strict=True)])
+    np.testing.assert_allclose(np.log(own), chain, atol=1e-5)
+    np.testing.assert_allclose(conditional.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(conditional[::3], shares[::3], atol=1e-6)  # of a first base they are the same
+
+
+def test_probabilities_over_all_phases(lm3):
+    text = "TTGACCGTACGA"
+    (found,) = lm3.base_probabilities([text], phases=3)
+    singles = [lm3.base_probabilities([text[p:]])[0] for p in range(3)]
+    expected = [np.mean([s[i - p] for p, s in enumerate(singles) if i >= p], axis=0) for i in range(len(text))]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="phases is 2: it is 1 or 3"):
+        lm3.base_probabilities([text], phases=2)
+
+
+@pytest.mark.parametrize("score", ["token", "base"])
+def test_strands(score, lm3):
+    text = "<cds>TTGACCGTNACA"
+    back = "<cds>" + bases.decode(bases.reverse_complement(bases.encode("TTGACCGTNACA")))
+    plus, minus, both = (
+        lm3.log_likelihood([text], score=score, strand=s, per_base=True)[0] for s in ("+", "-", "both")
+    )
+    (other,) = lm3.log_likelihood([back], score=score, per_base=True)
+    assert minus.value == pytest.approx(other.value, abs=1e-6)
+    np.testing.assert_allclose(minus.per_base, other.per_base[::-1], atol=1e-6)
+    assert both.value == pytest.approx((plus.value + minus.value) / 2, abs=1e-6)
+    np.testing.assert_allclose(both.per_base, (plus.per_base + minus.per_base) / 2, atol=1e-6)
+    assert (plus.strand, minus.strand, both.strand) == ("+", "-", "both")
+    assert abs(plus.value - minus.value) > 1e-4
+
+
+def test_batch_order_and_padding_change_nothing(lm):
+    alone = [lm.log_likelihood([text])[0].value for text in DNA]
+    for tokens in (8, 64, 4096):
+        values = [s.value for s in lm.log_likelihood(DNA, batch_tokens=tokens)]
+        np.testing.assert_allclose(values, alone, atol=1e-5)
+    order = np.random.default_rng(0).permutation(len(DNA))
+    values = [s.value for s in lm.log_likelihood([DNA[i] for i in order])]
+    np.testing.assert_allclose(values, np.array(alone)[order], atol=1e-5)
+
+
+def test_a_head_over_few_positions_at_a_time_is_the_same(lm, monkeypatch):
+    expected = lm.log_likelihood(DNA, per_base=True)
+    likelihood.score_rows.clear_cache()
+    monkeypatch.setattr(likelihood, "_POSITIONS", 12)
+    for found, score in zip(lm.log_likelihood(DNA, per_base=True), expected, strict=True):
+        np.testing.assert_allclose(found.per_base, score.per_base, atol=1e-5)
+    likelihood.score_rows.clear_cache()
+
+
+def test_few_programs_for_many_lengths(lm):
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("ACGTN"), n, p=[0.24] * 4 + [0.04])) for n in rng.integers(1, 100, 200)]
+    likelihood.score_rows.clear_cache()
+    lm.log_likelihood(texts, batch_tokens=256)
+    assert likelihood.score_rows._cache_size() <= 16
+    lm.log_likelihood(texts[::-1], batch_tokens=256)
+    assert likelihood.score_rows._cache_size() <= 16
+
+
+def test_batches_by_length():
+    lengths = np.random.default_rng(0).integers(1, 500, 300).tolist()
+    seen, shapes = [], set()
+    for chosen, rows, length in by_length(lengths, 2048):
+        assert 0 < len(chosen) <= rows
+        assert max(lengths[i] for i in chosen) <= length
+        assert rows * length <= 2048 or rows == 1
+        seen += chosen
+        shapes.add((rows, length))
+    assert sorted(seen) == list(range(300))
+    assert len(shapes) <= 30
+    assert round_up(300, least=1) == 512
+
+
+def test_log_masses_of_uniform_kmers():
+    masses = np.asarray(log_masses(jnp.full((1, 64), -np.log(64.0)), jnp.array([[4, 1, 4]])))
+    np.testing.assert_allclose(np.exp(masses[0]), [[1 / 4] * 4, [1 / 4] * 4, [1 / 16] * 4], atol=1e-6)
+
+
+def test_errors(lm):
+    for texts, options, message in [
+        ("ACGT", {}, "sequences is one string"),
+        ([""], {}, "sequence 0 is empty"),
+        (["AC", "<cds>"], {}, "sequence 1 is empty"),
+        (["ACXT"], {}, "character 'X' at position 2"),
+        (["AC<cds>GT"], {}, "special token at position 2"),
+        (["AC"], {"score": "bp"}, "score 'bp' is none of token, base"),
+        (["AC"], {"strand": "?"}, "strand '\\?' is none of"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            lm.log_likelihood(texts, **options)
+    with pytest.raises(ValueError, match="given 'x' is none of tokens, bases"):
+        lm.base_probabilities(["AC"], given="x")
