@@ -1,6 +1,8 @@
 """The bytes of a file, plain, gzip or bgzip, in pieces; what is damaged or cut short is an error of one line."""
 
+import contextlib
 import gzip
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,17 +21,16 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
 
     `progress` is called with the number of file bytes read since the last call. Raises DataError for a missing, empty
     or unreadable file, a NUL in it, a damaged or truncated gzip stream (its CRC is checked), and a bgzip file without
-    its end.
+    its end. The path "-" is standard input, of which neither progress nor the end of a bgzip file is known.
     """
-    done = 0
+    done, piped = 0, str(path) == "-"
     try:
-        with open(path, "rb") as raw:
-            head = raw.read(18)
+        with contextlib.nullcontext(sys.stdin.buffer) if piped else open(path, "rb") as raw:
+            head = raw.peek(18)[:18]
             if not head:
                 raise DataError(f"{path}: empty file; fetch it again")
-            raw.seek(0)
             if head[:2] == b"\x1f\x8b":
-                if head[3:4] == b"\x04" and head[12:14] == b"BC":
+                if head[3:4] == b"\x04" and head[12:14] == b"BC" and not piped:
                     _check_bgzip_end(path, raw)
                 stream = igzip.IGzipFile(fileobj=raw)  # twice as fast as gzip's, and as strict
             else:
@@ -40,10 +41,12 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
                     line += chunk.count(b"\n", 0, chunk.index(b"\0"))
                     raise DataError(f"{path}: line {line}: a NUL in it: damaged, or no text; fetch it again")
                 line += chunk.count(b"\n")
-                progress(raw.tell() - done)
-                done = raw.tell()
+                if not piped:
+                    progress(raw.tell() - done)
+                    done = raw.tell()
                 yield chunk
-            progress(raw.tell() - done)
+            if not piped:
+                progress(raw.tell() - done)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile) as error:

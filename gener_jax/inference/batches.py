@@ -16,17 +16,17 @@ def round_up(n: int, least: int = 8, steps: int = 1) -> int:
     return max(-(-int(n) // step) * step, least)
 
 
-def by_length(lengths: list[int], tokens: int) -> Iterator[tuple[list[int], int, int]]:
+def by_length(lengths: list[int], tokens: int, steps: int = 4) -> Iterator[tuple[list[int], int, int]]:
     """Batches of rows of about equal length: the rows' numbers, and the batch's rows and tokens a row, rounded up.
 
-    Lengths take one of four steps between two powers of two; the number of rows follows from it, as many as `tokens`
+    Lengths take one of `steps` between two powers of two; the number of rows follows from it, as many as `tokens`
     hold (a power of two, at least one), so that there is one shape a length. What is over is padding. The longest rows
     come first: what does not fit in memory is known at once.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     first = 0
     while first < len(order):
-        length = round_up(lengths[order[first]], steps=4)
+        length = round_up(lengths[order[first]], steps=steps)
         rows = 1 << max(tokens // length, 1).bit_length() - 1
         rows = min(rows, round_up(len(order) - first, least=1))
         yield order[first : first + rows], rows, length

@@ -223,9 +223,10 @@ def _advance(model: Decoder, params, request: Request, state: State, until, *, f
 
 @functools.cache
 def programs():
-    """`prefill(model, params, prompts_UP, lengths_U, of_B, request, …)` and `advance(model, params, request, state, n)`,
-    compiled: rows behind their prompts, and rows with up to n new tokens in all. `of_B` is each row's prompt; None where
-    each has its own.
+    """`prefill(model, params, prompts_UP, lengths_U, of_B, …)` and `advance(model, params, request, state, n)`.
+
+    They give rows behind their prompts, and rows with up to n new tokens in all. `of_B` is each row's prompt; None
+    where each has its own.
     """
     # The library that XLA takes for matrix products on CPU packs the weights anew for every token: with a batch of 8,
     # a model of 40 M parameters decodes a third faster without it.

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -32,6 +33,8 @@ from gener_jax.inference.likelihood import (
     score_rows,
     split_prefix,
 )
+from gener_jax.inference.variants import CONTEXT, Genome, Scored, Variant
+from gener_jax.inference.variants import score as score_variants
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tokenizer import Tokenizer, for_config
@@ -107,7 +110,7 @@ class LM:
             if len(ids) < chunks:
                 raise ValueError(f"sequence {number} has {len(ids)} tokens, fewer than {chunks} chunk(s)")
             rows += [self.frame(part) for part in np.array_split(ids, chunks)]
-            self._check_length(max(map(len, rows[-chunks:])), f"sequence {number} in {chunks} chunk(s)")
+            self.check_length(max(map(len, rows[-chunks:])), f"sequence {number} in {chunks} chunk(s)")
         found = [None] * len(rows)
         for chosen, number, length in by_length([len(row) for row in rows], batch_tokens):
             batch = [rows[i] for i in chosen] + [np.array([BOS])] * (number - len(chosen))
@@ -171,18 +174,27 @@ class LM:
                 terms[-1] = terms[-1][::-1]
             words = np.concatenate([unknown, np.zeros(-len(unknown) % self.tokenizer.k, bool)])
             found.append(Score(
-                score, strand, float(np.mean(totals)), known, int(unknown.sum()), int((row.codes < bases.N).any(1).sum()),
-                int(words.reshape(-1, self.tokenizer.k).any(1).sum()), np.mean(terms, axis=0) if per_base else None,
+                score, strand, float(np.mean(totals)), known, int(unknown.sum()),
+                int((row.codes < bases.N).any(1).sum()), int(words.reshape(-1, self.tokenizer.k).any(1).sum()), np.mean(terms, axis=0) if per_base else None,
             ))  # fmt: skip
         return found
 
     def score_rows(
-        self, rows: list[Row], *, score: str = "token", per_base: bool = False, special_tokens: bool = True,
+        self,
+        rows: list[Row],
+        *,
+        score: str = "token",
+        per_base: bool = False,
+        special_tokens: bool = True,
         batch_tokens: int = TOKENS,
-    ) -> list[np.ndarray]:  # fmt: skip
-        """Log-probabilities of the targets of framed rows, float32 [tokens] or [tokens, k], in their order."""
+        steps: int = 4,
+    ) -> list[np.ndarray]:
+        """Log-probabilities of the targets of framed rows, float32 [tokens] or [tokens, k], in their order.
+
+        `steps`: see `by_length`.
+        """  # fmt: skip
         found = [None] * len(rows)
-        for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens):
+        for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens, steps):
             batch = [rows[i] for i in chosen]
             ids, codes = pad_rows(batch, number, length)
             odd = np.full((number, 0), length, np.int32)
@@ -245,6 +257,45 @@ class LM:
         order = ["ATCG".index(letter) for letter in "ACGT"]
         return [(total / n)[:, order] for total, n in zip(sums, times, strict=True)]
 
+    def score_variants(
+        self,
+        variants: Iterable[Variant | tuple[str, int, str, str]],
+        genome: Genome | dict[str, str] | str | Path,
+        *,
+        protocol: str = "right_edge",
+        context: int = CONTEXT,
+        phases: int = 1,
+        strand: str = "+",
+        marginals: bool = False,
+        batch_tokens: int = TOKENS,
+    ) -> Iterator[Scored]:
+        """What each variant scores, reference against alternate, in their order, as they are made; see `variants`.
+
+        Args:
+          variants: (contig, start, ref, alt), start 0-based.
+          genome: a `Genome`, sequences by name, or the path of a FASTA file.
+          protocol: "right_edge", from the bases before the variant; "centred", of the window around it.
+          context: bases before the variant, or of the window.
+          phases: 1, as published; k (6), the mean over every place of the variant in its k-mer, with its spread.
+          strand: "+", "-", or "both", the mean of the two.
+          marginals: ("centred") by the mean over bases of the log of the six marginals, and not by the likelihood.
+          batch_tokens: tokens read together, padding included.
+
+        Raises:
+          ValueError: for an option that is none, or more context than the model has positions. A variant that cannot
+            be scored is no error: its `flag` says why.
+          DataError: for a file that is no FASTA.
+        """
+        self._kmers("score_variants")
+        if isinstance(genome, dict):
+            genome = Genome.of(genome)
+        elif not isinstance(genome, Genome):
+            genome = Genome.read(genome)
+        return score_variants(
+            self, itertools.starmap(Variant, variants), genome, protocol=protocol, context=context, phases=phases,
+            strand=strand, marginals=marginals, batch_tokens=batch_tokens,
+        )  # fmt: skip
+
     def _kmers(self, what: str) -> int:
         if self.tokenizer.kind != "kmer":
             raise ValueError(f"{what} needs a k-mer tokenizer, not {self.tokenizer.name}")
@@ -259,7 +310,7 @@ class LM:
         self.tokenizer.encode(dna, remainder="oov")  # refuses what is no base, and says where
         codes = bases.encode(dna)
         row = frame(self.tokenizer, prefix, bases.reverse_complement(codes) if strand == "-" else codes)
-        self._check_length(len(row.ids), f"sequence {number}")
+        self.check_length(len(row.ids), f"sequence {number}")
         return row
 
     def logits(self, ids) -> np.ndarray:
@@ -273,11 +324,12 @@ class LM:
             raise ValueError(f"ids have to be integers [batch, length], not {ids.dtype} {ids.shape}")
         if ids.size and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
             raise ValueError(f"ids have to be in [0, {self.tokenizer.vocab_size}), not {ids.min()} to {ids.max()}")
-        self._check_length(ids.shape[1], "a row of ids")
+        self.check_length(ids.shape[1], "a row of ids")
         with jax.set_mesh(self.mesh):
             return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 
-    def _check_length(self, tokens: int, what: str) -> None:
+    def check_length(self, tokens: int, what: str) -> None:
+        """Raises ValueError where `what`, of so many tokens, is longer than the model's positions."""
         longest = self.config.model.longest
         if longest is not None and tokens > longest:
             raise ValueError(
@@ -390,7 +442,7 @@ class LM:
         rows = [split_prompt(self.tokenizer, p, remainder) for p in prompts]
         shortest = self.tokenizer.token_bases[self.tokenizer.token_bases > 0].min()
         for prompt, (ids, left) in zip(prompts, rows, strict=True):
-            self._check_length(len(ids) + -(-(len(left) + num_bases) // shortest), f"prompt {prompt[:20]!r}")
+            self.check_length(len(ids) + -(-(len(left) + num_bases) // shortest), f"prompt {prompt[:20]!r}")
         return rows
 
     def _asked(self, num_bases, sampling: Sampling, stop, constraints, log_probs: bool) -> tuple:

@@ -1,0 +1,228 @@
+"""Variants: both protocols against their definitions, indels, phases, strands, and what cannot be scored."""
+
+import numpy as np
+import pytest
+
+from data_pipeline import bases
+from data_pipeline.errors import DataError
+from gener_jax.inference.variants import FLANK, Genome, Variant, trimmed
+from tests.test_generate import make_lm
+
+K = 3
+CONTEXT = 24
+rng = np.random.default_rng(0)
+CHROMOSOME = "".join(rng.choice(list("ACGT"), 200))
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return make_lm(K)
+
+
+def variant(start, length=1, alt=None):
+    ref = CHROMOSOME[start : start + length]
+    return Variant("chr1", start, ref, "ACGT"["ACGT".index(ref[0]) - 1] if alt is None else alt)
+
+
+def scored(lm, *variants, genome=None, **options):
+    return list(lm.score_variants(variants, genome or {"chr1": CHROMOSOME}, context=CONTEXT, **options))
+
+
+def ll(lm, text):
+    return lm.log_likelihood([text])[0].value if text else 0.0
+
+
+def edge(lm, v, phase=0, chromosome=CHROMOSOME):
+    """log p of an allele behind the bases before it, by the chain rule over whole sequences."""
+    cut = v.start - phase
+    upstream = chromosome[max(cut - CONTEXT, 0) : cut].lstrip("N")
+    upstream = upstream[len(upstream) % K :]
+    given = upstream + chromosome[cut : v.start]
+    flank = "" if len(v.ref) == len(v.alt) else chromosome[v.start + len(v.ref) :][:FLANK]
+    return [ll(lm, given + allele + flank) - ll(lm, given) for allele in (v.ref, v.alt)]
+
+
+@pytest.mark.parametrize("start", [0, 2, 30, 31, 32, 150, 199])
+def test_right_edge_is_the_definition(start, lm):
+    v = variant(start)
+    (found,) = scored(lm, v)
+    ref, alt = edge(lm, v)
+    assert found.score == "right_edge"
+    assert found.flag == ""
+    assert found.log_p_ref == pytest.approx(ref, abs=2e-5)
+    assert found.log_p_alt == pytest.approx(alt, abs=2e-5)
+    assert found.value == pytest.approx(np.log(np.exp(ref) / (np.exp(alt) + 1e-10)), abs=5e-5)
+
+
+@pytest.mark.parametrize(("length", "alt"), [(2, None), (4, None), (1, "GATTA"), (5, "A"), (2, "CCGA")])
+def test_right_edge_of_more_than_one_base(length, alt, lm):
+    ref = CHROMOSOME[60 : 60 + length]
+    alt = alt or bases.decode(bases.encode(ref) ^ 1)
+    v = Variant("chr1", 60, ref, alt)
+    start, ref, alt = trimmed(*v[1:])
+    (found,) = scored(lm, v)
+    expected = edge(lm, Variant("chr1", start, ref, alt))
+    assert found.score == "right_edge_sequence"
+    assert found.value == pytest.approx(expected[0] - expected[1], abs=1e-4)
+
+
+def windows(v, phase=0):
+    first = max(v.start - CONTEXT // 2 + phase, 0)
+    behind = CHROMOSOME[v.start + len(v.ref) : first + CONTEXT]
+    return [CHROMOSOME[first : v.start] + allele + behind for allele in (v.ref, v.alt)]
+
+
+@pytest.mark.parametrize("start", [0, 5, 60, 61, 62, 195])
+def test_centred_is_the_definition(start, lm):
+    v = variant(start)
+    (found,) = scored(lm, v, protocol="centred")
+    whole = [w[: len(w) // K * K] for w in windows(v)]
+    ref, alt = (ll(lm, w) for w in whole)
+    assert found.score == "centred"
+    assert found.value == pytest.approx((ref - alt) / (len(whole[0]) // K), abs=2e-5)
+    assert found.log_p_ref == pytest.approx(ref, abs=1e-4)
+    if 12 < start < 180:
+        assert len(whole[0]) == CONTEXT
+
+
+def test_centred_indels_have_windows_of_equal_content(lm):
+    for v in (Variant("chr1", 60, CHROMOSOME[60:65], CHROMOSOME[60]), Variant("chr1", 60, CHROMOSOME[60], "GATTAC")):
+        (found,) = scored(lm, v, protocol="centred")
+        start, ref, alt = trimmed(*v[1:])
+        with_ref, with_alt = windows(Variant("chr1", start, ref, alt))
+        assert len(with_alt) - len(with_ref) == len(alt) - len(ref)
+        assert with_ref in CHROMOSOME
+        assert found.value == pytest.approx((ll(lm, with_ref) - ll(lm, with_alt)) / (CONTEXT // K), abs=1e-4)
+
+
+def test_phases_and_their_spread(lm):
+    v = variant(60)
+    for protocol in ("right_edge", "centred"):
+        (found,) = scored(lm, v, protocol=protocol, phases=K)
+        if protocol == "centred":
+            single = []
+            for phase in range(K):
+                ref, alt = (ll(lm, w) for w in windows(v, phase))
+                single.append((ref - alt) / (CONTEXT // K))
+        else:
+            pairs = [edge(lm, v, phase) for phase in range(K)]
+            single = [np.log(np.exp(r) / (np.exp(a) + 1e-10)) for r, a in pairs]
+        assert found.value == pytest.approx(np.mean(single), abs=5e-5)
+        assert found.spread == pytest.approx(np.std(single), abs=5e-5)
+        assert found.spread > 1e-4
+        assert scored(lm, v, protocol=protocol)[0].value == pytest.approx(single[0], abs=5e-5)
+        assert scored(lm, v, protocol=protocol)[0].spread is None
+    v = Variant("chr1", 60, CHROMOSOME[60:62], bases.decode(bases.encode(CHROMOSOME[60:62]) ^ 1))
+    pairs = [edge(lm, v, phase) for phase in range(K)]
+    (found,) = scored(lm, v, phases=K)
+    assert found.value == pytest.approx(np.mean([r - a for r, a in pairs]), abs=1e-4)
+
+
+def test_strands(lm):
+    v = variant(60)
+    back = bases.decode(bases.reverse_complement(bases.encode(CHROMOSOME)))
+    opposite = Variant("chr1", len(CHROMOSOME) - 61, *(bases.decode(bases.encode(a) ^ 1) for a in v[2:]))
+    for protocol in ("right_edge", "centred"):
+        plus, minus, both = (scored(lm, v, protocol=protocol, strand=s)[0].value for s in ("+", "-", "both"))
+        if protocol == "right_edge":
+            assert minus == pytest.approx(scored(lm, opposite, genome={"chr1": back})[0].value, abs=1e-5)
+        else:  # the window's end is cut on the strand that is read
+            first = opposite.start - CONTEXT // 2
+            ref = back[first : first + CONTEXT]
+            alt = ref[: CONTEXT // 2] + opposite.alt + ref[CONTEXT // 2 + 1 :]
+            assert minus == pytest.approx((ll(lm, ref) - ll(lm, alt)) / (CONTEXT // K), abs=2e-5)
+        assert both == pytest.approx((plus + minus) / 2, abs=1e-6)
+        assert abs(plus - minus) > 1e-5
+
+
+def test_marginals(lm):
+    v = variant(60)
+    (found,) = scored(lm, v, protocol="centred", marginals=True)
+    ref, alt = (lm.log_likelihood([w], score="base")[0].value for w in windows(v))
+    assert found.score == "centred_base"
+    assert found.value == pytest.approx(ref - alt, abs=1e-5)
+
+
+def test_order_batches_and_neighbours_change_nothing(lm):
+    variants = [variant(i) for i in range(20, 120, 3)] + [Variant("chr1", 60, CHROMOSOME[60], "TT")]
+    variants += [Variant("chr1", 50, CHROMOSOME[50], a) for a in "ACGT" if a != CHROMOSOME[50]]
+    for protocol in ("right_edge", "centred"):
+        expected = [s.value for s in scored(lm, *variants, protocol=protocol)]
+        alone = [scored(lm, v, protocol=protocol)[0].value for v in variants[-4:]]
+        np.testing.assert_allclose(expected[-4:], alone, atol=2e-5)
+        few = [s.value for s in scored(lm, *variants[::-1], protocol=protocol, batch_tokens=16)]
+        np.testing.assert_allclose(few[::-1], expected, atol=2e-5)
+
+
+def test_a_planted_variant_has_the_right_sign(lm):
+    """Of the two alleles, the one that the model itself finds likelier scores against the other."""
+    for start in range(40, 100, 7):
+        scores = {
+            a: scored(lm, Variant("chr1", start, CHROMOSOME[start], a))[0] for a in "ACGT" if a != CHROMOSOME[start]
+        }
+        for s in scores.values():
+            assert (s.value > 0) == (s.log_p_ref > s.log_p_alt)
+
+
+def test_windows_and_names(lm, tmp_path):
+    fasta = tmp_path / "w.fa"
+    fasta.write_text(f">NC_1.1:21-140\n{CHROMOSOME[20:140]}\n>7\n{CHROMOSOME}\n>chrM x\nACGT\n")
+    table = tmp_path / "names.tsv"
+    table.write_text("# names\nI\tNC_1.1\tsomething\nchrVII\t7\n")
+    genome = Genome.read(fasta, table)
+    assert genome.pieces["NC_1.1"][0].start == 20
+    for name, expected in {
+        "NC_1.1": "NC_1.1", "chr7": "7", "7": "7", "M": "chrM", "I": "NC_1.1", "chrI": "NC_1.1", "VII": "7", "8": None,
+    }.items():  # fmt: skip
+        assert genome.contig(name) == expected
+    v = variant(60)
+    (whole,), (window,) = scored(lm, v), scored(lm, v._replace(contig="chrI"), genome=genome)
+    assert window.value == pytest.approx(whole.value, abs=1e-6)
+    assert "outside of the bases of NC_1.1" in scored(lm, variant(10)._replace(contig="I"), genome=genome)[0].flag
+    fasta.write_text(f">NC_1.1:21-141\n{CHROMOSOME[20:140]}\n")
+    with pytest.raises(DataError, match=r"record NC_1\.1:21-141: has 120 bases, a window of that name 121"):
+        Genome.read(fasta)
+
+
+def test_what_cannot_be_scored_is_flagged_in_its_place(lm):
+    other = "ACGT"["ACGT".index(CHROMOSOME[60]) - 1]
+    bad = {
+        Variant("chr2", 60, "A", "C"): "contig chr2 is not in the FASTA",
+        Variant("chr1", 60, other, CHROMOSOME[60]): f"REF is {other}, the FASTA has {CHROMOSOME[60]}",
+        Variant("chr1", 500, "A", "C"): "position 501 is outside of the bases of chr1 that the FASTA has (to 200)",
+        Variant("chr1", 199, CHROMOSOME[199] + "A", "C"): "position 200 is outside",
+        Variant("chr1", -1, "A", "C"): "position 0 is before the first base",
+        Variant("chr1", 60, CHROMOSOME[60], "<DEL>"): "ALT <DEL> is no sequence",
+        Variant("chr1", 60, CHROMOSOME[60], "*"): "ALT * is no sequence",
+        Variant("chr1", 60, CHROMOSOME[60], CHROMOSOME[60]): "ALT is REF",
+        Variant("chr1", 60, CHROMOSOME[60], "ACGTACGTAC"): "an allele of",
+    }
+    good = variant(60)
+    found = scored(lm, *(v for b in bad for v in (b, good)))
+    value = scored(lm, good)[0].value
+    for i, message in enumerate(bad.values()):
+        assert message in found[2 * i].flag
+        assert np.isnan(found[2 * i].value)
+        assert found[2 * i + 1].value == pytest.approx(value, abs=1e-6)
+
+
+def test_n_before_the_variant(lm):
+    text = "N" * 50 + CHROMOSOME[50:59] + "N" + CHROMOSOME[60:]
+    v = variant(70)
+    (found,) = scored(lm, v, genome={"chr1": text})
+    ref, alt = edge(lm, v, chromosome=text)
+    assert found.log_p_ref == pytest.approx(ref, abs=2e-5)
+    assert found.log_p_alt == pytest.approx(alt, abs=2e-5)
+
+
+def test_errors(lm):
+    for options, message in [
+        ({"protocol": "left"}, "protocol 'left' is none of"),
+        ({"phases": 2}, "phases is 2: it is 1 or 3"),
+        ({"strand": "x"}, "strand 'x' is none of"),
+        ({"marginals": True}, "marginals: are of protocol centred"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            scored(lm, variant(60), **options)
+    with pytest.raises(ValueError, match=r"a context of 8192 bases .* needs up to"):
+        list(lm.score_variants([variant(60)], {"chr1": CHROMOSOME}))
