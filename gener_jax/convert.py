@@ -28,7 +28,7 @@ from gener_jax.huggingface import config as published_config
 from gener_jax.huggingface import vocabulary, weights
 from gener_jax.inference import parity
 from gener_jax.inference.lm import LM, from_config
-from gener_jax.training.metrics import say
+from gener_jax.progress import say
 
 
 def write_published(folder: Path, config: Config, tokenizer, params, dtype: str = "float32") -> None:

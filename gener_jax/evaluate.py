@@ -11,9 +11,10 @@ from data_pipeline.records import read_info
 from gener_jax import command, pretrained, run_folder
 from gener_jax.inference.lm import from_config
 from gener_jax.model.sharding import make_mesh
+from gener_jax.progress import say
 from gener_jax.tasks import report
 from gener_jax.tokenizer import for_config
-from gener_jax.training.metrics import logged, say
+from gener_jax.training.metrics import logged
 
 
 def main(argv=None) -> None:

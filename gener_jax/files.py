@@ -71,3 +71,61 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+class Growing:
+    """A file that is written piece by piece beside its place, gone on with after a stop, and whole once it is there.
+
+    What it is made of is kept in `<path>.partial.json`, so that it is not gone on with from something else.
+    """
+
+    def __init__(self, path: Path, made_of: dict):
+        """`made_of`: plain values that settle every byte.
+
+        Raises:
+          ConfigError: if the file exists, or was begun from something else.
+        """
+        self.path, self._made_of = path, json.loads(json.dumps(made_of))
+        self.partial = path.with_name(path.name + ".partial")
+        self._state = path.with_name(path.name + ".partial.json")
+        if os.path.lexists(path):
+            raise ConfigError(f"{path}: exists already; remove it or give another name")
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        self.done, self.facts, size = 0, {}, 0
+        if self._state.exists() and self.partial.exists():
+            state = read_json(self._state, 64 << 20)
+            before = state.get("made_of")
+            if before != self._made_of:
+                names = [n for n in self._made_of if not isinstance(before, dict) or before.get(n) != self._made_of[n]]
+                raise ConfigError(
+                    f"{self.partial}: was begun with another {', '.join(names) or 'setting'}; give what it was begun "
+                    "with, or remove it to begin again"
+                )
+            self.done, self.facts, size = state["done"], state["facts"], state["bytes"]
+        self._file = self.partial.open("r+b" if size else "wb")
+        self._file.truncate(size)
+        self._file.seek(size)
+
+    def append(self, data: bytes, done: int, **facts) -> None:
+        """Adds bytes with which `done` pieces are in it; a stop after this loses nothing. `facts` are kept as well."""
+        self._file.write(data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.done, self.facts = done, {**self.facts, **facts}
+        state = {"made_of": self._made_of, "done": done, "facts": self.facts, "bytes": self._file.tell()}
+        beside = self._state.with_suffix(".tmp")
+        beside.write_text(json.dumps(state))
+        os.replace(beside, self._state)
+
+    def discard(self) -> None:
+        """Removes it: what it holds is somewhere else now."""
+        self._file.close()
+        self.partial.unlink()
+        self._state.unlink(missing_ok=True)
+
+    def finish(self, described: dict) -> None:
+        """Puts it in its place, with `described` as JSON in `<path>.json` beside it."""
+        self._file.close()
+        self.path.with_name(self.path.name + ".json").write_text(json.dumps(described, indent=2) + "\n")
+        os.replace(self.partial, self.path)
+        self._state.unlink(missing_ok=True)

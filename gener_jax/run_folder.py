@@ -175,7 +175,7 @@ def describe(folder: Path, config: Config) -> None:
     except ValueError as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); remove it, it is only a record") from None
     starts = starts if isinstance(starts, list) else [starts]  # one object, as it was once written
-    _write(path, json.dumps([*starts, _environment()], indent=2) + "\n")
+    _write(path, json.dumps([*starts, environment()], indent=2) + "\n")
 
 
 def _write(path: Path, text: str) -> None:
@@ -184,7 +184,8 @@ def _write(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-def _environment() -> dict:
+def environment() -> dict:
+    """The command, the commit, versions and devices: what a result was made with."""
     versions = {}
     for package in (
         "gener_jax",

@@ -22,11 +22,12 @@ from gener_jax.inference.generate import split_prompt
 from gener_jax.inference.lm import LM
 from gener_jax.model import decoder
 from gener_jax.model.sharding import batch_sharding, make_mesh
+from gener_jax.progress import Progress, say
 from gener_jax.tasks import report
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tokenizer import Tokenizer, for_config
 from gener_jax.training import checkpoint
-from gener_jax.training.metrics import Clock, Log, Progress, fetch, logged, say
+from gener_jax.training.metrics import Clock, Log, fetch, logged
 from gener_jax.training.step import abstract_state, init_state, make_train_step
 
 _READING = ("data.", "tokenizer.")  # fields that decide what is read from one dataset

@@ -175,7 +175,8 @@ class LM:
             words = np.concatenate([unknown, np.zeros(-len(unknown) % self.tokenizer.k, bool)])
             found.append(Score(
                 score, strand, float(np.mean(totals)), known, int(unknown.sum()),
-                int((row.codes < bases.N).any(1).sum()), int(words.reshape(-1, self.tokenizer.k).any(1).sum()), np.mean(terms, axis=0) if per_base else None,
+                int((row.codes < bases.N).any(1).sum()), int(words.reshape(-1, self.tokenizer.k).any(1).sum()),
+                np.mean(terms, axis=0) if per_base else None,
             ))  # fmt: skip
         return found
 
@@ -192,7 +193,7 @@ class LM:
         """Log-probabilities of the targets of framed rows, float32 [tokens] or [tokens, k], in their order.
 
         `steps`: see `by_length`.
-        """  # fmt: skip
+        """
         found = [None] * len(rows)
         for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens, steps):
             batch = [rows[i] for i in chosen]

@@ -2,14 +2,11 @@
 
 import contextlib
 import json
-import math
 import os
-import sys
 import time
 from pathlib import Path
 
 import jax
-from tqdm import tqdm
 
 num_fetches = 0  # how often anything was read back; the tests count it
 
@@ -76,31 +73,3 @@ def logged(path: Path, step: int) -> dict:
             if values["step"] == step and "loss" in values:
                 return values
     return {}
-
-
-class Progress:
-    """A bar on a terminal, plain lines otherwise; both on standard error."""
-
-    def __init__(self, total: int, initial: int, every: int):
-        self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
-        self._total, self._every, self._printed = total, every, initial
-
-    def update(self, step: int, text: str, seconds_left: float) -> None:
-        """Shows that `step` is done."""
-        if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self._bar.n)
-        elif step - self._printed >= self._every or step == self._total:
-            self._printed = step
-            left = "" if math.isnan(seconds_left) else f"  {seconds_left / 60:.1f} min left"
-            say(f"step {step}/{self._total}  {text}{left}")
-
-    def close(self) -> None:
-        """Ends the bar's line."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-def say(text: str) -> None:
-    """One line for the person at the terminal, on standard error."""
-    tqdm.write(text, file=sys.stderr)

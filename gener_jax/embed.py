@@ -1,0 +1,146 @@
+"""Embeds the sequences of a FASTA file.
+
+    python -m gener_jax.embed --checkpoint RUN --fasta F.fa.gz --output E.npz
+    python -m gener_jax.embed --checkpoint RUN --fasta F.fa.gz --output E.parquet --pooling mean
+
+An .npz file holds `names` and `embeddings`, float32 [sequences, chunks · hidden], in the order of the FASTA; with
+--pooling tokens `embeddings`, [tokens of all sequences, hidden], and `tokens`, their number in each. A .parquet file
+(`pip install 'gener_jax[parquet]'`) has the columns name and embedding. Numbers go to the disk as they are made; memory
+is that of the model and a batch. The same command goes on where it was stopped.
+"""
+
+import itertools
+import json
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline import bases, fasta
+from data_pipeline.errors import DataError
+from gener_jax import command, run_folder
+from gener_jax.config import ConfigError, dumps
+from gener_jax.files import Growing
+from gener_jax.inference.batches import TOKENS
+from gener_jax.inference.embeddings import POOLINGS
+from gener_jax.inference.lm import from_config
+from gener_jax.progress import Rate, say
+from gener_jax.score import of_file
+
+_SEQUENCES = 256  # between two writings
+_BLOCK = 1 << 24  # bytes that are copied at a time
+
+
+def write_npz(output: Path, raw: Path, width: int, names: list[str], tokens: list[int] | None) -> None:
+    """The file of what `raw` holds, float32 rows of `width`, which never is in memory as a whole."""
+    rows = raw.stat().st_size // (4 * width)
+    beside = output.with_name(output.name + ".tmp")
+    with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        arrays = {"names": np.array(names, str)} | ({} if tokens is None else {"tokens": np.array(tokens, np.int64)})
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+        with archive.open("embeddings.npy", "w", force_zip64=True) as file, raw.open("rb") as source:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (rows, width)}
+            np.lib.format.write_array_header_1_0(file, header)
+            while block := source.read(_BLOCK):
+                file.write(block)
+    beside.replace(output)
+
+
+def write_parquet(output: Path, raw: Path, width: int, names: list[str], tokens: list[int] | None) -> None:
+    """The same as a table; a sequence's tokens end to end in its row."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sizes = [width] * len(names) if tokens is None else [n * width for n in tokens]
+    schema = pa.schema([("name", pa.string()), ("embedding", pa.list_(pa.float32()))])
+    beside = output.with_name(output.name + ".tmp")
+    with raw.open("rb") as source, pq.ParquetWriter(beside, schema) as writer:
+        for first in range(0, len(names), _SEQUENCES):
+            chosen = slice(first, first + _SEQUENCES)
+            rows = [np.frombuffer(source.read(4 * size), "<f4") for size in sizes[chosen]]
+            writer.write_table(pa.table({"name": names[chosen], "embedding": rows}, schema=schema))
+    beside.replace(output)
+
+
+def main(argv=None) -> None:
+    """The command."""
+    program = command.Command(__doc__, checkpoint=True)
+    add = program.parser.add_argument
+    add("--fasta", type=Path, metavar="FILE", required=True, help="plain, gzip or bgzip; - is standard input")
+    add("--output", type=Path, metavar="FILE", required=True, help=".npz or .parquet")
+    add("--pooling", choices=POOLINGS, default="last", help="of a sequence's tokens")
+    add("--layer", type=int, help="0: the token embeddings; i: what leaves layer i [behind the last norm]")
+    add("--chunks", type=int, default=1, help="cut each sequence into so many, embed each, join")
+    add("--remainder", choices=("oov", "trim_left", "pad_left"), default="oov", help="what bases left over become")
+    add("--convention", choices=("v1", "v2"), help="how sequences are framed [as the model says]")
+    add("--prefix", default="", metavar="TOKENS", help="special tokens before each sequence, e.g. <mam><cds>")
+    add("--batch_tokens", type=int, default=TOKENS, help="tokens read together")
+    add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
+    args, config, folder = program.parse(argv)
+    writers = {".npz": write_npz, ".parquet": write_parquet}
+    if args.output.suffix not in writers:
+        raise ConfigError(f"--output {args.output}: give a name that ends in .npz or .parquet")
+    if args.output.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise ConfigError(f"--output {args.output}: pip install 'gener_jax[parquet]', or give .npz") from None
+    if args.output.exists():
+        raise ConfigError(f"{args.output}: exists already; remove it or give another name")
+    if args.convention:
+        config = command.override(json.loads(dumps(config)), {"tokenizer.convention": args.convention})
+    lm = from_config(config, folder, step=args.step)
+    options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder", "prefix")}
+    made_of = {
+        "checkpoint": str(folder), "step": lm.step, **options, "fasta": of_file(args.fasta),
+        "config": json.loads(dumps(config)),
+    }  # fmt: skip
+    began = time.perf_counter()
+    raw = Growing(args.output.with_name(args.output.name + ".rows"), made_of)
+    names, tokens = raw.facts.get("names", []), raw.facts.get("tokens", [])
+    if raw.done:
+        say(f"going on behind sequence {raw.done:,}")
+    prefix, rate = options.pop("prefix"), Rate("sequence", None, 0)
+
+    def check(sequence: fasta.Sequence) -> None:
+        if not len(sequence.codes):
+            raise DataError(f"{args.fasta}: record {sequence.name}: is empty; remove it")
+        tokens = -(-len(sequence.codes) // lm.tokenizer.k) + prefix.count("<") if lm.tokenizer.kind == "kmer" else 0
+        with command.refusing(f"{args.fasta}: record {sequence.name}"):
+            lm.check_length(-(-tokens // args.chunks) + 2, f"in {args.chunks} chunk(s) (--chunks), it")
+
+    def write(group: list[fasta.Sequence]) -> None:
+        texts = [prefix + bases.decode(s.codes) for s in group]
+        for sequence in group:
+            check(sequence)
+        with command.refusing(f"{args.fasta}: records {group[0].name} to {group[-1].name}"):
+            found = lm.embed(texts, batch_tokens=args.batch_tokens, **options)
+        names.extend(s.name for s in group)
+        tokens.extend(len(x) if args.pooling == "tokens" else 1 for x in found)
+        data = b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in found)
+        raw.append(data, len(names), names=names, tokens=tokens)
+        rate.update(len(group), sum(len(s.codes) for s in group))
+
+    group = []
+    for sequence in itertools.islice(fasta.read(args.fasta), raw.done, None):
+        group.append(sequence)
+        if len(group) >= _SEQUENCES or sum(len(s.codes) for s in group) >= 4 * args.batch_tokens * lm.tokenizer.k:
+            write(group)
+            group = []
+    if group:
+        write(group)
+    rate.close()
+    width = lm.config.model.hidden_size * (1 if args.pooling == "tokens" else args.chunks)
+    writers[args.output.suffix](args.output, raw.partial, width, names, tokens if args.pooling == "tokens" else None)
+    raw.discard()
+    facts = {"sequences": len(names), "width": width}
+    described = {**made_of, **facts, "environment": run_folder.environment()}
+    args.output.with_name(args.output.name + ".json").write_text(json.dumps(described, indent=2) + "\n")
+    print(json.dumps({"output": str(args.output), **facts, "seconds": round(time.perf_counter() - began, 1)}))
+
+
+if __name__ == "__main__":
+    command.run(main)

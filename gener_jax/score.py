@@ -1,0 +1,330 @@
+"""Scores variants or sequences with a model.
+
+    python -m gener_jax.score --checkpoint RUN --vcf V.vcf.gz --fasta F.fa.gz --output T.tsv
+    python -m gener_jax.score --checkpoint RUN --fasta F.fa.gz --output T.tsv
+
+Variants: a row a record and alternate allele, in the order of the VCF; its value is the reference allele's advantage in
+nats. An output named .vcf is the input with GENER_* in its INFO. Sequences: a row a FASTA record, its log-likelihood.
+A record that cannot be scored has its reason in the column `flag`. Memory is that of the FASTA's bases and a batch. The
+same command goes on where it was stopped.
+"""
+
+import collections
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline import bases, fasta, kmers, leakage, vcf
+from data_pipeline.errors import DataError
+from data_pipeline.records import RegionSource, read_info
+from gener_jax import command, run_folder
+from gener_jax.config import Config, ConfigError, dumps
+from gener_jax.files import Growing
+from gener_jax.inference.batches import TOKENS
+from gener_jax.inference.likelihood import SCORES, STRANDS
+from gener_jax.inference.lm import LM, from_config
+from gener_jax.inference.variants import CONTEXT, PROTOCOLS, Genome, Scored, Variant
+from gener_jax.progress import Rate, say
+
+VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "score", "value", "spread", "log_p_ref", "log_p_alt", "flag")
+SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
+_INFO = (
+    ("GENER_SCORE", "A", "String", "Name of the score"),
+    ("GENER_VALUE", "A", "Float", "Reference allele against alternate, nats"),
+    ("GENER_SPREAD", "A", "Float", "Standard deviation over phases"),
+    ("GENER_FLAG", "A", "String", "Why there is no score"),
+)
+_ROWS = 256  # between two writings
+_BUCKET = 1024  # bases; of the record of what is scored
+_LARGEST_COMPARISON = 2 * 10**9  # training bases that are compared unasked
+
+
+def number(value: float | None) -> str:
+    """A value of a table, to six significant digits; empty where there is none."""
+    return "" if value is None or np.isnan(value) else f"{value:.6g}"
+
+
+class Output:
+    """Rows as they come: to a file that can be gone on with, or to standard output."""
+
+    def __init__(self, path: Path | None, made_of: dict, header: str):
+        self._file = None if path is None else Growing(path, made_of)
+        self.done = 0 if path is None else self._file.done
+        self._rows, self._records = [], self.done
+        if not self.done:
+            self._rows.append(header)
+
+    def add(self, row: str) -> None:
+        """A row, of the record that comes next."""
+        self._rows.append(row)
+
+    def record(self) -> None:
+        """All rows of a record are there."""
+        self._records += 1
+        if len(self._rows) >= _ROWS:
+            self.write()
+
+    def write(self) -> None:
+        """What there is so far."""
+        text = "".join(self._rows)
+        if self._file is None:
+            print(text, end="", flush=True)
+        else:
+            self._file.append(text.encode(), self._records)
+        self._rows = []
+
+    def finish(self, described: dict) -> None:
+        """The end, and what it was made with beside it."""
+        self.write()
+        if self._file is not None:
+            self._file.finish(described)
+
+
+class Marked:
+    """The bases that scored windows cover, to a kilobase."""
+
+    def __init__(self, genome: Genome, context: int):
+        self.genome, self.context = genome, context
+        self._marks = {}
+
+    def add(self, contig: str, start: int) -> None:
+        """A variant."""
+        name = self.genome.contig(contig)
+        piece = None if name is None else self.genome.piece(name, start, start + 1)
+        if piece is None:
+            return
+        marks = self._marks.setdefault(
+            (name, piece.start), (piece.codes, np.zeros(-(-len(piece.codes) // _BUCKET), bool))
+        )[1]
+        at = start - piece.start
+        marks[max(at - self.context, 0) // _BUCKET : (at + self.context) // _BUCKET + 1] = True
+
+    def codes(self) -> Iterator[np.ndarray]:
+        """Each stretch of them, codes uint8 [bases]."""
+        for codes, marks in self._marks.values():
+            for first, last in bases.runs(marks):
+                yield codes[first * _BUCKET : last * _BUCKET]
+
+
+def overlap(config: Config, folder: Path, step: int | None, codes: list[np.ndarray], check: str) -> str:
+    """One line about how much of what is scored stands in the model's training data, by 32-mers of either strand."""
+    if check == "never":
+        return "what is scored was not compared with the training data"
+    trained_on = None if step is None else run_folder.read_loader_state(folder, step)
+    if trained_on is None:
+        return f"warning: {folder} does not say what it was trained on: it may have seen what is scored"
+    try:
+        if read_info(config.data.path)["digest"] != trained_on["dataset"]:
+            raise DataError(f"{config.data.path}: another dataset")
+        source = RegionSource(config.data.path, "train")
+    except DataError as error:
+        return f"warning: the training data cannot be compared with what is scored ({error}): it may have been seen"
+    total = int(source.index["length"].sum())
+    if check == "auto" and total > _LARGEST_COMPARISON:
+        return (
+            f"warning: the {total:,} bases of training data were not compared with what is scored: it may have been "
+            "seen; --check_overlap always compares them"
+        )
+    if source.records == "tokens":
+        return "warning: the training data are tokens, which are not compared with what is scored: it may be in them"
+    sample = leakage.sampling(sum(map(len, codes)))
+    hashes, _ = leakage.held_out(codes, sample)
+    index = kmers.Index(hashes)
+    batches = (
+        (dna, np.zeros(1, np.int64), np.array([len(dna)]))
+        for dna in (source.read(r, 0, int(source.index["length"][r])) for r in range(len(source)))
+    )
+    stands = leakage.stand_in(index, batches, sample)
+    if found := int(stands.sum()):
+        return (
+            f"warning: {found:,} of the {len(stands):,} different 32-mers of what is scored stand in the model's "
+            f"training data, {config.data.path}, on either strand"
+        )
+    return f"none of the 32-mers of what is scored stands in the model's training data ({total:,} bases)"
+
+
+def of_file(path: Path | None) -> dict | None:
+    """What tells a file from another one of its name."""
+    if path is None or str(path) == "-":
+        return None if path is None else {"path": "-"}
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return {"path": str(path), "bytes": facts.st_size, "modified": facts.st_mtime_ns}
+
+
+def _records(path: Path) -> Iterator[vcf.Record]:
+    return (r for r in vcf.read(path) if not isinstance(r, str))
+
+
+def _variant_header(path: Path, as_vcf: bool) -> str:
+    if not as_vcf:
+        return "\t".join(VARIANT_COLUMNS) + "\n"
+    lines = list(itertools.takewhile(lambda line: isinstance(line, str), vcf.read(path)))
+    declared = [f'##INFO=<ID={n},Number={c},Type={t},Description="{d}">' for n, c, t, d in _INFO]
+    return "\n".join([*lines[:-1], *declared, lines[-1]]) + "\n"
+
+
+def _annotated(record: vcf.Record, scores: list[Scored]) -> str:
+    fields = record.text.split("\t")
+    fields += ["."] * (8 - len(fields))
+    flags = [s.flag.translate(str.maketrans(" ;=,\t", "_:::_")) or "." for s in scores]
+    values = {
+        "GENER_SCORE": [s.score or "." for s in scores],
+        "GENER_VALUE": [number(s.value) or "." for s in scores],
+        "GENER_SPREAD": [number(s.spread) or "." for s in scores],
+        "GENER_FLAG": flags,
+    }
+    added = [f"{n}={','.join(v)}" for n, v in values.items() if set(v) != {"."}]
+    fields[7] = ";".join(([] if fields[7] in (".", "") else [fields[7]]) + added)
+    return "\t".join(fields) + "\n"
+
+
+def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict:
+    """The VCF's variants; returns the last line's object."""
+    genome = Genome.read(args.fasta, args.aliases)
+    as_vcf = args.output is not None and args.output.suffix == ".vcf"
+    marked, total = Marked(genome, args.context), 0
+    for record in _records(args.vcf):  # all of it is read once before the model runs, so a bad line is told now
+        marked.add(record.contig, record.start)
+        total += 1
+    line = overlap(config, folder, lm.step, list(marked.codes()), args.check_overlap)
+    say(line)
+    out = Output(args.output, made_of, _variant_header(args.vcf, as_vcf))
+    if out.done:
+        say(f"going on behind record {out.done:,}")
+    waiting = collections.deque()
+
+    def variants() -> Iterator[Variant]:
+        for record in itertools.islice(_records(args.vcf), out.done, None):
+            waiting.append(record)
+            for alt in record.alts:
+                yield Variant(record.contig, record.start, record.ref, alt)
+
+    rate, counts = Rate("variant", None, 0), collections.Counter()
+    scores = []
+    with command.refusing():
+        for scored in lm.score_variants(
+            variants(), genome, protocol=args.protocol, context=args.context, phases=args.phases, strand=args.strand,
+            marginals=args.score == "base", batch_tokens=args.batch_tokens,
+        ):  # fmt: skip
+            scores.append(scored)
+            counts["flagged" if scored.flag else "scored"] += 1
+            rate.update(1, args.context * args.phases)
+            record = waiting[0]
+            if len(scores) < len(record.alts):
+                continue
+            waiting.popleft()
+            if as_vcf:
+                out.add(_annotated(record, scores))
+            else:
+                for alt, s in zip(record.alts, scores, strict=True):
+                    row = (
+                        record.contig, record.start + 1, record.id, record.ref, alt, s.score, number(s.value),
+                        number(s.spread), number(s.log_p_ref), number(s.log_p_alt), s.flag,
+                    )  # fmt: skip
+                    out.add("\t".join(map(str, row)) + "\n")
+            out.record()
+            scores = []
+    rate.close()
+    facts = {"records": total, **counts, "overlap": line}
+    out.finish({**made_of, **facts, "environment": run_folder.environment()})
+    return facts
+
+
+def score_fasta(lm: LM, args, made_of: dict) -> dict:
+    """The FASTA's sequences; returns the last line's object."""
+    out = Output(args.output, made_of, "\t".join(SEQUENCE_COLUMNS) + "\n")
+    if out.done:
+        say(f"going on behind sequence {out.done:,}")
+    rate, counts = Rate("sequence", None, 0), collections.Counter()
+    longest, k = lm.config.model.longest, lm.tokenizer.k
+
+    def write(group: list[fasta.Sequence]) -> None:
+        flags = []
+        for sequence in group:
+            tokens = 1 + args.prefix.count("<") + -(-len(sequence.codes) // k)
+            flag = "empty" if not len(sequence.codes) else ""
+            if longest is not None and tokens > longest:
+                flag = f"needs {tokens} tokens of context, the model was made for {longest}"
+            flags.append(flag)
+        good = [args.prefix + bases.decode(s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
+        with command.refusing():
+            scores = iter(lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens))
+        for sequence, flag in zip(group, flags, strict=True):
+            counts["flagged" if flag else "scored"] += 1
+            row = (sequence.name, len(sequence.codes), args.score, args.strand)
+            if flag:
+                row += ("", "", "", "", "", flag)
+            else:
+                s = next(scores)
+                row += (number(s.value), s.bases, s.unknown, s.tokens, s.oov, "")
+            out.add("\t".join(map(str, row)) + "\n")
+            out.record()
+        rate.update(len(group), sum(len(s.codes) for s in group))
+
+    group = []
+    for sequence in itertools.islice(fasta.read(args.fasta), out.done, None):
+        group.append(sequence)
+        if len(group) >= _ROWS or sum(len(s.codes) for s in group) >= 4 * args.batch_tokens * k:
+            write(group)
+            group = []
+    if group:
+        write(group)
+    rate.close()
+    out.finish({**made_of, **counts, "environment": run_folder.environment()})
+    return dict(counts)
+
+
+def main(argv=None) -> None:
+    """The command."""
+    program = command.Command(__doc__, checkpoint=True)
+    add = program.parser.add_argument
+    add("--fasta", type=Path, metavar="FILE", required=True, help="plain, gzip or bgzip; - is standard input")
+    add("--vcf", type=Path, metavar="FILE", help="score its variants, and not the FASTA's sequences")
+    add("--output", type=Path, metavar="FILE", help="TSV, or VCF by its name [TSV on standard output]")
+    add(
+        "--score",
+        choices=SCORES,
+        default="token",
+        help="token: exact log-likelihoods; base: mean log-marginals of bases",
+    )
+    add("--strand", choices=STRANDS, default="+")
+    add("--protocol", choices=PROTOCOLS, default="right_edge", help="of variants")
+    add("--context", type=int, default=CONTEXT, help="bases before a variant (right_edge) or around it (centred)")
+    add("--phases", type=int, default=1, help="1, or 6: every place of a variant in its 6-mer, with the spread")
+    add(
+        "--aliases", type=Path, metavar="FILE", help="names of a contig on each line, by tabs (an assembly report does)"
+    )
+    add("--check_overlap", choices=("auto", "always", "never"), default="auto",
+        help="compare the windows of variants with the model's training data [up to 2 Gb of it]")  # fmt: skip
+    add("--prefix", default="", metavar="TOKENS", help="special tokens before each sequence, e.g. <mam><cds>")
+    add("--batch_tokens", type=int, default=TOKENS, help="tokens read together")
+    add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
+    args, config, folder = program.parse(argv)
+    if args.vcf and args.prefix:
+        raise ConfigError("--prefix: is of sequences, not of --vcf")
+    if args.batch_tokens < 1:
+        raise ConfigError(f"--batch_tokens {args.batch_tokens}: has to be positive")
+    files = {name: of_file(getattr(args, name)) for name in ("fasta", "vcf", "aliases")}
+    lm = from_config(config, folder, step=args.step)
+    if lm.tokenizer.kind != "kmer":
+        raise ConfigError(f"{folder}: scoring needs a k-mer tokenizer, not {lm.tokenizer.name}")
+    options = ("score", "strand") + (("protocol", "context", "phases") if args.vcf else ("prefix",))
+    made_of = {
+        "checkpoint": str(folder), "step": lm.step, **{name: getattr(args, name) for name in options}, **files,
+        "config": json.loads(dumps(config)),
+    }  # fmt: skip
+    began = time.perf_counter()
+    facts = score_vcf(lm, args, made_of, config, folder) if args.vcf else score_fasta(lm, args, made_of)
+    if args.output is not None:
+        print(json.dumps({"output": str(args.output), **facts, "seconds": round(time.perf_counter() - began, 1)}))
+
+
+if __name__ == "__main__":
+    command.run(main)
