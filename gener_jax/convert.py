@@ -28,6 +28,7 @@ from gener_jax.huggingface import config as published_config
 from gener_jax.huggingface import vocabulary, weights
 from gener_jax.inference import parity
 from gener_jax.inference.lm import LM, from_config
+from gener_jax.model import decoder
 from gener_jax.progress import say
 
 
@@ -101,16 +102,18 @@ def main(argv=None) -> None:
     result = {"checkpoint": str(folder), "step": lm.step}
     if published and pretrained.read_config(folder).model != lm.config.model:  # fields given on the command line
         published = None
+    if args.verify and args.format == "run":  # before the parameters are taken apart
+        result |= verify(lm, published)
     if args.output:
         with whole_folder(args.output) as partial:
             if args.format == "run":
-                run_folder.write_params(partial, lm.config, lm.params)
+                run_folder.write_params(partial, lm.config, decoder.stack(lm.params, donate=True))
             else:
                 write_published(partial, lm.config, lm.tokenizer, lm.params, dtype)
         published = args.output if args.format == "hf" and dtype == "float32" else published
         say(f"{args.output}: written, {sum(f.stat().st_size for f in args.output.rglob('*') if f.is_file()):,} bytes")
         result |= {"output": str(args.output), "format": args.format}
-    if args.verify:
+    if args.verify and args.format != "run":
         result |= verify(lm, published)
     print(json.dumps(result))
     if result.get("equal") is False:

@@ -1,7 +1,8 @@
 """Generates DNA: python -m gener_jax.sample --checkpoint RUN --prompt ATG --num_bases 600 --temperature 0.8 --seed 1
 
-Writes FASTA on standard output (or to --output), a record a sample: the prompt's bases and the continuation of exactly
---num_bases bases. What is not given is taken from the run's config.sample.
+Writes FASTA on standard output (or to --output), a record a sample: the prompt's bases and the continuation of
+--num_bases bases, fewer only where --stop or --stop_codon ended it. What is not given is taken from the run's
+config.sample. Prompts also come from a FASTA file, whose names are kept.
 """
 
 import dataclasses
@@ -9,9 +10,12 @@ import os
 import sys
 from pathlib import Path
 
+from data_pipeline import bases
+from data_pipeline import fasta as fasta_file
 from gener_jax import command
-from gener_jax.config import Sample
-from gener_jax.inference.generate import BATCH_SIZE, cache_size, split_prompt
+from gener_jax.config import ConfigError, Sample
+from gener_jax.inference.constraints import Constraints
+from gener_jax.inference.generate import BATCH_SIZE, MODES, REMAINDERS, cache_size, split_prompt
 from gener_jax.inference.lm import from_config
 from gener_jax.tokenizer import SPECIAL_TOKENS, for_config
 
@@ -33,8 +37,26 @@ def main(argv=None) -> None:
     add("--top_k", type=int, help="draw among the k most likely tokens; 0: all")
     add("--top_p", type=float, help="draw among the fewest tokens that hold this mass")
     add("--seed", type=int)
+    add("--fasta", metavar="FILE", help="its sequences are the prompts; plain, gzip or bgzip; - is standard input")
+    add("--prefix", default="", metavar="TOKENS", help="special tokens before each prompt, e.g. <mam><cds>")
+    add("--mode", choices=MODES, default="token", help="base: each base drawn from its own distribution")
+    add(
+        "--remainder",
+        choices=REMAINDERS,
+        default="constrain",
+        help="what a prompt's left-over bases do: constrain the first token, or have the prompt's beginning changed",
+    )
     add("--stop", action="append", default=[], metavar="TOKEN", choices=SPECIAL_TOKENS,
         help="a special token that ends a sample, e.g. </s>")  # fmt: skip
+    add("--stop_codon", action="store_true", help="end a sample behind the first stop codon in the prompt's frame")
+    add("--open_frame", type=int, default=0, metavar="BASES", help="no stop codon in that frame before so many bases")
+    add("--genetic_code", type=int, default=1, help="NCBI's number, for the frame")
+    add("--max_run", type=int, metavar="N", help="the longest run of one base")
+    add(
+        "--avoid", action="append", default=[], metavar="MOTIF", help="a motif (IUPAC) that may not come, either strand"
+    )
+    add("--gc", type=float, nargs=2, metavar=("LEAST", "LARGEST"), help="shares of G and C of a continuation")
+    add("--log_probs", type=Path, metavar="FILE", help="TSV of each base and its log-probability in nats")
     add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     add("--output", type=Path, metavar="FILE", help="instead of standard output")
     args, config, folder = program.parse(argv)
@@ -43,29 +65,53 @@ def main(argv=None) -> None:
     }
     if args.prompt:
         given["prompts"] = tuple(args.prompt)
+    if args.fasta is not None and args.prompt:
+        raise ConfigError("give --prompt or --fasta, not both")
     sample = dataclasses.replace(config.sample, **given)
-    with command.refusing("--prompt"):  # before the parameters are read
+    names, prompts = [""] * len(sample.prompts), list(sample.prompts)
+    if args.fasta is not None:
+        records = [(s.name, bases.decode(s.codes)) for s in fasta_file.read(args.fasta)]
+        names, prompts = [name for name, _ in records], [text for _, text in records]
+    prompts = [args.prefix + p for p in prompts]
+    with command.refusing("--prompt" if args.fasta is None else f"--fasta {args.fasta}"):  # before parameters are read
         tokenizer, _ = for_config(config)
-        ids = [split_prompt(tokenizer, prompt)[0] for prompt in sample.prompts for _ in range(sample.num_samples)]
+        ids = [split_prompt(tokenizer, p, args.remainder)[0] for p in prompts for _ in range(sample.num_samples)]
+    with command.refusing():
+        constraints = Constraints(
+            max_run=args.max_run, avoid=tuple(args.avoid), gc=args.gc and tuple(args.gc), open_frame=args.open_frame,
+            stop_codon=args.stop_codon, genetic_code=args.genetic_code,
+        )  # fmt: skip
     rows, slots = cache_size(ids, sample.num_bases, tokenizer, BATCH_SIZE)
     lm = from_config(config, folder, step=args.step, batch=rows, tokens=slots)
-    prompts = [p for p in sample.prompts for _ in range(sample.num_samples)]
     with command.refusing():
         continuations = lm.generate(
-            prompts, sample.num_bases, temperature=sample.temperature, top_k=sample.top_k, top_p=sample.top_p,
-            seed=sample.seed, stop=args.stop,
+            prompts, sample.num_bases, num_samples=sample.num_samples, temperature=sample.temperature,
+            top_k=sample.top_k, top_p=sample.top_p, mode=args.mode, seed=sample.seed, stop=args.stop,
+            remainder=args.remainder, constraints=constraints, log_probs=args.log_probs is not None, details=True,
         )  # fmt: skip
-    described = f"bases={sample.num_bases} temperature={sample.temperature} seed={sample.seed}"
-    text = "".join(
-        fasta(f"sample_{i} prompt_bases={len(p[p.rfind('>') + 1 :])} {described}", p[p.rfind(">") + 1 :] + s)
-        for i, (p, s) in enumerate(zip(prompts, continuations, strict=True), 1)
-    )
+    text, table = [], ["sample\tposition\tbase\tlog_p\n"]
+    for i, c in enumerate(continuations):
+        which = i // sample.num_samples
+        dna = prompts[which][prompts[which].rfind(">") + 1 :]
+        name = f"{names[which]}_sample_{i % sample.num_samples + 1}" if names[which] else f"sample_{i + 1}"
+        described = f"prompt_bases={len(dna)} bases={len(c.text)} end={c.end.replace(' ', '_')}"
+        text.append(fasta(f"{name} {described} temperature={sample.temperature} seed={sample.seed}", dna + c.text))
+        if c.log_probs is not None:
+            table += [
+                f"{name}\t{j}\t{b}\t{p:.6g}\n" for j, (b, p) in enumerate(zip(c.text, c.log_probs, strict=True), 1)
+            ]
+    if args.log_probs is not None:
+        _write(args.log_probs, "".join(table))
     if args.output is None:
-        sys.stdout.write(text)
-        return
-    beside = args.output.with_name(args.output.name + ".partial")
+        sys.stdout.write("".join(text))
+    else:
+        _write(args.output, "".join(text))
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(path.name + ".partial")
     beside.write_text(text)
-    os.replace(beside, args.output)
+    os.replace(beside, path)
 
 
 if __name__ == "__main__":

@@ -396,8 +396,12 @@ def test_verify(change, tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps({**raw, "rms_norm_eps": 0.1}))
     wrong = gener_jax.load(tmp_path / "run")
     assert convert.verify(wrong, folder)["equal"] is False  # it can tell
-    layers = {**lm.params["layers"], "up": lm.params["layers"]["up"] * 1e30, "gate": lm.params["layers"]["gate"] * 1e30}
-    lost = LM(lm.config, {**lm.params, "layers": layers}, lm.tokenizer, lm.mesh)
+    layer = {
+        **lm.params["layers_0"],
+        "up": lm.params["layers_0"]["up"] * 1e30,
+        "gate": lm.params["layers_0"]["gate"] * 1e30,
+    }
+    lost = LM(lm.config, {**lm.params, "layers_0": layer}, lm.tokenizer, lm.mesh)
     assert convert.verify(lost, None)["equal"] is False  # NaN is not equal
     raw["hidden_size"] = 17
     (folder / "config.json").write_text(json.dumps(raw))

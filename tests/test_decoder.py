@@ -121,6 +121,7 @@ def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
     _, expected, none = apply(c, params, ids)
     assert none is None
     by_layer = decoder.unstack(params)
+    assert jax.tree.all(jax.tree.map(np.array_equal, decoder.stack(by_layer), params))
     with pytest.raises(ValueError, match="a cache takes parameters by layer"):
         apply(c, params, ids, cache=empty_cache(c, 2, T))
     cache, done, logits = empty_cache(c, 2, T + 3), 0, []

@@ -1,3 +1,4 @@
+import collections
 import dataclasses
 import functools
 import re
@@ -11,7 +12,7 @@ from scipy import stats
 from data_pipeline.tokenizer import BOS, EOS, NUM_SPECIAL, PAD, KmerTokenizer
 from gener_jax import config
 from gener_jax.inference.batches import left_pad, round_up
-from gener_jax.inference.generate import Sampling, filter_logits
+from gener_jax.inference.generate import Sampling, filter_logits, programs
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
 from tests.conftest import random_params
@@ -279,3 +280,137 @@ def test_shapes_are_rounded_up():
     assert [round_up(n, least=1) for n in (0, 1, 2, 3, 5)] == [1, 1, 2, 4, 8]
     assert [round_up(n, steps=4) for n in (1, 9, 17, 20, 33, 100, 1000, 1025)] == [8, 10, 20, 20, 40, 112, 1024, 1280]
     assert left_pad([np.array([5, 6]), np.array([7])], 3).tolist() == [[PAD, 5, 6], [PAD, PAD, 7]]
+
+
+def test_samples_of_a_prompt(lm):
+    prompts = ["ACG", "", "TTGACCA"]
+    several = lm.generate(prompts, 12, num_samples=3, seed=4)
+    assert len(set(several)) == 9
+    assert several == lm.generate([p for p in prompts for _ in range(3)], 12, seed=4)
+    seeds = list(range(9))
+    assert lm.generate(prompts, 12, num_samples=3, seed=seeds, batch_size=2) == [
+        lm.generate([prompts[i // 3]], 12, seed=[i])[0] for i in seeds
+    ]
+
+
+def test_streaming_gives_the_same_in_pieces(lm):
+    whole = lm.generate(["ACGTTGA"], 29, seed=3)[0]
+    for every in (1, 7, 60):
+        pieces = list(lm.stream("ACGTTGA", 29, seed=3, every=every))
+        assert "".join(pieces) == whole
+        assert all(pieces)
+        assert len(pieces) > 3 or every > 7
+
+
+def test_streaming_ends_at_a_stop(loud):
+    for seed in range(3):
+        whole = loud.generate([""], 40, seed=seed, stop=["</s>", "<bog>"])[0]
+        assert "".join(loud.stream("", 40, seed=seed, stop=["</s>", "<bog>"], every=2)) == whole
+
+
+def test_remainders(lm3):
+    for prompt, trimmed, padded in [("ACGTA", "GTA", "AACGTA"), ("<cds>ACGT", "<cds>CGT", "<cds>AAACGT")]:
+        for remainder, same in (("trim_left", trimmed), ("pad_left", padded)):
+            options = {"temperature": 0, "remainder": remainder}
+            assert lm3.generate([prompt], 9, **options) == lm3.generate([same], 9, temperature=0)
+        assert lm3.generate([prompt], 9, temperature=0) != lm3.generate([trimmed], 9, temperature=0)
+
+
+@pytest.mark.parametrize("mode", ["token", "base"])
+def test_log_probs_are_those_of_the_likelihood(mode, lm3):
+    """Whatever drew the bases; behind left-over bases, and with a last token that is cut."""
+    prompts = ["", "A", "ACGTA", "<cds>ATGGCCA"]
+    for c, prompt in zip(
+        lm3.generate(prompts, 10, seed=1, log_probs=True, mode=mode, temperature=2.0, top_k=20), prompts, strict=True
+    ):
+        dna = prompt[prompt.rfind(">") + 1 :]
+        (score,) = lm3.log_likelihood([prompt + c.text], per_base=True)
+        np.testing.assert_allclose(c.log_probs, score.per_base[len(dna) :], atol=2e-5)
+        assert len(c.log_probs) == len(c.text) == 10
+    plain = lm3.generate(prompts, 10, seed=1, mode=mode, temperature=2.0, top_k=20)
+    assert plain == [c.text for c in lm3.generate(prompts, 10, seed=1, log_probs=True, mode=mode, temperature=2.0,
+                                                  top_k=20)]  # fmt: skip
+
+
+def marginals(lm, ids, over, temperature):
+    """By base of the next token, its distribution given the left-over bases, tempered; [k, 4] over A, T, C, G."""
+    logits = next_logits(lm, [ids])[0][NUM_SPECIAL:].astype(np.float64)
+    tokens = lm.tokenizer.tokens[NUM_SPECIAL:]
+    p = np.exp(logits - logits.max()) * np.array([t.startswith(over) for t in tokens])
+    by_base = np.array([[sum(p[i] for i, t in enumerate(tokens) if t[j] == b) for b in "ATCG"]
+                        for j in range(lm.tokenizer.k)])  # fmt: skip
+    by_base = (by_base / by_base.sum(1, keepdims=True)) ** (1 / temperature)
+    return by_base / by_base.sum(1, keepdims=True)
+
+
+def test_base_mode_draws_each_base_from_its_marginal(lm):
+    draws, temperature = 2048, 0.7
+    texts = lm.generate(["CATGA"] * draws, 3, seed=0, temperature=temperature, mode="base", batch_size=1024)
+    ids = list(lm.tokenizer.encode("CATG", add_bos=True))
+
+    def p_value(temperature):
+        names, joint = [], []
+        first = marginals(lm, ids, "A", temperature)
+        for i, a in enumerate("ATCG"):
+            then = marginals(lm, [*ids, int(lm.tokenizer.encode("A" + a)[0])], "", temperature)
+            for j, b in enumerate("ATCG"):
+                for m, c in enumerate("ATCG"):
+                    names.append(a + b + c)
+                    joint.append(first[1, i] * then[0, j] * then[1, m])
+        counts = np.array([texts.count(name) for name in names])
+        assert counts.sum() == draws
+        return stats.chisquare(counts, np.array(joint) * draws).pvalue
+
+    assert p_value(temperature) > 0.001
+    assert p_value(1.0) < 1e-6  # the test can tell
+    greedy = lm.generate(["CATGA"], 1, temperature=0, mode="base")[0]
+    assert greedy == "ATCG"[marginals(lm, ids, "A", 1.0)[1].argmax()]
+    assert lm.generate(["CATGA"] * 4, 9, top_k=1, mode="base", seed=5) == lm.generate(
+        ["CATGA"] * 4, 9, temperature=0, mode="base"
+    )
+
+
+def test_base_mode_stops(loud):
+    found = loud.generate(PROMPTS, 12, mode="base", temperature=0, stop=["</s>"], details=True)
+    assert {c.end for c in found} <= {"</s>", "length"}
+    assert any(c.end == "</s>" for c in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["token", "base"])
+def test_a_hundred_thousand_draws_match_the_exact_distribution(mode, lm):
+    """Greedy's opposite: chi-squared over all strings of three bases behind a prompt with one left over."""
+    draws = 100_000
+    ids = list(lm.tokenizer.encode("CATG", add_bos=True))
+    texts = lm.generate(["CATGA"], 3, num_samples=draws, seed=7, mode=mode, batch_size=8192)
+    tokens = lm.tokenizer.tokens
+    names, joint = [], []
+    for a in "ATCG":
+        behind = [*ids, int(lm.tokenizer.encode("A" + a)[0])]
+        if mode == "token":
+            p = np.asarray(jax.nn.softmax(next_logits(lm, [ids])[0, NUM_SPECIAL:]), np.float64)
+            agree = np.array([t[0] == "A" for t in tokens[NUM_SPECIAL:]])
+            first = p[tokens.index("A" + a) - NUM_SPECIAL] / p[agree].sum()
+            then = np.asarray(jax.nn.softmax(next_logits(lm, [behind])[0, NUM_SPECIAL:]), np.float64)
+            pairs = {t: then[i] / then.sum() for i, t in enumerate(tokens[NUM_SPECIAL:])}
+        else:
+            first = marginals(lm, ids, "A", 1.0)[1]["ATCG".index(a)]
+            own = marginals(lm, behind, "", 1.0)
+            pairs = {b + c: own[0, i] * own[1, j] for i, b in enumerate("ATCG") for j, c in enumerate("ATCG")}
+        names += [a + pair for pair in pairs]
+        joint += [first * share for share in pairs.values()]
+    counts = collections.Counter(texts)
+    observed, expected = np.array([counts[n] for n in names]), np.array(joint) * draws
+    assert observed.sum() == draws
+    assert expected.min() > 5
+    assert stats.chisquare(observed, expected / expected.sum() * draws).pvalue > 0.001
+    flat = np.full(len(names), draws / len(names))
+    assert stats.chisquare(observed, flat).pvalue < 1e-6
+
+
+def test_few_programs_for_many_prompts(lm):
+    rng = np.random.default_rng(0)
+    prompts = ["".join(rng.choice(list("ACGT"), n)) for n in rng.integers(1, 100, 200)]
+    before = [program._cache_size() for program in programs()]
+    lm.generate(prompts, 4, seed=1)
+    assert all(program._cache_size() - n <= 6 for program, n in zip(programs(), before, strict=True))

@@ -90,4 +90,4 @@ def test_a_published_model_is_loaded_shard_by_shard(tmp_path):
     before, peak, size = json.loads(done.stdout)
     print(f"peak {(peak - before) / 1e6:.0f} MB, model {size / 1e6:.0f}, largest shard {max(shards) / 1e6:.0f}")
     assert len(shards) >= 7
-    assert peak - before < size + 1.2 * max(shards)
+    assert peak - before < size + 1.25 * max(shards)

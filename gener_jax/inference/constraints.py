@@ -22,7 +22,7 @@ _IUPAC = {
     "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
 }  # fmt: skip
 _MAX_STATES = 4096
-SLACK = 12  # bases by which GC may run ahead or behind on the way
+SLACK = 12  # bases by which GC may be out of its range at first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Constraints:
       max_run: the longest run of one base.
       avoid: motifs that may not come, in IUPAC letters, such as restriction sites ("GAATTC"); nor on the other strand.
       gc: the least and the largest share of G and C of a whole continuation; on the way it is kept within a few bases
-        of it, so that it is spread evenly.
+        of that, so that the end has nothing to mend.
       open_frame: the bases before which no stop codon may begin in the reading frame. The frame begins with the DNA of
         the prompt's end (behind its last special token), or with the continuation where there is none.
       stop_codon: end a row behind the first stop codon in that frame.
@@ -145,7 +145,14 @@ def _motifs(max_run: int | None, avoid: tuple[str, ...]) -> tuple[np.ndarray, np
             row[code] = states[following]
         step.append(row)
         bad.append(ends)
-    return np.array(step, np.int32), np.array(bad)
+    step, bad = np.array(step, np.int32), np.array(bad)
+    while True:  # what no base can follow is bad already: of TTTN, TTT
+        dead = bad[:, :4].all(1)
+        grown = bad | dead[step]
+        grown[:, bases.N] = False
+        if np.array_equal(grown, bad):
+            return step, bad
+        bad = grown
 
 
 @functools.lru_cache(maxsize=64)
@@ -196,7 +203,8 @@ def allowed(t: Tables, motif, frame, frame_bases, gc, made, left, wanted):
     made = (made + used)[:, None]
     rest = wanted[:, None] - made
     can_end = (gc <= t.gc_bounds[1]) & (gc + rest >= t.gc_bounds[0])
-    spread = (gc <= t.gc_range[1] * made + SLACK) & (gc >= t.gc_range[0] * made - SLACK)
+    slack = SLACK * rest / jnp.maximum(wanted[:, None], 1) + 1  # less and less, so that the end has nothing to mend
+    spread = (gc <= t.gc_range[1] * made + slack) & (gc >= t.gc_range[0] * made - slack)
     stop = t.frame_stop[frame]
     open_ = (stop == 0) | (frame_bases[:, None] + stop - 3 >= t.open_frame)
     return ~t.motif_bad[motif] & open_ & can_end & spread

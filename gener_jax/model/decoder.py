@@ -242,6 +242,24 @@ def unstack(params, *, donate: bool = False):
     return out
 
 
+def stack(params, *, donate: bool = False):
+    """The inverse of `unstack`, of arrays."""
+    if "layers" in params:
+        return params
+    layers = [traverse_util.flatten_dict(params[f"layers_{i}"]) for i in range(sum("layers_" in n for n in params))]
+    stacked = {}
+    for path in layers[0]:
+        parts = [layer[path] for layer in layers]
+        sharding = parts[0].sharding
+        if isinstance(sharding, NamedSharding):
+            sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+        stacked[path] = jax.block_until_ready(jax.jit(jnp.stack, out_shardings=sharding)(parts))
+        if donate:
+            jax.tree.map(lambda x: x.delete(), parts)
+    rest = {name: leaf for name, leaf in params.items() if not name.startswith("layers_")}
+    return {**rest, "layers": traverse_util.unflatten_dict(stacked)}
+
+
 @functools.cache
 def _take_apart(sharding, layers: int):
     return jax.jit(lambda stacked: [stacked[i] for i in range(layers)], out_shardings=[sharding] * layers)

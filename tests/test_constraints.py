@@ -1,0 +1,134 @@
+"""What constraints promise holds for what is generated; the automata are the definitions."""
+
+import re
+
+import numpy as np
+import pytest
+
+from data_pipeline import bases, translation
+from gener_jax.inference.constraints import Constraints, start, tables
+from gener_jax.inference.generate import Continuation
+from tests.test_generate import PROMPTS, make_lm
+
+STOPS = ("TAA", "TAG", "TGA")
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return make_lm(3)
+
+
+def first_stop(text, frame=0):
+    return next((i for i in range(frame, len(text) - 2, 3) if text[i : i + 3] in STOPS), None)
+
+
+def longest_run(text):
+    return max((len(m[0]) for m in re.finditer(r"(.)\1*", text)), default=0)
+
+
+def drawn(lm, prompts, n, constraints, **options):
+    return lm.generate(prompts, n, constraints=constraints, seed=2, details=True, **options)
+
+
+@pytest.mark.parametrize("mode", ["token", "base"])
+def test_all_together(mode, lm):
+    prompts = ["", "A", "GGG", "GAATT", "<cds>ATGGC"] * 4
+    c = Constraints(max_run=3, avoid=("GAATTC", "RGCY", "TTTN"), gc=(0.4, 0.6), open_frame=24)
+    free = lm.generate(prompts, 36, seed=2, mode=mode)
+    kept = drawn(lm, prompts, 36, c, mode=mode)
+    motifs = re.compile("GAATTC|[AG]GC[CT]|TTT[ACGT]|[ACGT]AAA")  # the last: the other strand of the one before
+
+    def faults(prompt, text):
+        dna = prompt[prompt.rfind(">") + 1 :]
+        whole = dna + text
+        stop = first_stop(whole)
+        return [
+            longest_run(whole[max(len(dna) - 2, 0) :]) > 3,
+            any(m.end() > len(dna) for m in motifs.finditer(whole)),
+            not 0.4 <= np.isin(list(text), ["G", "C"]).mean() <= 0.6,
+            stop is not None and stop < 24,
+        ]
+
+    found = np.array([faults(p, t.text) for p, t in zip(prompts, kept, strict=True)])
+    assert not found.any()
+    assert {len(t.text) for t in kept} == {36}
+    assert np.array([faults(p, t) for p, t in zip(prompts, free, strict=True)]).any(0).all()  # it does keep something
+
+
+def test_a_row_ends_behind_the_first_stop_codon_in_frame(lm):
+    prompts = ["", "A", "AT", "ATG", "<cds>ATGC", "GATGCAT"] * 6
+    found = drawn(lm, prompts, 60, Constraints(stop_codon=True))
+    plain = lm.generate(prompts, 60, seed=2)
+    ends = set()
+    for prompt, c, unconstrained in zip(prompts, found, plain, strict=True):
+        whole = prompt[prompt.rfind(">") + 1 :] + c.text
+        stop = first_stop(whole)
+        ends.add(c.end)
+        assert unconstrained.startswith(c.text)
+        if c.end == "stop codon":
+            assert stop == len(whole) - 3
+        else:
+            assert len(c.text) == 60
+            assert stop is None
+    assert ends == {"length", "stop codon"}
+    for c in drawn(lm, ["ATG"] * 12, 60, Constraints(stop_codon=True, open_frame=30)):
+        stop = first_stop("ATG" + c.text)
+        assert stop is None or stop >= 30
+
+
+def test_another_genetic_code(lm):
+    for c in drawn(lm, ["ATG"] * 12, 60, Constraints(stop_codon=True, genetic_code=4)):  # TGA is tryptophan
+        text = "ATG" + c.text
+        codons = [text[i : i + 3] for i in range(0, len(text), 3)]
+        assert (codons[-1] in ("TAA", "TAG")) == (c.end == "stop codon")
+        assert not {"TAA", "TAG"} & set(codons[:-1])
+
+
+def test_no_constraint_changes_nothing(lm):
+    expected = lm.generate(PROMPTS, 12, seed=3)
+    loose = Constraints(max_run=100, gc=(0, 1), avoid=("ACGTTGCAACGTTGCATTTT",))
+    assert lm.generate(PROMPTS, 12, seed=3, constraints=loose) == expected
+    assert not Constraints(genetic_code=11).any()
+
+
+def test_what_nothing_keeps_to_is_refused(lm):
+    with pytest.raises(ValueError, match="no token keeps to the constraints behind 0 bases of row 0"):
+        lm.generate(["ACG"], 6, constraints=Constraints(avoid=("N",)))
+    with pytest.raises(ValueError, match=r"gc 0.45 to 0.55 of 1 bases: no whole number"):
+        lm.generate(["ACG"], 1, constraints=Constraints(gc=(0.45, 0.55)))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_tables_follow_the_text(k):
+    """Token by token the automata say what a search of the whole text says."""
+    tokenizer = make_lm(k).tokenizer
+    c = Constraints(max_run=4, avoid=("GAATTC", "GANTC"), open_frame=9)
+    t = tables(c, tokenizer, 100)
+    rng = np.random.default_rng(k)
+    motifs = re.compile("(?=(GAATTC|GA[ACGT]TC|A{5}|C{5}|G{5}|T{5}))")
+    for _ in range(50):
+        text = "".join(rng.choice(list("ACGT"), 12 * k, p=[0.5, 0.1, 0.3, 0.1]))
+        motif, frame, _ = start(c, bases.encode(""))
+        for i, token in enumerate(tokenizer.encode(text)):
+            before, after = text[: i * k], text[: (i + 1) * k]
+            ends = [m.start() + len(m[1]) for m in motifs.finditer(after)]
+            assert bool(t.motif_bad[motif, token]) == any(e > len(before) for e in ends)
+            stops = [s + 3 for s in range(0, len(after) - 2, 3) if after[s : s + 3] in STOPS and s + 3 > len(before)]
+            assert t.frame_stop[frame, token] == (stops[0] - len(before) if stops else 0)
+            motif, frame = t.motif_next[motif, token], t.frame_next[frame, token]
+            assert (int(motif), int(frame)) == start(c, bases.encode(after))[:2]
+    assert translation.stop_codons(1).sum() >= 3
+
+
+def test_errors():
+    for options, message in [
+        ({"max_run": 0}, "max_run is 0"),
+        ({"avoid": "GAATTC"}, "avoid is one string"),
+        ({"avoid": ("GAXTC",)}, "avoid has 'GAXTC'"),
+        ({"gc": (0.6, 0.4)}, "gc is "),
+        ({"open_frame": -1}, "open_frame is -1"),
+        ({"genetic_code": 99}, "genetic_code is 99: NCBI has no such code"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            Constraints(**options)
+    assert Continuation("A", "length").log_probs is None
