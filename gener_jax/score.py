@@ -38,7 +38,7 @@ _INFO = (
     ("GENER_SPREAD", "A", "Float", "Standard deviation over phases"),
     ("GENER_FLAG", "A", "String", "Why there is no score"),
 )
-_ROWS = 256  # between two writings
+_RECORDS = 256  # between two writings
 _BUCKET = 1024  # bases; of the record of what is scored
 _LARGEST_COMPARISON = 2 * 10**9  # training bases that are compared unasked
 
@@ -54,32 +54,19 @@ class Output:
     def __init__(self, path: Path | None, made_of: dict, header: str):
         self._file = None if path is None else Growing(path, made_of)
         self.done = 0 if path is None else self._file.done
-        self._rows, self._records = [], self.done
         if not self.done:
-            self._rows.append(header)
+            self.write([header], 0)
 
-    def add(self, row: str) -> None:
-        """A row, of the record that comes next."""
-        self._rows.append(row)
-
-    def record(self) -> None:
-        """All rows of a record are there."""
-        self._records += 1
-        if len(self._rows) >= _ROWS:
-            self.write()
-
-    def write(self) -> None:
-        """What there is so far."""
-        text = "".join(self._rows)
+    def write(self, rows: list[str], records: int) -> None:
+        """The rows of so many more records."""
+        self.done += records
         if self._file is None:
-            print(text, end="", flush=True)
+            print("".join(rows), end="", flush=True)
         else:
-            self._file.append(text.encode(), self._records)
-        self._rows = []
+            self._file.append("".join(rows).encode(), self.done)
 
     def finish(self, described: dict) -> None:
         """The end, and what it was made with beside it."""
-        self.write()
         if self._file is not None:
             self._file.finish(described)
 
@@ -185,6 +172,17 @@ def _annotated(record: vcf.Record, scores: list[Scored]) -> str:
     return "\t".join(fields) + "\n"
 
 
+def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
+    rows = []
+    for alt, s in zip(record.alts, scores, strict=True):
+        row = (
+            record.contig, record.start + 1, record.id, record.ref, alt, s.score, number(s.value), number(s.spread),
+            number(s.log_p_ref), number(s.log_p_alt), s.flag,
+        )  # fmt: skip
+        rows.append("\t".join(map(str, row)) + "\n")
+    return rows
+
+
 def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict:
     """The VCF's variants; returns the last line's object."""
     genome = Genome.read(args.fasta, args.aliases)
@@ -198,39 +196,33 @@ def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict
     out = Output(args.output, made_of, _variant_header(args.vcf, as_vcf))
     if out.done:
         say(f"going on behind record {out.done:,}")
-    waiting = collections.deque()
-
-    def variants() -> Iterator[Variant]:
-        for record in itertools.islice(_records(args.vcf), out.done, None):
-            waiting.append(record)
-            for alt in record.alts:
-                yield Variant(record.contig, record.start, record.ref, alt)
-
     rate, counts = Rate("variant", None, 0), collections.Counter()
-    scores = []
-    with command.refusing():
-        for scored in lm.score_variants(
-            variants(), genome, protocol=args.protocol, context=args.context, phases=args.phases, strand=args.strand,
-            marginals=args.score == "base", batch_tokens=args.batch_tokens,
-        ):  # fmt: skip
-            scores.append(scored)
-            counts["flagged" if scored.flag else "scored"] += 1
-            rate.update(1, args.context * args.phases)
-            record = waiting[0]
-            if len(scores) < len(record.alts):
-                continue
-            waiting.popleft()
-            if as_vcf:
-                out.add(_annotated(record, scores))
-            else:
-                for alt, s in zip(record.alts, scores, strict=True):
-                    row = (
-                        record.contig, record.start + 1, record.id, record.ref, alt, s.score, number(s.value),
-                        number(s.spread), number(s.log_p_ref), number(s.log_p_alt), s.flag,
-                    )  # fmt: skip
-                    out.add("\t".join(map(str, row)) + "\n")
-            out.record()
-            scores = []
+    # Blocks of as many records each time, so that what is read together, and with it the last digit, is the same
+    # after a stop.
+    records = itertools.islice(_records(args.vcf), out.done, None)
+    while block := list(itertools.islice(records, _RECORDS)):
+        variants = [Variant(r.contig, r.start, r.ref, alt) for r in block for alt in r.alts]
+        with command.refusing():
+            scores = iter(
+                lm.score_variants(
+                    variants,
+                    genome,
+                    protocol=args.protocol,
+                    context=args.context,
+                    phases=args.phases,
+                    strand=args.strand,
+                    marginals=args.score == "base",
+                    batch_tokens=args.batch_tokens,
+                )
+            )
+        rows = []
+        for record in block:
+            own = list(itertools.islice(scores, len(record.alts)))
+            for s in own:
+                counts["flagged" if s.flag else "scored"] += 1
+            rate.update(len(own), args.context * args.phases * len(own))
+            rows += [_annotated(record, own)] if as_vcf else _rows(record, own)
+        out.write(rows, len(block))
     rate.close()
     facts = {"records": total, **counts, "overlap": line}
     out.finish({**made_of, **facts, "environment": run_folder.environment()})
@@ -256,6 +248,7 @@ def score_fasta(lm: LM, args, made_of: dict) -> dict:
         good = [args.prefix + bases.decode(s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
         with command.refusing():
             scores = iter(lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens))
+        rows = []
         for sequence, flag in zip(group, flags, strict=True):
             counts["flagged" if flag else "scored"] += 1
             row = (sequence.name, len(sequence.codes), args.score, args.strand)
@@ -264,14 +257,14 @@ def score_fasta(lm: LM, args, made_of: dict) -> dict:
             else:
                 s = next(scores)
                 row += (number(s.value), s.bases, s.unknown, s.tokens, s.oov, "")
-            out.add("\t".join(map(str, row)) + "\n")
-            out.record()
+            rows.append("\t".join(map(str, row)) + "\n")
+        out.write(rows, len(group))
         rate.update(len(group), sum(len(s.codes) for s in group))
 
     group = []
     for sequence in itertools.islice(fasta.read(args.fasta), out.done, None):
         group.append(sequence)
-        if len(group) >= _ROWS or sum(len(s.codes) for s in group) >= 4 * args.batch_tokens * k:
+        if len(group) >= _RECORDS or sum(len(s.codes) for s in group) >= 4 * args.batch_tokens * k:
             write(group)
             group = []
     if group:

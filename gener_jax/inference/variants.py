@@ -18,6 +18,7 @@ bases between are given), and windows begin up to k - 1 bases later.
 
 import dataclasses
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -155,8 +156,8 @@ class _Site(NamedTuple):
     behind: np.ndarray
 
 
-def _site(variant: Variant, genome: Genome, context: int) -> _Site | str:
-    """The variant on the + strand, or one line that says why it cannot be scored."""
+def _site(variant: Variant, genome: Genome, context: int, largest: int) -> _Site | str:
+    """The variant on the + strand, or one line that says why it cannot be scored; `largest`: bases of an allele."""
     contig = genome.contig(variant.contig)
     if contig is None:
         return f"contig {variant.contig} is not in the FASTA"
@@ -177,8 +178,8 @@ def _site(variant: Variant, genome: Genome, context: int) -> _Site | str:
     if variant.ref == variant.alt:
         return "ALT is REF"
     at, ref, alt = trimmed(at, variant.ref, variant.alt)
-    if max(len(ref), len(alt)) > context // 4:
-        return f"an allele of {max(len(ref), len(alt))} bases is over a quarter of the context"
+    if max(len(ref), len(alt)) > largest:
+        return f"an allele of {max(len(ref), len(alt))} bases, up to {largest} are compared in this context"
     end = at + len(ref)
     # A little more than any protocol takes, on either side and either strand.
     return _Site(
@@ -257,21 +258,23 @@ def score(
         raise ValueError(f"context is {context}: it has to be {2 * k} bases at least")
     if marginals and protocol != "centred":
         raise ValueError("marginals: are of protocol centred")
-    longest = context // k + 2 + (-(-context // 4 // k) if protocol == "centred" else -(-(context // 4 + FLANK) // k))
-    lm.check_length(longest, f"a context of {context} bases (and alleles of up to a quarter of it)")
+    tokens = context // k + 1
+    lm.check_length(tokens, f"a context of {context} bases")
+    longest = lm.config.model.longest
+    # What alleles and the bases behind them add may not leave the model's positions either.
+    largest = context // 4 if longest is None else min(context // 4, (longest - tokens - 1) * k - FLANK)
     run = _right_edge if protocol == "right_edge" else functools.partial(_centred, marginals=marginals)
-    group, held = [], max(batch_tokens * k // context, 1) * 8
-    for variant in variants:
-        group.append(variant)
-        if len(group) >= held:
-            yield from _group(lm, group, genome, run, context, phases, strand, batch_tokens)
-            group = []
-    if group:
-        yield from _group(lm, group, genome, run, context, phases, strand, batch_tokens)
+
+    def groups() -> Iterator[Scored]:
+        rest, held = iter(variants), max(batch_tokens * k // context, 1) * 8
+        while group := list(itertools.islice(rest, held)):
+            yield from _group(lm, group, genome, run, context, max(largest, 1), phases, strand, batch_tokens)
+
+    return groups()
 
 
-def _group(lm, variants, genome, run, context, phases, strand, batch_tokens) -> list[Scored]:
-    sites = [_site(v, genome, context) for v in variants]
+def _group(lm, variants, genome, run, context, largest, phases, strand, batch_tokens) -> list[Scored]:
+    sites = [_site(v, genome, context, largest) for v in variants]
     good = [s for s in sites if isinstance(s, _Site)]
     strands = []
     if strand in ("+", "both"):

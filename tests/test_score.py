@@ -1,0 +1,241 @@
+"""The commands score and embed: files in and out, going on after a stop, bad input."""
+
+import dataclasses
+import io
+import json
+import sys
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+import gener_jax
+from data_pipeline.errors import DataError
+from gener_jax import embed, run_folder, score
+from gener_jax.config import ConfigError
+from gener_jax.inference.lm import LM
+from gener_jax.model import decoder
+from tests.test_generate import make_lm
+from tests.test_vcf import HEAD
+
+CHROMOSOME = "".join(np.random.default_rng(0).choice(list("ACGT"), 300))
+SEQUENCES = {"first": "ACGTAC", "second|x": "GATTACA", "third": "NNACGTACNN", "long": CHROMOSOME[:90]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder with the parameters of a random model over 3-mers."""
+    folder = tmp_path_factory.mktemp("score") / "run"
+    lm = make_lm(3)
+    run_folder.write_params(folder, lm.config, decoder.stack(lm.params))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lm(run):
+    return gener_jax.load(run)
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "g.fa").write_text(f">chr1 a chromosome\n{CHROMOSOME}\n")
+    (tmp_path / "s.fa").write_text("".join(f">{n}\n{s}\n" for n, s in SEQUENCES.items()))
+    lines = []
+    for start in range(30, 250, 10):
+        ref = CHROMOSOME[start]
+        alts = [b for b in "ACGT" if b != ref]
+        lines.append(f"1\t{start + 1}\trs{start}\t{ref}\t{','.join(alts[: 1 + start % 3])}\t.\tPASS\tX=1")
+    lines += [
+        f"1\t101\t.\t{CHROMOSOME[100]}\tGATTA\t.\t.\t.",
+        "2\t5\t.\tA\tC\t.\t.\t.",
+        f"1\t201\t.\t{CHROMOSOME[200]}\t.",
+        f"1\t61\t.\t{CHROMOSOME[60:63]}\t{CHROMOSOME[60]},<INS>\t.\t.\t.",
+    ]
+    (tmp_path / "v.vcf").write_text(HEAD + "\n".join(lines) + "\n")
+    return tmp_path
+
+
+def table(path):
+    header, *rows = [line.split("\t") for line in path.read_text().splitlines()]
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def variants(run, files, output, *more):
+    score.main(["--checkpoint", str(run), "--vcf", str(files / "v.vcf"), "--fasta", str(files / "g.fa"), "--output",
+                str(files / output), "--context", "24", *more])  # fmt: skip
+    return files / output
+
+
+def test_variants_as_a_table(run, files, lm, capsys):
+    rows = table(variants(run, files, "t.tsv"))
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    records = [line.split("\t") for line in (files / "v.vcf").read_text().splitlines() if line[0] != "#"]
+    expected = [(r[0], r[1], r[2], r[3], alt) for r in records for alt in r[4].split(",")]
+    assert [tuple(row[c] for c in ("contig", "pos", "id", "ref", "alt")) for row in rows] == expected
+    assert (last["records"], last["scored"] + last["flagged"]) == (len(records), len(rows))
+    asked = [("chr1" if c == "1" else c, int(p) - 1, ref, alt) for c, p, _, ref, alt in expected]
+    for row, scored in zip(rows, lm.score_variants(asked, {"chr1": CHROMOSOME}, context=24), strict=True):
+        assert row["score"] == scored.score
+        assert row["flag"] == scored.flag.replace("contig 2", "contig 2")
+        assert row["value"] == score.number(scored.value)
+    assert {row["score"] for row in rows} == {"right_edge", "right_edge_sequence", ""}
+    flags = [row["flag"] for row in rows if row["flag"]]
+    assert flags == ["contig 2 is not in the FASTA", "ALT . is no sequence", "ALT <INS> is no sequence"]
+    described = json.loads((files / "t.tsv.json").read_text())
+    assert described["context"] == 24
+    assert described["config"]["model"]["hidden_size"] == lm.config.model.hidden_size
+    assert described["environment"]["versions"]["jax"]
+    assert "does not say what it was trained on" in described["overlap"]
+    assert sorted(p.name for p in files.iterdir()) == ["g.fa", "s.fa", "t.tsv", "t.tsv.json", "v.vcf"]
+
+
+def test_variants_as_a_vcf(run, files):
+    rows = iter(table(variants(run, files, "t.tsv", "--phases", "3")))
+    lines = variants(run, files, "t.vcf", "--phases", "3").read_text().splitlines()
+    before = (files / "v.vcf").read_text().splitlines()
+    assert [line for line in lines if line[0] == "#" and "GENER_" not in line] == [x for x in before if x[0] == "#"]
+    for old, new in zip((x for x in before if x[0] != "#"), (x for x in lines if x[0] != "#"), strict=True):
+        old, new = old.split("\t"), new.split("\t")
+        assert new[:7] == (old + ["."] * 8)[:7]
+        info = dict(x.split("=") for x in new[7].split(";"))
+        assert ("X" in info) == (old[7:8] == ["X=1"])
+        for i, _alt in enumerate(old[4].split(",")):
+            row = next(rows)
+            for name, column in (("GENER_VALUE", "value"), ("GENER_SCORE", "score"), ("GENER_SPREAD", "spread")):
+                assert info.get(name, "." + ",." * 9).split(",")[i] == (row[column] or ".")
+            assert ("GENER_FLAG" in info and info["GENER_FLAG"].split(",")[i] != ".") == bool(row["flag"])
+
+
+def test_goes_on_where_it_was_stopped(run, files, monkeypatch):
+    monkeypatch.setattr(score, "_RECORDS", 4)
+    whole = variants(run, files, "whole.tsv").read_bytes()
+    real, calls = score.Output.write, []
+
+    def stop(self, *rows):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        real(self, *rows)
+
+    monkeypatch.setattr(score.Output, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        variants(run, files, "t.tsv")
+    assert not (files / "t.tsv").exists()
+    partial = files / "t.tsv.partial"
+    assert 0 < partial.stat().st_size < len(whole)
+    with partial.open("ab") as file:
+        file.write(b"half a ro")  # what a kill leaves
+    with pytest.raises(ConfigError, match=r"t\.tsv\.partial: was begun with another protocol; give what it was begun"):
+        variants(run, files, "t.tsv", "--protocol", "centred")
+    monkeypatch.setattr(score.Output, "write", real)
+    scored = []
+    first = LM.score_variants
+    monkeypatch.setattr(
+        LM, "score_variants", lambda self, v, *a, **k: first(self, (scored.append(x) or x for x in v), *a, **k)
+    )
+    assert variants(run, files, "t.tsv").read_bytes() == whole
+    assert 0 < len(scored) < len(table(files / "t.tsv"))
+    with pytest.raises(ConfigError, match=r"t\.tsv: exists already"):
+        variants(run, files, "t.tsv")
+
+
+def test_sequences(run, files, lm, capsys, monkeypatch):
+    arguments = ["--checkpoint", str(run), "--fasta", str(files / "s.fa")]
+    for options in ({"score": "token", "strand": "+"}, {"score": "base", "strand": "both"}):
+        more = [x for name, value in options.items() for x in (f"--{name}", value)]
+        score.main([*arguments, "--output", str(files / f"{options['score']}.tsv"), "--prefix", "<mam>", *more])
+        rows = table(files / f"{options['score']}.tsv")
+        expected = lm.log_likelihood(["<mam>" + s for s in SEQUENCES.values()], **options)
+        assert [row["name"] for row in rows] == list(SEQUENCES)
+        for row, s in zip(rows, expected, strict=True):
+            assert (row["score"], row["strand"]) == (s.score, s.strand)
+            assert float(row["value"]) == pytest.approx(s.value, rel=1e-4)
+            assert [int(row[c]) for c in ("bases", "unknown", "tokens", "oov")] == [s.bases, s.unknown, s.tokens, s.oov]
+    capsys.readouterr()
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b">a\nACGT\n>b\n\n>c\n" + b"ACGT" * 999)))
+    )
+    score.main(["--checkpoint", str(run), "--fasta", "-"])
+    _, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == ["a", "b", "c"]
+    assert [row[-1] for row in rows][:2] == ["", "empty"]
+    assert rows[2][-1].startswith("needs 1333 tokens of context, the model was made for")
+
+
+def test_embeddings(run, files, lm, monkeypatch):
+    arguments = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--convention", "v2"]
+    v2 = dataclasses.replace(lm.config, tokenizer=dataclasses.replace(lm.config.tokenizer, convention="v2"))
+    two = LM(v2, lm.params, lm.tokenizer, lm.mesh)
+    texts = [s.replace("|x", "") for s in SEQUENCES.values()]
+    monkeypatch.setattr(embed, "_SEQUENCES", 2)
+    for name, options in {
+        "last": {}, "sep": {"pooling": "separator"}, "mean": {"pooling": "mean", "layer": 1}, "two": {"chunks": 2},
+    }.items():  # fmt: skip
+        more = [str(x) for key, value in options.items() for x in (f"--{key}", value)]
+        embed.main([*arguments, "--output", str(files / f"{name}.npz"), *more])
+        with np.load(files / f"{name}.npz", allow_pickle=False) as data:
+            assert data["names"].tolist() == list(SEQUENCES)
+            np.testing.assert_allclose(data["embeddings"], two.embed(texts, **options), atol=1e-5)
+    every = ["--pooling", "tokens"]
+    embed.main([*arguments, "--output", str(files / "t.npz"), *every])
+    embed.main([*arguments, "--output", str(files / "t.parquet"), *every])
+    expected = two.embed(texts, pooling="tokens")
+    with np.load(files / "t.npz") as data:
+        assert data["tokens"].tolist() == [len(x) for x in expected]
+        np.testing.assert_allclose(data["embeddings"], np.concatenate(expected), atol=1e-5)
+    rows = pyarrow.parquet.read_table(files / "t.parquet").to_pydict()
+    assert rows["name"] == list(SEQUENCES)
+    for row, states in zip(rows["embedding"], expected, strict=True):
+        np.testing.assert_allclose(np.reshape(row, states.shape), states, atol=1e-5)
+    real, calls = LM.embed, []
+
+    def stop(self, *a, **k):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, *a, **k)
+
+    monkeypatch.setattr(LM, "embed", stop)
+    with pytest.raises(KeyboardInterrupt):
+        embed.main([*arguments, "--output", str(files / "again.npz")])
+    embed.main([*arguments, "--output", str(files / "again.npz")])
+    assert len(calls) == 3
+    with np.load(files / "again.npz") as again, np.load(files / "last.npz") as last:
+        assert np.array_equal(again["embeddings"], last["embeddings"])
+    assert not list(files.glob("*.rows*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "fasta", "arguments", "kind", "words"),
+    [
+        (score, ">a\nMKVLAAGIV\n", [], DataError, "'L' is no nucleotide letter"),
+        (score, ">a\nAC\n>a\nGT\n", [], DataError, "the name 'a' comes twice"),
+        (score, "", [], DataError, "empty file"),
+        (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], DataError, "none.vcf: cannot be read (No such file"),
+        (score, ">a\nAC\n", ["--vcf", "{}/s.fa"], DataError, "s.fa: line 1: a VCF file opens with"),
+        (score, ">a\nAC\n", ["--phases", "2", "--vcf", "{}/v.vcf", "--context", "24"], ConfigError, "phases is 2: it"),
+        (score, ">a\nAC\n", ["--vcf", "{}/v.vcf"], ConfigError, "a context of 8192 bases"),
+        (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--prefix", "<mam>"], ConfigError, "--prefix: is of sequences"),
+        (score, ">a\nAC\n", ["--prefix", "<x>"], ConfigError, "unknown special token '<x>'"),
+        (embed, ">a\nAC\n>b\n\n", ["--convention", "v1"], DataError, "record b: is empty"),
+        (embed, f">a\nAC\n>b\n{'ACG' * 99}\n", ["--convention", "v1"], ConfigError, "record b: in 1 chunk"),
+        (embed, ">a\nAC\n", ["--layer", "9", "--convention", "v1"], ConfigError, "layer is 9: the model has"),
+        (embed, ">a\nAC\n", ["--output", "{}/x.txt"], ConfigError, "give a name that ends in .npz or .parquet"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(command, fasta, arguments, kind, words, run, files):
+    (files / "s.fa").write_text(fasta)
+    given = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output", str(files / "o.npz")]
+    with pytest.raises(kind, match=r"^[^\n]*$") as error:
+        command.main([*given, *(a.format(files) for a in arguments)])
+    assert words in str(error.value)
+    assert not (files / "o.npz").exists()
+
+
+def test_a_line_of_ten_megabytes(run, files, capsys):
+    (files / "s.fa").write_text(f">a\n{'ACGT' * 2_500_000}\n>b\nACGT\n")
+    score.main(["--checkpoint", str(run), "--fasta", str(files / "s.fa")])
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert rows[1][:2] == ["a", "10000000"]
+    assert "tokens of context" in rows[1][-1]
+    assert rows[2][-1] == ""
