@@ -236,7 +236,8 @@ def train(config: Config, workdir: Path) -> dict:
     with jax.transfer_guard("allow"):
         checkpoints.close()
         log.close()
-        return finish(config, workdir, state.params, tokenizer, mesh, {"step": num_steps, **last})
+        params, state = state.params, None  # the optimizer's state makes room for the samples' copy of the parameters
+        return finish(config, workdir, params, tokenizer, mesh, {"step": num_steps, **last})
 
 
 def finish(config: Config, workdir: Path, params, tokenizer: Tokenizer, mesh, last: dict) -> dict:

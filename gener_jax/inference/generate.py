@@ -320,7 +320,7 @@ class Rows:
             begun.append(np.array([-np.isin(x, (bases.C, bases.G)).sum() for x in left], np.int32))
         self.wanted = wanted
         self.request = Request(
-            keys=jnp.stack([*keys, *[jax.random.key(0)] * (len(of) - self.number)]), first_allowed=first,
+            keys=keys[np.minimum(np.arange(len(of)), self.number - 1)], first_allowed=first,
             allowed=is_dna | stops, stops=stops, token_bases=t.token_bases.astype(np.int32), over=self.over,
             wanted=wanted, temperature=np.float32(sampling.temperature), top_k=np.int32(sampling.top_k),
             top_p=np.float32(sampling.top_p), tables=tables,

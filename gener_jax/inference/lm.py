@@ -401,7 +401,7 @@ class LM:
             prompt_of = [i // num_samples for i in chosen]
             distinct = list(dict.fromkeys(prompt_of))
             of = np.array([distinct.index(p) for p in prompt_of], np.int32)
-            batch = Rows(self, [rows[p] for p in distinct], of, [keys[i] for i in chosen], *asked)
+            batch = Rows(self, [rows[p] for p in distinct], of, keys[np.array(chosen)], *asked)
             batch.advance(batch.state.ids.shape[1])
             for i, continuation in zip(chosen, batch.continuations(), strict=True):
                 found[i] = continuation
@@ -474,16 +474,15 @@ def _listed(sequences: Sequence[str]) -> Sequence[str]:
     return sequences
 
 
-def _keys(seed: int | Sequence[int], rows: int) -> list[jax.Array]:
-    """A random key a row."""
+def _keys(seed: int | Sequence[int], rows: int) -> jax.Array:
+    """A random key a row, [rows]."""
     if any(not 0 <= s < 2**32 for s in np.atleast_1d(np.asarray(seed, object))):
         raise ValueError(f"seed is {seed}: seeds are from 0 to 2^32 - 1")
     if isinstance(seed, int | np.integer):
-        root = jax.random.key(seed)
-        return [jax.random.fold_in(root, i) for i in range(rows)]
+        return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(rows, dtype=np.uint32))
     if len(seed) != rows:
         raise ValueError(f"{len(seed)} seeds for {rows} rows: give one for all, or one a prompt and sample")
-    return [jax.random.key(s) for s in seed]
+    return jax.vmap(jax.random.key)(np.array(seed, np.uint32))
 
 
 def load(
