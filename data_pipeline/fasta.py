@@ -5,6 +5,7 @@ a whole one (a warning, no error), lets letters pass that are no nucleotides, an
 """
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ for _letter in _IUPAC + _IUPAC.lower():
     CODES[_letter] = bases.encode(bytes([_letter]))[0]
 CODES = bytes(CODES)
 _BLANKS = b" \t\r\n"
+_WINDOW = re.compile(r"\|:\d+-\d+$")
 _DATABASES = ("ref", "gb", "emb", "dbj", "tpg", "tpe", "tpd")
 
 
@@ -62,7 +64,12 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Ite
 
 
 def accession(name: str) -> str:
-    """The accession.version in a name with NCBI's bars (`gi|1|ref|NC_1.1|`); any other name as it is."""
+    """The accession.version in a name with NCBI's bars (`gi|1|ref|NC_1.1|`); any other name as it is.
+
+    The place of a window behind it (`gi|1|ref|NC_1.1|:101-500`) stays.
+    """
+    if window := _WINDOW.search(name):
+        return accession(name[: window.start() + 1]) + window[0][1:]
     fields = name.split("|")
     for database, value in itertools.pairwise(fields):
         if database in _DATABASES and value:

@@ -13,7 +13,7 @@ from data_pipeline import stream
 from data_pipeline.errors import DataError
 
 MAX_LINE = 64 << 20  # bytes: a record of a million samples
-_BASES = frozenset("ACGTN")
+_BASES = frozenset("ACGTUNRYSWKMBDHV")
 
 
 @dataclasses.dataclass(frozen=True)

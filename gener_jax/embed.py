@@ -26,7 +26,7 @@ from gener_jax.inference.batches import TOKENS
 from gener_jax.inference.embeddings import POOLINGS
 from gener_jax.inference.lm import from_config
 from gener_jax.progress import Rate, say
-from gener_jax.score import of_file
+from gener_jax.score import of_file, only_special
 
 _SEQUENCES = 256  # between two writings
 _BLOCK = 1 << 24  # bytes that are copied at a time
@@ -80,6 +80,8 @@ def main(argv=None) -> None:
     add("--batch_tokens", type=int, default=TOKENS, help="tokens read together")
     add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
+    with command.refusing(f"--prefix {args.prefix}"):
+        only_special(args.prefix)
     writers = {".npz": write_npz, ".parquet": write_parquet}
     if args.output.suffix not in writers:
         raise ConfigError(f"--output {args.output}: give a name that ends in .npz or .parquet")
@@ -99,7 +101,7 @@ def main(argv=None) -> None:
         "config": json.loads(dumps(config)),
     }  # fmt: skip
     began = time.perf_counter()
-    raw = Growing(args.output.with_name(args.output.name + ".rows"), made_of)
+    raw = Growing(args.output.with_name(args.output.name + ".rows"), made_of, resume=str(args.fasta) != "-")
     names, tokens = raw.facts.get("names", []), raw.facts.get("tokens", [])
     if raw.done:
         say(f"going on behind sequence {raw.done:,}")

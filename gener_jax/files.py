@@ -79,12 +79,14 @@ class Growing:
     What it is made of is kept in `<path>.partial.json`, so that it is not gone on with from something else.
     """
 
-    def __init__(self, path: Path, made_of: dict):
-        """`made_of`: plain values that settle every byte.
+    def __init__(self, path: Path, made_of: dict, *, resume: bool = True):
+        """`made_of`: plain values that settle every byte; without `resume`, what was begun is begun again.
 
         Raises:
           ConfigError: if the file exists, or was begun from something else.
         """
+        if not path.name or path.is_dir():
+            raise ConfigError(f"{path}: is a folder; give the name of a file")
         self.path, self._made_of = path, json.loads(json.dumps(made_of))
         self.partial = path.with_name(path.name + ".partial")
         self._state = path.with_name(path.name + ".partial.json")
@@ -92,8 +94,8 @@ class Growing:
             raise ConfigError(f"{path}: exists already; remove it or give another name")
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         self.done, self.facts, size = 0, {}, 0
-        if self._state.exists() and self.partial.exists():
-            state = read_json(self._state, 64 << 20)
+        state = read_json(self._state, 64 << 20) if resume and self._state.exists() and self.partial.exists() else {}
+        if state.get("done"):
             before = state.get("made_of")
             if before != self._made_of:
                 names = [n for n in self._made_of if not isinstance(before, dict) or before.get(n) != self._made_of[n]]

@@ -17,6 +17,7 @@ from gener_jax.config import ConfigError, Sample
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.generate import BATCH_SIZE, MODES, REMAINDERS, cache_size, split_prompt
 from gener_jax.inference.lm import from_config
+from gener_jax.score import only_special
 from gener_jax.tokenizer import SPECIAL_TOKENS, for_config
 
 
@@ -67,6 +68,12 @@ def main(argv=None) -> None:
         given["prompts"] = tuple(args.prompt)
     if args.fasta is not None and args.prompt:
         raise ConfigError("give --prompt or --fasta, not both")
+    with command.refusing(f"--prefix {args.prefix}"):
+        only_special(args.prefix)
+    for path in filter(None, (args.output, args.log_probs)):
+        if not path.name or path.is_dir():
+            raise ConfigError(f"{path}: is a folder; give the name of a file")
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
     sample = dataclasses.replace(config.sample, **given)
     names, prompts = [""] * len(sample.prompts), list(sample.prompts)
     if args.fasta is not None:

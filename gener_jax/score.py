@@ -25,10 +25,11 @@ from gener_jax import command, run_folder
 from gener_jax.config import Config, ConfigError, dumps
 from gener_jax.files import Growing
 from gener_jax.inference.batches import TOKENS
-from gener_jax.inference.likelihood import SCORES, STRANDS
+from gener_jax.inference.likelihood import SCORES, STRANDS, split_prefix
 from gener_jax.inference.lm import LM, from_config
 from gener_jax.inference.variants import CONTEXT, PROTOCOLS, Genome, Scored, Variant
 from gener_jax.progress import Rate, say
+from gener_jax.tokenizer import KmerTokenizer
 
 VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "score", "value", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
@@ -52,18 +53,20 @@ class Output:
     """Rows as they come: to a file that can be gone on with, or to standard output."""
 
     def __init__(self, path: Path | None, made_of: dict, header: str):
-        self._file = None if path is None else Growing(path, made_of)
+        piped = {"path": "-"} in made_of.values()  # what comes that way next is something else
+        self._file = None if path is None else Growing(path, made_of, resume=not piped)
         self.done = 0 if path is None else self._file.done
+        self.counts = collections.Counter({} if path is None else self._file.facts.get("counts", {}))
         if not self.done:
             self.write([header], 0)
 
     def write(self, rows: list[str], records: int) -> None:
-        """The rows of so many more records."""
+        """The rows of so many more records, which `counts` has counted."""
         self.done += records
         if self._file is None:
             print("".join(rows), end="", flush=True)
         else:
-            self._file.append("".join(rows).encode(), self.done)
+            self._file.append("".join(rows).encode(), self.done, counts=dict(self.counts))
 
     def finish(self, described: dict) -> None:
         """The end, and what it was made with beside it."""
@@ -134,6 +137,13 @@ def overlap(config: Config, folder: Path, step: int | None, codes: list[np.ndarr
     return f"none of the 32-mers of what is scored stands in the model's training data ({total:,} bases)"
 
 
+def only_special(prefix: str) -> None:
+    """Raises ValueError for a prefix with anything but special tokens in it."""
+    KmerTokenizer(1).encode(prefix)
+    if split_prefix(prefix)[1]:
+        raise ValueError("has DNA in it; give special tokens alone, such as <mam><cds>")
+
+
 def of_file(path: Path | None) -> dict | None:
     """What tells a file from another one of its name."""
     if path is None or str(path) == "-":
@@ -153,6 +163,9 @@ def _variant_header(path: Path, as_vcf: bool) -> str:
     if not as_vcf:
         return "\t".join(VARIANT_COLUMNS) + "\n"
     lines = list(itertools.takewhile(lambda line: isinstance(line, str), vcf.read(path)))
+    lines = [line for line in lines if not line.startswith("##INFO=<ID=GENER_")]  # of another run
+    columns = lines[-1].split("\t")
+    lines[-1] = "\t".join(columns + ["QUAL", "FILTER", "INFO"][len(columns) - 5 :] if len(columns) < 8 else columns)
     declared = [f'##INFO=<ID={n},Number={c},Type={t},Description="{d}">' for n, c, t, d in _INFO]
     return "\n".join([*lines[:-1], *declared, lines[-1]]) + "\n"
 
@@ -168,7 +181,8 @@ def _annotated(record: vcf.Record, scores: list[Scored]) -> str:
         "GENER_FLAG": flags,
     }
     added = [f"{n}={','.join(v)}" for n, v in values.items() if set(v) != {"."}]
-    fields[7] = ";".join(([] if fields[7] in (".", "") else [fields[7]]) + added)
+    kept = [x for x in fields[7].split(";") if x not in (".", "") and not x.startswith("GENER_")]
+    fields[7] = ";".join(kept + added) or "."
     return "\t".join(fields) + "\n"
 
 
@@ -185,6 +199,12 @@ def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
 
 def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict:
     """The VCF's variants; returns the last line's object."""
+    options = {
+        "protocol": args.protocol, "context": args.context, "phases": args.phases, "strand": args.strand,
+        "marginals": args.score == "base", "batch_tokens": args.batch_tokens,
+    }  # fmt: skip
+    with command.refusing():
+        list(lm.score_variants([], {}, **options))  # wrong options are told before anything is read or written
     genome = Genome.read(args.fasta, args.aliases)
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
     marked, total = Marked(genome, args.context), 0
@@ -196,25 +216,14 @@ def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict
     out = Output(args.output, made_of, _variant_header(args.vcf, as_vcf))
     if out.done:
         say(f"going on behind record {out.done:,}")
-    rate, counts = Rate("variant", None, 0), collections.Counter()
+    rate, counts = Rate("variant", None, 0), out.counts
     # Blocks of as many records each time, so that what is read together, and with it the last digit, is the same
     # after a stop.
     records = itertools.islice(_records(args.vcf), out.done, None)
     while block := list(itertools.islice(records, _RECORDS)):
         variants = [Variant(r.contig, r.start, r.ref, alt) for r in block for alt in r.alts]
         with command.refusing():
-            scores = iter(
-                lm.score_variants(
-                    variants,
-                    genome,
-                    protocol=args.protocol,
-                    context=args.context,
-                    phases=args.phases,
-                    strand=args.strand,
-                    marginals=args.score == "base",
-                    batch_tokens=args.batch_tokens,
-                )
-            )
+            scores = iter(lm.score_variants(variants, genome, **options))
         rows = []
         for record in block:
             own = list(itertools.islice(scores, len(record.alts)))
@@ -234,13 +243,13 @@ def score_fasta(lm: LM, args, made_of: dict) -> dict:
     out = Output(args.output, made_of, "\t".join(SEQUENCE_COLUMNS) + "\n")
     if out.done:
         say(f"going on behind sequence {out.done:,}")
-    rate, counts = Rate("sequence", None, 0), collections.Counter()
+    rate, counts = Rate("sequence", None, 0), out.counts
     longest, k = lm.config.model.longest, lm.tokenizer.k
 
     def write(group: list[fasta.Sequence]) -> None:
         flags = []
         for sequence in group:
-            tokens = 1 + args.prefix.count("<") + -(-len(sequence.codes) // k)
+            tokens = args.prefix.count("<") + -(-len(sequence.codes) // k)
             flag = "empty" if not len(sequence.codes) else ""
             if longest is not None and tokens > longest:
                 flag = f"needs {tokens} tokens of context, the model was made for {longest}"
@@ -256,7 +265,7 @@ def score_fasta(lm: LM, args, made_of: dict) -> dict:
                 row += ("", "", "", "", "", flag)
             else:
                 s = next(scores)
-                row += (number(s.value), s.bases, s.unknown, s.tokens, s.oov, "")
+                row += (number(s.value), s.bases, s.unknown, s.tokens, s.oov, "" if s.bases else "no known base")
             rows.append("\t".join(map(str, row)) + "\n")
         out.write(rows, len(group))
         rate.update(len(group), sum(len(s.codes) for s in group))
@@ -302,6 +311,17 @@ def main(argv=None) -> None:
     args, config, folder = program.parse(argv)
     if args.vcf and args.prefix:
         raise ConfigError("--prefix: is of sequences, not of --vcf")
+    if str(args.vcf) == "-":
+        raise ConfigError("--vcf -: is read more than once; give a file")
+    if args.output is not None:
+        if args.output.suffix in (".gz", ".bgz", ".bcf"):
+            raise ConfigError(f"--output {args.output}: is written uncompressed; give a name that ends in .tsv or .vcf")
+        if args.output.suffix == ".vcf" and not args.vcf:
+            raise ConfigError(
+                f"--output {args.output}: sequences are written as a table; give a name that ends in .tsv"
+            )
+    with command.refusing(f"--prefix {args.prefix}"):
+        only_special(args.prefix)
     if args.batch_tokens < 1:
         raise ConfigError(f"--batch_tokens {args.batch_tokens}: has to be positive")
     files = {name: of_file(getattr(args, name)) for name in ("fasta", "vcf", "aliases")}

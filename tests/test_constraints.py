@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import bases, translation
-from gener_jax.inference.constraints import Constraints, start, tables
+from gener_jax.inference.constraints import Constraints, tables
 from gener_jax.inference.generate import Continuation
 from tests.test_generate import PROMPTS, make_lm
 
@@ -84,6 +84,19 @@ def test_another_genetic_code(lm):
         assert not {"TAA", "TAG"} & set(codons[:-1])
 
 
+def test_what_the_prompt_completes_is_the_prompts(lm):
+    """Whether its last bases are a whole token or left over."""
+    for prompt in ("TAA", "ATAA", "ATGTAAT", "ATGTAACC"):
+        for c in drawn(lm, [prompt] * 4, 12, Constraints(stop_codon=True, open_frame=60)):
+            assert (c.end, len(c.text)) == ("length", 12)
+    for prompt in ("AAAAAA", "AAAAAAA", "CAAAAAAA"):
+        for c in drawn(lm, [prompt] * 4, 12, Constraints(max_run=4)):
+            assert c.text[0] != "A"
+    for options in ({"constraints": Constraints(max_run=3)}, {"log_probs": True}):
+        with pytest.raises(ValueError, match="prompt 1 has an unknown base among the 2 left over"):
+            lm.generate(["A", "ACGNA"], 6, **options)
+
+
 def test_no_constraint_changes_nothing(lm):
     expected = lm.generate(PROMPTS, 12, seed=3)
     loose = Constraints(max_run=100, gc=(0, 1), avoid=("ACGTTGCAACGTTGCATTTT",))
@@ -103,20 +116,24 @@ def test_tables_follow_the_text(k):
     """Token by token the automata say what a search of the whole text says."""
     tokenizer = make_lm(k).tokenizer
     c = Constraints(max_run=4, avoid=("GAATTC", "GANTC"), open_frame=9)
-    t = tables(c, tokenizer, 100)
     rng = np.random.default_rng(k)
     motifs = re.compile("(?=(GAATTC|GA[ACGT]TC|A{5}|C{5}|G{5}|T{5}))")
-    for _ in range(50):
-        text = "".join(rng.choice(list("ACGT"), 12 * k, p=[0.5, 0.1, 0.3, 0.1]))
-        motif, frame, _ = start(c, bases.encode(""))
-        for i, token in enumerate(tokenizer.encode(text)):
-            before, after = text[: i * k], text[: (i + 1) * k]
+    prompts = ["".join(rng.choice(list("ACGT"), n, p=[0.5, 0.1, 0.3, 0.1])) for n in [*range(12), *range(30, 42)]]
+    whole = [len(p) // k * k for p in prompts]
+    t, begin = tables(c, tokenizer, 100, [(bases.encode(p[:n]), bases.encode(p[n:])) for p, n in zip(prompts, whole)])  # noqa: B905
+    for prompt, n, (motif, frame, frame_bases) in zip(prompts, whole, begin, strict=True):
+        assert frame_bases == n
+        text = prompt + "".join(rng.choice(list("ACGT"), 13 * k - len(prompt) % k, p=[0.5, 0.1, 0.3, 0.1]))
+        done = len(prompt)  # what the prompt completes is no event
+        for i in range(n, len(text), k):
+            token = tokenizer.encode(text[i : i + k])[0]
+            after = text[: i + k]
             ends = [m.start() + len(m[1]) for m in motifs.finditer(after)]
-            assert bool(t.motif_bad[motif, token]) == any(e > len(before) for e in ends)
-            stops = [s + 3 for s in range(0, len(after) - 2, 3) if after[s : s + 3] in STOPS and s + 3 > len(before)]
-            assert t.frame_stop[frame, token] == (stops[0] - len(before) if stops else 0)
+            assert bool(t.motif_bad[motif, token]) == any(e > done for e in ends)
+            stops = [s + 3 for s in range(0, len(after) - 2, 3) if after[s : s + 3] in STOPS and s + 3 > done]
+            assert t.frame_stop[frame, token] == (stops[0] - i if stops else 0)
             motif, frame = t.motif_next[motif, token], t.frame_next[frame, token]
-            assert (int(motif), int(frame)) == start(c, bases.encode(after))[:2]
+            done = len(after)
     assert translation.stop_codons(1).sum() >= 3
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import gener_jax
 from data_pipeline.errors import DataError
-from gener_jax import embed, run_folder, score
+from gener_jax import embed, run_folder, sample, score
 from gener_jax.config import ConfigError
 from gener_jax.inference.lm import LM
 from gener_jax.model import decoder
@@ -106,6 +106,20 @@ def test_variants_as_a_vcf(run, files):
             assert ("GENER_FLAG" in info and info["GENER_FLAG"].split(",")[i] != ".") == bool(row["flag"])
 
 
+def test_an_annotated_vcf_is_annotated_anew(run, files):
+    """Also one with five columns, which gets the others in its header."""
+    first = variants(run, files, "t.vcf")
+    lines = [x if x[:2] == "##" else "\t".join(x.split("\t")[:5]) for x in (files / "v.vcf").read_text().splitlines()]
+    (files / "v.vcf").write_text("\n".join(lines) + "\n")
+    five = variants(run, files, "five.vcf").read_text().splitlines()
+    assert {len(line.split("\t")) for line in five if line[:2] != "##"} == {8}
+    first.replace(files / "v.vcf")
+    again = variants(run, files, "again.vcf", "--protocol", "centred").read_text()
+    assert again.count("##INFO=<ID=GENER_VALUE,") == 1
+    assert all(line.count("GENER_VALUE=") <= 1 for line in again.splitlines()[9:])
+    assert "right_edge" not in again
+
+
 def test_goes_on_where_it_was_stopped(run, files, monkeypatch):
     monkeypatch.setattr(score, "_RECORDS", 4)
     whole = variants(run, files, "whole.tsv").read_bytes()
@@ -135,6 +149,8 @@ def test_goes_on_where_it_was_stopped(run, files, monkeypatch):
     )
     assert variants(run, files, "t.tsv").read_bytes() == whole
     assert 0 < len(scored) < len(table(files / "t.tsv"))
+    last = json.loads((files / "t.tsv.json").read_text())
+    assert last["scored"] + last["flagged"] == len(table(files / "t.tsv"))  # those before the stop are counted
     with pytest.raises(ConfigError, match=r"t\.tsv: exists already"):
         variants(run, files, "t.tsv")
 
@@ -159,7 +175,7 @@ def test_sequences(run, files, lm, capsys, monkeypatch):
     _, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rows] == ["a", "b", "c"]
     assert [row[-1] for row in rows][:2] == ["", "empty"]
-    assert rows[2][-1].startswith("needs 1333 tokens of context, the model was made for")
+    assert rows[2][-1].startswith("needs 1332 tokens of context, the model was made for")
 
 
 def test_embeddings(run, files, lm, monkeypatch):
@@ -212,11 +228,19 @@ def test_embeddings(run, files, lm, monkeypatch):
         (score, ">a\nAC\n>a\nGT\n", [], DataError, "the name 'a' comes twice"),
         (score, "", [], DataError, "empty file"),
         (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], DataError, "none.vcf: cannot be read (No such file"),
-        (score, ">a\nAC\n", ["--vcf", "{}/s.fa"], DataError, "s.fa: line 1: a VCF file opens with"),
+        (score, ">a\nAC\n", ["--vcf", "{}/s.fa", "--context", "24"], DataError, "s.fa: line 1: a VCF file opens with"),
         (score, ">a\nAC\n", ["--phases", "2", "--vcf", "{}/v.vcf", "--context", "24"], ConfigError, "phases is 2: it"),
         (score, ">a\nAC\n", ["--vcf", "{}/v.vcf"], ConfigError, "a context of 8192 bases"),
         (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--prefix", "<mam>"], ConfigError, "--prefix: is of sequences"),
         (score, ">a\nAC\n", ["--prefix", "<x>"], ConfigError, "unknown special token '<x>'"),
+        (score, ">a\nAC\n", ["--prefix", "<mam>AC"], ConfigError, "--prefix <mam>AC: has DNA in it"),
+        (score, ">a\nAC\n", ["--vcf", "-"], ConfigError, "--vcf -: is read more than once"),
+        (score, ">a\nAC\n", ["--output", "{}/o.vcf.gz"], ConfigError, "o.vcf.gz: is written uncompressed"),
+        (score, ">a\nAC\n", ["--output", "{}/o.vcf"], ConfigError, "o.vcf: sequences are written as a table"),
+        (score, ">a\nAC\n", ["--output", "{}"], ConfigError, "is a folder; give the name of a file"),
+        (sample, ">a\nAC\n", ["--output", "{}"], ConfigError, "is a folder; give the name of a file"),
+        (sample, ">a\nAC\n", ["--prefix", "AC"], ConfigError, "--prefix AC: has DNA in it"),
+        (embed, ">a\nAC\n", ["--prefix", "AC", "--convention", "v1"], ConfigError, "--prefix AC: has DNA in it"),
         (embed, ">a\nAC\n>b\n\n", ["--convention", "v1"], DataError, "record b: is empty"),
         (embed, f">a\nAC\n>b\n{'ACG' * 99}\n", ["--convention", "v1"], ConfigError, "record b: in 1 chunk"),
         (embed, ">a\nAC\n", ["--layer", "9", "--convention", "v1"], ConfigError, "layer is 9: the model has"),

@@ -192,6 +192,7 @@ def test_what_cannot_be_scored_is_flagged_in_its_place(lm):
         Variant("chr1", 500, "A", "C"): "position 501 is outside of the bases of chr1 that the FASTA has (to 200)",
         Variant("chr1", 199, CHROMOSOME[199] + "A", "C"): "position 200 is outside",
         Variant("chr1", -1, "A", "C"): "position 0 is before the first base",
+        Variant("chr1", 60, "R", "C"): "REF R is not of A, C, G and T",
         Variant("chr1", 60, CHROMOSOME[60], "<DEL>"): "ALT <DEL> is no sequence",
         Variant("chr1", 60, CHROMOSOME[60], "*"): "ALT * is no sequence",
         Variant("chr1", 60, CHROMOSOME[60], CHROMOSOME[60]): "ALT is REF",
@@ -204,6 +205,64 @@ def test_what_cannot_be_scored_is_flagged_in_its_place(lm):
         assert message in found[2 * i].flag
         assert np.isnan(found[2 * i].value)
         assert found[2 * i + 1].value == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["right_edge", "centred"])
+def test_phases_at_the_ends_of_a_contig(protocol, lm):
+    """There are fewer; what is there is averaged, on both strands."""
+    for start in (0, 1, 2, 5, 9, 197, 198, 199):
+        for strand in ("+", "-", "both"):
+            (found,) = scored(lm, variant(start), protocol=protocol, phases=K, strand=strand)
+            assert found.flag == ""
+            assert np.isfinite(found.value)
+            alone = (start == 0 and strand != "-") or (start == 199 and strand != "+")
+            assert (found.spread is None) == alone
+            assert found.spread is None or found.spread > 1e-4
+
+
+@pytest.mark.parametrize("protocol", ["right_edge", "centred"])
+def test_an_indel_is_scored_at_one_of_its_places(protocol, lm):
+    text = CHROMOSOME[:60] + "CAAAAAAG" + CHROMOSOME[60:]
+    for strand in ("+", "-"):
+        for length, written in ((1, lambda i: ("A" * 2, "A")), (2, lambda i: ("A" * 3, "A"))):
+            values = {
+                round(scored(lm, Variant("chr1", i, *written(i)), genome={"chr1": text}, protocol=protocol,
+                             strand=strand)[0].value, 4)
+                for i in range(61, 67 - length)
+            }  # fmt: skip
+            assert len(values) == 1
+        inserted = {
+            round(scored(lm, Variant("chr1", i, text[i], text[i] + "AA"), genome={"chr1": text}, protocol=protocol,
+                         strand=strand)[0].value, 4)
+            for i in range(60, 67)
+        }  # fmt: skip
+        assert len(inserted) == 1
+
+
+def test_indels_at_the_end_of_a_contig(lm):
+    found = scored(lm, Variant("chr1", 190, CHROMOSOME[190], "GATTA"), Variant("chr1", 9, CHROMOSOME[9:11], "C"))
+    assert found[0].flag == f"fewer than {FLANK} bases behind it"
+    assert scored(lm, Variant("chr1", 9, CHROMOSOME[9:11], CHROMOSOME[9]), strand="-")[0].flag
+
+
+def test_names_of_contigs(tmp_path):
+    assert Genome.of({"1": "ACGT", "chr1": "GGGG"}).contig("1") == "1"
+    fasta = tmp_path / "w.fa"
+    fasta.write_text(f">gi|1|ref|NC_1.1|:21-140\n{CHROMOSOME[20:140]}\n>NT_1.1\n{CHROMOSOME}\n")
+    report = tmp_path / "report.txt"
+    columns = [
+        "chr1 assembled-molecule 1 Chromosome CM1.1 = NC_1.1 Primary 160 chr1",
+        "scf unlocalized-scaffold 1 Chromosome GL1.1 = NT_1.1 Primary 200 na",
+    ]
+    report.write_text("# Sequence-Name\n" + "".join("\t".join(line.split()) + "\n" for line in columns))
+    genome = Genome.read(fasta, report)
+    assert genome.pieces["NC_1.1"][0].start == 20
+    for name, expected in {"1": "NC_1.1", "CM1.1": "NC_1.1", "scf": "NT_1.1", "GL1.1": "NT_1.1"}.items():
+        assert genome.contig(name) == expected
+    for name in ("=", "na", "Chromosome", "160", "200", "Primary"):
+        assert genome.contig(name) is None
+    report.write_text("x\tNC_1.1\nx\tNT_1.1\n")
+    assert Genome.read(fasta, report).missing("x") == "contig x may be NC_1.1 or NT_1.1"
 
 
 def test_n_before_the_variant(lm):

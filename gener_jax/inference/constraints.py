@@ -85,8 +85,14 @@ class Tables:
     ends_at_stop: Bool[Array, ""]
 
 
-def tables(constraints: Constraints, tokenizer: Tokenizer, num_bases: int) -> Tables:
-    """The constraints on `num_bases` bases over a k-mer vocabulary; numpy arrays.
+def tables(
+    constraints: Constraints, tokenizer: Tokenizer, num_bases: int, prompts: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[Tables, np.ndarray]:
+    """The constraints on `num_bases` bases over a k-mer vocabulary, in numpy, and where prompts begin, int32 [U, 3].
+
+    A prompt is the codes of its last DNA in whole tokens, and those left over. Each begins in a state of its own, in
+    which a token's first bases are the left-over ones: what they complete is the prompt's, and no event. The three are
+    the states of both automata and the bases of the frame in whole tokens.
 
     Raises ValueError where gc leaves no whole number of G and C.
     """
@@ -95,26 +101,17 @@ def tables(constraints: Constraints, tokenizer: Tokenizer, num_bases: int) -> Ta
     if least > largest:
         raise ValueError(f"gc {low} to {high} of {num_bases} bases: no whole number of G and C lies between")
     k, special = tokenizer.k, tokenizer.vocab_size - 4**tokenizer.k
-    step, bad = _motifs(constraints.max_run, tuple(sorted(m.upper() for m in constraints.avoid)))
-    motif_next, ends = _over_tokens(step, bad, k, special)
-    frame_next, stops = _over_tokens(*_frame(constraints.genetic_code), k, special)
+    motifs = _motifs(constraints.max_run, tuple(sorted(m.upper() for m in constraints.avoid)))
+    motif_next, ends, motif_starts = _over_tokens(*motifs, k, special, prompts)
+    frame_next, stops, frame_starts = _over_tokens(*_frame(constraints.genetic_code), k, special, prompts)
+    begin = np.array([motif_starts, frame_starts, [len(dna) for dna, _ in prompts]], np.int32).reshape(3, -1).T
     is_gc = np.isin(np.arange(4**k)[:, None] // 4 ** np.arange(k - 1, -1, -1) % 4, (bases.C, bases.G))
     gc = np.zeros((k + 1, special + 4**k), np.int32)
     gc[1:, special:] = np.cumsum(is_gc, axis=1).T
     return Tables(
         motif_next, ends > 0, frame_next, stops, gc, np.array([low, high], np.float32),
         np.array([least, largest], np.int32), np.int32(constraints.open_frame), np.bool_(constraints.stop_codon),
-    )  # fmt: skip
-
-
-def start(constraints: Constraints, dna: np.ndarray) -> tuple[int, int, int]:
-    """Behind codes uint8 [bases] of a prompt's whole tokens: states of both automata, and the bases of the frame."""
-    motifs, _ = _motifs(constraints.max_run, tuple(sorted(m.upper() for m in constraints.avoid)))
-    frame, _ = _frame(constraints.genetic_code)
-    m = f = 0
-    for code in dna:
-        m, f = motifs[m, code], frame[f, code]
-    return int(m), int(f), len(dna)
+    ), begin  # fmt: skip
 
 
 @functools.lru_cache(maxsize=64)
@@ -169,23 +166,40 @@ def _frame(genetic_code: int) -> tuple[np.ndarray, np.ndarray]:
     return step, ends
 
 
-def _over_tokens(step: np.ndarray, event: np.ndarray, k: int, special: int) -> tuple[np.ndarray, np.ndarray]:
+def _over_tokens(step: np.ndarray, event: np.ndarray, k: int, special: int, prompts) -> tuple:
     """By state and token: the state behind it, and its bases up to the first event in it (0: none); int32 [S', V].
 
-    S' is a power of two, so that few programs are compiled.
+    Behind the automaton's own states comes one for each prompt; the third result says which. S' is a power of two, so
+    that few programs are compiled.
     """
     number = len(step)
-    at = np.arange(number)[:, None]
-    first = np.zeros_like(at)
-    for i in range(1, k + 1):
-        here = event[at, :4]
-        first = np.where(first[..., None] > 0, first[..., None], here * i).reshape(number, -1)
-        at = step[at, :4].reshape(number, -1)
-    padded = 1 << (number - 1).bit_length()
+    padded = 1 << (number + len(prompts) - 1).bit_length()
     following, events = np.zeros((2, padded, special + 4**k), np.int32)
     following[:number, :special] = np.arange(number)[:, None]
-    following[:number, special:], events[:number, special:] = at, first
-    return following, events
+    following[:number, special:], events[:number, special:] = _run(step, event, np.arange(number), k)
+    for i, (dna, left) in enumerate(prompts, number):
+        state = 0
+        for code in dna:
+            state = step[state, code]
+        following[i, :special] = state
+        for code in left:
+            state = step[state, code]
+        rest = k - len(left)
+        behind, first = _run(step, event, np.array([state]), rest)
+        ending = np.arange(4**k) % 4**rest  # the token's bases behind the left-over ones
+        following[i, special:] = behind[0, ending]
+        events[i, special:] = np.where(first[0, ending] > 0, first[0, ending] + len(left), 0)
+    return following, events, np.arange(number, number + len(prompts))
+
+
+def _run(step: np.ndarray, event: np.ndarray, states: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """From each state over all strings of a length: the state behind, and the bases up to the first event (0: none)."""
+    at = states[:, None]
+    first = np.zeros_like(at)
+    for i in range(1, length + 1):
+        first = np.where(first[..., None] > 0, first[..., None], event[at, :4] * i).reshape(len(states), -1)
+        at = step[at, :4].reshape(len(states), -1)
+    return at, first
 
 
 def allowed(t: Tables, motif, frame, frame_bases, gc, made, left, wanted):

@@ -314,9 +314,9 @@ class Rows:
         first = np.stack([agreeing(t, x.tobytes()) | (stops & (len(x) == 0)) for x in left])
         tables, begun = None, [None] * 4
         if constraint.any():
-            tables = constraints.tables(constraint, t, num_bases)
-            starts = [constraints.start(constraint, _last_dna(t, prompts[i][0])) for i in of]
-            begun = [np.array(x, np.int32) for x in zip(*starts, strict=True)]
+            dna = [(_last_dna(t, ids), over) for ids, over in prompts]
+            tables, begin = constraints.tables(constraint, t, num_bases, dna)
+            begun = list(np.ascontiguousarray(begin[of].T))
             begun.append(np.array([-np.isin(x, (bases.C, bases.G)).sum() for x in left], np.int32))
         self.wanted = wanted
         self.request = Request(
@@ -359,7 +359,8 @@ class Rows:
         for i in range(self.number):
             if stuck[i]:
                 raise ValueError(
-                    f"no token keeps to the constraints behind {have[i] - self.over[i]} bases of row {i}: loosen them"
+                    f"no token keeps to the constraints behind {max(have[i] - self.over[i], 0)} bases of row {i}: "
+                    "loosen them"
                 )
             row = ids[i, : count[i]]
             end, last = "length", self.wanted[i]

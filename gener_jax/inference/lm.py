@@ -237,8 +237,8 @@ class LM:
         k = self._kmers("base_probabilities")
         if phases not in (1, k):
             raise ValueError(f"phases is {phases}: it is 1 or {k}")
-        rows, of = [], []
-        for number, text in enumerate(_listed(sequences)):
+        rows, of, sequences = [], [], _listed(sequences)
+        for number, text in enumerate(sequences):
             row = self._row(text, number, "+")
             prefix, dna = split_prefix(text)
             codes = bases.encode(dna)
@@ -388,8 +388,8 @@ class LM:
         sampling = Sampling(temperature, top_k, top_p, mode)
         keys = _keys(seed, len(prompts) * num_samples)
         rows = self._prompts(prompts, num_bases, remainder)
-        asked = self._asked(num_bases, sampling, stop, constraints, log_probs)
-        order = sorted(range(len(keys)), key=lambda i: len(rows[i // num_samples][0]))  # equal lengths: less padding
+        asked = self._asked(num_bases, sampling, stop, constraints, log_probs, rows)
+        order = sorted(range(len(keys)), key=lambda i: len(rows[i // num_samples][0]))  # less padding
         ids = [rows[i // num_samples][0] for i in order]
         if line := memory.inference_shortage(
             self.config, self.mesh, *cache_size(ids, num_bases, self.tokenizer, batch_size)
@@ -425,8 +425,8 @@ class LM:
         """The continuation that `generate` gives of one prompt, in pieces of about `every` bases as they are made."""
         if every < 1:
             raise ValueError(f"every is {every}: it has to be positive")
-        asked = self._asked(num_bases, Sampling(temperature, top_k, top_p, mode), stop, constraints, False)
         rows, keys = self._prompts([prompt], num_bases, remainder), _keys(seed, 1)
+        asked = self._asked(num_bases, Sampling(temperature, top_k, top_p, mode), stop, constraints, False, rows)
         batch = Rows(self, rows, np.zeros(1, np.int32), keys, *asked)
         done, tokens, growing = 0, 0, True
         while growing:
@@ -446,7 +446,7 @@ class LM:
             self.check_length(len(ids) + -(-(len(left) + num_bases) // shortest), f"prompt {prompt[:20]!r}")
         return rows
 
-    def _asked(self, num_bases, sampling: Sampling, stop, constraints, log_probs: bool) -> tuple:
+    def _asked(self, num_bases, sampling: Sampling, stop, constraints, log_probs: bool, rows) -> tuple:
         """What `Rows` takes behind the keys."""
         constraints = constraints or Constraints()
         if self.tokenizer.kind != "kmer":
@@ -454,6 +454,13 @@ class LM:
                                 ("constraints", constraints.any())):  # fmt: skip
                 if given:
                     raise ValueError(f"{name} needs a k-mer tokenizer, not {self.tokenizer.name}")
+        if log_probs or constraints.any():
+            for number, (_, left) in enumerate(rows):
+                if (left >= bases.N).any():
+                    raise ValueError(
+                        f"prompt {number} has an unknown base among the {len(left)} left over at its end, which "
+                        "neither log_probs nor constraints can take into account: end it before"
+                    )
         stops = np.zeros(self.tokenizer.vocab_size, bool)
         for name in stop:
             if name not in SPECIAL_TOKENS:
@@ -468,10 +475,10 @@ def _logits(model, params, ids):
     return model.apply({"params": params}, hidden, method="logits")
 
 
-def _listed(sequences: Sequence[str]) -> Sequence[str]:
+def _listed(sequences: Sequence[str]) -> list[str]:
     if isinstance(sequences, str):
         raise ValueError("sequences is one string: give a list of them")
-    return sequences
+    return list(sequences)
 
 
 def _keys(seed: int | Sequence[int], rows: int) -> jax.Array:
