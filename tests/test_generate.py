@@ -243,6 +243,15 @@ def test_any_mesh_gives_the_same(lm):
     sharded = LM(lm.config, jax.device_put(lm.params, jax.sharding.NamedSharding(wide, jax.P())), lm.tokenizer, wide)
     np.testing.assert_allclose(sharded.logits([[BOS, 40, 41]]), lm.logits([[BOS, 40, 41]]), atol=1e-5)
     assert sharded.generate(PROMPTS[:3], 12, temperature=0) == lm.generate(PROMPTS[:3], 12, temperature=0)
+    texts = ["ACGTTGACC", "GAT", "<cds>ATGGCN", "TTGACCATGAC"]
+    for found, score in zip(sharded.log_likelihood(texts, batch_tokens=32), lm.log_likelihood(texts), strict=True):
+        assert found.value == pytest.approx(score.value, abs=1e-5)
+    for found, shares in zip(sharded.base_probabilities(texts), lm.base_probabilities(texts), strict=True):
+        np.testing.assert_allclose(found, shares, atol=1e-5)
+    variants = [("1", 30, "A", "GTT"), ("1", 31, "C", "T")]
+    values = [[v.value for v in model.score_variants(variants, {"1": "CGTTA" * 6 + "AC" * 30}, context=24)]
+              for model in (sharded, lm)]  # fmt: skip
+    np.testing.assert_allclose(*values, atol=1e-4)
 
 
 def test_errors(lm):
