@@ -123,7 +123,7 @@ def overlap(config: Config, folder: Path, step: int | None, codes: list[np.ndarr
         return "warning: the training data are tokens, which are not compared with what is scored: it may be in them"
     sample = leakage.sampling(sum(map(len, codes)))
     hashes, _ = leakage.held_out(codes, sample)
-    index = kmers.Index(hashes)
+    index = kmers.Index(np.unique(hashes))
     batches = (
         (dna, np.zeros(1, np.int64), np.array([len(dna)]))
         for dna in (source.read(r, 0, int(source.index["length"][r])) for r in range(len(source)))

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import sys
 
 import numpy as np
@@ -10,11 +11,16 @@ import pyarrow.parquet
 import pytest
 
 import gener_jax
+from data_pipeline import bases
 from data_pipeline.errors import DataError
+from data_pipeline.records import read_info
 from gener_jax import embed, run_folder, sample, score
 from gener_jax.config import ConfigError
 from gener_jax.inference.lm import LM
+from gener_jax.inference.variants import Genome
 from gener_jax.model import decoder
+from gener_jax.score import Marked, overlap
+from tests import tiny
 from tests.test_generate import make_lm
 from tests.test_vcf import HEAD
 
@@ -219,6 +225,31 @@ def test_embeddings(run, files, lm, monkeypatch):
     with np.load(files / "again.npz") as again, np.load(files / "last.npz") as last:
         assert np.array_equal(again["embeddings"], last["embeddings"])
     assert not list(files.glob("*.rows*"))
+
+
+def test_overlap_with_the_training_data_is_told(tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    seen, new = (rng.integers(0, 4, 3000).astype(np.uint8) for _ in range(2))
+    dataset = tiny.synthetic(tmp_path / "set", {"train": [seen, seen[::-1]], "validation": [new]})
+    config, folder = tiny.config(dataset), tmp_path / "run"
+    state = {"dataset": read_info(dataset)["digest"]}
+    monkeypatch.setattr(run_folder, "read_loader_state", lambda *_: state)
+    windows = Marked(Genome.of({"1": bases.decode(bases.reverse_complement(seen)), "2": bases.decode(new)}), 24)
+    windows.add("2", 1500)
+    line = overlap(config, folder, 3, list(windows.codes()), "auto")
+    assert line == "none of the 32-mers of what is scored stands in the model's training data (6,000 bases)"
+    windows.add("chr1", 30)  # of the other strand
+    line = overlap(config, folder, 3, list(windows.codes()), "auto")
+    assert re.match(
+        r"warning: 993 of the [\d,]+ different 32-mers of what is scored stand in the model's training", line
+    )
+    assert "was not compared" in overlap(config, folder, 3, [new], "never")
+    assert "does not say what it was trained on" in overlap(config, folder, None, [new], "auto")
+    monkeypatch.setattr(score, "_LARGEST_COMPARISON", 100)
+    assert "--check_overlap always compares them" in overlap(config, folder, 3, [new], "auto")
+    assert overlap(config, folder, 3, [seen], "always").startswith("warning: 2,969 of the 2,969")
+    state["dataset"] = "another"
+    assert "another dataset" in overlap(config, folder, 3, [new], "auto")
 
 
 @pytest.mark.parametrize(
