@@ -130,11 +130,24 @@ def overlap(config: Config, folder: Path, step: int | None, codes: list[np.ndarr
     )
     stands = leakage.stand_in(index, batches, sample)
     if found := int(stands.sum()):
+        longest = f"; the longest stretch: {_longest(codes, index.hashes[stands])} bases" if sample == 1 else ""
         return (
             f"warning: {found:,} of the {len(stands):,} different 32-mers of what is scored stand in the model's "
-            f"training data, {config.data.path}, on either strand"
+            f"training data, {config.data.path}, on either strand{longest}"
         )
     return f"none of the 32-mers of what is scored stands in the model's training data ({total:,} bases)"
+
+
+def _longest(codes: list[np.ndarray], seen: np.ndarray) -> int:
+    """Bases of the longest stretch all of whose 32-mers are among the sorted hashes: repeats are short, copies long."""
+    longest = 0
+    for stretch in codes:
+        for first, last in bases.runs(stretch < bases.N):
+            hashes = kmers.mix(kmers.canonical(stretch[first:last]))
+            at = np.minimum(np.searchsorted(seen, hashes), len(seen) - 1)
+            shared = bases.runs(seen[at] == hashes)
+            longest = max(longest, int((shared[:, 1] - shared[:, 0]).max(initial=1 - kmers.LENGTH)) + kmers.LENGTH - 1)
+    return longest
 
 
 def only_special(prefix: str) -> None:

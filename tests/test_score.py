@@ -243,6 +243,7 @@ def test_overlap_with_the_training_data_is_told(tmp_path, monkeypatch):
     assert re.match(
         r"warning: 993 of the [\d,]+ different 32-mers of what is scored stand in the model's training", line
     )
+    assert line.endswith("the longest stretch: 1024 bases")
     assert "was not compared" in overlap(config, folder, 3, [new], "never")
     assert "does not say what it was trained on" in overlap(config, folder, None, [new], "auto")
     monkeypatch.setattr(score, "_LARGEST_COMPARISON", 100)
