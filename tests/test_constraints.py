@@ -30,7 +30,7 @@ def drawn(lm, prompts, n, constraints, **options):
     return lm.generate(prompts, n, constraints=constraints, seed=2, details=True, **options)
 
 
-@pytest.mark.parametrize("mode", ["token", "base"])
+@pytest.mark.parametrize("mode", ["token", pytest.param("base", marks=pytest.mark.slow)])
 def test_all_together(mode, lm):
     prompts = ["", "A", "GGG", "GAATT", "<cds>ATGGC"] * 4
     c = Constraints(max_run=3, avoid=("GAATTC", "RGCY", "TTTN"), gc=(0.4, 0.6), open_frame=24)

@@ -325,7 +325,7 @@ def test_remainders(lm3):
         assert lm3.generate([prompt], 9, temperature=0) != lm3.generate([trimmed], 9, temperature=0)
 
 
-@pytest.mark.parametrize("mode", ["token", "base"])
+@pytest.mark.parametrize("mode", ["token", pytest.param("base", marks=pytest.mark.slow)])
 def test_log_probs_are_those_of_the_likelihood(mode, lm3):
     """Whatever drew the bases; behind left-over bases, and with a last token that is cut."""
     prompts = ["", "A", "ACGTA", "<cds>ATGGCCA"]

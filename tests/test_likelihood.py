@@ -52,8 +52,7 @@ def naive(lm, text, full=True):
     return np.array(terms)
 
 
-@pytest.mark.parametrize("full", [True, False])
-@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize(("k", "full"), [(2, False), (3, True)])
 def test_token_score_is_the_definition(k, full, lm, lm3):
     lm = lm if k == 2 else lm3
     texts = [*DNA[:6], "CATCATCATCAT", *DNA[7:]]

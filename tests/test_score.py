@@ -191,7 +191,7 @@ def test_embeddings(run, files, lm, monkeypatch):
     texts = [s.replace("|x", "") for s in SEQUENCES.values()]
     monkeypatch.setattr(embed, "_SEQUENCES", 2)
     for name, options in {
-        "last": {}, "sep": {"pooling": "separator"}, "mean": {"pooling": "mean", "layer": 1}, "two": {"chunks": 2},
+        "last": {"pooling": "separator"}, "two": {"chunks": 2, "pooling": "mean", "layer": 1},
     }.items():  # fmt: skip
         more = [str(x) for key, value in options.items() for x in (f"--{key}", value)]
         embed.main([*arguments, "--output", str(files / f"{name}.npz"), *more])
