@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import DataError
-from gener_jax import command, convert, evaluate, sample
+from gener_jax import command, convert, embed, evaluate, sample, score
 from gener_jax.config import ConfigError, dumps, resolve
 from gener_jax.errors import CheckpointError
 
@@ -193,7 +193,7 @@ def test_help(module, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("module", [evaluate, sample, convert])
+@pytest.mark.parametrize("module", [evaluate, sample, convert, score, embed])
 def test_help_of_what_reads_a_run(module, capsys):
     with pytest.raises(SystemExit) as caught:
         module.main(["--help"])
