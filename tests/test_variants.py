@@ -274,6 +274,13 @@ def test_n_before_the_variant(lm):
     assert found.log_p_alt == pytest.approx(alt, abs=2e-5)
 
 
+def test_nothing_known_before_the_variant(lm):
+    text = "N" * 40 + CHROMOSOME[40:]
+    found = scored(lm, variant(40), variant(41), genome={"chr1": text})
+    assert [s.flag for s in found] == ["no known base in the context before it", ""]
+    assert scored(lm, variant(40), genome={"chr1": text}, protocol="centred")[0].flag == ""
+
+
 def test_errors(lm):
     for options, message in [
         ({"protocol": "left"}, "protocol 'left' is none of"),

@@ -1,12 +1,19 @@
 """Rows of unequal length as few shapes: lengths and numbers of rows are rounded up, so few programs are compiled."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from data_pipeline.tokenizer import PAD
 
 TOKENS = 16384  # tokens of a batch, padding included, unless another number is asked for
+
+
+def listed(sequences: Sequence[str]) -> list[str]:
+    """The sequences; raises ValueError for a single string, which is one as well, of letters."""
+    if isinstance(sequences, str):
+        raise ValueError("sequences is one string: give a list of them")
+    return list(sequences)
 
 
 def round_up(n: int, least: int = 8, steps: int = 1) -> int:

@@ -1,11 +1,15 @@
 """Hidden states as embeddings of whole sequences or of their tokens."""
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
+from data_pipeline.tokenizer import BOS
+from gener_jax.inference.batches import by_length, listed, right_pad
 from gener_jax.model.decoder import Decoder
 
 POOLINGS = ("last", "mean", "separator", "tokens")
@@ -37,3 +41,43 @@ def pooled(
         real = jnp.arange(ids.shape[1]) < lengths[:, None]
         return jnp.einsum("btd,bt->bd", hidden, real.astype(jnp.float32)) / lengths[:, None]
     return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
+
+
+def embed(
+    lm, sequences: Sequence[str], *, pooling: str, layer: int | None, chunks: int, remainder: str, batch_tokens: int
+) -> np.ndarray | list[np.ndarray]:
+    """See `LM.embed`."""
+    sequences = listed(sequences)
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
+    layers = lm.config.model.num_hidden_layers
+    if layer is not None and not 0 <= layer <= layers:
+        raise ValueError(f"layer is {layer}: the model has layers 1 to {layers}, and 0 is its embeddings")
+    for name, value in (("chunks", chunks), ("batch_tokens", batch_tokens)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}: it has to be positive")
+    if pooling == "separator" and len(lm.frame(np.zeros(0, np.int32))) < 2:
+        raise ValueError(f"pooling 'separator': {lm.config.name} reads sequences as v1, which has none: take last")
+    rows = []
+    for number, sequence in enumerate(sequences):
+        ids = lm.tokenizer.encode(sequence, remainder=remainder)
+        if len(ids) < chunks:
+            raise ValueError(f"sequence {number} has {len(ids)} tokens, fewer than {chunks} chunk(s)")
+        rows += [lm.frame(part) for part in np.array_split(ids, chunks)]
+        lm.check_length(max(map(len, rows[-chunks:])), f"sequence {number} in {chunks} chunk(s)")
+    found = [None] * len(rows)
+    for chosen, number, length in by_length([len(row) for row in rows], batch_tokens):
+        batch = [rows[i] for i in chosen] + [np.array([BOS])] * (number - len(chosen))
+        lengths = np.array([len(row) for row in batch], np.int32)
+        with jax.set_mesh(lm.mesh):
+            states = pooled(
+                lm.model, lm.params, right_pad(batch, length), lengths,  # nothing sees what lies behind it
+                layer=layers + 1 if layer is None else layer, pooling=pooling,
+            )  # fmt: skip
+        for i, state in zip(chosen, np.asarray(states), strict=False):
+            found[i] = state[: len(rows[i])].copy() if pooling == "tokens" else state
+    if pooling == "tokens":
+        return [np.concatenate(found[i : i + chunks]) for i in range(0, len(found), chunks)]
+    if not found:
+        return np.zeros((0, chunks * lm.config.model.hidden_size), np.float32)
+    return np.stack(found).reshape(len(sequences), -1)

@@ -8,7 +8,9 @@ Dimension key: B rows, T tokens, M odd targets a row, V vocabulary, D hidden, k 
 """
 
 import functools
+import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,6 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from data_pipeline import bases
 from data_pipeline.tokenizer import BOS, Tokenizer
+from gener_jax.inference.batches import TOKENS, by_length, listed
 from gener_jax.losses import base_nll
 from gener_jax.model.decoder import Decoder
 
@@ -241,3 +244,118 @@ def pad_rows(rows: list[Row], number: int, length: int) -> tuple[np.ndarray, np.
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)], codes[i, : len(row.ids)] = row.ids, row.codes
     return ids, codes
+
+
+def kmers(lm, what: str) -> int:
+    """The k of the model's tokenizer; raises ValueError where it has none: `what` needs one."""
+    if lm.tokenizer.kind != "kmer":
+        raise ValueError(f"{what} needs a k-mer tokenizer, not {lm.tokenizer.name}")
+    return lm.tokenizer.k
+
+
+def _row(lm, text: str, number: int, strand: str) -> Row:
+    """A sequence as it is scored; `number` names it in messages."""
+    kmers(lm, "scoring")
+    prefix, dna = split_prefix(text)
+    if not dna:
+        raise ValueError(f"sequence {number} is empty: there is nothing to score")
+    lm.tokenizer.encode(dna, remainder="oov")  # refuses what is no base, and says where
+    codes = bases.encode(dna)
+    row = frame(lm.tokenizer, prefix, bases.reverse_complement(codes) if strand == "-" else codes)
+    lm.check_length(len(row.ids), f"sequence {number}")
+    return row
+
+
+def score_all(
+    lm,
+    rows: list[Row],
+    *,
+    score: str = "token",
+    per_base: bool = False,
+    special_tokens: bool = True,
+    batch_tokens: int = TOKENS,
+    steps: int = 4,
+) -> list[np.ndarray]:
+    """Log-probabilities of the targets of framed rows, float32 [tokens] or [tokens, k], in their order.
+
+    `steps`: see `by_length`.
+    """
+    found = [None] * len(rows)
+    for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens, steps):
+        batch = [rows[i] for i in chosen]
+        ids, codes = pad_rows(batch, number, length)
+        odd = np.full((number, 0), length, np.int32)
+        if score == "token":
+            some = odd_targets(batch, length)
+            odd = np.full((number, some.shape[1]), length, np.int32)
+            odd[: len(batch)] = some
+        with jax.set_mesh(lm.mesh):
+            values = score_rows(
+                lm.model, lm.params, ids, codes, odd, score=score, per_base=per_base, full=special_tokens
+            )
+        for i, value in zip(chosen, np.asarray(values), strict=False):
+            found[i] = value[: len(rows[i].ids)]
+    return found
+
+
+def log_likelihood(
+    lm, sequences: Sequence[str], *, score: str, strand: str, per_base: bool, special_tokens: bool, batch_tokens: int
+) -> list[Score]:
+    """See `LM.log_likelihood`."""
+    for name, value, choice in (("score", score, SCORES), ("strand", strand, STRANDS)):
+        if value not in choice:
+            raise ValueError(f"{name} {value!r} is none of {', '.join(choice)}")
+    strands = ("+", "-") if strand == "both" else (strand,)
+    rows = [_row(lm, text, number, s) for number, text in enumerate(listed(sequences)) for s in strands]
+    values = score_all(lm, rows, score=score, per_base=per_base, special_tokens=special_tokens,
+                             batch_tokens=batch_tokens)  # fmt: skip
+    found = []
+    for first in range(0, len(rows), len(strands)):
+        totals, terms = [], []
+        own = rows[first : first + len(strands)]
+        for row, value in zip(own, values[first : first + len(strands)], strict=True):
+            unknown = row.dna >= bases.N
+            known = int((~unknown).sum())
+            total = float(np.sum(value, dtype=np.float64))
+            totals.append(total if score == "token" else total / known if known else math.nan)
+            if per_base:
+                terms.append(np.where(unknown, np.nan, value[row.prefix :].reshape(-1)[: row.length]))
+        if per_base and strands[-1] == "-":
+            terms[-1] = terms[-1][::-1]
+        row, unknown = own[0], own[0].dna >= bases.N
+        words = np.concatenate([unknown, np.zeros(-len(unknown) % lm.tokenizer.k, bool)])
+        found.append(Score(
+            score, strand, float(np.mean(totals)), known, int(unknown.sum()),
+            int((row.codes < bases.N).any(1).sum()), int(words.reshape(-1, lm.tokenizer.k).any(1).sum()),
+            np.mean(terms, axis=0) if per_base else None,
+        ))  # fmt: skip
+    return found
+
+
+def base_probabilities(lm, sequences: Sequence[str], *, given: str, phases: int, batch_tokens: int) -> list[np.ndarray]:
+    """See `LM.base_probabilities`."""
+    if given not in GIVEN:
+        raise ValueError(f"given {given!r} is none of {', '.join(GIVEN)}")
+    k = kmers(lm, "base_probabilities")
+    if phases not in (1, k):
+        raise ValueError(f"phases is {phases}: it is 1 or {k}")
+    rows, of, sequences = [], [], listed(sequences)
+    for number, text in enumerate(sequences):
+        row = _row(lm, text, number, "+")
+        prefix, dna = split_prefix(text)
+        codes = bases.encode(dna)
+        for phase in range(min(phases, len(codes))):
+            rows.append(frame(lm.tokenizer, prefix, codes, phase) if phase else row)
+            of.append((number, phase))
+    sums = [np.zeros((len(split_prefix(text)[1]), 4), np.float32) for text in sequences]
+    times = [np.zeros((len(x), 1), np.float32) for x in sums]
+    for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens):
+        ids, codes = pad_rows([rows[i] for i in chosen], number, length)
+        with jax.set_mesh(lm.mesh):
+            shares = base_shares(lm.model, lm.params, ids, codes, given=given)
+        for i, share in zip(chosen, np.asarray(shares), strict=False):
+            row, (sequence, phase) = rows[i], of[i]
+            sums[sequence][phase:] += share[row.prefix : len(row.ids)].reshape(-1, 4)[: row.length]
+            times[sequence][phase:] += 1
+    order = ["ATCG".index(letter) for letter in "ACGT"]
+    return [(total / n)[:, order] for total, n in zip(sums, times, strict=True)]

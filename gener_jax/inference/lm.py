@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,23 +15,11 @@ from data_pipeline import bases
 from data_pipeline.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax import memory, pretrained
 from gener_jax.config import Config, with_model
-from gener_jax.inference.batches import TOKENS, by_length, right_pad
+from gener_jax.inference.batches import TOKENS
 from gener_jax.inference.constraints import Constraints
-from gener_jax.inference.embeddings import POOLINGS, pooled
+from gener_jax.inference.embeddings import embed
 from gener_jax.inference.generate import BATCH_SIZE, Rows, Sampling, cache_size, split_prompt
-from gener_jax.inference.likelihood import (
-    GIVEN,
-    SCORES,
-    STRANDS,
-    Row,
-    Score,
-    base_shares,
-    frame,
-    odd_targets,
-    pad_rows,
-    score_rows,
-    split_prefix,
-)
+from gener_jax.inference.likelihood import Score, base_probabilities, kmers, log_likelihood
 from gener_jax.inference.variants import CONTEXT, Genome, Scored, Variant
 from gener_jax.inference.variants import score as score_variants
 from gener_jax.model import decoder
@@ -91,42 +78,9 @@ class LM:
         Raises:
           ValueError: for what is no DNA, a frame longer than the model's positions, or fewer tokens than chunks.
         """
-        sequences = _listed(sequences)
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
-        layers = self.config.model.num_hidden_layers
-        if layer is not None and not 0 <= layer <= layers:
-            raise ValueError(f"layer is {layer}: the model has layers 1 to {layers}, and 0 is its embeddings")
-        for name, value in (("chunks", chunks), ("batch_tokens", batch_tokens)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}: it has to be positive")
-        if pooling == "separator" and len(self.frame(np.zeros(0, np.int32))) < 2:
-            raise ValueError(
-                f"pooling 'separator': {self.config.name} reads sequences as v1, which has none: take last"
-            )
-        rows = []
-        for number, sequence in enumerate(sequences):
-            ids = self.tokenizer.encode(sequence, remainder=remainder)
-            if len(ids) < chunks:
-                raise ValueError(f"sequence {number} has {len(ids)} tokens, fewer than {chunks} chunk(s)")
-            rows += [self.frame(part) for part in np.array_split(ids, chunks)]
-            self.check_length(max(map(len, rows[-chunks:])), f"sequence {number} in {chunks} chunk(s)")
-        found = [None] * len(rows)
-        for chosen, number, length in by_length([len(row) for row in rows], batch_tokens):
-            batch = [rows[i] for i in chosen] + [np.array([BOS])] * (number - len(chosen))
-            lengths = np.array([len(row) for row in batch], np.int32)
-            with jax.set_mesh(self.mesh):
-                states = pooled(
-                    self.model, self.params, right_pad(batch, length), lengths,  # nothing sees what lies behind it
-                    layer=layers + 1 if layer is None else layer, pooling=pooling,
-                )  # fmt: skip
-            for i, state in zip(chosen, np.asarray(states), strict=False):
-                found[i] = state[: len(rows[i])].copy() if pooling == "tokens" else state
-        if pooling == "tokens":
-            return [np.concatenate(found[i : i + chunks]) for i in range(0, len(found), chunks)]
-        if not found:
-            return np.zeros((0, chunks * self.config.model.hidden_size), np.float32)
-        return np.stack(found).reshape(len(sequences), -1)
+        return embed(
+            self, sequences, pooling=pooling, layer=layer, chunks=chunks, remainder=remainder, batch_tokens=batch_tokens
+        )
 
     def log_likelihood(
         self,
@@ -153,63 +107,10 @@ class LM:
         Raises:
           ValueError: for an empty sequence, what is no DNA, or more tokens than the model's positions.
         """
-        for name, value, choice in (("score", score, SCORES), ("strand", strand, STRANDS)):
-            if value not in choice:
-                raise ValueError(f"{name} {value!r} is none of {', '.join(choice)}")
-        strands = ("+", "-") if strand == "both" else (strand,)
-        rows = [self._row(text, number, s) for number, text in enumerate(_listed(sequences)) for s in strands]
-        values = self.score_rows(rows, score=score, per_base=per_base, special_tokens=special_tokens,
-                                 batch_tokens=batch_tokens)  # fmt: skip
-        found = []
-        for first in range(0, len(rows), len(strands)):
-            totals, terms = [], []
-            for row, value in zip(rows[first:], values[first : first + len(strands)], strict=False):
-                unknown = row.dna >= bases.N
-                known = int((~unknown).sum())
-                total = float(np.sum(value, dtype=np.float64))
-                totals.append(total if score == "token" else total / known if known else math.nan)
-                if per_base:
-                    terms.append(np.where(unknown, np.nan, value[row.prefix :].reshape(-1)[: row.length]))
-            if per_base and strands[-1] == "-":
-                terms[-1] = terms[-1][::-1]
-            words = np.concatenate([unknown, np.zeros(-len(unknown) % self.tokenizer.k, bool)])
-            found.append(Score(
-                score, strand, float(np.mean(totals)), known, int(unknown.sum()),
-                int((row.codes < bases.N).any(1).sum()), int(words.reshape(-1, self.tokenizer.k).any(1).sum()),
-                np.mean(terms, axis=0) if per_base else None,
-            ))  # fmt: skip
-        return found
-
-    def score_rows(
-        self,
-        rows: list[Row],
-        *,
-        score: str = "token",
-        per_base: bool = False,
-        special_tokens: bool = True,
-        batch_tokens: int = TOKENS,
-        steps: int = 4,
-    ) -> list[np.ndarray]:
-        """Log-probabilities of the targets of framed rows, float32 [tokens] or [tokens, k], in their order.
-
-        `steps`: see `by_length`.
-        """
-        found = [None] * len(rows)
-        for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens, steps):
-            batch = [rows[i] for i in chosen]
-            ids, codes = pad_rows(batch, number, length)
-            odd = np.full((number, 0), length, np.int32)
-            if score == "token":
-                some = odd_targets(batch, length)
-                odd = np.full((number, some.shape[1]), length, np.int32)
-                odd[: len(batch)] = some
-            with jax.set_mesh(self.mesh):
-                values = score_rows(
-                    self.model, self.params, ids, codes, odd, score=score, per_base=per_base, full=special_tokens
-                )
-            for i, value in zip(chosen, np.asarray(values), strict=False):
-                found[i] = value[: len(rows[i].ids)]
-        return found
+        return log_likelihood(
+            self, sequences, score=score, strand=strand, per_base=per_base, special_tokens=special_tokens,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
 
     def base_probabilities(
         self,
@@ -232,31 +133,7 @@ class LM:
         Raises:
           ValueError: as `log_likelihood`.
         """
-        if given not in GIVEN:
-            raise ValueError(f"given {given!r} is none of {', '.join(GIVEN)}")
-        k = self._kmers("base_probabilities")
-        if phases not in (1, k):
-            raise ValueError(f"phases is {phases}: it is 1 or {k}")
-        rows, of, sequences = [], [], _listed(sequences)
-        for number, text in enumerate(sequences):
-            row = self._row(text, number, "+")
-            prefix, dna = split_prefix(text)
-            codes = bases.encode(dna)
-            for phase in range(min(phases, len(codes))):
-                rows.append(frame(self.tokenizer, prefix, codes, phase) if phase else row)
-                of.append((number, phase))
-        sums = [np.zeros((len(split_prefix(text)[1]), 4), np.float32) for text in sequences]
-        times = [np.zeros((len(x), 1), np.float32) for x in sums]
-        for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens):
-            ids, codes = pad_rows([rows[i] for i in chosen], number, length)
-            with jax.set_mesh(self.mesh):
-                shares = base_shares(self.model, self.params, ids, codes, given=given)
-            for i, share in zip(chosen, np.asarray(shares), strict=False):
-                row, (sequence, phase) = rows[i], of[i]
-                sums[sequence][phase:] += share[row.prefix : len(row.ids)].reshape(-1, 4)[: row.length]
-                times[sequence][phase:] += 1
-        order = ["ATCG".index(letter) for letter in "ACGT"]
-        return [(total / n)[:, order] for total, n in zip(sums, times, strict=True)]
+        return base_probabilities(self, sequences, given=given, phases=phases, batch_tokens=batch_tokens)
 
     def score_variants(
         self,
@@ -287,7 +164,7 @@ class LM:
             be scored is no error: its `flag` says why.
           DataError: for a file that is no FASTA.
         """
-        self._kmers("score_variants")
+        kmers(self, "score_variants")
         if isinstance(genome, dict):
             genome = Genome.of(genome)
         elif not isinstance(genome, Genome):
@@ -296,23 +173,6 @@ class LM:
             self, itertools.starmap(Variant, variants), genome, protocol=protocol, context=context, phases=phases,
             strand=strand, marginals=marginals, batch_tokens=batch_tokens,
         )  # fmt: skip
-
-    def _kmers(self, what: str) -> int:
-        if self.tokenizer.kind != "kmer":
-            raise ValueError(f"{what} needs a k-mer tokenizer, not {self.tokenizer.name}")
-        return self.tokenizer.k
-
-    def _row(self, text: str, number: int, strand: str) -> Row:
-        """A sequence as it is scored; `number` names it in messages."""
-        self._kmers("scoring")
-        prefix, dna = split_prefix(text)
-        if not dna:
-            raise ValueError(f"sequence {number} is empty: there is nothing to score")
-        self.tokenizer.encode(dna, remainder="oov")  # refuses what is no base, and says where
-        codes = bases.encode(dna)
-        row = frame(self.tokenizer, prefix, bases.reverse_complement(codes) if strand == "-" else codes)
-        self.check_length(len(row.ids), f"sequence {number}")
-        return row
 
     def logits(self, ids) -> np.ndarray:
         """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].
@@ -473,12 +333,6 @@ class LM:
 def _logits(model, params, ids):
     hidden, _ = model.apply({"params": params}, ids)
     return model.apply({"params": params}, hidden, method="logits")
-
-
-def _listed(sequences: Sequence[str]) -> list[str]:
-    if isinstance(sequences, str):
-        raise ValueError("sequences is one string: give a list of them")
-    return list(sequences)
 
 
 def _keys(seed: int | Sequence[int], rows: int) -> jax.Array:

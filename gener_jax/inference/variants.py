@@ -37,7 +37,7 @@ from data_pipeline import bases, fasta
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import BOS
 from gener_jax.inference.batches import by_length, right_pad
-from gener_jax.inference.likelihood import STRANDS, Row, frame, log_masses
+from gener_jax.inference.likelihood import STRANDS, Row, frame, log_masses, score_all
 from gener_jax.model.decoder import Decoder
 
 PROTOCOLS = ("right_edge", "centred")
@@ -328,8 +328,8 @@ def _group(lm, variants, genome, run, context, largest, phases, strand, batch_to
         name = strands[0][at][0]
         values = [s[at][1] for s in strands]  # of each, [phases, 3]; at an edge there are fewer phases
         at += 1
-        if not all(len(v) for v in values):
-            found.append(Scored(name, flag=f"fewer than {FLANK} bases behind it"))
+        if flags := [v for v in values if isinstance(v, str)]:
+            found.append(Scored(name, flag=flags[0]))
             continue
         if not all(np.isfinite(v).all() for v in values):
             found.append(Scored(name, flag="the model gives no finite score"))
@@ -344,15 +344,24 @@ def _group(lm, variants, genome, run, context, largest, phases, strand, batch_to
     return found
 
 
-def _right_edge(lm, sites: list[_Site], context: int, phases: int, batch_tokens: int) -> list[tuple[str, np.ndarray]]:
-    """By site: the score's name, and value, log p of reference and alternate, float [phases, 3]."""
+def _no_right_edge(site: _Site, context: int) -> str:
+    """One line that says why a site cannot be scored from the bases before it; empty where it can."""
+    if len(site.ref) != len(site.alt) and len(site.behind) < FLANK:
+        return f"fewer than {FLANK} bases behind it"
+    before = site.before[max(len(site.before) - context, 0) :]
+    return "no known base in the context before it" if len(before) and (before >= bases.N).all() else ""
+
+
+def _right_edge(
+    lm, sites: list[_Site], context: int, phases: int, batch_tokens: int
+) -> list[tuple[str, np.ndarray | str]]:
+    """By site: the score's name; and value, log p of reference and alternate, float [phases, 3], or why not."""
     k = lm.tokenizer.k
     edges, sequences = _Asked(), _Asked()
     plans = []
     for site in sites:
         plan = []
-        enough = len(site.ref) == len(site.alt) or len(site.behind) >= FLANK
-        for phase in range(min(phases, len(site.before) + 1) if enough else 0):
+        for phase in range(0 if _no_right_edge(site, context) else min(phases, len(site.before) + 1)):
             cut = len(site.before) - phase
             upstream, given = site.before[max(cut - context, 0) : cut], site.before[cut:]
             known = np.flatnonzero(upstream < bases.N)
@@ -375,7 +384,7 @@ def _right_edge(lm, sites: list[_Site], context: int, phases: int, batch_tokens:
             plan.append((phase, numbers[0] if phase else None, *numbers[-2:]))
         plans.append(plan)
     masses = _edges(lm, edges.rows, batch_tokens)
-    sums = [float(x.sum(dtype=np.float64)) for x in lm.score_rows(sequences.rows, batch_tokens=batch_tokens, steps=32)]
+    sums = [float(x.sum(dtype=np.float64)) for x in score_all(lm, sequences.rows, batch_tokens=batch_tokens, steps=32)]
     found = []
     for site, plan in zip(sites, plans, strict=True):
         one_base = len(site.ref) == len(site.alt) == 1
@@ -392,7 +401,8 @@ def _right_edge(lm, sites: list[_Site], context: int, phases: int, batch_tokens:
             # Without ε for sequences: their likelihoods are far below it.
             value = log_ref - np.logaddexp(log_alt, np.log(_EPSILON)) if one_base else log_ref - log_alt
             values.append((value, log_ref, log_alt))
-        found.append(("right_edge" if one_base else "right_edge_sequence", np.array(values)))
+        name = "right_edge" if one_base else "right_edge_sequence"
+        found.append((name, _no_right_edge(site, context) or np.array(values)))
     return found
 
 
@@ -439,7 +449,7 @@ def _centred(
                 numbers.append(asked.number(frame(lm.tokenizer, "", window), window.tobytes()))
             plan.append(numbers)
         plans.append(plan)
-    values = lm.score_rows(asked.rows, score="base" if marginals else "token", batch_tokens=batch_tokens, steps=32)
+    values = score_all(lm, asked.rows, score="base" if marginals else "token", batch_tokens=batch_tokens, steps=32)
     sums = [float(x.sum(dtype=np.float64)) for x in values]
     found = []
     for plan in plans:
