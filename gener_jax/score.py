@@ -220,16 +220,17 @@ def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict
         list(lm.score_variants([], {}, **options))  # wrong options are told before anything is read or written
     genome = Genome.read(args.fasta, args.aliases)
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
-    marked, total = Marked(genome, args.context), 0
+    marked, total, alleles = Marked(genome, args.context), 0, 0
     for record in _records(args.vcf):  # all of it is read once before the model runs, so a bad line is told now
         marked.add(record.contig, record.start)
         total += 1
+        alleles += len(record.alts)
     line = overlap(config, folder, lm.step, list(marked.codes()), args.check_overlap)
     say(line)
     out = Output(args.output, made_of, _variant_header(args.vcf, as_vcf))
     if out.done:
         say(f"going on behind record {out.done:,}")
-    rate, counts = Rate("variant", None, 0), out.counts
+    rate, counts = Rate("variant", alleles, out.counts.total()), out.counts
     # Blocks of as many records each time, so that what is read together, and with it the last digit, is the same
     # after a stop.
     records = itertools.islice(_records(args.vcf), out.done, None)

@@ -352,26 +352,9 @@ def marginals(lm, ids, over, temperature):
     return by_base / by_base.sum(1, keepdims=True)
 
 
-def test_base_mode_draws_each_base_from_its_marginal(lm):
-    draws, temperature = 2048, 0.7
-    texts = lm.generate(["CATGA"] * draws, 3, seed=0, temperature=temperature, mode="base", batch_size=1024)
+def test_base_mode_takes_each_base_from_its_marginal(lm):
+    """The most likely; that draws have its frequencies is a slow test."""
     ids = list(lm.tokenizer.encode("CATG", add_bos=True))
-
-    def p_value(temperature):
-        names, joint = [], []
-        first = marginals(lm, ids, "A", temperature)
-        for i, a in enumerate("ATCG"):
-            then = marginals(lm, [*ids, int(lm.tokenizer.encode("A" + a)[0])], "", temperature)
-            for j, b in enumerate("ATCG"):
-                for m, c in enumerate("ATCG"):
-                    names.append(a + b + c)
-                    joint.append(first[1, i] * then[0, j] * then[1, m])
-        counts = np.array([texts.count(name) for name in names])
-        assert counts.sum() == draws
-        return stats.chisquare(counts, np.array(joint) * draws).pvalue
-
-    assert p_value(temperature) > 0.001
-    assert p_value(1.0) < 1e-6  # the test can tell
     greedy = lm.generate(["CATGA"], 1, temperature=0, mode="base")[0]
     assert greedy == "ATCG"[marginals(lm, ids, "A", 1.0)[1].argmax()]
     assert lm.generate(["CATGA"] * 4, 9, top_k=1, mode="base", seed=5) == lm.generate(
@@ -417,6 +400,7 @@ def test_a_hundred_thousand_draws_match_the_exact_distribution(mode, lm):
     assert stats.chisquare(observed, flat).pvalue < 1e-6
 
 
+@pytest.mark.slow
 def test_few_programs_for_many_prompts(lm):
     rng = np.random.default_rng(0)
     prompts = ["".join(rng.choice(list("ACGT"), n)) for n in rng.integers(1, 100, 200)]

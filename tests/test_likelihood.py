@@ -170,6 +170,7 @@ def test_a_head_over_few_positions_at_a_time_is_the_same(lm, monkeypatch):
     likelihood.score_rows.clear_cache()
 
 
+@pytest.mark.slow
 def test_few_programs_for_many_lengths(lm):
     rng = np.random.default_rng(0)
     texts = ["".join(rng.choice(list("ACGTN"), n, p=[0.24] * 4 + [0.04])) for n in rng.integers(1, 100, 200)]
