@@ -5,7 +5,8 @@
     --workdir=DIR               the run's folder; default runs/<config name>
     --checkpoint=DIR            (evaluate, sample, convert) a run's or a Hugging Face folder, whose config is the base
 
-Exit status: 0; 1 for input that cannot be used; 2 for a command line or configuration that is wrong; 130 interrupted.
+Exit status: 0; 1 for input that cannot be used; 2 for a command line or configuration that is wrong; 75 stuck; 130
+interrupted; 143 stopped by SIGTERM, the state saved.
 """
 
 import argparse
@@ -137,7 +138,8 @@ def run(main: Callable[[], None]) -> None:
     import absl.logging
     import jax
 
-    from gener_jax.errors import CheckpointError
+    from gener_jax.errors import CheckpointError, TrainingError
+    from gener_jax.training.faults import Terminated
 
     # orbax and its event loop write pages about what is said here in a line.
     absl.logging.set_verbosity(absl.logging.FATAL)
@@ -149,7 +151,15 @@ def run(main: Callable[[], None]) -> None:
         main()
     except ConfigError as error:
         _fail(2, error)
-    except (DataError, CheckpointError, OSError) as error:  # any other ValueError is a fault of the program
+    except Terminated as stopped:
+        print(f"stopped {stopped}", file=sys.stderr)
+        sys.exit(143)
+    except (
+        DataError,
+        CheckpointError,
+        TrainingError,
+        OSError,
+    ) as error:  # any other ValueError is a fault of the program
         _fail(1, error)
     except MemoryError as error:
         _fail(1, f"out of memory: {error}" if str(error) else "out of memory")

@@ -23,6 +23,15 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+ATTENTION = ("auto", "reference", "blockwise", "cudnn", "triton", "splash")
+REMAT = (
+    "none",  # nothing
+    "dots",  # all but matrix products and attention
+    "block",  # each layer from its input, but not its attention
+    "full",  # each layer from its input
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Model:
     """The decoder; the first block has the names of the published config.json."""
@@ -45,10 +54,10 @@ class Model:
     yarn_attention_factor: float | None = None  # of cosine and sine; None: 0.1 ln(yarn_factor) + 1
 
     dtype: str = "float32"  # of the computation; parameters are float32
-    attention: str = "auto"  # auto, reference, blockwise
+    attention: str = "auto"  # auto, or one of ATTENTION
     attention_block: int = 256  # tokens
-    remat: str = "none"  # what the backward pass computes again: none, dots (all but matrix products), full
-    scan_unroll: int = 1  # layers a step of the scan
+    remat: str = "none"  # what the backward pass computes again, from least to most: one of REMAT
+    scan_unroll: int = 1  # layers a step of the scan; num_hidden_layers unrolls it
 
     def __post_init__(self):
         for name in (
@@ -94,8 +103,8 @@ class Model:
         _require(self.attention_block > 0, f"model.attention_block is {self.attention_block}: it has to be positive")
         _require(self.scan_unroll > 0, f"model.scan_unroll is {self.scan_unroll}: it has to be positive")
         _choice("model.dtype", self.dtype, ("float32", "bfloat16"))
-        _choice("model.attention", self.attention, ("auto", "reference", "blockwise"))
-        _choice("model.remat", self.remat, ("none", "dots", "full"))
+        _choice("model.attention", self.attention, ATTENTION)
+        _choice("model.remat", self.remat, REMAT)
 
     @property
     def longest(self) -> int | None:
@@ -158,19 +167,57 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is minimised: cross-entropy of tokens, or FNS, the cross-entropy of their bases' marginals."""
+
+    fns_from_step: int | None = None  # FNS behind so many steps of cross-entropy; 0: from the start; none: never
+    fns_learning_rate: float | None = None  # the peak rate from there on; none: the same
+    z_loss: float = 0.0  # times the squared log of the softmax's sum
+    compat: bool = False  # FNS adds the special tokens' mass to A, as the published code does
+
+    def __post_init__(self):
+        start, rate = self.fns_from_step, self.fns_learning_rate
+        _require(start is None or start >= 0, f"objective.fns_from_step is {start}: it has to be 0 or more, or none")
+        _require(rate is None or rate > 0, f"objective.fns_learning_rate is {rate}: it has to be positive, or none")
+        _require(0 <= self.z_loss < math.inf, f"objective.z_loss is {self.z_loss}: it has to be 0 or more")
+        _require(
+            start is not None or (rate is None and not self.compat),
+            "objective.fns_learning_rate and objective.compat do nothing without objective.fns_from_step",
+        )
+
+    def at(self, step: int) -> str:
+        """What the step behind `step` others minimises: ce or fns."""
+        return "fns" if self.fns_from_step is not None and step >= self.fns_from_step else "ce"
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW with warm-up and cosine decay."""
+    """AdamW with warm-up and a schedule."""
 
     peak_learning_rate: float = 4e-4
     warmup_steps: int = 2000
+    schedule: str = "cosine"  # behind the warm-up: cosine, or wsd (stable, then linear decay)
+    decay_share: float = 0.2  # of all steps, at the end, in which wsd decays
     final_share: float = 0.1  # of the peak rate, reached at the last step
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
     weight_decay: float = 0.1  # of matrices only
     clip_norm: float = 1.0  # of the whole gradient
+    state_dtype: str = "float32"  # of the two moments as they are kept; bfloat16 rounds them at random
+    spike_factor: float = 10.0  # a gradient so many times its usual norm is skipped; 0: only one that is not finite
+    max_skipped_in_row: int = 20  # skipped steps in a row that stop the run
 
     def __post_init__(self):
+        _choice("optimizer.schedule", self.schedule, ("cosine", "wsd"))
+        _choice("optimizer.state_dtype", self.state_dtype, ("float32", "bfloat16"))
+        _require(0 < self.decay_share <= 1, f"optimizer.decay_share is {self.decay_share}: above 0, at most 1")
+        factor = self.spike_factor
+        _require(factor == 0 or factor > 1, f"optimizer.spike_factor is {factor}: it has to be over 1, or 0")
+        _require(
+            self.max_skipped_in_row > 0,
+            f"optimizer.max_skipped_in_row is {self.max_skipped_in_row}: it has to be positive",
+        )
         _require(self.peak_learning_rate > 0, f"optimizer.peak_learning_rate is {self.peak_learning_rate}: positive")
         for name in ("epsilon", "clip_norm"):
             _require(getattr(self, name) > 0, f"optimizer.{name} is {getattr(self, name)}: it has to be positive")
@@ -187,15 +234,31 @@ class Train:
 
     num_steps: int = 185_000
     batch_size: int = 128  # sequences a step, over all devices
+    accumulate: int = 1  # parts of a batch, one after the other; the step is that of the whole
     seed: int = 0  # of parameters and data
     log_every_steps: int = 10
+    writers: tuple[str, ...] = ()  # beside log.jsonl: tensorboard, wandb
+    wandb_project: str = "gener_jax"
+    watchdog_minutes: float = 30.0  # without a step, a batch of evaluation or a save: the run is stuck; 0: never
+    profile_from: int | None = None  # a step from which `profile_steps` are traced, to profile/ in the run's folder
+    profile_steps: int = 3
+    compilation_cache: str | None = None  # a folder for compiled programs; none: `compiled` in the run's on GPU, TPU
     init_from: str | None = None  # a folder whose parameters the run starts from: a run's, or a Hugging Face folder
     check_memory: bool = True  # refuse to start where the estimate is over what a device has
     allow_changes: tuple[str, ...] = ()  # fields that may differ from the run being resumed, e.g. "train.num_steps"
 
     def __post_init__(self):
-        for name in ("num_steps", "batch_size", "log_every_steps"):
+        for name in self.writers:
+            _choice("train.writers", name, ("tensorboard", "wandb"))
+        minutes, start = self.watchdog_minutes, self.profile_from
+        _require(0 <= minutes < math.inf, f"train.watchdog_minutes is {minutes}: it has to be 0 or more")
+        _require(start is None or start > 0, f"train.profile_from is {start}: a step from 1 on, or none")
+        for name in ("num_steps", "batch_size", "accumulate", "log_every_steps", "profile_steps"):
             _require(getattr(self, name) > 0, f"train.{name} is {getattr(self, name)}: it has to be positive")
+        _require(
+            self.batch_size % self.accumulate == 0,
+            f"train.batch_size {self.batch_size} is not divisible by train.accumulate {self.accumulate}",
+        )
         _require(0 <= self.seed < 2**32, f"train.seed is {self.seed}: it has to be below 2^32 and not negative")
 
 
@@ -206,12 +269,13 @@ class Mesh:
     data: int = 1
     fsdp: int = -1
     tensor: int = 1
+    context: int = 1
 
     def __post_init__(self):
-        for name in ("data", "fsdp", "tensor"):
-            size = getattr(self, name)
+        sizes = dataclasses.asdict(self)
+        for name, size in sizes.items():
             _require(size > 0 or size == -1, f"mesh.{name} is {size}: it has to be positive, or -1 for the rest")
-        _require((self.data, self.fsdp, self.tensor).count(-1) < 2, "mesh has more than one -1: one takes the rest")
+        _require(list(sizes.values()).count(-1) < 2, "mesh has more than one -1: one takes the rest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,12 +298,14 @@ class Eval:
     every_steps: int = 1000
     batch_size: int = 8  # windows of the context
     max_regions: int | None = None  # evaluate the first so many in a keyed order; None: all
+    recovery_genes: int = 0  # held-out genes whose next 30 bases are written greedily at each look
     baselines: bool = True  # Markov models of order 0 and 5 beside the final evaluation
 
     def __post_init__(self):
         _choice("eval.split", self.split, ("train", "validation", "test"))
         for name in ("every_steps", "batch_size"):
             _require(getattr(self, name) > 0, f"eval.{name} is {getattr(self, name)}: it has to be positive")
+        _require(self.recovery_genes >= 0, f"eval.recovery_genes is {self.recovery_genes}: it cannot be negative")
         regions = self.max_regions
         _require(regions is None or regions > 0, f"eval.max_regions is {regions}: it has to be positive, or none")
 
@@ -280,6 +346,7 @@ class Config:
     model: Model = dataclasses.field(default_factory=Model)
     tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
     data: Data = dataclasses.field(default_factory=Data)
+    objective: Objective = dataclasses.field(default_factory=Objective)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     train: Train = dataclasses.field(default_factory=Train)
     mesh: Mesh = dataclasses.field(default_factory=Mesh)
@@ -302,6 +369,10 @@ class Config:
             self.tokenizer.kind != "bpe" or self.data.records == "tokens",
             "tokenizer.kind is bpe and data.records is bases: BPE needs a dataset of tokens "
             "(data.records=tokens; python -m data_pipeline.build --records tokens --tokenizer bpe --model_file FILE)",
+        )
+        _require(
+            self.objective.fns_from_step is None or self.tokenizer.kind == "kmer",
+            "objective.fns_from_step is set and tokenizer.kind is bpe: FNS is of k-mers' bases; set it to none",
         )
         for name in self.train.allow_changes:
             _require(name in dict(flatten(self)), f"train.allow_changes names {name!r}, which is not a field")

@@ -10,7 +10,7 @@ import time
 from data_pipeline.records import read_info
 from gener_jax import command, pretrained, run_folder
 from gener_jax.inference.lm import from_config
-from gener_jax.model.sharding import make_mesh
+from gener_jax.model.sharding import mesh_of
 from gener_jax.progress import say
 from gener_jax.tasks import report
 from gener_jax.tokenizer import for_config
@@ -24,7 +24,7 @@ def main(argv=None) -> None:
     args, config, folder = program.parse(argv)
     mesh = None
     try:
-        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        mesh = mesh_of(config)
         pretrained.abstract_params(for_config(config)[1].model, mesh)  # whether it divides the model
     except ValueError as error:  # a run of a larger machine
         mesh = None

@@ -12,36 +12,48 @@ from jax.sharding import Mesh
 
 from gener_jax.config import Config
 from gener_jax.model import decoder
+from gener_jax.model.sharding import axis_sizes
 
 GIB = 2**30
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in
 
 
 def training_needs(config: Config, num_devices: int) -> dict[str, float]:
-    """GiB a device: `state` (float32 parameters, gradients, two Adam moments, cut over fsdp and tensor) and
-    `activations` (what the backward pass keeps of each layer, the logits, and one layer's scratch).
+    """GiB a device, by formula: float32 `parameters` and `gradients` (twice, where they are accumulated), the
+    `optimizer`'s two moments, all cut over fsdp, context and tensor; the `gathered` weights of a layer and the next one
+    in the computation's type; and `activations`, what the backward pass keeps of each layer, one layer's scratch and
+    the logits, of the tokens that a device has at a time.
 
-    An estimate for telling whether a run fits; the compiler's own schedule differs by some ten per cent.
+    An estimate for telling whether a run fits; a compiler's own schedule differs.
+
+    Raises:
+      ValueError: if the mesh does not fit so many devices.
     """
-    m, c = config.model, config
-    rest = {"data": c.mesh.data, "fsdp": c.mesh.fsdp, "tensor": c.mesh.tensor}
-    known = 1
-    for size in rest.values():
-        known *= max(size, 1)
-    sizes = {name: max(num_devices // known, 1) if size == -1 else size for name, size in rest.items()}
-    bytes_ = jnp.dtype(m.dtype).itemsize
-    tokens = c.train.batch_size * c.data.context_length / (sizes["data"] * sizes["fsdp"])
-    attention = (2 * m.num_attention_heads + 2 * m.num_key_value_heads) * m.head_dim / sizes["tensor"]
-    layer = {
-        "full": m.hidden_size,
-        "dots": 3 * m.hidden_size + attention + 2 * m.intermediate_size / sizes["tensor"],
-        "none": 8 * m.hidden_size + 2 * attention + 4 * m.intermediate_size / sizes["tensor"],
+    m, t, mesh = config.model, config.train, config.mesh
+    sizes = axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
+    tensor, cut = sizes["tensor"], sizes["fsdp"] * sizes["context"]
+    kv = m.num_key_value_heads / (tensor if m.num_key_value_heads % tensor == 0 else 1)
+    heads, key_heads, width = m.num_attention_heads / tensor * m.head_dim, kv * m.head_dim, m.intermediate_size / tensor
+    layer = m.hidden_size * (2 * heads + 2 * key_heads + 3 * width)
+    held = (m.num_hidden_layers * layer + 2 * m.vocab_size * m.hidden_size / tensor) / cut
+    itemsize, moment = jnp.dtype(m.dtype).itemsize, jnp.dtype(config.optimizer.state_dtype).itemsize
+    tokens = t.batch_size / t.accumulate * config.data.context_length / (sizes["data"] * cut)
+    kept = {  # bytes a token and layer
+        "full": m.hidden_size * itemsize,
+        "block": (m.hidden_size + heads) * itemsize + 4 * m.num_attention_heads / tensor,
+        "dots": (3 * m.hidden_size + 2 * heads + 2 * key_heads + 2 * width) * itemsize,
+        "none": (8 * m.hidden_size + 2 * (2 * heads + 2 * key_heads) + 4 * width) * itemsize,
     }
-    kept = m.num_hidden_layers * layer[m.remat] + layer["none"]
-    logits = 3 * 4 * m.vocab_size / sizes["tensor"]
+    # Keys and values of the whole length, gathered, and their gradients in float32.
+    attended = sizes["context"] * 2 * key_heads * (itemsize + 4)
+    logits = 3 * 4 * m.vocab_size / tensor
+    activations = tokens * (m.num_hidden_layers * kept[m.remat] + max(kept["none"] + attended, logits))
     return {
-        "state": 16 * decoder.num_parameters(m) / (sizes["fsdp"] * sizes["tensor"]) / GIB,
-        "activations": tokens * (kept * bytes_ + logits) / GIB,
+        "parameters": 4 * held / GIB,
+        "gradients": (4 if t.accumulate == 1 else 8) * held / GIB,
+        "optimizer": 2 * moment * held / GIB,
+        "gathered": (2 * layer * itemsize if cut > 1 else 0) / GIB,
+        "activations": activations / GIB,
     }
 
 
@@ -67,15 +79,19 @@ def peak() -> float:
 
 def training_shortage(config: Config) -> str | None:
     """One line if a training step will not fit, else None."""
-    need, have = training_needs(config, len(jax.devices())), available()
+    try:
+        need, have = training_needs(config, len(jax.devices())), available()
+    except ValueError:
+        return None  # a mesh that does not fit is said where it is made
     total = sum(need.values())
+    state = total - need["activations"]
     if total <= have:
         return None
     return (
-        f"{config.name} needs about {total:.0f} GiB a device ({need['state']:.0f} for parameters, gradients and AdamW, "
+        f"{config.name} needs about {total:.0f} GiB a device ({state:.0f} for parameters, gradients and AdamW, "
         f"{need['activations']:.0f} for activations) and there are {have:.0f} GiB on each of {len(jax.devices())} "
         f"{jax.devices()[0].platform} device(s): use more devices, a smaller train.batch_size or data.context_length, "
-        "or model.remat=full; train.check_memory=false tries anyway"
+        "a larger train.accumulate, or model.remat=full; train.check_memory=false tries anyway"
     )
 
 

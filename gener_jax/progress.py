@@ -10,16 +10,18 @@ from tqdm import tqdm
 class Progress:
     """Training steps."""
 
-    def __init__(self, total: int, initial: int, every: int):
-        self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
-        self._total, self._every, self._printed = total, every, initial
+    def __init__(self, total: int, initial: int, every: int, *, quiet: bool = False):
+        """`every` steps a plain line; `quiet` shows nothing."""
+        bar = sys.stderr.isatty() and not quiet
+        self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True) if bar else None
+        self._quiet, self._total, self._every, self._printed = quiet, total, every, initial
 
     def update(self, step: int, text: str, seconds_left: float) -> None:
         """Shows that `step` is done."""
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
-        elif step - self._printed >= self._every or step == self._total:
+        elif not self._quiet and (step - self._printed >= self._every or step == self._total):
             self._printed = step
             left = "" if math.isnan(seconds_left) else f"  {seconds_left / 60:.1f} min left"
             say(f"step {step}/{self._total}  {text}{left}")

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from gener_jax.config import Config, ConfigError, dumps, resolve
-from gener_jax.errors import CheckpointError
+from gener_jax.errors import CheckpointError, DamagedError
 from gener_jax.files import read_json
 
 _TOKENIZER = "tokenizer.model"
@@ -95,7 +95,7 @@ def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items
     except CheckpointError:
         raise
     except Exception as error:  # of a damaged file: orbax and tensorstore raise many kinds
-        raise CheckpointError(
+        raise DamagedError(
             f"{where}: cannot be read ({_first_line(error)}); where it is damaged, remove that folder and take "
             "another step"
         ) from error

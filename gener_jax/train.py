@@ -6,29 +6,42 @@ line on standard output is one JSON object; progress and logs are on standard er
 
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import flax
 import jax
 
 from data_pipeline.build import build
 from data_pipeline.errors import DataError
 from data_pipeline.inputs import discover
 from data_pipeline.records import RegionSource, read_info
-from gener_jax import command, memory, pretrained, run_folder
+from gener_jax import __version__, command, distributed, flops, memory, pretrained, run_folder
 from gener_jax.config import Config, ConfigError
-from gener_jax.data.loader import TokenStream, device_batches, host_batches
+from gener_jax.data.loader import TokenStream, device_batches
+from gener_jax.errors import TrainingError
 from gener_jax.inference.generate import split_prompt
 from gener_jax.inference.lm import LM
 from gener_jax.model import decoder
-from gener_jax.model.sharding import batch_sharding, make_mesh
+from gener_jax.model.sharding import batch_sharding, mesh_of
 from gener_jax.progress import Progress, say
 from gener_jax.tasks import report
 from gener_jax.tasks.held_out import HeldOut
+from gener_jax.tasks.recovery import Recovery
 from gener_jax.tokenizer import Tokenizer, for_config
 from gener_jax.training import checkpoint
-from gener_jax.training.metrics import Clock, Log, fetch, logged
-from gener_jax.training.step import abstract_state, init_state, make_train_step
+from gener_jax.training.faults import Terminated, Termination, Watchdog
+from gener_jax.training.metrics import Clock, Log, Profile, fetch, logged
+from gener_jax.training.step import State, abstract_state, init_state, make_train_step
+
+
+def tell(text: str) -> None:
+    """`say`, by one of several processes."""
+    if distributed.is_main():
+        say(text)
+
 
 _READING = ("data.", "tokenizer.")  # fields that decide what is read from one dataset
 
@@ -103,14 +116,33 @@ def check_built(config: Config) -> None:
         raise DataError(f"{wanted.path}: was built with {'; '.join(differences)}: take another config.data.path")
 
 
-def train(config: Config, workdir: Path) -> dict:
-    """Trains to `train.num_steps`, goes on where a run in `workdir` stopped, and returns the last line's object.
+@dataclasses.dataclass
+class Run:
+    """What the loop needs: made by `prepare`, before anything is trained."""
+
+    config: Config
+    workdir: Path
+    tokenizer: Tokenizer
+    mesh: jax.sharding.Mesh
+    stream: TokenStream
+    held_out: RegionSource
+    checkpoints: checkpoint.Checkpoints
+    start: int  # steps done
+    state: State
+    log: Log
+
+    @property
+    def tokens_a_step(self) -> int:
+        """Of input, over all devices."""
+        return self.config.train.batch_size * self.config.data.context_length
+
+
+def prepare(config: Config, workdir: Path) -> Run:
+    """Data, mesh and state of a run: new, or what the newest checkpoint in `workdir` that can be restored holds.
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each, before anything is trained.
     """
-    if jax.process_count() > 1:
-        raise ConfigError(f"{jax.process_count()} processes: training over several hosts is not supported yet")
     tokenizer, config = for_config(config)
     with command.refusing("sample.prompts"):  # now, not when the training is done
         for prompt in config.sample.prompts:
@@ -120,138 +152,260 @@ def train(config: Config, workdir: Path) -> dict:
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))
     config = dataclasses.replace(config, data=data)
     with command.refusing():
-        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    rows_apart = mesh.shape["data"] * mesh.shape["fsdp"]
-    if config.train.batch_size % rows_apart:
-        raise ConfigError(
-            f"train.batch_size {config.train.batch_size} is not divisible by mesh data·fsdp = {rows_apart}: "
-            "change one of them"
-        )
-    with command.refusing():
+        mesh = mesh_of(config)
         target = abstract_state(config, mesh)
-    prepare_data(config, tokenizer)
+    distributed.first(lambda: prepare_data(config, tokenizer))
+    distributed.check_shared(Path(config.data.path))
     stream = TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
     if config.data.repeat_weight != 1 and not stream.has_lower_case():
         say(
             f"warning: no lower case in the bases of {config.data.path} that were looked at: data.repeat_weight "
             f"{config.data.repeat_weight} does nothing to them"
         )
-    held_out_source = RegionSource(config.data.path, config.eval.split)
-    if len(held_out_source) == 0:
+    held_out = RegionSource(config.data.path, config.eval.split)
+    if len(held_out) == 0:
         raise DataError(f"{config.data.path}: the {config.eval.split} split is empty; build with a larger share for it")
 
-    # ------------------------------------------------------------------------------------------ start, or resume
-    # 1. The folder's config must be this one.  2. The newest checkpoint gives parameters, optimizer and step.
-    # 3. Its loader digest must be this one's.  4. The log is cut back to its step.
+    # 1. The folder's config must be this one.  2. The newest checkpoint that restores gives parameters, optimizer and
+    # step.  3. Its loader digest must be this one's.  4. The log is cut back to its step.
     checkpoint.check_folder(workdir, config)
-    allowing = config.train.allow_changes
+    cache_programs(config, workdir)
     checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
-    if (start := checkpoints.latest_step) is not None:
-        state, loader_state = checkpoints.restore(start, target)
-        for name, digest in (("dataset", stream.source.digest), ("digest", stream.digest)):
-            allowed = "data.path" in allowing or (name == "digest" and any(a.startswith(_READING) for a in allowing))
-            if loader_state[name] != digest and not allowed:
-                raise DataError(
-                    f"{config.data.path}: not the data this run began with ({name} {digest[:12]}, was "
-                    f"{loader_state[name][:12]}): take another --workdir, or allow data.path by train.allow_changes"
-                )
-        say(f"resuming {workdir} at step {start}")
+    if (newest := checkpoints.newest(target)) is not None:
+        start, state, loader_state = newest
+        check_data(config, stream, loader_state)
+        tell(f"resuming {workdir} at step {start}")
     else:
         start, state = 0, init_state(config, mesh)
         if config.train.init_from is not None:
             state = dataclasses.replace(state, params=None)  # those of the seed go before others come
             state = dataclasses.replace(state, params=initial_params(config, mesh))
-    run_folder.describe(workdir, config)
-    log = Log(workdir / "log.jsonl", start)
-    num_steps, batch_size, length = config.train.num_steps, config.train.batch_size, config.data.context_length
-    tokens_a_step = batch_size * length
-    books = stream.accounting(0)
-    say(
-        f"{config.name}: {decoder.num_parameters(config.model):,} parameters ({config.model.num_hidden_layers} layers "
-        f"of {config.model.hidden_size}), {config.model.dtype}, mesh {dict(mesh.shape)} of "
-        f"{jax.devices()[0].device_kind}\n"
-        f"data: {len(stream.source):,} regions, {books['region_bases']:,} bases, {books['tokens']:,} tokens an epoch "
-        f"({tokenizer.name}), {100 * books['kept'] / books['region_bases']:.1f} % of bases kept; held out: "
-        f"{len(held_out_source):,} regions, {int(held_out_source.index['length'].sum()):,} bases\n"
-        f"{num_steps} steps of {batch_size} × {length} = {tokens_a_step:,} tokens, "
-        f"{num_steps * tokens_a_step / max(books['tokens'], 1):.1f} epochs"
-    )
+    distributed.first(lambda: run_folder.describe(workdir, config))
+    distributed.check_shared(workdir)
+    log = Log(workdir, start, config)
+    return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, state, log)
 
-    # ------------------------------------------------------------------------------------------------- the loop
-    train_step = make_train_step(config, mesh, tokenizer.token_bases)
-    evaluate = HeldOut(config, held_out_source, tokenizer, mesh)
-    processes = jax.process_index(), jax.process_count()
-    host = host_batches(stream, batch_size, start, num_steps - start, host=processes[0], num_hosts=processes[1])
-    batches = device_batches(host, batch_sharding(mesh))
-    progress = Progress(num_steps, start, config.train.log_every_steps)
-    clock, last, pending = Clock(), logged(workdir / "log.jsonl", start), None
+
+def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
+    """Raises DataError if a checkpoint was trained on other data, unless that was allowed."""
+    allowing = config.train.allow_changes
+    for name, digest in (("dataset", stream.source.digest), ("digest", stream.digest)):
+        allowed = "data.path" in allowing or (name == "digest" and any(a.startswith(_READING) for a in allowing))
+        if loader_state[name] != digest and not allowed:
+            raise DataError(
+                f"{config.data.path}: not the data this run began with ({name} {digest[:12]}, was "
+                f"{loader_state[name][:12]}): take another --workdir, or allow data.path by train.allow_changes"
+            )
+
+
+def cache_programs(config: Config, workdir: Path) -> None:
+    """Keeps compiled programs, so that a run that is started again does not compile again."""
+    folder = config.train.compilation_cache
+    if folder is None and jax.default_backend() != "cpu":
+        folder = str((workdir / "compiled").absolute())
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def screen(run: Run) -> str:
+    """What a run is, before its first step: one screen."""
+    config, stream, mesh = run.config, run.stream, run.mesh
+    m, t, books = config.model, config.train, stream.accounting(0)
+    need, have = memory.training_needs(config, mesh.size), memory.available()
+    per_token = flops.training(m, config.data.context_length)
+    epochs = t.num_steps * run.tokens_a_step / max(books["tokens"], 1)
+    objective = "cross-entropy"
+    if config.objective.fns_from_step is not None:
+        objective = f"cross-entropy, FNS from step {config.objective.fns_from_step:,}"
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+    python = sys.version.split()[0]
+    kept = 100 * books["kept"] / books["region_bases"]
+    rows = (
+        ("model", f"{decoder.num_parameters(m):,} parameters: {m.num_hidden_layers} layers of {m.hidden_size}, "
+                  f"{m.num_attention_heads} heads of {m.head_dim} on {m.num_key_value_heads} of keys; {m.dtype}, "
+                  f"remat {m.remat}, attention {m.attention}"),
+        ("mesh", f"{axes}: {mesh.size} {jax.devices()[0].device_kind}{hosts}"),
+        ("memory", f"a device about {sum(need.values()):.2g} of {have:.1f} GiB: "
+                   + ", ".join(f"{name} {gib:.2g}" for name, gib in need.items() if gib)),
+        ("step", f"{t.batch_size} × {config.data.context_length:,} = {run.tokens_a_step:,} tokens"
+                 + (f" in {t.accumulate} parts" if t.accumulate > 1 else "")
+                 + f"; {per_token * run.tokens_a_step / 1e12:,.3g} TFLOP, {per_token / 1e9:,.3g} GFLOP a token"),
+        ("training", f"{t.num_steps:,} steps, {epochs:.1f} epochs; {objective}; {config.optimizer.schedule}"),
+        ("data", f"{len(stream.source):,} regions, {books['region_bases']:,} bases, {books['tokens']:,} tokens "
+                 f"({run.tokenizer.name}) an epoch, {kept:.1f} % of bases kept; held out: "
+                 f"{len(run.held_out):,} regions, {int(run.held_out.index['length'].sum()):,} bases"),
+        ("versions", f"gener_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}, Python {python}"),
+    )  # fmt: skip
+    return "\n".join([config.name, *(f"  {name:9} {text}" for name, text in rows)])
+
+
+class Looks:
+    """Held-out evaluation, and sequence recovery where it is asked for, in the loop."""
+
+    def __init__(self, run: Run, termination: Termination, watchdog: Watchdog):
+        self._held_out = HeldOut(run.config, run.held_out, run.tokenizer, run.mesh)
+        self._recovery = None
+        if run.config.eval.recovery_genes:
+            with command.refusing():
+                self._recovery = Recovery(run.config, run.held_out, run.tokenizer, run.mesh)
+        self._termination, self._watchdog = termination, watchdog
+
+    def __call__(self, params) -> dict:
+        """What is logged of a look.
+
+        Raises:
+          Terminated: as soon as the run is asked to stop.
+        """
+        found = self._held_out(params, self._moved)
+        looked_at = ("loss", "bits_per_base", "without_near_copies")
+        result = {name: found[name] for name in looked_at if name in found}
+        return result | (self._recovery(params, self._moved) if self._recovery is not None else {})
+
+    def _moved(self, done: int, total: int) -> None:
+        self._watchdog.beat("a batch of evaluation")
+        if self._termination.asked:
+            raise Terminated
+
+
+def train(config: Config, workdir: Path) -> dict:
+    """Trains to `train.num_steps`, goes on where a run in `workdir` stopped, and returns the last line's object.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: one line each.
+      Terminated: behind a SIGTERM, when the state is saved.
+    """
+    with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
+        run = prepare(config, workdir)
+        tell(screen(run))
+        params, last = loop(run, termination, watchdog)
+        watchdog.beat("the final evaluation")
+        return finish(run, params, last)
+
+
+def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, dict]:
+    """The steps, with looks and checkpoints between them; the parameters at the end and the last step's metrics."""
+    config, mesh, start = run.config, run.mesh, run.start
+    num_steps, every = config.train.num_steps, config.train.log_every_steps
+    books, tokens_a_step = run.stream.accounting(0), run.tokens_a_step
+    steps = {name: make_train_step(config, mesh, run.tokenizer.token_bases, name) for name in ("ce", "fns")}
+    looks = Looks(run, termination, watchdog)
+    batches = device_batches(run.stream, config.train.batch_size, start, num_steps - start, batch_sharding(mesh))
+    progress = Progress(num_steps, start, every, quiet=not distributed.is_main())
+    profile = Profile(config.train, run.workdir)
+    clock, last, pending = Clock(), logged(run.workdir / "log.jsonl", start), None
     compiled_at = None  # seconds and step behind the first step: compilation is not speed
+    state, saved = run.state, start
+    run.state = None  # its buffers are given to the first step
 
     def read(step, metrics):
         """Metrics of a step, once the next one is on its way to the device."""
         nonlocal compiled_at, last
-        values = {name: float(value) for name, value in fetch(metrics).items()}
+        values = {name: x.item() for name, x in fetch(metrics).items()}
+        watchdog.beat(f"step {step + 1}")
         if compiled_at is None:
             compiled_at = clock.seconds, step
         else:
             values["tokens_per_s"] = (step - compiled_at[1]) * tokens_a_step / (clock.seconds - compiled_at[0])
             bases_per_token = books["kept"] / books["tokens"] if books["tokens"] else 0.0
             values["bases_per_s"] = values["tokens_per_s"] * bases_per_token
+        if values["skipped_in_row"]:
+            tell(
+                f"warning: step {step} was skipped: loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g};"
+                f" {values['skipped']} so far, {values['skipped_in_row']} in a row"
+            )
         last = values
-        if step % config.train.log_every_steps == 0 or step == num_steps:
-            log.write(step=step, **values)
+        if step % every == 0 or step == num_steps:
+            run.log.write(step, **values)
+        if values["skipped_in_row"] >= config.optimizer.max_skipped_in_row:
+            raise TrainingError(
+                f"{run.workdir}: the last {values['skipped_in_row']} steps up to {step} were skipped "
+                "(optimizer.max_skipped_in_row), by a gradient that is not finite or over optimizer.spike_factor "
+                f"{config.optimizer.spike_factor:g} times its usual norm; the last checkpoint is of step {saved}"
+            )
         speed = values.get("tokens_per_s")
         left = (num_steps - step) * tokens_a_step / speed if speed else float("nan")
         text = f"loss {values['loss']:.4f}  bits/base {values['bits_per_base']:.4f}"
         progress.update(step, f"{text}  {speed:,.0f} tokens/s" if speed else text, left)
 
+    def save(step, bits_per_base):
+        nonlocal saved
+        loader = {
+            "step": step,
+            "seed": config.train.seed,
+            "digest": run.stream.digest,
+            "dataset": run.stream.source.digest,
+        }
+        watchdog.beat(f"saving step {step}")
+        run.checkpoints.save(step, state, loader, config, bits_per_base)
+        saved = step
+
+    def stop(step):
+        with jax.transfer_guard("allow"):
+            if saved != step:
+                save(step, None)
+            run.checkpoints.close()
+            run.log.close()
+        raise Terminated(f"by SIGTERM behind step {step}, which is saved; the same command goes on there")
+
+    step = start
     try:
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
             for step, batch in enumerate(batches, start + 1):
-                state, metrics = train_step(state, batch)
-                if pending is not None:
-                    read(*pending)
-                pending = (step, metrics)
-                save = step % config.checkpoint.every_steps == 0 or step == num_steps
-                if save or step % config.eval.every_steps == 0:  # a checkpoint is always looked at: one is the best
+                with profile.at(step):
+                    state, metrics = steps[config.objective.at(step - 1)](state, batch)
+                    if pending is not None:
+                        read(*pending)
+                    pending = (step, metrics)
+                saving = step % config.checkpoint.every_steps == 0 or step == num_steps
+                looking = saving or step % config.eval.every_steps == 0  # a checkpoint is looked at: one is the best
+                stopping = termination.at(step)
+                if looking or stopping:
                     read(*pending)
                     pending = None
+                if stopping:
+                    stop(step)
+                if looking:
                     with clock.paused():
-                        held_out = evaluate(state.params)
-                        looked_at = ("loss", "bits_per_base", "without_near_copies")
-                        log.write(step=step, held_out={k: held_out[k] for k in looked_at if k in held_out})
-                        say(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}")
-                        if save:
-                            loader = {
-                                "step": step,
-                                "seed": config.train.seed,
-                                "digest": stream.digest,
-                                "dataset": stream.source.digest,
-                            }
-                            checkpoints.save(step, state, loader, config, held_out["bits_per_base"])
+                        try:
+                            held_out = looks(state.params)
+                        except Terminated:
+                            stop(step)
+                        run.log.write(step, held_out=held_out)
+                        recovered = f", recovery {held_out['recovery']:.3f}" if "recovery" in held_out else ""
+                        tell(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}{recovered}")
+                        if saving:
+                            save(step, held_out["bits_per_base"])
+                        watchdog.beat(f"step {step + 1}")
     except KeyboardInterrupt:
-        checkpoints.close()  # one may be half-written
-        raise KeyboardInterrupt(f"behind step {checkpoints.latest_step or 0}; the same command goes on there") from None
+        run.checkpoints.close()  # one may be half-written
+        raise KeyboardInterrupt(f"behind step {saved}; the same command goes on there") from None
     progress.close()
-    with jax.transfer_guard("allow"):
-        checkpoints.close()
-        log.close()
-        params, state = state.params, None  # the optimizer's state makes room for the samples' copy of the parameters
-        return finish(config, workdir, params, tokenizer, mesh, {"step": num_steps, **last})
+    profile.close()
+    run.checkpoints.close()
+    run.log.close()
+    params, state = state.params, None  # the optimizer's state makes room for the samples' copy of the parameters
+    return params, {"step": num_steps, **last}
 
 
-def finish(config: Config, workdir: Path, params, tokenizer: Tokenizer, mesh, last: dict) -> dict:
-    """The final evaluation, samples and what to try next, on standard output; returns the last line's object."""
-    result = report.evaluate(config, params, tokenizer, mesh)
-    print("\n" + report.as_text(config, result))
-    frames = report.show_samples(config, LM(config, params, tokenizer, mesh))
-    print(
-        "Try next\n"
-        f"  python -m gener_jax.sample --checkpoint {workdir} --prompt ATG --num_bases 600 --temperature 0.8\n"
-        f"  python -m gener_jax.evaluate --checkpoint {workdir} --step best\n"
-        f"  python -m gener_jax.train --config=experiments/quickstart.py --config.data.build_from=YOUR.gbff.gz "
-        "--config.data.path=datasets/yours --workdir=runs/yours"
-    )
+def finish(run: Run, params, last: dict) -> dict:
+    """The final evaluation, samples and what to try next, on standard output; returns the last line's object.
+
+    Of several processes the main one prints, and none draws samples: `gener_jax.sample` does, on one host.
+    """
+    config, workdir = run.config, run.workdir
+    result, frames = report.evaluate(config, params, run.tokenizer, run.mesh), None
+    if distributed.is_main():
+        print("\n" + report.as_text(config, result))
+    if jax.process_count() == 1:
+        frames = report.show_samples(config, LM(config, params, run.tokenizer, run.mesh))
+        print(
+            "Try next\n"
+            f"  python -m gener_jax.sample --checkpoint {workdir} --prompt ATG --num_bases 600 --temperature 0.8\n"
+            f"  python -m gener_jax.evaluate --checkpoint {workdir} --step best\n"
+            f"  python -m gener_jax.train --config=experiments/quickstart.py --config.data.build_from=YOUR.gbff.gz "
+            "--config.data.path=datasets/yours --workdir=runs/yours"
+        )
     keep = (
         "loss", "bits_per_base", "perplexity", "without_near_copies", "bits_by_codon_position", "by_case", "markov_0",
         "markov_5",
@@ -261,6 +415,7 @@ def finish(config: Config, workdir: Path, params, tokenizer: Tokenizer, mesh, la
         "train_loss": last.get("loss"),
         "train_bits_per_base": last.get("bits_per_base"),
         "step": last["step"],
+        "skipped": last.get("skipped"),
         "tokens_per_s": last.get("tokens_per_s"),
         "bases_per_s": last.get("bases_per_s"),
         "open_frame_codons": frames,
@@ -271,10 +426,14 @@ def finish(config: Config, workdir: Path, params, tokenizer: Tokenizer, mesh, la
 
 def main(argv=None) -> None:
     """The command."""
-    _, config, workdir = command.Command(__doc__, checkpoint=False).parse(argv)
+    program = command.Command(__doc__, checkpoint=False)
+    distributed.add_flags(program.parser)
+    args, config, workdir = program.parse(argv)
+    distributed.start(args)
     began = time.perf_counter()
     result = train(config, workdir)
-    print(json.dumps({**result, "seconds": round(time.perf_counter() - began, 1)}))
+    if distributed.is_main():
+        print(json.dumps({**result, "seconds": round(time.perf_counter() - began, 1)}))
 
 
 if __name__ == "__main__":

@@ -10,17 +10,21 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from data_pipeline import bases, train_bpe
 from data_pipeline.errors import DataError
 from data_pipeline.records import RegionSource
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, make
 from gener_jax.config import Data
-from gener_jax.data.loader import TokenStream, host_batches
+from gener_jax.data.loader import TokenStream, device_batches, host_batches, own_rows
 from gener_jax.data.permutation import mix, permute, subkey
+from gener_jax.model.sharding import batch_sharding, make_mesh
 from tests import tiny
 from tests.data import random_codes
 
@@ -279,17 +283,49 @@ def test_a_batch_is_a_function_of_seed_and_number(dataset, masked):
     assert equal(straight[7:], batches(stream(), 8, 7, 5))
     assert not equal(straight, batches(stream(seed=5), 8, 0, 12))
     assert equal(straight, batches(pickle.loads(pickle.dumps(stream())), 8, 0, 12))
-    halves = [batches(stream(), 8, 0, 12, host=host, num_hosts=2) for host in (0, 1)]
-    joined = [{name: np.concatenate([a[name], b[name]]) for name in a} for a, b in zip(*halves, strict=True)]
-    assert equal(straight, joined)
+    for rows in ([0, 1, 2, 3], [4, 5, 6, 7], [1, 2, 5, 6]):
+        some = [{name: x[rows] for name, x in batch.items()} for batch in straight]
+        assert equal(some, batches(stream(), 8, 0, 12, rows=rows))
     assert batches(stream(), 8, 12, 0) == []
     assert len({row.tobytes() for batch in straight for row in batch["inputs"]}) == 12 * 8
 
 
-def test_rows_have_to_divide_among_hosts(long_regions):
-    stream = TokenStream(RegionSource(long_regions, "train"), make("kmer", 6), data(long_regions), 0)
-    with pytest.raises(ValueError, match="7 rows do not divide among 2 hosts"):
-        batches(stream, 7, 0, 1, num_hosts=2)
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("sizes", [(1, 8, 1, 1), (2, 1, 2, 2), (1, 2, 1, 4)])
+def test_each_device_gets_its_part_of_a_batch(dataset, masked, sizes):
+    stream = TokenStream(RegionSource(dataset, "train"), make("kmer", 6), data(dataset, mask_documents=masked), 4)
+    sharding = batch_sharding(make_mesh(*sizes[:3], context=sizes[3]))
+    placed = list(device_batches(stream, 8, 3, 4, sharding))
+    for batch, whole in zip(placed, batches(stream, 8, 3, 4), strict=True):
+        assert batch.keys() == whole.keys()
+        for name, x in batch.items():
+            assert np.array_equal(x, whole[name])
+            assert {part.data.shape for part in x.addressable_shards} == {sharding.shard_shape(x.shape)}
+
+
+class Process(NamedTuple):
+    """The part of a sharding that the devices of one of several processes hold."""
+
+    sharding: NamedSharding
+    devices: set
+
+    def addressable_devices_indices_map(self, shape):
+        return {d: i for d, i in self.sharding.devices_indices_map(shape).items() if d in self.devices}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ((8, 1, 1, 1), ([0, 1, 2, 3], [4, 5, 6, 7])),
+        ((2, 2, 1, 2), ([0, 1, 2, 3], [4, 5, 6, 7])),
+        ((1, 1, 1, 8), (list(range(8)), list(range(8)))),  # each has a piece of every row
+        ((1, 1, 8, 1), (list(range(8)), list(range(8)))),
+    ],
+)
+def test_a_process_reads_only_the_rows_its_devices_hold(sizes, expected):
+    sharding = batch_sharding(make_mesh(*sizes[:3], context=sizes[3]))
+    halves = jax.devices()[:4], jax.devices()[4:]
+    assert tuple(own_rows(Process(sharding, set(half)), 8, 16) for half in halves) == expected
 
 
 @pytest.mark.slow

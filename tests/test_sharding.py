@@ -105,7 +105,7 @@ def test_sizes_that_do_not_divide_raise():
     mesh = mesh_of(1, 2, 4)
     with pytest.raises(ValueError, match="heads = 6 is not divisible by mesh tensor = 4"):
         spec(("embed", "heads", "head_dim"), mesh, (16, 6, 4))
-    with pytest.raises(ValueError, match="batch = 3 is not divisible by mesh data·fsdp = 2"):
+    with pytest.raises(ValueError, match="batch = 3 is not divisible by mesh fsdp = 2"):
         spec(("batch",), mesh, (3,))
     odd = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, vocab_size=50))
     with pytest.raises(ValueError, match="vocab = 50 is not divisible"):
@@ -121,12 +121,12 @@ def test_two_dimensions_on_one_mesh_axis_raise():
 
 
 def test_make_mesh():
-    assert dict(make_mesh(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-    assert dict(make_mesh(1, 1, -1).shape) == {"data": 1, "fsdp": 1, "tensor": 8}
+    assert dict(make_mesh(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
+    assert dict(make_mesh(1, 1, -1).shape) == {"data": 1, "fsdp": 1, "context": 1, "tensor": 8}
     assert make_mesh(1, -1, 1).axis_names == AXES
     for sizes, message in {
-        (1, 1, 1): r"\(1, 1, 1\) does not fit 8 device",
-        (3, -1, 1): r"\(3, -1, 1\) does not fit 8 device",
+        (1, 1, 1): r"\(1, 1, 1, 1\) does not fit 8 device",
+        (3, -1, 1): r"\(3, -1, 1, 1\) does not fit 8 device",
         (4, 4, 1): "does not fit 8 device",
         (-1, -1, 1): "at most one is -1",
         (0, -1, 1): "sizes are positive",

@@ -16,7 +16,7 @@ import functools
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import jax
@@ -241,9 +241,9 @@ class TokenStream:
 
 
 class _Rows:
-    """This host's rows of consecutive batches, as grain's random-access source."""
+    """Some rows of consecutive batches, as grain's random-access source."""
 
-    def __init__(self, stream: TokenStream, batch_size: int, rows: range, start_step: int, num_steps: int):
+    def __init__(self, stream: TokenStream, batch_size: int, rows: Sequence[int], start_step: int, num_steps: int):
         self.stream, self.batch_size, self.rows = stream, batch_size, rows
         self.start_step, self.num_steps = start_step, num_steps
 
@@ -255,16 +255,21 @@ class _Rows:
         return self.stream.example((self.start_step + step) * self.batch_size + self.rows[row])
 
 
+def own_rows(sharding: jax.sharding.Sharding, batch_size: int, length: int) -> list[int]:
+    """The rows of a batch [batch_size, length] of which this process's devices hold a part: what it has to read."""
+    rows = set()
+    for index in sharding.addressable_devices_indices_map((batch_size, length)).values():
+        rows.update(range(*index[0].indices(batch_size)))
+    return sorted(rows)
+
+
 def host_batches(
-    stream: TokenStream, batch_size: int, start_step: int, num_steps: int, *, host: int = 0, num_hosts: int = 1
+    stream: TokenStream, batch_size: int, start_step: int, num_steps: int, *, rows: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches `start_step` … `start_step + num_steps` − 1, this host's rows of each: arrays [rows, length]."""
-    if batch_size % num_hosts:
-        raise ValueError(f"{batch_size} rows do not divide among {num_hosts} hosts")
-    per_host = batch_size // num_hosts
-    rows = range(host * per_host, (host + 1) * per_host)
+    """Batches `start_step` … `start_step + num_steps` − 1: arrays [rows, length] of some rows of each; None: all."""
+    rows = range(batch_size) if rows is None else rows
     data = stream.data
-    dataset = grain.MapDataset.source(_Rows(stream, batch_size, rows, start_step, num_steps)).batch(per_host)
+    dataset = grain.MapDataset.source(_Rows(stream, batch_size, rows, start_step, num_steps)).batch(len(rows))
     # Few threads: the reads are small and NumPy's share of the work holds the lock.
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=data.prefetch))
     if data.num_workers:
@@ -274,11 +279,41 @@ def host_batches(
     yield from dataset
 
 
-def device_batches(host: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding, ahead: int = 2) -> Iterator:
-    """The same batches as global arrays on the mesh, `ahead` of them on their way while one is used."""
+def to_devices(
+    batch: dict[str, np.ndarray], sharding: jax.sharding.Sharding, batch_size: int | None = None, rows=None
+) -> dict[str, jax.Array]:
+    """Arrays of a process as global ones on the mesh: of whole batches, or of the given rows of `batch_size`."""
+
+    at = None if rows is None else {row: i for i, row in enumerate(rows)}
+
+    def part(x, index):
+        if at is None:
+            return x[index]
+        start, stop, _ = index[0].indices(batch_size)  # a device's rows follow each other, here too
+        return x[(slice(at[start], at[start] + stop - start), *index[1:])]
+
+    def place(x):
+        shape = x.shape if at is None else (batch_size, *x.shape[1:])
+        # Put one by one: of the ways to make a global array only this is a transfer that somebody asked for.
+        parts = [
+            jax.device_put(part(x, index), device)
+            for device, index in sharding.addressable_devices_indices_map(shape).items()
+        ]
+        return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+    return {name: place(x) for name, x in batch.items()}
+
+
+def device_batches(
+    stream: TokenStream, batch_size: int, start_step: int, num_steps: int, sharding, *, ahead: int = 2
+) -> Iterator[dict[str, jax.Array]]:
+    """Batches as global arrays on the mesh, `ahead` of them on their way while one is used; each process reads only the
+    rows that its devices hold.
+    """
+    rows = own_rows(sharding, batch_size, stream.data.context_length)
     queue = collections.deque()
-    for batch in host:
-        queue.append({name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()})
+    for batch in host_batches(stream, batch_size, start_step, num_steps, rows=rows):
+        queue.append(to_devices(batch, sharding, batch_size, rows))
         if len(queue) > ahead:
             yield queue.popleft()
     while queue:

@@ -12,10 +12,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from gener_jax.config import ATTENTION
+from gener_jax.model import kernels
+
 _MASKED = -1e30  # finite: exp(x - x) of a block that is masked as a whole stays a number, and is rescaled to zero later
-IMPLEMENTATIONS = ("auto", "reference", "blockwise")
+KEPT = "attention"  # the name of what remat may keep of attention: its output and log-sum-exp
 
 
 def matmul_precision(dtype):
@@ -46,27 +50,36 @@ def attention(
 
     Args:
       implementation: "reference" (materialises T × S scores), "blockwise" (memory linear in length, forward and
-        backward), or "auto": blockwise where there is more than one block of queries.
+        backward), one of `kernels` ("cudnn" and "triton" on a GPU, "splash" on a TPU, of a sequence with itself), or
+        "auto": the platform's kernel where it takes the case, else blockwise where there is more than one block of
+        queries.
       offset: the slot of the first query; the first key is at slot 0.
       segments: document ids of queries and keys; None lets all see each other.
       window: how many slots back a query sees, itself included; None for all.
       block: queries and keys a block of the blockwise implementation, in tokens.
 
     Raises:
-      ValueError: for an unknown implementation, heads that do not group, or queries behind the last key.
+      ValueError: for an unknown implementation, heads that do not group, queries behind the last key, or a mask that
+        the implementation would drop.
     """
     if q_BTNH.shape[2] % k_BSKH.shape[2]:
         raise ValueError(f"{q_BTNH.shape[2]} query heads do not group over {k_BSKH.shape[2]} key/value heads")
     last = (offset if isinstance(offset, int) else 0) + q_BTNH.shape[1] - 1
     if last >= k_BSKH.shape[1]:
         raise ValueError(f"queries reach slot {last}, keys only slot {k_BSKH.shape[1] - 1}")
+    case = kernels.Case(q_BTNH, k_BSKH, offset, segments is not None, window)
     if implementation == "auto":
-        implementation = "blockwise" if q_BTNH.shape[1] > block else "reference"
+        implementation = kernels.choice(case) or ("blockwise" if q_BTNH.shape[1] > block else "reference")
     if implementation == "reference":
         return _reference(q_BTNH, k_BSKH, v_BSKH, offset, segments, window)
     if implementation == "blockwise":
         return _blockwise(q_BTNH, k_BSKH, v_BSKH, offset, segments, window, block)
-    raise ValueError(f"model.attention is {implementation!r}: one of {', '.join(IMPLEMENTATIONS)}")
+    if implementation in kernels.KERNELS:
+        if refused := kernels.refusal(implementation, case):
+            raise ValueError(f"model.attention is {implementation}, which {refused}: use auto or blockwise")
+        ids = None if segments is None else segments.queries
+        return kernels.run(implementation, q_BTNH, k_BSKH, v_BSKH, ids, window, name_kept=KEPT)
+    raise ValueError(f"model.attention is {implementation!r}: one of {', '.join(ATTENTION)}")
 
 
 def cached_attention(
@@ -152,7 +165,7 @@ def _reference(q_BTNH, k_BSKH, v_BSKH, offset, segments, window):
     mask = _allowed(offset + jnp.arange(T), jnp.arange(S), q_seg, k_seg, window)
     weights_BKGTS = jax.nn.softmax(jnp.where(mask, scores_BKGTS, _MASKED), axis=-1).astype(v_BSKH.dtype)
     out_BTKGH = jnp.einsum("bkgts,bskh->btkgh", weights_BKGTS, v_BSKH, preferred_element_type=jnp.float32)
-    return out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype)
+    return checkpoint_name(out_BTKGH.reshape(B, T, N, H).astype(q_BTNH.dtype), KEPT)
 
 
 # Blockwise attention (FlashAttention, Dao et al. 2022, algorithms 1 and 4). The forward pass keeps a running maximum m
@@ -228,8 +241,8 @@ def _flash_forward(q, k, v, offset, q_seg, k_seg, window, bq, bk):
         return (acc / total[..., None]).astype(q.dtype), m + jnp.log(total)
 
     out, lse = jax.lax.map(queries, jnp.arange(T // bq))  # [blocks, B, K, G, bq, ...]
-    out = jnp.moveaxis(out, 0, 3).reshape(B, K, G, T, H)
-    lse = jnp.moveaxis(lse, 0, 3).reshape(B, K, G, T)
+    out = checkpoint_name(jnp.moveaxis(out, 0, 3).reshape(B, K, G, T, H), KEPT)
+    lse = checkpoint_name(jnp.moveaxis(lse, 0, 3).reshape(B, K, G, T), KEPT)
     return out, (q, k, v, offset, q_seg, k_seg, out, lse)
 
 

@@ -24,7 +24,8 @@ from jaxtyping import Array, Float, Int
 
 from gener_jax.config import Model
 from gener_jax.model import rope
-from gener_jax.model.attention import Segments, attention, cached_attention, matmul_precision
+from gener_jax.model.attention import KEPT, Segments, cached_attention, matmul_precision
+from gener_jax.model.parallel import sharded_attention
 from gener_jax.model.sharding import constrain
 
 
@@ -99,7 +100,7 @@ class Block(nn.Module):
                 "block": c.attention_block,
             }  # fmt: skip
             if cache_kv is None:
-                out_BTNH = attention(q_BTNH, k_BTKH, v_BTKH, **how)
+                out_BTNH = sharded_attention(q_BTNH, k_BTKH, v_BTKH, **how)
             else:
                 k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
                 k_BKHS = jax.lax.dynamic_update_slice_in_dim(cache_kv[0], k_BKHT, slot, 3)
@@ -120,8 +121,12 @@ class Block(nn.Module):
         return x_BTD, cache_kv
 
 
-_REMAT = {  # what the backward pass may keep of a layer's forward pass
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+_ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
+_REMAT = {  # what the backward pass may keep of a layer's forward pass, beside its input
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENTION
+    ),
+    "block": _ATTENTION,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -168,6 +173,7 @@ class Decoder(nn.Module):
         Args:
           ids_BT: token ids.
           positions_BT: rotary positions in tokens; default: 0, 1, … (behind the cache's tokens, where one is given).
+            On a mesh with a context axis they have to be given: the tokens come in `parallel.balance`'s order.
           segment_ids_BT: documents that do not see each other; with a cache: 0 for padding, 1 for tokens.
           cache: keys and values so far; None for a pass without one, which returns None. Takes parameters by layer.
 
@@ -177,6 +183,9 @@ class Decoder(nn.Module):
         c = self.config
         slot = 0 if cache is None else cache.index
         if positions_BT is None:
+            mesh = jax.sharding.get_abstract_mesh()
+            if not mesh.empty and mesh.shape.get("context", 1) > 1:
+                raise ValueError("a mesh with a context axis takes tokens in the balanced order, with their positions")
             positions_BT = slot + jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
         if cache is not None:
             if segment_ids_BT is None:
@@ -212,7 +221,8 @@ class Decoder(nn.Module):
 
 def init(model: Decoder, key: jax.Array):
     """Parameters boxed with their logical axes (`nn.unbox` gives plain arrays); norms 1, matrices N(0, 0.02²)."""
-    return model.init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+    one = jnp.zeros((1, 1), jnp.int32)
+    return model.init(key, one, positions_BT=one)["params"]
 
 
 def unstack(params, *, donate: bool = False):

@@ -1,21 +1,25 @@
 """The sharding policy: mesh axes, and one table from the model's logical axes to them.
 
-data    batches apart, parameters whole
-fsdp    batches apart, parameters and optimizer state cut along `embed`
-tensor  heads, MLP and vocabulary cut
+data     batches apart, parameters whole
+fsdp     batches apart, parameters and optimizer state cut along `embed`
+context  sequences cut, parameters and optimizer state as by fsdp; attention is `gener_jax.model.parallel`'s
+tensor   heads, MLP and vocabulary cut
 """
 
+import math
+
 import jax
-import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-AXES = ("data", "fsdp", "tensor")
+from gener_jax.config import Config
+
+AXES = ("data", "fsdp", "context", "tensor")  # the last lies on the nearest devices
 LOGICAL_TO_MESH = {
     "batch": ("data", "fsdp"),
-    "length": None,
+    "length": "context",
     "vocab": "tensor",
-    "embed": "fsdp",
+    "embed": ("fsdp", "context"),
     "hidden": None,  # the residual stream: `embed` of an activation, whole on every device
     "heads": "tensor",
     "kv_heads": "tensor",  # replicated where the tensor axis does not divide them
@@ -25,25 +29,62 @@ LOGICAL_TO_MESH = {
 }
 
 
-def make_mesh(data: int, fsdp: int, tensor: int, devices=None) -> Mesh:
-    """A (data, fsdp, tensor) mesh over `devices` (default: all); one axis may be −1 and takes the rest.
+def axis_sizes(num_devices: int, data: int, fsdp: int, tensor: int, context: int = 1) -> dict[str, int]:
+    """The size of each axis of a mesh of so many devices; one may be −1 and takes the rest.
+
+    Raises:
+      ValueError: if the product of the axes is not the number of devices.
+    """
+    sizes = {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
+    named = f"mesh ({', '.join(sizes)}) = {tuple(sizes.values())}"
+    given = math.prod(s for s in sizes.values() if s != -1)
+    open_ = [name for name, size in sizes.items() if size == -1]
+    if len(open_) > 1 or any(s < 1 and s != -1 for s in sizes.values()):
+        raise ValueError(f"{named}: sizes are positive, at most one is -1")
+    if num_devices % given or (not open_ and given != num_devices):
+        raise ValueError(
+            f"{named} does not fit {num_devices} device(s): "
+            "the product of the axes has to be their number; -1 takes the rest"
+        )
+    return {name: num_devices // given if size == -1 else size for name, size in sizes.items()}
+
+
+def make_mesh(data: int, fsdp: int, tensor: int, devices=None, *, context: int = 1) -> Mesh:
+    """A mesh over `devices` (default: all, of all hosts); one axis may be −1 and takes the rest.
 
     Raises:
       ValueError: if the product of the axes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = [data, fsdp, tensor]
-    given = int(np.prod([s for s in sizes if s != -1]))
-    if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
-        raise ValueError(f"mesh (data, fsdp, tensor) = {tuple(sizes)}: sizes are positive, at most one is -1")
-    if len(devices) % given or (-1 not in sizes and given != len(devices)):
-        raise ValueError(
-            f"mesh (data, fsdp, tensor) = {tuple(sizes)} does not fit {len(devices)} device(s): "
-            "the product of the axes has to be their number; -1 takes the rest"
-        )
-    sizes = [len(devices) // given if s == -1 else s for s in sizes]
+    sizes = axis_sizes(len(devices), data, fsdp, tensor, context)
     # Auto: the compiler places what the table leaves open (make_mesh alone would make every axis Explicit).
-    return jax.make_mesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(
+        tuple(sizes.values()), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def mesh_of(config: Config, devices=None) -> Mesh:
+    """The mesh that a configuration asks for.
+
+    Raises:
+      ValueError: if it does not fit the devices, or the batch or the context do not fit it.
+    """
+    m = config.mesh
+    mesh = make_mesh(m.data, m.fsdp, m.tensor, devices, context=m.context)
+    rows, parts = mesh.shape["data"] * mesh.shape["fsdp"], config.train.accumulate
+    if config.train.batch_size % (rows * parts):
+        raise ValueError(
+            f"train.batch_size {config.train.batch_size} is not divisible by mesh data·fsdp = {rows}"
+            + (f" times train.accumulate {parts}" if parts > 1 else "")
+            + ": change one of them"
+        )
+    pieces = 2 * mesh.shape["context"]  # in the balanced order each device has two
+    if mesh.shape["context"] > 1 and config.data.context_length % pieces:
+        raise ValueError(
+            f"data.context_length {config.data.context_length} is not divisible by twice mesh context = {pieces}: "
+            "change one of them"
+        )
+    return mesh
 
 
 def spec(
@@ -57,16 +98,16 @@ def spec(
     axes, used = [], set()
     for i, name in enumerate(logical):
         target = None if name is None else LOGICAL_TO_MESH[name]
-        targets = (target,) if isinstance(target, str) else (target or ())
-        ways = int(np.prod([mesh.shape[t] for t in targets]))
+        targets = tuple(t for t in ((target,) if isinstance(target, str) else target or ()) if mesh.shape[t] > 1)
+        ways = math.prod(mesh.shape[t] for t in targets)
         if shape is not None and shape[i] % ways:
             if name != "kv_heads" and not activation:
                 raise ValueError(f"{name} = {shape[i]} is not divisible by mesh {'·'.join(targets)} = {ways}")
-            target, targets = None, ()
+            targets = ()
         if used & set(targets):
             raise ValueError(f"logical axes {logical} use a mesh axis twice")
         used |= set(targets)
-        axes.append(target)
+        axes.append(targets if len(targets) > 1 else targets[0] if targets else None)
     return PartitionSpec(*axes)
 
 
@@ -90,5 +131,5 @@ def tree_shardings(abstract_boxed, mesh: Mesh):
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over data and fsdp."""
-    return NamedSharding(mesh, spec(("batch",), mesh))
+    """Of a batch [rows, length]: rows over data and fsdp, length over context."""
+    return NamedSharding(mesh, spec(("batch", "length"), mesh))

@@ -17,13 +17,16 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipeline.leakage import NEAR_COPY
 from data_pipeline.records import RegionSource
 from data_pipeline.tokenizer import BOS, PAD, Tokenizer
 from gener_jax import losses
 from gener_jax.config import Config
+from gener_jax.data.loader import to_devices
 from gener_jax.data.permutation import permute
+from gener_jax.model import parallel
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
 from gener_jax.training.metrics import fetch
@@ -106,6 +109,7 @@ class HeldOut:
         model = Decoder(config.model)
 
         def nll(params, batch):
+            batch = parallel.balance(batch)
             hidden, _ = model.apply(
                 {"params": params},
                 batch["inputs"],
@@ -114,9 +118,11 @@ class HeldOut:
             )
             logits = model.apply({"params": params}, hidden, method="logits")
             token = losses.token_nll(logits, batch["targets"])
-            return token, losses.base_nll(logits, batch["targets"], tokenizer.k) if by_base else None
+            of_bases = losses.base_nll(logits, batch["targets"], tokenizer.k) if by_base else None
+            return jax.tree.map(parallel.restore, (token, of_bases))
 
-        self._nll = jax.jit(nll)
+        # Whole on every device: every process reads all of it.
+        self._nll = jax.jit(nll, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def __call__(self, params, progress=lambda done, total: None) -> dict:
         """Sums and means over the split, as plain numbers: see the module's docstring."""
@@ -137,7 +143,7 @@ class HeldOut:
         coding &= self.source.index["kind"] == (self.source.kinds.index("cds") if "cds" in self.source.kinds else -1)
         sharding = batch_sharding(self.mesh)
         for batch, regions, numbers in _batches(rows, self.batch_size, length):
-            put = {name: jax.make_array_from_process_local_data(sharding, x) for name, x in batch.items()}
+            put = to_devices(batch, sharding)
             with jax.set_mesh(self.mesh):
                 token_nll, base_nll = fetch(self._nll(params, put))
             held = self.tokenizer.token_bases[batch["targets"]]

@@ -4,15 +4,42 @@ What a run's folder holds, and reading it for inference, is `gener_jax.run_folde
 """
 
 import dataclasses
+import itertools
+import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gener_jax import run_folder
+from gener_jax import distributed, run_folder
 from gener_jax.config import Config, ConfigError, flatten
-from gener_jax.training.step import State
+from gener_jax.errors import DamagedError
+from gener_jax.progress import say
+from gener_jax.training.metrics import fetch
+from gener_jax.training.step import Guard, State
+
+
+def _optimizer_item(state: State) -> dict:
+    """What a checkpoint's item `optimizer` holds."""
+    guard = {field.name: getattr(state.guard, field.name) for field in dataclasses.fields(Guard)}
+    return {"moments": state.opt_state, "guard": guard}
+
+
+@jax.jit
+def _checksum(tree):
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(tree):
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+        # A sum that wraps is the same in any order, so on any mesh.
+        total = total * jnp.uint32(0x01000193) + jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
+    return total
+
+
+def checksum(state: State) -> int:
+    """A number that any changed bit of a state changes, the same on any mesh; made on the devices."""
+    return int(fetch(_checksum((state.params, state.opt_state, state.guard))))
 
 
 class Checkpoints:
@@ -36,8 +63,8 @@ class Checkpoints:
         """
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
-            optimizer=ocp.args.StandardSave(state.opt_state),
-            loader=ocp.args.JsonSave(loader),
+            optimizer=ocp.args.StandardSave(_optimizer_item(state)),
+            loader=ocp.args.JsonSave({**loader, "checksum": checksum(state)}),
             config=ocp.args.JsonSave(dataclasses.asdict(config)),
         )
         with run_folder.writing(self._folder):
@@ -47,16 +74,57 @@ class Checkpoints:
         """The state of a step, placed as `target` (shapes with shardings) says, and the loader's state.
 
         Raises:
-          CheckpointError: if it has another shape than the target, or cannot be read.
+          CheckpointError: if it has another shape than the target.
+          DamagedError: if it cannot be read, or holds other bits than were saved.
         """
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(target.params),
-            optimizer=ocp.args.StandardRestore(target.opt_state),
+            optimizer=ocp.args.StandardRestore(_optimizer_item(target)),
             loader=ocp.args.JsonRestore(),
         )
         restored = run_folder.restore_items(self._manager, self._folder, step, items, target.params)
         number = jax.device_put(np.int32(step), target.step.sharding)
-        return State(number, restored["params"], restored["optimizer"]), restored["loader"]
+        rest, loader = restored["optimizer"], dict(restored["loader"])
+        state = State(number, restored["params"], rest["moments"], Guard(**rest["guard"]))
+        expected = loader.pop("checksum", None)
+        if expected is not None and checksum(state) != expected:
+            raise DamagedError(
+                f"{self._folder / 'checkpoints' / str(step)}: holds other numbers than were saved (checksum "
+                f"{checksum(state)}, was {expected}); remove that folder and take another step"
+            )
+        return state, loader
+
+    def newest(self, target: State) -> tuple[int, State, dict] | None:
+        """The newest checkpoint that can be restored: its step, state and loader's state; None where there is none.
+
+        Damaged ones that are newer are named, and moved out of the way, to `damaged/`: their steps are saved again.
+
+        Raises:
+          CheckpointError: if it has another shape than the target, or all are damaged.
+        """
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, loader = self.restore(step, target)
+            except DamagedError as error:
+                say(f"warning: {error}")
+                damaged.append((step, error))
+                continue
+            if damaged:
+                distributed.first(lambda: self._move_away([step for step, _ in damaged]))
+                self._manager.reload()
+            return step, state, loader
+        if damaged:
+            raise damaged[0][1]
+        return None
+
+    def _move_away(self, steps: list[int]) -> None:
+        aside = self._folder / "damaged"
+        aside.mkdir(exist_ok=True)
+        for step in steps:
+            name = next(n for n in itertools.count(1) if not (aside / f"{step}.{n}").exists())
+            os.replace(self._folder / "checkpoints" / str(step), aside / f"{step}.{name}")
+            say(f"moved checkpoint {step} to {aside / f'{step}.{name}'}; going on from one before it")
 
     def close(self) -> None:
         """Waits until everything is written.
@@ -74,6 +142,7 @@ _DECIDES = (
     "model.",
     "tokenizer.",
     "data.",
+    "objective.",
     "optimizer.",
     "train.num_steps",
     "train.batch_size",

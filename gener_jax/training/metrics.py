@@ -1,12 +1,17 @@
-"""What leaves the device and where it goes: one fetch, a log of JSON lines, a pausable clock, a progress bar."""
+"""What leaves the device and where it goes: one fetch, a log of JSON lines and its writers, a pausable clock."""
 
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import time
 from pathlib import Path
 
 import jax
+
+from gener_jax import distributed
+from gener_jax.config import Config, ConfigError, Train
 
 num_fetches = 0  # how often anything was read back; the tests count it
 
@@ -39,11 +44,49 @@ class Clock:
             self._since = time.perf_counter()
 
 
-class Log:
-    """`log.jsonl` in the run's folder: one JSON object a line, cut back to the restored step when a run resumes."""
+class Profile:
+    """Traces some steps by jax's profiler, to `profile/` in the run's folder: for TensorBoard, XProf or Perfetto."""
 
-    def __init__(self, path: Path, step: int):
-        """Opens the log and drops what lies after `step`: those steps are run again, to the same numbers."""
+    def __init__(self, config: Train, folder: Path):
+        self._folder, self._first, self._running = folder / "profile", config.profile_from, False
+        self._last = 0 if self._first is None else self._first + config.profile_steps - 1
+
+    @contextlib.contextmanager
+    def at(self, step: int):
+        """A step, named in the trace where it is traced."""
+        if step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+        if not self._running:
+            yield
+            return
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+        if step >= self._last:
+            self.close()
+
+    def close(self) -> None:
+        """Writes what was traced, where the run ends before the last step to trace."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+
+
+class Log:
+    """`log.jsonl` in the run's folder: one JSON object a line, cut back to the restored step when a run resumes; and
+    the writers of `train.writers`, which get the same numbers. Of several processes only the main one writes.
+    """
+
+    def __init__(self, folder: Path, step: int, config: Config):
+        """Opens the log and drops what lies after `step`: those steps are run again, to the same numbers.
+
+        Raises:
+          ConfigError: if a writer's package is not installed.
+        """
+        self._file, self._others = None, []
+        if not distributed.is_main():
+            return
+        path = folder / "log.jsonl"
         if path.exists():
             kept = []
             for line in path.read_text().splitlines():
@@ -53,16 +96,76 @@ class Log:
             beside = path.with_suffix(".partial")
             beside.write_text("".join(line + "\n" for line in kept))
             os.replace(beside, path)
+        self._others = [_WRITERS[name](folder, step, config) for name in config.train.writers]
         self._file = path.open("a")
 
-    def write(self, **values) -> None:
-        """Appends one line, flushed."""
-        self._file.write(json.dumps(values) + "\n")
+    def write(self, step: int, **values) -> None:
+        """Appends one line, flushed; in it a number that is not finite is null, so that every line is JSON."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
         self._file.flush()
+        for other in self._others:
+            other.write(step, dict(_flat(values)))
 
     def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
+        """Closes the file, and the writers'."""
+        if self._file is not None:
+            self._file.close()
+        for other in self._others:
+            other.close()
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {name: _finite(x) for name, x in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(values: dict, path: str = ""):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{name}/")
+        else:
+            yield path + name, value
+
+
+class _TensorBoard:
+    def __init__(self, folder, step, config):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ConfigError("train.writers has tensorboard: pip install -e '.[tensorboard]'") from None
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step, values):
+        for name, value in values.items():
+            self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
+
+    def close(self):
+        self._writer.close()
+
+
+class _WeightsAndBiases:
+    def __init__(self, folder, step, config):
+        try:
+            import wandb
+        except ImportError:
+            raise ConfigError("train.writers has wandb: pip install -e '.[wandb]'") from None
+        name = folder.absolute().name
+        self._run = wandb.init(
+            project=config.train.wandb_project, name=name, id=name, resume="allow", dir=str(folder),
+            config=dataclasses.asdict(config),
+        )  # fmt: skip
+
+    def write(self, step, values):
+        self._run.log(values, step=step)
+
+    def close(self):
+        self._run.finish()
+
+
+_WRITERS = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
 
 
 def logged(path: Path, step: int) -> dict:

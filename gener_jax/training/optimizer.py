@@ -1,20 +1,40 @@
-"""AdamW with warm-up and cosine decay."""
+"""AdamW, its schedules, and its state in fewer bits."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from gener_jax.config import Optimizer
+from gener_jax.config import Config, Optimizer
 
 
-def learning_rate(config: Optimizer, num_steps: int) -> optax.Schedule:
-    """Linear warm-up from 0 to the peak, then half a cosine down to `final_share` of it at `num_steps`."""
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=config.peak_learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=max(num_steps, config.warmup_steps + 1),
-        end_value=config.peak_learning_rate * config.final_share,
-    )
+def learning_rate(config: Config) -> optax.Schedule:
+    """Linear warm-up from 0 to the peak, then `cosine`: half a cosine down to `final_share` of it at the last step; or
+    `wsd`: the peak, then a line down to the same in the last `decay_share` of the steps.
+
+    The peak is `objective.fns_learning_rate` from the switch on; the shape goes on.
+    """
+    o, fns, num_steps = config.optimizer, config.objective, config.train.num_steps
+    last = max(num_steps, o.warmup_steps + 1)
+    if o.schedule == "cosine":
+        shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, o.warmup_steps, last, o.final_share)
+    else:
+        decay = max(min(round(o.decay_share * num_steps), last - o.warmup_steps), 1)
+        shape = optax.join_schedules(
+            [
+                optax.linear_schedule(0.0, 1.0, o.warmup_steps),
+                optax.constant_schedule(1.0),
+                optax.linear_schedule(1.0, o.final_share, decay),
+            ],
+            [o.warmup_steps, last - decay],
+        )
+
+    def rate(step):
+        peak = o.peak_learning_rate
+        if fns.fns_learning_rate is not None:
+            peak = jnp.where(step < fns.fns_from_step, peak, fns.fns_learning_rate)
+        return shape(step) * peak
+
+    return rate
 
 
 def is_matrix(params):
@@ -22,11 +42,49 @@ def is_matrix(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: "scale" not in jax.tree_util.keystr(path), params)
 
 
-def make(config: Optimizer, num_steps: int) -> optax.GradientTransformation:
-    """Clip by the global norm, Adam, decoupled decay of matrices, the schedule."""
+def make(config: Optimizer) -> optax.GradientTransformation:
+    """Clip by the global norm, Adam, decoupled decay of matrices: a descent step of rate −1. The rate is the step's."""
+    adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon),
+        adam if config.state_dtype == "float32" else _in_bfloat16(adam),
         optax.add_decayed_weights(config.weight_decay, mask=is_matrix),
-        optax.scale_by_learning_rate(learning_rate(config, num_steps)),
     )
+
+
+def _in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same with both moments kept in bfloat16, computed in float32.
+
+    Rounded up or down at random, in proportion: to the nearest, a moment that moves by less than 1/256 a step, as the
+    second does with beta2 = 0.999, would stand still.
+    """
+
+    def init(params):
+        state = adam.init(params)
+        low = lambda tree: jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)  # noqa: E731
+        return state._replace(mu=low(state.mu), nu=low(state.nu))
+
+    def update(grads, state, params=None):
+        high = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)  # noqa: E731
+        updates, new = adam.update(grads, state._replace(mu=high(state.mu), nu=high(state.nu)), params)
+        mu, nu = (
+            _round_at_random(tree, jax.random.fold_in(jax.random.key(number), state.count))
+            for number, tree in enumerate((new.mu, new.nu))
+        )
+        return updates, new._replace(mu=mu, nu=nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _round_at_random(tree, key):
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    return structure.unflatten([round_at_random(x, k) for x, k in zip(leaves, keys, strict=True)])
+
+
+def round_at_random(x: jax.Array, key: jax.Array) -> jax.Array:
+    """float32 as bfloat16, in the mean the same: up with the probability of the share that is cut off."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    cut = (bits + jax.random.bits(key, x.shape, jnp.uint16)) >> 16
+    rounded = jax.lax.bitcast_convert_type(cut.astype(jnp.uint16), jnp.bfloat16)
+    return jnp.where(jnp.isfinite(x), rounded, x.astype(jnp.bfloat16))

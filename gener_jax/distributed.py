@@ -1,0 +1,118 @@
+"""Several processes, one run: how they find each other, and who does what there is one of."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from gener_jax.config import ConfigError
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that name the processes of a run, where nothing around it does."""
+    group = parser.add_argument_group("several processes", "found by themselves on TPU pods, SLURM, GKE and Open MPI")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    group.add_argument("--num_processes", type=int, metavar="N")
+    group.add_argument("--process_id", type=int, metavar="I", help="from 0")
+
+
+def surrounding(environment: Mapping[str, str]) -> str | None:
+    """What has started several processes of this program, by the environment; None: nothing known.
+
+    jax finds the coordinator and the numbers by itself in each of them (`jax.distributed.initialize`).
+    """
+
+    def number(name):
+        value = environment.get(name, "")
+        return int(value) if value.isdigit() else 0
+
+    if environment.get("JAX_COORDINATOR_ADDRESS"):
+        return "JAX_COORDINATOR_ADDRESS"
+    if len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or environment.get("MEGASCALE_NUM_SLICES"):
+        return "TPU pod"  # Google Kubernetes Engine and TPU VMs set these
+    # sbatch and salloc give their own shell SLURM_NTASKS, but a step's number only to what srun starts.
+    if "SLURM_JOB_ID" in environment and "SLURM_STEP_NODELIST" in environment and number("SLURM_STEP_NUM_TASKS") > 1:
+        return "SLURM"
+    if number("OMPI_COMM_WORLD_SIZE") > 1:
+        return "Open MPI"
+    return None
+
+
+def start(args: argparse.Namespace) -> None:
+    """Joins the other processes, if there are any; before anything else of jax.
+
+    Raises:
+      ConfigError: if the flags are incomplete, or the processes do not find each other.
+    """
+    import jax
+
+    given = {name: getattr(args, name) for name in ("coordinator", "num_processes", "process_id")}
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) < 3:
+        if missing:
+            raise ConfigError(f"give {' and '.join(missing)} too: several processes need all three flags")
+        if not 0 <= args.process_id < args.num_processes:
+            raise ConfigError(
+                f"--process_id {args.process_id} is not from 0 to below --num_processes {args.num_processes}"
+            )
+        arguments = {
+            "coordinator_address": args.coordinator,
+            "num_processes": args.num_processes,
+            "process_id": args.process_id,
+        }
+    elif surrounding(os.environ):
+        arguments = {}
+    else:
+        return
+    try:
+        jax.distributed.initialize(**arguments)
+    except (ValueError, RuntimeError) as error:
+        around = "the flags" if arguments else surrounding(os.environ)
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"the processes do not find each other by {around}: {line}") from error
+
+
+def is_main() -> bool:
+    """Whether this process writes what there is one of: logs, configuration, what a person reads."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def first(work: Callable[[], None]) -> None:
+    """Has the main process do something, the others wait for it: they share its folders.
+
+    Raises:
+      what `work` raises, in the main process; SystemExit in the others.
+    """
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        work()
+        return
+    fault = None
+    if is_main():
+        try:
+            work()
+        except Exception as error:
+            fault = error
+    failed = bool(multihost_utils.broadcast_one_to_all(np.int32(fault is not None)))
+    if fault is not None:
+        raise fault
+    if failed:
+        sys.exit(1)  # the main process says why
+
+
+def check_shared(folder: Path) -> None:
+    """Checks that all processes see the folder that the main process made.
+
+    Raises:
+      ConfigError: where one does not.
+    """
+    import jax
+
+    if jax.process_count() > 1 and not folder.exists():
+        raise ConfigError(f"process {jax.process_index()} does not see {folder}: it has to lie where all processes can")

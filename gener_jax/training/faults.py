@@ -1,0 +1,85 @@
+"""What ends a run before its time: a signal that asks for it, and a step that never ends."""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+
+import jax
+from jax.experimental import multihost_utils
+
+from gener_jax.progress import say
+
+STUCK = 75  # exit status: try again (EX_TEMPFAIL)
+
+
+class Terminated(Exception):
+    """A run that stopped because it got SIGTERM, its state saved."""
+
+
+class Termination:
+    """Takes note of SIGTERM, as batch systems send some time before they kill; a context manager.
+
+    With several processes, jax's own service notes the signal in any of them and names one step for all.
+    """
+
+    def __init__(self):
+        self.asked, self._several = False, jax.process_count() > 1
+
+    def __enter__(self):
+        in_main = threading.current_thread() is threading.main_thread()
+        self._before = None
+        if not self._several and in_main:  # jax's service has a handler of its own
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, *_):
+        self.asked = True
+
+    def at(self, step: int) -> bool:
+        """Whether to stop behind this step; every process asks behind every step, and all get the same answer."""
+        if self._several:
+            self.asked = self.asked or multihost_utils.reached_preemption_sync_point(step)
+        return self.asked
+
+
+class Watchdog:
+    """Ends the process where nothing has moved for `minutes`: a collective whose partner is gone never returns.
+
+    It prints where every thread stands, and exits with status 75, for the batch system to start the run again: the same
+    command goes on from the last checkpoint. 0 minutes: never. A context manager.
+    """
+
+    def __init__(self, minutes: float):
+        self._seconds, self._done = 60 * minutes, threading.Event()
+        self._beat, self._what = time.monotonic(), "starting"
+
+    def beat(self, what: str) -> None:
+        """Something has moved; `what` comes next."""
+        self._beat, self._what = time.monotonic(), what
+
+    def __enter__(self):
+        if self._seconds:
+            threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._done.set()
+
+    def _watch(self):
+        while not self._done.wait(min(self._seconds / 10, 10)):
+            if time.monotonic() - self._beat > self._seconds:
+                minutes = self._seconds / 60
+                say(
+                    f"error: {self._what} has taken over {minutes:g} minutes (train.watchdog_minutes): it is stuck. "
+                    "The same command goes on from the last checkpoint. Where the threads stand:"
+                )
+                faulthandler.dump_traceback(sys.stderr)
+                sys.stderr.flush()
+                os._exit(STUCK)
