@@ -56,6 +56,18 @@ def open_manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager
     return ocp.CheckpointManager(folder.absolute() / "checkpoints", options=options, item_handlers=handlers)
 
 
+def unreadable_metrics(folder: Path) -> list[int]:
+    """Steps whose held-out bits cannot be read: orbax reads those of all steps first, and gives up at one."""
+    steps = []
+    for path in (folder / "checkpoints").glob("*/metrics/metrics"):
+        if path.parts[-3].isdigit():
+            try:
+                json.loads(path.read_text())
+            except (OSError, ValueError):
+                steps.append(int(path.parts[-3]))
+    return sorted(steps)
+
+
 @contextlib.contextmanager
 def writing(folder: Path):
     """For steps that write a checkpoint: what goes wrong becomes a CheckpointError of one line."""
@@ -86,11 +98,14 @@ def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items
                     f"{where}: has another shape: {name} is {found.get(name, 'absent')}, the model's "
                     f"{wanted.get(name, 'absent')}; is model.* what it was trained with?"
                 )
-        if missing := sorted(set(items.keys()) - set(manager.item_metadata(step).keys())):
-            raise CheckpointError(
-                f"{where}: holds parameters alone and no {missing[0]}, so no run goes on from it: "
-                "start one from it with --config.train.init_from and another --workdir"
-            )
+        present = set(manager.item_metadata(step).keys())
+        if missing := sorted(set(items.keys()) - present):
+            if not {"optimizer", "loader"} & present:  # as `write_params` makes one
+                raise CheckpointError(
+                    f"{where}: holds parameters alone and no {missing[0]}, so no run goes on from it: "
+                    "start one from it with --config.train.init_from and another --workdir"
+                )
+            raise FileNotFoundError(f"it has no {missing[0]}")
         return manager.restore(step, args=items)
     except CheckpointError:
         raise
@@ -109,6 +124,8 @@ def restore_params(folder: Path, target, step: int | str | None = None):
     """
     if not (folder / "checkpoints").is_dir():
         raise CheckpointError(f"{folder}: holds no checkpoints; train one with python -m gener_jax.train")
+    if damaged := unreadable_metrics(folder):
+        raise DamagedError(f"{folder / 'checkpoints' / str(damaged[-1])}: damaged: remove that folder")
     with open_manager(folder) as manager:
         steps = manager.all_steps()
         if not steps:

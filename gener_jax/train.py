@@ -348,8 +348,20 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
             run.log.close()
         raise Terminated(f"by SIGTERM behind step {step}, which is saved; the same command goes on there")
 
-    step = start
+    def look(step):
+        held_out = looks(state.params)
+        run.log.write(step, held_out=held_out)
+        recovered = f", recovery {held_out['recovery']:.3f}" if "recovery" in held_out else ""
+        tell(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}{recovered}")
+        return held_out["bits_per_base"]
+
+    def due(step):  # a checkpoint is looked at: one is the best
+        saving = step % config.checkpoint.every_steps == 0 or step == num_steps
+        return saving, saving or step % config.eval.every_steps == 0
+
     try:
+        if start and due(start)[1] and not logged(run.workdir / "log.jsonl", start, "held_out"):
+            look(start)  # stopped by SIGTERM while it was looked at
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
             for step, batch in enumerate(batches, start + 1):
                 with profile.at(step):
@@ -357,8 +369,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
                     if pending is not None:
                         read(*pending)
                     pending = (step, metrics)
-                saving = step % config.checkpoint.every_steps == 0 or step == num_steps
-                looking = saving or step % config.eval.every_steps == 0  # a checkpoint is looked at: one is the best
+                saving, looking = due(step)
                 stopping = termination.at(step)
                 if looking or stopping:
                     read(*pending)
@@ -368,14 +379,11 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
                 if looking:
                     with clock.paused():
                         try:
-                            held_out = looks(state.params)
+                            bits_per_base = look(step)
                         except Terminated:
                             stop(step)
-                        run.log.write(step, held_out=held_out)
-                        recovered = f", recovery {held_out['recovery']:.3f}" if "recovery" in held_out else ""
-                        tell(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}{recovered}")
                         if saving:
-                            save(step, held_out["bits_per_base"])
+                            save(step, bits_per_base)
                         watchdog.beat(f"step {step + 1}")
     except KeyboardInterrupt:
         run.checkpoints.close()  # one may be half-written

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, KmerTokenizer
 from gener_jax import config, losses
-from gener_jax.losses import is_target
+from gener_jax.losses import FNS_FLOOR, fns_nll, is_target, marginals
 from gener_jax.model import decoder
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.training.step import abstract_state, loss_sums, make_train_step
@@ -209,3 +209,90 @@ def test_float32_means_float32_in_a_step(dtype, attention):
     assert len(products) > 20
     highest = [line for line in products if "[HIGHEST, HIGHEST]" in line]
     assert len(highest) == (len(products) if dtype == "float32" else 0)
+
+
+def direct_fns(logits, target, k):
+    """L_FNS of one k-mer target by 4k sums over the vocabulary, in float64."""
+    logits = np.asarray(logits, np.float64)
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    kmers = ["".join(t) for t in itertools.product("ATCG", repeat=k)]
+    total = 0.0
+    for j in range(k):
+        for base in "ATCG":
+            mass = sum(p[NUM_SPECIAL + v] for v, kmer in enumerate(kmers) if kmer[j] == base)
+            if kmers[target - NUM_SPECIAL][j] == base:
+                total -= np.log(max(mass, FNS_FLOOR))
+    return total / k
+
+
+def direct_fns_jax(logits, target, k):
+    """The same 4k sums, for jax to differentiate."""
+    p = jax.nn.softmax(logits.astype(jnp.float32))
+    kmers = np.array(list(itertools.product("ATCG", repeat=k)))
+    total = 0.0
+    for j in range(k):
+        sums = [jnp.sum(jnp.where(kmers[:, j] == base, p[NUM_SPECIAL:], 0)) for base in "ATCG"]
+        right = "ATCG".index(kmers[target - NUM_SPECIAL][j])
+        total -= jnp.log(jnp.maximum(sums[right], FNS_FLOOR))
+    return total / k
+
+
+@pytest.mark.parametrize("scale", [1.0, 200.0])
+@pytest.mark.parametrize("k", [3, 6])
+def test_fns_is_the_direct_form(k, scale):
+    rng = np.random.default_rng(k)
+    logits = rng.normal(size=(6, NUM_SPECIAL + 4**k)).astype(np.float32)
+    if scale > 1:
+        logits = np.where(rng.random(logits.shape) < 0.5, -scale, scale).astype(np.float32)
+        logits[3:] = -scale  # and rows where a single token has it all
+        logits[3, NUM_SPECIAL + 5] = logits[4, BOS] = logits[5, NUM_SPECIAL] = scale
+    targets = NUM_SPECIAL + rng.integers(0, 4**k, 6)
+    targets[5] = NUM_SPECIAL  # the one that has it all
+
+    def loss(logits):
+        each = fns_nll(logits, jnp.asarray(targets), k).mean(-1)
+        return each.sum(), each
+
+    (_, values), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(logits))
+    expected = [direct_fns(x, t, k) for x, t in zip(logits, targets, strict=True)]
+    np.testing.assert_allclose(values, expected, rtol=2e-5, atol=1e-6)
+    slow = jnp.stack([jax.grad(direct_fns_jax)(jnp.asarray(x), t, k) for x, t in zip(logits, targets, strict=True)])
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(gradient, slow, atol=2e-6)
+    assert float(jnp.abs(gradient).max()) > (1e-3 if scale == 1 else 0)
+    if scale > 1:
+        assert values[4] == pytest.approx(-np.log(FNS_FLOOR), rel=1e-5)  # all mass on <s>
+        assert values[5] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 200.0])
+def test_marginals_and_special_mass_add_up_to_one(scale):
+    logits = scale * jax.random.normal(jax.random.key(0), (2, 5, NUM_SPECIAL + 4**6))
+    p = marginals(logits, 6)
+    assert p.shape == (2, 5, 6, 4)
+    special = jax.nn.softmax(logits)[..., :NUM_SPECIAL].sum(-1)
+    np.testing.assert_allclose(p.sum(-1) + special[..., None], 1, atol=1e-5)
+    compat = marginals(logits, 6, compat=True)
+    np.testing.assert_allclose(compat.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(compat[..., 0] - p[..., 0], np.broadcast_to(special[..., None], (2, 5, 6)), atol=1e-5)
+    assert np.array_equal(compat[..., 1:], p[..., 1:])
+
+
+def test_fns_weighs_special_tokens_by_a_kth():
+    """Of k-mers the mean over bases, of <s> a kth of its cross-entropy, of <oov> and <pad> nothing; one mean of all."""
+    c = dataclasses.replace(SMALL, tokenizer=config.Tokenizer(k=2), objective=config.Objective(fns_from_step=0))
+    batch, model = {n: x for n, x in weighted_batch().items() if n != "weights"}, decoder.Decoder(SMALL.model)
+    sums = loss_sums(c, params(), batch, TOKEN_BASES, "fns")
+    hidden, _ = model.apply({"params": params()}, batch["inputs"])
+    logits = np.asarray(model.apply({"params": params()}, hidden, method="logits"))
+    log_p = log_softmax(logits)
+    total = count = 0
+    for place in np.ndindex(8, 12):
+        target = int(batch["targets"][place])
+        if target in (OOV, PAD):
+            continue
+        count += 1
+        total += direct_fns(logits[place], target, 2) if target >= NUM_SPECIAL else -log_p[(*place, target)] / 2
+    assert float(sums["objective"]) == pytest.approx(total, rel=1e-5)
+    assert int(sums["weight"]) == count

@@ -195,7 +195,9 @@ class Decoder(nn.Module):
         else:
             segments = None if segment_ids_BT is None else Segments(segment_ids_BT, segment_ids_BT)
         angles = rope.angles(positions_BT, c)
-        embedded_BTD = jnp.take(self.embedding_VD.astype(c.dtype), ids_BT, axis=0)
+        # The table gathered over fsdp first, which is small; looking up in a cut one would replicate what is found.
+        table_VD = constrain(self.embedding_VD.astype(c.dtype), "vocab", "hidden")
+        embedded_BTD = jnp.take(table_VD, ids_BT, axis=0)
         embedded_BTD = constrain(embedded_BTD, "batch", "length", "hidden")
         x_BTD = embedded_BTD
         with matmul_precision(c.dtype):

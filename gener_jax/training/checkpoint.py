@@ -46,7 +46,10 @@ class Checkpoints:
     """The checkpoints of the run that is being trained."""
 
     def __init__(self, folder: Path, keep: int):
-        self._folder, self._manager = folder, run_folder.open_manager(folder, keep)
+        self._folder, self._damaged = folder, run_folder.unreadable_metrics(folder)
+        if self._damaged:
+            distributed.first(lambda: self._move_away(self._damaged))
+        self._manager = run_folder.open_manager(folder, keep)
 
     @property
     def latest_step(self) -> int | None:
@@ -116,6 +119,8 @@ class Checkpoints:
             return step, state, loader
         if damaged:
             raise damaged[0][1]
+        if self._damaged:
+            raise DamagedError(f"{self._folder / 'damaged'}: no whole checkpoint is left; take another --workdir")
         return None
 
     def _move_away(self, steps: list[int]) -> None:
@@ -124,7 +129,7 @@ class Checkpoints:
         for step in steps:
             name = next(n for n in itertools.count(1) if not (aside / f"{step}.{n}").exists())
             os.replace(self._folder / "checkpoints" / str(step), aside / f"{step}.{name}")
-            say(f"moved checkpoint {step} to {aside / f'{step}.{name}'}; going on from one before it")
+            say(f"moved checkpoint {step} to {aside / f'{step}.{name}'}: it is damaged")
 
     def close(self) -> None:
         """Waits until everything is written.

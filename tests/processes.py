@@ -1,0 +1,61 @@
+"""A few steps on several meshes, as one of several processes: -m tests.processes DATASET DEVICES [HOST:PORT N I] MESH…
+
+Prints a JSON object: for each mesh (data,fsdp,tensor,context) the losses, and the rows that this process read.
+"""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+
+MODEL = {
+    "model.num_attention_heads": "8", "model.num_key_value_heads": "4", "model.num_hidden_layers": "2",
+    "model.hidden_size": "32", "data.mask_documents": "true", "tokenizer.k": "2",
+}  # fmt: skip
+
+
+def losses(dataset, mesh, steps=4):
+    """Losses of some steps of the tiny model on a mesh, and the rows of each batch that this process reads."""
+    from data_pipeline.records import RegionSource
+    from gener_jax.data import loader
+    from gener_jax.model.sharding import batch_sharding, mesh_of
+    from gener_jax.tokenizer import for_config
+    from gener_jax.training.metrics import fetch
+    from gener_jax.training.step import abstract_state, make_train_step
+    from tests import tiny
+    from tests.conftest import random_params
+
+    axes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.context"), map(str, mesh), strict=True))
+    tokenizer, config = for_config(tiny.config(dataset, **MODEL, **axes))
+    devices = jax.devices()[: mesh[0] * mesh[1] * mesh[2] * mesh[3]]
+    mesh = mesh_of(config, devices)
+    stream = loader.TokenStream(RegionSource(dataset, "train"), tokenizer, config.data, 0)
+    sharding, out = batch_sharding(mesh), []
+    shapes = abstract_state(config, mesh)
+    drawn = dataclasses.replace(
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), params=jax.device_get(random_params(config.model))
+    )
+    state = jax.tree.map(lambda x, shape: loader.to_devices({"x": x}, shape.sharding)["x"], drawn, shapes)
+    with jax.set_mesh(mesh):
+        step = make_train_step(config, mesh, tokenizer.token_bases)
+        for batch in loader.device_batches(stream, config.train.batch_size, 0, steps, sharding):
+            state, metrics = step(state, batch)
+            out.append(float(fetch(metrics["loss"])))
+    return out, loader.own_rows(sharding, config.train.batch_size, config.data.context_length)
+
+
+def main():
+    dataset, devices, *rest = sys.argv[1:]
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", int(devices))
+    jax.config.update("jax_default_matmul_precision", "highest")
+    if ":" in rest[0]:
+        jax.distributed.initialize(rest[0], int(rest[1]), int(rest[2]))
+        rest = rest[3:]
+    print(json.dumps({mesh: losses(dataset, [int(x) for x in mesh.split(",")]) for mesh in rest}))
+
+
+if __name__ == "__main__":
+    main()

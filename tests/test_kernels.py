@@ -1,0 +1,105 @@
+"""The platforms' attention kernels: what an interpreter runs here against the reference, and what each refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gener_jax.model import kernels
+from gener_jax.model.attention import Segments, attention
+
+
+def arrays(length=512, heads=4, key_heads=2, head_dim=64, dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    q, k, v, w = (
+        jnp.asarray(rng.normal(size=(1, length, n, head_dim)), dtype) for n in (heads, key_heads, key_heads, heads)
+    )
+    return q, k, v, w, jnp.asarray(np.sort(rng.integers(0, 4, (1, length)), axis=1), jnp.int32)
+
+
+@pytest.mark.parametrize(
+    ("name", "segmented", "window"),
+    [
+        ("splash", True, 100),
+        ("triton", True, None),
+        pytest.param("splash", False, None, marks=pytest.mark.slow),
+        pytest.param("triton", False, None, marks=pytest.mark.slow),
+    ],
+)
+def test_interpreted_kernels_equal_the_reference(name, segmented, window):
+    q, k, v, w, ids = arrays()
+    ids = ids if segmented else None
+
+    def kernel(q, k, v):
+        return kernels.run(name, q, k, v, ids, window, name_kept="kept", interpret=True)
+
+    def reference(q, k, v):
+        segments = Segments(ids, ids) if segmented else None
+        return attention(q, k, v, implementation="reference", segments=segments, window=window)
+
+    def both(function):
+        def loss(q, k, v):
+            out = function(q, k, v)
+            return jnp.sum(out * w), out
+
+        grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+        return out, *grads
+
+    for x, y in zip(both(kernel), both(reference), strict=True):
+        np.testing.assert_allclose(x, y, atol=3e-5)
+        assert float(jnp.abs(y).max()) > 0.1
+
+
+def case(length=256, head_dim=64, dtype=jnp.bfloat16, offset=0, segments=False, window=None, keys=None):
+    q, k, *_ = (jax.ShapeDtypeStruct((1, n, 4, head_dim), dtype) for n in (length, keys or length))
+    return kernels.Case(q, k, offset, segments, window)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "words"),
+    [
+        ("cudnn", {"segments": True}, "has no mask of documents"),
+        ("cudnn", {"dtype": jnp.float32}, "takes bfloat16 and float16, not float32"),
+        ("cudnn", {"head_dim": 256}, "multiples of 8 up to 128, not 256"),
+        ("cudnn", {"offset": 5, "keys": 300}, "not to a cache"),
+        ("triton", {"window": 9}, "has no sliding window"),
+        ("triton", {"length": 100}, "multiples of 64, not 100"),
+        ("triton", {"head_dim": 96}, "powers of two, not 96"),
+        ("splash", {"length": 200}, "multiples of 128, not 200"),
+        ("splash", {"offset": jnp.int32(0)}, "not over a context axis"),
+    ],
+)
+def test_a_mask_that_would_be_dropped_is_an_error(name, asked, words):
+    asked = case(**asked)
+    assert words in kernels.refusal(name, asked)
+    q = jnp.zeros(asked.queries.shape, asked.queries.dtype)
+    k = jnp.zeros(asked.keys.shape, asked.keys.dtype)
+    ids = jnp.zeros(q.shape[:2], jnp.int32)
+    with pytest.raises(ValueError, match=f"model.attention is {name}, which .*: use auto or blockwise"):
+        attention(
+            q, k, k, implementation=name, offset=asked.offset, window=asked.window,
+            segments=Segments(ids, ids) if asked.segments else None,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", kernels.KERNELS)
+def test_what_is_taken(name):
+    assert kernels.refusal(name, case()) is None
+
+
+@pytest.mark.parametrize(
+    ("platform", "asked", "expected"),
+    [
+        ("cpu", {}, None),
+        ("gpu", {}, "cudnn"),
+        ("gpu", {"segments": True}, "triton"),
+        ("gpu", {"segments": True, "window": 9}, None),
+        ("gpu", {"dtype": jnp.float32}, "triton"),
+        ("tpu", {"segments": True, "window": 9}, "splash"),
+        ("tpu", {"length": 100}, None),
+        ("tpu", {"length": 1, "keys": 128, "offset": 4}, None),
+    ],
+)
+def test_the_choice_of_a_platform(monkeypatch, platform, asked, expected):
+    monkeypatch.setattr(kernels, "_platform", lambda: platform)
+    assert kernels.choice(case(**asked)) == expected

@@ -1,0 +1,51 @@
+"""Sequence recovery in the loop against greedy generation from the same prompts."""
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipeline.records import RegionSource
+from data_pipeline.tokenizer import make
+from gener_jax.inference.lm import LM
+from gener_jax.model.sharding import make_mesh
+from gener_jax.tasks.recovery import Recovery
+from gener_jax.tokenizer import for_config
+from tests import tiny
+from tests.conftest import random_params
+
+ONE = jax.devices()[:1]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny.genomes(tmp_path_factory.mktemp("data") / "genomes")
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1, 1), pytest.param((2, 1, 2, 2), marks=pytest.mark.slow)], ids=["one device", "a mesh"]
+)
+def test_recovery_is_that_of_greedy_generation(dataset, sizes):
+    tokenizer, config = for_config(
+        tiny.config(dataset, eval__recovery_genes="12", eval__batch_size="8", model__initializer_range="0.3")
+    )
+    params, source = random_params(config.model), RegionSource(dataset, "validation")
+    mesh = make_mesh(*sizes[:3], jax.devices()[: int(np.prod(sizes))], context=sizes[3])
+    recovery = Recovery(config, source, tokenizer, mesh)
+    placed = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    found = recovery(placed)
+    assert found["genes"] == len(recovery.rows) == 12
+    lm = LM(config, params, tokenizer, make_mesh(1, 1, 1, ONE))
+    prompts = [tokenizer.decode(prompt[1:]) for prompt, _ in recovery.rows]
+    truths = [tokenizer.decode(truth) for _, truth in recovery.rows]
+    assert len({len(p) for p in prompts}) > 1
+    assert {len(t) for t in truths} == {30}
+    made = lm.generate(prompts, 30, temperature=0)
+    shares = [np.mean([a == b for a, b in zip(t, m, strict=True)]) for t, m in zip(truths, made, strict=True)]
+    assert found["recovery"] == pytest.approx(np.mean(shares))
+    assert 0.1 < found["recovery"] < 0.5  # a model that knows nothing: a quarter, more or less
+
+
+def test_only_k_mers_of_which_thirty_is_a_multiple(dataset):
+    _, config = for_config(tiny.config(dataset, eval__recovery_genes="4"))
+    with pytest.raises(ValueError, match="30 bases have to be whole k-mers, and the tokenizer is kmer-4"):
+        Recovery(config, RegionSource(dataset, "validation"), make("kmer", 4), make_mesh(1, 1, 1, ONE))

@@ -1,0 +1,260 @@
+"""One step of training: accumulation, what is recomputed, steps that are skipped, the switch of objectives, the state's
+bits."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD
+from gener_jax import config
+from gener_jax.config import ConfigError
+from gener_jax.model.sharding import batch_sharding, make_mesh
+from gener_jax.training import optimizer
+from gener_jax.training.step import abstract_state, make_train_step
+from tests.conftest import random_params
+
+K = 2
+SMALL = config.Config(
+    model=config.Model(
+        vocab_size=NUM_SPECIAL + 16, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, attention="reference", initializer_range=0.3,
+    ),
+    tokenizer=config.Tokenizer(k=K),
+    data=config.Data(context_length=12),
+    optimizer=config.Optimizer(warmup_steps=1, peak_learning_rate=1e-2),
+    train=config.Train(num_steps=20, batch_size=10),
+)  # fmt: skip
+TOKEN_BASES = np.array([0] * NUM_SPECIAL + [K] * 16, np.int32)
+
+
+def changed(**fields):
+    """SMALL with fields of sections, as section__field."""
+    c = SMALL
+    for name, value in fields.items():
+        section, field = name.split("__")
+        c = dataclasses.replace(c, **{section: dataclasses.replace(getattr(c, section), **{field: value})})
+    return c
+
+
+def batch(seed=0, rows=10, padded=True):
+    """Ids; rows are padded to very different lengths, so parts of a batch have other numbers of targets."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(NUM_SPECIAL, NUM_SPECIAL + 16, (rows, 13)).astype(np.int32)
+    ids[rng.random(ids.shape) < 0.1] = BOS
+    targets = ids[:, 1:].copy()
+    if padded:
+        targets[np.arange(12)[None] >= rng.integers(1, 13, rows)[:, None]] = PAD
+        targets[0] = OOV  # a row without any target
+    return {"inputs": ids[:, :-1], "targets": targets}
+
+
+def first_state(c, mesh):
+    shapes = abstract_state(c, mesh)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    drawn = dataclasses.replace(zeros, params=jax.device_get(random_params(c.model)))
+    return jax.device_put(drawn, jax.tree.map(lambda x: x.sharding, shapes))
+
+
+def run(c, batches, objectives=None, sizes=(1, 1, 1)):
+    """Metrics of each step and the state at the end, as numpy."""
+    mesh = make_mesh(*sizes, jax.devices()[: int(np.prod(sizes))])
+    with jax.set_mesh(mesh):
+        state, steps, out = first_state(c, mesh), {}, []
+        for i, one in enumerate(batches):
+            name = "ce" if objectives is None else objectives[i]
+            steps[name] = steps.get(name) or make_train_step(c, mesh, TOKEN_BASES, name)
+            state, metrics = steps[name](state, jax.device_put(one, batch_sharding(mesh)))
+            out.append({n: x.item() for n, x in jax.device_get(metrics).items()})
+        return out, jax.device_get(state)
+
+
+def close(one, other, atol):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=atol), one.params, other.params)
+
+
+@functools.cache
+def whole():
+    return run(SMALL, [batch(0), batch(1)])
+
+
+@pytest.mark.parametrize(("parts", "sizes"), [(10, (1, 1, 1)), (5, (2, 1, 1))])
+def test_accumulated_parts_are_the_whole_batch(parts, sizes):
+    """Ten parts of one row, of very unequal numbers of targets, one of none, against one part of ten."""
+    (expected, alone), c = whole(), changed(train__accumulate=parts)
+    found, state = run(c, [batch(0), batch(1)], sizes=sizes)
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    close(state, alone, 1e-5)
+    mesh = make_mesh(1, 1, 1, jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        program = make_train_step(c, mesh, TOKEN_BASES).lower(abstract_state(c, mesh), batch()).as_text()
+    assert f"tensor<{parts}x{10 // parts}x12xi32>" in program  # the switch was on
+    # The mean of the parts' means would be another loss: the comparison can fail.
+    b = batch(0)
+    rows = [run(changed(train__batch_size=1), [{n: x[i : i + 1] for n, x in b.items()}])[0][0]["loss"] for i in (1, 2)]
+    counts = [(b["targets"][i] != PAD).sum() for i in (1, 2)]
+    assert counts[0] != counts[1]
+    assert abs(np.mean(rows) - np.average(rows, weights=counts)) > 1e-3
+
+
+def test_accumulated_fns_with_weights():
+    b = batch(3)
+    b["weights"] = np.random.default_rng(0).choice([0, 0.5, 1], b["targets"].shape).astype(np.float32)
+    fns = {"objective__fns_from_step": 0, "objective__z_loss": 1e-3}
+    one, other = (run(changed(train__accumulate=n, **fns), [b], ["fns"]) for n in (1, 5))
+    assert one[0][0] == pytest.approx(other[0][0], rel=1e-5)
+    close(one[1], other[1], 1e-5)
+
+
+def with_nan(c, batches, at, value=np.nan):
+    """A run in which the weights of one batch's targets are not numbers, or too large."""
+    batches = [{**b, "weights": np.ones(b["targets"].shape, np.float32)} for b in batches]
+    for i in at:
+        batches[i]["weights"][:] = value
+    return run(c, batches)
+
+
+def test_a_gradient_that_is_no_number_is_skipped():
+    batches = [batch(i) for i in range(4)]
+    metrics, state = with_nan(SMALL, batches, at=(1, 2))
+    assert [m["skipped"] for m in metrics] == [0, 1, 2, 2]
+    assert [m["skipped_in_row"] for m in metrics] == [0, 1, 2, 0]
+    assert np.isnan(metrics[1]["loss"])
+    assert int(state.step) == 4
+    assert (int(state.guard.taken), int(state.guard.skipped)) == (2, 2)
+    adam = next(x for x in state.opt_state if hasattr(x, "mu"))
+    assert int(adam.count) == 2
+    _, before = with_nan(SMALL, batches[:1], at=())
+    _, behind = with_nan(SMALL, batches[:3], at=(1, 2))
+    same = jax.tree.map(np.array_equal, (before.params, before.opt_state), (behind.params, behind.opt_state))
+    assert jax.tree.all(same)  # nothing but the counts moves
+
+
+def test_a_gradient_far_over_the_usual_is_skipped(monkeypatch):
+    monkeypatch.setattr("gener_jax.training.step._USUAL_STEPS", 3)
+    c = changed(optimizer__spike_factor=4.0, optimizer__peak_learning_rate=1e-4)
+    batches = [batch(i, padded=False) for i in range(6)]
+    for b in batches:
+        b["weights"] = np.ones(b["targets"].shape, np.float32)
+    # One target alone has a far larger gradient than the mean of 120.
+    batches[4]["weights"][:] = 0
+    batches[4]["weights"][0, 0] = 1
+    metrics, state = run(c, batches)
+    norms = [m["grad_norm"] for m in metrics]
+    assert norms[4] > 4 * np.mean(norms[:4])
+    assert [m["skipped"] for m in metrics] == [0, 0, 0, 0, 1, 1]
+    assert float(state.guard.usual_norm) < 2 * np.mean(norms[:4])  # it is no part of what is usual
+    metrics, _ = run(changed(optimizer__spike_factor=0.0, optimizer__peak_learning_rate=1e-4), batches)
+    assert metrics[-1]["skipped"] == 0
+    early = [batches[0], batches[4], *batches[1:3]]  # before a norm is usual, nothing is over it
+    assert run(c, early)[0][-1]["skipped"] == 0
+
+
+def test_the_switch_of_objectives():
+    c = changed(objective__fns_from_step=2, objective__fns_learning_rate=1e-3)
+    assert [c.objective.at(step) for step in range(4)] == ["ce", "ce", "fns", "fns"]
+    batches = [batch(i) for i in range(4)]
+    metrics, state = run(c, batches, ["ce", "ce", "fns", "fns"])
+    assert ["fns_bits_per_base" in m for m in metrics] == [False, False, True, True]
+    shape = optimizer.learning_rate(SMALL)
+    expected = [float(shape(i)) * (1 if i < 2 else 0.1) for i in range(4)]
+    assert [m["learning_rate"] for m in metrics] == pytest.approx(expected, rel=1e-5)
+    straight, other = run(SMALL, batches)
+    assert [m["loss"] for m in metrics[:2]] == [m["loss"] for m in straight[:2]]
+    assert metrics[2]["loss"] != straight[2]["loss"]
+    # The same parameters, so the same bits by token, whatever is minimised.
+    assert metrics[2]["bits_per_base"] == pytest.approx(straight[2]["bits_per_base"], rel=1e-6)
+    assert not np.array_equal(state.params["lm_head"], other.params["lm_head"])
+    with pytest.raises(ConfigError, match=r"do nothing without objective.fns_from_step"):
+        config.Objective(fns_learning_rate=1e-4)
+
+
+def test_fns_trains():
+    c = changed(objective__fns_from_step=0)
+    metrics, _ = run(c, [batch(0)] * 20, ["fns"] * 20)
+    bits = [m["fns_bits_per_base"] for m in metrics]
+    assert bits[-1] < bits[0] - 0.3
+
+
+def test_z_loss_is_added():
+    b = batch(0)
+    plain, with_z = (run(changed(objective__z_loss=z), [b])[0][0] for z in (0.0, 0.5))
+    assert with_z["bits_per_base"] == plain["bits_per_base"]
+    squares = (with_z["loss"] - plain["loss"]) / 0.5
+    half = run(changed(objective__z_loss=0.25), [b])[0][0]
+    assert (half["loss"] - plain["loss"]) / 0.25 == pytest.approx(squares, rel=1e-4)
+    assert squares > 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 5])
+def test_the_moments_in_bfloat16(accumulate):
+    c = changed(optimizer__state_dtype="bfloat16", train__accumulate=accumulate)
+    batches = [batch(i % 3) for i in range(12)]
+    metrics, state = run(c, batches)
+    expected, _ = run(SMALL, batches)
+    adam = next(x for x in state.opt_state if hasattr(x, "mu"))
+    assert {x.dtype for x in jax.tree.leaves((adam.mu, adam.nu))} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert metrics[-1]["loss"] < metrics[0]["loss"] - 0.2
+    np.testing.assert_allclose([m["loss"] for m in metrics], [m["loss"] for m in expected], atol=0.03)
+
+
+def test_rounding_at_random_is_right_in_the_mean():
+    x = jnp.asarray([1.0, 1 + 1 / 512, -3.14159, 1e-30, 0.0, np.inf, -np.inf], jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    drawn = np.asarray(jax.vmap(lambda key: optimizer.round_at_random(x, key))(keys), np.float64)
+    nearest = np.asarray(x.astype(jnp.bfloat16), np.float64)
+    assert np.array_equal(drawn[:, [0, 4, 5, 6]], np.broadcast_to(nearest[[0, 4, 5, 6]], (4000, 4)))
+    for i in (1, 2, 3):
+        assert len(set(drawn[:, i])) == 2  # the two neighbours
+        assert abs(drawn[:, i].mean() / float(x[i]) - 1) < 3e-4
+        assert abs(nearest[i] / float(x[i]) - 1) > 1e-4
+    # A moment that moves by a thousandth a step arrives, where rounding to the nearest would keep it where it is.
+    moment = jnp.full(2000, 1.0, jnp.bfloat16)
+    for key in keys[:1000]:
+        moment = optimizer.round_at_random(moment.astype(jnp.float32) * 0.999 + 0.001 * 2, key)
+    assert 1.6 < float(moment.astype(jnp.float32).mean()) < 1.66  # 2 − 0.999^1000
+    assert jnp.bfloat16(1.0 * 0.999 + 0.001 * 2) == 1
+
+
+def rates(**fields):
+    schedule = optimizer.learning_rate(changed(**fields))
+    return np.array([float(schedule(i)) for i in range(101)])
+
+
+def test_schedules():
+    common = {"train__num_steps": 100, "optimizer__warmup_steps": 10, "optimizer__peak_learning_rate": 1.0}
+    cosine, wsd = (rates(optimizer__schedule=name, **common) for name in ("cosine", "wsd"))
+    for each in (cosine, wsd):
+        np.testing.assert_allclose(each[:11], np.arange(11) / 10, atol=1e-6)
+        assert each[100] == pytest.approx(0.1)
+    np.testing.assert_allclose(cosine[10:101], 0.1 + 0.45 * (1 + np.cos(np.pi * np.arange(91) / 90)), atol=1e-6)
+    np.testing.assert_allclose(wsd[10:81], 1.0)
+    np.testing.assert_allclose(wsd[80:101], 1 - 0.9 * np.arange(21) / 20, atol=1e-6)
+    carbon = rates(optimizer__schedule="wsd", objective__fns_from_step=40, objective__fns_learning_rate=0.25, **common)
+    np.testing.assert_allclose(carbon, np.where(np.arange(101) < 40, wsd, 0.25 * wsd), atol=1e-6)
+
+
+def test_the_optimizer_is_adamw():
+    c = changed(optimizer__clip_norm=1e9)
+    _, state = run(c, [batch(0, padded=False), batch(1, padded=False)])
+    params = random_params(c.model)
+    tx = optax.adamw(
+        optimizer.learning_rate(c), b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, mask=optimizer.is_matrix(params)
+    )
+    from gener_jax.training.step import loss_sums
+
+    def mean(params, b):
+        sums = loss_sums(c, params, b, TOKEN_BASES)
+        return sums["objective"] / sums["weight"]
+
+    opt_state = tx.init(params)
+    for b in (batch(0, padded=False), batch(1, padded=False)):
+        updates, opt_state = tx.update(jax.jit(jax.grad(mean))(params, b), opt_state, params)
+        params = optax.apply_updates(params, updates)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-6), state.params, jax.device_get(params))
