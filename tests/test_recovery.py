@@ -26,7 +26,13 @@ def dataset(tmp_path_factory):
 )
 def test_recovery_is_that_of_greedy_generation(dataset, sizes):
     tokenizer, config = for_config(
-        tiny.config(dataset, eval__recovery_genes="12", eval__batch_size="8", model__initializer_range="0.3")
+        tiny.config(
+            dataset,
+            eval__recovery_genes="12",
+            eval__batch_size="8",
+            data__context_length="128",
+            model__initializer_range="0.3",
+        )
     )
     params, source = random_params(config.model), RegionSource(dataset, "validation")
     mesh = make_mesh(*sizes[:3], jax.devices()[: int(np.prod(sizes))], context=sizes[3])
