@@ -96,7 +96,7 @@ class Block(nn.Module):
             k_BTKH = constrain(rope.rotate(k_BTKH, *angles), "batch", "length", "kv_heads", "head_dim")
             v_BTKH = constrain(v_BTKH, "batch", "length", "kv_heads", "head_dim")
             how = {
-                "implementation": c.attention, "offset": slot, "segments": segments, "window": c.sliding_window,
+                "implementation": c.attention, "offset": 0 if cache_kv is None else slot, "segments": segments, "window": c.sliding_window,
                 "block": c.attention_block,
             }  # fmt: skip
             if cache_kv is None:

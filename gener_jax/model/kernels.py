@@ -31,10 +31,8 @@ def choice(case: Case) -> str | None:
 
 def _platform() -> str:
     mesh = jax.sharding.get_abstract_mesh()
-    kind = None if mesh.empty else mesh.abstract_device  # what is compiled for, where that is not what is here
-    if kind is not None:
-        return "tpu" if "TPU" in kind.device_kind else "gpu" if "NVIDIA" in kind.device_kind else "cpu"
-    return jax.default_backend()
+    device = None if mesh.empty else mesh.abstract_device
+    return jax.default_backend() if device is None else device.platform  # what is compiled for need not be here
 
 
 def refusal(name: str, case: Case) -> str | None:
