@@ -1,5 +1,6 @@
 """Datasets and runs of seconds, and the programs run on them, for the tests of the loop around the model."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -137,3 +138,26 @@ def compiled_once(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def optimised(wanted: bool):
+    """Whether XLA optimises the programs that are compiled here; where it does not, they are there in half the time."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, not wanted)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly(request):
+    """For tests of what programs say, not of how they compute or what they need.
+
+    Not where slow tests of the module run: they see the programs that users do.
+    """
+    here = (test for test in request.session.items if test.path == request.path)
+    with optimised(any(test.get_closest_marker("slow") for test in here)):
+        yield
