@@ -138,14 +138,10 @@ def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
 
 SWITCHES = {
     "remat dots": ({"remat": "dots"}, ["DotsSaveable"]),
-    "remat full": ({"remat": "full"}, ["nothing_saveable"]),
-    "unrolled": ({"scan_unroll": 3}, ["unroll=3"]),
-    "blockwise": ({"attention": "blockwise"}, ["while["]),
     "all": (
         {"remat": "full", "scan_unroll": 3, "attention": "blockwise"}, ["nothing_saveable", "unroll=3", "while["],
     ),
 }  # fmt: skip
-ONE_BY_ONE = [pytest.param(name, marks=pytest.mark.slow) for name in ("remat full", "unrolled", "blockwise")]
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +151,7 @@ def plain(params, ids):
     return *jax.jit(run)(params, ids), str(jax.make_jaxpr(run)(params, ids))
 
 
-@pytest.mark.parametrize("switch", ["remat dots", "all", *ONE_BY_ONE])
+@pytest.mark.parametrize("switch", SWITCHES)
 def test_switches_change_nothing(switch, params, ids, plain):
     fields, marks = SWITCHES[switch]
     expected, expected_grads, program = plain
