@@ -153,11 +153,14 @@ def optimised(wanted: bool):
 
 
 @pytest.fixture(scope="module")
-def compiled_quickly(request):
-    """For tests of what programs say, not of how they compute or what they need.
+def compiled_quickly():
+    """For tests of what programs say, not of how they compute or what they need."""
+    with optimised(False):
+        yield
 
-    Not where slow tests of the module run: they see the programs that users do.
-    """
-    here = (test for test in request.session.items if test.path == request.path)
-    with optimised(any(test.get_closest_marker("slow") for test in here)):
+
+@pytest.fixture
+def compiled_in_full():
+    """For those among them that see the programs as users do."""
+    with optimised(True):
         yield
