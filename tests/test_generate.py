@@ -16,6 +16,9 @@ from gener_jax.inference.generate import Sampling, filter_logits, programs
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
 from tests.conftest import random_params
+from tests.tiny import compiled_in_full, compiled_quickly  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 PROMPTS = ["", "A", "AC", "ACG", "TTGAC", "<cds>ATGGC", "acguNA", "GGTTAACCG"]
 
@@ -238,6 +241,7 @@ def test_logits_equal_the_full_pass(lm):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_in_full")
 def test_any_mesh_gives_the_same(lm):
     wide = make_mesh(2, 2, 2)
     sharded = LM(lm.config, jax.device_put(lm.params, jax.sharding.NamedSharding(wide, jax.P())), lm.tokenizer, wide)
@@ -369,6 +373,7 @@ def test_base_mode_stops(loud):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_in_full")
 @pytest.mark.parametrize("mode", ["token", "base"])
 def test_a_hundred_thousand_draws_match_the_exact_distribution(mode, lm):
     """Greedy's opposite: chi-squared over all strings of three bases behind a prompt with one left over."""

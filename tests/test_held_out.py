@@ -4,7 +4,6 @@ import math
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from data_pipeline.records import RegionSource
 from data_pipeline.tokenizer import BOS
@@ -14,6 +13,7 @@ from gener_jax.tasks import report
 from gener_jax.tasks.held_out import HeldOut, chosen_regions, region_ids
 from gener_jax.tokenizer import for_config
 from tests import tiny
+from tests.conftest import random_params
 from tests.data import random_codes
 from tests.tiny import compiled_once  # noqa: F401
 
@@ -34,8 +34,7 @@ def dataset(tmp_path_factory):
 def setting(dataset):
     tokenizer, config = for_config(tiny.config(dataset, eval__max_regions="none", eval__batch_size="3"))
     mesh = make_mesh(1, -1, 1)
-    init = jax.jit(lambda key: nn.unbox(decoder.init(decoder.Decoder(config.model), key)))
-    params = jax.tree.map(lambda x: np.asarray(x) * 5, init(jax.random.key(1)))  # far from uniform
+    params = jax.tree.map(lambda x: np.asarray(x) * 5, random_params(config.model))  # far from uniform
     return config, tokenizer, mesh, jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
 
 

@@ -229,7 +229,7 @@ FEATURES = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(features=FEATURES, topology=st.sampled_from(["linear", "circular"]), seed=st.randoms(use_true_random=False))
 def test_random_records_equal_the_oracle(oracle, tmp_path_factory, features, topology, seed):
     text = record_text(features, "".join(seed.choices("acgtn", k=LENGTH)), topology=topology)
@@ -276,7 +276,7 @@ CODING_QUALIFIERS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     features=st.lists(
         st.tuples(st.sampled_from(["CDS", "CDS", "mRNA", "gene", "promoter"]), locations(), CODING_QUALIFIERS),

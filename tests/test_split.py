@@ -64,14 +64,14 @@ def closure(spans):
     return {frozenset(members) for members, _ in sets}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(spans=SPANS)
 def test_groups_are_the_transitive_overlaps(spans):
     found = split.groups(spans, LENGTH)
     assert {frozenset(np.flatnonzero(found == group).tolist()) for group in set(found.tolist())} == closure(spans)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(spans=SPANS, more=SPANS, seed=st.integers(0, 100))
 def test_parts_share_no_base_and_do_not_move(spans, more, seed):
     found = parts(spans, seed)

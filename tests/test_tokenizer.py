@@ -131,7 +131,7 @@ def test_digests_differ():
     assert len({KmerTokenizer(k).digest for k in range(1, 9)}) == 8
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(TEXTS, st.integers(1, 8), st.sampled_from(REMAINDERS), st.booleans())
 def test_encode_is_the_rule(text, k, remainder, add_bos):
     tokenizer = KmerTokenizer(k)

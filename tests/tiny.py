@@ -1,5 +1,6 @@
 """Datasets and runs of seconds, and the programs run on them, for the tests of the loop around the model."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -137,3 +138,29 @@ def compiled_once(tmp_path_factory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def optimised(wanted: bool):
+    """Whether XLA optimises the programs that are compiled here; where it does not, they are there in half the time."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, not wanted)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For tests of what programs say, not of how they compute or what they need."""
+    with optimised(False):
+        yield
+
+
+@pytest.fixture
+def compiled_in_full():
+    """For those among them that see the programs as users do."""
+    with optimised(True):
+        yield
