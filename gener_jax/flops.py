@@ -3,26 +3,32 @@
 By formula because a compiler counts the layers of a scan once, and what is computed again (remat) is no useful work.
 """
 
-import jax
+from typing import NamedTuple
 
 from gener_jax.config import Model
 from gener_jax.model import decoder
 
-# Dense bfloat16 multiply-adds, in TFLOP/s, by a part of jax's device kind; makers' data sheets, without sparsity.
-PEAK_BF16 = {
-    "H200": 989.0,
-    "H100": 989.0,  # SXM
-    "A100": 312.0,
-    "L40S": 362.0,
-    "L4": 121.0,
-    "B200": 2250.0,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5e": 197.0,
-    "TPU v5p": 459.0,
-    "TPU v5": 459.0,
-    "TPU v6 lite": 918.0,
-    "TPU v6e": 918.0,
+
+class Device(NamedTuple):
+    """What a device can do at most, by its maker's data sheet."""
+
+    tflops: float  # dense bfloat16, 10^12 operations a second
+    memory_gib: float
+    link: float  # 10^9 bytes a second and direction to its near neighbours
+    near: int  # how many devices are near each other: a machine with its own switch; 0: all of a slice
+    far: float  # 10^9 bytes a second to others, over the network
+    names: tuple[str, ...]  # parts of jax's device kind
+
+
+DEVICES = {
+    "h100": Device(989, 79.6, 450, 8, 50, ("H100",)),
+    "h200": Device(989, 139.8, 450, 8, 50, ("H200",)),
+    "a100": Device(312, 79.2, 300, 8, 25, ("A100",)),
+    "l40s": Device(362, 44.4, 32, 8, 12, ("L40S",)),
+    "v4": Device(275, 32.0, 150, 0, 0, ("TPU v4",)),
+    "v5e": Device(197, 16.0, 100, 0, 0, ("TPU v5 lite", "TPU v5e")),
+    "v5p": Device(459, 95.0, 300, 0, 0, ("TPU v5p", "TPU v5")),
+    "v6e": Device(918, 32.0, 224, 0, 0, ("TPU v6 lite", "TPU v6e")),
 }
 
 
@@ -52,9 +58,9 @@ def training(model: Model, length: int) -> float:
     return 3 * forward(model, length)
 
 
-def peak(device: jax.Device | None = None, dtype: str = "bfloat16") -> float | None:
-    """TFLOP/s that a device does at most in bfloat16, None where the table does not know it, or in another type."""
-    kind = (jax.devices()[0] if device is None else device).device_kind
-    if dtype != "bfloat16":
-        return None
-    return next((value for name, value in PEAK_BF16.items() if name.lower() in kind.lower()), None)
+def device_of(kind: str) -> Device | None:
+    """The table's entry for jax's name of a device; None where it has none."""
+    found = [
+        (len(name), device) for device in DEVICES.values() for name in device.names if name.lower() in kind.lower()
+    ]
+    return max(found, default=(0, None), key=lambda pair: pair[0])[1]

@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -18,13 +19,13 @@ GIB = 2**30
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in
 
 
-def training_needs(config: Config, num_devices: int) -> dict[str, float]:
+def training_needs(config: Config, num_devices: int, *, lanes: int = 1) -> dict[str, float]:
     """GiB a device, by formula: float32 `parameters` and `gradients` (twice, where they are accumulated), the
     `optimizer`'s two moments, all cut over fsdp, context and tensor; the `gathered` weights of a layer and the next one
     in the computation's type; and `activations`, what the backward pass keeps of each layer, one layer's scratch and
     the logits, of the tokens that a device has at a time.
 
-    An estimate for telling whether a run fits; a compiler's own schedule differs.
+    An estimate for telling whether a run fits; a compiler's own schedule differs. A TPU pads a head to 128 `lanes`.
 
     Raises:
       ValueError: if the mesh does not fit so many devices.
@@ -34,15 +35,16 @@ def training_needs(config: Config, num_devices: int) -> dict[str, float]:
     tensor, cut = sizes["tensor"], sizes["fsdp"] * sizes["context"]
     kv = m.num_key_value_heads / (tensor if m.num_key_value_heads % tensor == 0 else 1)
     heads, key_heads, width = m.num_attention_heads / tensor * m.head_dim, kv * m.head_dim, m.intermediate_size / tensor
+    padded = -(-m.head_dim // lanes) * lanes / m.head_dim
     layer = m.hidden_size * (2 * heads + 2 * key_heads + 3 * width)
     held = (m.num_hidden_layers * layer + 2 * m.vocab_size * m.hidden_size / tensor) / cut
     itemsize, moment = jnp.dtype(m.dtype).itemsize, jnp.dtype(config.optimizer.state_dtype).itemsize
     tokens = t.batch_size / t.accumulate * config.data.context_length / (sizes["data"] * cut)
     kept = {  # bytes a token and layer
         "full": m.hidden_size * itemsize,
-        "block": (m.hidden_size + heads) * itemsize + 4 * m.num_attention_heads / tensor,
-        "dots": (3 * m.hidden_size + 2 * heads + 2 * key_heads + 2 * width) * itemsize,
-        "none": (8 * m.hidden_size + 2 * (2 * heads + 2 * key_heads) + 4 * width) * itemsize,
+        "block": (m.hidden_size + padded * heads) * itemsize + 4 * m.num_attention_heads / tensor,
+        "dots": (3 * m.hidden_size + padded * (2 * heads + 2 * key_heads) + 2 * width) * itemsize,
+        "none": (8 * m.hidden_size + padded * 2 * (2 * heads + 2 * key_heads) + 4 * width) * itemsize,
     }
     # Keys and values of the whole length, gathered, and their gradients in float32.
     attended = sizes["context"] * 2 * key_heads * (itemsize + 4)
@@ -95,16 +97,17 @@ def training_shortage(config: Config) -> str | None:
     )
 
 
-def inference_needs(config: Config, mesh: Mesh, batch: int, tokens: int) -> dict[str, float]:
+def inference_needs(config: Config, sizes: Mapping[str, int], batch: int, tokens: int) -> dict[str, float]:
     """GiB a device: `weights` in the computation's type, cut over fsdp and tensor, and `cache`, the keys and values of
-    `batch` rows of `tokens` tokens, rows cut over data and fsdp, heads over tensor where it divides them.
+    `batch` rows of `tokens` tokens, rows cut over data and fsdp, heads over tensor where it divides them; `sizes` are
+    the mesh's.
     """
     m = config.model
-    bytes_, tensor = jnp.dtype(m.dtype).itemsize, mesh.shape["tensor"]
-    rows = -(-batch // (mesh.shape["data"] * mesh.shape["fsdp"]))
+    bytes_, tensor = jnp.dtype(m.dtype).itemsize, sizes["tensor"]
+    rows = -(-batch // (sizes["data"] * sizes["fsdp"]))
     heads = m.num_key_value_heads // (1 if m.num_key_value_heads % tensor else tensor)
     return {
-        "weights": bytes_ * decoder.num_parameters(m) / (mesh.shape["fsdp"] * tensor) / GIB,
+        "weights": bytes_ * decoder.num_parameters(m) / (sizes["fsdp"] * tensor) / GIB,
         "cache": 2 * bytes_ * m.num_hidden_layers * rows * tokens * heads * m.head_dim / GIB,
     }
 
@@ -114,12 +117,12 @@ def inference_shortage(config: Config, mesh: Mesh, batch: int = 1, tokens: int =
 
     It says the weights, and the cache by batch and length.
     """
-    need, have = inference_needs(config, mesh, batch, tokens), available()
+    need, have = inference_needs(config, mesh.shape, batch, tokens), available()
     if sum(need.values()) <= have:
         return None
     longest = config.model.longest or config.model.max_position_embeddings
     table = "; ".join(
-        f"{rows} × {length:,} tokens {inference_needs(config, mesh, rows, length)['cache']:.2f}"
+        f"{rows} × {length:,} tokens {inference_needs(config, mesh.shape, rows, length)['cache']:.2f}"
         for rows, length in sorted({(b, t) for b in (1, 16, batch) for t in (longest // 8, longest, tokens) if t})
     )
     return (

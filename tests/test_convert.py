@@ -245,7 +245,7 @@ def test_what_does_not_fit_is_said_before_loading(tmp_path, monkeypatch):
 def test_a_cache_that_does_not_fit_is_said(tmp_path, monkeypatch):
     lm = make_lm()
     folder = published(tmp_path / "random", lm)
-    need = memory.inference_needs(lm.config, lm.mesh, 1, 64)
+    need = memory.inference_needs(lm.config, lm.mesh.shape, 1, 64)
     assert need["weights"] == sum(x.nbytes for x in jax.tree.leaves(lm.params)) / 2**30
     assert need["cache"] == 2 * 2 * 64 * 1 * 8 * 4 / 2**30  # k and v, layers, tokens, heads, head size, bytes
     monkeypatch.setattr(memory, "available", lambda: need["weights"] + need["cache"] / 2)
@@ -264,12 +264,14 @@ def test_a_cache_that_does_not_fit_is_said(tmp_path, monkeypatch):
 def test_bfloat16_needs_half(tmp_path):
     lm = make_lm()
     low = with_model(lm.config, dtype="bfloat16")
-    a, b = (memory.inference_needs(c, lm.mesh, 4, 64) for c in (lm.config, low))
+    a, b = (memory.inference_needs(c, lm.mesh.shape, 4, 64) for c in (lm.config, low))
     assert a["weights"] == 2 * b["weights"]
     assert a["cache"] == 2 * b["cache"]
     wide = make_mesh(2, 2, 2)
-    assert memory.inference_needs(lm.config, wide, 4, 64)["weights"] == a["weights"] / 4
-    assert memory.inference_needs(lm.config, wide, 4, 64)["cache"] == a["cache"] / 4  # one head: tensor cuts nothing
+    assert memory.inference_needs(lm.config, wide.shape, 4, 64)["weights"] == a["weights"] / 4
+    assert (
+        memory.inference_needs(lm.config, wide.shape, 4, 64)["cache"] == a["cache"] / 4
+    )  # one head: tensor cuts nothing
 
 
 # ------------------------------------------------------------------------------------------------ beside transformers

@@ -22,9 +22,9 @@ from gener_jax.training.faults import STUCK, Terminated
 from tests import tiny
 from tests.test_parallel import free_port
 from tests.test_train import log_of, same_state, state_of
-from tests.tiny import compiled_once  # noqa: F401
+from tests.tiny import compiled_once, compiled_quickly  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
 ONE = {"mesh__fsdp": "1", "mesh__data": "1"}
 
 

@@ -96,8 +96,10 @@ class Block(nn.Module):
             k_BTKH = constrain(rope.rotate(k_BTKH, *angles), "batch", "length", "kv_heads", "head_dim")
             v_BTKH = constrain(v_BTKH, "batch", "length", "kv_heads", "head_dim")
             how = {
-                "implementation": c.attention, "offset": 0 if cache_kv is None else slot, "segments": segments, "window": c.sliding_window,
+                "implementation": c.attention, "segments": segments, "window": c.sliding_window,
                 "block": c.attention_block,
+                # Not `slot`: the scan makes an array of it, and a kernel has to know that a sequence begins at 0.
+                "offset": 0 if cache_kv is None else slot,
             }  # fmt: skip
             if cache_kv is None:
                 out_BTNH = sharded_attention(q_BTNH, k_BTKH, v_BTKH, **how)

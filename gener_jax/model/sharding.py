@@ -7,6 +7,7 @@ tensor   heads, MLP and vocabulary cut
 """
 
 import math
+from collections.abc import Mapping
 
 import jax
 from flax import linen as nn
@@ -71,20 +72,29 @@ def mesh_of(config: Config, devices=None) -> Mesh:
     """
     m = config.mesh
     mesh = make_mesh(m.data, m.fsdp, m.tensor, devices, context=m.context)
-    rows, parts = mesh.shape["data"] * mesh.shape["fsdp"], config.train.accumulate
+    check_divides(config, mesh.shape)
+    return mesh
+
+
+def check_divides(config: Config, sizes: Mapping[str, int]) -> None:
+    """Checks that a mesh of these sizes cuts the batch and the context of a configuration evenly.
+
+    Raises:
+      ValueError: if it does not.
+    """
+    rows, parts = sizes["data"] * sizes["fsdp"], config.train.accumulate
     if config.train.batch_size % (rows * parts):
         raise ValueError(
             f"train.batch_size {config.train.batch_size} is not divisible by mesh data·fsdp = {rows}"
             + (f" times train.accumulate {parts}" if parts > 1 else "")
             + ": change one of them"
         )
-    pieces = 2 * mesh.shape["context"]  # in the balanced order each device has two
-    if mesh.shape["context"] > 1 and config.data.context_length % pieces:
+    pieces = 2 * sizes["context"]  # in the balanced order each device has two
+    if sizes["context"] > 1 and config.data.context_length % pieces:
         raise ValueError(
             f"data.context_length {config.data.context_length} is not divisible by twice mesh context = {pieces}: "
             "change one of them"
         )
-    return mesh
 
 
 def spec(

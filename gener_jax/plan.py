@@ -1,0 +1,316 @@
+"""Whether a configuration fits a machine, and what would: no device of the machine is needed.
+
+    python -m gener_jax.plan --config=experiments/unified_7b.py --devices 64 --device h100
+    python -m gener_jax.plan --config=experiments/euk_1b.py --topology v5p:4x4x4 [--compile]
+
+Per device, by formula: parameters, gradients, optimizer state, activations and their sum; what is sent between devices,
+by kind; operations a token. Then the mesh, remat policy and parts of a batch (train.accumulate) that fit and should be
+fastest, with tokens/s at a stated share of the device's peak (MFU) and the days of the recipe; and weights + KV cache
+for inference. `--compile` compiles the real training step for a TPU topology as well (pip install -e '.[plan]'), and
+compares the compiler's own figure for memory. The last line on standard output is one JSON object.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from gener_jax import command, flops, memory
+from gener_jax.config import REMAT, Config, ConfigError, Mesh
+from gener_jax.model import decoder
+from gener_jax.model.sharding import AXES, axis_sizes, batch_sharding, check_divides, mesh_of
+from gener_jax.progress import say
+from gener_jax.tokenizer import for_config
+from gener_jax.training.step import abstract_state, make_train_step
+
+ROOM = 0.92  # of a device's memory that a plan uses; the rest is for fragments and the program
+# Operations a training step does, over those that count, by what is computed again: a third is the forward pass.
+RECOMPUTED = {"none": 1.0, "dots": 1.03, "block": 1.28, "full": 1.33}
+
+
+class Machine(NamedTuple):
+    """What a plan is for."""
+
+    devices: int
+    memory_gib: float  # a device
+    device: flops.Device | None  # None: of no known kind, so nothing is said of time
+    topology: str | None  # a TPU's, as v5p:4x4x4
+
+
+def machine_of(args) -> Machine:
+    """The machine that the command line names.
+
+    Raises:
+      ConfigError: if it names none, or one that the table does not have.
+    """
+    if args.topology:
+        kind, _, shape = args.topology.partition(":")
+        if kind not in flops.DEVICES or not all(n.isdigit() and int(n) for n in shape.split("x")):
+            raise ConfigError(f"--topology {args.topology}: write v5p:4x4x4, or v4, v5e, v6e with their shapes")
+        device, number = flops.DEVICES[kind], math.prod(int(n) for n in shape.split("x"))
+        return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)
+    if not args.devices:
+        raise ConfigError("give --devices N with --device NAME or --device_memory_gib G, or --topology v5p:4x4x4")
+    device = flops.DEVICES[args.device] if args.device else None
+    if not (device or args.device_memory_gib):
+        raise ConfigError("give --device NAME or --device_memory_gib G: how much memory has a device?")
+    return Machine(args.devices, args.device_memory_gib or device.memory_gib, device, None)
+
+
+class Sent(NamedTuple):
+    """Something that a device sends in a step."""
+
+    kind: str  # all-gather, reduce-scatter, all-reduce
+    axis: str  # of the mesh; fsdp stands for fsdp and context together, which cut the parameters
+    gib: float
+
+
+def collectives(config: Config, num_devices: int) -> list[Sent]:
+    """What a device sends in a step, by formula, for ring algorithms: a gather of x bytes over n devices sends
+    x (n − 1) / n, a sum over all twice that.
+
+    Weights and gradients of layers, gathered and scattered for each part of a batch; gradients summed over data; keys
+    and values over context; the residual stream, twice a layer and direction, over tensor.
+    """
+    m, t, mesh = config.model, config.train, config.mesh
+    sizes = axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
+    cut, tensor = sizes["fsdp"] * sizes["context"], sizes["tensor"]
+    itemsize = 2 if m.dtype == "bfloat16" else 4
+    parameters = decoder.num_parameters(m) / tensor
+    tokens = t.batch_size * config.data.context_length / (sizes["data"] * cut)  # of a device, in a step
+    passes = 1 if m.remat in ("none", "dots") else 2  # forward
+    heads = m.num_key_value_heads / (1 if m.num_key_value_heads % tensor else tensor)
+    keys = 2 * heads * m.head_dim * itemsize * tokens * sizes["context"] * m.num_hidden_layers
+    residual = tokens * m.hidden_size * itemsize * m.num_hidden_layers
+
+    def sent(kind, axis, number, size):
+        return Sent(kind, axis, size * (number - 1) / number / memory.GIB)
+
+    return [
+        sent("all-gather", "fsdp", cut, (1 + passes) * t.accumulate * parameters * itemsize),
+        sent("reduce-scatter", "fsdp", cut, t.accumulate * parameters * 4),
+        sent("all-gather", "context", sizes["context"], passes * keys),
+        sent("reduce-scatter", "context", sizes["context"], keys),
+        sent("all-reduce", "data", sizes["data"], 2 * 4 * parameters / cut),
+        sent("all-reduce", "tensor", tensor, 2 * 2 * (1 + passes) * residual),
+    ]
+
+
+EXPOSED = {"fsdp": 0.3, "data": 0.3, "context": 0.5, "tensor": 1.0}  # the share of sending that no computing hides
+
+
+def seconds(config: Config, machine: Machine, mfu: float) -> float:
+    """Of a step: its operations, those done again too, at `mfu` of the peak, and the part of what is sent that no
+    computing hides. To choose by, no more.
+    """
+    device, mesh = machine.device, config.mesh
+    tokens = config.train.batch_size * config.data.context_length / machine.devices
+    done = flops.training(config.model, config.data.context_length) * tokens * RECOMPUTED[config.model.remat]
+    if mesh.context > 1:  # where no kernel of the platform's attends; blockwise attention takes about three times as long
+        attention = flops.training(config.model, config.data.context_length) - 6 * flops.matrix_parameters(config.model)
+        done += 2 * attention * tokens
+    reach = {"tensor": mesh.tensor, "context": mesh.tensor * mesh.context, "fsdp": machine.devices // mesh.data}
+    reach["data"] = machine.devices
+    waiting = 0.0
+    for one in collectives(config, machine.devices):
+        link = device.link if not device.near or reach[one.axis] <= device.near else device.far
+        waiting += EXPOSED[one.axis] * one.gib * memory.GIB / (link * 1e9)
+    return done / (device.tflops * 1e12 * mfu) + waiting
+
+
+def candidates(config: Config, machine: Machine):
+    """Every mesh, remat policy and number of parts that divides the model, the batch and the machine."""
+    m, t, length = config.model, config.train, config.data.context_length
+    divisors = [n for n in range(1, machine.devices + 1) if machine.devices % n == 0]
+    for tensor, context, fsdp in itertools.product(divisors, repeat=3):
+        if machine.devices % (tensor * context * fsdp) or tensor > 8 or context > 16:
+            continue  # over 8 a tensor axis leaves the fast links
+        data = machine.devices // (tensor * context * fsdp)
+        if any(size % tensor for size in (m.num_attention_heads, m.intermediate_size, m.vocab_size)):
+            continue
+        if m.hidden_size % (fsdp * context) or (context > 1 and length % (2 * context)):
+            continue
+        rows = t.batch_size // (data * fsdp)
+        if t.batch_size % (data * fsdp):
+            continue
+        mesh = Mesh(data=data, fsdp=fsdp, tensor=tensor, context=context)
+        for parts, remat in itertools.product([n for n in range(1, rows + 1) if rows % n == 0], REMAT):
+            yield dataclasses.replace(
+                config, mesh=mesh, model=dataclasses.replace(m, remat=remat),
+                train=dataclasses.replace(t, accumulate=parts),
+            )  # fmt: skip
+
+
+def peak(config: Config, machine: Machine) -> float:
+    """GiB a device, by formula."""
+    return sum(memory.training_needs(config, machine.devices, lanes=128 if machine.topology else 1).values())
+
+
+def suggest(config: Config, machine: Machine, mfu: float) -> Config | None:
+    """The configuration with the mesh, remat policy and parts that fit and take the least time; None: nothing fits.
+
+    Where the kind of device is not known, time is that of an H100.
+    """
+    timed = machine if machine.device else machine._replace(device=flops.DEVICES["h100"])
+    best = None
+    for candidate in candidates(config, machine):
+        if peak(candidate, machine) <= ROOM * machine.memory_gib:
+            # A tenth of a per cent is nothing: then the fewer axes and parts the better.
+            axes = sum(size > 1 for size in dataclasses.asdict(candidate.mesh).values())
+            cost = seconds(candidate, timed, mfu) * (1 + 1e-3 * (axes + math.log2(candidate.train.accumulate)))
+            if best is None or cost < best[0]:
+                best = cost, candidate
+    return best and best[1]
+
+
+def described(config: Config, machine: Machine, mfu: float) -> dict:
+    """What is said of a configuration on a machine, as plain numbers."""
+    sizes = axis_sizes(machine.devices, config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.context)
+    check_divides(config, sizes)
+    need = memory.training_needs(config, machine.devices, lanes=128 if machine.topology else 1)
+    tokens = config.train.batch_size * config.data.context_length
+    out = {
+        "mesh": {name: sizes[name] for name in AXES},
+        "remat": config.model.remat,
+        "accumulate": config.train.accumulate,
+        "rows_a_device": config.train.batch_size / config.train.accumulate / (sizes["data"] * sizes["fsdp"]),
+        "gib": {name: round(value, 3) for name, value in need.items()},
+        "peak_gib": round(sum(need.values()), 3),
+        "fits": sum(need.values()) <= ROOM * machine.memory_gib,
+        "sent_gib_a_step": {
+            kind: round(sum(one.gib for one in collectives(config, machine.devices) if one.kind == kind), 3)
+            for kind in ("all-gather", "reduce-scatter", "all-reduce")
+        },
+    }
+    if machine.device:
+        speed = machine.devices * machine.device.tflops * 1e12 * mfu
+        speed /= flops.training(config.model, config.data.context_length)
+        out["tokens_per_s"] = round(speed)
+        out["days"] = round(tokens * config.train.num_steps / speed / 86400, 2)
+    return out
+
+
+def text(name: str, row: dict) -> str:
+    """A described configuration for a person to read."""
+    mesh = ", ".join(f"{axis} {size}" for axis, size in row["mesh"].items() if size > 1) or "one device"
+    gib = ", ".join(f"{part} {value:.2f}" for part, value in row["gib"].items() if value)
+    sent = ", ".join(f"{kind} {value:.2f}" for kind, value in row["sent_gib_a_step"].items() if value) or "nothing"
+    lines = [
+        f"{name}: {mesh}; remat {row['remat']}; {row['rows_a_device']:g} sequences a device at a time"
+        + (f", {row['accumulate']} parts a step" if row["accumulate"] > 1 else ""),
+        f"  a device    {row['peak_gib']:.2f} GiB: {gib}",
+        f"  it          {'fits' if row['fits'] else 'does not fit'}",
+        f"  sends       GiB a step: {sent}",
+    ]
+    if "days" in row:
+        lines.append(f"  takes       {row['days']:.1f} days at {row['tokens_per_s']:,} tokens/s")
+    return "\n".join(lines)
+
+
+def compile_for(config: Config, machine: Machine) -> dict:
+    """The compiler's own figures for the real training step on a TPU topology, GiB a device.
+
+    Raises:
+      ConfigError: without libtpu, for a topology that it does not know, or where the step does not fit.
+    """
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server is asked who we are
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    from jax.experimental import topologies
+
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=machine.topology).devices
+    except Exception as error:  # of many kinds, where the library is not there or does not know it
+        line = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ConfigError(f"--compile {machine.topology}: {line}; pip install -e '.[plan]'") from error
+    mesh = mesh_of(config, devices)
+    row = jax.ShapeDtypeStruct(
+        (config.train.batch_size, config.data.context_length), np.int32, sharding=batch_sharding(mesh)
+    )
+    batch = {"inputs": row, "targets": row}
+    if config.data.mask_documents:
+        batch |= {"segment_ids": row, "positions": row}
+    began = time.perf_counter()
+    with jax.set_mesh(mesh):
+        step = make_train_step(config, mesh, for_config(config)[0].token_bases, config.objective.at(0))
+        lowered = step.lower(abstract_state(config, mesh), batch)
+        try:
+            stats = lowered.compile().memory_analysis()
+        except jax.errors.JaxRuntimeError as error:
+            line = next((x for x in str(error).splitlines() if "memory" in x), str(error).splitlines()[0])
+            raise ConfigError(f"{machine.topology}: does not compile: {line.strip()[:300]}") from error
+    return {
+        "peak_gib": stats.peak_memory_in_bytes / memory.GIB,
+        "arguments_gib": stats.argument_size_in_bytes / memory.GIB,
+        "temporary_gib": stats.temp_size_in_bytes / memory.GIB,
+        "kernels": "tpu_custom_call" in lowered.as_text(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def main(argv=None) -> None:
+    """The command."""
+    program = command.Command(__doc__, checkpoint=False)
+    add = program.parser.add_argument
+    add("--devices", type=int, metavar="N")
+    add("--device", choices=sorted(flops.DEVICES), help="their kind, for memory and speed")
+    add("--device_memory_gib", type=float, metavar="G", help="memory of a device, where it is another")
+    add("--topology", metavar="v5p:4x4x4", help="a TPU slice, instead of --devices")
+    add("--mfu", type=float, default=0.4, help="share of the peak reached by operations that count [0.4]")
+    add("--compile", action="store_true", help="also compile the step for the TPU topology, with libtpu")
+    args, config, _ = program.parse(argv)
+    machine, config = machine_of(args), for_config(config)[1]
+    if not 0 < args.mfu <= 1:
+        raise ConfigError(f"--mfu {args.mfu}: above 0, at most 1")
+    if args.compile and not machine.topology:
+        raise ConfigError("--compile needs --topology: only TPUs are compiled for without one")
+    m, length = config.model, config.data.context_length
+    tokens = config.train.batch_size * length
+    kind = machine.topology or f"{machine.devices} × {args.device or 'device'}"
+    print(
+        f"{config.name} on {kind}, {machine.memory_gib:g} GiB each\n"
+        f"{decoder.num_parameters(m):,} parameters; {config.train.num_steps:,} steps of {config.train.batch_size} × "
+        f"{length:,} = {tokens:,} tokens; {flops.training(m, length) / 1e9:,.3g} GFLOP a token, "
+        f"{flops.training(m, length) * tokens * config.train.num_steps:.3g} in all; {args.mfu:.0%} MFU assumed"
+    )
+    result = {"name": config.name, "devices": machine.devices, "device_memory_gib": machine.memory_gib}
+    result["flops_a_token"] = flops.training(m, length)
+    try:
+        result["as_it_is"] = described(config, machine, args.mfu)
+        print(text("as it is", result["as_it_is"]))
+    except ValueError as error:
+        print(f"as it is: {error}")
+    best = suggest(config, machine, args.mfu)
+    if best is None:
+        print(f"nothing fits: more devices, or a smaller train.batch_size than {config.train.batch_size}")
+    else:
+        result["suggested"] = described(best, machine, args.mfu)
+        print(text("suggested", result["suggested"]))
+        fields = {f"mesh.{name}": size for name, size in dataclasses.asdict(best.mesh).items()}
+        fields |= {"model.remat": best.model.remat, "train.accumulate": best.train.accumulate}
+        print("  as          " + " ".join(f"--config.{name}={value}" for name, value in fields.items()))
+    result["inference_gib"] = {
+        f"{rows} × {n}": sum(memory.inference_needs(config, dict.fromkeys(AXES, 1), rows, n).values())
+        for rows, n in itertools.product((1, 16), (length // 8, length))
+    }
+    listed = ", ".join(f"{name} tokens {gib:.1f}" for name, gib in result["inference_gib"].items())
+    print(f"inference on one device, weights + cache in {m.dtype}, GiB: {listed}")
+    if args.compile and best is not None:
+        say(f"compiling for {machine.topology}: minutes")
+        found = result["compiled"] = compile_for(best, machine)
+        share = result["suggested"]["peak_gib"] / found["peak_gib"] - 1
+        kernels = "with its attention kernel" if found["kernels"] else "without a kernel"
+        print(
+            f"compiled for {machine.topology} ({kernels}) in {found['seconds']:.0f} s, not run: peak "
+            f"{found['peak_gib']:.2f} GiB a device; the formula's {result['suggested']['peak_gib']:.2f} ({share:+.0%})"
+        )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    command.run(main)
