@@ -112,7 +112,9 @@ def seconds(config: Config, machine: Machine, mfu: float) -> float:
     device, mesh = machine.device, config.mesh
     tokens = config.train.batch_size * config.data.context_length / machine.devices
     done = flops.training(config.model, config.data.context_length) * tokens * RECOMPUTED[config.model.remat]
-    if mesh.context > 1:  # where no kernel of the platform's attends; blockwise attention takes about three times as long
+    if (
+        mesh.context > 1
+    ):  # where no kernel of the platform's attends; blockwise attention takes about three times as long
         attention = flops.training(config.model, config.data.context_length) - 6 * flops.matrix_parameters(config.model)
         done += 2 * attention * tokens
     reach = {"tensor": mesh.tensor, "context": mesh.tensor * mesh.context, "fsdp": machine.devices // mesh.data}

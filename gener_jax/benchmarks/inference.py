@@ -44,14 +44,18 @@ SIZES = {  # layers, hidden, feed-forward, heads, key/value heads
 }
 
 
-def random_lm(size: str, dtype: str) -> LM:
-    """A model of a published shape, or a smaller one, with random weights."""
+def model_of(size: str, dtype: str, **fields) -> Model:
+    """A published shape, or a smaller one."""
     layers, hidden, feed_forward, heads, kv_heads = SIZES[size]
-    model = Model(
+    return Model(
         hidden_size=hidden, intermediate_size=feed_forward, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, dtype=dtype,
+        num_key_value_heads=kv_heads, dtype=dtype, **fields,
     )  # fmt: skip
-    tokenizer, config = for_config(Config(name=size, model=model))
+
+
+def random_lm(size: str, dtype: str) -> LM:
+    """A model of a size, with random weights."""
+    tokenizer, config = for_config(Config(name=size, model=model_of(size, dtype)))
 
     def init(key):
         params = nn.unbox(decoder.init(decoder.Decoder(config.model), key))

@@ -1,0 +1,23 @@
+"""GENERator-eukaryote-1.2b at 32 768 tokens (196 608 bases): the second stage of long-context training.
+
+    python -m gener_jax.train --config=experiments/euk_1b_long.py
+
+Goes on from the parameters of a run of `euk_1b.py` (`train.init_from`) with RoPE base 5e6 instead of 5e5, as Carbon
+stretched its context; steps, batch and rate are our choice: 10 000 steps of 2.1 million tokens at a tenth of the peak.
+Longer inputs still, by YaRN: `gener_jax.load(folder, yarn_factor=4)`. Not trained here. Where one device cannot hold a
+sequence, cut it: `--config.mesh.context=4`.
+"""
+
+from gener_jax.config import base
+
+
+def get_config():
+    config = base()
+    config.model.update(
+        dtype="bfloat16", remat="full", attention_block=2048, max_position_embeddings=32768, rope_theta=5e6
+    )
+    config.data.update(path="datasets/refseq_eukaryote", context_length=32768)
+    config.optimizer.update(peak_learning_rate=4e-5, warmup_steps=200)
+    config.train.update(init_from="runs/euk_1b", num_steps=10_000, batch_size=64)
+    config.eval.update(max_regions=2000, batch_size=4, recovery_genes=256)
+    return config

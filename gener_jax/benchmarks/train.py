@@ -1,0 +1,150 @@
+"""How fast a configuration trains on this machine, on random tokens; beside a peer if one is given.
+
+    python -m gener_jax.benchmarks.train --config=experiments/euk_1b.py --config.train.batch_size=8
+    python -m gener_jax.benchmarks.train --size s --batch 4 --context 1024 --peer hf_llama.py
+
+One JSON line at the end: tokens and bases a second, TFLOP/s and MFU (operations that count: causal attention halved,
+what is computed again left out; the peak from a table of devices), peak memory, seconds of compilation; the step is the
+real one, the median of `--repeats`. With `--peer`, a program with the options --size, --batch, --context, --dtype and
+`train` first, that prints a JSON line last, ours and the peer run in turns, each in a process of its own, `--rounds`
+times; ratios are medians of those of the rounds, memory is the largest each process had.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from data_pipeline.tokenizer import NUM_SPECIAL
+from gener_jax import command, flops, memory
+from gener_jax.benchmarks.inference import SIZES, model_of
+from gener_jax.config import Config, ConfigError, Data, Mesh, Optimizer, Train
+from gener_jax.data.loader import to_devices
+from gener_jax.model import decoder
+from gener_jax.model.sharding import batch_sharding, mesh_of
+from gener_jax.progress import say
+from gener_jax.tokenizer import for_config
+from gener_jax.training.step import init_state, make_train_step
+
+
+def config_of(args) -> Config:
+    """A configuration of a named size, of one device."""
+    return Config(
+        name=args.size, model=model_of(args.size, args.dtype, remat=args.remat),
+        data=Data(context_length=args.context), train=Train(batch_size=args.batch, num_steps=10**6),
+        optimizer=Optimizer(), mesh=Mesh(1, 1, 1),
+    )  # fmt: skip
+
+
+def measure(config: Config, repeats: int, devices=None) -> dict:
+    """The figures of a configuration's training step."""
+    tokenizer, config = for_config(config)
+    mesh = mesh_of(config, devices)
+    shape = (config.train.batch_size, config.data.context_length + 1)
+    ids = np.random.default_rng(0).integers(NUM_SPECIAL, tokenizer.vocab_size, shape, dtype=np.int32)
+    batch = {"inputs": ids[:, :-1], "targets": ids[:, 1:]}
+    if config.data.mask_documents:  # one region in four, the others whole
+        batch["segment_ids"] = np.repeat(np.arange(4), -(-shape[1] // 4))[None, : shape[1] - 1].repeat(shape[0], 0)
+        starts = np.searchsorted(batch["segment_ids"][0], batch["segment_ids"][0])
+        batch["positions"] = (np.arange(shape[1] - 1) - starts)[None].repeat(shape[0], 0)
+        batch = {name: x.astype(np.int32) for name, x in batch.items()}
+    with jax.set_mesh(mesh):
+        state = init_state(config, mesh)
+        placed = to_devices(batch, batch_sharding(mesh))
+        began = time.perf_counter()
+        step = make_train_step(config, mesh, tokenizer.token_bases, config.objective.at(0))
+        program = step.lower(state, placed).compile()
+        compiled = time.perf_counter() - began
+        seconds = []
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            state, metrics = program(state, placed)
+            jax.block_until_ready((state, metrics))
+            seconds.append(time.perf_counter() - began)
+    median = statistics.median(seconds[1:])
+    tokens = config.train.batch_size * config.data.context_length
+    speed = flops.training(config.model, config.data.context_length) * tokens / median / mesh.size / 1e12
+    device = flops.device_of(jax.devices()[0].device_kind) if config.model.dtype == "bfloat16" else None
+    return {
+        "name": config.name,
+        "parameters": decoder.num_parameters(config.model),
+        "batch": config.train.batch_size,
+        "context": config.data.context_length,
+        "dtype": config.model.dtype,
+        "attention": config.model.attention,
+        "remat": config.model.remat,
+        "mesh": dict(mesh.shape),
+        "device": jax.devices()[0].device_kind,
+        "seconds": median,
+        "tokens_per_s": tokens / median,
+        "bases_per_s": tokens / median * int(tokenizer.token_bases.max()),
+        "tflops_a_device": speed,
+        "mfu": device and speed / device.tflops,
+        "peak_gib": memory.peak(),
+        "planned_gib": sum(memory.training_needs(config, mesh.size).values()),
+        "compile_s": compiled,
+    }
+
+
+def child(arguments: list[str]) -> tuple[dict, float]:
+    """A program's JSON line, and the most memory it had, in GiB."""
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+    out = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"benchmarks.train: error: {' '.join(arguments)} failed")
+    return json.loads(out.strip().splitlines()[-1]), usage.ru_maxrss * 1024 / memory.GIB
+
+
+def beside(args) -> dict:
+    """Ours and the peer's in turns."""
+    common = ["--size", args.size, "--batch", args.batch, "--context", args.context, "--dtype", args.dtype]
+    common = [str(x) for x in [*common, "--repeats", args.repeats]]
+    ours, theirs = [], []
+    for _ in range(args.rounds):
+        ours.append(child(["-m", "gener_jax.benchmarks.train", *common, "--remat", args.remat]))
+        theirs.append(child([args.peer, "train", *common, *(["--remat"] if args.remat != "none" else [])]))
+        say(f"{ours[-1][0]['tokens_per_s']:,.0f} tokens/s, peer {theirs[-1][0]['tokens_per_s']:,.0f}")
+    ratios = [a["tokens_per_s"] / b["tokens_per_s"] for (a, _), (b, _) in zip(ours, theirs, strict=True)]
+    return {
+        **ours[-1][0],
+        "tokens_per_s": statistics.median(a["tokens_per_s"] for a, _ in ours),
+        "peer_tokens_per_s": statistics.median(b["tokens_per_s"] for b, _ in theirs),
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(r, 3) for r in ratios],
+        "process_gib": round(max(gib for _, gib in ours), 3),
+        "peer_process_gib": round(max(gib for _, gib in theirs), 3),
+    }
+
+
+def main() -> None:
+    """Prints one JSON line."""
+    program = command.Command(__doc__, checkpoint=False)
+    add = program.parser.add_argument
+    add("--size", choices=SIZES, help="a model's shape, instead of --config")
+    add("--batch", type=int, default=4, help="of --size [4]")
+    add("--context", type=int, default=1024, help="of --size, in tokens [1024]")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of --size")
+    add("--remat", default="none", help="of --size")
+    add("--repeats", type=int, default=3)
+    add("--rounds", type=int, default=3, help="turns with the peer")
+    add("--peer", metavar="hf_llama.py", help="of --size: a program to run in turns with ours")
+    args, _ = program.parser.parse_known_args()
+    if args.size:
+        args = program.parser.parse_args()
+        result = beside(args) if args.peer else measure(config_of(args), args.repeats, jax.devices()[:1])
+    elif args.peer:
+        raise ConfigError("--peer goes with --size")
+    else:
+        args, config, _ = program.parse(None)
+        result = measure(config, args.repeats)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    command.run(main)

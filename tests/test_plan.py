@@ -1,0 +1,186 @@
+"""Plans: the formulas against what is allocated, what is suggested, and where every experiment's parameters lie."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from gener_jax import command, flops, memory, plan, xla_flags
+from gener_jax.config import ConfigError, Mesh
+from gener_jax.model.sharding import check_divides, make_mesh
+from gener_jax.tokenizer import for_config
+from gener_jax.training.step import abstract_state
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py"))
+DUMPS = Path(__file__).parent / "shardings"
+
+
+def config_of(name, **overrides):
+    values = command.load_experiment(str(ROOT / "experiments" / f"{name}.py"))
+    return for_config(command.override(values, {k.replace("__", "."): str(v) for k, v in overrides.items()}))[1]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_where_an_experiments_parameters_lie(name):
+    """`GENER_JAX_WRITE=1` writes the files anew."""
+    config, lines = config_of(name), []
+    for sizes in ((1, 8, 1, 1), (1, 2, 2, 2)):
+        mesh = make_mesh(*sizes[:3], context=sizes[3])
+        lines.append("mesh " + " ".join(f"{axis}={size}" for axis, size in mesh.shape.items()))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state(config, mesh)):
+            spec = ", ".join("·".join(a) if isinstance(a, tuple) else str(a or "-") for a in leaf.sharding.spec)
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            lines.append(
+                f"{where} {leaf.dtype} {list(leaf.shape)} [{spec}] {list(leaf.sharding.shard_shape(leaf.shape))}"
+            )
+    text = "\n".join(lines) + "\n"
+    file = DUMPS / f"{name}.txt"
+    if os.environ.get("GENER_JAX_WRITE"):
+        DUMPS.mkdir(exist_ok=True)
+        file.write_text(text)
+    assert file.read_text() == text
+
+
+def test_the_state_is_what_the_formula_says():
+    for name, sizes in (("euk_1b", (1, 8, 1, 1)), ("euk_3b", (1, 2, 2, 2)), ("unified_7b", (2, 1, 4, 1))):
+        config = dataclasses.replace(config_of(name), mesh=Mesh(*sizes))
+        state = abstract_state(config, make_mesh(*sizes[:3], context=sizes[3]))
+
+        def gib(tree):
+            leaves = jax.tree.leaves(tree)
+            return (
+                sum(
+                    x.dtype.itemsize * int(jax.numpy.prod(jax.numpy.array(x.sharding.shard_shape(x.shape))))
+                    for x in leaves
+                )
+                / 2**30
+            )
+
+        need = memory.training_needs(config, 8)
+        assert need["parameters"] == pytest.approx(gib(state.params), rel=0.01)
+        assert need["optimizer"] == pytest.approx(gib(state.opt_state), rel=0.01)
+    low = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, state_dtype="bfloat16"))
+    assert memory.training_needs(low, 8)["optimizer"] == need["optimizer"] / 2
+
+
+def test_operations_by_hand():
+    m = config_of("euk_1b").model
+    by_hand = 26 * (2048 * 2048 * 2 + 2 * 2048 * 256 + 3 * 2048 * 5632) + 2048 * 4128
+    assert flops.matrix_parameters(m) == by_hand
+    seen = sum(min(i + 1, 100) for i in range(1000)) / 1000
+    assert flops.mean_keys(1000, 100) == pytest.approx(seen)
+    assert flops.mean_keys(1000) == 500.5
+    forward = 2 * by_hand + 26 * 2 * 2 * 2048 * 500.5  # scores and values
+    assert flops.training(m, 1000) == 3 * forward
+    assert flops.device_of("NVIDIA H100 80GB HBM3").tflops == 989
+    assert flops.device_of("TPU v5 lite").tflops == 197
+    assert flops.device_of("TPU v5").tflops == 459
+    assert flops.device_of("cpu") is None
+
+
+def run(capsys, *arguments):
+    plan.main(list(arguments))
+    out = capsys.readouterr().out
+    return out, json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", ["euk_1b", "euk_3b", "prok_1b", "prok_3b", "unified_7b"])
+@pytest.mark.parametrize(
+    "machine",
+    [
+        ("--devices=8", "--device=h100", "--device_memory_gib=80"), ("--devices=64", "--device=h100"),
+        ("--topology=v5p:4x4x4",), ("--topology=v5e:16x16",),
+    ],
+    ids=["8 GPUs", "64 GPUs", "v5p", "v5e"],
+)  # fmt: skip
+def test_what_is_suggested_fits_and_divides(capsys, name, machine):
+    out, result = run(capsys, f"--config={ROOT / 'experiments' / name}.py", *machine)
+    best = result["suggested"]
+    assert best["fits"]
+    assert best["peak_gib"] <= 0.92 * result["device_memory_gib"]
+    assert best["peak_gib"] == pytest.approx(sum(best["gib"].values()), abs=0.01)
+    [line] = [x for x in out.splitlines() if x.startswith("  as ")]
+    fields = dict(x.removeprefix("--config.").split("=") for x in line.split()[1:])
+    config = config_of(name, **{k.replace(".", "__"): v for k, v in fields.items()})
+    check_divides(config, best["mesh"])
+    assert sum(memory.training_needs(config, result["devices"]).values()) <= best["peak_gib"] + 0.01
+    assert best["days"] > 0.1
+    assert out.count("inference on one device") == 1
+
+
+def test_what_does_not_fit_is_said(capsys):
+    small = f"--config={ROOT / 'experiments' / 'unified_7b'}.py", "--devices=4", "--device_memory_gib=16"
+    out, result = run(capsys, *small)
+    assert "nothing fits" in out
+    assert "suggested" not in result
+    assert not result["as_it_is"]["fits"]
+    assert "days" not in result["as_it_is"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "give --devices N"),
+        (["--devices=8"], "how much memory"),
+        (["--topology=v5p"], "write v5p:4x4x4"),
+        (["--topology=v9:2x2"], "write v5p:4x4x4"),
+        (["--devices=8", "--device=h100", "--compile"], "--compile needs --topology"),
+        (["--devices=8", "--device=h100", "--mfu=2"], "above 0, at most 1"),
+    ],
+)
+def test_command_lines_that_are_wrong(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        plan.main([f"--config={ROOT / 'experiments' / 'euk_1b'}.py", *arguments])
+
+
+def test_sending_by_hand():
+    config = config_of("euk_1b", mesh__data=2, mesh__fsdp=4, train__batch_size=8, model__remat="none")
+    found = {(one.kind, one.axis): one.gib * 2**30 for one in plan.collectives(config, 8)}
+    n = 1_162_061_824
+    assert found["all-gather", "fsdp"] == pytest.approx(2 * n * 2 * 3 / 4)  # bfloat16, for both passes
+    assert found["reduce-scatter", "fsdp"] == pytest.approx(n * 4 * 3 / 4)
+    assert found["all-reduce", "data"] == pytest.approx(2 * n / 4 * 4 / 2)
+    assert found["all-reduce", "tensor"] == found["all-gather", "context"] == 0
+
+
+def has_libtpu():
+    return subprocess.run([sys.executable, "-c", "import libtpu"], capture_output=True).returncode == 0
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not has_libtpu(), reason="needs libtpu: pip install -e '.[plan]'")
+def test_the_formula_is_near_the_tpu_compilers(tmp_path):
+    """The 1.2b training step, splash attention included, compiled for a TPU; minutes."""
+    command_ = [
+        sys.executable,
+        "-m",
+        "gener_jax.plan",
+        "--config=experiments/euk_1b.py",
+        "--topology=v5p:4x4x4",
+        "--compile",
+    ]
+    done = subprocess.run(command_, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(result["compiled"], result["suggested"])
+    assert result["compiled"]["kernels"]
+    assert abs(result["suggested"]["peak_gib"] / result["compiled"]["peak_gib"] - 1) < 0.15
+
+
+def test_xlas_flags_are_known_to_xla(capsys):
+    xla_flags.main(["gpu"])
+    line = capsys.readouterr().out.strip()
+    assert line.startswith('export XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu')
+    flags = " ".join(xla_flags.FLAGS["gpu"])
+    program = "import jax; jax.config.update('jax_platforms', 'cpu'); jax.devices()"  # ends at a flag it does not know
+    for text, status in ((flags, True), (flags + " --xla_gpu_no_such_flag=true", False)):
+        done = subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, "XLA_FLAGS": text}, capture_output=True
+        )
+        assert (done.returncode == 0) == status
