@@ -246,7 +246,8 @@ def interrupt(process, signal_, step, seconds):
                 break
     time.sleep(seconds)
     process.send_signal(signal_)
-    _, rest = process.communicate(timeout=120)
+    rest = process.stderr.read()  # not `communicate`, which would not see what was read ahead
+    process.wait(timeout=120)
     steps = [int(n) for n in re.findall(r"^step (\d+)/", rest, re.M)]
     return process.returncode, "".join(said) + rest, max([last, *steps])
 
