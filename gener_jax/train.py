@@ -128,6 +128,7 @@ class Run:
     held_out: RegionSource
     checkpoints: checkpoint.Checkpoints
     start: int  # steps done
+    looked_at: bool  # whether the last of them was evaluated, if it was to be
     state: State
     log: Log
 
@@ -171,8 +172,10 @@ def prepare(config: Config, workdir: Path) -> Run:
     checkpoint.check_folder(workdir, config)
     cache_programs(config, workdir)
     checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+    looked_at = True
     if (newest := checkpoints.newest(target)) is not None:
         start, state, loader_state = newest
+        looked_at = loader_state.get("looked_at", True)
         check_data(config, stream, loader_state)
         tell(f"resuming {workdir} at step {start}")
     else:
@@ -183,7 +186,7 @@ def prepare(config: Config, workdir: Path) -> Run:
     distributed.first(lambda: run_folder.describe(workdir, config))
     distributed.check_shared(workdir)
     log = Log(workdir, start, config)
-    return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, state, log)
+    return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, looked_at, state, log)
 
 
 def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
@@ -275,12 +278,12 @@ def train(config: Config, workdir: Path) -> dict:
       ConfigError, DataError, CheckpointError: one line each.
       Terminated: behind a SIGTERM, when the state is saved.
     """
+    run = prepare(config, workdir)
+    tell(screen(run))
+    # Only around the loop: before and behind it nothing is lost by SIGTERM, and to build a dataset may take hours.
     with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
-        run = prepare(config, workdir)
-        tell(screen(run))
         params, last = loop(run, termination, watchdog)
-        watchdog.beat("the final evaluation")
-        return finish(run, params, last)
+    return finish(run, params, last)
 
 
 def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, dict]:
@@ -335,6 +338,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
             "seed": config.train.seed,
             "digest": run.stream.digest,
             "dataset": run.stream.source.digest,
+            "looked_at": bits_per_base is not None,
         }
         watchdog.beat(f"saving step {step}")
         run.checkpoints.save(step, state, loader, config, bits_per_base)
@@ -360,8 +364,8 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
         return saving, saving or step % config.eval.every_steps == 0
 
     try:
-        if start and due(start)[1] and not logged(run.workdir / "log.jsonl", start, "held_out"):
-            look(start)  # stopped by SIGTERM while it was looked at
+        if start and due(start)[1] and not run.looked_at:
+            look(start)  # SIGTERM came before, or while it was looked at
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
             for step, batch in enumerate(batches, start + 1):
                 with profile.at(step):

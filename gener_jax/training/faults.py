@@ -58,7 +58,7 @@ class Watchdog:
 
     def __init__(self, minutes: float):
         self._seconds, self._done = 60 * minutes, threading.Event()
-        self._beat, self._what = time.monotonic(), "starting"
+        self._beat, self._what = time.monotonic(), "the first step"
 
     def beat(self, what: str) -> None:
         """Something has moved; `what` comes next."""

@@ -168,11 +168,11 @@ class _WeightsAndBiases:
 _WRITERS = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
 
 
-def logged(path: Path, step: int, what: str = "loss") -> dict:
-    """The line of a step that holds `what`; empty where there is none."""
+def logged(path: Path, step: int) -> dict:
+    """What a log says of a step's training; empty where the step was not logged."""
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             values = json.loads(line)
-            if values["step"] == step and what in values:
+            if values["step"] == step and "loss" in values:
                 return values
     return {}
