@@ -8,8 +8,9 @@ a chloroplast and human gene regions.
 folder GENER_JAX_GENOMES (where that is not set: genomes/); a twelfth ships with the package. NCBI gives them at
 https://www.ncbi.nlm.nih.gov/nuccore/ACCESSION by "Send to: Complete Record, File, GenBank (full)", and by address:
 
-    get() { curl -o genomes/$1.gb "https://eutils.ncbi.nlm.nih.gov/entrez/eutils/efetch.fcgi?db=nuccore&rettype=gbwithparts&retmode=text&id=$2"; }
     mkdir -p genomes
+    from="https://eutils.ncbi.nlm.nih.gov/entrez/eutils/efetch.fcgi?db=nuccore&rettype=gbwithparts&retmode=text"
+    get() { curl -o genomes/$1.gb "$from&id=$2"; }
     for id in NC_000913.3 NC_004829.2 NC_001139.9 NC_000932.1 NC_019724.1 NC_049491.1 BA000025.2 AL449423.14 NG_008939.1
     do get $id $id; done
     get NC_000001.10_MARK1 "NC_000001.10&seq_start=220696568&seq_stop=220839800"

@@ -4,7 +4,7 @@
 bases, 900 genes: an NCBI public record, on which NCBI claims no copyright. Its genetic code is table 4: TGA is read as
 tryptophan, so the stop codons are TAA and TAG.
 
-`TINY` is a small trained model as a Hugging Face folder, which `gener_jax.load("tiny")` opens; its README.md is its model
+`TINY` is a small trained model, a Hugging Face folder that `gener_jax.load("tiny")` opens; its README.md is the model
 card.
 """
 
