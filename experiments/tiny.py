@@ -60,7 +60,7 @@ def get_config():
         reverse_complement=True,
     )
     config.optimizer.update(peak_learning_rate=3e-3, warmup_steps=60, schedule="wsd", decay_share=0.5, final_share=0.01)
-    config.train.update(num_steps=1500, batch_size=4)
+    config.train.update(num_steps=2400, batch_size=4)
     config.checkpoint.every_steps = 250
     config.eval.every_steps = 250
     config.sample.update(prompts=("ATG",), num_samples=16, temperature=0.8)
