@@ -59,8 +59,8 @@ def get_config():
         context_length=512,  # tokens, 3072 bases
         reverse_complement=True,
     )
-    config.optimizer.update(peak_learning_rate=3e-3, warmup_steps=60, schedule="wsd", decay_share=0.65, final_share=0.01)
-    config.train.update(num_steps=2800, batch_size=4)
+    config.optimizer.update(peak_learning_rate=3e-3, warmup_steps=60, schedule="wsd", decay_share=0.58, final_share=0.01)
+    config.train.update(num_steps=2300, batch_size=4)
     config.checkpoint.every_steps = 250
     config.eval.every_steps = 250
     config.sample.update(prompts=("ATG",), num_samples=16, temperature=0.8)
