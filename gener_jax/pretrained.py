@@ -23,7 +23,7 @@ SHIPPED = {"tiny": assets.TINY}  # name → folder
 
 
 def find(name: str | Path, *, download: bool = False) -> Path:
-    """The folder of a model: a path that exists, else what ships by that name, else a name in the cache (`hub.find`)."""
+    """The folder of a model: a path that exists, a name that ships, or a name in the cache (see `hub.find`)."""
     if str(name) in SHIPPED and not Path(name).exists():
         return SHIPPED[str(name)]
     return hub.find(name, download=download)
