@@ -108,8 +108,8 @@ class Command:
         if checkpoint:
             self.parser.add_argument(
                 "--checkpoint", metavar="DIR",
-                help="instead of both: a run's folder, a Hugging Face folder, or the name of one, such as "
-                "GenerTeam/GENERator-v2-eukaryote-1.2b-base, in the local cache",
+                help="instead of both: a run's folder, a Hugging Face folder, tiny (which ships), or a name such as "
+                "GenerTeam/GENERator-v2-eukaryote-1.2b-base in the local cache",
             )  # fmt: skip
             self.parser.add_argument("--download", action="store_true", help="fetch a name that the cache lacks")
 

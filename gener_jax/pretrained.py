@@ -8,16 +8,25 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from gener_jax import run_folder
+from gener_jax import assets, run_folder
 from gener_jax.config import Config, Model
 from gener_jax.errors import CheckpointError
 from gener_jax.huggingface import config as published_config
-from gener_jax.huggingface import weights
-from gener_jax.huggingface.hub import find
+from gener_jax.huggingface import hub, weights
 from gener_jax.model import decoder
 from gener_jax.model.sharding import tree_shardings
 
 __all__ = ["abstract_params", "find", "is_published", "read_config", "read_params"]
+
+
+SHIPPED = {"tiny": assets.TINY}  # name → folder
+
+
+def find(name: str | Path, *, download: bool = False) -> Path:
+    """The folder of a model: a path that exists, a name that ships, or a name in the cache (see `hub.find`)."""
+    if str(name) in SHIPPED and not Path(name).exists():
+        return SHIPPED[str(name)]
+    return hub.find(name, download=download)
 
 
 def is_published(folder: Path) -> bool:

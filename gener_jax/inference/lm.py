@@ -359,8 +359,9 @@ def load(
     """The model of a folder.
 
     Args:
-      folder: what `gener_jax.train` wrote; or a Hugging Face folder with config.json and safetensors; or the name of
-        one, such as "GenerTeam/GENERator-v2-eukaryote-1.2b-base", in the local Hugging Face cache.
+      folder: what `gener_jax.train` wrote; or a Hugging Face folder with config.json and safetensors; or "tiny", the
+        small model that ships; or a name such as "GenerTeam/GENERator-v2-eukaryote-1.2b-base" in the local Hugging
+        Face cache.
       step: of a run, a checkpoint's step, "best" by held-out bits per base, or None for the newest.
       mesh: default: all devices along fsdp where they divide the hidden size, else the first one.
       convention: "v1" or "v2", how sequences are framed for embeddings; None: as the folder or its name says (see
