@@ -59,7 +59,9 @@ def get_config():
         context_length=512,  # tokens, 3072 bases
         reverse_complement=True,
     )
-    config.optimizer.update(peak_learning_rate=3e-3, warmup_steps=60, schedule="wsd", decay_share=0.58, final_share=0.01)
+    config.optimizer.update(
+        peak_learning_rate=3e-3, warmup_steps=60, schedule="wsd", decay_share=0.58, final_share=0.01
+    )
     config.train.update(num_steps=2300, batch_size=4)
     config.checkpoint.every_steps = 250
     config.eval.every_steps = 250

@@ -52,6 +52,9 @@ def start(args: argparse.Namespace) -> None:
     if len(missing) < 3:
         if missing:
             raise ConfigError(f"give {' and '.join(missing)} too: several processes need all three flags")
+        host, _, port = args.coordinator.rpartition(":")
+        if not host or not port.isdecimal():
+            raise ConfigError(f"--coordinator {args.coordinator}: write HOST:PORT")
         if not 0 <= args.process_id < args.num_processes:
             raise ConfigError(
                 f"--process_id {args.process_id} is not from 0 to below --num_processes {args.num_processes}"
@@ -106,13 +109,21 @@ def first(work: Callable[[], None]) -> None:
         sys.exit(1)  # the main process says why
 
 
+def all_agree(good: bool) -> bool:
+    """Whether it is so for every process; each has to ask."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return good if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.int32(good)).all())
+
+
 def check_shared(folder: Path) -> None:
     """Checks that all processes see the folder that the main process made.
 
     Raises:
       ConfigError: where one does not.
     """
-    import jax
 
-    if jax.process_count() > 1 and not folder.exists():
-        raise ConfigError(f"process {jax.process_index()} does not see {folder}: it has to lie where all processes can")
+    if not all_agree(folder.exists()):
+        raise ConfigError(f"{folder}: not every process sees it: it has to lie where all of them can reach it")

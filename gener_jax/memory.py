@@ -48,7 +48,8 @@ def training_needs(config: Config, num_devices: int, *, lanes: int = 1) -> dict[
     }
     # Keys and values of the whole length, gathered, and their gradients in float32.
     attended = sizes["context"] * 2 * key_heads * (itemsize + 4)
-    logits = 3 * 4 * m.vocab_size / tensor
+    arrays = 3 if config.objective.fns_from_step is None else 5  # FNS has probabilities beside the logits
+    logits = arrays * 4 * m.vocab_size / tensor
     activations = tokens * (m.num_hidden_layers * kept[m.remat] + max(kept["none"] + attended, logits))
     return {
         "parameters": 4 * held / GIB,

@@ -49,12 +49,22 @@ def machine_of(args) -> Machine:
     Raises:
       ConfigError: if it names none, or one that the table does not have.
     """
+    if args.device_memory_gib is not None and not 0 < args.device_memory_gib < math.inf:
+        raise ConfigError(f"--device_memory_gib {args.device_memory_gib}: it has to be positive")
     if args.topology:
         kind, _, shape = args.topology.partition(":")
-        if kind not in flops.DEVICES or not all(n.isdigit() and int(n) for n in shape.split("x")):
+        if args.devices or args.device:
+            raise ConfigError("give --topology, or --devices and --device: not both")
+        if (
+            kind not in flops.DEVICES
+            or not kind.startswith("v")
+            or not all(n.isdecimal() and int(n) for n in shape.split("x"))
+        ):
             raise ConfigError(f"--topology {args.topology}: write v5p:4x4x4, or v4, v5e, v6e with their shapes")
         device, number = flops.DEVICES[kind], math.prod(int(n) for n in shape.split("x"))
         return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)
+    if args.devices is not None and args.devices < 1:
+        raise ConfigError(f"--devices {args.devices}: one at least")
     if not args.devices:
         raise ConfigError("give --devices N with --device NAME or --device_memory_gib G, or --topology v5p:4x4x4")
     device = flops.DEVICES[args.device] if args.device else None
@@ -97,7 +107,7 @@ def collectives(config: Config, num_devices: int) -> list[Sent]:
         sent("reduce-scatter", "fsdp", cut, t.accumulate * parameters * 4),
         sent("all-gather", "context", sizes["context"], passes * keys),
         sent("reduce-scatter", "context", sizes["context"], keys),
-        sent("all-reduce", "data", sizes["data"], 2 * 4 * parameters / cut),
+        sent("all-reduce", "data", sizes["data"], t.accumulate * 2 * 4 * parameters / cut),
         sent("all-reduce", "tensor", tensor, 2 * 2 * (1 + passes) * residual),
     ]
 
@@ -239,7 +249,9 @@ def compile_for(config: Config, machine: Machine) -> dict:
         batch |= {"segment_ids": row, "positions": row}
     began = time.perf_counter()
     with jax.set_mesh(mesh):
-        step = make_train_step(config, mesh, for_config(config)[0].token_bases, config.objective.at(0))
+        step = make_train_step(
+            config, mesh, for_config(config)[0].token_bases, config.objective.at(config.train.num_steps)
+        )
         lowered = step.lower(abstract_state(config, mesh), batch)
         try:
             stats = lowered.compile().memory_analysis()

@@ -62,8 +62,10 @@ def unreadable_metrics(folder: Path) -> list[int]:
     for path in (folder / "checkpoints").glob("*/metrics/metrics"):
         if path.parts[-3].isdigit():
             try:
-                json.loads(path.read_text())
-            except (OSError, ValueError):
+                bits = json.loads(path.read_text())["bits_per_base"]
+                if not isinstance(bits, float | int | None):
+                    raise ValueError(bits)
+            except (OSError, ValueError, KeyError, TypeError):
                 steps.append(int(path.parts[-3]))
     return sorted(steps)
 

@@ -152,6 +152,8 @@ def prepare(config: Config, workdir: Path) -> Run:
     # A run's folder has to be readable from anywhere.
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))
     config = dataclasses.replace(config, data=data)
+    if jax.process_count() > 1 and not (Path(config.data.path) / "dataset.json").exists():
+        raise DataError(f"{config.data.path}: absent, and this run has several processes: build it first, by one")
     with command.refusing():
         mesh = mesh_of(config)
         target = abstract_state(config, mesh)
@@ -321,10 +323,13 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
         if step % every == 0 or step == num_steps:
             run.log.write(step, **values)
         if values["skipped_in_row"] >= config.optimizer.max_skipped_in_row:
+            with jax.transfer_guard("allow"):
+                run.checkpoints.close()
             raise TrainingError(
                 f"{run.workdir}: the last {values['skipped_in_row']} steps up to {step} were skipped "
                 "(optimizer.max_skipped_in_row), by a gradient that is not finite or over optimizer.spike_factor "
-                f"{config.optimizer.spike_factor:g} times its usual norm; the last checkpoint is of step {saved}"
+                f"{config.optimizer.spike_factor:g} times its usual norm; the last checkpoint is of step {saved}. "
+                "Look at the data there, lower the rate, or allow more; the same command goes on from the checkpoint"
             )
         speed = values.get("tokens_per_s")
         left = (num_steps - step) * tokens_a_step / speed if speed else float("nan")
@@ -365,14 +370,18 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
 
     try:
         if start and due(start)[1] and not run.looked_at:
-            look(start)  # SIGTERM came before, or while it was looked at
+            try:
+                look(start)  # SIGTERM came before, or while it was looked at
+            except Terminated:
+                stop(start)
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
             for step, batch in enumerate(batches, start + 1):
-                with profile.at(step):
-                    state, metrics = steps[config.objective.at(step - 1)](state, batch)
-                    if pending is not None:
-                        read(*pending)
-                    pending = (step, metrics)
+                profile.begin(step)
+                state, metrics = steps[config.objective.at(step - 1)](state, batch)
+                if pending is not None:
+                    read(*pending)
+                pending = (step, metrics)
+                profile.end(step, metrics)
                 saving, looking = due(step)
                 stopping = termination.at(step)
                 if looking or stopping:
@@ -392,8 +401,9 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     except KeyboardInterrupt:
         run.checkpoints.close()  # one may be half-written
         raise KeyboardInterrupt(f"behind step {saved}; the same command goes on there") from None
-    progress.close()
-    profile.close()
+    finally:
+        profile.close()
+        progress.close()
     run.checkpoints.close()
     run.log.close()
     params, state = state.params, None  # the optimizer's state makes room for the samples' copy of the parameters

@@ -40,6 +40,7 @@ def arguments(*argv):
     ("argv", "words"),
     [
         (["--coordinator=h:1"], "give --num_processes and --process_id too"),
+        (["--coordinator=h", "--num_processes=2", "--process_id=1"], "write HOST:PORT"),
         (["--num_processes=2", "--process_id=1"], "give --coordinator too"),
         (["--coordinator=h:1", "--num_processes=2", "--process_id=2"], "is not from 0 to below --num_processes 2"),
     ],

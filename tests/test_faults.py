@@ -142,6 +142,32 @@ def test_where_all_are_damaged_nothing_is_begun_anew(straight, dataset, tmp_path
     with pytest.raises(DamagedError, match="checkpoints/12: cannot be read"):
         train.train(tiny.config(dataset), folder)
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["12", "9"]
+    for step in ("9", "12"):
+        damage(folder / "checkpoints" / step, "metrics", random.Random(0))
+    for _ in range(2):
+        with pytest.raises(DamagedError, match="damaged: holds all that is left of this run"):
+            train.train(tiny.config(dataset), folder)
+
+
+def test_another_kind_of_optimizer_state_is_no_damage(straight, dataset, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    config = tiny.config(dataset, optimizer__state_dtype="bfloat16", train__allow_changes="optimizer.state_dtype")
+    with pytest.raises(CheckpointError, match=r"optimizer.state_dtype says: that cannot change within a run"):
+        train.train(config, folder)
+    assert not (folder / "damaged").exists()
+
+
+def test_a_changed_loader_state_is_damage(straight, dataset, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(straight, folder)
+    [file] = [
+        p for p in (folder / "checkpoints" / "12" / "loader").rglob("*") if p.is_file() and "step" in p.read_text()
+    ]
+    file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
+    train.train(tiny.config(dataset), folder)
+    assert "its `loader` is not what was saved" in capsys.readouterr().err
+    assert same_state(state_of(folder), state_of(straight))
 
 
 def test_a_run_that_blows_up_is_stopped(dataset, tmp_path, capsys):

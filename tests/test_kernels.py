@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gener_jax.model import kernels
+from gener_jax import config
+from gener_jax.model import decoder, kernels
 from gener_jax.model.attention import Segments, attention
 
 
@@ -83,8 +84,20 @@ def test_a_mask_that_would_be_dropped_is_an_error(name, asked, words):
 
 
 @pytest.mark.parametrize("name", kernels.KERNELS)
-def test_what_is_taken(name):
+def test_what_is_taken(name, monkeypatch):
+    assert "not on cpu" in kernels.refusal(name, case())
+    monkeypatch.setattr(kernels, "_platform", lambda: "tpu" if name == "splash" else "gpu")
     assert kernels.refusal(name, case()) is None
+
+
+def test_evaluation_and_generation_take_any_mask():
+    model = config.Model(attention="cudnn")
+    assert kernels.for_any_mask(model).attention == "auto"
+    assert kernels.for_any_mask(config.Model(attention="blockwise")).attention == "blockwise"
+    shapes = jax.eval_shape(
+        lambda: decoder.init(decoder.Decoder(config.Model(vocab_size=48, attention="splash")), jax.random.key(0))
+    )
+    assert shapes["norm"]  # drawn, though the kernel takes no single token
 
 
 @pytest.mark.parametrize(

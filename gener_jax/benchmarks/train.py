@@ -44,7 +44,8 @@ def config_of(args) -> Config:
 def measure(config: Config, repeats: int, devices=None) -> dict:
     """The figures of a configuration's training step."""
     tokenizer, config = for_config(config)
-    mesh = mesh_of(config, devices)
+    with command.refusing():
+        mesh = mesh_of(config, devices)
     shape = (config.train.batch_size, config.data.context_length + 1)
     ids = np.random.default_rng(0).integers(NUM_SPECIAL, tokenizer.vocab_size, shape, dtype=np.int32)
     batch = {"inputs": ids[:, :-1], "targets": ids[:, 1:]}
@@ -135,6 +136,8 @@ def main() -> None:
     add("--rounds", type=int, default=3, help="turns with the peer")
     add("--peer", metavar="hf_llama.py", help="of --size: a program to run in turns with ours")
     args, _ = program.parser.parse_known_args()
+    if min(args.repeats, args.rounds, args.batch, args.context) < 1:
+        raise ConfigError("--repeats, --rounds, --batch and --context have to be 1 or more")
     if args.size:
         args = program.parser.parse_args()
         result = beside(args) if args.peer else measure(config_of(args), args.repeats, jax.devices()[:1])

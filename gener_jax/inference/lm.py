@@ -22,7 +22,7 @@ from gener_jax.inference.generate import BATCH_SIZE, Rows, Sampling, cache_size,
 from gener_jax.inference.likelihood import Score, base_probabilities, kmers, log_likelihood
 from gener_jax.inference.variants import CONTEXT, Genome, Scored, Variant
 from gener_jax.inference.variants import score as score_variants
-from gener_jax.model import decoder
+from gener_jax.model import decoder, kernels
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tokenizer import Tokenizer, for_config
 
@@ -34,7 +34,7 @@ class LM:
         """`params` stacked or by layer (kept by layer); `step` is the checkpoint's, where they come from one."""
         params = decoder.unstack(params)
         self.config, self.params, self.tokenizer, self.mesh, self.step = config, params, tokenizer, mesh, step
-        self.model = decoder.Decoder(config.model)
+        self.model = decoder.Decoder(kernels.for_any_mask(config.model))
 
     def frame(self, ids: np.ndarray) -> np.ndarray:
         """The ids of a sequence, int32 [tokens], as the model reads it to embed it, by `config.tokenizer.convention`.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from gener_jax.config import ATTENTION
+from gener_jax.config import ATTENTION, ConfigError
 from gener_jax.model import kernels
 
 _MASKED = -1e30  # finite: exp(x - x) of a block that is masked as a whole stays a number, and is rescaled to zero later
@@ -59,8 +59,8 @@ def attention(
       block: queries and keys a block of the blockwise implementation, in tokens.
 
     Raises:
-      ValueError: for an unknown implementation, heads that do not group, queries behind the last key, or a mask that
-        the implementation would drop.
+      ValueError: for an unknown implementation, heads that do not group, queries behind the last key.
+      ConfigError: for a mask that the implementation would drop, or where it cannot run.
     """
     if q_BTNH.shape[2] % k_BSKH.shape[2]:
         raise ValueError(f"{q_BTNH.shape[2]} query heads do not group over {k_BSKH.shape[2]} key/value heads")
@@ -76,7 +76,7 @@ def attention(
         return _blockwise(q_BTNH, k_BSKH, v_BSKH, offset, segments, window, block)
     if implementation in kernels.KERNELS:
         if refused := kernels.refusal(implementation, case):
-            raise ValueError(f"model.attention is {implementation}, which {refused}: use auto or blockwise")
+            raise ConfigError(f"model.attention is {implementation}, which {refused}: use auto or blockwise")
         ids = None if segments is None else segments.queries
         return kernels.run(implementation, q_BTNH, k_BSKH, v_BSKH, ids, window, name_kept=KEPT)
     raise ValueError(f"model.attention is {implementation!r}: one of {', '.join(ATTENTION)}")

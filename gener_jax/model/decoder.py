@@ -13,6 +13,7 @@ Dimension key: B batch, T tokens, S cache slots, D hidden, F feed-forward, N que
 dimension, V vocabulary, L layers.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -226,6 +227,7 @@ class Decoder(nn.Module):
 def init(model: Decoder, key: jax.Array):
     """Parameters boxed with their logical axes (`nn.unbox` gives plain arrays); norms 1, matrices N(0, 0.02²)."""
     one = jnp.zeros((1, 1), jnp.int32)
+    model = Decoder(dataclasses.replace(model.config, attention="reference"))  # a kernel would refuse one token
     return model.init(key, one, positions_BT=one)["params"]
 
 

@@ -4,11 +4,14 @@ Each attends a sequence to itself, causally. `refusal` says of each what it cann
 Dimension key as in `attention`.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from gener_jax.config import Model
 
 KERNELS = ("cudnn", "triton", "splash")
 
@@ -21,6 +24,13 @@ class Case(NamedTuple):
     offset: int | jax.Array
     segments: bool
     window: int | None
+
+
+def for_any_mask(model: Model) -> Model:
+    """The same model, its attention `auto` where a platform's kernel is named: evaluation and generation have documents
+    and caches, which it may refuse; `auto` takes it where it does not.
+    """
+    return dataclasses.replace(model, attention="auto") if model.attention in KERNELS else model
 
 
 def choice(case: Case) -> str | None:
@@ -56,7 +66,8 @@ def refusal(name: str, case: Case) -> str | None:
             return f"takes head sizes that are powers of two, not {head_dim}"
     if name == "splash" and length % 128:
         return f"takes lengths that are multiples of 128, not {length}"
-    return None
+    platform = "tpu" if name == "splash" else "gpu"
+    return None if _platform() == platform else f"runs on a {platform.upper()}, not on {_platform()}"
 
 
 def run(name: str, q_BTNH, k_BTKH, v_BTKH, ids_BT, window: int | None, *, name_kept: str, interpret: bool = False):

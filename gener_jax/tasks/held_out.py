@@ -26,7 +26,7 @@ from gener_jax import losses
 from gener_jax.config import Config
 from gener_jax.data.loader import to_devices
 from gener_jax.data.permutation import permute
-from gener_jax.model import parallel
+from gener_jax.model import kernels, parallel
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
 from gener_jax.training.metrics import fetch
@@ -106,7 +106,7 @@ class HeldOut:
         rows_apart = mesh.shape["data"] * mesh.shape["fsdp"]
         self.batch_size = -(-config.eval.batch_size // rows_apart) * rows_apart  # padded rows change no sum
         self.regions = chosen_regions(source, config.eval.max_regions)
-        model = Decoder(config.model)
+        model = Decoder(kernels.for_any_mask(config.model))
 
         def nll(params, batch):
             batch = parallel.balance(batch)

@@ -16,7 +16,7 @@ from gener_jax import losses
 from gener_jax.config import Config
 from gener_jax.data.loader import to_devices
 from gener_jax.data.permutation import permute
-from gener_jax.model import parallel
+from gener_jax.model import kernels, parallel
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
 from gener_jax.tasks.held_out import region_ids
@@ -57,7 +57,7 @@ class Recovery:
             if end >= self.new and (ids[: end + self.new] >= NUM_SPECIAL).all():
                 self.rows.append((np.concatenate([[BOS], ids[:end]]), ids[end : end + self.new]))
         self._bases = losses.kmer_bases(k)
-        model = Decoder(config.model)
+        model = Decoder(kernels.for_any_mask(config.model))
 
         def predict(params, batch, starts):
             """Greedy ids [rows, new] behind `starts` tokens of each row."""

@@ -5,7 +5,9 @@ What a run's folder holds, and reading it for inference, is `gener_jax.run_folde
 
 import dataclasses
 import itertools
+import json
 import os
+import zlib
 from pathlib import Path
 
 import jax
@@ -15,10 +17,15 @@ import orbax.checkpoint as ocp
 
 from gener_jax import distributed, run_folder
 from gener_jax.config import Config, ConfigError, flatten
-from gener_jax.errors import DamagedError
+from gener_jax.errors import CheckpointError, DamagedError
 from gener_jax.progress import say
 from gener_jax.training.metrics import fetch
 from gener_jax.training.step import Guard, State
+
+
+def _sealed(loader: dict) -> dict:
+    """With a check of itself."""
+    return {**loader, "crc": zlib.crc32(json.dumps(loader, sort_keys=True).encode())}
 
 
 def _optimizer_item(state: State) -> dict:
@@ -46,9 +53,8 @@ class Checkpoints:
     """The checkpoints of the run that is being trained."""
 
     def __init__(self, folder: Path, keep: int):
-        self._folder, self._damaged = folder, run_folder.unreadable_metrics(folder)
-        if self._damaged:
-            distributed.first(lambda: self._move_away(self._damaged))
+        self._folder = folder
+        distributed.first(lambda: self._move_away(run_folder.unreadable_metrics(folder)))
         self._manager = run_folder.open_manager(folder, keep)
 
     @property
@@ -67,7 +73,7 @@ class Checkpoints:
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(_optimizer_item(state)),
-            loader=ocp.args.JsonSave({**loader, "checksum": checksum(state)}),
+            loader=ocp.args.JsonSave(_sealed({**loader, "checksum": checksum(state)})),
             config=ocp.args.JsonSave(dataclasses.asdict(config)),
         )
         with run_folder.writing(self._folder):
@@ -85,17 +91,42 @@ class Checkpoints:
             optimizer=ocp.args.StandardRestore(_optimizer_item(target)),
             loader=ocp.args.JsonRestore(),
         )
+        self._check_layout(step, target)
         restored = run_folder.restore_items(self._manager, self._folder, step, items, target.params)
         number = jax.device_put(np.int32(step), target.step.sharding)
         rest, loader = restored["optimizer"], dict(restored["loader"])
+        if _sealed({name: value for name, value in loader.items() if name != "crc"}) != loader:
+            raise DamagedError(f"{self._folder / 'checkpoints' / str(step)}: its `loader` is not what was saved")
+        del loader["crc"]
         state = State(number, restored["params"], rest["moments"], Guard(**rest["guard"]))
-        expected = loader.pop("checksum", None)
-        if expected is not None and checksum(state) != expected:
+        expected, found = loader.pop("checksum"), checksum(state)
+        if found != expected:
             raise DamagedError(
-                f"{self._folder / 'checkpoints' / str(step)}: holds other numbers than were saved (checksum "
-                f"{checksum(state)}, was {expected}); remove that folder and take another step"
+                f"{self._folder / 'checkpoints' / str(step)}: holds other numbers than were saved (checksum {found}, "
+                f"was {expected}); remove that folder and take another step"
             )
         return state, loader
+
+    def _check_layout(self, step: int, target: State) -> None:
+        """Raises CheckpointError where the optimizer's state is whole, but of another kind than the target's."""
+        try:
+            saved = jax.tree.leaves(self._manager.item_metadata(step)["optimizer"])
+            saved = sorted((tuple(x.shape), str(jnp.dtype(x.dtype))) for x in saved)
+        except Exception:  # damaged: the restore says so
+            return
+        wanted = sorted((x.shape, str(x.dtype)) for x in jax.tree.leaves(_optimizer_item(target)))
+        if saved and saved != wanted and [s for s, _ in saved] != [s for s, _ in wanted]:
+            if len(saved) == len(wanted):
+                return  # another shape of the model, which `restore_items` names
+            raise CheckpointError(
+                f"{self._folder / 'checkpoints' / str(step)}: its optimizer state is of an earlier version, or another "
+                "optimizer: start a new run from its parameters with --config.train.init_from and another --workdir"
+            )
+        if saved and saved != wanted:
+            raise CheckpointError(
+                f"{self._folder / 'checkpoints' / str(step)}: its optimizer state has other types than "
+                "optimizer.state_dtype says: that cannot change within a run"
+            )
 
     def newest(self, target: State) -> tuple[int, State, dict] | None:
         """The newest checkpoint that can be restored: its step, state and loader's state; None where there is none.
@@ -107,11 +138,14 @@ class Checkpoints:
         """
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
+            fault = None
             try:
                 state, loader = self.restore(step, target)
             except DamagedError as error:
+                fault = error
                 say(f"warning: {error}")
-                damaged.append((step, error))
+            if not distributed.all_agree(fault is None):  # of several processes one alone may see it
+                damaged.append((step, fault or DamagedError(f"checkpoint {step}: another process cannot read it")))
                 continue
             if damaged:
                 distributed.first(lambda: self._move_away([step for step, _ in damaged]))
@@ -119,14 +153,16 @@ class Checkpoints:
             return step, state, loader
         if damaged:
             raise damaged[0][1]
-        if self._damaged:
-            raise DamagedError(f"{self._folder / 'damaged'}: no whole checkpoint is left; take another --workdir")
+        if any((self._folder / "damaged").glob("*")):  # never anew in silence
+            raise DamagedError(
+                f"{self._folder / 'damaged'}: holds all that is left of this run; take another --workdir, or remove it"
+            )
         return None
 
     def _move_away(self, steps: list[int]) -> None:
         aside = self._folder / "damaged"
-        aside.mkdir(exist_ok=True)
         for step in steps:
+            aside.mkdir(exist_ok=True)
             name = next(n for n in itertools.count(1) if not (aside / f"{step}.{n}").exists())
             os.replace(self._folder / "checkpoints" / str(step), aside / f"{step}.{name}")
             say(f"moved checkpoint {step} to {aside / f'{step}.{name}'}: it is damaged")
@@ -156,7 +192,8 @@ _DECIDES = (
 )
 _FREE = (
     "data.path", "data.build_from", "data.validation_share", "data.num_workers", "data.prefetch",
-    "tokenizer.model_file", "tokenizer.convention",
+    "tokenizer.model_file", "tokenizer.convention", "model.attention", "model.attention_block", "model.remat",
+    "model.scan_unroll", "optimizer.max_skipped_in_row",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -51,18 +52,16 @@ class Profile:
         self._folder, self._first, self._running = folder / "profile", config.profile_from, False
         self._last = 0 if self._first is None else self._first + config.profile_steps - 1
 
-    @contextlib.contextmanager
-    def at(self, step: int):
-        """A step, named in the trace where it is traced."""
+    def begin(self, step: int) -> None:
+        """Before a step."""
         if step == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
-        if not self._running:
-            yield
-            return
-        with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            yield
-        if step >= self._last:
+
+    def end(self, step: int, metrics) -> None:
+        """Behind it; waits for the last one to trace."""
+        if self._running and step >= self._last:
+            jax.block_until_ready(metrics)
             self.close()
 
     def close(self) -> None:
@@ -152,11 +151,15 @@ class _WeightsAndBiases:
             import wandb
         except ImportError:
             raise ConfigError("train.writers has wandb: pip install -e '.[wandb]'") from None
-        name = folder.absolute().name
-        self._run = wandb.init(
-            project=config.train.wandb_project, name=name, id=name, resume="allow", dir=str(folder),
-            config=dataclasses.asdict(config),
-        )  # fmt: skip
+        path = str(folder.absolute())
+        try:
+            self._run = wandb.init(
+                project=config.train.wandb_project, name=folder.absolute().name, resume="allow", dir=path,
+                id=hashlib.sha256(path.encode()).hexdigest()[:16], config=dataclasses.asdict(config),
+            )  # fmt: skip
+        except Exception as error:  # of kinds of its own
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"train.writers has wandb, which does not start: {line}") from error
 
     def write(self, step, values):
         self._run.log(values, step=step)
