@@ -4,7 +4,8 @@ a chloroplast and human gene regions.
     export GENER_JAX_GENOMES=genomes
     python -m gener_jax.train --config=experiments/tiny.py
 
-`gener_jax/assets/tiny/README.md` says what came of it. The records, each a GenBank file named as in `RECORDS` in the
+Expect 1.87 held-out bits per base after 40 minutes on two cores (order 0 1.989, order 5 1.944);
+`gener_jax/assets/tiny/README.md` says the rest. The records, each a GenBank file named as in `RECORDS` in the
 folder GENER_JAX_GENOMES (where that is not set: genomes/); a twelfth ships with the package. NCBI gives them at
 https://www.ncbi.nlm.nih.gov/nuccore/ACCESSION by "Send to: Complete Record, File, GenBank (full)", and by address:
 
