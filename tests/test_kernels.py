@@ -1,5 +1,10 @@
 """The platforms' attention kernels: what an interpreter runs here against the reference, and what each refuses."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,3 +121,43 @@ def test_evaluation_and_generation_take_any_mask():
 def test_the_choice_of_a_platform(monkeypatch, platform, asked, expected):
     monkeypatch.setattr(kernels, "_platform", lambda: platform)
     assert kernels.choice(case(**asked)) == expected
+
+
+COMPILE = """
+import sys
+import jax
+import jax.numpy as jnp
+
+jax.config.update("jax_platforms", "cpu")
+from jax.experimental import topologies
+
+from gener_jax.model.attention import Segments
+from gener_jax.model.parallel import sharded_attention
+from gener_jax.model.sharding import batch_sharding, make_mesh
+
+devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+mesh = make_mesh(1, 4, 1, devices)
+sharding = batch_sharding(mesh)
+for head_dim in (64, 96, 128):
+    q, k = (jax.ShapeDtypeStruct((4, 2048, n, head_dim), jnp.bfloat16, sharding=sharding) for n in (8, 2))
+    ids = jax.ShapeDtypeStruct((4, 2048), jnp.int32, sharding=sharding)
+
+    def loss(q, k, v, ids):
+        return sharded_attention(q, k, v, implementation="splash", segments=Segments(ids, ids), window=1024).sum()
+
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(q, k, k, ids)
+        assert "tpu_custom_call" in lowered.as_text()
+        lowered.compile()
+    print("compiled", head_dim)
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[plan]'")
+def test_splash_compiles_for_a_tpu_at_every_head_size():
+    """Forward and backward, with segment ids and a window; no TPU is needed."""
+    environment = {**os.environ, "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == ["compiled", "64", "compiled", "96", "compiled", "128"]
