@@ -137,7 +137,8 @@ def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
 
 
 SWITCHES = {
-    "remat dots": ({"remat": "dots"}, ["DotsSaveable"]),
+    "remat dots": ({"remat": "dots"}, ["save_from_both_policies"]),
+    "remat block": ({"remat": "block", "attention": "blockwise"}, ["save_only_these_names"]),
     "all": (
         {"remat": "full", "scan_unroll": 3, "attention": "blockwise"}, ["nothing_saveable", "unroll=3", "while["],
     ),
