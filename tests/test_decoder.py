@@ -138,7 +138,7 @@ def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
 
 SWITCHES = {
     "remat dots": ({"remat": "dots"}, ["save_from_both_policies"]),
-    "remat block": ({"remat": "block", "attention": "blockwise"}, ["save_only_these_names"]),
+    "remat block": ({"remat": "block", "attention": "blockwise"}, ["SaveOnlyTheseNames"]),
     "all": (
         {"remat": "full", "scan_unroll": 3, "attention": "blockwise"}, ["nothing_saveable", "unroll=3", "while["],
     ),
@@ -164,6 +164,13 @@ def test_switches_change_nothing(switch, params, ids, plain):
     for x, y in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5 * max(1, float(jnp.abs(y).max())))
         assert float(jnp.abs(y).max()) > 1e-4
+
+
+@pytest.mark.parametrize(("remat", "loops"), [("none", 2), ("dots", 2), ("block", 2), ("full", 3)])
+def test_only_full_computes_attention_again(remat, loops, params, ids):
+    """Blockwise attention is a loop forward and a loop backward; computed again, it is one more."""
+    c = dataclasses.replace(TINY, remat=remat, attention="blockwise")
+    assert str(jax.make_jaxpr(functools.partial(loss_and_grads, c))(params, ids)).count("while[") == loops
 
 
 def test_bfloat16_computes_low_and_keeps_float32(params, ids):
