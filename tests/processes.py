@@ -47,6 +47,8 @@ def losses(dataset, mesh, steps=4):
 
 
 def main():
+    import tests.conftest  # noqa: F401 (first: it asks for eight devices)
+
     dataset, devices, *rest = sys.argv[1:]
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", int(devices))
@@ -54,6 +56,7 @@ def main():
     if ":" in rest[0]:
         jax.distributed.initialize(rest[0], int(rest[1]), int(rest[2]))
         rest = rest[3:]
+    assert jax.local_device_count() == int(devices)
     print(json.dumps({mesh: losses(dataset, [int(x) for x in mesh.split(",")]) for mesh in rest}))
 
 
