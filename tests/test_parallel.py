@@ -162,7 +162,7 @@ def run_meshes(folder, dataset, meshes, devices, num_processes=1):
         running.append(tiny.command(dataset, devices, *joined, *names, module="tests.processes", cwd=folder))
     found = []
     for process in running:
-        status, out, err = tiny.finished(process)
+        status, out, err = tiny.finished(process, seconds=1500)  # of which each mesh takes some ten
         assert status == 0, err[-3000:]
         found.append(json.loads(out.splitlines()[-1]))
     return [{m: one[name] for m, name in zip(meshes, names, strict=True)} for one in found]

@@ -121,9 +121,9 @@ def command(*arguments, module: str, cwd: Path, before: str = "", **options) -> 
     )  # fmt: skip
 
 
-def finished(process: subprocess.Popen) -> tuple[int, str, str]:
+def finished(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of a program that ends."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
 
 
