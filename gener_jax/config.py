@@ -56,7 +56,7 @@ class Model:
     dtype: str = "float32"  # of the computation; parameters are float32
     attention: str = "auto"  # auto, or one of ATTENTION
     attention_block: int = 256  # tokens
-    remat: str = "none"  # what the backward pass computes again, from least to most: one of REMAT
+    remat: str = "dots"  # what the backward pass computes again, from least to most: one of REMAT
     scan_unroll: int = 1  # layers a step of the scan; num_hidden_layers unrolls it, and remat then saves little
 
     def __post_init__(self):

@@ -148,7 +148,7 @@ SWITCHES = {
 @pytest.fixture(scope="module")
 def plain(params, ids):
     """Loss and gradients with every switch off, and the program."""
-    run = functools.partial(loss_and_grads, TINY)
+    run = functools.partial(loss_and_grads, dataclasses.replace(TINY, remat="none"))
     return *jax.jit(run)(params, ids), str(jax.make_jaxpr(run)(params, ids))
 
 
@@ -211,3 +211,18 @@ def test_packed_documents_are_as_if_alone(implementation, params, ids):
     assert not np.array_equal(after[:, :7], together[:, :7])
     _, joined, _ = apply(c, params, ids, packed, segments * 0)
     assert float(jnp.abs(joined[:, 7:] - together[:, 7:]).max()) > 1e-2
+
+
+@pytest.mark.parametrize("outputs", [3, 40])  # either factor of the weight's gradient is the smaller
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_linear_has_the_gradients_of_a_matrix_product(outputs, dtype):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, w = jax.random.normal(keys[0], (2, 5, 16), dtype), jax.random.normal(keys[1], (16, outputs), dtype)
+    ct = jax.random.normal(keys[2], (2, 5, outputs))
+    out, backward = jax.vjp(lambda x, w: decoder.linear(x, w, jnp.float32), x, w)
+    plain, expected = jax.vjp(lambda x, w: x.astype("float32") @ w.astype("float32"), x, w)
+    np.testing.assert_allclose(out, plain, atol=1e-5)
+    for ours, theirs in zip(backward(ct), expected(ct), strict=True):
+        assert ours.dtype == theirs.dtype == dtype
+        atol = 1e-5 if dtype == "float32" else 0.03 * float(jnp.abs(theirs).max())
+        np.testing.assert_allclose(ours.astype("float32"), theirs.astype("float32"), atol=atol)

@@ -23,7 +23,7 @@ import numpy as np
 from data_pipeline.tokenizer import NUM_SPECIAL
 from gener_jax import command, flops, memory
 from gener_jax.benchmarks.inference import SIZES, model_of
-from gener_jax.config import Config, ConfigError, Data, Mesh, Optimizer, Train
+from gener_jax.config import Config, ConfigError, Data, Mesh, Model, Optimizer, Train
 from gener_jax.data.loader import to_devices
 from gener_jax.model import decoder
 from gener_jax.model.sharding import batch_sharding, mesh_of
@@ -109,7 +109,7 @@ def beside(args) -> dict:
     ours, theirs = [], []
     for _ in range(args.rounds):
         ours.append(child(["-m", "gener_jax.benchmarks.train", *common, "--remat", args.remat]))
-        theirs.append(child([args.peer, "train", *common, *(["--remat"] if args.remat != "none" else [])]))
+        theirs.append(child([args.peer, "train", *common, *(["--remat"] if args.remat in ("block", "full") else [])]))
         say(f"{ours[-1][0]['tokens_per_s']:,.0f} tokens/s, peer {theirs[-1][0]['tokens_per_s']:,.0f}")
     ratios = [a["tokens_per_s"] / b["tokens_per_s"] for (a, _), (b, _) in zip(ours, theirs, strict=True)]
     return {
@@ -131,7 +131,7 @@ def main() -> None:
     add("--batch", type=int, default=4, help="of --size [4]")
     add("--context", type=int, default=1024, help="of --size, in tokens [1024]")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of --size")
-    add("--remat", default="none", help="of --size")
+    add("--remat", default=Model.remat, help=f"of --size [{Model.remat}]; the peer's too, where it is block or full")
     add("--repeats", type=int, default=3)
     add("--rounds", type=int, default=3, help="turns with the peer")
     add("--peer", metavar="hf_llama.py", help="of --size: a program to run in turns with ours")

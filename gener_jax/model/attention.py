@@ -171,7 +171,8 @@ def _reference(q_BTNH, k_BSKH, v_BSKH, offset, segments, window):
 # Blockwise attention (FlashAttention, Dao et al. 2022, algorithms 1 and 4). The forward pass keeps a running maximum m
 # and sum a query and saves only the output and log-sum-exp; the backward pass computes each block's weights again.
 # Plain autodiff through the loops would keep every block's weights. Blocks that the mask hides as a whole are never
-# visited: the loop bounds are computed from the slots.
+# visited: the loop bounds are computed from the slots. Rows are taken one after another, which keeps a block of scores
+# small enough for a cache, whatever the batch.
 
 
 def _blockwise(q_BTNH, k_BSKH, v_BSKH, offset, segments, window, block):
@@ -204,13 +205,17 @@ def _bounds(i, offset, window, bq, bk, num_key_blocks):
     return first, last
 
 
-def _scores(q_i, k_j, i, j, offset, q_seg, k_seg, window, bq, bk):
-    s = jnp.einsum("bkgqh,bksh->bkgqs", q_i, k_j, preferred_element_type=jnp.float32) * q_i.shape[-1] ** -0.5
+def _block_mask(i, j, offset, q_seg, k_seg, window, bq, bk):
+    """Which queries of block i see which keys of block j, of one row: [bq, bk]."""
     mask = _allowed(
-        offset + i * bq + jnp.arange(bq), j * bk + jnp.arange(bk), _slice(q_seg, i * bq, bq, 1),
-        _slice(k_seg, j * bk, bk, 1), window,
+        offset + i * bq + jnp.arange(bq), j * bk + jnp.arange(bk),
+        *(None if x is None else _slice(x, at, size, 0)[None] for x, at, size in ((q_seg, i * bq, bq), (k_seg, j * bk, bk))),
+        window,
     )  # fmt: skip
-    return jnp.where(mask, s, _MASKED)
+    return mask[0, 0, 0]
+
+
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
@@ -219,72 +224,89 @@ def _flash(q, k, v, offset, q_seg, k_seg, window, bq, bk):
 
 
 def _flash_forward(q, k, v, offset, q_seg, k_seg, window, bq, bk):
-    B, K, G, T, H = q.shape
-    num_key_blocks = k.shape[2] // bk
-
-    def queries(i):
-        q_i = _slice(q, i * bq, bq, 3)
-
-        def keys(j, carry):
-            acc, m, total = carry
-            s = _scores(q_i, _slice(k, j * bk, bk, 2), i, j, offset, q_seg, k_seg, window, bq, bk)
-            m_new = jnp.maximum(m, s.max(-1))
-            p = jnp.exp(s - m_new[..., None])
-            scale = jnp.exp(m - m_new)
-            v_j = _slice(v, j * bk, bk, 2)
-            pv = jnp.einsum("bkgqs,bksh->bkgqh", p.astype(v.dtype), v_j, preferred_element_type=jnp.float32)
-            return acc * scale[..., None] + pv, m_new, total * scale + p.sum(-1)
-
-        zero = jnp.zeros((B, K, G, bq), jnp.float32)
-        start = (jnp.zeros((B, K, G, bq, H), jnp.float32), zero + _MASKED, zero)
-        acc, m, total = jax.lax.fori_loop(*_bounds(i, offset, window, bq, bk, num_key_blocks), keys, start)
-        return (acc / total[..., None]).astype(q.dtype), m + jnp.log(total)
-
-    out, lse = jax.lax.map(queries, jnp.arange(T // bq))  # [blocks, B, K, G, bq, ...]
-    out = checkpoint_name(jnp.moveaxis(out, 0, 3).reshape(B, K, G, T, H), KEPT)
-    lse = checkpoint_name(jnp.moveaxis(lse, 0, 3).reshape(B, K, G, T), KEPT)
+    row = lambda x: _row_forward(*x, offset=offset, window=window, bq=bq, bk=bk)  # noqa: E731
+    out, lse = jax.lax.map(row, (q, k, v, q_seg, k_seg))
+    out, lse = checkpoint_name(out, KEPT), checkpoint_name(lse, KEPT)
     return out, (q, k, v, offset, q_seg, k_seg, out, lse)
 
 
+def _row_forward(q, k, v, q_seg, k_seg, *, offset, window, bq, bk):
+    """Output [K, G, T, H] and log-sum-exp [K, G, T] of queries [K, G, T, H] over keys [K, S, H]."""
+    K, G, T, H = q.shape
+
+    def queries(i):
+        q_i = _slice(q, i * bq, bq, 2)
+
+        def keys(j, carry):
+            acc, m, total = carry
+            k_j, v_j = _slice(k, j * bk, bk, 1), _slice(v, j * bk, bk, 1)
+            mask = _block_mask(i, j, offset, q_seg, k_seg, window, bq, bk)
+            s = jnp.where(mask, _product("kgqh,ksh->kgqs", q_i, k_j) * H**-0.5, _MASKED)
+            m_new = jnp.maximum(m, s.max(-1))
+            p = jnp.exp(s - m_new[..., None])
+            scale = jnp.exp(m - m_new)
+            acc = acc * scale[..., None] + _product("kgqs,ksh->kgqh", p.astype(v.dtype), v_j)
+            return acc, m_new, total * scale + p.sum(-1)
+
+        zero = jnp.zeros((K, G, bq), jnp.float32)
+        start = (jnp.zeros((K, G, bq, H), jnp.float32), zero + _MASKED, zero)
+        acc, m, total = jax.lax.fori_loop(*_bounds(i, offset, window, bq, bk, k.shape[1] // bk), keys, start)
+        return (acc / total[..., None]).astype(q.dtype), m + jnp.log(total)
+
+    out, lse = jax.lax.map(queries, jnp.arange(T // bq))  # [blocks, K, G, bq, ...]
+    return jnp.moveaxis(out, 0, 2).reshape(q.shape), jnp.moveaxis(lse, 0, 2).reshape(K, G, T)
+
+
 def _flash_backward(window, bq, bk, saved, d_out):
-    with matmul_precision(saved[0].dtype):  # traced on its own, outside of the model's context
-        return _gradients(window, bq, bk, saved, d_out)
-
-
-def _gradients(window, bq, bk, saved, d_out):
     q, k, v, offset, q_seg, k_seg, out, lse = saved
-    T, H = q.shape[3:]
-    delta = jnp.einsum("bkgqh,bkgqh->bkgq", out, d_out, preferred_element_type=jnp.float32)
+    row = lambda x: _row_backward(*x, offset=offset, window=window, bq=bq, bk=bk)  # noqa: E731
+    with matmul_precision(q.dtype):  # traced on its own, outside of the model's context
+        dq, dk, dv = jax.lax.map(row, (q, k, v, q_seg, k_seg, out, lse, d_out))
+    return dq, dk, dv, None, None, None
+
+
+def _row_backward(q, k, v, q_seg, k_seg, out, lse, d_out, *, offset, window, bq, bk):
+    """Gradients of q, k and v, of one row.
+
+    Blocks of scores have the keys' dimension first: then no product has to transpose one, only blocks of heads, which
+    are smaller. With the queries' first, XLA's transposes of them took half of this pass's time on CPU.
+    """
+    T, H = q.shape[2:]
+    delta = _product("kgqh,kgqh->kgq", out, d_out)
     scale = H**-0.5
 
     def queries(i, carry):
         dq, dk, dv = carry
-        q_i, do_i = _slice(q, i * bq, bq, 3), _slice(d_out, i * bq, bq, 3)
-        lse_i, delta_i = _slice(lse, i * bq, bq, 3), _slice(delta, i * bq, bq, 3)
+        q_i, do_i = _slice(q, i * bq, bq, 2), _slice(d_out, i * bq, bq, 2)
+        lse_i, delta_i = _slice(lse, i * bq, bq, 2)[:, None], _slice(delta, i * bq, bq, 2)[:, None]
+        qt_i, dot_i = q_i.transpose(0, 3, 1, 2), do_i.transpose(0, 3, 1, 2)  # [K, H, G, bq]
 
         def keys(j, carry):
-            dq_i, dk, dv = carry
-            k_j, v_j = _slice(k, j * bk, bk, 2), _slice(v, j * bk, bk, 2)
-            p = jnp.exp(_scores(q_i, k_j, i, j, offset, q_seg, k_seg, window, bq, bk) - lse_i[..., None])
-            dv_j = jnp.einsum("bkgqs,bkgqh->bksh", p.astype(do_i.dtype), do_i, preferred_element_type=jnp.float32)
-            dp = jnp.einsum("bkgqh,bksh->bkgqs", do_i, v_j, preferred_element_type=jnp.float32)
-            ds = (p * (dp - delta_i[..., None]) * scale).astype(q.dtype)
-            dq_i += jnp.einsum("bkgqs,bksh->bkgqh", ds, k_j, preferred_element_type=jnp.float32)
-            dk_j = jnp.einsum("bkgqs,bkgqh->bksh", ds, q_i, preferred_element_type=jnp.float32)
-            return dq_i, _add(dk, dk_j, j * bk), _add(dv, dv_j, j * bk)
+            dqt_i, dk, dv = carry
+            k_j, v_j = _slice(k, j * bk, bk, 1), _slice(v, j * bk, bk, 1)
+            mask = _block_mask(i, j, offset, q_seg, k_seg, window, bq, bk).T[:, None]
+            s = jnp.where(mask, _product("ksh,khgq->ksgq", k_j, qt_i) * scale, _MASKED)
+            p = jnp.exp(s - lse_i)
+            dv_j = _product("ksgq,kgqh->ksh", p.astype(do_i.dtype), do_i)
+            dp = _product("ksh,khgq->ksgq", v_j, dot_i)
+            ds = (p * (dp - delta_i) * scale).astype(q.dtype)
+            dk_j = _product("ksgq,kgqh->ksh", ds, q_i)
+            dqt_i += _product("khs,ksgq->khgq", k_j.swapaxes(1, 2), ds)
+            return dqt_i, _add(dk, dk_j, j * bk), _add(dv, dv_j, j * bk)
 
-        start = (jnp.zeros(q_i.shape, jnp.float32), dk, dv)
-        bounds = _bounds(i, offset, window, bq, bk, k.shape[2] // bk)
-        dq_i, dk, dv = jax.lax.fori_loop(*bounds, keys, start)
-        return jax.lax.dynamic_update_slice_in_dim(dq, dq_i.astype(q.dtype), i * bq, 3), dk, dv
+        start = (jnp.zeros(qt_i.shape, jnp.float32), dk, dv)
+        bounds = _bounds(i, offset, window, bq, bk, k.shape[1] // bk)
+        dqt_i, dk, dv = jax.lax.fori_loop(*bounds, keys, start)
+        dq_i = dqt_i.transpose(0, 2, 3, 1).astype(q.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(dq, dq_i, i * bq, 2), dk, dv
 
     start = (jnp.zeros_like(q), jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
     dq, dk, dv = jax.lax.fori_loop(0, T // bq, queries, start)
-    return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, None, None
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype)
 
 
 def _add(x, update, start):
-    return jax.lax.dynamic_update_slice_in_dim(x, _slice(x, start, update.shape[2], 2) + update, start, 2)
+    return jax.lax.dynamic_update_slice_in_dim(x, _slice(x, start, update.shape[1], 1) + update, start, 1)
 
 
 _flash.defvjp(_flash_forward, _flash_backward)

@@ -74,6 +74,29 @@ class RMSNorm(nn.Module):
         return (x32.astype(x_BTD.dtype) * scale_D).astype(x_BTD.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def linear(x: Float[Array, "... I"], w: Float[Array, "I O"], dtype=None) -> Float[Array, "... O"]:
+    """x @ w in `dtype` (default: theirs), with the weight's gradient taken so that the smaller factor is transposed.
+
+    JAX's own rule transposes the gradient of the output, always. On CPU, XLA does that by a copy, into which it fuses
+    whatever the gradient is computed from.
+    """
+    return jnp.matmul(x, w, preferred_element_type=dtype)
+
+
+def _linear_backward(_, saved, dy):
+    x, w = saved
+    dy = dy.astype(x.dtype)
+    tokens = tuple(range(x.ndim - 1))
+    a, b = (x, dy) if x.shape[-1] <= dy.shape[-1] else (dy, x)
+    with matmul_precision(x.dtype):  # traced on its own, outside of the model's context
+        dw = jax.lax.dot_general(a, b, ((tokens, tokens), ((), ())))
+        return dy @ w.T, dw if a is x else dw.T
+
+
+linear.defvjp(lambda x, w, dtype: (linear(x, w, dtype), (x, w)), _linear_backward)
+
+
 class Block(nn.Module):
     """One layer: norm → attention → residual → norm → SwiGLU → residual."""
 
@@ -116,10 +139,10 @@ class Block(nn.Module):
             x_BTD += constrain(out_BTD, "batch", "length", "hidden")
         with jax.named_scope("mlp"):
             y_BTD = RMSNorm(c.rms_norm_eps, name="post_attention_norm")(x_BTD)
-            gate_BTF = y_BTD @ self._weight("gate", (D, F), ("embed", "mlp"))
-            up_BTF = y_BTD @ self._weight("up", (D, F), ("embed", "mlp"))
+            gate_BTF = linear(y_BTD, self._weight("gate", (D, F), ("embed", "mlp")))
+            up_BTF = linear(y_BTD, self._weight("up", (D, F), ("embed", "mlp")))
             h_BTF = constrain(nn.silu(gate_BTF) * up_BTF, "batch", "length", "mlp")
-            x_BTD += constrain(h_BTF @ self._weight("down", (F, D), ("mlp", "embed")), "batch", "length", "hidden")
+            x_BTD += constrain(linear(h_BTF, self._weight("down", (F, D), ("mlp", "embed"))), "batch", "length", "hidden")
         self.sow("intermediates", "output", x_BTD)
         return x_BTD, cache_kv
 
@@ -221,7 +244,7 @@ class Decoder(nn.Module):
         """The untied head: float32 logits of hidden states of any leading shape."""
         head_DV = self.lm_head_DV.astype(self.config.dtype)
         with matmul_precision(self.config.dtype):
-            return jnp.einsum("...d,dv->...v", hidden, head_DV, preferred_element_type=jnp.float32)
+            return linear(hidden, head_DV, jnp.float32)
 
 
 def init(model: Decoder, key: jax.Array):
