@@ -166,11 +166,20 @@ def test_switches_change_nothing(switch, params, ids, plain):
         assert float(jnp.abs(y).max()) > 1e-4
 
 
-@pytest.mark.parametrize(("remat", "loops"), [("none", 2), ("dots", 2), ("block", 2), ("full", 3)])
-def test_only_full_computes_attention_again(remat, loops, params, ids):
-    """Blockwise attention is a loop forward and a loop backward; computed again, it is one more."""
-    c = dataclasses.replace(TINY, remat=remat, attention="blockwise")
-    assert str(jax.make_jaxpr(functools.partial(loss_and_grads, c))(params, ids)).count("while[") == loops
+@pytest.mark.parametrize(
+    ("remat", "loops", "products"), [("none", 2, 0), ("dots", 2, 0), ("block", 2, 6), ("full", 3, 8)]
+)
+def test_what_is_computed_again(remat, loops, products, params, ids):
+    """Blockwise attention has a while loop forward and one backward; computed again, it is one more, and two products.
+    Of a layer's seven products, nobody needs the last one's result.
+    """
+
+    def program(remat):
+        c = dataclasses.replace(TINY, remat=remat, attention="blockwise")
+        return str(jax.make_jaxpr(functools.partial(loss_and_grads, c))(params, ids))
+
+    assert program(remat).count("while[") == loops
+    assert program(remat).count("dot_general[") - program("none").count("dot_general[") == products
 
 
 def test_bfloat16_computes_low_and_keeps_float32(params, ids):

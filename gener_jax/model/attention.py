@@ -207,11 +207,9 @@ def _bounds(i, offset, window, bq, bk, num_key_blocks):
 
 def _block_mask(i, j, offset, q_seg, k_seg, window, bq, bk):
     """Which queries of block i see which keys of block j, of one row: [bq, bk]."""
-    mask = _allowed(
-        offset + i * bq + jnp.arange(bq), j * bk + jnp.arange(bk),
-        *(None if x is None else _slice(x, at, size, 0)[None] for x, at, size in ((q_seg, i * bq, bq), (k_seg, j * bk, bk))),
-        window,
-    )  # fmt: skip
+    ids = lambda x, block, size: None if x is None else _slice(x, block * size, size, 0)[None]  # noqa: E731
+    q_slots, k_slots = offset + i * bq + jnp.arange(bq), j * bk + jnp.arange(bk)
+    mask = _allowed(q_slots, k_slots, ids(q_seg, i, bq), ids(k_seg, j, bk), window)
     return mask[0, 0, 0]
 
 

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct, traverse_util
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -95,6 +96,7 @@ def _linear_backward(_, saved, dy):
 
 
 linear.defvjp(lambda x, w, dtype: (linear(x, w, dtype), (x, w)), _linear_backward)
+_PRODUCT = "product"  # remat's policies see no matrix product in a function with a gradient of its own, but its name
 
 
 class Block(nn.Module):
@@ -139,10 +141,12 @@ class Block(nn.Module):
             x_BTD += constrain(out_BTD, "batch", "length", "hidden")
         with jax.named_scope("mlp"):
             y_BTD = RMSNorm(c.rms_norm_eps, name="post_attention_norm")(x_BTD)
-            gate_BTF = linear(y_BTD, self._weight("gate", (D, F), ("embed", "mlp")))
-            up_BTF = linear(y_BTD, self._weight("up", (D, F), ("embed", "mlp")))
+            gate_BTF = checkpoint_name(linear(y_BTD, self._weight("gate", (D, F), ("embed", "mlp"))), _PRODUCT)
+            up_BTF = checkpoint_name(linear(y_BTD, self._weight("up", (D, F), ("embed", "mlp"))), _PRODUCT)
             h_BTF = constrain(nn.silu(gate_BTF) * up_BTF, "batch", "length", "mlp")
-            x_BTD += constrain(linear(h_BTF, self._weight("down", (F, D), ("mlp", "embed"))), "batch", "length", "hidden")
+            x_BTD += constrain(
+                linear(h_BTF, self._weight("down", (F, D), ("mlp", "embed"))), "batch", "length", "hidden"
+            )
         self.sow("intermediates", "output", x_BTD)
         return x_BTD, cache_kv
 
@@ -150,7 +154,8 @@ class Block(nn.Module):
 _ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
 _REMAT = {  # what the backward pass may keep of a layer's forward pass, beside its input
     "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENTION
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(KEPT, _PRODUCT),
     ),
     "block": _ATTENTION,
     "full": jax.checkpoint_policies.nothing_saveable,
