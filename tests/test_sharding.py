@@ -182,15 +182,11 @@ def test_tree_shardings_leave_plain_leaves_whole():
     assert shardings["step"].spec == PartitionSpec()
 
 
-SLOW = [
-    pytest.param(sizes, attention, marks=pytest.mark.slow)
-    for attention in ("reference", "blockwise")
-    for sizes in ((8, 1, 1), (1, 8, 1), (1, 2, 4), (2, 2, 2))
-    if (sizes, attention) != ((2, 2, 2), "reference")
-]
-
-
-@pytest.mark.parametrize(("sizes", "attention"), [((2, 2, 2), "reference"), *SLOW])
+# Other meshes are compared in test_parallel.py, in one process and in two.
+@pytest.mark.parametrize(
+    ("sizes", "attention"),
+    [((2, 2, 2), "reference"), pytest.param((2, 2, 2), "blockwise", marks=pytest.mark.slow)],
+)
 def test_eight_devices_train_as_one(sizes, attention):
     expected, alone, _ = train((1, 1, 1), attention, STEPS)
     metrics, state, _ = train(sizes, attention, STEPS)
