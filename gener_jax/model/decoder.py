@@ -80,7 +80,8 @@ def linear(x: Float[Array, "... I"], w: Float[Array, "I O"], dtype=None) -> Floa
     """x @ w in `dtype` (default: theirs), with the weight's gradient taken so that the smaller factor is transposed.
 
     JAX's own rule transposes the gradient of the output, always. On CPU, XLA does that by a copy, into which it fuses
-    whatever the gradient is computed from.
+    whatever the gradient is computed from. Backward, the gradient of the output is rounded to the type of x first: with
+    bfloat16 that of the float32 logits too, so that their products are not float32's on an accelerator.
     """
     return jnp.matmul(x, w, preferred_element_type=dtype)
 
