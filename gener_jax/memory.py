@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from gener_jax.config import Config
+from gener_jax.config import Config, Model
 from gener_jax.model import decoder
 from gener_jax.model.sharding import axis_sizes
 
@@ -19,11 +19,35 @@ GIB = 2**30
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in
 
 
+def _widths(m: Model, tensor: int) -> tuple[float, float, float]:
+    """Elements a token and device of the queries, of the keys and of the feed-forward layer."""
+    kv = m.num_key_value_heads / (tensor if m.num_key_value_heads % tensor == 0 else 1)
+    return m.num_attention_heads / tensor * m.head_dim, kv * m.head_dim, m.intermediate_size / tensor
+
+
+def kept_by_a_layer(m: Model, tensor: int = 1, *, padded: float = 1) -> float:
+    """Bytes a token and device that a layer's forward pass leaves for its backward pass, by `m.remat`; arrays by head
+    are `padded` times as wide.
+    """
+    heads, key_heads, width = _widths(m, tensor)
+    itemsize, sums = jnp.dtype(m.dtype).itemsize, 4 * m.num_attention_heads / tensor  # of attention's exponentials
+    by_head = padded * (2 * heads + 2 * key_heads)  # queries, keys, values, and what is attended to
+    match m.remat:
+        case "full":
+            return m.hidden_size * itemsize
+        case "block":
+            return (m.hidden_size + padded * heads) * itemsize + sums
+        case "dots":
+            return (2 * m.hidden_size + by_head + 2 * width) * itemsize + sums
+    # Both norms keep two float32 arrays and their result; silu(gate) · up keeps six arrays.
+    return 4 * 4 * m.hidden_size + (2 * m.hidden_size + by_head + heads + 6 * width) * itemsize + sums
+
+
 def training_needs(config: Config, num_devices: int, *, lanes: int = 1) -> dict[str, float]:
     """GiB a device, by formula: float32 `parameters` and `gradients` (twice, where they are accumulated), the
-    `optimizer`'s two moments, all cut over fsdp, context and tensor; the `gathered` weights of a layer and the next one
-    in the computation's type; and `activations`, what the backward pass keeps of each layer, one layer's scratch and
-    the logits, of the tokens that a device has at a time.
+    `optimizer`'s two moments and the weights `cast` to the computation's type, all cut over fsdp, context and tensor;
+    the `gathered` weights of a layer and the next one; and `activations`, what the backward pass keeps of each layer,
+    one layer's scratch or the logits, of the tokens that a device has at a time.
 
     An estimate for telling whether a run fits; a compiler's own schedule differs. A TPU pads a head to 128 `lanes`.
 
@@ -33,30 +57,25 @@ def training_needs(config: Config, num_devices: int, *, lanes: int = 1) -> dict[
     m, t, mesh = config.model, config.train, config.mesh
     sizes = axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
     tensor, cut = sizes["tensor"], sizes["fsdp"] * sizes["context"]
-    kv = m.num_key_value_heads / (tensor if m.num_key_value_heads % tensor == 0 else 1)
-    heads, key_heads, width = m.num_attention_heads / tensor * m.head_dim, kv * m.head_dim, m.intermediate_size / tensor
+    heads, key_heads, width = _widths(m, tensor)
     padded = -(-m.head_dim // lanes) * lanes / m.head_dim
     layer = m.hidden_size * (2 * heads + 2 * key_heads + 3 * width)
     held = (m.num_hidden_layers * layer + 2 * m.vocab_size * m.hidden_size / tensor) / cut
     itemsize, moment = jnp.dtype(m.dtype).itemsize, jnp.dtype(config.optimizer.state_dtype).itemsize
     tokens = t.batch_size / t.accumulate * config.data.context_length / (sizes["data"] * cut)
-    kept = {  # bytes a token and layer
-        "full": m.hidden_size * itemsize,
-        "block": (m.hidden_size + padded * heads) * itemsize + 4 * m.num_attention_heads / tensor,
-        "dots": (3 * m.hidden_size + padded * (2 * heads + 2 * key_heads) + 2 * width) * itemsize,
-        "none": (8 * m.hidden_size + padded * 2 * (2 * heads + 2 * key_heads) + 4 * width) * itemsize,
-    }
-    # Keys and values of the whole length, gathered, and their gradients in float32.
-    attended = sizes["context"] * 2 * key_heads * (itemsize + 4)
-    arrays = 3 if config.objective.fns_from_step is None else 5  # FNS has probabilities beside the logits
-    logits = arrays * 4 * m.vocab_size / tensor
-    activations = tokens * (m.num_hidden_layers * kept[m.remat] + max(kept["none"] + attended, logits))
+    # What a layer's backward pass works on, and keys and values of the whole length, gathered, with their gradients in
+    # float32; or else the logits' gradient. FNS has probabilities beside the logits.
+    scratch = (8 * m.hidden_size + padded * 2 * (2 * heads + 2 * key_heads) + 4 * width) * itemsize
+    scratch += sizes["context"] * 2 * key_heads * (itemsize + 4)
+    logits = (3 if config.objective.fns_from_step is None else 5) * 4 * m.vocab_size / tensor
+    kept = kept_by_a_layer(m, tensor, padded=padded)
     return {
         "parameters": 4 * held / GIB,
         "gradients": (4 if t.accumulate == 1 else 8) * held / GIB,
         "optimizer": 2 * moment * held / GIB,
+        "cast": (held * itemsize if itemsize < 4 else 0) / GIB,
         "gathered": (2 * layer * itemsize if cut > 1 else 0) / GIB,
-        "activations": activations / GIB,
+        "activations": tokens * (m.num_hidden_layers * kept + max(scratch, logits)) / GIB,
     }
 
 

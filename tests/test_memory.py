@@ -13,6 +13,7 @@ from gener_jax import config as configuration
 from gener_jax import memory
 from gener_jax.huggingface import config as published_config
 from gener_jax.huggingface import weights
+from gener_jax.model import decoder
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.tokenizer import for_config
 from gener_jax.training.step import abstract_state, make_train_step
@@ -50,6 +51,29 @@ def test_materialised_attention_is_not_linear():
     """The comparison above can fail."""
     sizes = [compiled_step(n, attention="reference")[0].memory_analysis().temp_size_in_bytes for n in (2048, 8192)]
     assert sizes[1] > 8 * sizes[0]
+
+
+@pytest.mark.parametrize("remat", configuration.REMAT)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_layer_keeps_is_what_its_program_keeps(remat, dtype):
+    """The formula against the arrays that the scan over layers hands to its backward pass, in a traced program."""
+    tokens = 128
+    model = configuration.Model(
+        vocab_size=68, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, attention="blockwise", attention_block=tokens, dtype=dtype, remat=remat,
+    )  # fmt: skip
+    decode = decoder.Decoder(model)
+
+    def total(params, ids):
+        return decode.apply({"params": params}, ids)[0].astype(np.float32).sum()
+
+    traced = jax.make_jaxpr(jax.grad(total))(random_params(model), np.zeros((1, tokens), np.int32))
+    kept = []
+    for scan in (e for e in traced.eqns if e.primitive.name == "scan" and not e.params["reverse"]):
+        stacked = [x.aval for x in scan.outvars[scan.params["num_carry"] :]]
+        kept.append(sum(x.size // 2 * x.dtype.itemsize for x in stacked if tokens in x.shape))  # not of weights
+    share = memory.kept_by_a_layer(model) * tokens / max(kept)
+    assert 0.98 < share < 1.02
 
 
 LOADS = """
