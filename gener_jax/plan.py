@@ -31,8 +31,8 @@ from gener_jax.training.step import abstract_state, make_train_step
 
 ROOM = 0.92  # of a device's memory that a plan uses; the rest is for fragments and the program
 # Time of a training step, over that of the operations that count, by what is computed again: a third is the forward
-# pass. What `dots` computes again is by element, in what reads it; `none` writes and reads 2.7 times as much instead (by
-# bytes 3 % of a step on a v5p; on CPU it measured slower).
+# pass. What `dots` computes again is by element, in what reads it; `none` writes and reads 2.7 times as much instead
+# (by bytes 3 % of a step on a v5p; on CPU it measured slower).
 RECOMPUTED = {"none": 1.03, "dots": 1.0, "block": 1.28, "full": 1.33}
 
 
