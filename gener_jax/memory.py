@@ -65,7 +65,7 @@ def training_needs(config: Config, num_devices: int, *, lanes: int = 1) -> dict[
     tokens = t.batch_size / t.accumulate * config.data.context_length / (sizes["data"] * cut)
     # What a layer's backward pass works on, and keys and values of the whole length, gathered, with their gradients in
     # float32; or else the logits' gradient. FNS has probabilities beside the logits.
-    scratch = (8 * m.hidden_size + padded * 2 * (2 * heads + 2 * key_heads) + 4 * width) * itemsize
+    scratch = (4 * m.hidden_size + padded * 2 * (2 * heads + 2 * key_heads) + 4 * width) * itemsize
     scratch += sizes["context"] * 2 * key_heads * (itemsize + 4)
     logits = (3 if config.objective.fns_from_step is None else 5) * 4 * m.vocab_size / tensor
     kept = kept_by_a_layer(m, tensor, padded=padded)

@@ -1,17 +1,38 @@
 """Every test runs on 8 simulated CPU devices, with matrix products in full float32.
 
 By `jax.config`, not the environment: a command that a test starts in a process of its own sees the machine as its user
-would.
+would. All of them read a program that another has compiled, from a folder of this call's. LLVM optimises programs only
+for the tests that use `compiled_in_full`: XLA itself always does, and compiling is most of the time that tests take.
 """
 
+import atexit
+import os
+import shutil
+import tempfile
 from collections import Counter
 
-import jax
-import numpy as np
+_COMPILED = "JAX_COMPILATION_CACHE_DIR"
+if _COMPILED not in os.environ:  # the first process; those that it starts inherit the folder
+    os.environ[_COMPILED] = tempfile.mkdtemp(prefix="gener_jax_compiled_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ[_COMPILED], ignore_errors=True)
+
+import jax  # noqa: E402 (it reads the environment)
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def compiled_in_full():
+    """Programs are optimised by LLVM, as a user's are: for tests of what they need, or that compute for long."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -120,11 +120,16 @@ def test_bfloat16_stays_near_float32(implementation):
 
 
 def test_auto_is_blockwise_over_one_block_and_reference_below():
-    def jaxpr(T, implementation):
-        return str(jax.make_jaxpr(lambda *x: attention(*x, implementation=implementation, block=16))(*inputs(T)))
+    def jaxpr(T, implementation, queries=None):
+        q, k, v, *_ = inputs(T)
+        run = functools.partial(attention, implementation=implementation, block=16, offset=T - (queries or T))
+        return str(jax.make_jaxpr(run)(q[:, :queries], k, v))
 
     assert jaxpr(17, "auto") == jaxpr(17, "blockwise") != jaxpr(17, "reference")
     assert jaxpr(16, "auto") == jaxpr(16, "reference") != jaxpr(16, "blockwise")
+    # A device's piece of a long sequence, and a prompt behind a long cache: few queries, many keys.
+    assert jaxpr(33, "auto", 8) == jaxpr(33, "blockwise", 8) != jaxpr(33, "reference", 8)
+    assert jaxpr(32, "auto", 8) == jaxpr(32, "reference", 8) != jaxpr(32, "blockwise", 8)
 
 
 def test_errors():

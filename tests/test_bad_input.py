@@ -13,9 +13,7 @@ import pytest
 from gener_jax import command, evaluate, memory, sample, train
 from gener_jax.config import resolve
 from tests import tiny
-from tests.tiny import compiled_once  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 ROOT = Path(__file__).parents[1]
 
 

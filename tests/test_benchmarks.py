@@ -9,9 +9,6 @@ import pytest
 from gener_jax import flops
 from gener_jax.benchmarks import train
 from tests import tiny
-from tests.tiny import compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_the_figures_of_training(tmp_path):

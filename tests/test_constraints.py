@@ -9,9 +9,6 @@ from data_pipeline import bases, translation
 from gener_jax.inference.constraints import Constraints, tables
 from gener_jax.inference.generate import Continuation
 from tests.test_generate import PROMPTS, make_lm
-from tests.tiny import compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 STOPS = ("TAA", "TAG", "TGA")
 

@@ -23,9 +23,6 @@ from tests import tiny
 from tests.conftest import random_params
 from tests.data import FIXTURES, peer_path
 from tests.published import assert_close, load, two_mers
-from tests.tiny import compiled_in_full, compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 MODEL = Model(
     vocab_size=32 + 4**3, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
@@ -88,7 +85,7 @@ def test_stored_type_is_kept_unless_another_is_asked_for(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, compiled_quickly):  # noqa: F811
+def run(tmp_path_factory):
     """A run of seconds over 3-mers."""
     folder = tmp_path_factory.mktemp("run")
     config = tiny.config(tiny.genomes(folder / "dataset"), train__num_steps="4", eval__every_steps="4")

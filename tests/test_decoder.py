@@ -13,7 +13,6 @@ from gener_jax.losses import token_nll
 from gener_jax.model import decoder, rope
 from gener_jax.model.decoder import Decoder, empty_cache
 from tests.conftest import random_params
-from tests.tiny import optimised
 
 T = 20
 TINY = config.Model(
@@ -89,8 +88,7 @@ def test_published_sizes(experiment, count):
 
 
 def test_init_gives_the_tree_in_float32():
-    with optimised(False):
-        params = nn.unbox(jax.jit(functools.partial(decoder.init, Decoder(TINY)))(jax.random.key(0)))
+    params = nn.unbox(jax.jit(functools.partial(decoder.init, Decoder(TINY)))(jax.random.key(0)))
     shapes = jax.tree.map(jnp.shape, params)
     norm = {"scale": (3, 32)}
     assert shapes == {

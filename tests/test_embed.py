@@ -14,9 +14,6 @@ from gener_jax.inference.lm import LM
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import make_mesh
 from tests.test_convert import make_lm
-from tests.tiny import compiled_in_full, compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 DNA = ["ACG", "TTGACCGTA", "<cds>ATGGCC", "ACGTNACGTACC", "GATTACA", "CATCATCAT" * 5]
 

@@ -22,9 +22,7 @@ from gener_jax.training.faults import STUCK, Terminated
 from tests import tiny
 from tests.test_parallel import free_port
 from tests.test_train import log_of, same_state, state_of
-from tests.tiny import compiled_once, compiled_quickly  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("compiled_once", "compiled_quickly")
 ONE = {"mesh__fsdp": "1", "mesh__data": "1"}
 
 
@@ -34,7 +32,7 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def straight(dataset, tmp_path_factory, compiled_once):  # noqa: F811
+def straight(dataset, tmp_path_factory):
     """Twelve steps without a stop."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     train.train(tiny.config(dataset), folder)

@@ -16,9 +16,6 @@ from gener_jax.inference.generate import Sampling, filter_logits, programs
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
 from tests.conftest import random_params
-from tests.tiny import compiled_in_full, compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 PROMPTS = ["", "A", "AC", "ACG", "TTGAC", "<cds>ATGGC", "acguNA", "GGTTAACCG"]
 

@@ -15,9 +15,7 @@ from gener_jax.tokenizer import for_config
 from tests import tiny
 from tests.conftest import random_params
 from tests.data import random_codes
-from tests.tiny import compiled_once  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 LENGTH = 32  # tokens of context
 KINDS = ("cds", "tRNA", "pseudo")
 

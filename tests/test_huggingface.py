@@ -24,7 +24,8 @@ from gener_jax.model import rope
 from gener_jax.model.sharding import make_mesh
 from tests.data import FIXTURES
 from tests.published import assert_close, load, read, run, same, two_mers, write, write_shards
-from tests.tiny import optimised
+
+pytestmark = pytest.mark.usefixtures("compiled_in_full")
 
 HEADS = sorted(FIXTURES.glob("llama_h*.npz"))
 WINDOWS = sorted(FIXTURES.glob("mistral_*.npz"))
@@ -100,8 +101,7 @@ def test_each_way_to_a_long_context_changes_the_logits(path, tmp_path):
         if getattr(config, next(iter(change))) == next(iter(change.values())):
             continue
         other = dataclasses.replace(config, **change)
-        with optimised(False):
-            logits = run(other, params, expected["ids"])[2]
+        logits = run(other, params, expected["ids"])[2]
         assert np.abs(logits - expected["logits"]).max() > 1e-2, change
 
 
@@ -210,8 +210,7 @@ def test_load_takes_a_published_folder(small, tmp_path):
     lm = gener_jax.load(folder)
     ids = np.arange(20).reshape(2, 10)
     assert_close(lm.logits(ids), np.asarray(run(*read(folder), ids)[2]), 1e-5)
-    with optimised(False):
-        assert [len(text) for text in lm.generate(["ACG", ""], num_bases=7)] == [7, 7]
+    assert [len(text) for text in lm.generate(["ACG", ""], num_bases=7)] == [7, 7]
     low = gener_jax.load(folder, dtype="bfloat16")
     assert low.params["lm_head"].dtype == ml_dtypes.bfloat16
     assert_close(low.logits(ids), lm.logits(ids), 0.05)

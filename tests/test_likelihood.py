@@ -13,9 +13,6 @@ from gener_jax.inference import likelihood
 from gener_jax.inference.batches import by_length, round_up
 from gener_jax.inference.likelihood import log_masses
 from tests.test_generate import make_lm, next_logits
-from tests.tiny import compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 DNA = ["A", "ACG", "TTGACCGTA", "<cds>ATGGCC", "ACGTNACGTACC", "<mam><cds>GATTACA", "CATCATCAT" * 5, "NNACG", "ACGN"]
 

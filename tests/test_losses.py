@@ -14,9 +14,6 @@ from gener_jax.model import decoder
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.training.step import abstract_state, loss_sums, make_train_step
 from tests.conftest import random_params
-from tests.tiny import compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 token_nll = jax.jit(losses.token_nll)
 base_nll = jax.jit(losses.base_nll, static_argnums=2)

@@ -81,6 +81,8 @@ import json, sys
 import jax
 import gener_jax
 
+pytestmark = pytest.mark.usefixtures("compiled_in_full")
+
 def peak():
     # Of this program alone: getrusage's would include what started it.
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024

@@ -16,9 +16,6 @@ from gener_jax.model.attention import Segments, _bounds, attention
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.training.step import abstract_state, make_train_step
 from tests import tiny
-from tests.tiny import compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 MESHES = [m for m in itertools.product((1, 2, 4, 8), repeat=4) if np.prod(m) == 8]  # data, fsdp, tensor, context
 SOME = [(1, 8, 1, 1), (2, 1, 4, 1), (1, 1, 1, 8), (1, 2, 2, 2), (2, 2, 1, 2)]

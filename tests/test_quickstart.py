@@ -7,6 +7,8 @@ import pytest
 
 from gener_jax import train
 
+pytestmark = pytest.mark.usefixtures("compiled_in_full")
+
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "quickstart.py"
 
 

@@ -12,9 +12,6 @@ from gener_jax.tasks.recovery import Recovery
 from gener_jax.tokenizer import for_config
 from tests import tiny
 from tests.conftest import random_params
-from tests.tiny import compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 ONE = jax.devices()[:1]
 

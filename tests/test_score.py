@@ -23,9 +23,6 @@ from gener_jax.score import Marked, overlap
 from tests import tiny
 from tests.test_generate import make_lm
 from tests.test_vcf import HEAD
-from tests.tiny import compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 CHROMOSOME = "".join(np.random.default_rng(0).choice(list("ACGT"), 300))
 SEQUENCES = {"first": "ACGTAC", "second|x": "GATTACA", "third": "NNACGTACNN", "long": CHROMOSOME[:90]}

@@ -18,9 +18,6 @@ from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.training import optimizer
 from gener_jax.training.step import abstract_state, loss_sums, make_train_step
 from tests.conftest import random_params
-from tests.tiny import compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 K = 2
 SMALL = config.Config(

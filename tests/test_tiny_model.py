@@ -17,6 +17,8 @@ from gener_jax.assets import EXAMPLE_GENOME, TINY
 from gener_jax.train import main as train
 from tests.data import FIXTURES
 
+pytestmark = pytest.mark.usefixtures("compiled_in_full")
+
 CARD = (TINY / "README.md").read_text()
 
 

@@ -31,9 +31,7 @@ from gener_jax.training import checkpoint, metrics
 from gener_jax.training.step import abstract_state
 from tests import tiny
 from tests.data import random_codes
-from tests.tiny import compiled_once  # noqa: F401
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 SPEEDS = ("tokens_per_s", "bases_per_s")
 
 
@@ -105,7 +103,7 @@ class Watch:
 
 
 @pytest.fixture(scope="module")
-def straight(dataset, tmp_path_factory, compiled_once):  # noqa: F811
+def straight(dataset, tmp_path_factory):
     """Twelve steps without a stop, through the command."""
     folder = tmp_path_factory.mktemp("straight")
     experiment = tiny.experiment(folder / "tiny.py", dataset)

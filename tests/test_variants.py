@@ -7,9 +7,6 @@ from data_pipeline import bases
 from data_pipeline.errors import DataError
 from gener_jax.inference.variants import FLANK, Genome, Variant, trimmed
 from tests.test_generate import make_lm
-from tests.tiny import compiled_quickly  # noqa: F401
-
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 K = 3
 CONTEXT = 24

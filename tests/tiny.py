@@ -1,15 +1,11 @@
 """Datasets and runs of seconds, and the programs run on them, for the tests of the loop around the model."""
 
-import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
-import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from data_pipeline.build import build
 from data_pipeline.genome import TAXA
@@ -112,8 +108,7 @@ def command(*arguments, module: str, cwd: Path, before: str = "", **options) -> 
     before = f"signal.signal(signal.SIGINT, signal.default_int_handler)\n{before}"  # a background job ignores it
     code = f"import runpy, signal, sys\n{before}\nsys.argv[0] = 'x'\nrunpy.run_module({module!r}, run_name='__main__')"
     environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cwd / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
     }  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -125,42 +120,3 @@ def finished(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str,
     """Exit status, standard output and standard error of a program that ends."""
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
-
-
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """Programs compiled by one run of a test module are read back by the next, which is most of a tiny run's time."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update(names[1], 0.0)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-
-
-@contextlib.contextmanager
-def optimised(wanted: bool):
-    """Whether XLA optimises the programs that are compiled here; where it does not, they are there in half the time."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.values[name]
-    jax.config.update(name, not wanted)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
-
-
-@pytest.fixture(scope="module")
-def compiled_quickly():
-    """For tests of what programs say, not of how they compute or what they need."""
-    with optimised(False):
-        yield
-
-
-@pytest.fixture
-def compiled_in_full():
-    """For those among them that see the programs as users do."""
-    with optimised(True):
-        yield

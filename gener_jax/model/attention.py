@@ -51,8 +51,8 @@ def attention(
     Args:
       implementation: "reference" (materialises T × S scores), "blockwise" (memory linear in length, forward and
         backward), one of `kernels` ("cudnn" and "triton" on a GPU, "splash" on a TPU, of a sequence with itself), or
-        "auto": the platform's kernel where it takes the case, else blockwise where there is more than one block of
-        queries.
+        "auto": the platform's kernel where it takes the case, else blockwise where there are more scores than in one
+        block.
       offset: the slot of the first query; the first key is at slot 0.
       segments: document ids of queries and keys; None lets all see each other.
       window: how many slots back a query sees, itself included; None for all.
@@ -69,7 +69,8 @@ def attention(
         raise ValueError(f"queries reach slot {last}, keys only slot {k_BSKH.shape[1] - 1}")
     case = kernels.Case(q_BTNH, k_BSKH, offset, segments is not None, window)
     if implementation == "auto":
-        implementation = kernels.choice(case) or ("blockwise" if q_BTNH.shape[1] > block else "reference")
+        scores = q_BTNH.shape[1] * k_BSKH.shape[1]  # few queries may have many keys: in a cache, on a context axis
+        implementation = kernels.choice(case) or ("blockwise" if scores > block**2 else "reference")
     if implementation == "reference":
         return _reference(q_BTNH, k_BSKH, v_BSKH, offset, segments, window)
     if implementation == "blockwise":
