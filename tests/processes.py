@@ -1,4 +1,4 @@
-"""A few steps on several meshes, as one of several processes: -m tests.processes DATASET DEVICES [HOST:PORT N I] MESH…
+"""A few steps on several meshes, as one of several processes: -m tests.processes DATASET DEVICES HOST:PORT N I MESH…
 
 Prints a JSON object: for each mesh (data,fsdp,tensor,context) the losses, and the rows that this process read.
 """
@@ -49,15 +49,13 @@ def losses(dataset, mesh, steps=4):
 def main():
     import tests.conftest  # noqa: F401 (first: it asks for eight devices)
 
-    dataset, devices, *rest = sys.argv[1:]
+    dataset, devices, address, number, index, *meshes = sys.argv[1:]
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", int(devices))
     jax.config.update("jax_default_matmul_precision", "highest")
-    if ":" in rest[0]:
-        jax.distributed.initialize(rest[0], int(rest[1]), int(rest[2]))
-        rest = rest[3:]
+    jax.distributed.initialize(address, int(number), int(index))
     assert jax.local_device_count() == int(devices)
-    print(json.dumps({mesh: losses(dataset, [int(x) for x in mesh.split(",")]) for mesh in rest}))
+    print(json.dumps({mesh: losses(dataset, [int(x) for x in mesh.split(",")]) for mesh in meshes}))
 
 
 if __name__ == "__main__":

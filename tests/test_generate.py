@@ -238,7 +238,6 @@ def test_logits_equal_the_full_pass(lm):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_in_full")
 def test_any_mesh_gives_the_same(lm):
     wide = make_mesh(2, 2, 2)
     sharded = LM(lm.config, jax.device_put(lm.params, jax.sharding.NamedSharding(wide, jax.P())), lm.tokenizer, wide)

@@ -19,6 +19,8 @@ from gener_jax.tokenizer import for_config
 from gener_jax.training.step import abstract_state, make_train_step
 from tests.conftest import random_params
 
+pytestmark = pytest.mark.usefixtures("compiled_in_full")
+
 
 def compiled_step(length: int, **model):
     values = configuration.base()
@@ -80,8 +82,6 @@ LOADS = """
 import json, sys
 import jax
 import gener_jax
-
-pytestmark = pytest.mark.usefixtures("compiled_in_full")
 
 def peak():
     # Of this program alone: getrusage's would include what started it.

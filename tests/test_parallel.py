@@ -15,7 +15,7 @@ from gener_jax.model import parallel
 from gener_jax.model.attention import Segments, _bounds, attention
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.training.step import abstract_state, make_train_step
-from tests import tiny
+from tests import processes, tiny
 
 MESHES = [m for m in itertools.product((1, 2, 4, 8), repeat=4) if np.prod(m) == 8]  # data, fsdp, tensor, context
 SOME = [(1, 8, 1, 1), (2, 1, 4, 1), (1, 1, 1, 8), (1, 2, 2, 2), (2, 2, 1, 2)]
@@ -150,13 +150,13 @@ def free_port():
         return s.getsockname()[1]
 
 
-def run_meshes(folder, dataset, meshes, devices, num_processes=1):
+def run_meshes(folder, dataset, meshes, devices, num_processes):
     names = [",".join(map(str, m)) for m in meshes]
-    address = f"127.0.0.1:{free_port()}"
-    running = []
-    for i in range(num_processes):
-        joined = [address, num_processes, i] if num_processes > 1 else []
-        running.append(tiny.command(dataset, devices, *joined, *names, module="tests.processes", cwd=folder))
+    joined = [f"127.0.0.1:{free_port()}", num_processes]
+    running = [
+        tiny.command(dataset, devices, *joined, i, *names, module="tests.processes", cwd=folder)
+        for i in range(num_processes)
+    ]
     found = []
     for process in running:
         status, out, err = tiny.finished(process, seconds=1500)  # of which each mesh takes some ten
@@ -170,11 +170,10 @@ def run_meshes(folder, dataset, meshes, devices, num_processes=1):
 )
 def test_two_processes_are_one_process_is_one_device(tmp_path, meshes):
     dataset = tiny.genomes(tmp_path / "genomes")
-    [alone] = run_meshes(tmp_path, dataset, [(1, 1, 1, 1)], devices=1)
-    expected, rows = alone[1, 1, 1, 1]
+    expected, rows = processes.losses(dataset, (1, 1, 1, 1))
     assert rows == list(range(8))
     assert abs(expected[0] - expected[-1]) > 1e-3  # it moves
-    [eight] = run_meshes(tmp_path, dataset, meshes, devices=8)
+    eight = {mesh: processes.losses(dataset, mesh) for mesh in meshes}  # this process has eight
     two = run_meshes(tmp_path, dataset, meshes, devices=4, num_processes=2)
     for mesh in meshes:
         np.testing.assert_allclose(eight[mesh][0], expected, atol=1e-5, rtol=0, err_msg=str(mesh))

@@ -274,19 +274,19 @@ def test_killed_at_any_moment_is_never_stopped(dataset, tmp_path):
     """
     kills = int(os.environ.get("GENER_JAX_KILLS", "2"))
     experiment = tiny.experiment(
-        tmp_path / "tiny.py", dataset, train__num_steps="60", checkpoint__every_steps="1", eval__every_steps="7",
+        tmp_path / "tiny.py", dataset, train__num_steps="40", checkpoint__every_steps="1", eval__every_steps="7",
         mesh__fsdp="1",
     )  # fmt: skip
     run, undisturbed = ([f"--config={experiment}", f"--workdir={tmp_path / name}"] for name in ("run", "undisturbed"))
     status, _, err = tiny.finished(tiny.command(*undisturbed, module="gener_jax.train", cwd=tmp_path))
     assert status == 0, err
     generator = random.Random(0)
-    for step in sorted(generator.sample(range(2, 50), kills)):
+    for step in sorted(generator.sample(range(2, 34), kills)):
         kill(run, tmp_path, step, generator.uniform(0, 0.05))
     run.append("--config.data.num_workers=2")
     status, out, err = tiny.finished(tiny.command(*run, module="gener_jax.train", cwd=tmp_path))
     assert status == 0, err
-    assert json.loads(out.splitlines()[-1])["step"] == 60
+    assert json.loads(out.splitlines()[-1])["step"] == 40
     assert re.search(r"^resuming .* at step \d+$", err, re.M)
     one, other = (state_of(tmp_path / name, devices=1) for name in ("run", "undisturbed"))
     assert same_state(one, other)
@@ -295,6 +295,7 @@ def test_killed_at_any_moment_is_never_stopped(dataset, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_in_full")
 def test_a_repeat_is_learnt_and_given_back(tmp_path):
     """Every 6-mer of 2 kb comes once, so that a good model knows what follows each."""
     [codes] = random_codes([1998], 3, unknown=False)
@@ -302,8 +303,8 @@ def test_a_repeat_is_learnt_and_given_back(tmp_path):
     config = tiny.config(
         dataset, tokenizer__k="6", data__random_phase="false", model__hidden_size="64", model__intermediate_size="128",
         model__num_attention_heads="4", model__num_key_value_heads="2", data__context_length="64",
-        train__num_steps="300", train__log_every_steps="50", optimizer__peak_learning_rate="5e-3",
-        optimizer__weight_decay="0", checkpoint__every_steps="300", eval__every_steps="300",
+        train__num_steps="200", train__log_every_steps="50", optimizer__peak_learning_rate="5e-3",
+        optimizer__weight_decay="0", checkpoint__every_steps="200", eval__every_steps="200",
         model__max_position_embeddings="512",
     )  # fmt: skip
     result = train.train(config, tmp_path / "run")
