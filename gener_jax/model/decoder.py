@@ -138,8 +138,8 @@ class Block(nn.Module):
                 out_BTNH = cached_attention(q_BTNH, k_BKHS, v_BKSH, **how)
             o_NHD = self._weight("o", (N, H, D), ("heads", "head_dim", "embed"))
             # Heads joined first: XLA transposes the weights, on every call, for a sum over two dimensions.
-            out_BTD = out_BTNH.reshape(*out_BTNH.shape[:2], -1) @ o_NHD.reshape(-1, D)
-            x_BTD += constrain(out_BTD, "batch", "length", "hidden")
+            out_BTD = linear(out_BTNH.reshape(*out_BTNH.shape[:2], -1), o_NHD.reshape(-1, D))
+            x_BTD += constrain(checkpoint_name(out_BTD, _PRODUCT), "batch", "length", "hidden")
         with jax.named_scope("mlp"):
             y_BTD = RMSNorm(c.rms_norm_eps, name="post_attention_norm")(x_BTD)
             gate_BTF = checkpoint_name(linear(y_BTD, self._weight("gate", (D, F), ("embed", "mlp"))), _PRODUCT)
