@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gener_jax.config import ConfigError
+from gener_jax.progress import say
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +82,12 @@ def is_main() -> bool:
     import jax
 
     return jax.process_index() == 0
+
+
+def tell(text: str) -> None:
+    """`say`, by the main process alone."""
+    if is_main():
+        say(text)
 
 
 def first(work: Callable[[], None]) -> None:

@@ -9,7 +9,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import flax
 import jax
@@ -20,28 +19,19 @@ from data_pipeline.inputs import discover
 from data_pipeline.records import RegionSource, read_info
 from gener_jax import __version__, command, distributed, flops, memory, pretrained, run_folder
 from gener_jax.config import Config, ConfigError
-from gener_jax.data.loader import TokenStream, device_batches
-from gener_jax.errors import TrainingError
+from gener_jax.data.loader import TokenStream
 from gener_jax.inference.generate import split_prompt
 from gener_jax.inference.lm import LM
 from gener_jax.model import decoder
-from gener_jax.model.sharding import batch_sharding, mesh_of
-from gener_jax.progress import Progress, say
+from gener_jax.model.sharding import mesh_of
+from gener_jax.progress import say
 from gener_jax.tasks import report
-from gener_jax.tasks.held_out import HeldOut
-from gener_jax.tasks.recovery import Recovery
 from gener_jax.tokenizer import Tokenizer, for_config
 from gener_jax.training import checkpoint
-from gener_jax.training.faults import Terminated, Termination, Watchdog
-from gener_jax.training.metrics import Clock, Log, Profile, fetch, logged
-from gener_jax.training.step import State, abstract_state, init_state, make_train_step
-
-
-def tell(text: str) -> None:
-    """`say`, by one of several processes."""
-    if distributed.is_main():
-        say(text)
-
+from gener_jax.training.faults import Termination, Watchdog
+from gener_jax.training.loop import Run, loop
+from gener_jax.training.metrics import Log
+from gener_jax.training.step import abstract_state, init_state
 
 _READING = ("data.", "tokenizer.")  # fields that decide what is read from one dataset
 
@@ -116,28 +106,6 @@ def check_built(config: Config) -> None:
         raise DataError(f"{wanted.path}: was built with {'; '.join(differences)}: take another config.data.path")
 
 
-@dataclasses.dataclass
-class Run:
-    """What the loop needs: made by `prepare`, before anything is trained."""
-
-    config: Config
-    workdir: Path
-    tokenizer: Tokenizer
-    mesh: jax.sharding.Mesh
-    stream: TokenStream
-    held_out: RegionSource
-    checkpoints: checkpoint.Checkpoints
-    start: int  # steps done
-    looked_at: bool  # whether the last of them was evaluated, if it was to be
-    state: State
-    log: Log
-
-    @property
-    def tokens_a_step(self) -> int:
-        """Of input, over all devices."""
-        return self.config.train.batch_size * self.config.data.context_length
-
-
 def prepare(config: Config, workdir: Path) -> Run:
     """Data, mesh and state of a run: new, or what the newest checkpoint in `workdir` that can be restored holds.
 
@@ -179,7 +147,7 @@ def prepare(config: Config, workdir: Path) -> Run:
         start, state, loader_state = newest
         looked_at = loader_state.get("looked_at", True)
         check_data(config, stream, loader_state)
-        tell(f"resuming {workdir} at step {start}")
+        distributed.tell(f"resuming {workdir} at step {start}")
     else:
         start, state = 0, init_state(config, mesh)
         if config.train.init_from is not None:
@@ -245,34 +213,6 @@ def screen(run: Run) -> str:
     return "\n".join([config.name, *(f"  {name:9} {text}" for name, text in rows)])
 
 
-class Looks:
-    """Held-out evaluation, and sequence recovery where it is asked for, in the loop."""
-
-    def __init__(self, run: Run, termination: Termination, watchdog: Watchdog):
-        self._held_out = HeldOut(run.config, run.held_out, run.tokenizer, run.mesh)
-        self._recovery = None
-        if run.config.eval.recovery_genes:
-            with command.refusing():
-                self._recovery = Recovery(run.config, run.held_out, run.tokenizer, run.mesh)
-        self._termination, self._watchdog = termination, watchdog
-
-    def __call__(self, params) -> dict:
-        """What is logged of a look.
-
-        Raises:
-          Terminated: as soon as the run is asked to stop.
-        """
-        found = self._held_out(params, self._moved)
-        looked_at = ("loss", "bits_per_base", "without_near_copies")
-        result = {name: found[name] for name in looked_at if name in found}
-        return result | (self._recovery(params, self._moved) if self._recovery is not None else {})
-
-    def _moved(self, done: int, total: int) -> None:
-        self._watchdog.beat("a batch of evaluation")
-        if self._termination.asked:
-            raise Terminated
-
-
 def train(config: Config, workdir: Path) -> dict:
     """Trains to `train.num_steps`, goes on where a run in `workdir` stopped, and returns the last line's object.
 
@@ -281,133 +221,11 @@ def train(config: Config, workdir: Path) -> dict:
       Terminated: behind a SIGTERM, when the state is saved.
     """
     run = prepare(config, workdir)
-    tell(screen(run))
+    distributed.tell(screen(run))
     # Only around the loop: before and behind it nothing is lost by SIGTERM, and to build a dataset may take hours.
     with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
         params, last = loop(run, termination, watchdog)
     return finish(run, params, last)
-
-
-def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, dict]:
-    """The steps, with looks and checkpoints between them; the parameters at the end and the last step's metrics."""
-    config, mesh, start = run.config, run.mesh, run.start
-    num_steps, every = config.train.num_steps, config.train.log_every_steps
-    books, tokens_a_step = run.stream.accounting(0), run.tokens_a_step
-    steps = {name: make_train_step(config, mesh, run.tokenizer.token_bases, name) for name in ("ce", "fns")}
-    looks = Looks(run, termination, watchdog)
-    batches = device_batches(run.stream, config.train.batch_size, start, num_steps - start, batch_sharding(mesh))
-    progress = Progress(num_steps, start, every, quiet=not distributed.is_main())
-    profile = Profile(config.train, run.workdir)
-    clock, last, pending = Clock(), logged(run.workdir / "log.jsonl", start), None
-    compiled_at = None  # seconds and step behind the first step: compilation is not speed
-    state, saved = run.state, start
-    run.state = None  # its buffers are given to the first step
-
-    def read(step, metrics):
-        """Metrics of a step, once the next one is on its way to the device."""
-        nonlocal compiled_at, last
-        values = {name: x.item() for name, x in fetch(metrics).items()}
-        watchdog.beat(f"step {step + 1}")
-        if compiled_at is None:
-            compiled_at = clock.seconds, step
-        else:
-            values["tokens_per_s"] = (step - compiled_at[1]) * tokens_a_step / (clock.seconds - compiled_at[0])
-            bases_per_token = books["kept"] / books["tokens"] if books["tokens"] else 0.0
-            values["bases_per_s"] = values["tokens_per_s"] * bases_per_token
-        if values["skipped_in_row"]:
-            tell(
-                f"warning: step {step} was skipped: loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g};"
-                f" {values['skipped']} so far, {values['skipped_in_row']} in a row"
-            )
-        last = values
-        if step % every == 0 or step == num_steps:
-            run.log.write(step, **values)
-        if values["skipped_in_row"] >= config.optimizer.max_skipped_in_row:
-            with jax.transfer_guard("allow"):
-                run.checkpoints.close()
-            raise TrainingError(
-                f"{run.workdir}: the last {values['skipped_in_row']} steps up to {step} were skipped "
-                "(optimizer.max_skipped_in_row), by a gradient that is not finite or over optimizer.spike_factor "
-                f"{config.optimizer.spike_factor:g} times its usual norm; the last checkpoint is of step {saved}. "
-                "Look at the data there, lower the rate, or allow more; the same command goes on from the checkpoint"
-            )
-        speed = values.get("tokens_per_s")
-        left = (num_steps - step) * tokens_a_step / speed if speed else float("nan")
-        text = f"loss {values['loss']:.4f}  bits/base {values['bits_per_base']:.4f}"
-        progress.update(step, f"{text}  {speed:,.0f} tokens/s" if speed else text, left)
-
-    def save(step, bits_per_base):
-        nonlocal saved
-        loader = {
-            "step": step,
-            "seed": config.train.seed,
-            "digest": run.stream.digest,
-            "dataset": run.stream.source.digest,
-            "looked_at": bits_per_base is not None,
-        }
-        watchdog.beat(f"saving step {step}")
-        run.checkpoints.save(step, state, loader, config, bits_per_base)
-        saved = step
-
-    def stop(step):
-        with jax.transfer_guard("allow"):
-            if saved != step:
-                save(step, None)
-            run.checkpoints.close()
-            run.log.close()
-        raise Terminated(f"by SIGTERM behind step {step}, which is saved; the same command goes on there")
-
-    def look(step):
-        held_out = looks(state.params)
-        run.log.write(step, held_out=held_out)
-        recovered = f", recovery {held_out['recovery']:.3f}" if "recovery" in held_out else ""
-        tell(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}{recovered}")
-        return held_out["bits_per_base"]
-
-    def due(step):  # a checkpoint is looked at: one is the best
-        saving = step % config.checkpoint.every_steps == 0 or step == num_steps
-        return saving, saving or step % config.eval.every_steps == 0
-
-    try:
-        if start and due(start)[1] and not run.looked_at:
-            try:
-                look(start)  # SIGTERM came before, or while it was looked at
-            except Terminated:
-                stop(start)
-        with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
-            for step, batch in enumerate(batches, start + 1):
-                profile.begin(step)
-                state, metrics = steps[config.objective.at(step - 1)](state, batch)
-                if pending is not None:
-                    read(*pending)
-                pending = (step, metrics)
-                profile.end(step, metrics)
-                saving, looking = due(step)
-                stopping = termination.at(step)
-                if looking or stopping:
-                    read(*pending)
-                    pending = None
-                if stopping:
-                    stop(step)
-                if looking:
-                    with clock.paused():
-                        try:
-                            bits_per_base = look(step)
-                        except Terminated:
-                            stop(step)
-                        if saving:
-                            save(step, bits_per_base)
-                        watchdog.beat(f"step {step + 1}")
-    except KeyboardInterrupt:
-        run.checkpoints.close()  # one may be half-written
-        raise KeyboardInterrupt(f"behind step {saved}; the same command goes on there") from None
-    finally:
-        profile.close()
-        progress.close()
-    run.checkpoints.close()
-    run.log.close()
-    params, state = state.params, None  # the optimizer's state makes room for the samples' copy of the parameters
-    return params, {"step": num_steps, **last}
 
 
 def finish(run: Run, params, last: dict) -> dict:

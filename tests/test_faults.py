@@ -18,6 +18,7 @@ import pytest
 from gener_jax import train
 from gener_jax.config import ConfigError
 from gener_jax.errors import CheckpointError, DamagedError, TrainingError
+from gener_jax.training import loop
 from gener_jax.training.faults import STUCK, Terminated
 from tests import tiny
 from tests.test_parallel import free_port
@@ -41,7 +42,7 @@ def straight(dataset, tmp_path_factory):
 
 def signalling(patch, step):
     """SIGTERM comes while a step is on its way."""
-    make_step = train.make_train_step
+    make_step = loop.make_train_step
 
     def watched(*arguments):
         run = make_step(*arguments)
@@ -53,7 +54,7 @@ def signalling(patch, step):
 
         return stepped
 
-    patch.setattr(train, "make_train_step", watched)
+    patch.setattr(loop, "make_train_step", watched)
 
 
 def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(straight, dataset, tmp_path, monkeypatch):
@@ -66,9 +67,9 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(straight, d
             train.train(config, folder)
     assert (folder / "checkpoints" / "5").is_dir()
     with monkeypatch.context() as patch:  # and while step 8 is looked at
-        look = train.HeldOut.__call__
+        look = loop.HeldOut.__call__
         patch.setattr(
-            train.HeldOut, "__call__",
+            loop.HeldOut, "__call__",
             lambda self, params, moved: (os.kill(os.getpid(), signal.SIGTERM), look(self, params, moved))[1],
         )  # fmt: skip
         with pytest.raises(Terminated, match="behind step 6"):
@@ -324,26 +325,43 @@ def test_chaos(dataset, tmp_path):
     assert log_of(folder) == log_of(tmp_path / "undisturbed")
 
 
+SIGTERM_IN_A_LOOK = """
+import os, signal, time
+from gener_jax.training import loop
+moved = loop.Looks._moved
+def slowly(self, done, total):
+    if '--process_id=1' in sys.argv and not hasattr(self, 'seen'):
+        os.kill(os.getpid(), signal.SIGTERM)
+    self.seen = time.sleep(0.5)
+    moved(self, done, total)
+loop.Looks._moved = slowly
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_train_save_stop_and_go_on_alone(dataset, tmp_path):
-    """2 × 4 devices, SIGTERM to one of them; resumed on 1 × 8; resumed on 1 × 1; against 1 × 1 from the start."""
+    """2 × 4 devices, SIGTERM to one of them while they evaluate; resumed on 1 × 8; resumed on 1 × 1; against 1 × 1 from
+    the start.
+    """
     experiment = tiny.experiment(
         tmp_path / "tiny.py", dataset, mesh__data="1", mesh__fsdp="2", mesh__context="2", mesh__tensor="2",
         train__num_steps="40",
     )  # fmt: skip
     devices, port = "import jax; jax.config.update('jax_num_cpu_devices', {})", free_port()
 
-    def one(number, *more, name="run"):
+    def one(number, *more, name="run", before=""):
         arguments = [f"--config={experiment}", f"--workdir={tmp_path / name}", *more]
-        return tiny.command(*arguments, module="gener_jax.train", cwd=tmp_path, before=devices.format(number))
+        before = devices.format(number) + before
+        return tiny.command(*arguments, module="gener_jax.train", cwd=tmp_path, before=before)
 
-    both = [one(4, "--coordinator", f"127.0.0.1:{port}", "--num_processes=2", f"--process_id={i}") for i in (0, 1)]
-    status, err, _ = interrupt(both[0], signal.SIGTERM, 4, 0)
-    assert status == 143, err[-3000:]
-    other = both[1].communicate(timeout=120)
-    assert both[1].returncode == 143, other[1][-3000:]
-    saved = int(re.search(r"stopped by SIGTERM behind step (\d+)", err)[1])
-    assert f"behind step {saved}" in other[1]
+    joined = "--coordinator", f"127.0.0.1:{port}", "--num_processes=2"
+    both = [one(4, *joined, f"--process_id={i}", before=SIGTERM_IN_A_LOOK) for i in (0, 1)]
+    for process in both:
+        status, _, err = tiny.finished(process)
+        assert status == 143, err[-3000:]
+        assert "stopped by SIGTERM behind step 3, which is saved" in err  # the first look, not done
+    saved = 3
+    assert not any("held_out" in line for line in log_of(tmp_path / "run"))
     status, err, _ = interrupt(one(8), signal.SIGTERM, saved + 3, 0)
     assert status == 143, err[-3000:]
     assert f"at step {saved}" in err

@@ -27,7 +27,7 @@ from gener_jax.inference.lm import load
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tasks import held_out
 from gener_jax.tokenizer import for_config
-from gener_jax.training import checkpoint, metrics
+from gener_jax.training import checkpoint, loop, metrics
 from gener_jax.training.step import abstract_state
 from tests import tiny
 from tests.data import random_codes
@@ -66,9 +66,9 @@ class Watch:
 
     def __init__(self, patch, stop_at=None):
         self.batches, self.fetches, self.guarded, self.steps = {}, {"train": 0, "held_out": 0, "checksum": 0}, [], []
-        for module, name in ((train, "train"), (held_out, "held_out"), (checkpoint, "checksum")):
+        for module, name in ((loop, "train"), (held_out, "held_out"), (checkpoint, "checksum")):
             patch.setattr(module, "fetch", self.counting(metrics.fetch, name))
-        make_step, host_batches = train.make_train_step, loader.host_batches
+        make_step, host_batches = loop.make_train_step, loader.host_batches
 
         def watched_step(*arguments):
             step = make_step(*arguments)
@@ -91,7 +91,7 @@ class Watch:
                 ).hexdigest()
                 yield batch
 
-        patch.setattr(train, "make_train_step", watched_step)
+        patch.setattr(loop, "make_train_step", watched_step)
         patch.setattr(loader, "host_batches", watched_batches)
 
     def counting(self, function, name):

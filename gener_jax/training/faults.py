@@ -22,11 +22,11 @@ class Terminated(Exception):
 class Termination:
     """Takes note of SIGTERM, as batch systems send some time before they kill; a context manager.
 
-    With several processes, jax's own service notes the signal in any of them and names one step for all.
+    With several processes, jax's own service notes the signal in any of them and names one place for all.
     """
 
     def __init__(self):
-        self.asked, self._several = False, jax.process_count() > 1
+        self._asked, self._several, self._places = False, jax.process_count() > 1, 0
 
     def __enter__(self):
         in_main = threading.current_thread() is threading.main_thread()
@@ -40,13 +40,14 @@ class Termination:
             signal.signal(signal.SIGTERM, self._before)
 
     def _note(self, *_):
-        self.asked = True
+        self._asked = True
 
-    def at(self, step: int) -> bool:
-        """Whether to stop behind this step; every process asks behind every step, and all get the same answer."""
-        if self._several:
-            self.asked = self.asked or multihost_utils.reached_preemption_sync_point(step)
-        return self.asked
+    def here(self) -> bool:
+        """Whether to stop here; every process asks at the same places, and all get the same answer."""
+        self._places += 1
+        if self._several and not self._asked:
+            self._asked = multihost_utils.reached_preemption_sync_point(self._places)
+        return self._asked
 
 
 class Watchdog:
