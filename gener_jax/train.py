@@ -155,7 +155,7 @@ def prepare(config: Config, workdir: Path) -> Run:
             state = dataclasses.replace(state, params=initial_params(config, mesh))
     distributed.first(lambda: run_folder.describe(workdir, config))
     distributed.check_shared(workdir)
-    log = Log(workdir, start, config)
+    log = Log(workdir, start, config, looked_at=looked_at)
     return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, looked_at, state, log)
 
 

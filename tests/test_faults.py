@@ -40,8 +40,8 @@ def straight(dataset, tmp_path_factory):
     return folder
 
 
-def signalling(patch, step):
-    """SIGTERM comes while a step is on its way."""
+def signalling(patch, step, signal_=signal.SIGTERM):
+    """A signal comes while a step is on its way."""
     make_step = loop.make_train_step
 
     def watched(*arguments):
@@ -49,7 +49,7 @@ def signalling(patch, step):
 
         def stepped(state, batch):
             if int(jax.device_get(state.step)) == step - 1:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal_)
             return run(state, batch)
 
         return stepped
@@ -75,6 +75,11 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(straight, d
         with pytest.raises(Terminated, match="behind step 6"):
             train.train(config, folder)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    with monkeypatch.context() as patch:  # step 6 is looked at first, and no checkpoint says so before the next
+        signalling(patch, 7, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config, folder)
+    assert [line["step"] for line in log_of(folder) if "held_out" in line][-1] == 6
     train.train(config, folder)
     assert same_state(state_of(folder), state_of(straight))
     assert log_of(folder) == log_of(straight)

@@ -76,8 +76,9 @@ class Log:
     the writers of `train.writers`, which get the same numbers. Of several processes only the main one writes.
     """
 
-    def __init__(self, folder: Path, step: int, config: Config):
-        """Opens the log and drops what lies after `step`: those steps are run again, to the same numbers.
+    def __init__(self, folder: Path, step: int, config: Config, *, looked_at: bool = True):
+        """Opens the log and drops what lies after `step`: those steps are run again, to the same numbers. So is the
+        look at `step` itself, unless it is `looked_at`: one may be there from a run that was killed behind it.
 
         Raises:
           ConfigError: if a writer's package is not installed.
@@ -90,7 +91,8 @@ class Log:
             kept = []
             for line in path.read_text().splitlines():
                 with contextlib.suppress(json.JSONDecodeError):  # the line that a kill cut in two
-                    if json.loads(line)["step"] <= step:
+                    values = json.loads(line)
+                    if values["step"] < step + ("held_out" not in values or looked_at):
                         kept.append(line)
             beside = path.with_suffix(".partial")
             beside.write_text("".join(line + "\n" for line in kept))
