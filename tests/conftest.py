@@ -1,6 +1,6 @@
 """Every test runs on 8 simulated CPU devices, with matrix products in full float32.
 
-By `jax.config`, not the environment: a command that a test starts in a process of its own sees the devices that its user
+By `jax.config`, not the environment: a command that a test starts in a process of its own sees the devices its user
 would. All of them read a program that another has compiled, from a folder of this call's. LLVM optimises programs only
 for the tests that use `compiled_in_full`, and never for such commands: XLA itself always does, and compiling is most of
 the time that tests take.
