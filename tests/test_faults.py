@@ -205,7 +205,7 @@ def test_a_stuck_step_ends_the_process_and_says_where(dataset, tmp_path):
     )
     assert (status, out) == (STUCK, "")
     assert "has taken over 0.3 minutes (train.watchdog_minutes): it is stuck" in err
-    assert re.search(r'File ".*gener_jax/train.py", line \d+ in loop', err)
+    assert re.search(r'File ".*gener_jax/training/loop.py", line \d+ in loop', err)
 
 
 @pytest.mark.slow
