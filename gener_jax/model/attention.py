@@ -229,27 +229,47 @@ def _flash_forward(q, k, v, offset, q_seg, k_seg, window, bq, bk):
     return out, (q, k, v, offset, q_seg, k_seg, out, lse)
 
 
-def _row_forward(q, k, v, q_seg, k_seg, *, offset, window, bq, bk):
+def _over_keys(body, i, start, *, offset, q_seg, k_seg, window, bq, bk, num_key_blocks):
+    """Carry of `body(j, mask, carry)` over the key blocks j that queries of block i can see.
+
+    The blocks that all of these queries see whole, which are most of a long sequence's, get None for their mask.
+    """
+    first, last = _bounds(i, offset, window, bq, bk, num_key_blocks)
+    if q_seg is None and window is None:
+        whole = (offset + i * bq + 1) // bk
+        start = jax.lax.fori_loop(first, whole, lambda j, carry: body(j, None, carry), start)
+        first = whole
+    masked = lambda j, carry: body(j, _block_mask(i, j, offset, q_seg, k_seg, window, bq, bk), carry)  # noqa: E731
+    return jax.lax.fori_loop(first, last, masked, start)
+
+
+def _scores(q_i, kt_j, mask):
+    s = _product("kgqh,khs->kgqs", q_i, kt_j) * q_i.shape[-1] ** -0.5
+    return s if mask is None else jnp.where(mask, s, _MASKED)
+
+
+def _row_forward(q, k, v, q_seg, k_seg, *, bq, bk, **masks):
     """Output [K, G, T, H] and log-sum-exp [K, G, T] of queries [K, G, T, H] over keys [K, S, H]."""
     K, G, T, H = q.shape
+    kt = k.swapaxes(1, 2)
+    over_keys = functools.partial(
+        _over_keys, q_seg=q_seg, k_seg=k_seg, bq=bq, bk=bk, num_key_blocks=k.shape[1] // bk, **masks
+    )
 
     def queries(i):
         q_i = _slice(q, i * bq, bq, 2)
 
-        def keys(j, carry):
+        def keys(j, mask, carry):
             acc, m, total = carry
-            k_j, v_j = _slice(k, j * bk, bk, 1), _slice(v, j * bk, bk, 1)
-            mask = _block_mask(i, j, offset, q_seg, k_seg, window, bq, bk)
-            s = jnp.where(mask, _product("kgqh,ksh->kgqs", q_i, k_j) * H**-0.5, _MASKED)
+            s = _scores(q_i, _slice(kt, j * bk, bk, 2), mask)
             m_new = jnp.maximum(m, s.max(-1))
             p = jnp.exp(s - m_new[..., None])
             scale = jnp.exp(m - m_new)
-            acc = acc * scale[..., None] + _product("kgqs,ksh->kgqh", p.astype(v.dtype), v_j)
+            acc = acc * scale[..., None] + _product("kgqs,ksh->kgqh", p.astype(v.dtype), _slice(v, j * bk, bk, 1))
             return acc, m_new, total * scale + p.sum(-1)
 
         zero = jnp.zeros((K, G, bq), jnp.float32)
-        start = (jnp.zeros((K, G, bq, H), jnp.float32), zero + _MASKED, zero)
-        acc, m, total = jax.lax.fori_loop(*_bounds(i, offset, window, bq, bk, k.shape[1] // bk), keys, start)
+        acc, m, total = over_keys(keys, i, (jnp.zeros((K, G, bq, H), jnp.float32), zero + _MASKED, zero))
         return (acc / total[..., None]).astype(q.dtype), m + jnp.log(total)
 
     out, lse = jax.lax.map(queries, jnp.arange(T // bq))  # [blocks, K, G, bq, ...]
@@ -264,48 +284,45 @@ def _flash_backward(window, bq, bk, saved, d_out):
     return dq, dk, dv, None, None, None
 
 
-def _row_backward(q, k, v, q_seg, k_seg, out, lse, d_out, *, offset, window, bq, bk):
+def _row_backward(q, k, v, q_seg, k_seg, out, lse, d_out, *, bq, bk, **masks):
     """Gradients of q, k and v, of one row.
 
-    Blocks of scores have the keys' dimension first: then no product has to transpose one, only blocks of heads, which
-    are smaller. With the queries' first, XLA's transposes of them took half of this pass's time on CPU.
+    No product transposes a block of scores, only blocks of heads, which are smaller, and those once a block of
+    queries: the gradients of keys and values are summed as [K, H, S]. Transposes of scores took half of this pass's
+    time on CPU.
     """
     T, H = q.shape[2:]
+    kt, vt = k.swapaxes(1, 2), v.swapaxes(1, 2)
     delta = _product("kgqh,kgqh->kgq", out, d_out)
-    scale = H**-0.5
+    over_keys = functools.partial(
+        _over_keys, q_seg=q_seg, k_seg=k_seg, bq=bq, bk=bk, num_key_blocks=k.shape[1] // bk, **masks
+    )
 
     def queries(i, carry):
-        dq, dk, dv = carry
+        dq, dkt, dvt = carry
         q_i, do_i = _slice(q, i * bq, bq, 2), _slice(d_out, i * bq, bq, 2)
-        lse_i, delta_i = _slice(lse, i * bq, bq, 2)[:, None], _slice(delta, i * bq, bq, 2)[:, None]
         qt_i, dot_i = q_i.transpose(0, 3, 1, 2), do_i.transpose(0, 3, 1, 2)  # [K, H, G, bq]
+        lse_i, delta_i = _slice(lse, i * bq, bq, 2)[..., None], _slice(delta, i * bq, bq, 2)[..., None]
 
-        def keys(j, carry):
-            dqt_i, dk, dv = carry
-            k_j, v_j = _slice(k, j * bk, bk, 1), _slice(v, j * bk, bk, 1)
-            mask = _block_mask(i, j, offset, q_seg, k_seg, window, bq, bk).T[:, None]
-            s = jnp.where(mask, _product("ksh,khgq->ksgq", k_j, qt_i) * scale, _MASKED)
-            p = jnp.exp(s - lse_i)
-            dv_j = _product("ksgq,kgqh->ksh", p.astype(do_i.dtype), do_i)
-            dp = _product("ksh,khgq->ksgq", v_j, dot_i)
-            ds = (p * (dp - delta_i) * scale).astype(q.dtype)
-            dk_j = _product("ksgq,kgqh->ksh", ds, q_i)
-            dqt_i += _product("khs,ksgq->khgq", k_j.swapaxes(1, 2), ds)
-            return dqt_i, _add(dk, dk_j, j * bk), _add(dv, dv_j, j * bk)
+        def keys(j, mask, carry):
+            dq_i, dkt, dvt = carry
+            p = jnp.exp(_scores(q_i, _slice(kt, j * bk, bk, 2), mask) - lse_i)
+            dp = _product("kgqh,khs->kgqs", do_i, _slice(vt, j * bk, bk, 2))
+            ds = (p * (dp - delta_i) * H**-0.5).astype(q.dtype)
+            dvt = _add(dvt, _product("khgq,kgqs->khs", dot_i, p.astype(do_i.dtype)), j * bk)
+            dkt = _add(dkt, _product("khgq,kgqs->khs", qt_i, ds), j * bk)
+            return dq_i + _product("kgqs,ksh->kgqh", ds, _slice(k, j * bk, bk, 1)), dkt, dvt
 
-        start = (jnp.zeros(qt_i.shape, jnp.float32), dk, dv)
-        bounds = _bounds(i, offset, window, bq, bk, k.shape[1] // bk)
-        dqt_i, dk, dv = jax.lax.fori_loop(*bounds, keys, start)
-        dq_i = dqt_i.transpose(0, 2, 3, 1).astype(q.dtype)
-        return jax.lax.dynamic_update_slice_in_dim(dq, dq_i, i * bq, 2), dk, dv
+        dq_i, dkt, dvt = over_keys(keys, i, (jnp.zeros(q_i.shape, jnp.float32), dkt, dvt))
+        return jax.lax.dynamic_update_slice_in_dim(dq, dq_i.astype(q.dtype), i * bq, 2), dkt, dvt
 
-    start = (jnp.zeros_like(q), jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32))
-    dq, dk, dv = jax.lax.fori_loop(0, T // bq, queries, start)
-    return dq, dk.astype(k.dtype), dv.astype(v.dtype)
+    start = (jnp.zeros_like(q), jnp.zeros(kt.shape, jnp.float32), jnp.zeros(vt.shape, jnp.float32))
+    dq, dkt, dvt = jax.lax.fori_loop(0, T // bq, queries, start)
+    return dq, dkt.swapaxes(1, 2).astype(k.dtype), dvt.swapaxes(1, 2).astype(v.dtype)
 
 
 def _add(x, update, start):
-    return jax.lax.dynamic_update_slice_in_dim(x, _slice(x, start, update.shape[1], 1) + update, start, 1)
+    return jax.lax.dynamic_update_slice_in_dim(x, _slice(x, start, update.shape[2], 2) + update, start, 2)
 
 
 _flash.defvjp(_flash_forward, _flash_backward)
