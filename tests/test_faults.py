@@ -286,7 +286,7 @@ def interrupt(process, signal_, step, seconds):
 def test_chaos(dataset, tmp_path):
     """kill -9 or SIGTERM at random moments, the newest checkpoint damaged in a third of them; GENER_JAX_CHAOS=50 for a
     soak. The end is bit-equal to an undisturbed run, and no more is repeated than an interval, a save, and an interval
-    a damaged checkpoint.
+    a damaged checkpoint. The last part reads its data in two processes.
     """
     number, every = int(os.environ.get("GENER_JAX_CHAOS", "3")), 3
     total = max(60, 12 * number)
@@ -300,7 +300,7 @@ def test_chaos(dataset, tmp_path):
     at, damaged, kinds = sorted(rng.sample(range(2, total - 5), number)), 0, {}
     reached = 0
     for i, step in enumerate([*at, None]):
-        process = start(experiment, folder)
+        process = start(experiment, folder, *(["--config.data.num_workers=2"] if step is None else []))
         if step is None:
             status, _, err = tiny.finished(process)
         else:
@@ -328,6 +328,7 @@ def test_chaos(dataset, tmp_path):
     print(kinds)
     assert same_state(state_of(folder, devices=1), state_of(tmp_path / "undisturbed", devices=1))
     assert log_of(folder) == log_of(tmp_path / "undisturbed")
+    assert all(p.name.isdigit() for p in (folder / "checkpoints").iterdir())
 
 
 SIGTERM_IN_A_LOOK = """

@@ -4,12 +4,8 @@ import contextlib
 import hashlib
 import io
 import json
-import os
-import random
 import re
 import shutil
-import signal
-import time
 
 import jax
 import jax.numpy as jnp
@@ -252,46 +248,6 @@ def test_evaluate_warns_of_data_that_the_run_was_not_trained_on(straight, capsys
     capsys.readouterr()
     evaluate.main([*arguments, f"--config.data.path={tmp_path / 'other'}"])
     assert "other is not the dataset this run was trained on" in capsys.readouterr().err
-
-
-def kill(arguments, cwd, step, seconds):
-    """Runs the command and ends it with kill -9, so long after it has said that a step is done."""
-    process = tiny.command(*arguments, module="gener_jax.train", cwd=cwd)
-    for line in process.stderr:
-        if (said := re.match(r"step (\d+)/", line)) and int(said[1]) >= step:
-            break
-    time.sleep(seconds)
-    process.kill()
-    out, _ = process.communicate()
-    assert (process.returncode, out) == (-signal.SIGKILL, "")
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_is_never_stopped(dataset, tmp_path):
-    """GENER_JAX_KILLS=10 for more of them; a checkpoint is begun at every step, so most kills fall into one.
-
-    The last part of the run reads its data in two processes.
-    """
-    kills = int(os.environ.get("GENER_JAX_KILLS", "2"))
-    experiment = tiny.experiment(
-        tmp_path / "tiny.py", dataset, train__num_steps="40", checkpoint__every_steps="1", eval__every_steps="7",
-        mesh__fsdp="1",
-    )  # fmt: skip
-    run, undisturbed = ([f"--config={experiment}", f"--workdir={tmp_path / name}"] for name in ("run", "undisturbed"))
-    status, _, err = tiny.finished(tiny.command(*undisturbed, module="gener_jax.train", cwd=tmp_path))
-    assert status == 0, err
-    generator = random.Random(0)
-    for step in sorted(generator.sample(range(2, 34), kills)):
-        kill(run, tmp_path, step, generator.uniform(0, 0.05))
-    run.append("--config.data.num_workers=2")
-    status, out, err = tiny.finished(tiny.command(*run, module="gener_jax.train", cwd=tmp_path))
-    assert status == 0, err
-    assert json.loads(out.splitlines()[-1])["step"] == 40
-    assert re.search(r"^resuming .* at step \d+$", err, re.M)
-    one, other = (state_of(tmp_path / name, devices=1) for name in ("run", "undisturbed"))
-    assert same_state(one, other)
-    assert log_of(tmp_path / "run") == log_of(tmp_path / "undisturbed")
-    assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if not p.name.isdigit()]
 
 
 @pytest.mark.slow
