@@ -374,7 +374,7 @@ def oracle_rows(files: dict[str, bytes], folder: Path) -> list[tuple] | str:
         else:
             paths = [folder / "oracle.gff.gz", folder / "oracle.fa.gz"]
             for path, text in zip(paths, texts, strict=True):
-                path.write_bytes(gzip.compress(text.decode("utf-8", "replace").encode(), 1))
+                path.write_bytes(gzip.compress(text.decode("utf-8", "replace").encode(), 1, mtime=0))
             records = oracle_records(*paths)
         for record in records:
             with contextlib.suppress(UndefinedSequenceError):

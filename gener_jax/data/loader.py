@@ -11,11 +11,15 @@ At most k − 1 bases are lost at each end of a region; `TokenStream.accounting`
 
 import bisect
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -275,8 +279,33 @@ def host_batches(
     if data.num_workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which nothing here defines
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=2))
-    yield from dataset
+        options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options, _ends_with_its_trainer)
+    with contextlib.closing(iter(dataset)) as batches:
+        yield from batches
+
+
+def _ends_with_its_trainer(worker: int, workers: int) -> None:
+    """Runs first in a process that reads: it ends with the trainer, and by its word only.
+
+    Batch systems send SIGTERM, and terminals an interrupt, to every process of a job, but the trainer still needs
+    batches until it has saved; and a trainer that is killed outright would leave these behind for ever.
+    """
+    trainer, held = os.getppid(), {signal.SIGTERM, signal.SIGINT}
+    if hasattr(signal, "sigtimedwait"):  # not on macOS, where signals keep their effect
+        signal.pthread_sigmask(signal.SIG_BLOCK, held)
+        waited = lambda: signal.sigtimedwait(held, 1)  # noqa: E731
+    else:
+        waited = lambda: time.sleep(1)  # noqa: E731
+
+    def watch():
+        while os.getppid() == trainer:
+            sent = waited()
+            if sent is not None and sent.si_pid == trainer:
+                break
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def to_devices(
