@@ -328,30 +328,40 @@ def test_a_process_reads_only_the_rows_its_devices_hold(sizes, expected):
     assert tuple(own_rows(Process(sharding, set(half)), 8, 16) for half in halves) == expected
 
 
+def reading(folder, genomes, body):
+    """A program that reads with `host_batches(stream(workers), …)`."""
+    head = f"""
+    import hashlib, itertools, multiprocessing, subprocess, time
+    from data_pipeline.records import RegionSource
+    from data_pipeline.tokenizer import make
+    from gener_jax.config import Data
+    from gener_jax.data.loader import TokenStream, host_batches
+
+    def stream(workers):
+        data = Data(path={str(genomes)!r}, context_length=16, num_workers=workers, reverse_complement=True)
+        return TokenStream(RegionSource(data.path, "train"), make("kmer", 6), data, 4)
+
+    if __name__ == "__main__":
+    """
+    program = folder / "read.py"
+    program.write_text(textwrap.dedent(head) + textwrap.indent(textwrap.dedent(body), "    "))
+    return program
+
+
 @pytest.mark.slow
 def test_workers_give_the_same_batches(genomes, tmp_path):
-    program = tmp_path / "read.py"
-    program.write_text(
-        textwrap.dedent(
-            f"""
-            import hashlib, sys
-            from data_pipeline.records import RegionSource
-            from data_pipeline.tokenizer import make
-            from gener_jax.config import Data
-            from gener_jax.data.loader import TokenStream, host_batches
-
-            if __name__ == "__main__":
-                for workers in (0, 2, 3):
-                    data = Data(path={str(genomes)!r}, context_length=16, num_workers=workers, reverse_complement=True)
-                    stream = TokenStream(RegionSource(data.path, "train"), make("kmer", 6), data, 4)
-                    digest = hashlib.sha256()
-                    number = 0
-                    for batch in host_batches(stream, 8, 2, 11):
-                        digest.update(batch["inputs"].tobytes() + batch["targets"].tobytes())
-                        number += 1
-                    print(workers, number, digest.hexdigest())
-            """
-        )
+    program = reading(
+        tmp_path,
+        genomes,
+        """
+        for workers in (0, 2, 3):
+            digest = hashlib.sha256()
+            number = 0
+            for batch in host_batches(stream(workers), 8, 2, 11):
+                digest.update(batch["inputs"].tobytes() + batch["targets"].tobytes())
+                number += 1
+            print(workers, number, digest.hexdigest())
+        """,
     )
     environment = {**os.environ, "PYTHONPATH": str(tiny.ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
@@ -359,6 +369,37 @@ def test_workers_give_the_same_batches(genomes, tmp_path):
     rows = [line.split() for line in done.stdout.splitlines()]
     assert [row[:2] for row in rows] == [["0", "11"], ["2", "11"], ["3", "11"]]
     assert len({row[2] for row in rows}) == 1
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_trainer_and_by_its_word_only(genomes, tmp_path):
+    program = reading(
+        tmp_path,
+        genomes,
+        """
+        batches = host_batches(stream(2), 8, 0, 1000)
+        digest = hashlib.sha256()
+        for batch in itertools.islice(batches, 4):  # some of each
+            digest.update(batch["inputs"].tobytes())
+        children = multiprocessing.active_children()
+        for name in ("TERM", "INT"):  # by a third party, as a batch system or a terminal sends them
+            subprocess.run(["kill", f"-{name}", *(str(child.pid) for child in children)], check=True)
+        time.sleep(1)
+        for batch in itertools.islice(batches, 96):
+            digest.update(batch["inputs"].tobytes())
+        print(len(children), sum(child.is_alive() for child in children), flush=True)
+        alone = hashlib.sha256()
+        for batch in host_batches(stream(0), 8, 0, 100):
+            alone.update(batch["inputs"].tobytes())
+        print(alone.hexdigest() == digest.hexdigest(), flush=True)
+        time.sleep(600)
+        """,
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tiny.ROOT), "JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen([sys.executable, program], env=environment, stdout=subprocess.PIPE, text=True)
+    assert [process.stdout.readline() for _ in range(2)] == ["2 2\n", "True\n"]
+    process.kill()
+    process.communicate(timeout=30)  # what they print to is closed: none is left
 
 
 def test_digest(long_regions, genomes, tmp_path):

@@ -9,9 +9,9 @@ and the loader's whole state is (step, seed, digest).
 At most k − 1 bases are lost at each end of a region; `TokenStream.accounting` counts them.
 """
 
+import atexit
 import bisect
 import collections
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -281,8 +281,13 @@ def host_batches(
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which nothing here defines
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(options, _ends_with_its_trainer)
-    with contextlib.closing(iter(dataset)) as batches:
+    batches = iter(dataset)
+    atexit.register(batches.close)  # before multiprocessing's own end, which waits for ever for who ignores its signal
+    try:
         yield from batches
+    finally:
+        atexit.unregister(batches.close)
+        batches.close()
 
 
 def _ends_with_its_trainer(worker: int, workers: int) -> None:
@@ -291,21 +296,15 @@ def _ends_with_its_trainer(worker: int, workers: int) -> None:
     Batch systems send SIGTERM, and terminals an interrupt, to every process of a job, but the trainer still needs
     batches until it has saved; and a trainer that is killed outright would leave these behind for ever.
     """
-    trainer, held = os.getppid(), {signal.SIGTERM, signal.SIGINT}
-    if hasattr(signal, "sigtimedwait"):  # not on macOS, where signals keep their effect
-        signal.pthread_sigmask(signal.SIG_BLOCK, held)
-        waited = lambda: signal.sigtimedwait(held, 1)  # noqa: E731
-    else:
-        waited = lambda: time.sleep(1)  # noqa: E731
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
-    def watch():
+    def watch(trainer):
         while os.getppid() == trainer:
-            sent = waited()
-            if sent is not None and sent.si_pid == trainer:
-                break
+            time.sleep(1)
         os._exit(0)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
 
 def to_devices(
