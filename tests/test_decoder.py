@@ -165,11 +165,11 @@ def test_switches_change_nothing(switch, params, ids, plain):
 
 
 @pytest.mark.parametrize(
-    ("remat", "loops", "products"), [("none", 2, 0), ("dots", 2, 0), ("block", 2, 6), ("full", 3, 8)]
+    ("remat", "loops", "products"), [("none", 4, 0), ("dots", 4, 0), ("block", 4, 6), ("full", 6, 10)]
 )
 def test_what_is_computed_again(remat, loops, products, params, ids):
-    """Blockwise attention has a while loop forward and one backward; computed again, it is one more, and two products.
-    Of a layer's seven products, nobody needs the last one's result.
+    """Blockwise attention has two while loops forward, with two products each, and two backward; computed again, it has
+    its forward ones once more. Of a layer's seven products, nobody needs the last one's result.
     """
 
     def program(remat):
