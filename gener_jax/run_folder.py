@@ -26,6 +26,7 @@ from gener_jax.errors import CheckpointError, DamagedError
 from gener_jax.files import read_json
 
 _TOKENIZER = "tokenizer.model"
+_METRICS = "metrics/metrics"  # orbax's, of a checkpoint
 
 
 def _score(metrics: dict) -> float:
@@ -56,10 +57,15 @@ def open_manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager
     return ocp.CheckpointManager(folder.absolute() / "checkpoints", options=options, item_handlers=handlers)
 
 
+def write_metrics(folder: Path, step: int, metrics: dict) -> None:
+    """In place of those that a checkpoint has."""
+    _write(folder / "checkpoints" / str(step) / _METRICS, json.dumps(metrics))
+
+
 def unreadable_metrics(folder: Path) -> list[int]:
     """Steps whose held-out bits cannot be read: orbax reads those of all steps first, and gives up at one."""
     steps = []
-    for path in (folder / "checkpoints").glob("*/metrics/metrics"):
+    for path in (folder / "checkpoints").glob(f"*/{_METRICS}"):
         if path.parts[-3].isdigit():
             try:
                 bits = json.loads(path.read_text())["bits_per_base"]

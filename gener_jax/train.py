@@ -145,7 +145,7 @@ def prepare(config: Config, workdir: Path) -> Run:
     looked_at = True
     if (newest := checkpoints.newest(target)) is not None:
         start, state, loader_state = newest
-        looked_at = loader_state.get("looked_at", True)
+        looked_at = checkpoints.bits_per_base(start) is not None
         check_data(config, stream, loader_state)
         distributed.tell(f"resuming {workdir} at step {start}")
     else:

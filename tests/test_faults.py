@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from gener_jax import train
+from gener_jax import run_folder, train
 from gener_jax.config import ConfigError
 from gener_jax.errors import CheckpointError, DamagedError, TrainingError
 from gener_jax.training import loop
@@ -57,6 +57,14 @@ def signalling(patch, step, signal_=signal.SIGTERM):
     patch.setattr(loop, "make_train_step", watched)
 
 
+def best_of(folder: Path) -> tuple[int, float] | None:
+    """The best step and its bits per base, of the run's checkpoints."""
+    with run_folder.open_manager(folder) as manager:
+        scored = [(step, manager.metrics(step)["bits_per_base"]) for step in manager.all_steps()]
+        best = [(step, bits) for step, bits in scored if step == manager.best_step() and bits is not None]
+    return best[0] if best else None
+
+
 def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(straight, dataset, tmp_path, monkeypatch):
     folder, config = tmp_path / "run", tiny.config(dataset)
     with monkeypatch.context() as patch:
@@ -75,11 +83,14 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(straight, d
         with pytest.raises(Terminated, match="behind step 6"):
             train.train(config, folder)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    with monkeypatch.context() as patch:  # step 6 is looked at first, and no checkpoint says so before the next
+    assert best_of(folder)[0] == 3
+    with monkeypatch.context() as patch:  # step 6 is looked at first
         signalling(patch, 7, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             train.train(config, folder)
-    assert [line["step"] for line in log_of(folder) if "held_out" in line][-1] == 6
+    looks = [line for line in log_of(folder) if "held_out" in line]
+    assert looks[-1]["step"] == 6
+    assert best_of(folder) == (6, looks[-1]["held_out"]["bits_per_base"])
     train.train(config, folder)
     assert same_state(state_of(folder), state_of(straight))
     assert log_of(folder) == log_of(straight)

@@ -235,7 +235,7 @@ def _over_keys(body, i, start, *, offset, q_seg, k_seg, window, bq, bk, num_key_
     The blocks that all of these queries see whole, which are most of a long sequence's, get None for their mask.
     """
     first, last = _bounds(i, offset, window, bq, bk, num_key_blocks)
-    if q_seg is None and window is None:
+    if q_seg is None and window is None and num_key_blocks > 1:  # else one body less to compile
         whole = (offset + i * bq + 1) // bk
         start = jax.lax.fori_loop(first, whole, lambda j, carry: body(j, None, carry), start)
         first = whole

@@ -79,6 +79,20 @@ class Checkpoints:
         with run_folder.writing(self._folder):
             self._manager.save(step, args=items, metrics={"bits_per_base": bits_per_base})
 
+    def bits_per_base(self, step: int) -> float | None:
+        """Of the held-out regions at a step that is saved; None where they were not looked at."""
+        return self._manager.metrics(step)["bits_per_base"]
+
+    def looked_at(self, step: int, bits_per_base: float) -> None:
+        """Adds what a look at a saved step found, behind a stop before its end: it may be the best.
+
+        Raises:
+          CheckpointError: if it cannot be written.
+        """
+        with run_folder.writing(self._folder):
+            distributed.first(lambda: run_folder.write_metrics(self._folder, step, {"bits_per_base": bits_per_base}))
+            self._manager.reload()
+
     def restore(self, step: int, target: State) -> tuple[State, dict]:
         """The state of a step, placed as `target` (shapes with shardings) says, and the loader's state.
 

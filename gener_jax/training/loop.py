@@ -128,7 +128,6 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
             "seed": config.train.seed,
             "digest": run.stream.digest,
             "dataset": run.stream.source.digest,
-            "looked_at": bits_per_base is not None,
         }
         watchdog.beat(f"saving step {step}")
         run.checkpoints.save(step, state, loader, config, bits_per_base)
@@ -156,7 +155,8 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     try:
         if start and due(start)[1] and not run.looked_at:
             try:
-                look(start)  # SIGTERM came before, or while it was looked at
+                bits_per_base = look(start)  # SIGTERM came before, or while it was looked at
+                run.checkpoints.looked_at(start, bits_per_base)
             except Terminated:
                 stop(start)
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
