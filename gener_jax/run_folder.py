@@ -59,7 +59,9 @@ def open_manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager
 
 def write_metrics(folder: Path, step: int, metrics: dict) -> None:
     """In place of those that a checkpoint has."""
-    _write(folder / "checkpoints" / str(step) / _METRICS, json.dumps(metrics))
+    path = folder / "checkpoints" / str(step) / _METRICS
+    path.parent.mkdir(exist_ok=True)
+    _write(path, json.dumps(metrics))
 
 
 def unreadable_metrics(folder: Path) -> list[int]:

@@ -81,7 +81,8 @@ class Checkpoints:
 
     def bits_per_base(self, step: int) -> float | None:
         """Of the held-out regions at a step that is saved; None where they were not looked at."""
-        return self._manager.metrics(step)["bits_per_base"]
+        metrics = self._manager.metrics(step)  # None where the file is gone
+        return None if metrics is None else metrics["bits_per_base"]
 
     def looked_at(self, step: int, bits_per_base: float) -> None:
         """Adds what a look at a saved step found, behind a stop before its end: it may be the best.
