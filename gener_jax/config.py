@@ -15,12 +15,52 @@ from ml_collections import ConfigDict, config_dict
 
 
 class ConfigError(ValueError):
-    """A field that does not exist, has the wrong type, or contradicts another: one line for the user."""
+    """A configuration or command line that cannot be used; its text is one line for the user.
+
+    Attributes:
+      field: the dotted name of the field ("model.hidden_size") or the flag ("--step") that is wrong; None where no
+        single one is.
+      value: the value it has; None where there is none.
+    """
+
+    def __init__(self, problem: str, field: str | None = None, value=None):
+        """`problem` follows "FIELD is VALUE: " where a field is given, else it is the whole line."""
+        super().__init__(problem if field is None else f"{field} is {repr(value)[:200]}: {problem}")
+        self.field, self.value = field, value
 
 
-def _require(condition: bool, message: str) -> None:
+def _require(condition: bool, field: str, value, problem: str) -> None:
     if not condition:
-        raise ConfigError(message)
+        raise ConfigError(problem, field, value)
+
+
+def _fields_of(section: str, values):
+    """`check(name, condition, problem)` for the fields of a section; the condition must hold of each name's value."""
+
+    def check(names: str, condition, problem: str) -> None:
+        for name in names.split():
+            value = getattr(values, name)
+            _require(condition(value) if callable(condition) else condition, f"{section}.{name}", value, problem)
+
+    return check
+
+
+def _positive(value) -> bool:
+    return value > 0
+
+
+def _not_negative(value) -> bool:
+    return value >= 0
+
+
+def _one_of(choices) -> tuple:
+    """The condition and the problem of a field that is one of some choices."""
+    return lambda value: value in choices, f"must be one of {', '.join(choices)}"
+
+
+_POSITIVE = (_positive, "must be positive")
+_NOT_NEGATIVE = (_not_negative, "must not be negative")
+_SEED = (lambda value: 0 <= value < 2**32, "must be at least 0 and below 2^32")
 
 
 ATTENTION = ("auto", "reference", "blockwise", "cudnn", "triton", "splash")
@@ -60,51 +100,38 @@ class Model:
     scan_unroll: int = 1  # layers a step of the scan; num_hidden_layers unrolls it, and remat then saves little
 
     def __post_init__(self):
-        for name in (
-            "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings",
-            "rms_norm_eps", "rope_theta",
-        ):  # fmt: skip
-            _require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}: it has to be positive")
+        check = _fields_of("model", self)
+        check("hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads", *_POSITIVE)
+        check("max_position_embeddings rms_norm_eps rope_theta attention_block scan_unroll", *_POSITIVE)
+        heads, window, scale = self.num_attention_heads, self.sliding_window, self.yarn_attention_factor
         if self.head_dim is None:
-            _require(
-                self.hidden_size % self.num_attention_heads == 0,
-                f"model.hidden_size {self.hidden_size} is not divisible by model.num_attention_heads "
-                f"{self.num_attention_heads}: change one, or set model.head_dim",
-            )
-            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
-        _require(
-            self.head_dim > 0 and self.head_dim % 2 == 0, f"model.head_dim is {self.head_dim}: RoPE needs an even one"
+            check(
+                "hidden_size", self.hidden_size % heads == 0,
+                f"must be divisible by model.num_attention_heads {heads}; change one, or set model.head_dim",
+            )  # fmt: skip
+            object.__setattr__(self, "head_dim", self.hidden_size // heads)
+        check("head_dim", self.head_dim > 0 and self.head_dim % 2 == 0, "must be positive and even, for RoPE")
+        check(
+            "num_key_value_heads",
+            heads % self.num_key_value_heads == 0,
+            f"must divide model.num_attention_heads {heads}",
         )
-        _require(
-            self.num_key_value_heads > 0 and self.num_attention_heads % self.num_key_value_heads == 0,
-            f"model.num_attention_heads {self.num_attention_heads} is not divisible by "
-            f"model.num_key_value_heads {self.num_key_value_heads}",
-        )
-        window, scale = self.sliding_window, self.yarn_attention_factor
-        _require(
-            window is None or 0 < window < 2**31, f"model.sliding_window is {window}: it has to be positive, or none"
-        )
-        _require(
-            scale is None or 0 < scale <= 100,
-            f"model.yarn_attention_factor is {scale}: it has to be above 0 and at most 100, or none",
-        )
-        _require(1 <= self.yarn_factor <= 65536, f"model.yarn_factor is {self.yarn_factor}: it has to be 1 to 65536")
-        _require(1 < self.rope_theta < 1e30, f"model.rope_theta is {self.rope_theta}: it has to be above 1, and finite")
-        _require(
-            self.max_position_embeddings * self.yarn_factor < 2**31,
-            f"model.max_position_embeddings {self.max_position_embeddings} times model.yarn_factor {self.yarn_factor} "
-            "is over 2^31",
-        )
-        _require(
-            math.inf > self.yarn_beta_fast >= self.yarn_beta_slow > 0,
-            f"model.yarn_beta_fast is {self.yarn_beta_fast} and model.yarn_beta_slow {self.yarn_beta_slow}: "
-            "both have to be positive, and fast no less than slow",
-        )
-        _require(self.attention_block > 0, f"model.attention_block is {self.attention_block}: it has to be positive")
-        _require(self.scan_unroll > 0, f"model.scan_unroll is {self.scan_unroll}: it has to be positive")
-        _choice("model.dtype", self.dtype, ("float32", "bfloat16"))
-        _choice("model.attention", self.attention, ATTENTION)
-        _choice("model.remat", self.remat, REMAT)
+        check("sliding_window", window is None or 0 < window < 2**31, "must be positive, or none")
+        check("yarn_attention_factor", scale is None or 0 < scale <= 100, "must be above 0 and at most 100, or none")
+        check("yarn_factor", 1 <= self.yarn_factor <= 65536, "must be 1 to 65536")
+        check("rope_theta", 1 < self.rope_theta < 1e30, "must be above 1, and finite")
+        check(
+            "max_position_embeddings", self.max_position_embeddings * self.yarn_factor < 2**31,
+            f"times model.yarn_factor {self.yarn_factor} must be below 2^31",
+        )  # fmt: skip
+        check("yarn_beta_slow", *_POSITIVE)
+        check(
+            "yarn_beta_fast", math.inf > self.yarn_beta_fast >= self.yarn_beta_slow,
+            f"must be finite and at least model.yarn_beta_slow {self.yarn_beta_slow}",
+        )  # fmt: skip
+        check("dtype", *_one_of(("float32", "bfloat16")))
+        check("attention", *_one_of(ATTENTION))
+        check("remat", *_one_of(REMAT))
 
     @property
     def longest(self) -> int | None:
@@ -125,14 +152,14 @@ class Tokenizer:
     convention: str = "v2"  # how a sequence is framed to be embedded: v1 <s> DNA, v2 <s> DNA <s>; or unknown
 
     def __post_init__(self):
-        _choice("tokenizer.kind", self.kind, ("kmer", "bpe"))
-        _choice("tokenizer.convention", self.convention, ("v1", "v2", "unknown"))
-        _require(1 <= self.k <= 8, f"tokenizer.k is {self.k}: it has to be 1 to 8")
-        _require(
-            self.kind != "bpe" or self.model_file is not None,
-            "tokenizer.kind is bpe and tokenizer.model_file is not set: "
-            "train one with python -m data_pipeline.train_bpe --dataset DIR --output bpe.model",
-        )
+        check = _fields_of("tokenizer", self)
+        check("kind", *_one_of(("kmer", "bpe")))
+        check("convention", *_one_of(("v1", "v2", "unknown")))
+        check("k", 1 <= self.k <= 8, "must be 1 to 8")
+        check(
+            "model_file", self.kind != "bpe" or self.model_file is not None,
+            "tokenizer.kind bpe needs a model: python -m data_pipeline.train_bpe --dataset DIR --output bpe.model",
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,18 +179,16 @@ class Data:
     prefetch: int = 4  # batches read ahead
 
     def __post_init__(self):
-        _choice("data.records", self.records, ("bases", "tokens"))
-        _require(self.context_length > 0, f"data.context_length is {self.context_length}: it has to be positive")
-        _require(0 < self.validation_share < 1, f"data.validation_share is {self.validation_share}: between 0 and 1")
-        weight = self.repeat_weight
-        _require(0 <= weight < math.inf, f"data.repeat_weight is {weight}: it has to be finite and not negative")
-        _require(
-            weight == 1 or self.records == "bases",
-            f"data.repeat_weight is {weight} and data.records is tokens, which keep no lower case: "
-            "set data.repeat_weight to 1, or data.records to bases",
-        )
-        _require(self.num_workers >= 0, f"data.num_workers is {self.num_workers}: it cannot be negative")
-        _require(self.prefetch > 0, f"data.prefetch is {self.prefetch}: it has to be positive")
+        check = _fields_of("data", self)
+        check("records", *_one_of(("bases", "tokens")))
+        check("context_length prefetch", *_POSITIVE)
+        check("num_workers", *_NOT_NEGATIVE)
+        check("validation_share", 0 < self.validation_share < 1, "must be between 0 and 1")
+        check("repeat_weight", 0 <= self.repeat_weight < math.inf, "must be finite and not negative")
+        check(
+            "repeat_weight", self.repeat_weight == 1 or self.records == "bases",
+            f"needs lower case, which data.records {self.records} does not keep; set it to 1, or data.records to bases",
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,14 +201,14 @@ class Objective:
     compat: bool = False  # FNS adds the special tokens' mass to A, as the published code does
 
     def __post_init__(self):
+        check = _fields_of("objective", self)
         start, rate = self.fns_from_step, self.fns_learning_rate
-        _require(start is None or start >= 0, f"objective.fns_from_step is {start}: it has to be 0 or more, or none")
-        _require(rate is None or rate > 0, f"objective.fns_learning_rate is {rate}: it has to be positive, or none")
-        _require(0 <= self.z_loss < math.inf, f"objective.z_loss is {self.z_loss}: it has to be 0 or more")
-        _require(
-            start is not None or (rate is None and not self.compat),
-            "objective.fns_learning_rate and objective.compat do nothing without objective.fns_from_step",
-        )
+        check("fns_from_step", start is None or start >= 0, "must be 0 or more, or none")
+        check("fns_learning_rate", rate is None or rate > 0, "must be positive, or none")
+        check("z_loss", 0 <= self.z_loss < math.inf, "must be finite and not negative")
+        without = "does nothing without objective.fns_from_step; set that, or leave this out"
+        check("fns_learning_rate", start is not None or rate is None, without)
+        check("compat", start is not None or not self.compat, without)
 
     def at(self, step: int) -> str:
         """What the step behind `step` others minimises: ce or fns."""
@@ -209,23 +234,15 @@ class Optimizer:
     max_skipped_in_row: int = 20  # skipped steps in a row that stop the run
 
     def __post_init__(self):
-        _choice("optimizer.schedule", self.schedule, ("cosine", "wsd"))
-        _choice("optimizer.state_dtype", self.state_dtype, ("float32", "bfloat16"))
-        _require(0 < self.decay_share <= 1, f"optimizer.decay_share is {self.decay_share}: above 0, at most 1")
-        factor = self.spike_factor
-        _require(factor == 0 or factor > 1, f"optimizer.spike_factor is {factor}: it has to be over 1, or 0")
-        _require(
-            self.max_skipped_in_row > 0,
-            f"optimizer.max_skipped_in_row is {self.max_skipped_in_row}: it has to be positive",
-        )
-        _require(self.peak_learning_rate > 0, f"optimizer.peak_learning_rate is {self.peak_learning_rate}: positive")
-        for name in ("epsilon", "clip_norm"):
-            _require(getattr(self, name) > 0, f"optimizer.{name} is {getattr(self, name)}: it has to be positive")
-        for name in ("warmup_steps", "weight_decay"):
-            _require(getattr(self, name) >= 0, f"optimizer.{name} is {getattr(self, name)}: it cannot be negative")
-        for name in ("beta1", "beta2"):
-            _require(0 <= getattr(self, name) < 1, f"optimizer.{name} is {getattr(self, name)}: from 0 to below 1")
-        _require(0 <= self.final_share <= 1, f"optimizer.final_share is {self.final_share}: from 0 to 1")
+        check = _fields_of("optimizer", self)
+        check("schedule", *_one_of(("cosine", "wsd")))
+        check("state_dtype", *_one_of(("float32", "bfloat16")))
+        check("decay_share", 0 < self.decay_share <= 1, "must be above 0 and at most 1")
+        check("final_share", 0 <= self.final_share <= 1, "must be 0 to 1")
+        check("spike_factor", self.spike_factor == 0 or self.spike_factor > 1, "must be above 1, or 0")
+        check("max_skipped_in_row peak_learning_rate epsilon clip_norm", *_POSITIVE)
+        check("warmup_steps weight_decay", *_NOT_NEGATIVE)
+        check("beta1 beta2", lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,18 +265,15 @@ class Train:
     allow_changes: tuple[str, ...] = ()  # fields that may differ from the run being resumed, e.g. "train.num_steps"
 
     def __post_init__(self):
-        for name in self.writers:
-            _choice("train.writers", name, ("tensorboard", "wandb"))
-        minutes, start = self.watchdog_minutes, self.profile_from
-        _require(0 <= minutes < math.inf, f"train.watchdog_minutes is {minutes}: it has to be 0 or more")
-        _require(start is None or start > 0, f"train.profile_from is {start}: a step from 1 on, or none")
-        for name in ("num_steps", "batch_size", "accumulate", "log_every_steps", "profile_steps"):
-            _require(getattr(self, name) > 0, f"train.{name} is {getattr(self, name)}: it has to be positive")
-        _require(
-            self.batch_size % self.accumulate == 0,
-            f"train.batch_size {self.batch_size} is not divisible by train.accumulate {self.accumulate}",
+        check = _fields_of("train", self)
+        check("num_steps batch_size accumulate log_every_steps profile_steps", *_POSITIVE)
+        check("writers", set(self.writers) <= {"tensorboard", "wandb"}, "may hold tensorboard and wandb")
+        check("watchdog_minutes", 0 <= self.watchdog_minutes < math.inf, "must be finite and not negative")
+        check("profile_from", self.profile_from is None or self.profile_from > 0, "must be a step from 1 on, or none")
+        check(
+            "batch_size", self.batch_size % self.accumulate == 0, f"must be divisible by accumulate {self.accumulate}"
         )
-        _require(0 <= self.seed < 2**32, f"train.seed is {self.seed}: it has to be below 2^32 and not negative")
+        check("seed", *_SEED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,10 +286,10 @@ class Mesh:
     context: int = 1
 
     def __post_init__(self):
-        sizes = dataclasses.asdict(self)
-        for name, size in sizes.items():
-            _require(size > 0 or size == -1, f"mesh.{name} is {size}: it has to be positive, or -1 for the rest")
-        _require(list(sizes.values()).count(-1) < 2, "mesh has more than one -1: one takes the rest")
+        check = _fields_of("mesh", self)
+        check("data fsdp tensor context", lambda size: size > 0 or size == -1, "must be positive, or -1 for the rest")
+        sizes = dataclasses.astuple(self)
+        _require(sizes.count(-1) < 2, "mesh", sizes, "only one axis may be -1, which takes the rest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,8 +300,9 @@ class Checkpoint:
     keep: int = 2  # newest ones
 
     def __post_init__(self):
-        _require(self.every_steps > 0, f"checkpoint.every_steps is {self.every_steps}: it has to be positive")
-        _require(self.keep >= 2, f"checkpoint.keep is {self.keep}: keep at least 2, the newest may be damaged")
+        check = _fields_of("checkpoint", self)
+        check("every_steps", *_POSITIVE)
+        check("keep", self.keep >= 2, "must be at least 2, since the newest may be damaged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,12 +317,11 @@ class Eval:
     baselines: bool = True  # Markov models of order 0 and 5 beside the final evaluation
 
     def __post_init__(self):
-        _choice("eval.split", self.split, ("train", "validation", "test"))
-        for name in ("every_steps", "batch_size"):
-            _require(getattr(self, name) > 0, f"eval.{name} is {getattr(self, name)}: it has to be positive")
-        _require(self.recovery_genes >= 0, f"eval.recovery_genes is {self.recovery_genes}: it cannot be negative")
-        regions = self.max_regions
-        _require(regions is None or regions > 0, f"eval.max_regions is {regions}: it has to be positive, or none")
+        check = _fields_of("eval", self)
+        check("split", *_one_of(("train", "validation", "test")))
+        check("every_steps batch_size", *_POSITIVE)
+        check("recovery_genes", *_NOT_NEGATIVE)
+        check("max_regions", self.max_regions is None or self.max_regions > 0, "must be positive, or none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,18 +338,14 @@ class Sample:
     stop_codons: tuple[str, ...] = ("TAA", "TAG", "TGA")  # of the genetic code, for the statistics of reading frames
 
     def __post_init__(self):
-        _require(len(self.prompts) > 0, "sample.prompts is empty: give one at least")
-        for codon in self.stop_codons:
-            _require(
-                len(codon) == 3 and not set(codon) - set("ACGT"),
-                f"sample.stop_codons has {codon!r}: a codon is three of A, C, G and T",
-            )
-        _require(self.num_bases >= 0, f"sample.num_bases is {self.num_bases}: it cannot be negative")
-        _require(0 <= self.seed < 2**32, f"sample.seed is {self.seed}: it has to be below 2^32 and not negative")
-        _require(self.num_samples > 0, f"sample.num_samples is {self.num_samples}: it has to be positive")
-        _require(self.temperature >= 0, f"sample.temperature is {self.temperature}: it cannot be negative")
-        _require(self.top_k >= 0, f"sample.top_k is {self.top_k}: it cannot be negative")
-        _require(0 < self.top_p <= 1, f"sample.top_p is {self.top_p}: above 0, at most 1")
+        check = _fields_of("sample", self)
+        check("prompts", len(self.prompts) > 0, "must hold at least one prompt")
+        codons = all(len(codon) == 3 and not set(codon) - set("ACGT") for codon in self.stop_codons)
+        check("stop_codons", codons, "must hold codons: three of A, C, G and T each")
+        check("num_bases temperature top_k", *_NOT_NEGATIVE)
+        check("num_samples", *_POSITIVE)
+        check("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1")
+        check("seed", *_SEED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,31 +365,27 @@ class Config:
     sample: Sample = dataclasses.field(default_factory=Sample)
 
     def __post_init__(self):
+        longest, m = self.model.longest, self.model
         _require(
-            self.model.longest is None or self.data.context_length <= self.model.longest,
-            f"data.context_length {self.data.context_length} is over model.max_position_embeddings "
-            f"{self.model.max_position_embeddings}"
-            + (f" times model.yarn_factor {self.model.yarn_factor}" if self.model.yarn_factor > 1 else ""),
-        )
+            longest is None or self.data.context_length <= longest, "data.context_length", self.data.context_length,
+            f"exceeds model.max_position_embeddings {m.max_position_embeddings}"
+            + (f" times model.yarn_factor {m.yarn_factor}" if m.yarn_factor > 1 else ""),
+        )  # fmt: skip
         _require(
-            self.optimizer.warmup_steps <= self.train.num_steps,
-            f"optimizer.warmup_steps {self.optimizer.warmup_steps} is over train.num_steps {self.train.num_steps}",
-        )
+            self.optimizer.warmup_steps <= self.train.num_steps, "optimizer.warmup_steps", self.optimizer.warmup_steps,
+            f"exceeds train.num_steps {self.train.num_steps}",
+        )  # fmt: skip
         _require(
-            self.tokenizer.kind != "bpe" or self.data.records == "tokens",
-            "tokenizer.kind is bpe and data.records is bases: BPE needs a dataset of tokens "
-            "(data.records=tokens; python -m data_pipeline.build --records tokens --tokenizer bpe --model_file FILE)",
-        )
+            self.tokenizer.kind != "bpe" or self.data.records == "tokens", "data.records", self.data.records,
+            "tokenizer.kind bpe needs a dataset of tokens: data.records=tokens "
+            "(python -m data_pipeline.build --records tokens --tokenizer bpe --model_file FILE)",
+        )  # fmt: skip
         _require(
-            self.objective.fns_from_step is None or self.tokenizer.kind == "kmer",
-            "objective.fns_from_step is set and tokenizer.kind is bpe: FNS is of k-mers' bases; set it to none",
-        )
-        for name in self.train.allow_changes:
-            _require(name in dict(flatten(self)), f"train.allow_changes names {name!r}, which is not a field")
-
-
-def _choice(name: str, value, choices) -> None:
-    _require(value in choices, f"{name} is {value!r}: one of {', '.join(choices)}")
+            self.objective.fns_from_step is None or self.tokenizer.kind == "kmer", "objective.fns_from_step",
+            self.objective.fns_from_step, "FNS needs k-mers, and tokenizer.kind is bpe; set it to none",
+        )  # fmt: skip
+        unknown = [name for name in self.train.allow_changes if name not in dict(flatten(self))]
+        _require(not unknown, "train.allow_changes", self.train.allow_changes, f"no such field: {', '.join(unknown)}")
 
 
 def _field_types(cls) -> dict[str, tuple[type, bool]]:
@@ -417,12 +423,12 @@ def base() -> ConfigDict:
 def _build(cls, values: Mapping, path: str):
     fields = _field_types(cls)
     for name in values:
-        _require(name in fields, f"{path}{name} is not a field of the configuration")
+        _require(name in fields, f"{path}{name}", values[name], "there is no such field")
     made = {}
     for name, value in values.items():
         type_, optional = fields[name]
         if dataclasses.is_dataclass(type_):
-            _require(isinstance(value, Mapping), f"{path}{name} is {value!r}: it is a section, with fields of its own")
+            _require(isinstance(value, Mapping), f"{path}{name}", value, "must be a section with fields")
             made[name] = _build(type_, value, f"{path}{name}.")
             continue
         if type_ is tuple and isinstance(value, list | tuple):
@@ -430,9 +436,9 @@ def _build(cls, values: Mapping, path: str):
         if type_ is float and type(value) is int:
             value = float(value)
         right = (value is None and optional) or type(value) is type_
-        _require(right, f"{path}{name} is {value!r}: it has to be of type {type_.__name__}")
+        _require(right, f"{path}{name}", value, f"must be of type {type_.__name__}")
         if type_ is tuple:
-            _require(all(type(x) is str for x in value), f"{path}{name} is {value!r}: its items have to be text")
+            _require(all(type(x) is str for x in value), f"{path}{name}", value, "its items must be text")
         made[name] = value
     return cls(**made)
 
@@ -473,31 +479,27 @@ def parse_value(name: str, text: str):
     Raises:
       ConfigError: if there is no such field, or the text is not of its type.
     """
-    cls, fields = Config, []
+    cls, field = Config, f"config.{name}"
     *sections, last = name.split(".")
     for section in sections:
         type_, _ = _field_types(cls).get(section, (None, False))
-        _require(dataclasses.is_dataclass(type_), f"config.{name} is not a field of the configuration")
+        _require(dataclasses.is_dataclass(type_), field, text, "there is no such field")
         cls = type_
     fields = _field_types(cls)
-    _require(
-        last in fields and not dataclasses.is_dataclass(fields[last][0]),
-        f"config.{name} is not a field of the configuration; "
-        + (f"config.{'.'.join(sections)}" if sections else "it")
-        + f" has {', '.join(fields)}",
-    )
+    known = last in fields and not dataclasses.is_dataclass(fields[last][0])
+    _require(known, field, text, f"there is no such field; {'.'.join(['config', *sections])} has {', '.join(fields)}")
     type_, optional = fields[last]
     if optional and text.lower() == "none":
         return None
     if type_ is tuple:
         return tuple(part for part in text.split(",") if part)
     if type_ is bool:
-        _choice(f"config.{name}", text.lower(), ("true", "false"))
+        _require(text.lower() in ("true", "false"), field, text, "must be true or false")
         return text.lower() == "true"
     try:
         return type_(text.replace("_", "") if type_ is int else text)
     except ValueError:
-        raise ConfigError(f"config.{name} is {text!r}: it has to be of type {type_.__name__}") from None
+        raise ConfigError(f"must be of type {type_.__name__}", field, text) from None
 
 
 def dumps(config: Config) -> str:

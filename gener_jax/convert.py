@@ -117,7 +117,7 @@ def main(argv=None) -> None:
         result |= verify(lm, published)
     print(json.dumps(result))
     if result.get("equal") is False:
-        raise CheckpointError(f"{folder}: ours and transformers differ by more than {parity.TOLERANCE}")
+        raise CheckpointError(folder, f"ours and transformers differ by more than {parity.TOLERANCE}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,21 @@
-"""What a user can mend, said in one line."""
+"""Errors that a user can fix: one line of text, the facts as attributes."""
+
+from pathlib import Path
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is absent, of another shape, or of another run: one line for the user."""
+    """A model's folder, a checkpoint or an output file that cannot be used.
+
+    Attributes:
+      path: the file or folder; None where there is none yet.
+      name: what is wrong in it: a field, a tensor, a token; None where it is the whole.
+      value: what stands there instead.
+    """
+
+    def __init__(self, path: str | Path | None, problem: str, *, name: str | None = None, value=None):
+        """`problem` says what is wrong and what to do; the text is "PATH: problem"."""
+        super().__init__(problem if path is None else f"{path}: {problem}")
+        self.path, self.name, self.value = path, name, value
 
 
 class DamagedError(CheckpointError):
@@ -10,4 +23,4 @@ class DamagedError(CheckpointError):
 
 
 class TrainingError(ValueError):
-    """A run that cannot sensibly go on: one line for the user."""
+    """A run that cannot sensibly continue: one line for the user."""

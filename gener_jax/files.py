@@ -20,14 +20,14 @@ def read_text(path: Path, max_bytes: int) -> str:
     """
     try:
         if not path.is_file():  # a pipe would wait, a device never end
-            raise CheckpointError(f"{path}: no such file")
+            raise CheckpointError(path, "no such file")
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
         if len(data) > max_bytes:
-            raise CheckpointError(f"{path}: has more than the {max_bytes:,} bytes that are read")
+            raise CheckpointError(path, f"has more than the {max_bytes:,} bytes that are read")
         return data.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+        raise CheckpointError(path, f"cannot be read: {error}") from None
 
 
 def read_json(path: Path, max_bytes: int = 1 << 20) -> dict:
@@ -37,9 +37,9 @@ def read_json(path: Path, max_bytes: int = 1 << 20) -> dict:
     except CheckpointError:
         raise
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
+        raise CheckpointError(path, f"cannot be read as JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise CheckpointError(f"{path}: holds no JSON object")
+        raise CheckpointError(path, "holds no JSON object")
     return fields
 
 

@@ -1,4 +1,4 @@
-"""A folder with a model in it, of either kind: a run of `gener_jax.train`, or a published one of Hugging Face's."""
+"""The folder of a model, of either kind: a run of `gener_jax.train`, or a published model in Hugging Face's layout."""
 
 import functools
 from pathlib import Path
@@ -30,7 +30,7 @@ def find(name: str | Path, *, download: bool = False) -> Path:
 
 
 def is_published(folder: Path) -> bool:
-    """Whether it is a folder of Hugging Face's layout."""
+    """Whether a folder has Hugging Face's layout."""
     return published_config.is_folder(folder)
 
 
@@ -38,7 +38,7 @@ def read_config(folder: Path) -> Config:
     """The configuration of the model in a folder.
 
     Raises:
-      CheckpointError: if there is none, or it is not one of ours.
+      CheckpointError: if there is none, or it is not of a supported model.
     """
     return published_config.read(folder) if is_published(folder) else run_folder.read_config(folder)
 
@@ -63,13 +63,13 @@ def read_params(
     dtype: str = "float32",
     by_layer: bool = False,
 ):
-    """The parameters, placed on a mesh, and the step of a run's checkpoint they are from (None of a published model).
+    """The parameters, placed on a mesh, and the step of the checkpoint they come from (None for a published model).
 
     Args:
-      config: the model's, its vocabulary size filled in.
-      step: of a run: a checkpoint's step, "best", or None for the newest.
+      config: of the model, with its vocabulary size.
+      step: a checkpoint's step, "best", or None for the newest; only of a run.
       dtype: of the matrices.
-      by_layer: apart, as inference takes them, and not stacked over layers (see `model.decoder`).
+      by_layer: an array per layer, as inference takes them, instead of stacked layers (see `model.decoder`).
 
     Raises:
       CheckpointError: if they cannot be read, or are not those of the configuration.
@@ -79,5 +79,5 @@ def read_params(
         params, step = run_folder.restore_params(folder, target, step)
         return decoder.unstack(params, donate=True) if by_layer else params, step
     if step is not None:
-        raise CheckpointError(f"{folder}: is a published model, without steps")
+        raise CheckpointError(folder, "is a published model, which has no steps", name="step", value=step)
     return weights.read(folder, decoder.unstack(target) if by_layer else target), None

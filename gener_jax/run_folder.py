@@ -85,8 +85,9 @@ def writing(folder: Path):
         yield
     except Exception as error:  # orbax and tensorstore raise many kinds, OSError the least of them
         raise CheckpointError(
-            f"{folder / 'checkpoints'}: a checkpoint cannot be written ({_first_line(error)}); make room, "
-            "and the same command goes on from the one before"
+            folder / "checkpoints",
+            f"a checkpoint cannot be written ({_first_line(error)}); make room, "
+            "and the same command goes on from the one before",
         ) from error
 
 
@@ -105,15 +106,17 @@ def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items
         for name in sorted(wanted.keys() | found.keys()):
             if found and wanted.get(name) != found.get(name):
                 raise CheckpointError(
-                    f"{where}: has another shape: {name} is {found.get(name, 'absent')}, the model's "
-                    f"{wanted.get(name, 'absent')}; is model.* what it was trained with?"
+                    where,
+                    f"has another shape: {name} is {found.get(name, 'absent')}, the model's "
+                    f"{wanted.get(name, 'absent')}; is model.* what it was trained with?",
                 )
         present = set(manager.item_metadata(step).keys())
         if missing := sorted(set(items.keys()) - present):
             if not {"optimizer", "loader"} & present:  # as `write_params` makes one
                 raise CheckpointError(
-                    f"{where}: holds parameters alone and no {missing[0]}, so no run goes on from it: "
-                    "start one from it with --config.train.init_from and another --workdir"
+                    where,
+                    f"holds parameters alone and no {missing[0]}, so no run goes on from it: "
+                    "start one from it with --config.train.init_from and another --workdir",
                 )
             raise FileNotFoundError(f"it has no {missing[0]}")
         return manager.restore(step, args=items)
@@ -121,8 +124,8 @@ def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items
         raise
     except Exception as error:  # of a damaged file: orbax and tensorstore raise many kinds
         raise DamagedError(
-            f"{where}: cannot be read ({_first_line(error)}); where it is damaged, remove that folder and take "
-            "another step"
+            where,
+            f"cannot be read ({_first_line(error)}); where it is damaged, remove that folder and take another step",
         ) from error
 
 
@@ -133,20 +136,20 @@ def restore_params(folder: Path, target, step: int | str | None = None):
       CheckpointError: if there is none, it cannot be read, or its shapes differ from the target's.
     """
     if not (folder / "checkpoints").is_dir():
-        raise CheckpointError(f"{folder}: holds no checkpoints; train one with python -m gener_jax.train")
+        raise CheckpointError(folder, "holds no checkpoints; train one with python -m gener_jax.train")
     if damaged := unreadable_metrics(folder):
-        raise DamagedError(f"{folder / 'checkpoints' / str(damaged[-1])}: damaged: remove that folder")
+        raise DamagedError(folder / "checkpoints" / str(damaged[-1]), "damaged: remove that folder")
     with open_manager(folder) as manager:
         steps = manager.all_steps()
         if not steps:
-            raise CheckpointError(f"{folder}: holds no complete checkpoint yet")
+            raise CheckpointError(folder, "holds no complete checkpoint yet")
         if step == "best":
             step = manager.best_step()
             if step is None or _score(manager.metrics(step)) == math.inf:
-                raise CheckpointError(f"{folder}: no checkpoint has held-out bits per base, so none is the best")
+                raise CheckpointError(folder, "no checkpoint has held-out bits per base, so none is the best")
         step = max(steps) if step is None else step
         if step not in steps:
-            raise CheckpointError(f"{folder}: has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+            raise CheckpointError(folder, f"has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
         items = ocp.args.Composite(params=ocp.args.StandardRestore(target))
         return restore_items(manager, folder, step, items, target)["params"], step
 
@@ -174,11 +177,11 @@ def read_config(folder: Path) -> Config:
     """The resolved configuration that a run's folder holds."""
     path = folder / "config.json"
     if not path.exists():
-        raise CheckpointError(f"{folder}: holds no config.json; give the folder of a run of gener_jax.train")
+        raise CheckpointError(folder, "holds no config.json; give the folder of a run of gener_jax.train")
     try:
         config = resolve(read_json(path))
     except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(path, f"{error}") from None
     if (folder / _TOKENIZER).exists():  # the run's own copy
         tokenizer = dataclasses.replace(config.tokenizer, model_file=str(folder / _TOKENIZER))
         config = dataclasses.replace(config, tokenizer=tokenizer)
@@ -200,7 +203,7 @@ def describe(folder: Path, config: Config) -> None:
     try:
         starts = json.loads(path.read_text()) if path.exists() else []
     except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); remove it, it is only a record") from None
+        raise CheckpointError(path, f"not valid JSON ({error}); remove it, it is only a record") from None
     starts = starts if isinstance(starts, list) else [starts]  # one object, as it was once written
     _write(path, json.dumps([*starts, environment()], indent=2) + "\n")
 

@@ -85,9 +85,9 @@ def test_an_override_changes_what_follows_from_it(experiment):
         (["--config", "{tmp}"], "no such file"),
         (["--config", "{small}", "--config.train.seed"], "--config.train.seed has no value"),
         (["--config.data.path", "--config", "{small}"], "--config.data.path has no value"),
-        (["--config", "{small}", "--config.train.sead=1"], "config.train.sead is not a field of the configuration"),
-        (["--config", "{small}", "--config.train.seed=x"], "config.train.seed is 'x': it has to be of type int"),
-        (["--config", "{small}", "--config.model.num_attention_heads=3"], "not divisible"),
+        (["--config", "{small}", "--config.train.sead=1"], "config.train.sead is '1': "),
+        (["--config", "{small}", "--config.train.seed=x"], "config.train.seed is 'x': "),
+        (["--config", "{small}", "--config.model.num_attention_heads=3"], "model.hidden_size is "),
     ],
 )
 def test_a_wrong_command_line_is_one_line(experiment, arguments, words):
@@ -144,7 +144,7 @@ def test_a_run_folder_gives_its_configuration(tmp_path):
     [
         (ConfigError("wrong"), 2, "error: wrong\n"),
         (DataError("damaged"), 1, "error: damaged\n"),
-        (CheckpointError("absent"), 1, "error: absent\n"),
+        (CheckpointError("runs/x", "absent"), 1, "error: runs/x: absent\n"),
         (
             FileNotFoundError(2, "No such file or directory", "x"),
             1,

@@ -1,7 +1,6 @@
 """Published folders that are damaged, hostile or of another model: refused in one line, with the reason."""
 
 import json
-import re
 import struct
 
 import ml_dtypes
@@ -25,62 +24,66 @@ def small():
     return load(FIXTURES / "llama_h16_g2.npz")
 
 
+def yarn(**fields):
+    return {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5} | fields}
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "name"),
     [
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None, "rope_theta": 1e4}, "linear"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5}}, "rope_parameters has no factor"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 2.0, "mscale": 1.0}}, "without mscale"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 2.0, "truncate": False}}, "truncate"),
-        (
-            {"rope_parameters": {
-                "rope_type": "yarn", "rope_theta": 5e5, "factor": 2.0, "original_max_position_embeddings": 100,
-            }},
-            "max_position_embeddings is 128: neither original_max_position_embeddings 100 nor that times",
-        ),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5, "factor": 0.5}}, "yarn_factor is 0.5"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_type 'llama3'"),
-        ({"rope_parameters": {"rope_type": "default"}}, "rope_theta is None: it has to be a positive float"),
-        ({"rope_parameters": [1]}, "rope_parameters is \\[1\\]: it has to be an object"),
-        ({"rope_parameters": {"rope_theta": 5e5, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings is True: only False"),
-        ({"attention_bias": True}, "attention_bias is True"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu': only 'silu'"),
-        ({"model_type": "qwen3"}, "model_type is 'qwen3': only 'llama' and 'mistral'"),
-        ({"model_type": "mistral"}, "sliding_window is not given"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "has rope_scaling .* and rope_parameters .*: remove one"),
-        ({"rope_scaling": False, "rope_parameters": None, "rope_theta": 5e5}, "rope_scaling is False: it has to be an"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is .*: only None"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5: only 1.0"),
-        ({"layer_types": ["full_attention"] * 2}, "layer_types is"),
-        ({"rms_norm_eps": 10**400}, "rms_norm_eps is 1000.*: it has to be a positive float"),
-        ({"intermediate_size": 10**12}, "intermediate_size is 1000000000000: it has to be a positive int"),
-        ({"rope_parameters": {"rope_theta": 1e-300}}, "rope_theta is 1e-300: it has to be above 1"),
-        ({"sliding_window": 7}, "sliding_window is 7 and model_type llama"),
-        ({"model_type": "mistral", "sliding_window": -7}, "sliding_window is -7: it has to be a positive int"),
-        ({"num_hidden_layers": "2"}, "num_hidden_layers is '2': it has to be a positive int"),
-        ({"num_hidden_layers": 2.0}, "num_hidden_layers is 2.0: it has to be a positive int"),
-        ({"num_hidden_layers": True}, "num_hidden_layers is True: it has to be a positive int"),
-        ({"vocab_size": None}, "vocab_size is None"),
-        ({"rms_norm_eps": -1}, "rms_norm_eps is -1: it has to be a positive float"),
-        ({"num_key_value_heads": 3}, "not divisible by model.num_key_value_heads 3"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None, "rope_theta": 1e4},
+         "rope_scaling"),
+        (yarn(), "rope_parameters.factor"),
+        (yarn(factor=2.0, mscale=1.0), "rope_parameters"),
+        (yarn(factor=2.0, truncate=False), "rope_parameters"),
+        (yarn(factor=2.0, original_max_position_embeddings=100), "max_position_embeddings"),
+        (yarn(factor=0.5), "model.yarn_factor"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_parameters.rope_type"),
+        ({"rope_parameters": {"rope_type": "default"}}, "rope_theta"),
+        ({"rope_parameters": [1]}, "rope_parameters"),
+        ({"rope_parameters": {"rope_theta": 5e5, "partial_rotary_factor": 0.5}}, "rope_parameters"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"model_type": "qwen3"}, "model_type"),
+        ({"model_type": "mistral"}, "sliding_window"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling"),
+        ({"rope_scaling": False, "rope_parameters": None, "rope_theta": 5e5}, "rope_scaling"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"layer_types": ["full_attention"] * 2}, "layer_types"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps"),
+        ({"intermediate_size": 10**12}, "intermediate_size"),
+        ({"rope_parameters": {"rope_theta": 1e-300}}, "model.rope_theta"),
+        ({"sliding_window": 7}, "sliding_window"),
+        ({"model_type": "mistral", "sliding_window": -7}, "sliding_window"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers"),
+        ({"num_hidden_layers": 2.0}, "num_hidden_layers"),
+        ({"num_hidden_layers": True}, "num_hidden_layers"),
+        ({"vocab_size": None}, "vocab_size"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps"),
+        ({"num_key_value_heads": 3}, "model.num_key_value_heads"),
     ],
 )  # fmt: skip
-def test_refuses_another_model(change, message, small, tmp_path):
+def test_refuses_another_model(change, name, small, tmp_path):
     raw, tensors, _ = small
-    with pytest.raises(CheckpointError, match=rf"^\S+config\.json: .*{message}") as error:
+    with pytest.raises(CheckpointError) as caught:
         read(write(tmp_path, raw | change, tensors))
-    assert "\n" not in str(error.value)
+    assert (caught.value.path, caught.value.name) == (tmp_path / "config.json", name)
+    if name in change:
+        assert caught.value.value == change[name]
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("change", [{"vocab_size": 155_776}, {}])
 def test_refuses_carbon_by_name(change, small, tmp_path):
     folder = tmp_path / ("Carbon-3B" if not change else "mine")
-    with pytest.raises(CheckpointError, match="is a Carbon model: its vocabulary of English byte pairs"):
+    with pytest.raises(CheckpointError, match="Carbon"):
         published_config.read(two_mers(folder, small, **change))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "dna_config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="is a Carbon model"):
+    with pytest.raises(CheckpointError, match="Carbon"):
         published_config.read(two_mers(tmp_path / "other", small))
 
 
@@ -90,29 +93,33 @@ def test_refuses_tensors_that_do_not_fit(small, tmp_path):
     nan, infinite = (tensors[UP].copy() for _ in range(2))
     nan[3, 2], infinite[0, 0] = np.nan, -np.inf
     cases = [
-        (raw, without, f"tensor {UP!r} is missing"),
-        (raw, tensors | {"score.weight": np.zeros(3, np.float32)}, "tensor 'score.weight' is not part of the model"),
-        (raw | {"num_hidden_layers": 1}, tensors, r"tensor 'model.layers.1\S+' is not part"),
-        (raw | {"num_hidden_layers": 3}, tensors, "tensor 'model.layers.2.*' is missing"),
-        (raw, tensors | {UP: tensors[UP].T}, rf"tensor {UP!r} is \[8, 24\]: the model's is \[24, 8\]"),
-        (raw, tensors | {UP: tensors[UP].ravel()}, rf"tensor {UP!r} is \[192\]: the model's is \[24, 8\]"),
-        (raw, tensors | {UP: tensors[UP].astype(np.float64)}, f"tensor {UP!r} is F64: F32, F16, BF16"),
-        (raw, tensors | {UP: tensors[UP].astype(np.int32)}, f"tensor {UP!r} is I32: F32, F16, BF16"),
-        (raw, tensors | {UP: nan}, f"tensor {UP!r} holds NaN or infinity"),
-        (raw, tensors | {UP: infinite.astype(ml_dtypes.bfloat16)}, f"tensor {UP!r} holds NaN or infinity"),
+        (raw, without, UP, None),
+        (raw, tensors | {"score.weight": np.zeros(3, np.float32)}, "score.weight", None),
+        (raw | {"num_hidden_layers": 1}, tensors, "model.layers.1.", None),
+        (raw | {"num_hidden_layers": 3}, tensors, "model.layers.2.self_attn.q_proj.weight", None),
+        (raw, tensors | {UP: tensors[UP].T}, UP, [8, 24]),
+        (raw, tensors | {UP: tensors[UP].ravel()}, UP, [192]),
+        (raw, tensors | {UP: tensors[UP].astype(np.float64)}, UP, "F64"),
+        (raw, tensors | {UP: tensors[UP].astype(np.int32)}, UP, "I32"),
+        (raw, tensors | {UP: nan}, UP, None),
+        (raw, tensors | {UP: infinite.astype(ml_dtypes.bfloat16)}, UP, None),
     ]
-    for config, changed, message in cases:
-        for writer, name in ((write, "model"), (write_shards, r"model-0000\d-of-00003")):
+    for config, changed, name, value in cases:
+        for writer in (write, write_shards):
             folder = tmp_path / writer.__name__
-            with pytest.raises(CheckpointError, match=rf"^\S+{name}\.safetensors: {message}") as error:
+            with pytest.raises(CheckpointError) as caught:
                 read(writer(folder, config, changed))
-            assert "\n" not in str(error.value)
+            assert (caught.value.name.startswith(name), caught.value.value) == (True, value)
+            assert caught.value.path.parent == folder
+            assert caught.value.path.suffix == ".safetensors"
+            assert "\n" not in str(caught.value)
 
 
 def test_refuses_more_layers_than_tensors_at_once(small, tmp_path):
     raw, tensors, _ = small
-    with pytest.raises(CheckpointError, match=r"tensor 'model\.layers\.1999999999\.\S+' is missing"):
+    with pytest.raises(CheckpointError) as caught:
         read(write(tmp_path, raw | {"num_hidden_layers": 2 * 10**9}, tensors))
+    assert caught.value.name == "model.layers.1999999999.self_attn.q_proj.weight"
 
 
 def with_header(path, header: bytes, body: bytes = b"", length: int | None = None):
@@ -127,7 +134,7 @@ def test_refuses_missing_and_damaged_files(small, tmp_path):
     whole = file.read_bytes()
     for damaged in (b"", whole[:100], whole[:-1], whole + b"\0", b"\xff" * 64):
         file.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"model\.safetensors: is no whole safetensors file") as error:
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is not a complete safetensors file") as error:
             read(tmp_path)
         assert "\n" not in str(error.value)
     file.unlink()
@@ -160,12 +167,12 @@ def test_refuses_hostile_headers(small, tmp_path):
     ]
     for header in cases:
         with_header(file, json.dumps(header).encode(), bytes(20))
-        with pytest.raises(CheckpointError, match=r"model\.safetensors: is no whole safetensors file") as error:
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is not a complete safetensors file") as error:
             read(tmp_path)
         assert "\n" not in str(error.value)
     for length in (1 << 20, 1 << 40, (1 << 64) - 1):
         with_header(file, b"{}", length=length)
-        with pytest.raises(CheckpointError, match=r"model\.safetensors: is no whole safetensors file"):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is not a complete safetensors file"):
             read(tmp_path)
 
 
@@ -176,32 +183,36 @@ def test_refuses_hostile_indices(small, tmp_path):
     good = json.loads(index.read_text())["weight_map"]
     (tmp_path / "outside.safetensors").write_bytes((folder / good[UP]).read_bytes())
     other = next(file for file in good.values() if file != good[UP])
+    outside = str(tmp_path / "outside.safetensors")
     cases = [
-        ({UP: "../outside.safetensors"}, f"tensor {UP!r} is in '../outside.safetensors': that is no safetensors file"),
-        ({UP: str(tmp_path / "outside.safetensors")}, "that is no safetensors file beside it"),
-        ({UP: ".."}, "that is no safetensors file beside it"),
-        ({UP: "config.json"}, "that is no safetensors file beside it"),
-        ({UP: 3}, "that is no safetensors file beside it"),
-        ({UP: "absent.safetensors"}, "file 'absent.safetensors' is missing, which model.safetensors.index.json names"),
-        ({UP: other}, f"tensor {UP!r} is"),
-        ({"x": good[UP]}, f"{good[UP]}: tensor 'x' is missing, which model.safetensors.index.json"),
+        ({UP: "../outside.safetensors"}, index, UP, "../outside.safetensors"),
+        ({UP: outside}, index, UP, outside),
+        ({UP: ".."}, index, UP, ".."),
+        ({UP: "config.json"}, index, UP, "config.json"),
+        ({UP: 3}, index, UP, 3),
+        ({UP: "absent.safetensors"}, folder, "absent.safetensors", None),
+        ({UP: other}, min(folder / other, folder / good[UP]), UP, None),
+        ({"x": good[UP]}, folder / good[UP], "x", None),
     ]
-    for change, message in cases:
+    for change, path, name, value in cases:
         index.write_text(json.dumps({"weight_map": good | change}))
-        with pytest.raises(CheckpointError, match=re.escape(message)) as error:
+        with pytest.raises(CheckpointError) as caught:
             read(folder)
-        assert "\n" not in str(error.value)
+        assert (caught.value.path, caught.value.name, caught.value.value) == (path, name, value)
+        assert "\n" not in str(caught.value)
     index.write_text(json.dumps({"weight_map": {name: file for name, file in good.items() if name != UP}}))
-    with pytest.raises(CheckpointError, match=f"tensor {UP!r} is not in model.safetensors.index.json"):
+    with pytest.raises(CheckpointError) as caught:
         read(folder)
+    assert (caught.value.path, caught.value.name) == (folder / good[UP], UP)
     for text in ("{}", '{"weight_map": {}}', '{"weight_map": []}'):
         index.write_text(text)
-        with pytest.raises(CheckpointError, match="has no weight_map"):
+        with pytest.raises(CheckpointError) as caught:
             read(folder)
+        assert (caught.value.path, caught.value.name) == (index, "weight_map")
     index.write_text(json.dumps({"weight_map": good}))
     whole = (folder / good[UP]).read_bytes()
     (folder / good[UP]).write_bytes(whole[:-5])
-    with pytest.raises(CheckpointError, match=f"{good[UP]}: is no whole safetensors file"):
+    with pytest.raises(CheckpointError, match=f"{good[UP]}: is not a complete safetensors file"):
         read(folder)
     (folder / good[UP]).write_bytes(whole)
     read(folder)
@@ -218,40 +229,47 @@ def test_refuses_a_vocabulary_of_another_order(small, tmp_path):
     assert published_config.read(folder).tokenizer.k == 2
     alphabetical = ours.replace("AT 33", "AC 33").replace("AC 34", "AT 34")
     cases = [
-        (alphabetical, "gives 'AC' the id 33, where a vocabulary of 2-mers has 34: the order has to be the published"),
-        (ours.replace("<s> 1\n", ""), "has no token '<s>'"),
-        (ours + "AAA 48\n", "gives 'AAA' the id 48, where a vocabulary of 2-mers has no such token"),
-        (ours.replace("GG 47", "GG x"), "is no vocabulary"),
-        (ours + "GG 47\n", "token 'GG' stands in it twice"),
-        (ours.replace(" ", "\t"), "is no vocabulary"),
+        (alphabetical, "AC", 33),
+        (ours.replace("<s> 1\n", ""), "<s>", None),
+        (ours + "AAA 48\n", "AAA", 48),
+        (ours.replace("GG 47", "GG x"), None, None),
+        (ours + "GG 47\n", None, None),
+        (ours.replace(" ", "\t"), None, None),
     ]
-    for text, message in cases:
+    for text, name, value in cases:
         assert text != ours
         vocab.write_text(text)
-        with pytest.raises(CheckpointError, match=rf"vocab\.txt: .*{re.escape(message)}"):
+        with pytest.raises(CheckpointError) as caught:
             gener_jax.load(folder)
+        assert (caught.value.path, caught.value.name, caught.value.value) == (vocab, name, value)
     vocab.unlink()
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"<oov>": 0, "<s>": 2}}}))
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: gives '<s>' the id 2"):
+    with pytest.raises(CheckpointError) as caught:
         gener_jax.load(folder)
+    assert (caught.value.path.name, caught.value.name, caught.value.value) == ("tokenizer.json", "<s>", 2)
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: is no vocabulary"):
         gener_jax.load(folder)
 
 
-def test_load_says_what_it_refuses_to_do(small, tmp_path):
+def test_load_refuses_what_it_cannot_do(small, tmp_path):
     folder = two_mers(tmp_path, small)
-    with pytest.raises(configuration.ConfigError, match=r"model\.hidden is not a field of the configuration"):
-        gener_jax.load(folder, hidden=8)
-    for wrong in ({"yarn_factor": "4"}, {"sliding_window": 5.5}, {"rope_theta": float("inf")}, {"yarn_factor": 1e300}):
-        with pytest.raises(configuration.ConfigError, match=rf"model\.{next(iter(wrong))} is"):
-            gener_jax.load(folder, **wrong)
-    assert gener_jax.load(folder, max_position_embeddings=16).config.data.context_length == 16
-    with pytest.raises(ValueError, match=r"does not say whether it reads sequences as v1 or v2"):
-        gener_jax.load(folder).embed(["ACGT"])
-    with pytest.raises(configuration.ConfigError, match=r"model\.dtype is 'int8'"):
-        gener_jax.load(folder, dtype="int8")
-    with pytest.raises(CheckpointError, match="is a published model, without steps"):
+    for given, field in (
+        ({"hidden": 8}, "model.hidden"),
+        ({"yarn_factor": "4"}, "model.yarn_factor"),
+        ({"sliding_window": 5.5}, "model.sliding_window"),
+        ({"rope_theta": float("inf")}, "model.rope_theta"),
+        ({"yarn_factor": 1e300}, "model.yarn_factor"),
+        ({"dtype": "int8"}, "model.dtype"),
+        ({"convention": "v3"}, "tokenizer.convention"),
+    ):
+        with pytest.raises(configuration.ConfigError) as caught:
+            gener_jax.load(folder, **given)
+        assert caught.value.field == field
+    with pytest.raises(CheckpointError) as caught:
         gener_jax.load(folder, step=3)
-    with pytest.raises(configuration.ConfigError, match=r"tokenizer\.convention is 'v3'"):
-        gener_jax.load(folder, convention="v3")
+    assert (caught.value.path, caught.value.name, caught.value.value) == (folder, "step", 3)
+    loaded = gener_jax.load(folder, max_position_embeddings=16)
+    assert loaded.config.data.context_length == 16
+    with pytest.raises(ValueError, match=r"convention"):
+        loaded.embed(["ACGT"])

@@ -142,9 +142,7 @@ def test_reads_transformers_4_and_5_alike(small, tmp_path):
     five, params = read(write(tmp_path, raw, tensors))
     four = {k: v for k, v in raw.items() if k not in ("rope_parameters", "head_dim", "initializer_range")}
     four |= {"rope_theta": 500000.0, "rope_scaling": None, "torch_dtype": "float32", "hidden_size": 8}
-    with pytest.raises(
-        CheckpointError, match=r"model.safetensors: tensor '.*k_proj.weight' is \[32, 8\]: the model's is"
-    ):
+    with pytest.raises(CheckpointError, match=r"model\.layers\.0\.self_attn\.k_proj\.weight"):
         read(write(tmp_path, four, tensors))  # without head_dim it is hidden_size / heads
     four, again = read(write(tmp_path, four | {"head_dim": 16}, tensors))
     assert four == dataclasses.replace(five, initializer_range=0.02)
@@ -204,7 +202,7 @@ def test_any_mesh_gets_every_bit_in_its_place(sizes, shards, small, params, tmp_
 def test_load_takes_a_published_folder(small, tmp_path):
     """A vocabulary cut to that of 2-mers, 48 tokens: the other logits stay as they were."""
     raw, tensors, _ = small
-    with pytest.raises(CheckpointError, match=r"config\.json: vocab_size 64 is no k-mer vocabulary"):
+    with pytest.raises(CheckpointError, match=r"config\.json: vocab_size is 64"):
         gener_jax.load(write(tmp_path, raw, tensors))
     folder = two_mers(tmp_path, small)
     lm = gener_jax.load(folder)

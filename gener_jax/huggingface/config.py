@@ -16,13 +16,13 @@ from gener_jax.errors import CheckpointError
 from gener_jax.files import read_json
 from gener_jax.huggingface import vocabulary
 
-_SIZES = {  # taken over as they are
+_SIZES = {  # copied unchanged
     "vocab_size": int, "hidden_size": int, "intermediate_size": int, "num_hidden_layers": int,
     "num_attention_heads": int, "num_key_value_heads": int, "head_dim": int, "max_position_embeddings": int,
     "rms_norm_eps": float, "initializer_range": float, "sliding_window": int,
 }  # fmt: skip
 _MAY_BE_ABSENT = ("head_dim", "initializer_range", "sliding_window")
-_ONLY = {  # what our decoder is; others are refused
+_ONLY = {  # the only values that our decoder implements
     "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
     "partial_rotary_factor": 1.0, "layer_types": None, "quantization_config": None,
 }  # fmt: skip
@@ -33,7 +33,7 @@ _YARN = {  # our field → theirs
 
 
 def is_folder(folder: Path) -> bool:
-    """Whether a folder's config.json is a Hugging Face model's, and not a run's of ours, or absent.
+    """Whether a folder's config.json belongs to a Hugging Face model; False if it is a run's, or absent.
 
     Raises CheckpointError where it cannot be read.
     """
@@ -41,7 +41,7 @@ def is_folder(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Config:
-    """The configuration of a folder: its model, and the k-mers of its vocabulary, which is compared with ours.
+    """The configuration of a folder: its model, and the k of its vocabulary, which is compared with ours.
 
     Raises:
       CheckpointError: one line naming the file and the field that is missing, damaged, or not ours.
@@ -49,18 +49,22 @@ def read(folder: Path) -> Config:
     fields, name = _fields(folder), _name(folder)
     if (folder / "dna_config.json").exists() or fields.get("vocab_size") == 155_776 or re.match("carbon-", name, re.I):
         raise CheckpointError(
-            f"{folder}: is a Carbon model: its vocabulary of English byte pairs and 6-mers is not supported; "
-            "GENERator's is"
+            folder,
+            "is a Carbon model, whose vocabulary of English byte pairs and 6-mers is not supported; GENERator's is",
+            name="vocab_size",
         )
     model = read_model(folder)
     k = next((k for k in range(1, 9) if KmerTokenizer(k).vocab_size == model.vocab_size), None)
     if k is None:
-        raise CheckpointError(f"{folder / 'config.json'}: vocab_size {model.vocab_size} is no k-mer vocabulary of ours")
+        raise CheckpointError(
+            folder / "config.json", f"vocab_size is {model.vocab_size}, which no vocabulary of k-mers has",
+            name="vocab_size", value=model.vocab_size,
+        )  # fmt: skip
     vocabulary.check(folder, KmerTokenizer(k))
     try:
         tokenizer = configuration.Tokenizer(k=k, convention=_convention(fields, name))
     except ConfigError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
+        raise _of_file(folder, error) from None
     return Config(
         name=name, model=model, tokenizer=tokenizer,
         data=configuration.Data(context_length=model.max_position_embeddings),
@@ -68,11 +72,16 @@ def read(folder: Path) -> Config:
 
 
 def read_model(folder: Path) -> Model:
-    """The model alone, of any vocabulary; raises CheckpointError like `read`."""
+    """The model's fields alone, whatever its vocabulary; raises CheckpointError like `read`."""
     try:
         return _model(_fields(folder))
     except ConfigError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
+        raise _of_file(folder, error) from None
+
+
+def _of_file(folder: Path, error: ConfigError) -> CheckpointError:
+    """A field's error as that of the file which holds it."""
+    return CheckpointError(folder / "config.json", str(error), name=error.field, value=error.value)
 
 
 def _fields(folder: Path) -> dict:
@@ -88,7 +97,7 @@ def _name(folder: Path) -> str:
 
 
 def _convention(fields: dict, name: str) -> str:
-    """v1 or v2: as our export says, or by the published names; else unknown."""
+    """v1 or v2, from our export's field or the published name; else unknown."""
     ours = fields.get("gener_jax")
     if isinstance(ours, dict) and "convention" in ours:
         return ours["convention"]
@@ -98,14 +107,14 @@ def _convention(fields: dict, name: str) -> str:
 
 def _model(fields: dict) -> Model:
     if fields.get("model_type") not in ("llama", "mistral"):
-        raise ConfigError(f"model_type is {fields.get('model_type')!r}: only 'llama' and 'mistral' are supported")
+        raise ConfigError("only 'llama' and 'mistral' are supported", "model_type", fields.get("model_type"))
     for name, value in _ONLY.items():
         if fields.get(name) is not None and fields[name] != value:
-            raise ConfigError(f"{name} is {fields[name]!r}: only {value!r} is supported")
+            raise ConfigError(f"only {value!r} is supported", name, fields[name])
     if fields["model_type"] == "llama" and fields.get("sliding_window") is not None:
-        raise ConfigError(f"sliding_window is {fields['sliding_window']!r} and model_type llama, which has none")
+        raise ConfigError("model_type llama has no window", "sliding_window", fields["sliding_window"])
     if fields["model_type"] == "mistral" and "sliding_window" not in fields:
-        raise ConfigError("sliding_window is not given: a mistral has to say its window, or null")
+        raise ConfigError("model_type mistral must give its window, or null", "sliding_window", "absent")
     values = {}
     for name, type_ in _SIZES.items():
         value = fields.get(name)
@@ -116,25 +125,25 @@ def _model(fields: dict) -> Model:
 
 def _positive(name: str, value, type_: type):
     if type(value) not in (int, type_) or not 0 < value < (2**31 if type_ is int else 1e30):
-        raise ConfigError(f"{name} is {repr(value)[:40]}: it has to be a positive {type_.__name__}")
+        raise ConfigError(f"must be a positive {type_.__name__}", name, value)
     return type_(value)
 
 
 def _rope(fields: dict, positions: int) -> dict:
-    """Our fields of the rotary embedding. `positions` is max_position_embeddings as it stands: after the stretching."""
+    """Our fields of the rotary embedding; `positions` is the file's max_position_embeddings, after YaRN's extension."""
     where = "rope_parameters" if fields.get("rope_parameters") is not None else "rope_scaling"
     if where == "rope_parameters" and fields.get("rope_scaling") not in (None, fields[where]):
-        raise ConfigError(f"has rope_scaling {fields['rope_scaling']!r} and {where} {fields[where]!r}: remove one")
+        raise ConfigError(f"contradicts {where} {fields[where]!r}; remove one", "rope_scaling", fields["rope_scaling"])
     outside = fields.get("rope_theta")
-    if where == "rope_parameters" and outside is not None:  # each version reads one: the one that wrote it is right
+    if where == "rope_parameters" and outside is not None:  # each version reads one; the version that wrote is right
         writer = str(fields.get("transformers_version")).partition(".")[0]
         if not writer.isdigit() and fields[where] != {"rope_type": "default", "rope_theta": outside}:
-            raise ConfigError(f"has rope_theta {outside!r} and rope_parameters {fields[where]!r}: remove the wrong one")
+            raise ConfigError(f"contradicts {where} {fields[where]!r}; remove the wrong one", "rope_theta", outside)
         if writer.isdigit() and int(writer) < 5:
             where = "rope_scaling"
     rope = {} if fields.get(where) is None else fields[where]
     if not isinstance(rope, dict):
-        raise ConfigError(f"{where} is {rope!r}: it has to be an object")
+        raise ConfigError("must be an object", where, rope)
     kind = rope.get("rope_type", rope.get("type", "default"))
     theta = _positive("rope_theta", rope.get("rope_theta", outside), float)
     known = {"rope_type", "type", "rope_theta"}
@@ -142,22 +151,22 @@ def _rope(fields: dict, positions: int) -> dict:
         known |= {*_YARN.values(), "original_max_position_embeddings"}
     given = {name: value for name, value in rope.items() if value is not None}
     if given.pop("truncate", True) is not True or given.pop("partial_rotary_factor", 1.0) != 1 or set(given) - known:
-        raise ConfigError(f"{where} is {rope}: rope_theta and YaRN without mscale are supported")
+        raise ConfigError("only rope_theta and YaRN without mscale are supported", where, rope)
     if kind == "default":
         return {"rope_theta": theta}
     if kind != "yarn":
-        raise ConfigError(f"{where} has rope_type {kind!r}: only 'default' and 'yarn' are supported")
+        raise ConfigError("only 'default' and 'yarn' are supported", f"{where}.rope_type", kind)
     yarn = {ours: _positive(f"{where}.{name}", given[name], float) for ours, name in _YARN.items() if name in given}
     factor = yarn.get("yarn_factor")
     if factor is None:
-        raise ConfigError(f"{where} has no factor")
+        raise ConfigError("YaRN needs one", f"{where}.factor", None)
     before = given.get("original_max_position_embeddings", fields.get("original_max_position_embeddings", positions))
     before = _positive("original_max_position_embeddings", before, int)
     if positions not in (before, int(before * factor)):
         raise ConfigError(
-            f"max_position_embeddings is {positions}: neither original_max_position_embeddings {before} nor that times "
-            f"{where}.factor {factor}"
-        )
+            f"is neither original_max_position_embeddings {before} nor that times {where}.factor {factor}",
+            "max_position_embeddings", positions,
+        )  # fmt: skip
     return {"rope_theta": theta, "max_position_embeddings": before, **yarn}
 
 
@@ -169,9 +178,9 @@ def write(config: Config, dtype: str) -> str:
     m = config.model
     if m.hidden_size % m.num_attention_heads or m.initializer_range > 1:
         raise ConfigError(
-            f"model.hidden_size {m.hidden_size} is not divisible by model.num_attention_heads {m.num_attention_heads}, "
-            f"or model.initializer_range {m.initializer_range} is over 1: transformers would refuse it"
-        )
+            f"transformers refuses one that model.num_attention_heads {m.num_attention_heads} does not divide, and "
+            f"model.initializer_range {m.initializer_range} where it exceeds 1", "model.hidden_size", m.hidden_size,
+        )  # fmt: skip
     windowed = m.sliding_window is not None
     scaling = None
     if m.yarn_factor != 1 or m.yarn_attention_factor is not None:

@@ -1,4 +1,4 @@
-"""Names such as `GenerTeam/GENERator-v2-eukaryote-1.2b-base`: looked up in the local cache, fetched only on request."""
+"""Names such as `GenerTeam/GENERator-v2-eukaryote-1.2b-base`: found in the local cache, fetched only on request."""
 
 import os
 import re
@@ -11,18 +11,18 @@ _FILES = ["config.json", "*.safetensors", "model.safetensors.index.json", "vocab
 
 
 def cache() -> Path:
-    """Where `huggingface_hub` keeps what it has fetched, by the same environment variables."""
+    """The folder in which `huggingface_hub` caches downloads, by the same environment variables."""
     home = Path(os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
     named = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
     return Path(named or home / "hub").expanduser()
 
 
 def find(name: str | Path, *, download: bool = False) -> Path:
-    """The folder of a model: the path itself where it exists, else that name in the cache.
+    """The folder of a model: the path itself if it exists, else that name in the cache.
 
     Args:
       name: a folder, or `owner/name`, or `owner/name@revision`, a commit or a branch (default: main).
-      download: fetch what the cache lacks or holds in part; needs `pip install 'gener_jax[hub]'`. Weights,
+      download: fetch what is missing in the cache; needs `pip install 'gener_jax[hub]'`. Weights,
         configuration and vocabulary are fetched, no code.
 
     Raises:
@@ -35,21 +35,22 @@ def find(name: str | Path, *, download: bool = False) -> Path:
         if (folder := _cached(repository, revision or "main")) is not None:
             return folder
         raise CheckpointError(
-            f"{name}: is no folder here and not in the Hugging Face cache {cache()}: fetch it with --download "
-            "(download=True), or give its folder"
+            name,
+            f"is neither a folder nor in the Hugging Face cache {cache()}: fetch it with --download "
+            "(download=True), or give its folder",
         )
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise CheckpointError(f"{name}: fetching it needs pip install 'gener_jax[hub]'") from None
+        raise CheckpointError(name, "fetching it needs pip install 'gener_jax[hub]'") from None
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_FILES))
     except Exception as error:  # of the network, of the hub, of the disk
-        raise CheckpointError(f"{name}: cannot be fetched: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(name, f"cannot be fetched: {str(error).splitlines()[0]}") from error
 
 
 def _cached(repository: str, revision: str) -> Path | None:
-    """The snapshot of a revision that holds a configuration; a snapshot with parts missing is found on reading it."""
+    """The snapshot of a revision, if it holds a configuration; reading finds out whether other files are missing."""
     base = cache() / f"models--{repository.replace('/', '--')}"
     ref = base / "refs" / revision
     commit = ref.read_text().strip() if ".." not in revision and ref.is_file() else revision

@@ -1,7 +1,7 @@
 """The tokenizer of a folder: the published vocab.txt and token maps, and a tokenizer.json that needs no remote code.
 
-`tokenizers`, the library behind `AutoTokenizer`, has no k-mers, but it can be told to cut a text every k letters and to
-look each piece up: what is no whole k-mer of A, C, G and T is <oov>. That equals `KmerTokenizer.encode` with
+`tokenizers`, the library that `AutoTokenizer` uses, has no k-mers, but it can split a text every k letters and look
+each substring up: what is not a whole k-mer of A, C, G and T is <oov>. That equals `KmerTokenizer.encode` with
 `add_bos=True, remainder="oov"`.
 """
 
@@ -14,11 +14,11 @@ from data_pipeline.tokenizer import BOS, OOV, SPECIAL_TOKENS, KmerTokenizer
 from gener_jax.errors import CheckpointError
 from gener_jax.files import read_text
 
-_MAX_BYTES = 16 << 20  # of a vocab.txt or tokenizer.json: that of 8-mers has under 3 MB
+_MAX_BYTES = 16 << 20  # of a vocab.txt or tokenizer.json; the largest, of 8-mers, has less than 3 MB
 
 
 def check(folder: Path, tokenizer: KmerTokenizer) -> None:
-    """Checks that a folder's vocab.txt and tokenizer.json, where they are there, give the ids that ours give.
+    """Checks that a folder's vocab.txt and tokenizer.json, where they exist, give the same ids as ours.
 
     Raises:
       CheckpointError: naming the first entry that differs.
@@ -32,15 +32,19 @@ def check(folder: Path, tokenizer: KmerTokenizer) -> None:
         try:
             theirs = entries(text)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{path}: is no vocabulary: {error}") from None
+            raise CheckpointError(path, f"is no vocabulary: {error}") from None
         for token, i in theirs.items():
             if ours.get(token) != i:
                 raise CheckpointError(
-                    f"{path}: gives {token!r} the id {i}, where a vocabulary of {tokenizer.k}-mers has "
-                    f"{ours.get(token, 'no such token')}: the order has to be the published one"
+                    path,
+                    f"gives {token!r} the id {i}, where a vocabulary of {tokenizer.k}-mers has "
+                    f"{ours.get(token, 'no such token')}; it must have the published order",
+                    name=token,
+                    value=i,
                 )
         if missing := ours.keys() - theirs.keys():
-            raise CheckpointError(f"{path}: has no token {min(missing, key=ours.get)!r}")
+            token = min(missing, key=ours.get)
+            raise CheckpointError(path, f"has no token {token!r}", name=token)
 
 
 def _vocab_txt(text: str) -> dict[str, int]:
@@ -50,7 +54,7 @@ def _vocab_txt(text: str) -> dict[str, int]:
         if entry is None:
             raise ValueError(f"line {number} is {line[:40]!r}, not a token and its id")
         if entry[1] in found:
-            raise ValueError(f"token {entry[1]!r} stands in it twice")
+            raise ValueError(f"token {entry[1]!r} occurs twice")
         found[entry[1]] = int(entry[2])
     return found
 

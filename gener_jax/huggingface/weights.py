@@ -1,9 +1,9 @@
 """safetensors ↔ our parameter tree, a tensor at a time, from and to any mesh.
 
-A published matrix is [out, in] with heads joined; ours is [in, out] with heads apart, layers stacked or apart. Every
-tensor has to be used and every parameter found: none stays random. On the way in, each tensor goes to its devices
-before the next is read, and each file is closed before the next is opened; on the way out, one tensor at a time is
-fetched. The transposing is the devices' work.
+A published matrix is [out, in] with its heads joined; ours is [in, out] with separate heads, its layers stacked or
+separate. Every tensor must be used and every parameter found: none stays random. When reading, each tensor is sent to
+its devices before the next is read, and each file is closed before the next is opened; when writing, one tensor at a
+time is fetched. The devices transpose.
 """
 
 import contextlib
@@ -48,18 +48,22 @@ _PUBLISHED = {  # our parameter → the published tensor, {} its layer
 _DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
 
+def _tensor_error(path: str | Path, name: str, problem: str, value=None) -> CheckpointError:
+    return CheckpointError(path, f"tensor {name!r} {problem}", name=name, value=value)
+
+
 class _Tensor(NamedTuple):
-    """One published tensor and the place of its numbers in our tree."""
+    """One published tensor, and where its numbers are in our tree."""
 
     name: str
     parameter: str
     layer: int | None  # None: the parameter is not stacked
-    inputs: int  # leading dimensions of ours, without layers, that are summed over: they come last in the published one
+    inputs: int  # our leading dimensions, without layers, that are summed over; in the published tensor they come last
     shape: tuple[int, ...]  # ours, without layers
 
     @property
     def apart(self) -> tuple[int, ...]:
-        """The published shape with its heads apart."""
+        """The published shape with separate heads."""
         return self.shape[self.inputs :] + self.shape[: self.inputs]
 
     @property
@@ -71,7 +75,7 @@ class _Tensor(NamedTuple):
 
 
 def tensors(params) -> list[_Tensor]:
-    """All published tensors of a tree of arrays or shapes, in the order of the published shards."""
+    """All published tensors of a tree of arrays or shapes, in the published order."""
     flat = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
     layered = [name for name in _PUBLISHED if name.startswith("layers/")]
     stacked = "layers/q" in flat
@@ -96,18 +100,18 @@ def num_layers(params) -> int:
 
 
 def read(folder: Path, target):
-    """The parameters of a folder, placed and typed as `target`, a tree of shapes with shardings, says.
+    """The parameters of a folder, placed and typed like `target`, a tree of shapes with shardings.
 
     Tensors may be float32, float16 or bfloat16, in one model.safetensors or in the shards of an index.
 
     Raises:
-      CheckpointError: one line naming the file and the tensor that is missing, left over, damaged, of another shape or
-        type, or not finite; before anything is allocated where the files' headers tell.
+      CheckpointError: naming the file and the tensor that is missing, left over, damaged, of another shape or type, or
+        not finite; before anything is allocated where the files' headers show it.
     """
     files = _files(folder)
     layers = num_layers(target)
-    if layers > sum(map(len, files.values())):  # said before a list of so many is made
-        raise CheckpointError(f"{folder}: tensor {_PUBLISHED['layers/q'].format(layers - 1)!r} is missing")
+    if layers > sum(map(len, files.values())):  # checked before a list of so many is made
+        raise _tensor_error(folder, _PUBLISHED["layers/q"].format(layers - 1), "is missing")
     wanted = {tensor.name: tensor for tensor in tensors(target)}
     _check_headers(files, wanted)
     leaves = traverse_util.flatten_dict(target, sep="/")
@@ -117,76 +121,76 @@ def read(folder: Path, target):
         for path, names in files.items():
             for name in names:
                 tensor = wanted[name]
-                with _opened(path) as file:  # for each: what is mapped of an open file counts as memory
+                with _opened(path) as file:  # per tensor, since the mapped pages of an open file count as memory
                     array = file.get_tensor(name)
                 array = array.astype(params[tensor.parameter].dtype, copy=False)
                 if not np.isfinite(array).all():
-                    raise CheckpointError(f"{path}: tensor {name!r} holds NaN or infinity in {array.dtype}")
+                    raise _tensor_error(path, name, f"holds NaN or infinity in {array.dtype}")
                 placed = _place(params[tensor.parameter], array, tensor)
-                params[tensor.parameter] = jax.block_until_ready(placed)  # or many would be on their way at once
+                params[tensor.parameter] = jax.block_until_ready(placed)  # or many would be in flight at once
                 progress.update(array.size)
     return traverse_util.unflatten_dict(params, sep="/")
 
 
 def _files(folder: Path) -> dict[Path, list[str]]:
-    """The safetensors files of a folder and the tensors that its index says are in each."""
+    """The safetensors files of a folder, and the tensors in each by its index."""
     single, index = folder / _SINGLE, folder / _INDEX
     if single.exists() and index.exists():
-        raise CheckpointError(f"{folder}: holds both {_SINGLE} and {_INDEX}: remove the one that is not meant")
+        raise CheckpointError(folder, f"holds both {_SINGLE} and {_INDEX}: remove one of them", name=_SINGLE)
     if os.path.lexists(single):
         with _opened(single) as file:
             return {single: list(file.keys())}
     if not index.exists():
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         raise CheckpointError(
-            f"{folder}: holds no {_SINGLE} and no {_INDEX}"
-            + (f"; {pickles[0]} is a pickle, which can run code: save it as safetensors first" if pickles else "")
+            folder,
+            f"holds no {_SINGLE} and no {_INDEX}"
+            + (f"; {pickles[0]} is a pickle, which can run code: save it as safetensors first" if pickles else ""),
+            value=pickles[0] if pickles else None,
         )
     files: dict[Path, list[str]] = {}
     weight_map = read_json(index, _MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{index}: has no weight_map")
+        raise CheckpointError(index, "has no weight_map", name="weight_map")
     for name, file_name in weight_map.items():
-        beside = isinstance(file_name, str) and Path(file_name).name == file_name
-        if not beside or not file_name.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{index}: tensor {name!r} is in {file_name!r}: that is no safetensors file beside it"
-            )
+        is_name = isinstance(file_name, str) and Path(file_name).name == file_name
+        if not is_name or not file_name.endswith(".safetensors"):
+            raise _tensor_error(index, name, f"is in {file_name!r}, which is no safetensors file beside it", file_name)
         files.setdefault(folder / file_name, []).append(name)
     if absent := sorted(path.name for path in files if not _is_file(path)):
-        raise CheckpointError(f"{folder}: file {absent[0]!r} is missing, which {_INDEX} names")
+        raise CheckpointError(folder, f"file {absent[0]!r} is missing, which {_INDEX} names", name=absent[0])
     for path, names in files.items():
         with _opened(path) as file:
-            there = set(file.keys())
-        if missing := sorted(set(names) - there):
-            raise CheckpointError(f"{path}: tensor {missing[0]!r} is missing, which {_INDEX} says is there")
-        if extra := sorted(there - set(names)):
-            raise CheckpointError(f"{path}: tensor {extra[0]!r} is not in {_INDEX}")
+            found = set(file.keys())
+        if missing := sorted(set(names) - found):
+            raise _tensor_error(path, missing[0], f"is missing, although {_INDEX} names it")
+        if extra := sorted(found - set(names)):
+            raise _tensor_error(path, extra[0], f"is not in {_INDEX}")
     return dict(sorted(files.items()))
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # of a name that no file can have
+    except OSError:  # a name that no file can have
         return False
 
 
 @contextlib.contextmanager
 def _opened(path: Path):
-    """A safetensors file, whose header the library has checked against the file's size: no gap, no overlap."""
+    """A safetensors file. The library checks its header against the file's size: no gap, no overlap."""
     try:
         if not path.is_file():
             raise OSError("no such file")
         file = safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: is no whole safetensors file: {error}") from None
+        raise CheckpointError(path, f"is not a complete safetensors file: {error}") from None
     with file:
         yield file
 
 
 def stored_dtype(folder: Path) -> str | None:
-    """The type that all tensors of a folder have; None where they have several, or one that we do not write."""
+    """The type of all tensors of a folder; None if they have several types, or one that we do not write."""
     found = set()
     for path, names in _files(folder).items():
         with _opened(path) as file:
@@ -198,21 +202,18 @@ def _check_headers(files: dict[Path, list[str]], wanted: dict[str, _Tensor]) -> 
     where = {name: path for path, names in files.items() for name in names}
     for name in wanted:
         if name not in where:
-            raise CheckpointError(f"{next(iter(files))}: tensor {name!r} is missing")
+            raise _tensor_error(next(iter(files)), name, "is missing")
     for path, names in files.items():
         with _opened(path) as file:
             for name in sorted(names):
                 if name not in wanted:
-                    raise CheckpointError(f"{path}: tensor {name!r} is not part of the model")
-                part, shape = file.get_slice(name), wanted[name].published
-                if tuple(part.get_shape()) != shape:
-                    raise CheckpointError(
-                        f"{path}: tensor {name!r} is {part.get_shape()}: the model's is {list(shape)}"
-                    )
-                if part.get_dtype() not in _DTYPES:
-                    raise CheckpointError(
-                        f"{path}: tensor {name!r} is {part.get_dtype()}: {', '.join(_DTYPES)} are supported"
-                    )
+                    raise _tensor_error(path, name, "is not part of the model")
+                tensor, shape = file.get_slice(name), list(wanted[name].published)
+                found, dtype = list(tensor.get_shape()), tensor.get_dtype()
+                if found != shape:
+                    raise _tensor_error(path, name, f"has shape {found}; the model's is {shape}", found)
+                if dtype not in _DTYPES:
+                    raise _tensor_error(path, name, f"has type {dtype}; {', '.join(_DTYPES)} are supported", dtype)
 
 
 def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -221,7 +222,7 @@ def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 @functools.cache
 def _place_program(sharding, inputs: int):
-    """The program that turns a tensor as published, heads apart, into ours, and puts it at a layer of a parameter."""
+    """The program that transposes a published tensor with separate heads into ours, and writes it into a layer."""
 
     def place(tensor, parameter=None, layer=None):
         tensor = jnp.transpose(tensor, [*range(tensor.ndim - inputs, tensor.ndim), *range(tensor.ndim - inputs)])
@@ -231,9 +232,9 @@ def _place_program(sharding, inputs: int):
 
 
 def _place(parameter, array: np.ndarray, tensor: _Tensor) -> jax.Array:
-    """The parameter (an array where it is stacked, else its shape) with one tensor in its place.
+    """The parameter (an array if it is stacked, else its shape) with one tensor written into it.
 
-    Each device is sent its own part.
+    Each device is sent its own shard.
     """
     sharding = parameter.sharding
     axes = [*sharding.spec, *[None] * (parameter.ndim - len(sharding.spec))][int(tensor.layer is not None) :]
@@ -276,7 +277,7 @@ def write(folder: Path, params, dtype: str, shard_bytes: int = SHARD_BYTES) -> N
 
 
 def _write_file(path: Path, shard: list[_Tensor], flat: dict, dtype: np.dtype, progress) -> None:
-    """One file, as the library would write it, which wants all tensors in memory at once."""
+    """One file, byte for byte as the library writes it; the library needs all tensors in memory at once."""
     code = next(code for code, known in _DTYPES.items() if known == dtype)
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for tensor in shard:
@@ -289,13 +290,13 @@ def _write_file(path: Path, shard: list[_Tensor], flat: dict, dtype: np.dtype, p
         for tensor in shard:
             array = np.asarray(_take(flat[tensor.parameter], tensor.layer, inputs=tensor.inputs, dtype=dtype))
             if not np.isfinite(array).all():
-                raise CheckpointError(f"{path.name}: tensor {tensor.name!r} holds NaN or infinity in {dtype}")
+                raise _tensor_error(path.name, tensor.name, f"holds NaN or infinity in {dtype}")
             file.write(np.ascontiguousarray(array).view(np.uint8).data)
             progress.update(array.size)
 
 
 @functools.partial(jax.jit, static_argnames=("inputs", "dtype"))
 def _take(parameter, layer, *, inputs: int, dtype):
-    """One tensor of a parameter as published, heads apart."""
+    """One tensor of a parameter as published, with separate heads."""
     tensor = parameter if layer is None else jax.lax.dynamic_index_in_dim(parameter, layer, 0, keepdims=False)
     return jnp.transpose(tensor, [*range(inputs, tensor.ndim), *range(inputs)]).astype(dtype)

@@ -84,7 +84,7 @@ def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
     except Exception as error:  # of many kinds, at any length
         first = (str(error).strip().splitlines() or [""])[0]
         raise CheckpointError(
-            f"{folder}: transformers {transformers.__version__} cannot run it: {type(error).__name__}: {first}"
+            folder, f"transformers {transformers.__version__} cannot run it: {type(error).__name__}: {first}"
         ) from error
 
 
@@ -95,9 +95,10 @@ def _theirs(folder, ids, model, torch, transformers) -> Outputs:
         rope_theta = config.rope_theta
     if rope_theta != model.rope_theta:
         raise CheckpointError(
-            f"{folder / 'config.json'}: transformers {transformers.__version__} takes rope_theta {rope_theta} from it "
+            folder / "config.json",
+            f"transformers {transformers.__version__} takes rope_theta {rope_theta} from it "
             f"and we {model.rope_theta}: versions 4 and 5 write it in different places; verify what --output --format "
-            "hf writes, which both read"
+            "hf writes, which both read",
         )
     architecture = {"llama": transformers.LlamaForCausalLM, "mistral": transformers.MistralForCausalLM}
     model = architecture[config.model_type].from_pretrained(folder, dtype=getattr(torch, model.dtype)).eval()

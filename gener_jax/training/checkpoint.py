@@ -111,14 +111,15 @@ class Checkpoints:
         number = jax.device_put(np.int32(step), target.step.sharding)
         rest, loader = restored["optimizer"], dict(restored["loader"])
         if _sealed({name: value for name, value in loader.items() if name != "crc"}) != loader:
-            raise DamagedError(f"{self._folder / 'checkpoints' / str(step)}: its `loader` is not what was saved")
+            raise DamagedError(self._folder / "checkpoints" / str(step), "its `loader` is not what was saved")
         del loader["crc"]
         state = State(number, restored["params"], rest["moments"], Guard(**rest["guard"]))
         expected, found = loader.pop("checksum"), checksum(state)
         if found != expected:
             raise DamagedError(
-                f"{self._folder / 'checkpoints' / str(step)}: holds other numbers than were saved (checksum {found}, "
-                f"was {expected}); remove that folder and take another step"
+                self._folder / "checkpoints" / str(step),
+                f"holds other numbers than were saved (checksum {found}, "
+                f"was {expected}); remove that folder and take another step",
             )
         return state, loader
 
@@ -134,13 +135,14 @@ class Checkpoints:
             if len(saved) == len(wanted):
                 return  # another shape of the model, which `restore_items` names
             raise CheckpointError(
-                f"{self._folder / 'checkpoints' / str(step)}: its optimizer state is of an earlier version, or another "
-                "optimizer: start a new run from its parameters with --config.train.init_from and another --workdir"
+                self._folder / "checkpoints" / str(step),
+                "its optimizer state is of an earlier version, or another "
+                "optimizer: start a new run from its parameters with --config.train.init_from and another --workdir",
             )
         if saved and saved != wanted:
             raise CheckpointError(
-                f"{self._folder / 'checkpoints' / str(step)}: its optimizer state has other types than "
-                "optimizer.state_dtype says: that cannot change within a run"
+                self._folder / "checkpoints" / str(step),
+                "its optimizer state has other types than optimizer.state_dtype says: that cannot change within a run",
             )
 
     def newest(self, target: State) -> tuple[int, State, dict] | None:
@@ -160,7 +162,13 @@ class Checkpoints:
                 fault = error
                 say(f"warning: {error}")
             if not distributed.all_agree(fault is None):  # of several processes one alone may see it
-                damaged.append((step, fault or DamagedError(f"checkpoint {step}: another process cannot read it")))
+                damaged.append(
+                    (
+                        step,
+                        fault
+                        or DamagedError(self._folder / "checkpoints" / str(step), "another process cannot read it"),
+                    )
+                )
                 continue
             if damaged:
                 distributed.first(lambda: self._move_away([step for step, _ in damaged]))
@@ -170,7 +178,7 @@ class Checkpoints:
             raise damaged[0][1]
         if any((self._folder / "damaged").glob("*")):  # never anew in silence
             raise DamagedError(
-                f"{self._folder / 'damaged'}: holds all that is left of this run; take another --workdir, or remove it"
+                self._folder / "damaged", "holds all that is left of this run; take another --workdir, or remove it"
             )
         return None
 
