@@ -92,7 +92,7 @@ def main(argv=None) -> None:
     if jax.process_count() > 1:
         raise ConfigError(f"{jax.process_count()} processes: convert works on one host")
     if args.output and os.path.lexists(args.output):  # now, not when everything is read
-        raise ConfigError(f"--output {args.output}: exists already; give a folder that does not")
+        raise ConfigError(f"--output {args.output}: already exists; give a new folder")
     # Weights are converted in float32, which holds what any other type does; --verify compares in it too.
     published = folder if pretrained.is_published(folder) else None
     dtype = args.dtype or (weights.stored_dtype(folder) if published else "float32")

@@ -25,19 +25,19 @@ def main(argv=None) -> None:
     mesh = None
     try:
         mesh = mesh_of(config)
-        pretrained.abstract_params(for_config(config)[1].model, mesh)  # whether it divides the model
-    except ValueError as error:  # a run of a larger machine
+        pretrained.abstract_params(for_config(config)[1].model, mesh)  # fails if the mesh does not divide the model
+    except ValueError as error:  # the run was made on a larger machine
         mesh = None
-        say(f"{error}; evaluating without it")
+        say(f"{error}; evaluating without this mesh")
     lm = from_config(config, folder, step=args.step, mesh=mesh)
     step = lm.step
     trained_on = None if step is None else run_folder.read_loader_state(folder, step)
     if trained_on is None:
-        say(f"warning: {folder} does not say what it was trained on: it may have seen these regions")
+        say(f"warning: {folder} does not name its training data: it may have been trained on these regions")
     elif read_info(config.data.path)["digest"] != trained_on["dataset"]:
-        say(f"warning: {config.data.path} is not the dataset this run was trained on: it may have seen these regions")
+        say(f"warning: {config.data.path} is not the dataset of this run, which may have been trained on these regions")
     say(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")
-    marks = []  # (seconds, tokens done), a batch; the first one ends when the program is compiled
+    marks = []  # (seconds, tokens done) per batch; the first includes compilation
 
     def progress(done: int, total: int) -> None:
         if len(marks) > 1 and time.perf_counter() - marks[-1][0] > 10:

@@ -1,4 +1,4 @@
-"""Files that others made, read within bounds; folders of ours, written whole or not at all."""
+"""Files from elsewhere, read within size limits; our folders and files, written atomically or resumably."""
 
 import contextlib
 import json
@@ -16,22 +16,22 @@ def read_text(path: Path, max_bytes: int) -> str:
     """The text of a regular file in UTF-8.
 
     Raises:
-      CheckpointError: if it is absent, no regular file, larger than that, or no text.
+      CheckpointError: if it is absent, not a regular file, larger than `max_bytes`, or not text.
     """
     try:
-        if not path.is_file():  # a pipe would wait, a device never end
+        if not path.is_file():  # a pipe would block, a device never end
             raise CheckpointError(path, "no such file")
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
         if len(data) > max_bytes:
-            raise CheckpointError(path, f"has more than the {max_bytes:,} bytes that are read")
+            raise CheckpointError(path, f"is larger than the {max_bytes:,} bytes allowed")
         return data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(path, f"cannot be read: {error}") from None
 
 
 def read_json(path: Path, max_bytes: int = 1 << 20) -> dict:
-    """The object in a JSON file; raises CheckpointError like `read_text`, and where it holds none."""
+    """The object in a JSON file; raises CheckpointError like `read_text`, and if the file holds no JSON object."""
     try:
         fields = json.loads(read_text(path, max_bytes))
     except CheckpointError:
@@ -45,19 +45,19 @@ def read_json(path: Path, max_bytes: int = 1 << 20) -> dict:
 
 @contextlib.contextmanager
 def whole_folder(output: Path) -> Iterator[Path]:
-    """A new folder beside `output` that becomes it if all goes well, and is removed, with what held it, if not.
+    """A temporary folder that is renamed to `output` on success and removed on failure, with the parents it needed.
 
     Raises:
       ConfigError: if `output` exists.
     """
     if os.path.lexists(output):
-        raise ConfigError(f"{output}: exists already; give a folder that does not")
+        raise ConfigError(f"{output}: already exists; give a new folder")
     made = [parent for parent in output.absolute().parents if not parent.exists()]
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())  # mkdtemp's is for its owner alone
+        partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private to its owner
         os.rename(partial, output)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -74,16 +74,16 @@ def _umask() -> int:
 
 
 class Growing:
-    """A file that is written piece by piece beside its place, gone on with after a stop, and whole once it is there.
+    """An output file written in chunks to `<path>.partial`, resumed after a stop, and renamed when it is complete.
 
-    What it is made of is kept in `<path>.partial.json`, so that it is not gone on with from something else.
+    `<path>.partial.json` records what it is made of, so that it is never resumed from other input.
     """
 
     def __init__(self, path: Path, made_of: dict, *, resume: bool = True):
-        """`made_of`: plain values that settle every byte; without `resume`, what was begun is begun again.
+        """`made_of`: plain values that determine every byte; without `resume`, a partial file is started again.
 
         Raises:
-          ConfigError: if the file exists, or was begun from something else.
+          ConfigError: if the file exists, or the partial file was made of something else.
         """
         if not path.name or path.is_dir():
             raise ConfigError(f"{path}: is a folder; give the name of a file")
@@ -91,7 +91,7 @@ class Growing:
         self.partial = path.with_name(path.name + ".partial")
         self._state = path.with_name(path.name + ".partial.json")
         if os.path.lexists(path):
-            raise ConfigError(f"{path}: exists already; remove it or give another name")
+            raise ConfigError(f"{path}: already exists; remove it or give another name")
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         self.done, self.facts, size = 0, {}, 0
         state = read_json(self._state, 64 << 20) if resume and self._state.exists() and self.partial.exists() else {}
@@ -100,8 +100,8 @@ class Growing:
             if before != self._made_of:
                 names = [n for n in self._made_of if not isinstance(before, dict) or before.get(n) != self._made_of[n]]
                 raise ConfigError(
-                    f"{self.partial}: was begun with another {', '.join(names) or 'setting'}; give what it was begun "
-                    "with, or remove it to begin again"
+                    f"{self.partial}: was started with another {', '.join(names) or 'setting'}; give the same again, "
+                    "or remove it to start over"
                 )
             self.done, self.facts, size = state["done"], state["facts"], state["bytes"]
         self._file = self.partial.open("r+b" if size else "wb")
@@ -109,7 +109,7 @@ class Growing:
         self._file.seek(size)
 
     def append(self, data: bytes, done: int, **facts) -> None:
-        """Adds bytes with which `done` pieces are in it; a stop after this loses nothing. `facts` are kept as well."""
+        """Appends bytes that make `done` items complete; a stop after this loses nothing. `facts` are stored too."""
         self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -120,13 +120,13 @@ class Growing:
         os.replace(beside, self._state)
 
     def discard(self) -> None:
-        """Removes it: what it holds is somewhere else now."""
+        """Removes the partial file, whose content is elsewhere now."""
         self._file.close()
         self.partial.unlink()
         self._state.unlink(missing_ok=True)
 
     def finish(self, described: dict) -> None:
-        """Puts it in its place, with `described` as JSON in `<path>.json` beside it."""
+        """Renames it to its path, and writes `described` as JSON to `<path>.json`."""
         self._file.close()
         self.path.with_name(self.path.name + ".json").write_text(json.dumps(described, indent=2) + "\n")
         os.replace(self.partial, self.path)

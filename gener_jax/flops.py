@@ -1,6 +1,6 @@
-"""Floating-point operations by formula, and what devices can do at most.
+"""Floating-point operations by formula, and the peak rates of devices.
 
-By formula because a compiler counts the layers of a scan once, and what is computed again (remat) is no useful work.
+By formula, since a compiler counts a scan's layers once, and recomputation (remat) is not useful work.
 """
 
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from gener_jax.model import decoder
 
 
 class Device(NamedTuple):
-    """What a device can do at most, by its maker's data sheet."""
+    """Peak rates of a device, from its maker's data sheet."""
 
-    tflops: float  # dense bfloat16, 10^12 operations a second
+    tflops: float  # dense bfloat16, 10^12 operations per second
     memory_gib: float
-    link: float  # 10^9 bytes a second and direction to its near neighbours
-    near: int  # how many devices are near each other: a machine with its own switch; 0: all of a slice
-    far: float  # 10^9 bytes a second to others, over the network
+    link: float  # 10^9 bytes per second and direction to devices in the same group
+    near: int  # devices per group, which share a switch; 0: the whole slice is one group
+    far: float  # 10^9 bytes per second to devices of other groups, over the network
     names: tuple[str, ...]  # parts of jax's device kind
 
 
@@ -33,20 +33,20 @@ DEVICES = {
 
 
 def matrix_parameters(model: Model) -> int:
-    """The parameters that a token is multiplied with: all but the embedding, which is looked up, and the norms."""
+    """Parameters that multiply each token: all but the embedding, which is looked up, and the norms."""
     norms = (2 * model.num_hidden_layers + 1) * model.hidden_size
     return decoder.num_parameters(model) - model.vocab_size * model.hidden_size - norms
 
 
 def mean_keys(length: int, window: int | None = None) -> float:
-    """Keys that a query of a causal sequence sees in the mean, itself included."""
+    """The mean number of keys that a query of a causal sequence sees, its own included."""
     window = length if window is None else min(window, length)
     return (window * (window + 1) / 2 + (length - window) * window) / length
 
 
 def forward(model: Model, length: int) -> float:
-    """Operations of a token in a sequence of `length` tokens, forward: 2 a parameter and token, and of attention 4 a
-    head dimension and key, the keys that the causal mask hides left out (Chowdhery et al. 2022, appendix B, halved).
+    """Operations per token of the forward pass, in a sequence of `length` tokens: 2 per parameter, and for attention 4
+    per head dimension and visible key (Chowdhery et al. 2022, appendix B, halved by the causal mask).
     """
     width = model.num_attention_heads * model.head_dim
     attention = 4 * model.num_hidden_layers * width * mean_keys(length, model.sliding_window)
@@ -54,12 +54,12 @@ def forward(model: Model, length: int) -> float:
 
 
 def training(model: Model, length: int) -> float:
-    """Operations of a token in training: the backward pass takes twice the forward's; recomputation is not counted."""
+    """Operations per token in training: the backward pass takes twice the forward's; recomputation is not counted."""
     return 3 * forward(model, length)
 
 
 def device_of(kind: str) -> Device | None:
-    """The table's entry for jax's name of a device; None where it has none."""
+    """The table's entry for jax's name of a device; None if there is none."""
     found = [
         (len(name), device) for device in DEVICES.values() for name in device.names if name.lower() in kind.lower()
     ]

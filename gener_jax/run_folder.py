@@ -1,8 +1,8 @@
-"""What a run's folder holds, and how it is read and described, by orbax: `config.json`, `environment.json`,
-`log.jsonl` and `checkpoints/<step>/`.
+"""A run's folder, read and described, with orbax: `config.json`, `environment.json`, `log.jsonl` and
+`checkpoints/<step>/`.
 
 Parameters and optimizer state of a step are separate items, so that inference reads the parameters alone.
-`gener_jax.train` writes such a folder; `gener_jax.convert` makes one of a published model, with parameters alone.
+`gener_jax.train` writes such a folder; `gener_jax.convert` makes one from a published model, with parameters alone.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _METRICS = "metrics/metrics"  # orbax's, of a checkpoint
 
 
 def _score(metrics: dict) -> float:
-    """Held-out bits per base, by which the best is chosen; a checkpoint without any, or with NaN, is never best."""
+    """Held-out bits per base, which choose the best checkpoint; one without them, or with NaN, is never the best."""
     bits = metrics["bits_per_base"]
     return math.inf if bits is None or math.isnan(bits) else bits
 
@@ -46,7 +46,7 @@ def open_manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager
         best_fn=_score,  # without it orbax stores no metrics and calls the newest the best
         best_mode="min",
         create=keep is not None,
-        cleanup_tmp_directories=keep is not None,  # what a kill left half-written
+        cleanup_tmp_directories=keep is not None,  # left half-written by a kill
     )
     handlers = {
         "params": ocp.StandardCheckpointHandler(),
@@ -58,14 +58,14 @@ def open_manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager
 
 
 def write_metrics(folder: Path, step: int, metrics: dict) -> None:
-    """In place of those that a checkpoint has."""
+    """Replaces the metrics of a checkpoint."""
     path = folder / "checkpoints" / str(step) / _METRICS
     path.parent.mkdir(exist_ok=True)
     _write(path, json.dumps(metrics))
 
 
 def unreadable_metrics(folder: Path) -> list[int]:
-    """Steps whose held-out bits cannot be read: orbax reads those of all steps first, and gives up at one."""
+    """Steps whose metrics cannot be read; orbax reads the metrics of all steps first, and fails at such a step."""
     steps = []
     for path in (folder / "checkpoints").glob(f"*/{_METRICS}"):
         if path.parts[-3].isdigit():
@@ -80,14 +80,14 @@ def unreadable_metrics(folder: Path) -> list[int]:
 
 @contextlib.contextmanager
 def writing(folder: Path):
-    """For steps that write a checkpoint: what goes wrong becomes a CheckpointError of one line."""
+    """Turns any failure to write a checkpoint into a CheckpointError of one line."""
     try:
         yield
     except Exception as error:  # orbax and tensorstore raise many kinds, OSError the least of them
         raise CheckpointError(
             folder / "checkpoints",
-            f"a checkpoint cannot be written ({_first_line(error)}); make room, "
-            "and the same command goes on from the one before",
+            f"a checkpoint cannot be written ({_first_line(error)}); free some space, "
+            "and the same command resumes from the previous one",
         ) from error
 
 
@@ -97,7 +97,7 @@ def _first_line(error: Exception) -> str:
 
 
 def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items, params):
-    """What `items` asks of a step, once the shapes of its parameters are known to be those of `params`."""
+    """Restores `items` of a step, after checking that its parameters have the shapes of `params`."""
     where = f"{folder / 'checkpoints' / str(step)}"
     try:
         saved = manager.item_metadata(step)["params"]
@@ -112,10 +112,10 @@ def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items
                 )
         present = set(manager.item_metadata(step).keys())
         if missing := sorted(set(items.keys()) - present):
-            if not {"optimizer", "loader"} & present:  # as `write_params` makes one
+            if not {"optimizer", "loader"} & present:  # made by `write_params`
                 raise CheckpointError(
                     where,
-                    f"holds parameters alone and no {missing[0]}, so no run goes on from it: "
+                    f"holds parameters alone and no {missing[0]}, so no run can resume from it: "
                     "start one from it with --config.train.init_from and another --workdir",
                 )
             raise FileNotFoundError(f"it has no {missing[0]}")
@@ -125,12 +125,12 @@ def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items
     except Exception as error:  # of a damaged file: orbax and tensorstore raise many kinds
         raise DamagedError(
             where,
-            f"cannot be read ({_first_line(error)}); where it is damaged, remove that folder and take another step",
+            f"cannot be read ({_first_line(error)}); if it is damaged, remove that folder and take another step",
         ) from error
 
 
 def restore_params(folder: Path, target, step: int | str | None = None):
-    """The parameters alone, placed as `target` says, and their step; `step` None is the newest, "best" the best.
+    """The parameters alone, placed like `target`, and their step; `step` None is the newest, "best" the best.
 
     Raises:
       CheckpointError: if there is none, it cannot be read, or its shapes differ from the target's.
@@ -149,13 +149,18 @@ def restore_params(folder: Path, target, step: int | str | None = None):
                 raise CheckpointError(folder, "no checkpoint has held-out bits per base, so none is the best")
         step = max(steps) if step is None else step
         if step not in steps:
-            raise CheckpointError(folder, f"has no checkpoint of step {step}; it has {', '.join(map(str, steps))}")
+            raise CheckpointError(
+                folder,
+                f"has no checkpoint of step {step}; it has {', '.join(map(str, steps))}",
+                name="step",
+                value=step,
+            )
         items = ocp.args.Composite(params=ocp.args.StandardRestore(target))
         return restore_items(manager, folder, step, items, target)["params"], step
 
 
 def write_params(folder: Path, config: Config, params) -> None:
-    """A folder with parameters alone, as step 0: what a published model becomes."""
+    """Writes a folder that holds parameters alone, as step 0; for published models."""
     describe(folder, config)
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(params), config=ocp.args.JsonSave(dataclasses.asdict(config))
@@ -166,7 +171,7 @@ def write_params(folder: Path, config: Config, params) -> None:
 
 
 def read_loader_state(folder: Path, step: int) -> dict | None:
-    """What a step's checkpoint says of the data: step, seed, and the digests of loader and dataset; None: nothing."""
+    """The loader's state in a checkpoint: step, seed, digests of loader and dataset; None if it holds none."""
     with open_manager(folder) as manager:
         if "loader" not in manager.item_metadata(step).keys():  # noqa: SIM118 (orbax's object is no mapping)
             return None
@@ -181,7 +186,7 @@ def read_config(folder: Path) -> Config:
     try:
         config = resolve(read_json(path))
     except ConfigError as error:
-        raise CheckpointError(path, f"{error}") from None
+        raise CheckpointError(path, str(error), name=error.field, value=error.value) from None
     if (folder / _TOKENIZER).exists():  # the run's own copy
         tokenizer = dataclasses.replace(config.tokenizer, model_file=str(folder / _TOKENIZER))
         config = dataclasses.replace(config, tokenizer=tokenizer)
@@ -189,9 +194,9 @@ def read_config(folder: Path) -> Config:
 
 
 def describe(folder: Path, config: Config) -> None:
-    """Writes config.json, adds this start to environment.json, and keeps a copy of a BPE tokenizer's model.
+    """Writes config.json, adds this start to environment.json, and copies the model of a BPE tokenizer.
 
-    environment.json is a list, an object a start of the run.
+    environment.json is a list with one object per start of the run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config.tokenizer.kind == "bpe" and not (folder / _TOKENIZER).exists():
@@ -203,8 +208,8 @@ def describe(folder: Path, config: Config) -> None:
     try:
         starts = json.loads(path.read_text()) if path.exists() else []
     except ValueError as error:
-        raise CheckpointError(path, f"not valid JSON ({error}); remove it, it is only a record") from None
-    starts = starts if isinstance(starts, list) else [starts]  # one object, as it was once written
+        raise CheckpointError(path, f"is not valid JSON ({error}); remove it, nothing else depends on it") from None
+    starts = starts if isinstance(starts, list) else [starts]  # early versions wrote one object
     _write(path, json.dumps([*starts, environment()], indent=2) + "\n")
 
 
@@ -215,7 +220,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def environment() -> dict:
-    """The command, the commit, versions and devices: what a result was made with."""
+    """The command, commit, versions and devices that made a result."""
     versions = {}
     for package in (
         "gener_jax",
@@ -243,7 +248,7 @@ def environment() -> dict:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this package runs from; None outside of one."""
+    """The commit of the checkout that this package runs from; None outside a checkout."""
     try:
         command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

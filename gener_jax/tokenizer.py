@@ -1,4 +1,4 @@
-"""The tokenizers, for users of the model; they live with the data pipeline, which can store their ids."""
+"""The tokenizers, for users of the model; the data pipeline, which can store their ids, defines them."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ __all__ = ["SPECIAL_TOKENS", "BpeTokenizer", "KmerTokenizer", "Tokenizer", "for_
 
 
 def for_config(config: Config) -> tuple[Tokenizer, Config]:
-    """The tokenizer a configuration names, and the configuration with `model.vocab_size` filled in.
+    """The tokenizer of a configuration, and the configuration with `model.vocab_size` filled in.
 
     Raises:
       ConfigError: if `model.vocab_size` is set and is not the tokenizer's.
@@ -21,8 +21,8 @@ def for_config(config: Config) -> tuple[Tokenizer, Config]:
     size = config.model.vocab_size
     if size not in (None, tokenizer.vocab_size):
         raise ConfigError(
-            f"model.vocab_size is {size} but {tokenizer.name} has {tokenizer.vocab_size} tokens; "
-            "leave it unset to take the tokenizer's"
-        )
+            f"{tokenizer.name} has {tokenizer.vocab_size} tokens; leave it unset to take the tokenizer's",
+            "model.vocab_size", size,
+        )  # fmt: skip
     model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)
     return tokenizer, dataclasses.replace(config, model=model)

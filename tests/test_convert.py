@@ -151,7 +151,7 @@ def test_no_run_goes_on_from_parameters_alone(run, tmp_path):
         ([], "give --output with --format hf or run, or --verify"),
         (["--output", "{tmp}/x"], "give --output with --format"),
         (["--format", "hf"], "give --output with --format"),
-        (["--output", "{tmp}", "--format", "hf"], "exists already; give a folder that does not"),
+        (["--output", "{tmp}", "--format", "hf"], "already exists"),
         (["--output", "{tmp}/x", "--format", "run", "--dtype", "float16"], "--dtype float16: is of --format hf"),
     ],
 )
@@ -191,7 +191,7 @@ def test_nothing_of_others_is_removed(tmp_path):
     assert source.is_dir()
     assert other.is_dir()
     (tmp_path / "link").symlink_to(tmp_path / "absent")
-    with pytest.raises(ConfigError, match="link: exists already"):
+    with pytest.raises(ConfigError, match="link: already exists"):
         convert.main(["--checkpoint", str(source), "--output", str(tmp_path / "link"), "--format", "hf"])
 
 

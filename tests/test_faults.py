@@ -160,7 +160,7 @@ def test_where_all_are_damaged_nothing_is_begun_anew(straight, dataset, tmp_path
     for step in ("9", "12"):
         damage(folder / "checkpoints" / step, "metrics", random.Random(0))
     for _ in range(2):
-        with pytest.raises(DamagedError, match="damaged: holds all that is left of this run"):
+        with pytest.raises(DamagedError, match="/damaged: "):
             train.train(tiny.config(dataset), folder)
 
 
@@ -168,7 +168,7 @@ def test_another_kind_of_optimizer_state_is_no_damage(straight, dataset, tmp_pat
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     config = tiny.config(dataset, optimizer__state_dtype="bfloat16", train__allow_changes="optimizer.state_dtype")
-    with pytest.raises(CheckpointError, match=r"optimizer.state_dtype says: that cannot change within a run"):
+    with pytest.raises(CheckpointError, match=r"optimizer\.state_dtype"):
         train.train(config, folder)
     assert not (folder / "damaged").exists()
 
@@ -408,7 +408,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(dataset, tmp_path, straight, c
         room = shutil.disk_usage(disk).free
         (disk / "filler").write_bytes(b"x" * (room - 30_000))
         config = tiny.config(dataset, train__num_steps="18", train__allow_changes="train.num_steps")
-        with pytest.raises(CheckpointError, match=r"cannot be written .*; make room, and the same command") as caught:
+        with pytest.raises(CheckpointError, match=r"cannot be written .*, and the same command") as caught:
             train.train(config, disk / "run")
         assert "\n" not in str(caught.value)
         (disk / "filler").unlink()

@@ -145,7 +145,7 @@ def test_goes_on_where_it_was_stopped(run, files, monkeypatch):
     assert 0 < partial.stat().st_size < len(whole)
     with partial.open("ab") as file:
         file.write(b"half a ro")  # what a kill leaves
-    with pytest.raises(ConfigError, match=r"t\.tsv\.partial: was begun with another protocol; give what it was begun"):
+    with pytest.raises(ConfigError, match=r"t\.tsv\.partial: was started with another protocol"):
         variants(run, files, "t.tsv", "--protocol", "centred")
     monkeypatch.setattr(score.Output, "write", real)
     scored = []
@@ -157,7 +157,7 @@ def test_goes_on_where_it_was_stopped(run, files, monkeypatch):
     assert 0 < len(scored) < len(table(files / "t.tsv"))
     last = json.loads((files / "t.tsv.json").read_text())
     assert last["scored"] + last["flagged"] == len(table(files / "t.tsv"))  # those before the stop are counted
-    with pytest.raises(ConfigError, match=r"t\.tsv: exists already"):
+    with pytest.raises(ConfigError, match=r"t\.tsv: already exists"):
         variants(run, files, "t.tsv")
 
 

@@ -1,10 +1,10 @@
 """Batches of token ids from a dataset, as a pure function of (seed, batch number).
 
-Epoch e is a stream of tokens: the regions in a keyed order, each as <s> and its whole k-mers from a hashed phase on, on
-a hashed strand where reverse complements are asked for. The streams of all epochs follow each other without a seam or
-padding and are cut into windows of `context_length`; the windows that begin in an epoch come in a second keyed order.
-So every region token is an input once an epoch and a target once, whatever the number of hosts, workers or restarts,
-and the loader's whole state is (step, seed, digest).
+Epoch e is a stream of tokens: the regions in a keyed order, each as <s> and its whole k-mers from a hashed phase, on a
+hashed strand if reverse complements are enabled. The streams of all epochs are concatenated without padding and cut
+into windows of `context_length`; the windows that begin in an epoch come in a second keyed order. So every region token
+is an input once per epoch and a target once, for any number of hosts, workers or restarts, and the loader's whole state
+is (step, seed, digest).
 
 At most k − 1 bases are lost at each end of a region; `TokenStream.accounting` counts them.
 """
@@ -34,7 +34,7 @@ from data_pipeline.tokenizer import BOS, Tokenizer
 from gener_jax.config import Data
 from gener_jax.data.permutation import mix, permute, subkey
 
-_REGIONS, _PHASES, _STRANDS, _WINDOWS = range(4)  # what a key is for
+_REGIONS, _PHASES, _STRANDS, _WINDOWS = range(4)  # the purpose of a key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Epoch:
 
     @property
     def stop(self) -> int:
-        """The stream position behind its last token."""
+        """The stream position after its last token."""
         return self.start + int(self.ends[-1])
 
 
@@ -57,8 +57,8 @@ class TokenStream:
     """Windows of the endless token stream, by number. A random-access source for grain; picklable.
 
     Raises:
-      DataError: if the split is empty, or the dataset holds tokens of another tokenizer, or nothing that
-        `data.reverse_complement` or `data.repeat_weight` could be applied to.
+      DataError: if the split is empty, or the dataset holds tokens of another tokenizer, or tokens to which
+        `data.reverse_complement` or `data.repeat_weight` cannot be applied.
     """
 
     def __init__(self, source: RegionSource, tokenizer: Tokenizer, data: Data, seed: int):
@@ -73,7 +73,7 @@ class TokenStream:
             )
         if source.records == "bases" and tokenizer.kind != "kmer":
             raise DataError(
-                f"{source.folder}: holds bases, which only k-mers are read from; for {tokenizer.name} build it with "
+                f"{source.folder}: holds bases, which only k-mer tokenizers read; for {tokenizer.name} build it with "
                 "--records tokens --tokenizer bpe --model_file FILE"
             )
         self.k = tokenizer.k if source.records == "bases" else 0
@@ -98,12 +98,12 @@ class TokenStream:
             "reverse_complement": data.reverse_complement,
             "mask_documents": data.mask_documents,
         }
-        self._weights = None  # of a k-mer by how many of its bases are lower case
-        if data.repeat_weight != 1:  # a run that began before there was such a field goes on
+        self._weights = None  # of a k-mer, by the number of its lower-case bases
+        if data.repeat_weight != 1:  # runs from before this field existed keep their digest
             settings["repeat_weight"] = data.repeat_weight
             self._weights = (1 + (data.repeat_weight - 1) * np.arange(self.k + 1) / self.k).astype(np.float32)
         self.digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        self._starts = [0]  # stream position of each epoch, as far as it was asked for
+        self._starts = [0]  # stream position of each epoch computed so far
         self._lock = threading.Lock()
         self._epoch = functools.lru_cache(maxsize=3)(self._make_epoch)
 
@@ -125,7 +125,7 @@ class TokenStream:
             tokens = np.maximum(self.source.index["length"][regions].astype(np.int64) - phases, 0) // self.k
         else:
             tokens = self.source.index["tokens"][regions].astype(np.int64)
-        ends = np.cumsum(tokens + (tokens > 0))  # <s> and its tokens; nothing where no whole k-mer is left
+        ends = np.cumsum(tokens + (tokens > 0))  # <s> and its tokens; none if no whole k-mer is left
         with self._lock:  # grain reads from several threads
             made = Epoch(self._starts[epoch], regions, phases, reverse, ends)
             if len(self._starts) == epoch + 1:
@@ -139,18 +139,18 @@ class TokenStream:
         return bisect.bisect_right(self._starts, position) - 1
 
     def window(self, number: int) -> int:
-        """Which window of the stream comes as the `number`-th of the run (its tokens start at window · length)."""
+        """The window of the stream that is the `number`-th of the run (its tokens start at window · length)."""
         length = self.data.context_length
-        # A number and a window of the same value lie in the same epoch, whose windows are permuted among themselves.
+        # A number and a window of the same value are in the same epoch, whose windows are permuted among themselves.
         epoch = self.epoch_of(number * length)
-        first, behind = (-(-self._starts[e] // length) for e in (epoch, epoch + 1))
+        first, end = (-(-self._starts[e] // length) for e in (epoch, epoch + 1))
         key = subkey(self.seed, epoch, _WINDOWS)
-        return first + int(permute(np.array(number - first), behind - first, key)[0])
+        return first + int(permute(np.array(number - first), end - first, key)[0])
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Token ids int32, the document each belongs to, and its weight in the loss, of stream positions [start, stop).
 
-        Weights are float32: the mean over a k-mer's bases, 1 at <s>; None where every base weighs 1.
+        Weights are float32: the mean over a k-mer's bases, 1 at <s>; None if every base weighs 1.
         """
         ids, documents = np.empty(stop - start, np.int32), np.empty(stop - start, np.int64)
         weights = None if self._weights is None else np.ones(stop - start, np.float32)
@@ -189,7 +189,7 @@ class TokenStream:
         return self._weights[lower_case.reshape(-1, self.k).sum(1)]
 
     def _region_slice(self, epoch: Epoch, i: int, start: int, stop: int) -> tuple[int, int, int]:
-        """A region, and the bases of it, on its own strand, that its tokens [start, stop) in this epoch are made of."""
+        """A region, and the range of bases, on its own strand, that its tokens [start, stop) of this epoch cover."""
         region = int(epoch.regions[i])
         low, high = (int(epoch.phases[i]) + self.k * n for n in (start, stop))
         if epoch.reverse[i]:
@@ -198,10 +198,10 @@ class TokenStream:
         return region, low, high
 
     def example(self, number: int) -> dict[str, np.ndarray]:
-        """The `number`-th sequence of the run: `inputs` and `targets`, int32 [length], the targets one token on.
+        """The `number`-th sequence of the run: `inputs` and `targets`, int32 [length], the targets one token later.
 
         With `mask_documents` also `segment_ids` (from 1) and `positions` (from 0 in each document), int32 [length];
-        with a `repeat_weight` that is not 1 also `weights` of the targets, float32 [length].
+        with a `repeat_weight` other than 1 also `weights` of the targets, float32 [length].
         """
         length = self.data.context_length
         start = self.window(number) * length
@@ -229,7 +229,7 @@ class TokenStream:
         return False
 
     def accounting(self, epoch: int) -> dict[str, int]:
-        """Bases of an epoch: `region_bases` = `kept` + `lost_at_start` + `lost_at_end`; and its `tokens`, with <s>."""
+        """Bases of an epoch, `region_bases` = `kept` + `lost_at_start` + `lost_at_end`; its `tokens`, with <s>."""
         e = self._epoch(epoch)
         length = self.source.index["length"][e.regions].astype(np.int64)
         if not self.k:
@@ -260,7 +260,7 @@ class _Rows:
 
 
 def own_rows(sharding: jax.sharding.Sharding, batch_size: int, length: int) -> list[int]:
-    """The rows of a batch [batch_size, length] of which this process's devices hold a part: what it has to read."""
+    """The rows of a batch [batch_size, length] that this process must read: its devices hold some part of them."""
     rows = set()
     for index in sharding.addressable_devices_indices_map((batch_size, length)).values():
         rows.update(range(*index[0].indices(batch_size)))
@@ -270,11 +270,11 @@ def own_rows(sharding: jax.sharding.Sharding, batch_size: int, length: int) -> l
 def host_batches(
     stream: TokenStream, batch_size: int, start_step: int, num_steps: int, *, rows: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches `start_step` … `start_step + num_steps` − 1: arrays [rows, length] of some rows of each; None: all."""
+    """Batches `start_step` to `start_step + num_steps` − 1: arrays [rows, length] of the given rows; None: of all."""
     rows = range(batch_size) if rows is None else rows
     data = stream.data
     dataset = grain.MapDataset.source(_Rows(stream, batch_size, rows, start_step, num_steps)).batch(len(rows))
-    # Few threads: the reads are small and NumPy's share of the work holds the lock.
+    # Few threads: the reads are small, and NumPy's part of the work holds the interpreter's lock.
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=data.prefetch))
     if data.num_workers:
         if not flags.FLAGS.is_parsed():
@@ -282,7 +282,9 @@ def host_batches(
         options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(options, _ends_with_its_trainer)
     batches = iter(dataset)
-    atexit.register(batches.close)  # before multiprocessing's own end, which waits for ever for who ignores its signal
+    atexit.register(
+        batches.close
+    )  # before multiprocessing's own exit, which waits forever for workers that ignore its signal
     try:
         yield from batches
     finally:
@@ -291,10 +293,10 @@ def host_batches(
 
 
 def _ends_with_its_trainer(worker: int, workers: int) -> None:
-    """Runs first in a process that reads: it ends with the trainer, and by its word only.
+    """Runs first in a worker process, which must end with the trainer and for no other reason.
 
     Batch systems send SIGTERM, and terminals an interrupt, to every process of a job, but the trainer still needs
-    batches until it has saved; and a trainer that is killed outright would leave these behind for ever.
+    batches until it has saved; and a trainer that is killed would leave its workers running forever.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -310,19 +312,19 @@ def _ends_with_its_trainer(worker: int, workers: int) -> None:
 def to_devices(
     batch: dict[str, np.ndarray], sharding: jax.sharding.Sharding, batch_size: int | None = None, rows=None
 ) -> dict[str, jax.Array]:
-    """Arrays of a process as global ones on the mesh: of whole batches, or of the given rows of `batch_size`."""
+    """A process's arrays as global arrays on the mesh: of whole batches, or of the given rows of `batch_size`."""
 
     at = None if rows is None else {row: i for i, row in enumerate(rows)}
 
     def part(x, index):
         if at is None:
             return x[index]
-        start, stop, _ = index[0].indices(batch_size)  # a device's rows follow each other, here too
+        start, stop, _ = index[0].indices(batch_size)  # a device's rows are contiguous here too
         return x[(slice(at[start], at[start] + stop - start), *index[1:])]
 
     def place(x):
         shape = x.shape if at is None else (batch_size, *x.shape[1:])
-        # Put one by one: of the ways to make a global array only this is a transfer that somebody asked for.
+        # One by one: of the ways to make a global array, only this is an explicit transfer for the transfer guard.
         parts = [
             jax.device_put(part(x, index), device)
             for device, index in sharding.addressable_devices_indices_map(shape).items()
@@ -335,7 +337,7 @@ def to_devices(
 def device_batches(
     stream: TokenStream, batch_size: int, start_step: int, num_steps: int, sharding, *, ahead: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
-    """Batches as global arrays on the mesh, `ahead` of them on their way while one is used; each process reads only the
+    """Batches as global arrays on the mesh, `ahead` of them in flight while one is used; each process reads only the
     rows that its devices hold.
     """
     rows = own_rows(sharding, batch_size, stream.data.context_length)

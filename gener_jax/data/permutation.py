@@ -1,6 +1,6 @@
 """Keyed hashes and permutations as pure functions of (key, index), the same on every machine and NumPy version.
 
-They make the order of data a formula: nothing is shuffled, stored or replayed, and any host computes any position.
+They make the order of data a formula: nothing is shuffled, stored or replayed, and any host can compute any position.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ def mix(key: int, x: np.ndarray) -> np.ndarray:
 
 
 def subkey(*parts: int) -> int:
-    """One 64-bit key of several integers, in order."""
+    """One 64-bit key from several integers; their order matters."""
     key = 0
     for part in parts:
         key = int(mix(key + 1, np.uint64((key ^ part) % 2**64)))
@@ -28,8 +28,8 @@ def subkey(*parts: int) -> int:
 def permute(index: np.ndarray, size: int, key: int) -> np.ndarray:
     """The images of `index` (integers in [0, size)) under a keyed permutation of range(size), int64.
 
-    A balanced Feistel network over the next even number of bits, walked until it lands inside (Black and Rogaway 2002);
-    at most 4 steps are expected.
+    A balanced Feistel network over the next even number of bits, applied again until the image is inside the range
+    (cycle walking; Black and Rogaway 2002); at most 4 applications are expected.
     """
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)

@@ -1,4 +1,4 @@
-"""Markov models of bases, the baselines beside a language model: fitted on the training split of the same dataset."""
+"""Markov models of bases: baselines for a language model, fitted on the training split of the same dataset."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from gener_jax.data.permutation import permute
 
 
 def _contexts(codes: np.ndarray, order: int) -> np.ndarray:
-    """The `order` bases before each base, as a number in base 4; −1 where they reach over the start or hold an N."""
+    """The `order` bases before each base, as a number in base 4; −1 where they cross the start or contain an N."""
     n = len(codes)
     context, known = np.zeros(n, np.int64), np.ones(n, bool)
     for back in range(order, 0, -1):
@@ -20,7 +20,7 @@ def _contexts(codes: np.ndarray, order: int) -> np.ndarray:
 
 
 class Markov:
-    """P(base | the bases before it), by counts with one added to each; shorter contexts at a start or behind an N."""
+    """P(base | preceding bases) by counts plus one; contexts are shorter at a start and after an N."""
 
     def __init__(self, order: int):
         self.order = order
@@ -45,7 +45,7 @@ class Markov:
 
 
 def fit(source: RegionSource, tokenizer: Tokenizer, order: int, max_bases: int = 2**28) -> Markov:
-    """A model of the source's regions, each on its own strand; of `max_bases` in a keyed order where there are more."""
+    """A model of the source's regions, each on its own strand; of the first `max_bases` in a keyed order."""
     model, seen = Markov(order), 0
     for region in permute(np.arange(len(source)), len(source), key=0):
         if seen >= max_bases:

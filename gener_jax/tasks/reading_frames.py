@@ -18,7 +18,7 @@ def longest_open_frame(codes: np.ndarray, stop_codons: tuple[str, ...]) -> int:
 
 
 def mean_open_frame(sequences: list[np.ndarray], stop_codons: tuple[str, ...]) -> float | None:
-    """The mean of their longest open frames in codons; None where there is no sequence."""
+    """The mean of their longest open frames, in codons; None without sequences."""
     return float(np.mean([longest_open_frame(s, stop_codons) for s in sequences])) if sequences else None
 
 

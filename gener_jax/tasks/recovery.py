@@ -1,8 +1,9 @@
-"""Sequence recovery: how many of a held-out gene's next 30 bases the model writes itself; the field's way to monitor.
+"""Sequence recovery: the fraction of a held-out gene's next 30 bases that the model generates correctly.
 
-The protocol of GENERator and Carbon: the rightmost whole k-mers of the context behind <s>, special tokens suppressed,
-greedy, 30 bases; the share of equal bases. Here the places lie in held-out regions, and each token costs a pass without
-a cache: five passes of a batch, on any mesh and any number of hosts, with the parameters as training has them.
+The protocol of GENERator and Carbon: <s> and the rightmost whole k-mers of the context, special tokens suppressed,
+greedy, 30 bases; the fraction of equal bases. Here the prompts come from held-out regions, and each token takes a full
+pass without a cache: five passes per batch, on any mesh and any number of hosts, with the parameters as training has
+them.
 """
 
 import jax
@@ -27,18 +28,18 @@ CONTEXT_BASES = 6144  # at most
 
 
 class Recovery:
-    """An evaluation of `eval.recovery_genes` places, compiled once and run as often as wanted."""
+    """An evaluation on `eval.recovery_genes` prompts, compiled once and run any number of times."""
 
     def __init__(self, config: Config, source: RegionSource, tokenizer: Tokenizer, mesh):
-        """Chooses the regions that have at least as much context as they have to recover, in an order that depends on
-        nothing else; a region gives one place, behind as much of it as the context holds.
+        """Chooses regions with at least as much context as they must recover, in an order that depends on nothing else.
+        A region gives one prompt: as much of its beginning as the context holds.
 
         Raises:
-          ValueError: for a tokenizer of other than k-mers of which 30 is a multiple.
+          ValueError: for a tokenizer whose tokens are not k-mers with k a divisor of 30.
         """
         if tokenizer.kind != "kmer" or NUM_BASES % tokenizer.k:
             raise ValueError(
-                f"eval.recovery_genes: {NUM_BASES} bases have to be whole k-mers, and the tokenizer is {tokenizer.name}"
+                f"eval.recovery_genes: {NUM_BASES} bases must be whole k-mers, and the tokenizer is {tokenizer.name}"
             )
         k, self.mesh = tokenizer.k, mesh
         self.new = NUM_BASES // k
@@ -46,7 +47,7 @@ class Recovery:
         context = min(self.length - 1 - self.new, CONTEXT_BASES // k)
         rows_apart = mesh.shape["data"] * mesh.shape["fsdp"]
         self.batch_size = -(-config.eval.batch_size // rows_apart) * rows_apart
-        self.rows = []  # (ids with <s> in front, true ids behind them)
+        self.rows = []  # (<s> and the prompt's ids, the true ids that follow)
         for region in permute(np.arange(len(source)), len(source), key=1).tolist():
             if len(self.rows) == config.eval.recovery_genes or context < self.new:
                 break
@@ -60,7 +61,7 @@ class Recovery:
         model = Decoder(kernels.for_any_mask(config.model))
 
         def predict(params, batch, starts):
-            """Greedy ids [rows, new] behind `starts` tokens of each row."""
+            """Greedy ids [rows, new] after the first `starts` tokens of each row."""
             rows = jnp.arange(len(starts))
 
             def one(ids, j):
@@ -77,7 +78,7 @@ class Recovery:
         self._predict = jax.jit(predict, out_shardings=self._whole)
 
     def __call__(self, params, progress=lambda done, total: None) -> dict:
-        """`recovery`, the share of the bases that are equal, and of how many `genes`; NaN of none."""
+        """`recovery`, the fraction of equal bases (NaN without genes), and the number of `genes`."""
         equal = []
         for first in range(0, len(self.rows), self.batch_size):
             rows = self.rows[first : first + self.batch_size]

@@ -1,4 +1,4 @@
-"""The end of a run, for a person to read: held-out bits per base beside the baselines and by group, and samples."""
+"""The report at the end of a run: held-out bits per base beside the baselines and by group, and samples."""
 
 import numpy as np
 

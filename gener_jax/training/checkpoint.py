@@ -1,6 +1,6 @@
-"""The checkpoints of the run that is being trained, written asynchronously, and whether a run may go on.
+"""The checkpoints of the run being trained, written asynchronously, and whether a run may resume.
 
-What a run's folder holds, and reading it for inference, is `gener_jax.run_folder`'s part.
+`gener_jax.run_folder` describes a run's folder and reads it for inference.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from gener_jax.training.step import Guard, State
 
 
 def _sealed(loader: dict) -> dict:
-    """With a check of itself."""
+    """The loader's state with its own checksum."""
     return {**loader, "crc": zlib.crc32(json.dumps(loader, sort_keys=True).encode())}
 
 
 def _optimizer_item(state: State) -> dict:
-    """What a checkpoint's item `optimizer` holds."""
+    """The item `optimizer` of a checkpoint."""
     guard = {field.name: getattr(state.guard, field.name) for field in dataclasses.fields(Guard)}
     return {"moments": state.opt_state, "guard": guard}
 
@@ -39,18 +39,18 @@ def _checksum(tree):
     total = jnp.zeros((), jnp.uint32)
     for leaf in jax.tree.leaves(tree):
         bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
-        # A sum that wraps is the same in any order, so on any mesh.
+        # A sum modulo 2^32 is the same in any order, so on any mesh.
         total = total * jnp.uint32(0x01000193) + jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
     return total
 
 
 def checksum(state: State) -> int:
-    """A number that any changed bit of a state changes, the same on any mesh; made on the devices."""
+    """A checksum over all bits of a state, the same on any mesh; computed on the devices."""
     return int(fetch(_checksum((state.params, state.opt_state, state.guard))))
 
 
 class Checkpoints:
-    """The checkpoints of the run that is being trained."""
+    """The checkpoints of the run being trained."""
 
     def __init__(self, folder: Path, keep: int):
         self._folder = folder
@@ -65,10 +65,10 @@ class Checkpoints:
     def save(self, step: int, state: State, loader: dict, config: Config, bits_per_base: float | None) -> None:
         """Starts writing; returns as soon as the arrays are copied.
 
-        `bits_per_base` of the held-out regions chooses the best; None where they were not looked at.
+        `bits_per_base` of the held-out regions chooses the best; None if they were not evaluated.
 
         Raises:
-          CheckpointError: if this one, or the one before, cannot be written.
+          CheckpointError: if this one, or the previous one, cannot be written.
         """
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
@@ -80,12 +80,12 @@ class Checkpoints:
             self._manager.save(step, args=items, metrics={"bits_per_base": bits_per_base})
 
     def bits_per_base(self, step: int) -> float | None:
-        """Of the held-out regions at a step that is saved; None where they were not looked at."""
-        metrics = self._manager.metrics(step)  # None where the file is gone
+        """Held-out bits per base of a saved step; None if it was not evaluated."""
+        metrics = self._manager.metrics(step)  # None if the file is gone
         return None if metrics is None else metrics["bits_per_base"]
 
     def looked_at(self, step: int, bits_per_base: float) -> None:
-        """Adds what a look at a saved step found, behind a stop before its end: it may be the best.
+        """Records the evaluation of a saved step that had been stopped during it: the step may be the best.
 
         Raises:
           CheckpointError: if it cannot be written.
@@ -95,11 +95,11 @@ class Checkpoints:
             self._manager.reload()
 
     def restore(self, step: int, target: State) -> tuple[State, dict]:
-        """The state of a step, placed as `target` (shapes with shardings) says, and the loader's state.
+        """The state of a step, placed like `target` (shapes with shardings), and the loader's state.
 
         Raises:
           CheckpointError: if it has another shape than the target.
-          DamagedError: if it cannot be read, or holds other bits than were saved.
+          DamagedError: if it cannot be read, or its bits are not those that were saved.
         """
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(target.params),
@@ -111,24 +111,24 @@ class Checkpoints:
         number = jax.device_put(np.int32(step), target.step.sharding)
         rest, loader = restored["optimizer"], dict(restored["loader"])
         if _sealed({name: value for name, value in loader.items() if name != "crc"}) != loader:
-            raise DamagedError(self._folder / "checkpoints" / str(step), "its `loader` is not what was saved")
+            raise DamagedError(self._folder / "checkpoints" / str(step), "`loader` differs from what was saved")
         del loader["crc"]
         state = State(number, restored["params"], rest["moments"], Guard(**rest["guard"]))
         expected, found = loader.pop("checksum"), checksum(state)
         if found != expected:
             raise DamagedError(
                 self._folder / "checkpoints" / str(step),
-                f"holds other numbers than were saved (checksum {found}, "
-                f"was {expected}); remove that folder and take another step",
+                f"differs from what was saved (checksum {found}, was {expected}); remove that folder and take another "
+                "step",
             )
         return state, loader
 
     def _check_layout(self, step: int, target: State) -> None:
-        """Raises CheckpointError where the optimizer's state is whole, but of another kind than the target's."""
+        """Raises CheckpointError if the optimizer's state is intact, but of another kind than the target's."""
         try:
             saved = jax.tree.leaves(self._manager.item_metadata(step)["optimizer"])
             saved = sorted((tuple(x.shape), str(jnp.dtype(x.dtype))) for x in saved)
-        except Exception:  # damaged: the restore says so
+        except Exception:  # damaged: the restore reports it
             return
         wanted = sorted((x.shape, str(x.dtype)) for x in jax.tree.leaves(_optimizer_item(target)))
         if saved and saved != wanted and [s for s, _ in saved] != [s for s, _ in wanted]:
@@ -136,19 +136,20 @@ class Checkpoints:
                 return  # another shape of the model, which `restore_items` names
             raise CheckpointError(
                 self._folder / "checkpoints" / str(step),
-                "its optimizer state is of an earlier version, or another "
-                "optimizer: start a new run from its parameters with --config.train.init_from and another --workdir",
+                "has the optimizer state of an earlier version, or of another optimizer: start a new run from its "
+                "parameters with --config.train.init_from and another --workdir",
             )
         if saved and saved != wanted:
             raise CheckpointError(
                 self._folder / "checkpoints" / str(step),
-                "its optimizer state has other types than optimizer.state_dtype says: that cannot change within a run",
+                "has an optimizer state of other types than optimizer.state_dtype, which cannot change within a run",
+                name="optimizer.state_dtype",
             )
 
     def newest(self, target: State) -> tuple[int, State, dict] | None:
-        """The newest checkpoint that can be restored: its step, state and loader's state; None where there is none.
+        """The newest checkpoint that can be restored: its step, state and loader's state; None if there is none.
 
-        Damaged ones that are newer are named, and moved out of the way, to `damaged/`: their steps are saved again.
+        Newer ones that are damaged are reported and moved to `damaged/`: their steps are saved again.
 
         Raises:
           CheckpointError: if it has another shape than the target, or all are damaged.
@@ -161,7 +162,7 @@ class Checkpoints:
             except DamagedError as error:
                 fault = error
                 say(f"warning: {error}")
-            if not distributed.all_agree(fault is None):  # of several processes one alone may see it
+            if not distributed.all_agree(fault is None):  # the damage may be visible to one process only
                 damaged.append(
                     (
                         step,
@@ -176,9 +177,9 @@ class Checkpoints:
             return step, state, loader
         if damaged:
             raise damaged[0][1]
-        if any((self._folder / "damaged").glob("*")):  # never anew in silence
+        if any((self._folder / "damaged").glob("*")):  # never start again silently
             raise DamagedError(
-                self._folder / "damaged", "holds all that is left of this run; take another --workdir, or remove it"
+                self._folder / "damaged", "holds all that remains of this run; take another --workdir, or remove it"
             )
         return None
 
@@ -194,14 +195,14 @@ class Checkpoints:
         """Waits until everything is written.
 
         Raises:
-          CheckpointError: if the last one cannot be.
+          CheckpointError: if the last one cannot be written.
         """
         with run_folder.writing(self._folder):
             self._manager.wait_until_finished()
             self._manager.close()
 
 
-# What decides the result of a run. The rest (mesh, how often to save and look, where the files lie) may change freely.
+# Fields that determine the result of a run. The others (mesh, intervals of saving and evaluation, paths) may change.
 _DECIDES = (
     "model.",
     "tokenizer.",
@@ -221,7 +222,7 @@ _FREE = (
 
 
 def changed_fields(old: Config, new: Config) -> list[str]:
-    """The differences that would make a resumed run another run, as `field: old → new`, less those allowed by name."""
+    """The changes that would make a resumed run another run, as `field: old → new`, without those allowed by name."""
     before = dict(flatten(old))
     return [
         f"{name}: {before[name]} → {value}"
@@ -231,7 +232,7 @@ def changed_fields(old: Config, new: Config) -> list[str]:
 
 
 def check_folder(folder: Path, config: Config) -> None:
-    """Checks that the run that is in a folder, if any, may go on with this config.
+    """Checks that the run in a folder, if there is one, may resume with this config.
 
     Raises:
       ConfigError: listing the fields that differ.
@@ -241,6 +242,6 @@ def check_folder(folder: Path, config: Config) -> None:
     if changes := changed_fields(run_folder.read_config(folder), config):
         names = ",".join(c.split(":")[0] for c in changes)
         raise ConfigError(
-            f"{folder}: resumed with another configuration ({'; '.join(changes)}): take another --workdir, "
+            f"{folder}: the configuration has changed ({'; '.join(changes)}): take another --workdir, "
             f"or allow it with --config.train.allow_changes={names}"
         )

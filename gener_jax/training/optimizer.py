@@ -1,4 +1,4 @@
-"""AdamW, its schedules, and its state in fewer bits."""
+"""AdamW, its learning-rate schedules, and its moments in bfloat16."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ from gener_jax.config import Config, Optimizer
 
 
 def learning_rate(config: Config) -> optax.Schedule:
-    """Linear warm-up from 0 to the peak, then `cosine`: half a cosine down to `final_share` of it at the last step; or
-    `wsd`: the peak, then a line down to the same in the last `decay_share` of the steps.
+    """Linear warm-up from 0 to the peak, then the schedule: `cosine` decays along half a cosine to `final_share` of the
+    peak at the last step; `wsd` stays at the peak and decays linearly to the same in the last `decay_share` of steps.
 
-    The peak is `objective.fns_learning_rate` from the switch on; the shape goes on.
+    From the switch to FNS on, the peak is `objective.fns_learning_rate`; the schedule's shape continues.
     """
     o, fns, num_steps = config.optimizer, config.objective, config.train.num_steps
     last = max(num_steps, o.warmup_steps + 1)
@@ -38,12 +38,12 @@ def learning_rate(config: Config) -> optax.Schedule:
 
 
 def is_matrix(params):
-    """Which leaves weight decay applies to: all but the norms' scales, which look like matrices when stacked."""
+    """Which leaves decay: all but the scales of norms, which have two dimensions when layers are stacked."""
     return jax.tree_util.tree_map_with_path(lambda path, _: "scale" not in jax.tree_util.keystr(path), params)
 
 
 def make(config: Optimizer) -> optax.GradientTransformation:
-    """Clip by the global norm, Adam, decoupled decay of matrices: a descent step of rate −1. The rate is the step's."""
+    """Clipping by global norm, Adam, decoupled weight decay of matrices. The train step multiplies by the rate."""
     adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -53,10 +53,10 @@ def make(config: Optimizer) -> optax.GradientTransformation:
 
 
 def _in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same with both moments kept in bfloat16, computed in float32.
+    """The same with both moments stored in bfloat16 and computed in float32.
 
-    Rounded up or down at random, in proportion: to the nearest, a moment that moves by less than 1/256 a step, as the
-    second does with beta2 = 0.999, would stand still.
+    They are rounded stochastically. Rounded to nearest, a moment that changes by less than 1/256 per step, such as the
+    second with beta2 = 0.999, would never change.
     """
 
     def init(params):
@@ -83,7 +83,7 @@ def _round_at_random(tree, key):
 
 
 def round_at_random(x: jax.Array, key: jax.Array) -> jax.Array:
-    """float32 as bfloat16, in the mean the same: up with the probability of the share that is cut off."""
+    """float32 to bfloat16 by stochastic rounding: up with the probability of the fraction cut off; the mean stays."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     cut = (bits + jax.random.bits(key, x.shape, jnp.uint16)) >> 16
     rounded = jax.lax.bitcast_convert_type(cut.astype(jnp.uint16), jnp.bfloat16)
