@@ -4,11 +4,11 @@
     python -m gener_jax.convert --checkpoint GenerTeam/GENERator-v2-eukaryote-1.2b-base --output runs/mine --format run
     python -m gener_jax.convert --checkpoint FOLDER --verify
 
-A Hugging Face folder opens with `transformers` without remote code: AutoTokenizer, LlamaForCausalLM. A run's folder of
-a published model holds its parameters alone; `--config.train.init_from=FOLDER` starts a training from it. `--verify`
-runs the model here and, where torch and transformers are installed, there; it prints the largest difference layer by
-layer and 16 greedy ids of each, and ends with status 1 where they differ. The last line on standard output is one JSON
-object.
+`transformers` opens a Hugging Face folder without remote code, by AutoTokenizer and LlamaForCausalLM. A run's folder
+made from a published model holds its parameters alone; `--config.train.init_from=FOLDER` starts training from it.
+`--verify` runs the model here and, if torch and transformers are installed, there; it prints the largest difference
+layer by layer and 16 greedy ids of each, and exits with status 1 if they differ. The last line on standard output is
+one JSON object.
 """
 
 import contextlib
@@ -33,13 +33,13 @@ from gener_jax.progress import say
 
 
 def write_published(folder: Path, config: Config, tokenizer, params, dtype: str = "float32") -> None:
-    """Fills an empty folder with config.json, safetensors of `dtype`, and the tokenizer's files.
+    """Writes config.json, safetensors of `dtype` and the tokenizer's files into an empty folder.
 
     Raises:
-      ConfigError: for a tokenizer that is not of k-mers.
+      ConfigError: if the tokenizer is not a k-mer tokenizer.
     """
     if tokenizer.kind != "kmer":
-        raise ConfigError(f"tokenizer.kind is {tokenizer.kind}: only models over k-mers have a published form")
+        raise ConfigError("only models over k-mers have a published form", "tokenizer.kind", tokenizer.kind)
     (folder / "config.json").write_text(published_config.write(config, dtype))
     longest = config.model.longest or config.model.max_position_embeddings
     for name, text in vocabulary.files(tokenizer, longest).items():
@@ -48,9 +48,10 @@ def write_published(folder: Path, config: Config, tokenizer, params, dtype: str 
 
 
 def verify(lm: LM, folder: Path | None) -> dict:
-    """Prints ours beside theirs; the last line's object, with `equal` None where theirs is not installed.
+    """Prints our model's outputs beside those of transformers; returns the last line's object, with `equal` None if
+    transformers is not installed.
 
-    `folder` holds the model as published; None writes it, as it would be published, to a temporary one.
+    `folder` holds the model as published; None writes it to a temporary folder first.
     """
     ids = parity.probe_ids(lm)
     ours = parity.ours(lm, ids)
@@ -71,7 +72,7 @@ def verify(lm: LM, folder: Path | None) -> dict:
     for name, difference, size in parity.differences(ours, theirs):
         print(f"{name:14} {difference:18.2e}   {size:.3g}")
         shares.append(difference / max(1, size))
-    worst = float(np.max(shares))  # NaN where any is
+    worst = float(np.max(shares))  # NaN if any is
     return {**result, "equal": worst <= parity.TOLERANCE and theirs.greedy == ours.greedy, "largest_difference": worst}
 
 
@@ -79,7 +80,7 @@ def main(argv=None) -> None:
     """The command."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
-    add("--output", type=Path, metavar="DIR", help="a folder that does not exist yet")
+    add("--output", type=Path, metavar="DIR", help="a new folder")
     add("--format", choices=("hf", "run"), help="what to write there")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="of an hf folder's tensors [as they were stored]")
     add("--step", type=command.step, help="of a run: a checkpoint's step, or best [the newest]")
@@ -88,16 +89,16 @@ def main(argv=None) -> None:
     if (args.output is None) != (args.format is None) or not (args.output or args.verify):
         raise ConfigError("give --output with --format hf or run, or --verify, or both")
     if args.dtype and args.format != "hf":
-        raise ConfigError(f"--dtype {args.dtype}: is of --format hf; a run holds float32")
+        raise ConfigError("goes with --format hf only; a run holds float32", "--dtype", args.dtype)
     if jax.process_count() > 1:
-        raise ConfigError(f"{jax.process_count()} processes: convert works on one host")
-    if args.output and os.path.lexists(args.output):  # now, not when everything is read
+        raise ConfigError(f"convert runs as one process, not {jax.process_count()}")
+    if args.output and os.path.lexists(args.output):  # now, not after everything is read
         raise ConfigError(f"--output {args.output}: already exists; give a new folder")
-    # Weights are converted in float32, which holds what any other type does; --verify compares in it too.
+    # Weights are converted in float32, which represents every other type exactly; --verify compares in it too.
     published = folder if pretrained.is_published(folder) else None
     dtype = args.dtype or (weights.stored_dtype(folder) if published else "float32")
     if args.format == "hf" and dtype is None:
-        raise ConfigError(f"{folder}: its tensors are of several types: give --dtype")
+        raise ConfigError(f"{folder}: its tensors have several types; give --dtype")
     lm = from_config(with_model(config, dtype="float32"), folder, step=args.step)
     result = {"checkpoint": str(folder), "step": lm.step}
     if published and pretrained.read_config(folder).model != lm.config.model:  # fields given on the command line

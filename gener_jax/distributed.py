@@ -1,4 +1,4 @@
-"""Several processes, one run: how they find each other, and who does what there is one of."""
+"""Runs of several processes: how they find each other, and what only the primary one does."""
 
 import argparse
 import os
@@ -11,17 +11,17 @@ from gener_jax.progress import say
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that name the processes of a run, where nothing around it does."""
-    group = parser.add_argument_group("several processes", "found by themselves on TPU pods, SLURM, GKE and Open MPI")
+    """Adds the flags that describe the processes of a run, for use without a batch system."""
+    group = parser.add_argument_group("several processes", "detected on TPU pods, SLURM, GKE and Open MPI")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
     group.add_argument("--num_processes", type=int, metavar="N")
     group.add_argument("--process_id", type=int, metavar="I", help="from 0")
 
 
 def surrounding(environment: Mapping[str, str]) -> str | None:
-    """What has started several processes of this program, by the environment; None: nothing known.
+    """The system that started several processes of this program, by the environment; None: none that is known.
 
-    jax finds the coordinator and the numbers by itself in each of them (`jax.distributed.initialize`).
+    With each of them `jax.distributed.initialize` finds the coordinator and the process ids.
     """
 
     def number(name):
@@ -32,7 +32,7 @@ def surrounding(environment: Mapping[str, str]) -> str | None:
         return "JAX_COORDINATOR_ADDRESS"
     if len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1 or environment.get("MEGASCALE_NUM_SLICES"):
         return "TPU pod"  # Google Kubernetes Engine and TPU VMs set these
-    # sbatch and salloc give their own shell SLURM_NTASKS, but a step's number only to what srun starts.
+    # sbatch and salloc set SLURM_NTASKS in their own shell, but a step's variables exist only under srun.
     if "SLURM_JOB_ID" in environment and "SLURM_STEP_NODELIST" in environment and number("SLURM_STEP_NUM_TASKS") > 1:
         return "SLURM"
     if number("OMPI_COMM_WORLD_SIZE") > 1:
@@ -41,10 +41,10 @@ def surrounding(environment: Mapping[str, str]) -> str | None:
 
 
 def start(args: argparse.Namespace) -> None:
-    """Joins the other processes, if there are any; before anything else of jax.
+    """Joins the other processes, if there are any; must come before any other use of jax.
 
     Raises:
-      ConfigError: if the flags are incomplete, or the processes do not find each other.
+      ConfigError: if the flags are incomplete, or the processes cannot connect.
     """
     import jax
 
@@ -74,27 +74,27 @@ def start(args: argparse.Namespace) -> None:
     except (ValueError, RuntimeError) as error:
         around = "the flags" if arguments else surrounding(os.environ)
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"the processes do not find each other by {around}: {line}") from error
+        raise ConfigError(f"the processes cannot connect by {around}: {line}") from error
 
 
 def is_main() -> bool:
-    """Whether this process writes what there is one of: logs, configuration, what a person reads."""
+    """Whether this is the primary process, which writes logs, configuration and messages."""
     import jax
 
     return jax.process_index() == 0
 
 
 def tell(text: str) -> None:
-    """`say`, by the main process alone."""
+    """`say` on the primary process alone."""
     if is_main():
         say(text)
 
 
 def first(work: Callable[[], None]) -> None:
-    """Has the main process do something, the others wait for it: they share its folders.
+    """Runs `work` on the primary process while the others, which share its folders, wait.
 
     Raises:
-      what `work` raises, in the main process; SystemExit in the others.
+      what `work` raises, on the primary process; SystemExit on the others.
     """
     import jax
     import numpy as np
@@ -113,11 +113,11 @@ def first(work: Callable[[], None]) -> None:
     if fault is not None:
         raise fault
     if failed:
-        sys.exit(1)  # the main process says why
+        sys.exit(1)  # the primary process reports why
 
 
 def all_agree(good: bool) -> bool:
-    """Whether it is so for every process; each has to ask."""
+    """Whether `good` holds on every process; each must call this."""
     import jax
     import numpy as np
     from jax.experimental import multihost_utils
@@ -126,11 +126,11 @@ def all_agree(good: bool) -> bool:
 
 
 def check_shared(folder: Path) -> None:
-    """Checks that all processes see the folder that the main process made.
+    """Checks that all processes see the folder that the primary one made.
 
     Raises:
-      ConfigError: where one does not.
+      ConfigError: if one does not.
     """
 
     if not all_agree(folder.exists()):
-        raise ConfigError(f"{folder}: not every process sees it: it has to lie where all of them can reach it")
+        raise ConfigError(f"{folder}: not every process sees it; it must be on storage that all of them share")

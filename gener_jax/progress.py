@@ -1,4 +1,4 @@
-"""What long work tells the person at the terminal: a bar on a terminal, plain lines otherwise, on standard error."""
+"""Progress of long work on standard error: a bar on a terminal, plain lines otherwise."""
 
 import math
 import sys
@@ -11,7 +11,7 @@ class Progress:
     """Training steps."""
 
     def __init__(self, total: int, initial: int, every: int, *, quiet: bool = False):
-        """`every` steps a plain line; `quiet` shows nothing."""
+        """A plain line per `every` steps; `quiet` shows nothing."""
         bar = sys.stderr.isatty() and not quiet
         self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True) if bar else None
         self._quiet, self._total, self._every, self._printed = quiet, total, every, initial
@@ -33,12 +33,12 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal, on standard error."""
+    """Writes one line to standard error, around a progress bar."""
     tqdm.write(text, file=sys.stderr)
 
 
 class Rate:
-    """Sequences or variants that have been done, and how fast, in them and in bases."""
+    """Sequences or variants done so far, and their rate, also in bases."""
 
     def __init__(self, unit: str, total: int | None, initial: int = 0, seconds: float = 10):
         """`seconds` between plain lines."""
@@ -48,7 +48,7 @@ class Rate:
         self.done, self.bases = initial, 0
 
     def update(self, done: int, bases: int) -> None:
-        """So many more are done, of so many bases."""
+        """Adds `done` items of `bases` bases in all."""
         self.done += done
         self.bases += bases
         now = time.perf_counter()
@@ -60,7 +60,7 @@ class Rate:
             say(self.line())
 
     def line(self) -> str:
-        """How far it is, and how fast."""
+        """The state of the work and its rate, as one line."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
         rate = (self.done - self._initial) / seconds
         of = "" if self._total is None else f" of {self._total:,}"

@@ -1,7 +1,7 @@
 """Trains a model: python -m gener_jax.train --config=experiments/quickstart.py [--workdir=DIR] [--config.x.y=value]
 
-The same command again goes on from the last checkpoint, to the same parameters as if it had never stopped. The last
-line on standard output is one JSON object; progress and logs are on standard error, and in DIR/log.jsonl.
+The same command resumes from the last checkpoint, to the same parameters as a run that never stopped. The last line on
+standard output is one JSON object; progress and logs go to standard error and DIR/log.jsonl.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ from gener_jax.training.loop import Run, loop
 from gener_jax.training.metrics import Log
 from gener_jax.training.step import abstract_state, init_state
 
-_READING = ("data.", "tokenizer.")  # fields that decide what is read from one dataset
+_READING = ("data.", "tokenizer.")  # fields that determine what is read from a dataset
 
 
 def check(config: Config) -> None:
-    """Raises one line for each thing that is missing before anything is made: the data, the memory, a fitting mesh."""
+    """Checks data and memory before anything is made; raises DataError with a line for each problem."""
     problems = []
     if not (Path(config.data.path) / "dataset.json").exists() and not config.data.build_from:
         problems.append(
@@ -52,10 +52,10 @@ def check(config: Config) -> None:
 
 
 def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
-    """Builds the dataset where it is absent and the configuration says from what; else checks that it is that one.
+    """Builds the dataset of `data.build_from` if it does not exist; else checks that it was built from the same files.
 
     Raises:
-      DataError: if the dataset that is there was made from other files, or in another way.
+      DataError: if the existing dataset was made from other files, or in another way.
     """
     if (Path(config.data.path) / "dataset.json").exists():
         if config.data.build_from:
@@ -69,7 +69,7 @@ def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
 
 
 def initial_params(config: Config, mesh):
-    """The parameters of `train.init_from`; what its model has otherwise than this run's is said.
+    """The parameters of `train.init_from`; logs where its model differs from this run's.
 
     Raises:
       ConfigError: if it has another tokenizer.
@@ -86,9 +86,9 @@ def initial_params(config: Config, mesh):
 
 
 def check_built(config: Config) -> None:
-    """Raises DataError if the dataset at `data.path` is not what `data.build_from` and its fields would build."""
+    """Raises DataError if the dataset at `data.path` is not the one that `data.build_from` would build."""
     info, wanted = read_info(config.data.path), config.data
-    # By name alone: the dataset may have been made elsewhere. A folder's files are not known by its name.
+    # By file name alone: the dataset may have been made elsewhere. A folder is replaced by its files.
     found = sorted(file["file"] for file in info["inputs"])
     files = sorted(Path(file).name for file in wanted.build_from)
     if any(Path(file).is_dir() for file in wanted.build_from):
@@ -103,25 +103,27 @@ def check_built(config: Config) -> None:
         if was != value
     ]
     if differences:
-        raise DataError(f"{wanted.path}: was built with {'; '.join(differences)}: take another config.data.path")
+        raise DataError(f"{wanted.path}: was built with {'; '.join(differences)}; take another config.data.path")
 
 
 def prepare(config: Config, workdir: Path) -> Run:
-    """Data, mesh and state of a run: new, or what the newest checkpoint in `workdir` that can be restored holds.
+    """Data, mesh and state of a run: a new state, or that of the newest checkpoint in `workdir` that can be restored.
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each, before anything is trained.
     """
     tokenizer, config = for_config(config)
-    with command.refusing("sample.prompts"):  # now, not when the training is done
+    with command.refusing("sample.prompts"):  # now, not after training
         for prompt in config.sample.prompts:
             split_prompt(tokenizer, prompt)
     check(config)
-    # A run's folder has to be readable from anywhere.
+    # The config in a run's folder must work from any directory.
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))
     config = dataclasses.replace(config, data=data)
     if jax.process_count() > 1 and not (Path(config.data.path) / "dataset.json").exists():
-        raise DataError(f"{config.data.path}: absent, and this run has several processes: build it first, by one")
+        raise DataError(
+            f"{config.data.path}: does not exist; build it first with one process, since this run has several"
+        )
     with command.refusing():
         mesh = mesh_of(config)
         target = abstract_state(config, mesh)
@@ -151,7 +153,7 @@ def prepare(config: Config, workdir: Path) -> Run:
     else:
         start, state = 0, init_state(config, mesh)
         if config.train.init_from is not None:
-            state = dataclasses.replace(state, params=None)  # those of the seed go before others come
+            state = dataclasses.replace(state, params=None)  # frees the initial ones before the others are read
             state = dataclasses.replace(state, params=initial_params(config, mesh))
     distributed.first(lambda: run_folder.describe(workdir, config))
     distributed.check_shared(workdir)
@@ -166,13 +168,13 @@ def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
         allowed = "data.path" in allowing or (name == "digest" and any(a.startswith(_READING) for a in allowing))
         if loader_state[name] != digest and not allowed:
             raise DataError(
-                f"{config.data.path}: not the data this run began with ({name} {digest[:12]}, was "
-                f"{loader_state[name][:12]}): take another --workdir, or allow data.path by train.allow_changes"
+                f"{config.data.path}: is not the data that this run started with ({name} {digest[:12]}, was "
+                f"{loader_state[name][:12]}); take another --workdir, or allow data.path by train.allow_changes"
             )
 
 
 def cache_programs(config: Config, workdir: Path) -> None:
-    """Keeps compiled programs, so that a run that is started again does not compile again."""
+    """Caches compiled programs on disk, so that a resumed run does not compile again."""
     folder = config.train.compilation_cache
     if folder is None and jax.default_backend() != "cpu":
         folder = str((workdir / "compiled").absolute())
@@ -181,7 +183,7 @@ def cache_programs(config: Config, workdir: Path) -> None:
 
 
 def screen(run: Run) -> str:
-    """What a run is, before its first step: one screen."""
+    """A summary of the run before its first step, one screen of text."""
     config, stream, mesh = run.config, run.stream, run.mesh
     m, t, books = config.model, config.train, stream.accounting(0)
     need, have = memory.training_needs(config, mesh.size), memory.available()
@@ -199,14 +201,14 @@ def screen(run: Run) -> str:
                   f"{m.num_attention_heads} heads of {m.head_dim} on {m.num_key_value_heads} of keys; {m.dtype}, "
                   f"remat {m.remat}, attention {m.attention}"),
         ("mesh", f"{axes}: {mesh.size} {jax.devices()[0].device_kind}{hosts}"),
-        ("memory", f"a device about {sum(need.values()):.2g} of {have:.1f} GiB: "
+        ("memory", f"about {sum(need.values()):.2g} of {have:.1f} GiB per device: "
                    + ", ".join(f"{name} {gib:.2g}" for name, gib in need.items() if gib)),
         ("step", f"{t.batch_size} × {config.data.context_length:,} = {run.tokens_a_step:,} tokens"
-                 + (f" in {t.accumulate} parts" if t.accumulate > 1 else "")
-                 + f"; {per_token * run.tokens_a_step / 1e12:,.3g} TFLOP, {per_token / 1e9:,.3g} GFLOP a token"),
+                 + (f" in {t.accumulate} microbatches" if t.accumulate > 1 else "")
+                 + f"; {per_token * run.tokens_a_step / 1e12:,.3g} TFLOP, {per_token / 1e9:,.3g} GFLOP per token"),
         ("training", f"{t.num_steps:,} steps, {epochs:.1f} epochs; {objective}; {config.optimizer.schedule}"),
         ("data", f"{len(stream.source):,} regions, {books['region_bases']:,} bases, {books['tokens']:,} tokens "
-                 f"({run.tokenizer.name}) an epoch, {kept:.1f} % of bases kept; held out: "
+                 f"({run.tokenizer.name}) per epoch, {kept:.1f} % of bases kept; held out: "
                  f"{len(run.held_out):,} regions, {int(run.held_out.index['length'].sum()):,} bases"),
         ("versions", f"gener_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}, Python {python}"),
     )  # fmt: skip
@@ -214,15 +216,15 @@ def screen(run: Run) -> str:
 
 
 def train(config: Config, workdir: Path) -> dict:
-    """Trains to `train.num_steps`, goes on where a run in `workdir` stopped, and returns the last line's object.
+    """Trains to `train.num_steps`, resuming the run in `workdir` if there is one; returns the last line's object.
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each.
-      Terminated: behind a SIGTERM, when the state is saved.
+      Terminated: after a SIGTERM, once the state is saved.
     """
     run = prepare(config, workdir)
     distributed.tell(screen(run))
-    # Only around the loop: before and behind it nothing is lost by SIGTERM, and to build a dataset may take hours.
+    # Only around the loop: SIGTERM loses nothing before and after it, and building a dataset may take hours.
     with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
         params, last = loop(run, termination, watchdog)
     return finish(run, params, last)
@@ -231,7 +233,7 @@ def train(config: Config, workdir: Path) -> dict:
 def finish(run: Run, params, last: dict) -> dict:
     """The final evaluation, samples and what to try next, on standard output; returns the last line's object.
 
-    Of several processes the main one prints, and none draws samples: `gener_jax.sample` does, on one host.
+    With several processes the primary one prints, and none draws samples; `gener_jax.sample` does, on one host.
     """
     config, workdir = run.config, run.workdir
     result, frames = report.evaluate(config, params, run.tokenizer, run.mesh), None

@@ -197,7 +197,7 @@ def test_control_c(dataset, tmp_path):
     assert status == 130, err
     assert out == ""
     [line] = [line for line in err.splitlines() if not line.startswith("step ")]
-    assert line.startswith("error: interrupted behind step ")
+    assert line.startswith("error: interrupted after step ")
     step = int(line.split("step ")[1].split(";")[0])
     assert step >= 40
     names = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}

@@ -152,7 +152,7 @@ def test_a_run_folder_gives_its_configuration(tmp_path):
         ),
         (MemoryError(), 1, "error: out of memory\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
-        (KeyboardInterrupt("behind step 3"), 130, "error: interrupted behind step 3\n"),
+        (KeyboardInterrupt("after step 3"), 130, "error: interrupted after step 3\n"),
     ],
 )
 def test_exit_status_and_line(capsys, error, status, line):

@@ -107,7 +107,7 @@ def test_a_run_is_published_evaluated_and_sampled(run, tmp_path, capsys):
     said = capsys.readouterr()
     theirs = json.loads(said.out.splitlines()[-1])
     assert theirs["bits_per_base"] == pytest.approx(ours["bits_per_base"], abs=1e-6)
-    assert "does not say what it was trained on" in said.err
+    assert "does not name its training data" in said.err
     drawn = []
     for folder in (run, out):
         options = ["--prompt", "ATGAC", "--num_bases", "20", "--temperature", "0", "--seed", "0", "--num_samples", "1"]
@@ -205,8 +205,9 @@ def test_the_type_is_that_of_the_tensors(tmp_path):
 
 
 def test_shapes_that_transformers_refuses_are_not_written(tmp_path):
-    with pytest.raises(ConfigError, match="transformers would refuse it"):
+    with pytest.raises(ConfigError) as caught:
         published(tmp_path / "out", make_lm(hidden_size=18, num_attention_heads=4, head_dim=8))
+    assert (caught.value.field, caught.value.value) == ("model.hidden_size", 18)
 
 
 def test_bpe_has_no_published_form(tmp_path):
@@ -217,7 +218,7 @@ def test_bpe_has_no_published_form(tmp_path):
 
 def test_a_name_that_is_not_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match="not in the Hugging Face cache"):
+    with pytest.raises(CheckpointError, match="nor in the Hugging Face cache"):
         convert.main(["--checkpoint", "GenerTeam/GENERator-eukaryote-3b-base", "--verify"])
     cached = tmp_path / "models--GenerTeam--GENERator-eukaryote-3b-base" / "snapshots" / "main"
     cached.parent.mkdir(parents=True)

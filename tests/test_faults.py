@@ -68,9 +68,7 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(straight, d
     folder, config = tmp_path / "run", tiny.config(dataset)
     with monkeypatch.context() as patch:
         signalling(patch, 5)
-        with pytest.raises(
-            Terminated, match="by SIGTERM behind step 5, which is saved; the same command goes on there"
-        ):
+        with pytest.raises(Terminated, match="by SIGTERM after step 5, which is saved; the same command resumes there"):
             train.train(config, folder)
     assert (folder / "checkpoints" / "5").is_dir()
     with monkeypatch.context() as patch:  # and while step 8 is looked at
@@ -79,7 +77,7 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(straight, d
             loop.HeldOut, "__call__",
             lambda self, params, moved: (os.kill(os.getpid(), signal.SIGTERM), look(self, params, moved))[1],
         )  # fmt: skip
-        with pytest.raises(Terminated, match="behind step 6"):
+        with pytest.raises(Terminated, match="after step 6"):
             train.train(config, folder)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert best_of(folder)[0] == 3
@@ -215,7 +213,7 @@ def test_a_stuck_step_ends_the_process_and_says_where(dataset, tmp_path):
         tiny.command(f"--config={experiment}", module="gener_jax.train", cwd=tmp_path, before=STUCK_STEP)
     )
     assert (status, out) == (STUCK, "")
-    assert "has taken over 0.3 minutes (train.watchdog_minutes): it is stuck" in err
+    assert "has taken more than 0.3 minutes" in err
     assert re.search(r'File ".*gener_jax/training/loop.py", line \d+ in loop', err)
 
 
@@ -267,7 +265,7 @@ def events(folder):
 @pytest.mark.parametrize("writer", ["tensorboard", "wandb"])
 def test_a_writer_that_is_not_installed_is_one_line(dataset, tmp_path, monkeypatch, writer):
     monkeypatch.setitem(sys.modules, {"tensorboard": "tensorboardX"}.get(writer, writer), None)
-    with pytest.raises(ConfigError, match=rf"train.writers has {writer}: pip install -e '.\[{writer}\]'"):
+    with pytest.raises(ConfigError, match=rf"train\.writers is '{writer}': .*pip install"):
         train.train(tiny.config(dataset, train__writers=writer), tmp_path / "run")
 
 
@@ -327,7 +325,7 @@ def test_chaos(dataset, tmp_path):
             break
         assert status == (-signal.SIGKILL if which == signal.SIGKILL else 143), err[-2000:]
         if which == signal.SIGTERM:
-            assert re.search(rf"^stopped by SIGTERM behind step {done}, which is saved", err, re.M), err[-2000:]
+            assert re.search(rf"^stopped by SIGTERM after step {done}, which is saved", err, re.M), err[-2000:]
         reached, damaged = done, 0
         checkpoints = sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
         if i % 3 == 0 and len(checkpoints) > 1:
@@ -376,13 +374,13 @@ def test_two_processes_train_save_stop_and_go_on_alone(dataset, tmp_path):
     for process in both:
         status, _, err = tiny.finished(process)
         assert status == 143, err[-3000:]
-        assert "stopped by SIGTERM behind step 3, which is saved" in err  # the first look, not done
+        assert "stopped by SIGTERM after step 3, which is saved" in err  # the first look, not done
     saved = 3
     assert not any("held_out" in line for line in log_of(tmp_path / "run"))
     status, err, _ = interrupt(one(8), signal.SIGTERM, saved + 3, 0)
     assert status == 143, err[-3000:]
     assert f"at step {saved}" in err
-    again = int(re.search(r"stopped by SIGTERM behind step (\d+)", err)[1])
+    again = int(re.search(r"stopped by SIGTERM after step (\d+)", err)[1])
     alone = ["--config.mesh.fsdp=1", "--config.mesh.context=1", "--config.mesh.tensor=1"]
     status, _, err = tiny.finished(one(1, *alone))
     assert status == 0, err

@@ -159,13 +159,13 @@ def test_the_guard_of_that_test_would_have_seen_it():
 
 
 def test_stopped_twice_is_never_stopped(straight, dataset, tmp_path, monkeypatch):
-    """Ctrl-C behind steps 5 and 11, behind the checkpoints of 3 and 9: the same numbers to the last bit."""
+    """Ctrl-C after steps 5 and 11, behind the checkpoints of 3 and 9: the same numbers to the last bit."""
     config, batches = tiny.config(dataset), {}
     for stop, behind in ((5, 3), (11, 9), (None, None)):
         with monkeypatch.context() as patch:
             watch = Watch(patch, stop)
             if stop is not None:
-                with pytest.raises(KeyboardInterrupt, match=f"behind step {behind}; the same command goes on there"):
+                with pytest.raises(KeyboardInterrupt, match=f"after step {behind}; the same command resumes there"):
                     train.train(config, tmp_path / "run")
                 assert log_of(tmp_path / "run")[-1]["step"] > behind  # which the next run cuts back
             else:
@@ -195,7 +195,7 @@ def test_another_run_may_not_go_on_in_the_folder(straight, dataset, tmp_path):
     with pytest.raises(ConfigError, match=r"model.hidden_size: 16 → 32.*train.seed: 0 → 1"):
         train.train(tiny.config(dataset, model__hidden_size="32", train__seed="1"), straight.folder)
     other = tiny.genomes(tmp_path / "other", validation_share=0.3)
-    with pytest.raises(DataError, match="not the data this run began with"):
+    with pytest.raises(DataError, match="is not the data that this run started with"):
         train.train(tiny.config(other), straight.folder)
     assert before == {path: path.read_bytes() for path in straight.folder.glob("*.json*")}
 

@@ -176,11 +176,13 @@ def write(config: Config, dtype: str) -> str:
     Raises ConfigError for a shape that transformers refuses.
     """
     m = config.model
-    if m.hidden_size % m.num_attention_heads or m.initializer_range > 1:
+    if m.hidden_size % m.num_attention_heads:
+        heads = m.num_attention_heads
         raise ConfigError(
-            f"transformers refuses one that model.num_attention_heads {m.num_attention_heads} does not divide, and "
-            f"model.initializer_range {m.initializer_range} where it exceeds 1", "model.hidden_size", m.hidden_size,
-        )  # fmt: skip
+            f"transformers needs a multiple of num_attention_heads {heads}", "model.hidden_size", m.hidden_size
+        )
+    if m.initializer_range > 1:
+        raise ConfigError("transformers takes at most 1", "model.initializer_range", m.initializer_range)
     windowed = m.sliding_window is not None
     scaling = None
     if m.yarn_factor != 1 or m.yarn_attention_factor is not None:

@@ -1,4 +1,4 @@
-"""What ends a run before its time: a signal that asks for it, and a step that never ends."""
+"""What stops a run early: a signal, and a step that never ends."""
 
 import faulthandler
 import os
@@ -16,17 +16,17 @@ STUCK = 75  # exit status: try again (EX_TEMPFAIL)
 
 
 class Terminated(Exception):
-    """A run that stopped because it got SIGTERM, its state saved."""
+    """A run that stopped on SIGTERM, its state saved."""
 
 
 class Termination:
-    """Takes note of SIGTERM, as batch systems send some time before they kill; a context manager.
+    """Records SIGTERM, which batch systems send some time before they kill; a context manager.
 
-    With several processes, jax's own service notes the signal in any of them and names one place for all.
+    With several processes, jax's preemption service sees the signal in any of them and names one step for all.
     """
 
     def __init__(self):
-        self._asked, self._several, self._places = False, jax.process_count() > 1, 0
+        self._asked, self._several, self._polls = False, jax.process_count() > 1, 0
 
     def __enter__(self):
         in_main = threading.current_thread() is threading.main_thread()
@@ -43,18 +43,18 @@ class Termination:
         self._asked = True
 
     def here(self) -> bool:
-        """Whether to stop here; every process asks at the same places, and all get the same answer."""
-        self._places += 1
+        """Whether to stop now; every process asks at the same points, and all get the same answer."""
+        self._polls += 1
         if self._several and not self._asked:
-            self._asked = multihost_utils.reached_preemption_sync_point(self._places)
+            self._asked = multihost_utils.reached_preemption_sync_point(self._polls)
         return self._asked
 
 
 class Watchdog:
-    """Ends the process where nothing has moved for `minutes`: a collective whose partner is gone never returns.
+    """Ends the process after `minutes` without progress: a collective whose partner is gone never returns.
 
-    It prints where every thread stands, and exits with status 75, for the batch system to start the run again: the same
-    command goes on from the last checkpoint. 0 minutes: never. A context manager.
+    It prints the stack of every thread and exits with status 75, so that the batch system restarts the run: the same
+    command resumes from the last checkpoint. 0 minutes: never. A context manager.
     """
 
     def __init__(self, minutes: float):
@@ -62,7 +62,7 @@ class Watchdog:
         self._beat, self._what = time.monotonic(), "the first step"
 
     def beat(self, what: str) -> None:
-        """Something has moved; `what` comes next."""
+        """Reports progress; `what` comes next."""
         self._beat, self._what = time.monotonic(), what
 
     def __enter__(self):
@@ -78,8 +78,8 @@ class Watchdog:
             if time.monotonic() - self._beat > self._seconds:
                 minutes = self._seconds / 60
                 say(
-                    f"error: {self._what} has taken over {minutes:g} minutes (train.watchdog_minutes): it is stuck. "
-                    "The same command goes on from the last checkpoint. Where the threads stand:"
+                    f"error: {self._what} has taken more than {minutes:g} minutes (train.watchdog_minutes). "
+                    "The same command resumes from the last checkpoint. Stacks of all threads:"
                 )
                 faulthandler.dump_traceback(sys.stderr)
                 sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The loop: steps, with looks at held-out data and checkpoints between them, until the end, SIGTERM or a fault."""
+"""The training loop: steps, with evaluations and checkpoints between them, until the end, SIGTERM or a fault."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +25,7 @@ from gener_jax.training.step import State, make_train_step
 
 @dataclasses.dataclass
 class Run:
-    """What the loop needs: made by `train.prepare`, before anything is trained."""
+    """Everything the loop needs, made by `train.prepare` before the first step."""
 
     config: Config
     workdir: Path
@@ -35,18 +35,18 @@ class Run:
     held_out: RegionSource
     checkpoints: checkpoint.Checkpoints
     start: int  # steps done
-    looked_at: bool  # whether the last of them was evaluated, if it was to be
+    looked_at: bool  # whether the last of them was evaluated, if that was due
     state: State
     log: Log
 
     @property
     def tokens_a_step(self) -> int:
-        """Of input, over all devices."""
+        """Input tokens of a step, over all devices."""
         return self.config.train.batch_size * self.config.data.context_length
 
 
 class Looks:
-    """Held-out evaluation, and sequence recovery where it is asked for, in the loop."""
+    """Held-out evaluation, and sequence recovery if it is enabled, during training."""
 
     def __init__(self, run: Run, termination: Termination, watchdog: Watchdog):
         self._held_out = HeldOut(run.config, run.held_out, run.tokenizer, run.mesh)
@@ -57,10 +57,10 @@ class Looks:
         self._termination, self._watchdog = termination, watchdog
 
     def __call__(self, params) -> dict:
-        """What is logged of a look.
+        """The metrics of an evaluation, as they are logged.
 
         Raises:
-          Terminated: as soon as the run is asked to stop.
+          Terminated: as soon as the run must stop.
         """
         found = self._held_out(params, self._moved)
         looked_at = ("loss", "bits_per_base", "without_near_copies")
@@ -74,7 +74,7 @@ class Looks:
 
 
 def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, dict]:
-    """The steps, with looks and checkpoints between them; the parameters at the end and the last step's metrics."""
+    """Runs the steps, evaluations and checkpoints; returns the final parameters and the last step's metrics."""
     config, mesh, start = run.config, run.mesh, run.start
     num_steps, every = config.train.num_steps, config.train.log_every_steps
     books, tokens_a_step = run.stream.accounting(0), run.tokens_a_step
@@ -84,12 +84,12 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     progress = Progress(num_steps, start, every, quiet=not distributed.is_main())
     profile = Profile(config.train, run.workdir)
     clock, last, pending = Clock(), logged(run.workdir / "log.jsonl", start), None
-    compiled_at = None  # seconds and step behind the first step: compilation is not speed
+    compiled_at = None  # seconds and step after the first step: speed excludes compilation
     state, saved = run.state, start
-    run.state = None  # its buffers are given to the first step
+    run.state = None  # its buffers are donated to the first step
 
     def read(step, metrics):
-        """Metrics of a step, once the next one is on its way to the device."""
+        """Reads the metrics of a step after the next one was dispatched."""
         nonlocal compiled_at, last
         values = {name: x.item() for name, x in fetch(metrics).items()}
         watchdog.beat(f"step {step + 1}")
@@ -112,9 +112,9 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
                 run.checkpoints.close()
             raise TrainingError(
                 f"{run.workdir}: the last {values['skipped_in_row']} steps up to {step} were skipped "
-                "(optimizer.max_skipped_in_row), by a gradient that is not finite or over optimizer.spike_factor "
-                f"{config.optimizer.spike_factor:g} times its usual norm; the last checkpoint is of step {saved}. "
-                "Look at the data there, lower the rate, or allow more; the same command goes on from the checkpoint"
+                "(optimizer.max_skipped_in_row): their gradients were not finite, or exceeded optimizer.spike_factor "
+                f"{config.optimizer.spike_factor:g} times the usual norm. The last checkpoint is of step {saved}. "
+                "Check the data there, lower the rate, or allow more; the same command resumes from the checkpoint"
             )
         speed = values.get("tokens_per_s")
         left = (num_steps - step) * tokens_a_step / speed if speed else float("nan")
@@ -139,7 +139,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
                 save(step, None)
             run.checkpoints.close()
             run.log.close()
-        raise Terminated(f"by SIGTERM behind step {step}, which is saved; the same command goes on there")
+        raise Terminated(f"by SIGTERM after step {step}, which is saved; the same command resumes there")
 
     def look(step):
         held_out = looks(state.params)
@@ -148,14 +148,14 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
         tell(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}{recovered}")
         return held_out["bits_per_base"]
 
-    def due(step):  # a checkpoint is looked at: one is the best
+    def due(step):  # every checkpoint is evaluated, since one of them is the best
         saving = step % config.checkpoint.every_steps == 0 or step == num_steps
         return saving, saving or step % config.eval.every_steps == 0
 
     try:
         if start and due(start)[1] and not run.looked_at:
             try:
-                bits_per_base = look(start)  # SIGTERM came before, or while it was looked at
+                bits_per_base = look(start)  # SIGTERM came before or during its evaluation
                 run.checkpoints.looked_at(start, bits_per_base)
             except Terminated:
                 stop(start)
@@ -185,11 +185,11 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
                         watchdog.beat(f"step {step + 1}")
     except KeyboardInterrupt:
         run.checkpoints.close()  # one may be half-written
-        raise KeyboardInterrupt(f"behind step {saved}; the same command goes on there") from None
+        raise KeyboardInterrupt(f"after step {saved}; the same command resumes there") from None
     finally:
         profile.close()
         progress.close()
     run.checkpoints.close()
     run.log.close()
-    params, state = state.params, None  # the optimizer's state makes room for the samples' copy of the parameters
+    params, state = state.params, None  # frees the optimizer's state for the samples' copy of the parameters
     return params, {"step": num_steps, **last}

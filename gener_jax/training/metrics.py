@@ -1,4 +1,4 @@
-"""What leaves the device and where it goes: one fetch, a log of JSON lines and its writers, a pausable clock."""
+"""Metrics from the device to their readers: one fetch, a log of JSON lines and its writers, a pausable clock."""
 
 import contextlib
 import dataclasses
@@ -14,18 +14,18 @@ import jax
 from gener_jax import distributed
 from gener_jax.config import Config, ConfigError, Train
 
-num_fetches = 0  # how often anything was read back; the tests count it
+num_fetches = 0  # how often anything was read back; tests count it
 
 
 def fetch(tree):
-    """The only place where training reads arrays back to the host; waits for them."""
+    """The only function by which training reads arrays back to the host; waits for them."""
     global num_fetches
     num_fetches += 1
     return jax.device_get(tree)
 
 
 class Clock:
-    """Seconds of training, evaluation and saving left out."""
+    """Seconds of training, without evaluation and saving."""
 
     def __init__(self):
         self._seconds, self._since = 0.0, time.perf_counter()
@@ -46,39 +46,39 @@ class Clock:
 
 
 class Profile:
-    """Traces some steps by jax's profiler, to `profile/` in the run's folder: for TensorBoard, XProf or Perfetto."""
+    """Traces some steps with jax's profiler into `profile/` of the run's folder, for TensorBoard, XProf or Perfetto."""
 
     def __init__(self, config: Train, folder: Path):
         self._folder, self._first, self._running = folder / "profile", config.profile_from, False
         self._last = 0 if self._first is None else self._first + config.profile_steps - 1
 
     def begin(self, step: int) -> None:
-        """Before a step."""
+        """Call before a step."""
         if step == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def end(self, step: int, metrics) -> None:
-        """Behind it; waits for the last one to trace."""
+        """Call after a step; waits for the last one to trace."""
         if self._running and step >= self._last:
             jax.block_until_ready(metrics)
             self.close()
 
     def close(self) -> None:
-        """Writes what was traced, where the run ends before the last step to trace."""
+        """Writes the trace if the run ends before the last step to trace."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
 
 
 class Log:
-    """`log.jsonl` in the run's folder: one JSON object a line, cut back to the restored step when a run resumes; and
-    the writers of `train.writers`, which get the same numbers. Of several processes only the main one writes.
+    """`log.jsonl` in the run's folder, one JSON object per line, truncated to the restored step when a run resumes; and
+    the writers of `train.writers`, which get the same numbers. Only the primary process writes.
     """
 
     def __init__(self, folder: Path, step: int, config: Config, *, looked_at: bool = True):
-        """Opens the log and drops what lies after `step`: those steps are run again, to the same numbers. So is the
-        look at `step` itself, unless it is `looked_at`: one may be there from a run that was killed behind it.
+        """Opens the log and drops what follows `step`: those steps are run again, to the same numbers. So is the
+        evaluation of `step` itself, unless it is `looked_at`: a run killed after it may have logged one.
 
         Raises:
           ConfigError: if a writer's package is not installed.
@@ -90,7 +90,7 @@ class Log:
         if path.exists():
             kept = []
             for line in path.read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # the line that a kill cut in two
+                with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a kill
                     values = json.loads(line)
                     if values["step"] < step + ("held_out" not in values or looked_at):
                         kept.append(line)
@@ -101,7 +101,7 @@ class Log:
         self._file = path.open("a")
 
     def write(self, step: int, **values) -> None:
-        """Appends one line, flushed; in it a number that is not finite is null, so that every line is JSON."""
+        """Appends and flushes one line; numbers that are not finite become null, so that every line is JSON."""
         if self._file is None:
             return
         self._file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
@@ -110,7 +110,7 @@ class Log:
             other.write(step, dict(_flat(values)))
 
     def close(self) -> None:
-        """Closes the file, and the writers'."""
+        """Closes the file and the writers."""
         if self._file is not None:
             self._file.close()
         for other in self._others:
@@ -136,7 +136,9 @@ class _TensorBoard:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
-            raise ConfigError("train.writers has tensorboard: pip install -e '.[tensorboard]'") from None
+            raise ConfigError(
+                "tensorboard needs pip install -e '.[tensorboard]'", "train.writers", "tensorboard"
+            ) from None
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step, values):
@@ -152,16 +154,16 @@ class _WeightsAndBiases:
         try:
             import wandb
         except ImportError:
-            raise ConfigError("train.writers has wandb: pip install -e '.[wandb]'") from None
+            raise ConfigError("wandb needs pip install -e '.[wandb]'", "train.writers", "wandb") from None
         path = str(folder.absolute())
         try:
             self._run = wandb.init(
                 project=config.train.wandb_project, name=folder.absolute().name, resume="allow", dir=path,
                 id=hashlib.sha256(path.encode()).hexdigest()[:16], config=dataclasses.asdict(config),
             )  # fmt: skip
-        except Exception as error:  # of kinds of its own
+        except Exception as error:  # wandb has its own exceptions
             line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"train.writers has wandb, which does not start: {line}") from error
+            raise ConfigError(f"wandb does not start: {line}", "train.writers", "wandb") from error
 
     def write(self, step, values):
         self._run.log(values, step=step)
@@ -174,7 +176,7 @@ _WRITERS = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
 
 
 def logged(path: Path, step: int) -> dict:
-    """What a log says of a step's training; empty where the step was not logged."""
+    """The training metrics of a step in a log; empty if the step was not logged."""
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             values = json.loads(line)
