@@ -152,7 +152,7 @@ def test_no_run_goes_on_from_parameters_alone(run, tmp_path):
         (["--output", "{tmp}/x"], "give --output with --format"),
         (["--format", "hf"], "give --output with --format"),
         (["--output", "{tmp}", "--format", "hf"], "already exists"),
-        (["--output", "{tmp}/x", "--format", "run", "--dtype", "float16"], "--dtype float16: is of --format hf"),
+        (["--output", "{tmp}/x", "--format", "run", "--dtype", "float16"], "--dtype is 'float16': "),
     ],
 )
 def test_a_wrong_command_line_is_one_line(arguments, words, small_folder, tmp_path):
