@@ -14,6 +14,8 @@ Two to three minutes of processor. Compare files of one machine and one version 
 not.
 """
 
+# ruff: noqa: E402 (jax is configured before anything asks it for devices)
+
 import argparse
 import contextlib
 import dataclasses
@@ -34,20 +36,20 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_compilation_cache", False)
 jax.config.update("jax_include_debug_info_in_dumps", False)
 
-import numpy as np  # noqa: E402 (jax first, before it has any device)
+import numpy as np
 
 # Everything of the system that is used here: names that move or change are mended in this block and `_steps` alone.
-import gener_jax  # noqa: E402
-from data_pipeline import build, inputs, regions  # noqa: E402
-from data_pipeline.records import RegionSource  # noqa: E402
-from gener_jax import command, convert  # noqa: E402
-from gener_jax.assets import EXAMPLE_GENOME  # noqa: E402
-from gener_jax.data.loader import TokenStream, host_batches, to_devices  # noqa: E402
-from gener_jax.model.sharding import batch_sharding, make_mesh  # noqa: E402
-from gener_jax.tasks.held_out import HeldOut  # noqa: E402
-from gener_jax.tokenizer import for_config  # noqa: E402
-from gener_jax.training.step import abstract_state, init_state, make_train_step  # noqa: E402
-from tests.data import DATA  # noqa: E402
+import gener_jax
+from data_pipeline import build, inputs, regions
+from data_pipeline.records import RegionSource
+from gener_jax import command, convert
+from gener_jax.assets import EXAMPLE_GENOME
+from gener_jax.data.loader import TokenStream, host_batches, to_devices
+from gener_jax.model.sharding import batch_sharding, make_mesh
+from gener_jax.tasks.held_out import HeldOut
+from gener_jax.tokenizer import for_config
+from gener_jax.training.step import abstract_state, init_state, make_train_step
+from tests.data import DATA
 
 ROOT = Path(__file__).parents[1]
 SECOND_GENOME = DATA / "genomes" / "eukaryote" / "yeast_S288C_chrVII_NC_001139.9.gb.gz"
