@@ -20,9 +20,11 @@ def frequencies(config: Model) -> tuple[np.ndarray, float]:
     `yarn_beta_slow` times has it divided by s, a ramp between; cosine and sine are multiplied by 0.1 ln s + 1.
     """
     H, base, factor = config.head_dim, config.rope_theta, config.yarn_factor
-    # In float32 at every step, as published models were trained: an angle at token 16 384 is 16 384 times as wrong as
-    # its frequency, and rounding once from float64 moves logits by 1e-3 at 4096 tokens.
-    period = np.float32(base) ** (np.arange(0, H, 2, dtype=np.float32) / np.float32(H))
+    # Exponents and what follows in float32, as published models were trained: an angle at token 16 384 is 16 384 times
+    # as wrong as its frequency, and float64 throughout moves logits by 1e-3 at 4096 tokens. The power alone in float64,
+    # rounded once: in float32 its last bit is the processor's.
+    exponent = np.arange(0, H, 2, dtype=np.float32) / np.float32(H)
+    period = np.power(float(base), exponent.astype(np.float64)).astype(np.float32)
     plain = np.float32(1) / period
     scale = config.yarn_attention_factor
     if factor == 1:
