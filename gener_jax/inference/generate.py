@@ -108,26 +108,23 @@ def filter_logits(logits: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Flo
     return jnp.where(logits >= least, logits, _NEVER)
 
 
-def _draw(logits, keys, request: Request, filtered: bool):
+def _draw(logits, keys, request: Request, filtered: bool, greedy: bool):
     """One index a row, int32 [B], of logits [B, n], impossible ones at minus infinity."""
-
-    def drawn(logits):
-        logits = logits / request.temperature
-        if filtered:
-            logits = filter_logits(logits, request.top_k, request.top_p)
-        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
-
-    # A branch, not a choice of results: random numbers for a whole vocabulary cost as much as a small layer.
-    return jax.lax.cond(request.temperature > 0, drawn, lambda x: jnp.argmax(x, axis=-1).astype(jnp.int32), logits)
+    if greedy:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / request.temperature
+    if filtered:
+        logits = filter_logits(logits, request.top_k, request.top_p)
+    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-def _draw_bases(logits, keys, request: Request, filtered: bool, k: int):
+def _draw_bases(logits, keys, request: Request, filtered: bool, greedy: bool, k: int):
     """One token a row whose bases are drawn each from its own marginal; where specials may come, they first."""
     B, V = logits.shape
     special = V - 4**k
     kmers = logits[:, special:]
     mass = jax.nn.logsumexp(kmers, axis=-1, keepdims=True)
-    choice = _draw(jnp.concatenate([logits[:, :special], mass], axis=-1), keys, request, False)
+    choice = _draw(jnp.concatenate([logits[:, :special], mass], axis=-1), keys, request, False, greedy)
     shares = jnp.exp(kmers - jnp.where(jnp.isfinite(mass), mass, 0)).reshape(B, *(4,) * k)
     possible = kmers > _NEVER
     rank = jnp.zeros((B,), jnp.int32)
@@ -136,7 +133,7 @@ def _draw_bases(logits, keys, request: Request, filtered: bool, k: int):
         # Only bases that, behind those drawn, begin a token that may come; of the rest, none keeps to what is asked.
         possible = possible.reshape(B, 4, -1)
         marginal = jnp.where(possible.any(-1), jnp.maximum(marginal, jnp.finfo(jnp.float32).min), _NEVER)
-        base = _draw(marginal, jax.vmap(jax.random.fold_in, (0, None))(keys, j + 1), request, filtered)
+        base = _draw(marginal, jax.vmap(jax.random.fold_in, (0, None))(keys, j + 1), request, filtered, greedy)
         possible = jnp.take_along_axis(possible, base[:, None, None], axis=1)[:, 0]
         rank = 4 * rank + base
     return jnp.where(choice < special, choice, special + rank)
@@ -169,7 +166,10 @@ def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Reque
     )  # fmt: skip
 
 
-def _advance(model: Decoder, params, request: Request, state: State, until, *, filtered: bool, base_mode: int) -> State:
+def _advance(
+    model: Decoder, params, request: Request, state: State, until, *, filtered: bool, greedy: bool, base_mode: int
+) -> State:
+    """`greedy` is no branch of the loop, on which an accelerator would wait for the host, once a token."""
     room = state.ids.shape[1]
     t = request.tables
 
@@ -189,9 +189,9 @@ def _advance(model: Decoder, params, request: Request, state: State, until, *, f
         keys = jax.vmap(jax.random.fold_in, (0, None))(request.keys, s.step)
         masked = jnp.where(mask, logits, _NEVER)
         if base_mode:
-            token = _draw_bases(masked, keys, request, filtered, base_mode)
+            token = _draw_bases(masked, keys, request, filtered, greedy, base_mode)
         else:
-            token = _draw(masked, keys, request, filtered)
+            token = _draw(masked, keys, request, filtered, greedy)
         s = s.replace(
             ids=s.ids.at[:, s.step].set(jnp.where(done, PAD, token)), count=s.count + ~done, stuck=s.stuck | stuck
         )
@@ -233,8 +233,9 @@ def programs():
     options = _known({"xla_cpu_experimental_ynn_fusion_type": ""}) if jax.default_backend() == "cpu" else None
     prefill = jax.jit(_prefill, static_argnames=("model", "room", "log_probs"))
     advance = jax.jit(
-        _advance, static_argnames=("model", "filtered", "base_mode"), donate_argnames="state", compiler_options=options
-    )
+        _advance, static_argnames=("model", "filtered", "greedy", "base_mode"), donate_argnames="state",
+        compiler_options=options,
+    )  # fmt: skip
     return prefill, advance
 
 
@@ -341,7 +342,8 @@ class Rows:
         with jax.set_mesh(self.lm.mesh):
             self.state = programs()[1](
                 self.lm.model, self.lm.params, self.request, self.state, np.int32(until),
-                filtered=s.top_k > 0 or s.top_p < 1, base_mode=self.lm.tokenizer.k if s.mode == "base" else 0,
+                filtered=s.top_k > 0 or s.top_p < 1, greedy=s.temperature == 0,
+                base_mode=self.lm.tokenizer.k if s.mode == "base" else 0,
             )  # fmt: skip
         return not bool(self.state.done.all())
 
