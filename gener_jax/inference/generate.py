@@ -11,6 +11,7 @@ token.
 
 import dataclasses
 import functools
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, Tokenizer
 from gener_jax.inference import constraints
 from gener_jax.inference.batches import left_pad, round_up
 from gener_jax.losses import base_nll
+from gener_jax.model import kernels
 from gener_jax.model.decoder import Cache, Decoder, empty_cache, extend_cache
 
 _NEVER = -jnp.inf
@@ -221,16 +223,34 @@ def _advance(
     return jax.lax.while_loop(proceed, advance, state)
 
 
-@functools.cache
+GRAPHS = True  # the decode loop of a GPU as one CUDA graph; False leaves it to XLA, for a comparison
+_AS_ONE_GRAPH = {
+    # By default a GPU gets a graph a token, and the host waits for each to know whether another follows.
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,WHILE,CONDITIONAL",
+    "xla_gpu_graph_min_graph_size": 1,  # the loop is one thing of few, by default too few for a graph
+}
+
+
 def programs():
     """`prefill(model, params, prompts_UP, lengths_U, of_B, …)` and `advance(model, params, request, state, n)`.
 
     They give rows behind their prompts, and rows with up to n new tokens in all. `of_B` is each row's prompt; None
     where each has its own.
     """
+    return _programs(jax.default_backend(), GRAPHS)
+
+
+@functools.cache
+def _programs(platform: str, graphs: bool):
+    options = None
     # The library that XLA takes for matrix products on CPU packs the weights anew for every token: with a batch of 8,
     # a model of 40 M parameters decodes a third faster without it.
-    options = _known({"xla_cpu_experimental_ynn_fusion_type": ""}) if jax.default_backend() == "cpu" else None
+    if platform == "cpu":
+        options = _known({"xla_cpu_experimental_ynn_fusion_type": ""})
+    elif platform == "gpu" and graphs:
+        options = _known(_AS_ONE_GRAPH)
+        if options is None:
+            warnings.warn("no CUDA graph of a loop here: generation waits for the host once a token", stacklevel=3)
     prefill = jax.jit(_prefill, static_argnames=("model", "room", "log_probs"))
     advance = jax.jit(
         _advance, static_argnames=("model", "filtered", "greedy", "base_mode"), donate_argnames="state",
@@ -240,9 +260,10 @@ def programs():
 
 
 def _known(options: dict) -> dict | None:
-    """Compiler options, where this version of XLA has them; else None."""
+    """Compiler options, where this version of XLA has them and a loop runs with them; else None."""
     try:
-        jax.jit(lambda x: x + 1, compiler_options=options)(0)
+        loop = functools.partial(jax.lax.while_loop, lambda i: i < 3, lambda i: i + 1)
+        jax.jit(loop, compiler_options=options)(0).block_until_ready()
     except Exception:  # of a kind that jax does not name
         return None
     return options
@@ -271,11 +292,18 @@ def split_prompt(tokenizer: Tokenizer, prompt: str, remainder: str = "constrain"
     return tokenizer.encode(whole, add_bos=True), bases.encode(prompt[len(whole) :])
 
 
+def _num_rows(wanted: int) -> int:
+    """Rows that are decoded for so many: two for one on a GPU, to which products with one row are vector products; XLA
+    multiplies and adds for these, and writes what it has yet to add, 8 MB a layer of a model of 1.2 billion parameters.
+    """
+    return round_up(wanted, least=2 if kernels._platform() == "gpu" else 1)
+
+
 def cache_size(prompts: list[np.ndarray], num_bases: int, tokenizer: Tokenizer, batch_size: int) -> tuple[int, int]:
     """Rows and slots of the largest cache for continuing the prompts' ids by so many bases, `batch_size` at a time."""
     shortest = tokenizer.token_bases[tokenizer.token_bases > 0].min()
     longest = max(map(len, prompts), default=0)
-    rows = round_up(min(len(prompts), batch_size), least=1)
+    rows = _num_rows(min(len(prompts), batch_size))
     return rows, round_up(longest) + round_up(-(-num_bases // shortest) + 1)
 
 
@@ -304,7 +332,7 @@ class Rows:
         is_dna = t.token_bases > 0
         # Prompts and rows added to round their numbers up want nothing and are dropped.
         prompts = prompts + [(np.array([BOS]), np.zeros(0, np.uint8))] * (round_up(len(prompts), 1) - len(prompts))
-        of = np.append(of, np.full(round_up(len(of), 1) - len(of), -1, np.int32)).astype(np.int32)
+        of = np.append(of, np.full(_num_rows(len(of)) - len(of), -1, np.int32)).astype(np.int32)
         real = np.arange(len(of)) < self.number
         left = [
             left if is_real else left[:0] for is_real, (_, left) in zip(real, (prompts[i] for i in of), strict=True)
