@@ -1,9 +1,9 @@
 """Autoregressive generation over a KV cache: one program reads the prompts, another is the whole decode loop.
 
-Prompts of a batch are padded on the left, so that all rows write the same cache slot; padding is its own document, and
-rotary positions count from each row's first token. Shapes are rounded up and the number of new tokens is a traced
-value, so few programs are compiled. Nothing is fetched inside the loop; it can be entered again, which is how
-sequences are streamed.
+Prompts of a batch are read padded on the right, and their keys and values are then moved to end together, so that all
+rows write the same cache slot; padding is its own document, and rotary positions count from each row's first token.
+Shapes are rounded up and the number of new tokens is a traced value, so few programs are compiled. Nothing is fetched
+inside the loop; it can be entered again, which is how sequences are streamed.
 
 Dimension key: B rows, U prompts, P slots of the prompts, R room for new tokens, V vocabulary, D hidden, k bases a
 token.
@@ -23,10 +23,10 @@ from jaxtyping import Array, Bool, Float, Int
 from data_pipeline import bases
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, Tokenizer
 from gener_jax.inference import constraints
-from gener_jax.inference.batches import left_pad, round_up
+from gener_jax.inference.batches import right_pad, round_up
 from gener_jax.losses import base_nll
 from gener_jax.model import kernels
-from gener_jax.model.decoder import Cache, Decoder, empty_cache, extend_cache
+from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
 
 _NEVER = -jnp.inf
 BATCH_SIZE = 32  # rows decoded together, unless another number is asked for
@@ -144,23 +144,19 @@ def _draw_bases(logits, keys, request: Request, filtered: bool, greedy: bool, k:
 def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Request, motif, frame, frame_bases, gc, *,
              room: int, log_probs: int) -> State:  # fmt: skip
     U, P = prompts_UP.shape
+    positions_UP = jnp.broadcast_to(jnp.arange(P), (U, P))
     B = request.wanted.shape[0]
-    slots = jnp.arange(P)
-    pad = P - lengths_U
-    hidden, cache = model.apply(
-        {"params": params},
-        prompts_UP,
-        positions_BT=jnp.maximum(slots - pad[:, None], 0),
-        segment_ids_BT=(slots >= pad[:, None]).astype(jnp.int32),
-        cache=empty_cache(model.config, U, P),
-    )
+    # The platform's kernel takes no mask but the causal one, which padding at the right needs alone.
+    hidden_UPD, cache = model.apply({"params": params}, prompts_UP, positions_BT=positions_UP, keep=True)
+    hidden = hidden_UPD[jnp.arange(U), lengths_U - 1]
+    cache = end_together(cache, lengths_U)
     if of_B is not None:  # several samples of a prompt, which was read once
         hidden, lengths_U = hidden[of_B], lengths_U[of_B]
         index, cache = cache.index, jax.tree.map(lambda x: x[of_B] if x.ndim else x, cache)
         cache = cache.replace(index=index)
     zeros = jnp.zeros((B,), jnp.int32)
     return State(
-        step=jnp.int32(0), hidden=hidden[:, -1], positions=lengths_U, done=request.wanted <= request.over,
+        step=jnp.int32(0), hidden=hidden, positions=lengths_U, done=request.wanted <= request.over,
         stuck=jnp.zeros((B,), bool), have=zeros, count=zeros, ids=jnp.full((B, room), PAD, jnp.int32),
         cache=extend_cache(cache, room), motif=motif, frame=frame, frame_bases=frame_bases, gc=gc,
         stop_at=None if motif is None else zeros,
@@ -355,7 +351,7 @@ class Rows:
             top_p=np.float32(sampling.top_p), tables=tables,
         )  # fmt: skip
         lengths = np.array([len(ids) for ids, _ in prompts], np.int32)
-        ids = left_pad([ids for ids, _ in prompts], round_up(int(lengths.max())))
+        ids = right_pad([ids for ids, _ in prompts], round_up(int(lengths.max())))
         shortest = t.token_bases[is_dna].min()
         one_each = len(of) == len(prompts) and np.array_equal(of[real], np.arange(self.number))
         with jax.set_mesh(lm.mesh):
