@@ -1,9 +1,9 @@
 """Autoregressive generation over a KV cache: one program reads the prompts, another is the whole decode loop.
 
-Prompts of a batch are padded on the left, so that all rows write the same cache slot; padding is its own document, and
-rotary positions count from each row's first token. Shapes are rounded up and the number of new tokens is a traced
-value, so few programs are compiled. Nothing is fetched inside the loop; it can be entered again, which is how
-sequences are streamed.
+Prompts of a batch are read padded on the right, and their keys and values are then moved to end together, so that all
+rows write the same cache slot; padding is its own document, and rotary positions count from each row's first token.
+Shapes are rounded up and the number of new tokens is a traced value, so few programs are compiled. Nothing is fetched
+inside the loop; it can be entered again, which is how sequences are streamed.
 
 Dimension key: B rows, U prompts, P slots of the prompts, R room for new tokens, V vocabulary, D hidden, k bases a
 token.
@@ -11,6 +11,7 @@ token.
 
 import dataclasses
 import functools
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -22,9 +23,10 @@ from jaxtyping import Array, Bool, Float, Int
 from data_pipeline import bases
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, Tokenizer
 from gener_jax.inference import constraints
-from gener_jax.inference.batches import left_pad, round_up
+from gener_jax.inference.batches import right_pad, round_up
 from gener_jax.losses import base_nll
-from gener_jax.model.decoder import Cache, Decoder, empty_cache, extend_cache
+from gener_jax.model import kernels
+from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
 
 _NEVER = -jnp.inf
 BATCH_SIZE = 32  # rows decoded together, unless another number is asked for
@@ -108,26 +110,23 @@ def filter_logits(logits: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Flo
     return jnp.where(logits >= least, logits, _NEVER)
 
 
-def _draw(logits, keys, request: Request, filtered: bool):
+def _draw(logits, keys, request: Request, filtered: bool, greedy: bool):
     """One index a row, int32 [B], of logits [B, n], impossible ones at minus infinity."""
-
-    def drawn(logits):
-        logits = logits / request.temperature
-        if filtered:
-            logits = filter_logits(logits, request.top_k, request.top_p)
-        return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
-
-    # A branch, not a choice of results: random numbers for a whole vocabulary cost as much as a small layer.
-    return jax.lax.cond(request.temperature > 0, drawn, lambda x: jnp.argmax(x, axis=-1).astype(jnp.int32), logits)
+    if greedy:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / request.temperature
+    if filtered:
+        logits = filter_logits(logits, request.top_k, request.top_p)
+    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-def _draw_bases(logits, keys, request: Request, filtered: bool, k: int):
+def _draw_bases(logits, keys, request: Request, filtered: bool, greedy: bool, k: int):
     """One token a row whose bases are drawn each from its own marginal; where specials may come, they first."""
     B, V = logits.shape
     special = V - 4**k
     kmers = logits[:, special:]
     mass = jax.nn.logsumexp(kmers, axis=-1, keepdims=True)
-    choice = _draw(jnp.concatenate([logits[:, :special], mass], axis=-1), keys, request, False)
+    choice = _draw(jnp.concatenate([logits[:, :special], mass], axis=-1), keys, request, False, greedy)
     shares = jnp.exp(kmers - jnp.where(jnp.isfinite(mass), mass, 0)).reshape(B, *(4,) * k)
     possible = kmers > _NEVER
     rank = jnp.zeros((B,), jnp.int32)
@@ -136,7 +135,7 @@ def _draw_bases(logits, keys, request: Request, filtered: bool, k: int):
         # Only bases that, behind those drawn, begin a token that may come; of the rest, none keeps to what is asked.
         possible = possible.reshape(B, 4, -1)
         marginal = jnp.where(possible.any(-1), jnp.maximum(marginal, jnp.finfo(jnp.float32).min), _NEVER)
-        base = _draw(marginal, jax.vmap(jax.random.fold_in, (0, None))(keys, j + 1), request, filtered)
+        base = _draw(marginal, jax.vmap(jax.random.fold_in, (0, None))(keys, j + 1), request, filtered, greedy)
         possible = jnp.take_along_axis(possible, base[:, None, None], axis=1)[:, 0]
         rank = 4 * rank + base
     return jnp.where(choice < special, choice, special + rank)
@@ -145,23 +144,19 @@ def _draw_bases(logits, keys, request: Request, filtered: bool, k: int):
 def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Request, motif, frame, frame_bases, gc, *,
              room: int, log_probs: int) -> State:  # fmt: skip
     U, P = prompts_UP.shape
+    positions_UP = jnp.broadcast_to(jnp.arange(P), (U, P))
     B = request.wanted.shape[0]
-    slots = jnp.arange(P)
-    pad = P - lengths_U
-    hidden, cache = model.apply(
-        {"params": params},
-        prompts_UP,
-        positions_BT=jnp.maximum(slots - pad[:, None], 0),
-        segment_ids_BT=(slots >= pad[:, None]).astype(jnp.int32),
-        cache=empty_cache(model.config, U, P),
-    )
+    # The platform's kernel takes no mask but the causal one, which padding at the right needs alone.
+    hidden_UPD, cache = model.apply({"params": params}, prompts_UP, positions_BT=positions_UP, keep=True)
+    hidden = hidden_UPD[jnp.arange(U), lengths_U - 1]
+    cache = end_together(cache, lengths_U)
     if of_B is not None:  # several samples of a prompt, which was read once
         hidden, lengths_U = hidden[of_B], lengths_U[of_B]
         index, cache = cache.index, jax.tree.map(lambda x: x[of_B] if x.ndim else x, cache)
         cache = cache.replace(index=index)
     zeros = jnp.zeros((B,), jnp.int32)
     return State(
-        step=jnp.int32(0), hidden=hidden[:, -1], positions=lengths_U, done=request.wanted <= request.over,
+        step=jnp.int32(0), hidden=hidden, positions=lengths_U, done=request.wanted <= request.over,
         stuck=jnp.zeros((B,), bool), have=zeros, count=zeros, ids=jnp.full((B, room), PAD, jnp.int32),
         cache=extend_cache(cache, room), motif=motif, frame=frame, frame_bases=frame_bases, gc=gc,
         stop_at=None if motif is None else zeros,
@@ -169,7 +164,10 @@ def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Reque
     )  # fmt: skip
 
 
-def _advance(model: Decoder, params, request: Request, state: State, until, *, filtered: bool, base_mode: int) -> State:
+def _advance(
+    model: Decoder, params, request: Request, state: State, until, *, filtered: bool, greedy: bool, base_mode: int
+) -> State:
+    """`greedy` is no branch of the loop, on which an accelerator would wait for the host, once a token."""
     room = state.ids.shape[1]
     t = request.tables
 
@@ -189,9 +187,9 @@ def _advance(model: Decoder, params, request: Request, state: State, until, *, f
         keys = jax.vmap(jax.random.fold_in, (0, None))(request.keys, s.step)
         masked = jnp.where(mask, logits, _NEVER)
         if base_mode:
-            token = _draw_bases(masked, keys, request, filtered, base_mode)
+            token = _draw_bases(masked, keys, request, filtered, greedy, base_mode)
         else:
-            token = _draw(masked, keys, request, filtered)
+            token = _draw(masked, keys, request, filtered, greedy)
         s = s.replace(
             ids=s.ids.at[:, s.step].set(jnp.where(done, PAD, token)), count=s.count + ~done, stuck=s.stuck | stuck
         )
@@ -221,27 +219,47 @@ def _advance(model: Decoder, params, request: Request, state: State, until, *, f
     return jax.lax.while_loop(proceed, advance, state)
 
 
-@functools.cache
+GRAPHS = True  # the decode loop of a GPU as one CUDA graph; False leaves it to XLA, for a comparison
+_AS_ONE_GRAPH = {
+    # By default a GPU gets a graph a token, and the host waits for each to know whether another follows.
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,WHILE,CONDITIONAL",
+    "xla_gpu_graph_min_graph_size": 1,  # the loop is one thing of few, by default too few for a graph
+}
+
+
 def programs():
     """`prefill(model, params, prompts_UP, lengths_U, of_B, …)` and `advance(model, params, request, state, n)`.
 
     They give rows behind their prompts, and rows with up to n new tokens in all. `of_B` is each row's prompt; None
     where each has its own.
     """
+    return _programs(jax.default_backend(), GRAPHS)
+
+
+@functools.cache
+def _programs(platform: str, graphs: bool):
+    options = None
     # The library that XLA takes for matrix products on CPU packs the weights anew for every token: with a batch of 8,
     # a model of 40 M parameters decodes a third faster without it.
-    options = _known({"xla_cpu_experimental_ynn_fusion_type": ""}) if jax.default_backend() == "cpu" else None
+    if platform == "cpu":
+        options = _known({"xla_cpu_experimental_ynn_fusion_type": ""})
+    elif platform == "gpu" and graphs:
+        options = _known(_AS_ONE_GRAPH)
+        if options is None:
+            warnings.warn("no CUDA graph of a loop here: generation waits for the host once a token", stacklevel=3)
     prefill = jax.jit(_prefill, static_argnames=("model", "room", "log_probs"))
     advance = jax.jit(
-        _advance, static_argnames=("model", "filtered", "base_mode"), donate_argnames="state", compiler_options=options
-    )
+        _advance, static_argnames=("model", "filtered", "greedy", "base_mode"), donate_argnames="state",
+        compiler_options=options,
+    )  # fmt: skip
     return prefill, advance
 
 
 def _known(options: dict) -> dict | None:
-    """Compiler options, where this version of XLA has them; else None."""
+    """Compiler options, where this version of XLA has them and a loop runs with them; else None."""
     try:
-        jax.jit(lambda x: x + 1, compiler_options=options)(0)
+        loop = functools.partial(jax.lax.while_loop, lambda i: i < 3, lambda i: i + 1)
+        jax.jit(loop, compiler_options=options)(0).block_until_ready()
     except Exception:  # of a kind that jax does not name
         return None
     return options
@@ -270,11 +288,18 @@ def split_prompt(tokenizer: Tokenizer, prompt: str, remainder: str = "constrain"
     return tokenizer.encode(whole, add_bos=True), bases.encode(prompt[len(whole) :])
 
 
+def _num_rows(wanted: int) -> int:
+    """Rows that are decoded for so many: two for one on a GPU, to which products with one row are vector products; XLA
+    multiplies and adds for these, and writes what it has yet to add, 8 MB a layer of a model of 1.2 billion parameters.
+    """
+    return round_up(wanted, least=2 if kernels._platform() == "gpu" else 1)
+
+
 def cache_size(prompts: list[np.ndarray], num_bases: int, tokenizer: Tokenizer, batch_size: int) -> tuple[int, int]:
     """Rows and slots of the largest cache for continuing the prompts' ids by so many bases, `batch_size` at a time."""
     shortest = tokenizer.token_bases[tokenizer.token_bases > 0].min()
     longest = max(map(len, prompts), default=0)
-    rows = round_up(min(len(prompts), batch_size), least=1)
+    rows = _num_rows(min(len(prompts), batch_size))
     return rows, round_up(longest) + round_up(-(-num_bases // shortest) + 1)
 
 
@@ -303,7 +328,7 @@ class Rows:
         is_dna = t.token_bases > 0
         # Prompts and rows added to round their numbers up want nothing and are dropped.
         prompts = prompts + [(np.array([BOS]), np.zeros(0, np.uint8))] * (round_up(len(prompts), 1) - len(prompts))
-        of = np.append(of, np.full(round_up(len(of), 1) - len(of), -1, np.int32)).astype(np.int32)
+        of = np.append(of, np.full(_num_rows(len(of)) - len(of), -1, np.int32)).astype(np.int32)
         real = np.arange(len(of)) < self.number
         left = [
             left if is_real else left[:0] for is_real, (_, left) in zip(real, (prompts[i] for i in of), strict=True)
@@ -326,7 +351,7 @@ class Rows:
             top_p=np.float32(sampling.top_p), tables=tables,
         )  # fmt: skip
         lengths = np.array([len(ids) for ids, _ in prompts], np.int32)
-        ids = left_pad([ids for ids, _ in prompts], round_up(int(lengths.max())))
+        ids = right_pad([ids for ids, _ in prompts], round_up(int(lengths.max())))
         shortest = t.token_bases[is_dna].min()
         one_each = len(of) == len(prompts) and np.array_equal(of[real], np.arange(self.number))
         with jax.set_mesh(lm.mesh):
@@ -341,7 +366,8 @@ class Rows:
         with jax.set_mesh(self.lm.mesh):
             self.state = programs()[1](
                 self.lm.model, self.lm.params, self.request, self.state, np.int32(until),
-                filtered=s.top_k > 0 or s.top_p < 1, base_mode=self.lm.tokenizer.k if s.mode == "base" else 0,
+                filtered=s.top_k > 0 or s.top_p < 1, greedy=s.temperature == 0,
+                base_mode=self.lm.tokenizer.k if s.mode == "base" else 0,
             )  # fmt: skip
         return not bool(self.state.done.all())
 

@@ -63,7 +63,7 @@ def ours(lm: LM, ids: np.ndarray) -> Outputs:
             lm.model, lm.params, jnp.asarray(ids[:1]), np.full(1, ids.shape[1], np.int32), np.zeros(1, np.int32),
             request, None, None, None, None, room=NEW_TOKENS, log_probs=0,
         )  # fmt: skip
-        greedy = advance(lm.model, lm.params, request, state, NEW_TOKENS, filtered=False, base_mode=0).ids
+        greedy = advance(lm.model, lm.params, request, state, NEW_TOKENS, filtered=False, greedy=True, base_mode=0).ids
     return Outputs(hidden, logits, np.asarray(greedy)[0].tolist())
 
 

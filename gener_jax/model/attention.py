@@ -94,13 +94,17 @@ def cached_attention(
     window: int | None = None,
     block: int = 256,
 ) -> Float[Array, "B T N H"]:
-    """`attention` over a cache, whose slots behind the last query are empty; a single query has a way of its own.
+    """`attention` over a cache, whose slots after the last query are empty; a single query has a way of its own.
 
     The cache's layout is that way's: a query's products with its keys then run along slots, and its sum of values along
     the head dimension, which are the directions in memory.
+
+    On a CPU a single query visits the filled blocks of slots in turn. An accelerator starts a kernel for every step of
+    such a loop, and asks the host whether it ends; there it is one masked product over all slots.
     """
     if q_BTNH.shape[1] == 1:
-        return _one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window)
+        one_query = _one_query_by_blocks if kernels._platform() == "cpu" else _one_query
+        return one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window)
     k_BSKH, v_BSKH = k_BKHS.transpose(0, 3, 1, 2), v_BKSH.transpose(0, 2, 1, 3)
     return attention(
         q_BTNH, k_BSKH, v_BSKH, implementation=implementation, offset=offset, segments=segments, window=window,
@@ -108,10 +112,21 @@ def cached_attention(
     )  # fmt: skip
 
 
+def _one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
+    """All slots at once; the empty ones are read too, and masked."""
+    B, _, N, H = q_BTNH.shape
+    K, S = v_BKSH.shape[1:3]
+    q_BKGH = q_BTNH.reshape(B, K, N // K, H)
+    scores_BKGS = _product("bkgh,bkhs->bkgs", q_BKGH, k_BKHS) * H**-0.5
+    mask = _allowed(offset[None], jnp.arange(S), *segments, window)[:, 0]  # [B, 1, 1, S]
+    weights_BKGS = jax.nn.softmax(jnp.where(mask, scores_BKGS, _MASKED), axis=-1).astype(v_BKSH.dtype)
+    return _product("bkgs,bksh->bkgh", weights_BKGS, v_BKSH).reshape(B, 1, N, H).astype(q_BTNH.dtype)
+
+
 _SLOTS = 128  # a block of the cache that a single query visits at once
 
 
-def _one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
+def _one_query_by_blocks(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
     """Blocks of slots in turn, with a running maximum m and sum l; empty slots at the end are never read.
 
     Products and sums, not matrix products: with two to eight queries a head, reading the cache is all the work, and XLA

@@ -62,6 +62,19 @@ def extend_cache(cache: Cache, slots: int) -> Cache:
     )
 
 
+def end_together(cache: Cache, lengths_B: Int[Array, " B"]) -> Cache:
+    """A full cache of right-padded rows of so many tokens, each moved so that all end in the last slot."""
+    move = lambda axis: jax.vmap(functools.partial(jnp.roll, axis=axis))  # noqa: E731
+    slots = cache.segment_ids.shape[1]
+    pad_B = slots - lengths_B
+    return Cache(
+        tuple(move(2)(k, pad_B) for k in cache.k),
+        tuple(move(1)(v, pad_B) for v in cache.v),
+        (jnp.arange(slots) >= pad_B[:, None]).astype(jnp.int32),
+        cache.index,
+    )
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) · scale, computed in float32 (Zhang and Sennrich, 2019)."""
 
@@ -110,8 +123,8 @@ class Block(nn.Module):
         return self.param(name, init, shape).astype(self.config.dtype)
 
     @nn.compact
-    def __call__(self, x_BTD, cache_kv, angles, segments, slot):
-        """One layer: `cache_kv` is its (k, v) or None; returns x and its new (k, v)."""
+    def __call__(self, x_BTD, cache_kv, angles, segments, slot, keep=False):
+        """One layer: `cache_kv` is its (k, v) or None; returns x and its new (k, v), with `keep` from None too."""
         c = self.config
         D, N, K, H, F = c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.intermediate_size
         with jax.named_scope("attention"):
@@ -128,10 +141,11 @@ class Block(nn.Module):
                 # Not `slot`: the scan makes an array of it, and a kernel has to know that a sequence begins at 0.
                 "offset": 0 if cache_kv is None else slot,
             }  # fmt: skip
+            k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
             if cache_kv is None:
                 out_BTNH = sharded_attention(q_BTNH, k_BTKH, v_BTKH, **how)
+                cache_kv = (k_BKHT, v_BKTH) if keep else None
             else:
-                k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
                 k_BKHS = jax.lax.dynamic_update_slice_in_dim(cache_kv[0], k_BKHT, slot, 3)
                 v_BKSH = jax.lax.dynamic_update_slice_in_dim(cache_kv[1], v_BKTH, slot, 2)
                 cache_kv = (k_BKHS, v_BKSH)
@@ -199,6 +213,7 @@ class Decoder(nn.Module):
         positions_BT: Int[Array, "B T"] | None = None,
         segment_ids_BT: Int[Array, "B T"] | None = None,
         cache: Cache | None = None,
+        keep: bool = False,
     ):
         """Hidden states after the last norm, [B, T, D] in the compute dtype, and the cache with these tokens added.
 
@@ -208,6 +223,7 @@ class Decoder(nn.Module):
             On a mesh with a context axis they have to be given: the tokens come in `parallel.balance`'s order.
           segment_ids_BT: documents that do not see each other; with a cache: 0 for padding, 1 for tokens.
           cache: keys and values so far; None for a pass without one, which returns None. Takes parameters by layer.
+          keep: return the cache that these tokens fill, of a pass without one, which the platform's kernel may take.
 
         With `mutable=["intermediates"]`, `apply` also returns what leaves each layer, un-normed, [L, B, T, D] (by
         layer: an array a layer).
@@ -234,15 +250,17 @@ class Decoder(nn.Module):
         x_BTD = embedded_BTD
         with matmul_precision(c.dtype):
             if isinstance(self.layers, nn.Module):
-                if cache is not None:
+                if cache is not None or keep:
                     raise ValueError("a cache takes parameters by layer: decoder.unstack(params)")
                 x_BTD, _ = self.layers(x_BTD, None, angles, segments, slot)
                 return self.norm(x_BTD), None
             kept = []
             for i, layer in enumerate(self.layers):
-                x_BTD, kv = layer(x_BTD, cache and (cache.k[i], cache.v[i]), angles, segments, slot)
+                x_BTD, kv = layer(x_BTD, cache and (cache.k[i], cache.v[i]), angles, segments, slot, keep)
                 kept.append(kv)
-        if cache is not None:
+        if keep:
+            cache = Cache(*zip(*kept, strict=True), jnp.ones_like(ids_BT), jnp.int32(ids_BT.shape[1]))
+        elif cache is not None:
             cache = Cache(*zip(*kept, strict=True), key_segments, cache.index + ids_BT.shape[1])
         return self.norm(x_BTD), cache
 

@@ -1,0 +1,106 @@
+"""What generation is on a GPU, seen without one: programs lowered for CUDA, and both ways of one query, on the CPU."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+from gener_jax import config
+from gener_jax.inference import generate
+from gener_jax.inference.generate import Request
+from gener_jax.model import attention, kernels
+from gener_jax.model.attention import Segments
+from gener_jax.model.decoder import Decoder, unstack
+from tests.conftest import random_params
+from tests.test_generate import PROMPTS, make_lm
+
+MODEL = config.Model(
+    vocab_size=32 + 4**2, hidden_size=64, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, dtype="bfloat16",
+)  # fmt: skip
+B, V, ROOM = 2, MODEL.vocab_size, 16
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Choices as for a GPU, and cuDNN lowered without asking for its version."""
+    monkeypatch.setattr(kernels, "_platform", lambda: "gpu")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("offset", [0, 3, 130, 299])
+def test_one_query_by_blocks_and_at_once(offset, window):
+    keys = jax.random.split(jax.random.key(offset), 3)
+    q, k, v = (jax.random.normal(key, shape) for key, shape in
+               zip(keys, [(3, 1, 8, 16), (3, 2, 16, 300), (3, 2, 300, 16)], strict=True))  # fmt: skip
+    begin = np.minimum([[0], [2], [200]], offset)
+    segments = Segments(jnp.ones((3, 1), int), jnp.asarray(np.arange(300) >= begin, int))
+    args = q, k, v, jnp.int32(offset), segments, window
+    np.testing.assert_allclose(attention._one_query(*args), attention._one_query_by_blocks(*args), atol=1e-5)
+
+
+def abstract(tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def lowered(tokens=64, **options):
+    """What reads prompts of so many tokens, and the decode loop, as text for CUDA."""
+    model, params = Decoder(MODEL), abstract(unstack(random_params(MODEL)))
+    anything, ones = np.ones(V, bool), np.ones(B, np.int32)
+    request = Request(
+        keys=jax.random.split(jax.random.key(0), B), first_allowed=np.ones((B, V), bool), allowed=anything,
+        stops=~anything, token_bases=np.ones(V, np.int32), over=0 * ones, wanted=ROOM * ones,
+        temperature=np.float32(0), top_k=np.int32(0), top_p=np.float32(1),
+    )  # fmt: skip
+    # A function of its own each time: jax would give what it has traced for another platform.
+    prefill = jax.jit(functools.partial(generate._prefill, model, room=ROOM, log_probs=0))
+    read = prefill.trace(params, np.ones((B, tokens), np.int32), tokens * ones, None, request, *[None] * 4)
+    asked = {"filtered": False, "greedy": True, "base_mode": 0} | options
+    advance = jax.jit(functools.partial(generate._advance, model, **asked))
+    grown = advance.trace(params, request, abstract(read.out_info), jnp.int32(8))
+    return (x.lower(lowering_platforms=("cuda",)).as_text() for x in (read, grown))
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize("base_mode", [0, 2])
+def test_a_token_is_decoded_without_a_loop_or_a_branch(base_mode):
+    _, text = lowered(base_mode=base_mode)
+    assert text.count("stablehlo.while") == 1  # over tokens
+    assert not re.search(r"stablehlo\.(case|if)", text)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_prompts_are_read_by_the_platforms_kernel():
+    text, _ = lowered(tokens=4096)
+    assert len(re.findall(r"custom_call @__cudnn\$fmha", text)) == MODEL.num_hidden_layers
+    assert "stablehlo.while" not in text
+
+
+def test_on_a_cpu_a_token_visits_the_filled_blocks():
+    _, text = lowered()
+    assert text.count("stablehlo.while") == 1 + MODEL.num_hidden_layers
+
+
+def test_programs_of_a_gpu_give_the_same(monkeypatch):
+    """On the CPU, by the choices of a GPU: one row becomes two."""
+    lm = make_lm(2)
+    expected = [lm.generate([prompt], 12, seed=3) for prompt in PROMPTS]
+    monkeypatch.setattr(kernels, "_platform", lambda: "gpu")
+    jax.clear_caches()
+    assert generate.cache_size([np.zeros(5)], 12, lm.tokenizer, 32)[0] == 2
+    assert [lm.generate([prompt], 12, seed=3) for prompt in PROMPTS] == expected
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+def test_options_that_this_compiler_lacks_are_said_and_left_out(monkeypatch):
+    monkeypatch.setattr(generate, "_AS_ONE_GRAPH", {"xla_no_such_option": 1})
+    with pytest.warns(UserWarning, match="no CUDA graph of a loop here"):
+        generate._programs.__wrapped__("gpu", True)
