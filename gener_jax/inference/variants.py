@@ -10,7 +10,7 @@ where the alleles' lengths differ, of `FLANK` bases behind it, the same ones for
 "centred" (as on BRCA2 and TraitGym): a window from `context / 2` bases before the variant to as many behind its first
 base, cut to a whole number of k-mers; the log-likelihood with the reference allele, less that with the other, over the
 k-mers of the window. An insertion or deletion leaves the window's other bases as they are, so both have equal content,
-and the last k-mer may be partial.
+and the last k-mer may be partial. So it may at the end of a contig, where whole k-mers would end before the variant.
 
 Averaged over phases, the variant takes every place in its k-mer: contexts then end up to k - 1 bases before it (the
 bases between are given), and windows begin up to k - 1 bases later. At the end of a contig there are fewer such places.
@@ -444,8 +444,9 @@ def _centred(
             numbers = []
             for allele in (site.ref, site.alt):
                 window = np.concatenate([before, allele, behind])
-                if len(site.ref) == len(site.alt):  # also where the contig ends before the window
-                    window = window[: len(window) // k * k] if len(window) >= k else window
+                # Whole k-mers, also where the contig ends before the window, but never less than the variant.
+                if len(site.ref) == len(site.alt) and len(window) // k * k >= len(before) + len(allele):
+                    window = window[: len(window) // k * k]
                 numbers.append(asked.number(frame(lm.tokenizer, "", window), window.tobytes()))
             plan.append(numbers)
         plans.append(plan)
