@@ -88,7 +88,7 @@ def test_centred_is_the_definition(start, lm):
 @pytest.mark.parametrize("phases", [1, K])
 @pytest.mark.parametrize("strand", ["+", "-", "both"])
 def test_a_centred_window_holds_the_variant_to_the_last_base(strand, phases, lm):
-    """No window of whole k-mers reaches the last k - 1 bases (the first on the minus strand): the last one is partial."""
+    """Whole k-mers end before the last k - 1 bases (the first on the minus strand): the last one is partial there."""
     back = bases.decode(bases.reverse_complement(bases.encode(CHROMOSOME)))
 
     def of(text, at, ref, alt, phase):

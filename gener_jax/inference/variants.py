@@ -36,7 +36,7 @@ from jaxtyping import Array, Float, Int
 from data_pipeline import bases, fasta
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import BOS
-from gener_jax.inference.batches import by_length, right_pad
+from gener_jax.inference.batches import by_length, results, right_pad
 from gener_jax.inference.likelihood import STRANDS, Row, frame, log_masses, score_all
 from gener_jax.model.decoder import Decoder
 
@@ -383,8 +383,10 @@ def _right_edge(
             ]
             plan.append((phase, numbers[0] if phase else None, *numbers[-2:]))
         plans.append(plan)
-    masses = _edges(lm, edges.rows, batch_tokens)
-    sums = [float(x.sum(dtype=np.float64)) for x in score_all(lm, sequences.rows, batch_tokens=batch_tokens, steps=32)]
+    usual = context // k + 1
+    masses = _edges(lm, edges.rows, batch_tokens, usual)
+    behind = score_all(lm, sequences.rows, batch_tokens=batch_tokens, usual=usual)
+    sums = [float(x.sum(dtype=np.float64)) for x in behind]
     found = []
     for site, plan in zip(sites, plans, strict=True):
         one_base = len(site.ref) == len(site.alt) == 1
@@ -413,19 +415,20 @@ def _behind(lm, upstream: np.ndarray, text: np.ndarray) -> Row:
     return row
 
 
-def _edges(lm, rows: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int) -> list[np.ndarray]:
+def _edges(lm, rows: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int, usual: int) -> list[np.ndarray]:
+    def dispatched():
+        for chosen, number, length in by_length([len(ids) for ids, _ in rows], batch_tokens, usual):
+            empty = (np.array([BOS]), np.zeros(lm.tokenizer.k, np.uint8))
+            batch = [rows[i] for i in chosen] + [empty] * (number - len(chosen))
+            ids, codes = right_pad([ids for ids, _ in batch], length), np.stack([codes for _, codes in batch])
+            lengths = np.array([len(ids) for ids, _ in batch], np.int32)
+            with jax.set_mesh(lm.mesh):
+                masses = edge_masses(lm.model, lm.params, ids, lengths, codes)
+            yield chosen, masses
+
     found = [None] * len(rows)
-    for chosen, number, length in by_length([len(ids) for ids, _ in rows], batch_tokens, steps=32):
-        batch = [rows[i] for i in chosen]
-        empty = number - len(batch)
-        ids = [ids for ids, _ in batch] + [np.array([BOS])] * empty
-        codes = np.concatenate([np.stack([codes for _, codes in batch]), np.zeros((empty, lm.tokenizer.k), np.uint8)])
-        with jax.set_mesh(lm.mesh):
-            masses = edge_masses(
-                lm.model, lm.params, right_pad(ids, length), np.array([len(x) for x in ids], np.int32), codes
-            )
-        for i, mass in zip(chosen, np.asarray(masses), strict=False):
-            found[i] = mass
+    for i, mass in results(dispatched()):
+        found[i] = mass
     return found
 
 
@@ -450,7 +453,8 @@ def _centred(
                 numbers.append(asked.number(frame(lm.tokenizer, "", window), window.tobytes()))
             plan.append(numbers)
         plans.append(plan)
-    values = score_all(lm, asked.rows, score="base" if marginals else "token", batch_tokens=batch_tokens, steps=32)
+    name = "base" if marginals else "token"
+    values = score_all(lm, asked.rows, score=name, batch_tokens=batch_tokens, usual=length // k)
     sums = [float(x.sum(dtype=np.float64)) for x in values]
     found = []
     for plan in plans:
