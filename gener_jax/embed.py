@@ -20,6 +20,7 @@ import numpy as np
 from data_pipeline import bases, fasta
 from data_pipeline.errors import DataError
 from gener_jax import command, run_folder
+from gener_jax.compilation import keep_programs
 from gener_jax.config import ConfigError, dumps
 from gener_jax.files import Growing
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_at_once
@@ -95,6 +96,7 @@ def main(argv=None) -> None:
     if args.convention:
         config = command.override(json.loads(dumps(config)), {"tokenizer.convention": args.convention})
     args.batch_tokens = tokens_at_once(args.batch_tokens)
+    keep_programs(config, folder)
     lm = from_config(config, folder, step=args.step)
     options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder", "prefix")}
     made_of = {

@@ -22,6 +22,7 @@ from data_pipeline import bases, fasta, kmers, leakage, vcf
 from data_pipeline.errors import DataError
 from data_pipeline.records import RegionSource, read_info
 from gener_jax import command, run_folder
+from gener_jax.compilation import keep_programs
 from gener_jax.config import Config, ConfigError, dumps
 from gener_jax.files import Growing
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_at_once
@@ -340,6 +341,7 @@ def main(argv=None) -> None:
         raise ConfigError(f"--batch_tokens {args.batch_tokens}: has to be positive")
     files = {name: of_file(getattr(args, name)) for name in ("fasta", "vcf", "aliases")}
     args.batch_tokens = tokens_at_once(args.batch_tokens)
+    keep_programs(config, folder)
     lm = from_config(config, folder, step=args.step)
     if lm.tokenizer.kind != "kmer":
         raise ConfigError(f"{folder}: scoring needs a k-mer tokenizer, not {lm.tokenizer.name}")
