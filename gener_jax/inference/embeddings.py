@@ -1,6 +1,7 @@
 """Hidden states as embeddings of whole sequences or of their tokens."""
 
 import functools
+import warnings
 from collections.abc import Sequence
 
 import jax
@@ -8,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from data_pipeline.tokenizer import BOS
+from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV
 from gener_jax.inference.batches import by_length, listed, results, right_pad
 from gener_jax.model.decoder import Decoder
 
 POOLINGS = ("last", "mean", "separator", "tokens")
+_UNKNOWN = (
+    "a sequence, or a chunk of one, has no whole k-mer of known bases: it is embedded as <oov>, whatever its bases "
+    "(remainder pad_left reads short ones)"
+)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "layer", "pooling"))
@@ -63,7 +68,10 @@ def embed(
         ids = lm.tokenizer.encode(sequence, remainder=remainder)
         if len(ids) < chunks:
             raise ValueError(f"sequence {number} has {len(ids)} tokens, fewer than {chunks} chunk(s)")
-        rows += [lm.frame(part) for part in np.array_split(ids, chunks)]
+        parts = np.array_split(ids, chunks)
+        if any(OOV in part and (part < NUM_SPECIAL).all() for part in parts):
+            warnings.warn(_UNKNOWN, stacklevel=3)
+        rows += [lm.frame(part) for part in parts]
         lm.check_length(max(map(len, rows[-chunks:])), f"sequence {number} in {chunks} chunk(s)")
 
     def dispatched():
