@@ -259,7 +259,7 @@ class Train:
     watchdog_minutes: float = 30.0  # without a step, a batch of evaluation or a save: the run is stuck; 0: never
     profile_from: int | None = None  # a step from which `profile_steps` are traced, to profile/ in the run's folder
     profile_steps: int = 3
-    compilation_cache: str | None = None  # a folder for compiled programs; none: `compiled` in the run's on GPU, TPU
+    compilation_cache: str | None = None  # a folder for compiled programs; none: see `compilation`
     init_from: str | None = None  # a folder whose parameters the run starts from: a run's, or a Hugging Face folder
     check_memory: bool = True  # refuse to start where the estimate is over what a device has
     allow_changes: tuple[str, ...] = ()  # fields that may differ from the run being resumed, e.g. "train.num_steps"

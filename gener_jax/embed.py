@@ -20,15 +20,16 @@ import numpy as np
 from data_pipeline import bases, fasta
 from data_pipeline.errors import DataError
 from gener_jax import command, run_folder
+from gener_jax.compilation import keep_programs
 from gener_jax.config import ConfigError, dumps
 from gener_jax.files import Growing
-from gener_jax.inference.batches import TOKENS
+from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_at_once
 from gener_jax.inference.embeddings import POOLINGS
 from gener_jax.inference.lm import from_config
 from gener_jax.progress import Rate, say
 from gener_jax.score import of_file, only_special
 
-_SEQUENCES = 256  # between two writings
+_SEQUENCES = 1024  # between two writings
 _BLOCK = 1 << 24  # bytes that are copied at a time
 
 
@@ -77,7 +78,7 @@ def main(argv=None) -> None:
     add("--remainder", choices=("oov", "trim_left", "pad_left"), default="oov", help="what bases left over become")
     add("--convention", choices=("v1", "v2"), help="how sequences are framed [as the model says]")
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each sequence, e.g. <mam><cds>")
-    add("--batch_tokens", type=int, default=TOKENS, help="tokens read together")
+    add("--batch_tokens", type=int, help=f"tokens read together [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]")
     add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
     with command.refusing(f"--prefix {args.prefix}"):
@@ -94,6 +95,8 @@ def main(argv=None) -> None:
         raise ConfigError(f"{args.output}: exists already; remove it or give another name")
     if args.convention:
         config = command.override(json.loads(dumps(config)), {"tokenizer.convention": args.convention})
+    args.batch_tokens = tokens_at_once(args.batch_tokens)
+    keep_programs(config, folder)
     lm = from_config(config, folder, step=args.step)
     options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder", "prefix")}
     made_of = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from data_pipeline import bases
 from data_pipeline import fasta as fasta_file
 from gener_jax import command
+from gener_jax.compilation import keep_programs
 from gener_jax.config import ConfigError, Sample
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.generate import BATCH_SIZE, MODES, REMAINDERS, cache_size, split_prompt
@@ -89,6 +90,7 @@ def main(argv=None) -> None:
             stop_codon=args.stop_codon, genetic_code=args.genetic_code,
         )  # fmt: skip
     rows, slots = cache_size(ids, sample.num_bases, tokenizer, BATCH_SIZE)
+    keep_programs(config, folder)
     lm = from_config(config, folder, step=args.step, batch=rows, tokens=slots)
     with command.refusing():
         continuations = lm.generate(

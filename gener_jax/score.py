@@ -22,9 +22,10 @@ from data_pipeline import bases, fasta, kmers, leakage, vcf
 from data_pipeline.errors import DataError
 from data_pipeline.records import RegionSource, read_info
 from gener_jax import command, run_folder
+from gener_jax.compilation import keep_programs
 from gener_jax.config import Config, ConfigError, dumps
 from gener_jax.files import Growing
-from gener_jax.inference.batches import TOKENS
+from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_at_once
 from gener_jax.inference.likelihood import SCORES, STRANDS, split_prefix
 from gener_jax.inference.lm import LM, from_config
 from gener_jax.inference.variants import CONTEXT, PROTOCOLS, Genome, Scored, Variant
@@ -39,7 +40,7 @@ _INFO = (
     ("GENER_SPREAD", "A", "Float", "Standard deviation over phases"),
     ("GENER_FLAG", "A", "String", "Why there is no score"),
 )
-_RECORDS = 256  # between two writings
+_RECORDS, _SEQUENCES = 256, 1024  # of a VCF and of a FASTA between two writings
 _BUCKET = 1024  # bases; of the record of what is scored
 _LARGEST_COMPARISON = 2 * 10**9  # training bases that are compared unasked
 
@@ -287,7 +288,7 @@ def score_fasta(lm: LM, args, made_of: dict) -> dict:
     group = []
     for sequence in itertools.islice(fasta.read(args.fasta), out.done, None):
         group.append(sequence)
-        if len(group) >= _RECORDS or sum(len(s.codes) for s in group) >= 4 * args.batch_tokens * k:
+        if len(group) >= _SEQUENCES or sum(len(s.codes) for s in group) >= 4 * args.batch_tokens * k:
             write(group)
             group = []
     if group:
@@ -320,7 +321,7 @@ def main(argv=None) -> None:
     add("--check_overlap", choices=("auto", "always", "never"), default="auto",
         help="compare the windows of variants with the model's training data [up to 2 Gb of it]")  # fmt: skip
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each sequence, e.g. <mam><cds>")
-    add("--batch_tokens", type=int, default=TOKENS, help="tokens read together")
+    add("--batch_tokens", type=int, help=f"tokens read together [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]")
     add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
     if args.vcf and args.prefix:
@@ -336,9 +337,11 @@ def main(argv=None) -> None:
             )
     with command.refusing(f"--prefix {args.prefix}"):
         only_special(args.prefix)
-    if args.batch_tokens < 1:
+    if args.batch_tokens is not None and args.batch_tokens < 1:
         raise ConfigError(f"--batch_tokens {args.batch_tokens}: has to be positive")
     files = {name: of_file(getattr(args, name)) for name in ("fasta", "vcf", "aliases")}
+    args.batch_tokens = tokens_at_once(args.batch_tokens)
+    keep_programs(config, folder)
     lm = from_config(config, folder, step=args.step)
     if lm.tokenizer.kind != "kmer":
         raise ConfigError(f"{folder}: scoring needs a k-mer tokenizer, not {lm.tokenizer.name}")

@@ -18,6 +18,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.inputs import discover
 from data_pipeline.records import RegionSource, read_info
 from gener_jax import __version__, command, distributed, flops, memory, pretrained, run_folder
+from gener_jax.compilation import keep_programs
 from gener_jax.config import Config, ConfigError
 from gener_jax.data.loader import TokenStream
 from gener_jax.inference.generate import split_prompt
@@ -142,7 +143,7 @@ def prepare(config: Config, workdir: Path) -> Run:
     # 1. The folder's config must be this one.  2. The newest checkpoint that restores gives parameters, optimizer and
     # step.  3. Its loader digest must be this one's.  4. The log is cut back to its step.
     checkpoint.check_folder(workdir, config)
-    cache_programs(config, workdir)
+    keep_programs(config, workdir)
     checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
     looked_at = True
     if (newest := checkpoints.newest(target)) is not None:
@@ -171,15 +172,6 @@ def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
                 f"{config.data.path}: is not the data that this run started with ({name} {digest[:12]}, was "
                 f"{loader_state[name][:12]}); take another --workdir, or allow data.path by train.allow_changes"
             )
-
-
-def cache_programs(config: Config, workdir: Path) -> None:
-    """Caches compiled programs on disk, so that a resumed run does not compile again."""
-    folder = config.train.compilation_cache
-    if folder is None and jax.default_backend() != "cpu":
-        folder = str((workdir / "compiled").absolute())
-    if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def screen(run: Run) -> str:

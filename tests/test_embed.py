@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import warnings
 
 import jax
 import numpy as np
@@ -105,6 +106,17 @@ def test_left_over_bases(lm):
         lm.embed(["ACGT"], remainder="error")
     np.testing.assert_allclose(lm.embed(["ACGT"], remainder="trim_left"), lm.embed(["CGT"]), atol=1e-6)
     np.testing.assert_allclose(lm.embed(["ACGT"]), lm.embed(["ACGNNN"]), atol=1e-6)  # <oov>, as published
+
+
+def test_an_embedding_that_knows_no_base_is_told_of(lm):
+    """All of `AC`, `GT` and `NNN` are one <oov>."""
+    for texts, options in ((["ACG", "AC"], {}), (["<cds>GT"], {}), (["NNN"], {}), (["ACGTT"], {"chunks": 2})):
+        with pytest.warns(UserWarning, match="embedded as <oov>, whatever its bases"):
+            lm.embed(texts, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lm.embed(["ACGT", "ACGNNN", "<cds>ACG"])
+        assert np.abs(np.subtract(*lm.embed(["AC", "GT"], remainder="pad_left"))).max() > 1e-3
 
 
 def test_errors(lm):

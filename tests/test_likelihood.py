@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline import bases
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV
-from gener_jax.inference import likelihood
+from gener_jax.inference import batches, likelihood
 from gener_jax.inference.batches import by_length, round_up
 from gener_jax.inference.likelihood import log_masses
 from tests.test_generate import make_lm, next_logits
@@ -193,6 +193,52 @@ def test_batches_by_length():
     assert sorted(seen) == list(range(300))
     assert len(shapes) <= 30
     assert round_up(300, least=1) == 512
+
+
+def test_batches_of_about_the_usual_length():
+    """A context's own length costs little padding; what is shorter, at a contig's end, takes one of few shapes."""
+    lengths = [1366] * 200 + np.random.default_rng(0).integers(2, 1366, 200).tolist()
+    found = list(by_length(lengths, 16384, usual=1366))
+    assert found[0][1:] == (8, 1376)
+    assert [len(chosen) for chosen, _, _ in found[:25]] == [8] * 25
+    assert sorted(i for chosen, _, _ in found for i in chosen) == list(range(400))
+    assert len({length for n in range(1, 1367) for _, _, length in by_length([n], 16384, usual=1366)}) <= 31
+    assert [(rows, length) for _, rows, length in by_length([1380], 16384, usual=1366)] == [(1, 1536)]
+
+
+def test_an_accelerator_takes_larger_batches_and_fewer_shapes(monkeypatch):
+    assert batches.tokens_at_once() == 16384
+    last = {rows for n in range(1, 33) for _, rows, _ in by_length([2048] * n, 65536)}
+    assert last == {1, 2, 4, 8, 16, 32}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert batches.tokens_at_once() == 65536
+    assert batches.tokens_at_once(100) == 100
+    last = {rows for n in range(1, 33) for _, rows, _ in by_length([2048] * n, 65536)}
+    assert last == {1, 2, 8, 32}
+
+
+@pytest.mark.parametrize(("platform", "ahead"), [("cpu", 0), ("gpu", 4)])
+def test_an_accelerator_has_batches_before_the_first_is_read(platform, ahead, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    events = []
+
+    class Values:
+        def __init__(self, number):
+            self.number = number
+            events.append(("made", number))
+
+        def copy_to_host_async(self):
+            pass
+
+        def __array__(self, dtype=None, copy=None):
+            events.append(("read", self.number))
+            return np.array([10 * self.number, 10 * self.number + 1, -1])
+
+    found = list(batches.results(([2 * i, 2 * i + 1], Values(i)) for i in range(20)))
+    assert [(i, int(value)) for i, value in found] == [(2 * i + j, 10 * i + j) for i in range(20) for j in (0, 1)]
+    held = np.cumsum([1 if what == "made" else -1 for what, _ in events])
+    assert held.max() == ahead + 1
+    assert events.index(("read", 0)) == ahead + 1
 
 
 def test_log_masses_of_uniform_kmers():

@@ -85,6 +85,41 @@ def test_centred_is_the_definition(start, lm):
         assert len(whole[0]) == CONTEXT
 
 
+@pytest.mark.parametrize("phases", [1, K])
+@pytest.mark.parametrize("strand", ["+", "-", "both"])
+def test_a_centred_window_holds_the_variant_to_the_last_base(strand, phases, lm):
+    """Whole k-mers end before the last k - 1 bases (the first on the minus strand): the last one is partial there."""
+    back = bases.decode(bases.reverse_complement(bases.encode(CHROMOSOME)))
+
+    def of(text, at, ref, alt, phase):
+        first = max(at - CONTEXT // 2, 0) + phase
+        pair = [text[first:at] + allele + text[at + len(ref) : first + CONTEXT] for allele in (ref, alt)]
+        if len(pair[0]) // K * K >= at - first + len(ref):
+            pair = [w[: len(w) // K * K] for w in pair]
+        return (ll(lm, pair[0]) - ll(lm, pair[1])) / -(-len(pair[0]) // K)
+
+    last = len(CHROMOSOME)
+    spots = [(0, 1), (1, 1), (2, 1), (4, 1), (0, 4), (1, 2), *((last - n, 1) for n in (1, 2, 3, 6)), (last - 5, 4),
+             (last - 2, 2)]  # fmt: skip
+    for start, length in spots:
+        ref = CHROMOSOME[start : start + length]
+        flip = bases.decode(bases.encode(ref) ^ 1)
+        alt, single = flip, {"+": [], "-": []}
+        for phase in range(phases):
+            if phase <= start:
+                single["+"].append(of(CHROMOSOME, start, ref, alt, phase))
+            if phase <= last - start - length:
+                rc = [bases.decode(bases.reverse_complement(bases.encode(a))) for a in (ref, alt)]
+                single["-"].append(of(back, last - start - length, *rc, phase))
+        (found,) = scored(lm, Variant("chr1", start, ref, alt), protocol="centred", strand=strand, phases=phases)
+        expected = np.mean([np.mean(single[s]) for s in "+-" if strand in (s, "both")])
+        assert found.flag == ""
+        assert found.value == pytest.approx(expected, abs=5e-5)
+        assert found.log_p_ref != found.log_p_alt
+    (by_base,) = scored(lm, variant(last - 1), protocol="centred", marginals=True, phases=phases, strand="+")
+    assert abs(by_base.value) > 1e-5
+
+
 def test_centred_indels_have_windows_of_equal_content(lm):
     for v in (Variant("chr1", 60, CHROMOSOME[60:65], CHROMOSOME[60]), Variant("chr1", 60, CHROMOSOME[60], "GATTAC")):
         (found,) = scored(lm, v, protocol="centred")

@@ -1,6 +1,7 @@
 """Hidden states as embeddings of whole sequences or of their tokens."""
 
 import functools
+import warnings
 from collections.abc import Sequence
 
 import jax
@@ -8,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from data_pipeline.tokenizer import BOS
-from gener_jax.inference.batches import by_length, listed, right_pad
+from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV
+from gener_jax.inference.batches import by_length, listed, results, right_pad
 from gener_jax.model.decoder import Decoder
 
 POOLINGS = ("last", "mean", "separator", "tokens")
+_UNKNOWN = (
+    "a sequence, or a chunk of one, has no whole k-mer of known bases: it is embedded as <oov>, whatever its bases "
+    "(remainder pad_left reads short ones)"
+)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "layer", "pooling"))
@@ -63,19 +68,26 @@ def embed(
         ids = lm.tokenizer.encode(sequence, remainder=remainder)
         if len(ids) < chunks:
             raise ValueError(f"sequence {number} has {len(ids)} tokens, fewer than {chunks} chunk(s)")
-        rows += [lm.frame(part) for part in np.array_split(ids, chunks)]
+        parts = np.array_split(ids, chunks)
+        if any(OOV in part and (part < NUM_SPECIAL).all() for part in parts):
+            warnings.warn(_UNKNOWN, stacklevel=3)
+        rows += [lm.frame(part) for part in parts]
         lm.check_length(max(map(len, rows[-chunks:])), f"sequence {number} in {chunks} chunk(s)")
+
+    def dispatched():
+        for chosen, number, length in by_length([len(row) for row in rows], batch_tokens):
+            batch = [rows[i] for i in chosen] + [np.array([BOS])] * (number - len(chosen))
+            lengths = np.array([len(row) for row in batch], np.int32)
+            with jax.set_mesh(lm.mesh):
+                states = pooled(
+                    lm.model, lm.params, right_pad(batch, length), lengths,  # nothing sees what lies behind it
+                    layer=layers + 1 if layer is None else layer, pooling=pooling,
+                )  # fmt: skip
+            yield chosen, states
+
     found = [None] * len(rows)
-    for chosen, number, length in by_length([len(row) for row in rows], batch_tokens):
-        batch = [rows[i] for i in chosen] + [np.array([BOS])] * (number - len(chosen))
-        lengths = np.array([len(row) for row in batch], np.int32)
-        with jax.set_mesh(lm.mesh):
-            states = pooled(
-                lm.model, lm.params, right_pad(batch, length), lengths,  # nothing sees what lies behind it
-                layer=layers + 1 if layer is None else layer, pooling=pooling,
-            )  # fmt: skip
-        for i, state in zip(chosen, np.asarray(states), strict=False):
-            found[i] = state[: len(rows[i])].copy() if pooling == "tokens" else state
+    for i, state in results(dispatched()):
+        found[i] = state[: len(rows[i])].copy() if pooling == "tokens" else state
     if pooling == "tokens":
         return [np.concatenate(found[i : i + chunks]) for i in range(0, len(found), chunks)]
     if not found:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from data_pipeline import bases
 from data_pipeline.tokenizer import BOS, Tokenizer
-from gener_jax.inference.batches import TOKENS, by_length, listed
+from gener_jax.inference.batches import accelerated, by_length, listed, results
 from gener_jax.losses import base_nll
 from gener_jax.model.decoder import Decoder
 
@@ -224,13 +224,16 @@ def base_shares(model: Decoder, params, ids: Int[Array, "B T"], codes: Int[Array
 
 
 def odd_targets(rows: list[Row], length: int) -> np.ndarray:
-    """`odd` of `score_rows`, int32 [rows, M]: M is 0 where there are none, and rounded up to a power of two."""
+    """`odd` of `score_rows`, int32 [rows, M]: M is 0 where there are none, else a power of two (an accelerator's: of
+    64 at least, for fewer programs).
+    """
     found = []
     for row in rows:
         unknown = (row.codes >= bases.N).sum(1)
         found.append(np.flatnonzero((unknown > 0) & (unknown < row.codes.shape[1])))
     longest = max(map(len, found))
-    odd = np.full((len(rows), 1 << (longest - 1).bit_length() if longest else 0), length, np.int32)
+    least = 64 if accelerated() else 1
+    odd = np.full((len(rows), max(1 << (longest - 1).bit_length(), least) if longest else 0), length, np.int32)
     for i, at in enumerate(found):
         odd[i, : len(at)] = at
     return odd
@@ -273,28 +276,32 @@ def score_all(
     score: str = "token",
     per_base: bool = False,
     special_tokens: bool = True,
-    batch_tokens: int = TOKENS,
-    steps: int = 4,
+    batch_tokens: int,
+    usual: int = 0,
 ) -> list[np.ndarray]:
     """Log-probabilities of the targets of framed rows, float32 [tokens] or [tokens, k], in their order.
 
-    `steps`: see `by_length`.
+    `usual`: see `by_length`.
     """
+
+    def dispatched():
+        for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens, usual):
+            batch = [rows[i] for i in chosen]
+            ids, codes = pad_rows(batch, number, length)
+            odd = np.full((number, 0), length, np.int32)
+            if score == "token":
+                some = odd_targets(batch, length)
+                odd = np.full((number, some.shape[1]), length, np.int32)
+                odd[: len(batch)] = some
+            with jax.set_mesh(lm.mesh):
+                values = score_rows(
+                    lm.model, lm.params, ids, codes, odd, score=score, per_base=per_base, full=special_tokens
+                )
+            yield chosen, values
+
     found = [None] * len(rows)
-    for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens, steps):
-        batch = [rows[i] for i in chosen]
-        ids, codes = pad_rows(batch, number, length)
-        odd = np.full((number, 0), length, np.int32)
-        if score == "token":
-            some = odd_targets(batch, length)
-            odd = np.full((number, some.shape[1]), length, np.int32)
-            odd[: len(batch)] = some
-        with jax.set_mesh(lm.mesh):
-            values = score_rows(
-                lm.model, lm.params, ids, codes, odd, score=score, per_base=per_base, full=special_tokens
-            )
-        for i, value in zip(chosen, np.asarray(values), strict=False):
-            found[i] = value[: len(rows[i].ids)]
+    for i, value in results(dispatched()):
+        found[i] = value[: len(rows[i].ids)]
     return found
 
 
@@ -349,13 +356,17 @@ def base_probabilities(lm, sequences: Sequence[str], *, given: str, phases: int,
             of.append((number, phase))
     sums = [np.zeros((len(split_prefix(text)[1]), 4), np.float32) for text in sequences]
     times = [np.zeros((len(x), 1), np.float32) for x in sums]
-    for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens):
-        ids, codes = pad_rows([rows[i] for i in chosen], number, length)
-        with jax.set_mesh(lm.mesh):
-            shares = base_shares(lm.model, lm.params, ids, codes, given=given)
-        for i, share in zip(chosen, np.asarray(shares), strict=False):
-            row, (sequence, phase) = rows[i], of[i]
-            sums[sequence][phase:] += share[row.prefix : len(row.ids)].reshape(-1, 4)[: row.length]
-            times[sequence][phase:] += 1
+
+    def dispatched():
+        for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens):
+            ids, codes = pad_rows([rows[i] for i in chosen], number, length)
+            with jax.set_mesh(lm.mesh):
+                shares = base_shares(lm.model, lm.params, ids, codes, given=given)
+            yield chosen, shares
+
+    for i, share in results(dispatched()):
+        row, (sequence, phase) = rows[i], of[i]
+        sums[sequence][phase:] += share[row.prefix : len(row.ids)].reshape(-1, 4)[: row.length]
+        times[sequence][phase:] += 1
     order = ["ATCG".index(letter) for letter in "ACGT"]
     return [(total / n)[:, order] for total, n in zip(sums, times, strict=True)]

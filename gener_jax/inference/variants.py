@@ -10,7 +10,7 @@ where the alleles' lengths differ, of `FLANK` bases behind it, the same ones for
 "centred" (as on BRCA2 and TraitGym): a window from `context / 2` bases before the variant to as many behind its first
 base, cut to a whole number of k-mers; the log-likelihood with the reference allele, less that with the other, over the
 k-mers of the window. An insertion or deletion leaves the window's other bases as they are, so both have equal content,
-and the last k-mer may be partial.
+and the last k-mer may be partial. So it may at the end of a contig, where whole k-mers would end before the variant.
 
 Averaged over phases, the variant takes every place in its k-mer: contexts then end up to k - 1 bases before it (the
 bases between are given), and windows begin up to k - 1 bases later. At the end of a contig there are fewer such places.
@@ -36,7 +36,7 @@ from jaxtyping import Array, Float, Int
 from data_pipeline import bases, fasta
 from data_pipeline.errors import DataError
 from data_pipeline.tokenizer import BOS
-from gener_jax.inference.batches import by_length, right_pad
+from gener_jax.inference.batches import by_length, results, right_pad
 from gener_jax.inference.likelihood import STRANDS, Row, frame, log_masses, score_all
 from gener_jax.model.decoder import Decoder
 
@@ -383,8 +383,10 @@ def _right_edge(
             ]
             plan.append((phase, numbers[0] if phase else None, *numbers[-2:]))
         plans.append(plan)
-    masses = _edges(lm, edges.rows, batch_tokens)
-    sums = [float(x.sum(dtype=np.float64)) for x in score_all(lm, sequences.rows, batch_tokens=batch_tokens, steps=32)]
+    usual = context // k + 1
+    masses = _edges(lm, edges.rows, batch_tokens, usual)
+    behind = score_all(lm, sequences.rows, batch_tokens=batch_tokens, usual=usual)
+    sums = [float(x.sum(dtype=np.float64)) for x in behind]
     found = []
     for site, plan in zip(sites, plans, strict=True):
         one_base = len(site.ref) == len(site.alt) == 1
@@ -413,19 +415,20 @@ def _behind(lm, upstream: np.ndarray, text: np.ndarray) -> Row:
     return row
 
 
-def _edges(lm, rows: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int) -> list[np.ndarray]:
+def _edges(lm, rows: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int, usual: int) -> list[np.ndarray]:
+    def dispatched():
+        for chosen, number, length in by_length([len(ids) for ids, _ in rows], batch_tokens, usual):
+            empty = (np.array([BOS]), np.zeros(lm.tokenizer.k, np.uint8))
+            batch = [rows[i] for i in chosen] + [empty] * (number - len(chosen))
+            ids, codes = right_pad([ids for ids, _ in batch], length), np.stack([codes for _, codes in batch])
+            lengths = np.array([len(ids) for ids, _ in batch], np.int32)
+            with jax.set_mesh(lm.mesh):
+                masses = edge_masses(lm.model, lm.params, ids, lengths, codes)
+            yield chosen, masses
+
     found = [None] * len(rows)
-    for chosen, number, length in by_length([len(ids) for ids, _ in rows], batch_tokens, steps=32):
-        batch = [rows[i] for i in chosen]
-        empty = number - len(batch)
-        ids = [ids for ids, _ in batch] + [np.array([BOS])] * empty
-        codes = np.concatenate([np.stack([codes for _, codes in batch]), np.zeros((empty, lm.tokenizer.k), np.uint8)])
-        with jax.set_mesh(lm.mesh):
-            masses = edge_masses(
-                lm.model, lm.params, right_pad(ids, length), np.array([len(x) for x in ids], np.int32), codes
-            )
-        for i, mass in zip(chosen, np.asarray(masses), strict=False):
-            found[i] = mass
+    for i, mass in results(dispatched()):
+        found[i] = mass
     return found
 
 
@@ -444,12 +447,14 @@ def _centred(
             numbers = []
             for allele in (site.ref, site.alt):
                 window = np.concatenate([before, allele, behind])
-                if len(site.ref) == len(site.alt):  # also where the contig ends before the window
-                    window = window[: len(window) // k * k] if len(window) >= k else window
+                # Whole k-mers, also where the contig ends before the window, but never less than the variant.
+                if len(site.ref) == len(site.alt) and len(window) // k * k >= len(before) + len(allele):
+                    window = window[: len(window) // k * k]
                 numbers.append(asked.number(frame(lm.tokenizer, "", window), window.tobytes()))
             plan.append(numbers)
         plans.append(plan)
-    values = score_all(lm, asked.rows, score="base" if marginals else "token", batch_tokens=batch_tokens, steps=32)
+    name = "base" if marginals else "token"
+    values = score_all(lm, asked.rows, score=name, batch_tokens=batch_tokens, usual=length // k)
     sums = [float(x.sum(dtype=np.float64)) for x in values]
     found = []
     for plan in plans:

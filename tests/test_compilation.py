@@ -1,0 +1,56 @@
+"""Where compiled programs are kept."""
+
+import jax
+import pytest
+
+from gener_jax import compilation, embed, sample, score, train
+from gener_jax.assets import TINY
+from gener_jax.config import Config, Train
+
+
+@pytest.fixture
+def cache(monkeypatch):
+    """What jax is told, and not this process's own cache."""
+    told = {}
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/home/me/cache")
+
+    def kept(platform, folder, named=None, env=None):
+        told.clear()
+        monkeypatch.setattr(jax, "default_backend", lambda: platform)
+        monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", env, raising=False)
+        compilation.keep_programs(Config(train=Train(compilation_cache=named)), folder)
+        return told.get("jax_compilation_cache_dir")
+
+    return kept
+
+
+def test_where_programs_are_kept(cache, tmp_path):
+    assert cache("cpu", tmp_path) is None
+    assert cache("gpu", tmp_path) == str(tmp_path / "compiled")
+    assert cache("gpu", TINY) == "/home/me/cache/gener_jax/compiled"  # nothing is written to a published model's folder
+    assert cache("gpu", tmp_path, env="/elsewhere") is None  # jax goes on with that
+    for platform in ("cpu", "gpu"):
+        assert cache(platform, tmp_path, "/named", env="/elsewhere") == "/named"
+
+
+@pytest.mark.parametrize("command", [score, embed, sample])
+def test_commands_keep_programs_before_they_compile_any(command, tmp_path, monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def keep(config, folder):
+        raise Asked(config.train.compilation_cache, folder)
+
+    monkeypatch.setattr(command, "keep_programs", keep)
+    monkeypatch.setattr(command, "from_config", None)
+    (tmp_path / "g.fa").write_text(">a\nACGTACGT\n")
+    given = {
+        score: ["--fasta", str(tmp_path / "g.fa")],
+        embed: ["--fasta", str(tmp_path / "g.fa"), "--output", str(tmp_path / "e.npz")],
+        sample: ["--prompt", "ACG"],
+    }[command]
+    with pytest.raises(Asked) as asked:
+        command.main(["--checkpoint", "tiny", "--config.train.compilation_cache=/kept", *given])
+    assert asked.value.args == ("/kept", TINY)
+    assert train.keep_programs is compilation.keep_programs
