@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, KmerTokenizer
 from gener_jax import config, losses
-from gener_jax.losses import FNS_FLOOR, fns_nll, is_target, marginals
+from gener_jax.losses import FNS_FLOOR, fns_nll, is_target
 from gener_jax.model import decoder
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.training.step import abstract_state, loss_sums, make_train_step
@@ -17,6 +17,7 @@ from tests.conftest import random_params
 
 token_nll = jax.jit(losses.token_nll)
 base_nll = jax.jit(losses.base_nll, static_argnums=2)
+marginals = jax.jit(losses.marginals, static_argnums=1, static_argnames="compat")
 
 
 def log_softmax(logits):
@@ -26,23 +27,22 @@ def log_softmax(logits):
 
 
 def random_logits(*shape, scale=3.0):
-    return jnp.asarray(np.random.default_rng(len(shape)).normal(scale=scale, size=shape), jnp.float32)
+    return np.random.default_rng(len(shape)).normal(scale=scale, size=shape).astype(np.float32)
 
 
 def test_token_nll_is_minus_log_softmax_in_float32():
     logits = random_logits(2, 5, 48)
     targets = np.random.default_rng(1).integers(0, 48, (2, 5))
     expected = -np.take_along_axis(log_softmax(logits), targets[..., None], -1)[..., 0]
-    actual = token_nll(logits, jnp.asarray(targets))
-    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    np.testing.assert_allclose(token_nll(logits, targets), expected, atol=1e-5)
     low = logits.astype(jnp.bfloat16)
-    assert token_nll(low, jnp.asarray(targets)).dtype == jnp.float32
-    assert np.array_equal(token_nll(low, targets), token_nll(low.astype(jnp.float32), targets))
+    assert token_nll(low, targets).dtype == jnp.float32
+    assert np.array_equal(token_nll(low, targets), token_nll(low.astype(np.float32), targets))
 
 
 def test_token_nll_of_extreme_logits_is_finite():
-    logits = jnp.asarray([[1e4, -1e4, 0.0]])
-    np.testing.assert_allclose(token_nll(logits.repeat(3, 0), jnp.arange(3)), [0.0, 2e4, 1e4])
+    logits = np.float32([[1e4, -1e4, 0.0]])
+    np.testing.assert_allclose(token_nll(logits.repeat(3, 0), np.arange(3)), [0.0, 2e4, 1e4])
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 6])
@@ -52,9 +52,8 @@ def test_base_nll_is_the_chain_rule_over_a_kmer(k):
     assert tokenizer.tokens[NUM_SPECIAL:] == kmers
     logits = random_logits(3, 4, tokenizer.vocab_size)
     ranks = np.random.default_rng(k).integers(0, 4**k, (3, 4))
-    actual = np.asarray(base_nll(logits, jnp.asarray(ranks + NUM_SPECIAL), k))
+    actual = np.asarray(base_nll(logits, ranks + NUM_SPECIAL, k))
     assert actual.shape == (3, 4, k)
-    np.testing.assert_allclose(actual.sum(-1), token_nll(logits, jnp.asarray(ranks + NUM_SPECIAL)), atol=2e-5)
     p = np.exp(log_softmax(logits))[..., NUM_SPECIAL:]
     for b, t in np.ndindex(3, 4):
         target = kmers[ranks[b, t]]
@@ -64,17 +63,17 @@ def test_base_nll_is_the_chain_rule_over_a_kmer(k):
 
 
 def test_base_nll_charges_special_mass_to_the_first_base():
-    logits = jnp.zeros(NUM_SPECIAL + 16).at[BOS].set(20.0)
-    first, second = base_nll(logits, jnp.asarray(NUM_SPECIAL + 7), 2)
+    logits = np.zeros((3, 4, NUM_SPECIAL + 16), np.float32)
+    logits[..., BOS] = 20.0
+    first, second = np.moveaxis(np.asarray(base_nll(logits, np.full((3, 4), NUM_SPECIAL + 7), 2)), -1, 0)
     np.testing.assert_allclose(second, np.log(4), atol=1e-5)
-    np.testing.assert_allclose(first, token_nll(logits, jnp.asarray(NUM_SPECIAL + 7)) - np.log(4), atol=1e-5)
-    assert first > 15
+    np.testing.assert_allclose(first, -log_softmax(logits)[..., NUM_SPECIAL + 7] - np.log(4), atol=1e-5)
+    assert (first > 15).all()
 
 
 def test_all_but_oov_and_pad_are_targets():
-    ids = np.arange(NUM_SPECIAL + 16)
-    assert set(ids[~np.asarray(is_target(jnp.asarray(ids)))]) == {OOV, PAD}
-    assert is_target(jnp.asarray([[BOS, PAD], [OOV, NUM_SPECIAL]])).tolist() == [[True, False], [False, True]]
+    ids = np.arange(NUM_SPECIAL + 16).reshape(2, -1)
+    assert set(ids[~np.asarray(jax.jit(is_target)(ids))]) == {OOV, PAD}
 
 
 SMALL = config.Config(
@@ -102,6 +101,24 @@ def weighted_batch(seed=0):
     inputs = rng.integers(NUM_SPECIAL, NUM_SPECIAL + 16, (8, 12))
     weights = rng.choice([0.0, 0.25, 0.5, 1.0], (8, 12))
     return {"inputs": inputs.astype(np.int32), "targets": targets.astype(np.int32), "weights": np.float32(weights)}
+
+
+@jax.jit
+def log_p(params, ids):
+    """Of every token at every place, by the model of SMALL."""
+    model = decoder.Decoder(SMALL.model)
+    hidden, _ = model.apply({"params": params}, ids)
+    return jax.nn.log_softmax(model.apply({"params": params}, hidden, method="logits"))
+
+
+@functools.cache
+def sums_of(c=SMALL, objective="ce"):
+    """The jitted (params, batch) -> sums, without a gradient."""
+    return jax.jit(lambda params, batch: loss_sums(c, params, batch, TOKEN_BASES, objective))
+
+
+def unweighted(batch):
+    return {name: x for name, x in batch.items() if name != "weights"}
 
 
 @functools.cache
@@ -137,13 +154,12 @@ def step(batch, sizes=(1, 1, 1)):
 
 
 def test_the_loss_is_the_weighted_mean_over_targets():
-    batch, model = weighted_batch(), decoder.Decoder(SMALL.model)
-    hidden, _ = model.apply({"params": params()}, batch["inputs"])
-    log_p = log_softmax(model.apply({"params": params()}, hidden, method="logits"))
+    batch = weighted_batch()
+    by_token = np.asarray(log_p(params(), batch["inputs"]), np.float64)
     total = weight = nats = bases = 0.0
     for row, column in np.ndindex(8, 12):
         target = int(batch["targets"][row, column])
-        nll = -log_p[row, column, target]
+        nll = -by_token[row, column, target]
         if target not in (OOV, PAD):
             total += float(batch["weights"][row, column]) * nll
             weight += float(batch["weights"][row, column])
@@ -153,11 +169,10 @@ def test_the_loss_is_the_weighted_mean_over_targets():
     metrics, _ = step(batch)
     assert metrics["loss"] == pytest.approx(total / weight, rel=1e-5)
     assert metrics["bits_per_base"] == pytest.approx(nats / bases / np.log(2), rel=1e-5)  # never weighs
-    same = {name: x for name, x in batch.items() if name != "weights"}
-    plain, one = (step(b)[0] for b in (same, {**same, "weights": np.ones((8, 12), np.float32)}))
-    assert one == pytest.approx(plain, rel=1e-6)
-    assert metrics["bits_per_base"] == plain["bits_per_base"]
-    assert abs(metrics["loss"] - plain["loss"]) > 1e-3
+    plain, (one, _) = sums_of()(params(), unweighted(batch)), step({**batch, "weights": np.ones((8, 12), np.float32)})
+    assert one["loss"] == pytest.approx(float(plain["objective"]) / float(plain["weight"]), rel=1e-6)
+    assert one["bits_per_base"] == pytest.approx(metrics["bits_per_base"], rel=1e-6)
+    assert abs(metrics["loss"] - one["loss"]) > 1e-3
 
 
 def test_a_target_of_weight_0_has_no_part_in_the_gradient():
@@ -185,8 +200,8 @@ def test_a_batch_of_repeats_alone_is_no_nan(weights):
     if weights == 0:
         assert metrics["loss"] == metrics["grad_norm"] == 0
     else:  # all alike: the plain mean
-        without = {name: x for name, x in batch.items() if name != "weights"}
-        assert metrics["loss"] == pytest.approx(step(without)[0]["loss"], rel=1e-5)
+        plain = sums_of()(params(), unweighted(batch))
+        assert metrics["loss"] == pytest.approx(float(plain["objective"]) / float(plain["weight"]), rel=1e-5)
 
 
 def test_weights_on_many_devices():
@@ -202,7 +217,7 @@ def test_float32_means_float32_in_a_step(dtype, attention):
     """On GPUs and TPUs a float32 matrix product is rounded to fewer bits unless it asks for the highest precision."""
     model = dataclasses.replace(SMALL.model, dtype=dtype, attention=attention, attention_block=4)
     c, mesh = dataclasses.replace(SMALL, model=model), make_mesh(1, 1, 1, jax.devices()[:1])
-    batch = {name: x for name, x in weighted_batch().items() if name != "weights"}
+    batch = unweighted(weighted_batch())
     with jax.set_mesh(mesh), jax.default_matmul_precision("default"):  # as it is without the tests' own setting
         text = make_train_step(c, mesh, TOKEN_BASES).lower(abstract_state(c, mesh), batch).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
@@ -212,30 +227,25 @@ def test_float32_means_float32_in_a_step(dtype, attention):
 
 
 def direct_fns(logits, target, k):
-    """L_FNS of one k-mer target by 4k sums over the vocabulary, in float64."""
-    logits = np.asarray(logits, np.float64)
-    p = np.exp(logits - logits.max())
-    p /= p.sum()
+    """L_FNS of one k-mer target by 4k sums over the vocabulary, and its gradient, in float64."""
+    p = np.exp(log_softmax(logits))
     kmers = ["".join(t) for t in itertools.product("ATCG", repeat=k)]
-    total = 0.0
+    total, gradient = 0.0, np.zeros(len(p))
     for j in range(k):
         for base in "ATCG":
-            mass = sum(p[NUM_SPECIAL + v] for v, kmer in enumerate(kmers) if kmer[j] == base)
+            has = np.array([False] * NUM_SPECIAL + [kmer[j] == base for kmer in kmers])
+            mass = p[has].sum()
             if kmers[target - NUM_SPECIAL][j] == base:
                 total -= np.log(max(mass, FNS_FLOOR))
-    return total / k
+                gradient -= p * (has - mass) / mass if mass > FNS_FLOOR else 0
+    return total / k, gradient / k
 
 
-def direct_fns_jax(logits, target, k):
-    """The same 4k sums, for jax to differentiate."""
-    p = jax.nn.softmax(logits.astype(jnp.float32))
-    kmers = np.array(list(itertools.product("ATCG", repeat=k)))
-    total = 0.0
-    for j in range(k):
-        sums = [jnp.sum(jnp.where(kmers[:, j] == base, p[NUM_SPECIAL:], 0)) for base in "ATCG"]
-        right = "ATCG".index(kmers[target - NUM_SPECIAL][j])
-        total -= jnp.log(jnp.maximum(sums[right], FNS_FLOOR))
-    return total / k
+@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.value_and_grad, has_aux=True)
+def fns_and_gradient(logits, targets, k):
+    each = fns_nll(logits, targets, k).mean(-1)
+    return each.sum(), each
 
 
 @pytest.mark.parametrize("scale", [1.0, 200.0])
@@ -250,17 +260,12 @@ def test_fns_is_the_direct_form(k, scale):
     targets = NUM_SPECIAL + rng.integers(0, 4**k, 6)
     targets[5] = NUM_SPECIAL  # the one that has it all
 
-    def loss(logits):
-        each = fns_nll(logits, jnp.asarray(targets), k).mean(-1)
-        return each.sum(), each
-
-    (_, values), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(logits))
-    expected = [direct_fns(x, t, k) for x, t in zip(logits, targets, strict=True)]
+    (_, values), gradient = jax.device_get(fns_and_gradient(logits, targets, k))
+    expected, slow = zip(*(direct_fns(x, t, k) for x, t in zip(logits, targets, strict=True)), strict=True)
     np.testing.assert_allclose(values, expected, rtol=2e-5, atol=1e-6)
-    slow = jnp.stack([jax.grad(direct_fns_jax)(jnp.asarray(x), t, k) for x, t in zip(logits, targets, strict=True)])
     assert np.isfinite(gradient).all()
     np.testing.assert_allclose(gradient, slow, atol=2e-6)
-    assert float(jnp.abs(gradient).max()) > (1e-3 if scale == 1 else 0)
+    assert np.abs(gradient).max() > (1e-3 if scale == 1 else 0)
     if scale > 1:
         assert values[4] == pytest.approx(-np.log(FNS_FLOOR), rel=1e-5)  # all mass on <s>
         assert values[5] == pytest.approx(0, abs=1e-6)
@@ -268,12 +273,12 @@ def test_fns_is_the_direct_form(k, scale):
 
 @pytest.mark.parametrize("scale", [1.0, 200.0])
 def test_marginals_and_special_mass_add_up_to_one(scale):
-    logits = scale * jax.random.normal(jax.random.key(0), (2, 5, NUM_SPECIAL + 4**6))
-    p = marginals(logits, 6)
+    logits = random_logits(2, 5, NUM_SPECIAL + 4**6, scale=scale)
+    p = np.asarray(marginals(logits, 6))
     assert p.shape == (2, 5, 6, 4)
-    special = jax.nn.softmax(logits)[..., :NUM_SPECIAL].sum(-1)
+    special = np.exp(log_softmax(logits))[..., :NUM_SPECIAL].sum(-1)
     np.testing.assert_allclose(p.sum(-1) + special[..., None], 1, atol=1e-5)
-    compat = marginals(logits, 6, compat=True)
+    compat = np.asarray(marginals(logits, 6, compat=True))
     np.testing.assert_allclose(compat.sum(-1), 1, atol=1e-5)
     np.testing.assert_allclose(compat[..., 0] - p[..., 0], np.broadcast_to(special[..., None], (2, 5, 6)), atol=1e-5)
     assert np.array_equal(compat[..., 1:], p[..., 1:])
@@ -282,17 +287,14 @@ def test_marginals_and_special_mass_add_up_to_one(scale):
 def test_fns_weighs_special_tokens_by_a_kth():
     """Of k-mers the mean over bases, of <s> a kth of its cross-entropy, of <oov> and <pad> nothing; one mean of all."""
     c = dataclasses.replace(SMALL, tokenizer=config.Tokenizer(k=2), objective=config.Objective(fns_from_step=0))
-    batch, model = {n: x for n, x in weighted_batch().items() if n != "weights"}, decoder.Decoder(SMALL.model)
-    sums = loss_sums(c, params(), batch, TOKEN_BASES, "fns")
-    hidden, _ = model.apply({"params": params()}, batch["inputs"])
-    logits = np.asarray(model.apply({"params": params()}, hidden, method="logits"))
-    log_p = log_softmax(logits)
+    batch = unweighted(weighted_batch())
+    sums, by_token = sums_of(c, "fns")(params(), batch), np.asarray(log_p(params(), batch["inputs"]), np.float64)
     total = count = 0
     for place in np.ndindex(8, 12):
         target = int(batch["targets"][place])
         if target in (OOV, PAD):
             continue
         count += 1
-        total += direct_fns(logits[place], target, 2) if target >= NUM_SPECIAL else -log_p[(*place, target)] / 2
+        total += direct_fns(by_token[place], target, 2)[0] if target >= NUM_SPECIAL else -by_token[*place, target] / 2
     assert float(sums["objective"]) == pytest.approx(total, rel=1e-5)
     assert int(sums["weight"]) == count
