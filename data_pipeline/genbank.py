@@ -15,7 +15,7 @@ import numpy as np
 
 from data_pipeline import bases, fasta, feature_table, stream
 from data_pipeline.errors import DataError
-from data_pipeline.genome import Feature, Part, Record
+from data_pipeline.genome import Feature, Record, Segment
 from data_pipeline.stream import one_line
 
 _PLASTIDS = ("plastid", "chloroplast", "chromoplast", "leucoplast", "proplastid", "apicoplast", "cyanelle")
@@ -171,9 +171,11 @@ def _parse(
         header = header.replace(b"\r\n", b"\n")
     table, begin, end = feature_table.read(where, header)
     table = [row for row in table if kinds is None or row.kind in kinds or row.kind == "source"]
-    places = [feature_table.plain(row.location) for row in table]
+    intervals = [feature_table.plain(row.location) for row in table]
     # gb-io reads the record, and of its features those locations that are more than a span.
-    others = [feature_table.certain(row.location) for row, place in zip(table, places, strict=True) if place is None]
+    others = [
+        feature_table.certain(row.location) for row, interval in zip(table, intervals, strict=True) if interval is None
+    ]
     asked = [
         b"     source          %s\n" % location
         for location in (b"1", *others)  # it refuses an empty table
@@ -208,19 +210,19 @@ def _parse(
         raise DataError(f"{where}: its feature table cannot be read; fetch it again")
     features, source, read_by_gb_io, other = [], None, iter(record.features[1:]), iter(others)
     circular, length = record.circular, record.length
-    for row, place in zip(table, places, strict=True):
-        if place is None:
-            parts = (_UNREADABLE,)
+    for row, interval in zip(table, intervals, strict=True):
+        if interval is None:
+            segments = (_UNREADABLE,)
             if feature_table.is_location(next(other)):
-                parts = tuple(_parts(next(read_by_gb_io).location, accession, circular, length))
-        elif circular and 0 < place[1] <= place[0] < length:  # written over the origin
-            parts = (Part(place[0], length, place[2]), Part(0, place[1], place[2]))[:: place[2]]
+                segments = tuple(_segments(next(read_by_gb_io).location, accession, circular, length))
+        elif circular and 0 < interval[1] <= interval[0] < length:  # written over the origin
+            segments = (Segment(interval[0], length, interval[2]), Segment(0, interval[1], interval[2]))[:: interval[2]]
         else:
-            parts = (Part(*place),)
+            segments = (Segment(*interval),)
         if row.kind == "source" and source is None:
             source = feature_table.qualifiers(row)
         if kinds is None or row.kind in kinds:
-            features.append(Feature(row.kind, parts, feature_table.qualifiers(row, qualifiers)))
+            features.append(Feature(row.kind, segments, feature_table.qualifiers(row, qualifiers)))
     source = source or {}
     organism, lineage = _organism(record)
     return Record(
@@ -291,33 +293,33 @@ def _organism(record: gb_io.Record) -> tuple[str, tuple[str, ...]]:
     return " ".join(lines[:first]), tuple(name.strip() for name in names if name.strip())
 
 
-_UNREADABLE = Part(0, -1, 1)
+_UNREADABLE = Segment(0, -1, 1)
 
 
-def _parts(location: gb_io.Location, accession: str, circular: bool, length: int) -> Iterator[Part]:
+def _segments(location: gb_io.Location, accession: str, circular: bool, length: int) -> Iterator[Segment]:
     """The parts of a location in 5' to 3' order; a span written over the origin of a circle becomes two."""
     if type(location) is gb_io.Range:
         if circular and 0 < location.end <= location.start < length:
-            yield Part(location.start, length, 1)
-            yield Part(0, location.end, 1)
+            yield Segment(location.start, length, 1)
+            yield Segment(0, location.end, 1)
         else:
-            yield Part(location.start, location.end, 1)
+            yield Segment(location.start, location.end, 1)
     elif isinstance(location, gb_io.Between):
-        yield Part(location.start + 1, location.start + 1, 1)  # 3^4, between two bases: no bases
+        yield Segment(location.start + 1, location.start + 1, 1)  # 3^4, between two bases: no bases
     elif isinstance(location, gb_io.Complement):
         # gb-io's own start and end of a Complement are swapped, so they are not asked.
-        for part in reversed(list(_parts(location.location, accession, circular, length))):
-            yield part._replace(strand=-part.strand)
+        for segment in reversed(list(_segments(location.location, accession, circular, length))):
+            yield segment._replace(strand=-segment.strand)
     elif isinstance(location, gb_io.External):
         name = location.accession
         if re.fullmatch(r"[<>]\d+", name):  # a lone `<3`
-            yield Part(int(name[1:]) - 1, int(name[1:]), 1)
+            yield Segment(int(name[1:]) - 1, int(name[1:]), 1)
         elif location.location is None:
-            yield Part(0, 0, 1, name)
+            yield Segment(0, 0, 1, name)
         else:
             other = None if name == accession else name
-            for part in _parts(location.location, accession, False, length):
-                yield part._replace(accession=other)
+            for segment in _segments(location.location, accession, False, length):
+                yield segment._replace(accession=other)
     else:  # join, order, bond and one-of: gb-io gives Join for all of them
         for inner in location.locations:
-            yield from _parts(inner, accession, circular, length)
+            yield from _segments(inner, accession, circular, length)

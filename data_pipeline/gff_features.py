@@ -12,7 +12,7 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 from data_pipeline.errors import DataError
-from data_pipeline.genome import Feature, Part
+from data_pipeline.genome import Feature, Segment
 
 DROP, KEEP, LINK = range(3)  # LINK: kept for its ID and Parent, where it has both
 _LANDMARKS = """
@@ -176,8 +176,8 @@ class _Builder:
         for kind, rows in self._groups():
             if self.kinds is None or kind in self.kinds:
                 genes = (self._gene_id(rows[0]),) if kind == "gene" else self._genes(rows[0]) or (None,)
-                parts = self._parts(kind, rows)
-                found += [Feature(kind, parts, self._qualifiers(kind, rows, gene), gene) for gene in genes]
+                segments = self._segments(kind, rows)
+                found += [Feature(kind, segments, self._qualifiers(kind, rows, gene), gene) for gene in genes]
         return tuple(found)
 
     def _groups(self) -> Iterator[tuple[str, list[Row]]]:
@@ -271,12 +271,12 @@ class _Builder:
         """The genes that a pseudogene's row speaks of: those above it, else itself."""
         return self._genes(row) or (self._gene_id(row),)
 
-    def _parts(self, kind: str, rows: list[Row]) -> tuple[Part, ...]:
+    def _segments(self, kind: str, rows: list[Row]) -> tuple[Segment, ...]:
         if kind == "mRNA":
             rows = self._exons(rows)
         elif kind == "CDS":
             rows = self._with_stop_codons(rows)
-        return tuple(part for row in self._ordered(rows) for part in self._unrolled(row))
+        return tuple(segment for row in self._ordered(rows) for segment in self._unrolled(row))
 
     def _exons(self, rows: list[Row]) -> list[Row]:
         """The exon rows of a transcript; lacking those its coding and untranslated stretches, lacking those itself."""
@@ -317,12 +317,12 @@ class _Builder:
     def _circular(self) -> bool:
         return any(row.kind in LANDMARKS and row.attributes.get("Is_circular") == "true" for row in self.rows)
 
-    def _unrolled(self, row: Row) -> Iterable[Part]:
+    def _unrolled(self, row: Row) -> Iterable[Segment]:
         """A row's part; two where it runs over the origin."""
         if row.end <= self.length:
-            return (Part(row.start, row.end, row.strand),)
-        parts = (Part(row.start, self.length, row.strand), Part(0, row.end - self.length, row.strand))
-        return parts[:: row.strand]
+            return (Segment(row.start, row.end, row.strand),)
+        segments = (Segment(row.start, self.length, row.strand), Segment(0, row.end - self.length, row.strand))
+        return segments[:: row.strand]
 
     def _qualifiers(self, kind: str, rows: list[Row], gene: str | None) -> dict[str, tuple[str, ...]]:
         own, values = rows[0].attributes, {}

@@ -5,7 +5,7 @@ import pytest
 
 from data_pipeline import bases, genbank, stream
 from data_pipeline.errors import DataError
-from data_pipeline.genbank import Part
+from data_pipeline.genbank import Segment
 from tests.data import FIXTURES
 
 
@@ -57,7 +57,7 @@ def test_kinds_limits_features_but_not_the_taxon():
 
 
 @pytest.mark.parametrize(
-    ("location", "topology", "parts"),
+    ("location", "topology", "segments"),
     [
         ("3..5", "linear", [(2, 5, 1)]),
         ("<3..>5", "linear", [(2, 5, 1)]),
@@ -88,10 +88,10 @@ def test_kinds_limits_features_but_not_the_taxon():
         ("complement(AB9.1:3..4)", "linear", [(2, 4, -1, "AB9.1")]),
     ],
 )
-def test_locations(tmp_path, location, topology, parts):
+def test_locations(tmp_path, location, topology, segments):
     path = write(tmp_path / "a.gb", record_text([("gene", location, {"gene": "a"})], topology=topology))
     [record] = genbank.read(path)
-    assert record.features[1].parts == tuple(Part(*part) for part in parts)
+    assert record.features[1].segments == tuple(Segment(*segment) for segment in segments)
 
 
 def test_qualifiers_keep_all_values_and_no_line_breaks(tmp_path):

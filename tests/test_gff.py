@@ -34,7 +34,7 @@ def read(tmp_path, annotation, sequence=SEQUENCE, kinds=None, progress=None):
 
 
 def places(record):
-    return [(f.kind, [(p.start, p.end, p.strand) for p in f.parts]) for f in record.features]
+    return [(f.kind, [(p.start, p.end, p.strand) for p in f.segments]) for f in record.features]
 
 
 def test_a_pair(tmp_path):
@@ -316,7 +316,7 @@ def test_a_real_gtf(tmp_path):
     assert len(expected) == 5
     for feature in record.features:
         if feature.kind == "CDS":
-            assert sum(part.end - part.start for part in feature.parts) == coded[feature.gene_id]
+            assert sum(segment.end - segment.start for segment in feature.segments) == coded[feature.gene_id]
     # The file stands one base to the left of its sequence: moved by one, each CDS begins and ends as it should.
     moved = dataclasses.replace(record, codes=np.roll(record.codes, -1))
     found = [bases.decode(region.codes) for region in regions.regions(moved, regions.Scheme("cds"))]
@@ -366,7 +366,7 @@ def test_yeast_by_genbank_and_by_gff3_differ_where_the_files_do(scheme, tmp_path
 
     def rows(one):
         return {
-            (x.start, x.end, x.strand, x.parts): (x.kind, x.gene, x.locus_tag, x.frame, x.genetic_code, x.exceptions)
+            (x.start, x.end, x.strand, x.segments): (x.kind, x.gene, x.locus_tag, x.frame, x.genetic_code, x.exceptions)
             for x in regions.regions(one, regions.Scheme(scheme))
         }
 
