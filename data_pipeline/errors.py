@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+DOWNLOAD_AGAIN = "download it again"  # the remedy for a damaged input
 MAX_VALUE = 80  # characters of a value that a message shows
 
 
@@ -17,6 +18,7 @@ class DataError(ValueError):
     Attributes:
       problem: what is wrong. Where `field` is given it follows the field and its value ("strand '?' must be ...").
       file: the file or folder, None where no file is to blame.
+      section: the part of that file in which `line` is counted; None for the whole file.
       line: the line of that file, counted from 1.
       record: the sequence record: its name, or its number in the file where it has none.
       field: the column, key, feature, option or argument.
@@ -36,11 +38,12 @@ class DataError(ValueError):
         remedy: str | None = None,
     ):
         super().__init__(problem)  # as the only argument, so that the error can be pickled with its attributes
-        self.problem, self.file, self.line, self.record = problem, file, line, record
+        self.problem, self.file, self.section, self.line, self.record = problem, file, None, line, record
         self.field, self.value, self.remedy = field, value, remedy
 
     def __str__(self) -> str:
         where = [None if self.file is None else str(self.file)]
+        where.append(self.section)
         where.append(None if self.line is None else f"line {self.line}")
         where.append(None if self.record is None else f"record {self.record}")
         what = [self.field, None if self.value is None else shown(self.value), self.problem]

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from isal import igzip, isal_zlib
 
-from data_pipeline.errors import DamagedFileError, FileError, one_line
+from data_pipeline.errors import DOWNLOAD_AGAIN, DamagedFileError, FileError, one_line
 
 CHUNK_BYTES = 1 << 20
-_DOWNLOAD_AGAIN = "download it again"
 # The empty block that ends every bgzip file. zlib takes a bgzip file cut between two blocks for a complete gzip file.
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
@@ -33,7 +32,7 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
         with contextlib.nullcontext(sys.stdin.buffer) if piped else open(path, "rb") as raw:
             head = raw.peek(18)[:18]
             if not head:
-                raise FileError("the file is empty", file=path, remedy=_DOWNLOAD_AGAIN)
+                raise FileError("the file is empty", file=path, remedy=DOWNLOAD_AGAIN)
             if head[:2] == b"\x1f\x8b":
                 if head[3:4] == b"\x04" and head[12:14] == b"BC" and not piped:
                     _check_bgzip_end(path, raw)
@@ -46,7 +45,7 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
                     line += chunk.count(b"\n", 0, chunk.index(b"\0"))
                     raise DamagedFileError(
                         "contains a NUL byte: the file is damaged or is not text",
-                        file=path, line=line, remedy=_DOWNLOAD_AGAIN,
+                        file=path, line=line, remedy=DOWNLOAD_AGAIN,
                     )  # fmt: skip
                 line += chunk.count(b"\n")
                 if not piped:
@@ -59,7 +58,7 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
         raise FileError("no such file", file=path) from None
     except (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile) as error:
         raise DamagedFileError(
-            f"damaged or truncated gzip file ({one_line(error)})", file=path, remedy=_DOWNLOAD_AGAIN
+            f"damaged or truncated gzip file ({one_line(error)})", file=path, remedy=DOWNLOAD_AGAIN
         ) from None
     except OSError as error:
         raise FileError(f"cannot be read ({error.strerror or one_line(error)})", file=path) from None
@@ -69,5 +68,5 @@ def _check_bgzip_end(path: Path, raw) -> None:
     size = raw.seek(0, 2)
     raw.seek(max(0, size - len(_BGZIP_END)))
     if raw.read() != _BGZIP_END:
-        raise DamagedFileError("truncated bgzip file (its last block is missing)", file=path, remedy=_DOWNLOAD_AGAIN)
+        raise DamagedFileError("truncated bgzip file (its last block is missing)", file=path, remedy=DOWNLOAD_AGAIN)
     raw.seek(0)
