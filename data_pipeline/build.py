@@ -91,9 +91,9 @@ def build(
         raise DataError(f"workers is {workers}: give 1 or more")
     if isinstance(inputs, str | Path):
         raise DataError(f"inputs is {str(inputs)!r}: give a list of files and folders")
-    aside, sources = [], [source for source in inputs if isinstance(source, Input)]
+    skipped, sources = [], [source for source in inputs if isinstance(source, Input)]
     if len(sources) < len(inputs) or not inputs:
-        found, aside = discover(
+        found, skipped = discover(
             [path for path in inputs if not isinstance(path, Input)], annotated=scheme.name != "whole"
         )
         sources += found
@@ -101,7 +101,7 @@ def build(
     for source in sources:
         if source.annotation is None and scheme.name != "whole":
             raise DataError(f"{source.sequence}: no annotation; name one in the manifest, or give --scheme whole")
-    for line in aside:
+    for line in skipped:
         print(f"left aside: {line}", file=sys.stderr)
     if os.path.lexists(output):
         raise DataError(f"{output}: exists already; remove it or choose another output")
@@ -114,7 +114,7 @@ def build(
         workers = _default_workers(sources)
     compared = duplicates == "all" or (duplicates == "inputs" and len(sources) > 1)
     settings = spill.Settings(scheme, taxon, split_by, seed, tokenizer, compared)
-    with _Workplace(output) as partial, _Progress(sources) as progress:
+    with _PartialFolder(output) as partial, _Progress(sources) as progress:
         folders = [partial / spill.key(source, settings) for source in sources]
         with _pool(min(workers, len(sources)), progress.counts) as pool:
             damaged = _spill(sources, folders, settings, pool, skip_damaged, progress)
@@ -124,7 +124,7 @@ def build(
             merged = merge.Merge(done, settings)
             merged.drop_records()
             merged.drop_duplicates(duplicates)
-            merged.decide_parts(validation_share, test_share)
+            merged.assign_splits(validation_share, test_share)
             if measure_leakage:
                 progress.stage("comparing", merged.kept_bases())
                 merged.measure_leakage(partial, pool.map if pool else map, progress.advance)
@@ -139,11 +139,11 @@ def build(
             damaged=[
                 {"files": [path.name for path in source.files], "error": line} for source, line in damaged.items()
             ],
-            left_aside=aside,
+            left_aside=skipped,
         )
         new.rename(output)
         if not dataset["splits"]["train"]["regions"]:
-            progress.say(
+            progress.log(
                 f"warning: all regions are held out, none is left to train on: split_by {split_by} found one part"
             )
     return dataset
@@ -161,7 +161,7 @@ def _one_of(name: str, value: object, choices: tuple) -> None:
         raise DataError(f"{name} {value!r} is not one of {' '.join(str(choice) for choice in choices if choice)}")
 
 
-class _Workplace(contextlib.AbstractContextManager):
+class _PartialFolder(contextlib.AbstractContextManager):
     """OUTPUT.partial, locked while in use; removed when the dataset is there, or nothing in it is worth keeping."""
 
     def __init__(self, output: Path):
@@ -192,11 +192,11 @@ class _Workplace(contextlib.AbstractContextManager):
                     folder.rmdir()
             kept = []
         self.lock.close()
-        told = f"; {len(kept)} finished inputs are kept in {self.folder}: run it again to go on" if kept else ""
+        kept_note = f"; {len(kept)} finished inputs are kept in {self.folder}: run it again to go on" if kept else ""
         if isinstance(error, OSError):
-            raise DataError(f"{error.filename or self.folder}: {error.strerror or error}{told}") from None
-        if isinstance(error, DataError) and told:
-            raise DataError(f"{error}{told}") from None
+            raise DataError(f"{error.filename or self.folder}: {error.strerror or error}{kept_note}") from None
+        if isinstance(error, DataError) and kept_note:
+            raise DataError(f"{error}{kept_note}") from None
 
 
 def _spill(
@@ -225,7 +225,7 @@ def _spill(
             if not skip_damaged:
                 raise
             damaged[sources[number]] = str(error)
-            progress.say(f"left out: {error}")
+            progress.log(f"left out: {error}")
         else:
             progress.done(number, spill.Spill(folders[number]).facts)
 
@@ -327,7 +327,7 @@ class _Progress(contextlib.AbstractContextManager):
         self.bar.set_description(name, refresh=False)
         self.bar.reset(total)
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """A line that does not break the bar."""
         self.bar.write(line, file=sys.stderr)
 

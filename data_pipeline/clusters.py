@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from data_pipeline.duplicates import MEMORY_BYTES
-from data_pipeline.split import parts_of
+from data_pipeline.split import splits_of
 
 _ROW_BYTES = 64
 
 
 def assign(
     sketches: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    places: Sequence[np.ndarray],
+    split_hashes: Sequence[np.ndarray],
     lengths: Sequence[np.ndarray],
     kept: Sequence[np.ndarray],
     fixed: Sequence[int | None],
@@ -32,7 +32,7 @@ def assign(
 
     Args:
       sketches: reads those of an input: hashes, uint64 [n], and the region of each, int64 [n].
-      places: uint64 [regions]; regions of one overlap group have the same.
+      split_hashes: uint64 [regions]; regions of one overlap group have the same.
       lengths: int64 [regions], bases.
       kept: bool [regions]; the others are left alone.
       fixed: the part of all regions of an input, where its manifest says so.
@@ -43,9 +43,9 @@ def assign(
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    starts = np.concatenate([[0], np.cumsum([len(rows) for rows in places])])
+    starts = np.concatenate([[0], np.cumsum([len(rows) for rows in split_hashes])])
     alive = np.concatenate(kept) if len(kept) else np.zeros(0, bool)
-    place, length = np.concatenate(places), np.concatenate(lengths)
+    split_hash, length = np.concatenate(split_hashes), np.concatenate(lengths)
     links = [np.zeros((0, 2), np.int64)]
     links += [
         np.unique(np.stack([owners[:-1], owners[1:]], 1)[same], axis=0)
@@ -54,18 +54,18 @@ def assign(
     links = np.concatenate(links)
     links = links[np.argsort(links[:, 1], kind="stable")]
     bounds = np.searchsorted(links[:, 1], starts)
-    part = np.zeros(len(place), np.int8)
+    split = np.zeros(len(split_hash), np.int8)
     bases = 0
     for number, (begin, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
         here = begin + np.flatnonzero(alive[begin:end])
         bases += int(length[here].sum())
         if fixed[number] is not None:
-            part[begin:end] = fixed[number]
+            split[begin:end] = fixed[number]
             continue
-        by_place = here[np.argsort(place[here], kind="stable")]
-        neighbours = np.flatnonzero(place[by_place[1:]] == place[by_place[:-1]])
+        by_hash = here[np.argsort(split_hash[here], kind="stable")]
+        neighbours = np.flatnonzero(split_hash[by_hash[1:]] == split_hash[by_hash[:-1]])
         edges = np.concatenate(
-            [links[bounds[number] : bounds[number + 1]], np.stack([by_place[neighbours], by_place[neighbours + 1]], 1)]
+            [links[bounds[number] : bounds[number + 1]], np.stack([by_hash[neighbours], by_hash[neighbours + 1]], 1)]
         )
         nodes = np.unique(np.concatenate([edges.ravel(), here]))
         ends = np.searchsorted(nodes, edges)
@@ -73,18 +73,18 @@ def assign(
         count, cluster = connected_components(graph, directed=False)
         first = nodes[np.unique(cluster, return_index=True)[1]]  # nodes are in order: the earliest of each cluster
         size = np.bincount(cluster, length[nodes], count)
-        decided = parts_of(place[first], validation_share, test_share)
+        decided = splits_of(split_hash[first], validation_share, test_share)
         room = np.array([1.0, validation_share, test_share])[decided] * bases
         decided[size > room] = 0
         old = first < begin
-        decided[old] = part[first[old]]
+        decided[old] = split[first[old]]
         new = nodes >= begin
-        part[nodes[new]] = decided[cluster[new]]
-    leaking = np.zeros(len(place), bool)
+        split[nodes[new]] = decided[cluster[new]]
+    leaking = np.zeros(len(split_hash), bool)
     for owners, same in _shared(sketches, starts, alive, memory_bytes):
         first = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), np.arange(len(owners)), 0))
-        leaking[owners[part[owners] != part[owners[first]]]] = True
-    return np.split(part, starts[1:-1]), np.split(leaking, starts[1:-1])
+        leaking[owners[split[owners] != split[owners[first]]]] = True
+    return np.split(split, starts[1:-1]), np.split(leaking, starts[1:-1])
 
 
 def _shared(

@@ -22,12 +22,12 @@ def repeated(
     as `memory_bytes` asks for.
     """
     result = [np.zeros(len(mask), bool) for mask in kept]
-    parts = max(1, -(-sum(map(len, kept)) * _ROW_BYTES // memory_bytes))
-    for part in range(parts):
+    passes = max(1, -(-sum(map(len, kept)) * _ROW_BYTES // memory_bytes))
+    for current in range(passes):
         chosen, keys = [], [np.zeros((0, 2), np.uint64)]
         for number, mask in enumerate(kept):
             rows = digests(number)
-            chosen.append(np.flatnonzero(mask & (rows[:, 0] % np.uint64(parts) == part)))
+            chosen.append(np.flatnonzero(mask & (rows[:, 0] % np.uint64(passes) == current)))
             keys.append(rows[chosen[-1]])
         keys = np.concatenate(keys)
         source = np.repeat(np.arange(len(kept)), [len(rows) for rows in chosen])

@@ -1,7 +1,7 @@
-"""FASTA files, one sequence at a time, as codes and soft-masked stretches.
+"""Reads FASTA files one sequence at a time, as base codes and soft-masked intervals.
 
-The reader is our own because htslib's FASTA iterator (pysam's FastxFile) takes a bgzip file cut between two blocks for
-a whole one (a warning, no error), lets letters pass that are no nucleotides, and names no line where it fails.
+htslib's FASTA iterator (pysam's FastxFile) is not used because it accepts a bgzip file cut between two blocks (with a
+warning only), accepts letters that are not nucleotides, and does not report the line where it fails.
 """
 
 import itertools
@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipeline import bases, stream
-from data_pipeline.errors import DataError
+from data_pipeline.errors import FormatError, one_line
 
 MAX_HEADER = 1 << 20
 _IUPAC = b"ACGTUNRYSWKMBDHV"
-OUTSIDE = 255  # in CODES, for what is no IUPAC nucleotide
+OUTSIDE = 255  # the code in CODES of a character that is not an IUPAC nucleotide
 CODES = bytearray([OUTSIDE]) * 256
 for _letter in _IUPAC + _IUPAC.lower():
     CODES[_letter] = bases.encode(bytes([_letter]))[0]
@@ -37,36 +37,42 @@ class Sequence(NamedTuple):
 
 
 def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Iterator[Sequence]:
-    """The records of a nucleotide FASTA file, plain, gzip or bgzip, in the file's order; one is held at a time.
+    """Yields the records of a nucleotide FASTA file (plain, gzip or bgzip) in file order, one in memory at a time.
 
-    The name is the first word of the `>` line, reduced to its accession where NCBI's bars stand in it. A record may be
-    empty. Lower case marks repeats; but a record in lower case throughout only where an earlier one of the file has an
-    upper-case letter, so that the order matters for those before the first such letter alone. `progress` is called with
-    the number of file bytes read since the last call. Raises DataError (one line with file, record and line) for a
-    missing or empty file, another format, a truncated or damaged gzip stream, a `>` without a name, a name that comes
-    twice, and letters that are no IUPAC nucleotide (a protein, a gap).
+    A record's name is the first word of its `>` line; of an NCBI name with bars it is the accession. A record may be
+    empty. Lower case marks repeats. A record that is entirely lower case counts as masked only after an upper-case
+    letter occurred in an earlier record of the file, so only the records before the first upper-case letter depend on
+    the order. `progress` is called with the number of bytes of the file read since the last call.
+
+    Raises:
+      FileError, DamagedFileError: as `stream.chunks`.
+      FormatError: the file is not FASTA, a `>` line has no name, a name occurs twice, or a letter is not an IUPAC
+        nucleotide (a protein, a gap). It gives the file, line and record.
     """
     path, names, record, masks = Path(path), set(), None, False
-    for piece in _pieces(path, progress or (lambda count: None)):
-        if isinstance(piece, _Header):
+    for item in _items(path, progress or (lambda count: None)):
+        if isinstance(item, _Header):
             if record is not None:
                 yield record.finish(masks)
                 masks = masks or record.upper
-            if piece.name in names:
-                raise DataError(f"{path}: line {piece.line}: the name {piece.name!r} comes twice; rename one")
-            names.add(piece.name)
-            record = _Growing(path, piece)
+            if item.name in names:
+                raise FormatError(
+                    "occurs twice in the file", file=path, line=item.line, field="name", value=item.name,
+                    remedy="rename one of the records",
+                )  # fmt: skip
+            names.add(item.name)
+            record = _RecordBuilder(path, item)
         else:
-            record.add(*piece)
+            record.add(*item)
     if record is None:
-        raise DataError(f"{path}: no FASTA record in it; give a FASTA file")
+        raise FormatError("contains no FASTA record", file=path, remedy="give a FASTA file")
     yield record.finish(masks)
 
 
 def accession(name: str) -> str:
-    """The accession.version in a name with NCBI's bars (`gi|1|ref|NC_1.1|`); any other name as it is.
+    """The accession.version of an NCBI name with bars (`gi|1|ref|NC_1.1|`); any other name is returned unchanged.
 
-    The place of a window behind it (`gi|1|ref|NC_1.1|:101-500`) stays.
+    Coordinates after the name (`gi|1|ref|NC_1.1|:101-500`) are preserved.
     """
     if window := _WINDOW.search(name):
         return accession(name[: window.start() + 1]) + window[0][1:]
@@ -83,9 +89,9 @@ class _Header(NamedTuple):
     description: str
 
 
-def _pieces(path: Path, progress: Callable[[int], None]) -> Iterator[_Header | tuple[bytes, int]]:
-    """The file as headers and, after each, stretches of its sequence with the number of the line they begin on."""
-    line, opened, fresh, held = 1, False, True, b""  # fresh: at the beginning of a line; held: half a header
+def _items(path: Path, progress: Callable[[int], None]) -> Iterator[_Header | tuple[bytes, int]]:
+    """Yields the file's headers and, after each, blocks of its sequence with the number of their first line."""
+    line, opened, fresh, held = 1, False, True, b""  # fresh: at the start of a line; held: an incomplete header
     for chunk in itertools.chain(stream.chunks(path, progress), (b"",)):
         data, at = held + (chunk or (b"\n" if held else b"")), 0
         held = b""
@@ -100,39 +106,41 @@ def _pieces(path: Path, progress: Callable[[int], None]) -> Iterator[_Header | t
             else:
                 following = data.find(b">" if fresh and not opened else b"\n>", at)
                 end = len(data) if following < 0 else following + opened
-                stretch = data[at:end]
+                block = data[at:end]
                 if opened:
-                    yield stretch, line
-                elif stretch.strip():
-                    text = stream.one_line(stretch.strip()[:60].split(b"\n")[0].decode("ascii", "replace"))
-                    raise DataError(f"{path}: not a FASTA file: it opens with {text!r} where a `>` should stand")
-                fresh = stretch.endswith(b"\n") or not opened
-                line += stretch.count(b"\n")
+                    yield block, line
+                elif block.strip():
+                    text = one_line(block.strip()[:60].split(b"\n")[0].decode("ascii", "replace"))
+                    raise FormatError(f"is not a FASTA file: it starts with {text!r} instead of `>`", file=path)
+                fresh = block.endswith(b"\n") or not opened
+                line += block.count(b"\n")
                 at = end
         if len(held) > MAX_HEADER:
-            raise DataError(f"{path}: line {line}: a header of over {MAX_HEADER} bytes; is the file cut into lines?")
+            raise FormatError(
+                f"the header exceeds {MAX_HEADER} bytes", file=path, line=line, remedy="check the file's line breaks"
+            )
 
 
 def _header(path: Path, line: int, text: bytes) -> _Header:
     text = text.rstrip(b"\r")
     if b"\r" in text:
-        raise DataError(f"{path}: line {line}: lines end in CR alone; convert them to LF")
+        raise FormatError("lines end in CR alone", file=path, line=line, remedy="convert them to LF")
     words = text.decode("utf-8", "replace").split(None, 1)
     if not words or text[:1].isspace():
-        raise DataError(f"{path}: line {line}: a `>` without a name; give each record one")
+        raise FormatError("a `>` line without a name", file=path, line=line, remedy="give each record a name")
     return _Header(line, accession(words[0]), words[1].strip() if len(words) > 1 else "")
 
 
-class _Growing:
-    """A record while its lines come in."""
+class _RecordBuilder:
+    """A record under construction, line by line."""
 
     def __init__(self, path: Path, header: _Header):
         self.path, self.header = path, header
         self.codes, self.runs = bytearray(), []
-        self.upper = False  # whether an upper-case letter is in it
+        self.upper = False  # whether it contains an upper-case letter
 
     def add(self, text: bytes, line: int) -> None:
-        """Takes in a stretch of sequence that begins on `line`."""
+        """Appends a block of sequence that begins on `line`."""
         letters = text.translate(None, _BLANKS)
         codes = letters.translate(CODES)
         if OUTSIDE in codes:
@@ -144,10 +152,10 @@ class _Growing:
         self.codes += codes
 
     def finish(self, masks: bool) -> Sequence:
-        """The whole record; `masks` says that lower case is known to mark repeats in its file."""
+        """Returns the complete record; with `masks`, lower case is known to mark repeats in its file."""
         codes = np.frombuffer(self.codes, np.uint8)
         runs = np.concatenate([np.zeros((0, 2), np.int64), *self.runs])
-        joins = np.flatnonzero(runs[1:, 0] == runs[:-1, 1])  # a run over the border of two stretches
+        joins = np.flatnonzero(runs[1:, 0] == runs[:-1, 1])  # a run that continues in the next block
         runs = np.column_stack([np.delete(runs[:, 0], joins + 1), np.delete(runs[:, 1], joins)])
         lower_case = runs if masks else soft_masked(runs, len(codes))
         return Sequence(self.header.name, self.header.description, codes, lower_case)
@@ -158,15 +166,16 @@ class _Growing:
             at = letters.translate(CODES).find(OUTSIDE)
             if at >= 0:
                 letter = letters[at : at + 1].decode("latin-1")
-                raise DataError(
-                    f"{self.path}: line {number}: record {self.header.name}: {letter!r} is no nucleotide letter "
-                    f"({_IUPAC.decode()}, in either case); give DNA without gaps"
-                )
+                raise FormatError(
+                    f"is not a nucleotide letter ({_IUPAC.decode()}, in either case)",
+                    file=self.path, line=number, record=self.header.name, field="base", value=letter,
+                    remedy="give DNA without gaps",
+                )  # fmt: skip
 
 
 def soft_masked(lower_case: np.ndarray, length: int) -> np.ndarray:
-    """The lower-case runs, int64 [runs, 2], of a sequence of `length` letters that mark repeats: all, or none.
+    """The lower-case runs, int64 [runs, 2], that mark repeats in a sequence of `length` letters: all of them or none.
 
-    A sequence in lower case throughout masks nothing: some writers use one case for all, as GenBank's ORIGIN does.
+    A sequence that is entirely lower case is not masked: some writers use a single case, as in GenBank's ORIGIN.
     """
     return lower_case[:0] if len(lower_case) == 1 and lower_case[0, 1] - lower_case[0, 0] == length else lower_case

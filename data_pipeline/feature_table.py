@@ -1,8 +1,8 @@
-"""The feature table of a GenBank record, read by its columns: kinds in column 6, locations and qualifiers in column 22.
+"""Parses the feature table of a GenBank record by its columns: kinds in 6, locations and qualifiers in 22.
 
-gb-io reads a table by its words alone: a quote, a slash or a column that is wrong costs it what follows, and of a
-location it takes what it can read, without an error. So the table is read here, strictly, with its plain locations,
-and gb-io is asked for the others.
+gb-io parses a table by its words alone: after a wrong quote, slash or column it loses what follows, and of a location
+it keeps what it can parse, without an error. So this module parses the table strictly, including its plain locations,
+and gb-io parses the other locations.
 """
 
 import functools
@@ -10,14 +10,13 @@ import re
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from data_pipeline.errors import DataError
-from data_pipeline.stream import one_line
+from data_pipeline.errors import DOWNLOAD_AGAIN, FormatError, one_line
 
-_OPENING = b"\n                     /"  # of each qualifier but the first
+_OPENING = b"\n                     /"  # starts each qualifier but the first
 
 
 def _row(continued: bytes) -> re.Pattern:
-    """A feature's lines; `continued` is what the lines of a quoted value begin with."""
+    """Matches a feature's lines; `continued` matches the start of each further line of a quoted value."""
     value = rb'"[^"\n]*+(?:(?:""|\n(?:' + continued + rb'|(?=\n)))[^"\n]*+)*+"[ \t]*\n'
     bare_value = rb'[^\s"][^\n]*+\n(?: {21}[^/\s][^\n]*+\n)*+'
     qualifier = rb' {21}/[^\s="/]+(?:=(?:' + value + rb"|" + bare_value + rb")|[ \t]*\n)"
@@ -33,46 +32,47 @@ _UNCERTAIN = re.compile(rb"one-of\(\d[^()\n]{0,60}\)|\(\d{1,15}\.\d{1,15}\)")
 
 
 class Row(NamedTuple):
-    """A feature as it stands: its kind, its location, and the lines of its qualifiers."""
+    """A feature as written: its kind, its location, and the lines of its qualifiers."""
 
     kind: str
     location: bytes
     qualifiers: bytes
-    slashed: bool  # a line inside a quoted value opens with a slash, as qualifiers do
+    slashed: bool  # a line inside a quoted value starts with a slash, as qualifiers do
 
 
-def read(where: str, header: bytes) -> tuple[list[Row], int, int]:
-    """The rows of a record's table, and from where to where they stand in its header, what is above ORIGIN.
+def read(header: bytes) -> tuple[list[Row], int, int]:
+    """The rows of a record's table, and the start and end of the table in `header`, the record's text above ORIGIN.
 
-    Lines end in a line feed alone. Raises DataError with the line from which on the table cannot be read.
+    Lines end in a line feed alone. Raises FormatError, without file and record, with the first line (`value`) that
+    cannot be parsed.
     """
     found, at = [], header.find(b"\nFEATURES ")
     if at < 0:
         if b"\n     source  " in header:
-            raise DataError(f"{where}: features without a FEATURES line before them; fetch it again")
+            raise FormatError("features without a FEATURES line before them", field="FEATURES", remedy=DOWNLOAD_AGAIN)
         return found, len(header), len(header)
     begin = at = header.find(b"\n", at + 1) + 1
     while match := _ROW.match(header, at):
-        if header[match.end() : match.end() + 21].isspace():  # it ended before the feature does
+        if header[match.end() : match.end() + 21].isspace():  # the match ended before the feature
             match = _SLASHED_ROW.match(header, at) or match
         kind, location, lines = match.groups()
         found.append(Row(kind.decode("utf-8", "replace"), location, lines, match.re is _SLASHED_ROW))
         at = match.end()
     if header[at : at + 1].isspace():
         line = one_line(header[at:].lstrip()[:80].split(b"\n")[0].decode("utf-8", "replace"))
-        raise DataError(
-            f"{where}: its feature table goes wrong at {line!r}: out of its columns, or a quote that does not close; "
-            "fetch it again"
-        )
+        raise FormatError(
+            "cannot be parsed: it is out of its columns, or a quote is not closed",
+            field="feature table line", value=line, remedy=DOWNLOAD_AGAIN,
+        )  # fmt: skip
     return found, begin, at
 
 
 def qualifiers(row: Row, wanted: Collection[str] | None = None) -> dict[str, tuple[str, ...]]:
-    """The qualifiers of a feature, those `wanted`, with all their values; wrapped ones are joined by blanks."""
+    """The qualifiers of a feature (only those `wanted`) with all their values; wrapped lines are joined by blanks."""
     if row.slashed or wanted is None:
         found = _all(row.qualifiers)
     else:
-        found = _those(frozenset(wanted)).findall(b"\n" + row.qualifiers)
+        found = _selected(frozenset(wanted)).findall(b"\n" + row.qualifiers)
     values: dict[str, tuple[str, ...]] = {}
     for key, quoted, bare in found:
         value = quoted or bare
@@ -87,15 +87,15 @@ def qualifiers(row: Row, wanted: Collection[str] | None = None) -> dict[str, tup
 
 
 @functools.cache
-def _those(wanted: frozenset[str]) -> re.Pattern:
-    """Finds the key and the value, quoted or bare, of some qualifiers: much faster than to look at each."""
+def _selected(wanted: frozenset[str]) -> re.Pattern:
+    """Matches the key and the value, quoted or bare, of some qualifiers: much faster than parsing each qualifier."""
     keys = b"|".join(re.escape(name.encode()) for name in sorted(wanted))
     bare = rb"[^\n]*(?:\n {21}[^/\s][^\n]*)*"
     return re.compile(rb"\n {21}/(" + keys + rb')(?:="([^"]*(?:""[^"]*)*)"|=(' + bare + rb"))?[ \t]*(?=\n)")
 
 
 def _all(lines: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """The same of every qualifier, also where a line of a quoted value opens with a slash."""
+    """Yields the same of every qualifier, also where a line of a quoted value starts with a slash."""
     parts = iter(lines[22:].split(_OPENING))
     for part in parts:
         while part.count(b'"') % 2:
@@ -118,7 +118,7 @@ def plain(location: bytes) -> tuple[int, int, int] | None:
 
 
 def is_location(text: bytes) -> bool:
-    """Whether a location, as it stands in a table, is one."""
+    """Whether the text of a location is valid."""
     if b"\n" in text:
         text = re.sub(rb"\s*\n\s*", b"", text)
     text = _SPAN.sub(b"@", text.strip()) if b"@" not in text else b""
@@ -131,15 +131,15 @@ def is_location(text: bytes) -> bool:
 
 
 def certain(location: bytes) -> bytes:
-    """A location with its uncertain positions, `(3.5)..7` and `3..one-of(5,7)`, made plain by their outermost base.
+    """Replaces the uncertain positions of a location, `(3.5)..7` and `3..one-of(5,7)`, by their outermost base.
 
-    gb-io reads them as other records or as the wrong span. They stand in old records only.
+    gb-io takes them for other records or returns the wrong span. Only old records contain them.
     """
 
     def outermost(match: re.Match) -> bytes:
         numbers = [int(number) for number in re.findall(rb"\d+", match.group())]
         if b".." in match.group():
-            return match.group()  # one-of() over whole spans, whose outer span gb-io gets right
+            return match.group()  # one-of() of whole spans: gb-io returns the correct outer span
         if location[match.end() : match.end() + 2] == b"..":
             return b"%d" % min(numbers)
         if location[: match.start()].endswith(b".."):

@@ -27,7 +27,7 @@ DIVISIONS = {
 TAXA = tuple(DIVISIONS.values())
 
 
-class Part(NamedTuple):
+class Segment(NamedTuple):
     """A piece of a location, 0-based half-open on its record; `start` > `end` or bounds outside it are as written."""
 
     start: int
@@ -44,7 +44,7 @@ class Feature(NamedTuple):
     """
 
     kind: str
-    parts: tuple[Part, ...]
+    segments: tuple[Segment, ...]
     qualifiers: dict[str, tuple[str, ...]]
     gene_id: str | None = None
 

@@ -1,8 +1,8 @@
-"""GFF3 and GTF files with their FASTA, one sequence at a time: the same records as GenBank's.
+"""Reads GFF3 and GTF files with their FASTA, one sequence at a time, into the same records as `genbank`.
 
-The annotation is read once and its wanted lines are put down, unpacked, in a scratch file; then the FASTA is streamed,
-and each sequence's lines are read back. So the two files may be in any order, and memory holds one sequence.
-What the rows mean, and how they become features, is in `gff_features`.
+The annotation is read once, and the lines that are needed are written decompressed to a scratch file. Then the FASTA is
+streamed, and the lines of each sequence are read back. So the two files may be in any order, and only one sequence is in
+memory. `gff_features` interprets the rows and builds features from them.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from data_pipeline import fasta, gff_features, stream
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, FormatError, MismatchError, PairingError, one_line
 from data_pipeline.genome import Record
 from data_pipeline.gff_features import Row
 
@@ -33,7 +33,8 @@ GENOME_TAXA = {
 _GTF_ATTRIBUTES = re.compile(rb"\s*\w+\s+[^=\s]")
 _GTF_PAIR = re.compile(r'([^\s;"]+)\s+(?:"([^"]*)"|([^\s;"]+))')
 _COLUMNS = 9
-_DIGITS = 30  # of a start and an end together; Python reads no number of thousands of digits
+_OTHER_FASTA = "give the FASTA that it annotates"
+_DIGITS = 30  # at most, of a start and an end together: Python refuses to parse thousands of digits
 
 
 def read(
@@ -43,23 +44,30 @@ def read(
     scratch: str | Path,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Record]:
-    """The records of a GFF3 or GTF file and its FASTA (None: the file's own `##FASTA` section), in the FASTA's order.
+    """Yields the records of a GFF3 or GTF file and its FASTA (None: the file's `##FASTA` section) in FASTA order.
 
     Sequences that the annotation names and the FASTA lacks come last, without bases and features. `kinds` limits the
-    features by their GenBank kind, as in `genbank.read`; `scratch` is an empty folder on disk; `progress` is called
-    with the number of file bytes read since the last call. Raises DataError, with file and line, for rows without nine
-    columns, positions that are no numbers, before 1, out of order or past the sequence's end (but over the origin of
-    a circle), a strand or phase that is none, and a feature that is its own ancestor; for two files with no sequence
-    in common; and whatever `fasta.read` refuses.
+    features by their GenBank kind, as in `genbank.read`. `scratch` is an empty folder on disk. `progress` is called with
+    the number of bytes of the files read since the last call.
+
+    Raises:
+      FormatError: with file and line: a row without nine columns; a start or end that is not a number, is below 1, is
+        out of order or exceeds the sequence (except across the origin of a circular one); an invalid strand or phase;
+        a feature that is its own ancestor.
+      MismatchError: the annotation and the FASTA have no sequence in common, or contradict each other.
+      PairingError: there is no FASTA.
+      FileError, DamagedFileError, FormatError: as `fasta.read`.
     """
     annotation, scratch = Path(annotation), Path(scratch)
     progress = progress or (lambda count: None)
     index = _Index(annotation, kinds, scratch, progress)
     if not index.names:
-        raise DataError(f"{annotation}: no row in it; give a GFF3 or GTF file")
+        raise FormatError("contains no rows", file=annotation, remedy="give a GFF3 or GTF file")
     if sequence is None:
         if not index.fasta.exists():
-            raise DataError(f"{annotation}: no `##FASTA` section in it and no FASTA beside it; name one in a manifest")
+            raise PairingError(
+                "has no `##FASTA` section, and no FASTA was given", file=annotation, remedy="name one in a manifest"
+            )
         sequence, advance = index.fasta, lambda count: None
     else:
         advance = progress
@@ -68,24 +76,28 @@ def read(
         for found in fasta.read(sequence, advance):
             name = index.find(found.name)
             if used.setdefault(name, found.name) != found.name:
-                raise DataError(f"{sequence}: {used[name]!r} and {found.name!r} are both {name!r} in {annotation}")
+                raise MismatchError(
+                    f"and {used[name]!r} are both {name!r} in {annotation}", file=sequence, field="sequence",
+                    value=found.name, remedy="rename one",
+                )  # fmt: skip
             yield _record(index, name, found, kinds)
     except DataError as error:
-        if sequence != index.fasta:
-            raise
-        raise DataError(str(error).replace(str(index.fasta), f"{annotation}: its ##FASTA section")) from None
+        if error.file == index.fasta:
+            error.file, error.section = annotation, "##FASTA section"
+        raise
     if not any(name in index.names for name in used):
-        raise DataError(
-            f"{annotation}: none of its sequences ({', '.join(list(index.names)[:3])}, …) is in {sequence} "
-            f"({', '.join(list(used)[:3])}, …); give the FASTA that it annotates"
-        )
+        raise MismatchError(
+            f"none of its sequences ({', '.join(list(index.names)[:3])}, …) is in {sequence} "
+            f"({', '.join(list(used)[:3])}, …)",
+            file=annotation, remedy=_OTHER_FASTA,
+        )  # fmt: skip
     for name in index.names:
         if name not in used:
             yield _record(index, name, None, kinds)
 
 
 def has_sequences(path: str | Path) -> bool:
-    """Whether an annotation file holds a `##FASTA` section; reads it until there."""
+    """Whether an annotation file has a `##FASTA` section; reads the file up to that section."""
     before = b"\n"
     for chunk in stream.chunks(Path(path), lambda count: None):
         before = before[-8:] + chunk
@@ -95,10 +107,10 @@ def has_sequences(path: str | Path) -> bool:
 
 
 class _Index:
-    """Where each sequence's rows lie in the scratch file.
+    """The byte ranges of each sequence's rows in the scratch file.
 
-    `names` maps a sequence's name to the (start, end) ranges of its lines, in the file's order; `lengths` to its
-    length in bases where a `##sequence-region` tells, else to its last row's end.
+    `names` maps a sequence's name to the (start, end) ranges of its lines, in file order. `lengths` maps it to the
+    length in bases that its `##sequence-region` gives.
     """
 
     def __init__(self, path: Path, kinds: Collection[str] | None, scratch: Path, progress: Callable[[int], None]):
@@ -109,11 +121,11 @@ class _Index:
         with open(self.rows, "wb") as rows:
             self._fill(kinds, rows, progress)
         self._aliases: dict[str, str | None] = {}
-        for name in self.names:  # None: two names of the annotation have this one alias
+        for name in self.names:  # None: two names of the annotation share this alias
             self._aliases[_alias(name)] = None if _alias(name) in self._aliases else name
 
     def find(self, name: str) -> str:
-        """The annotation's name of a FASTA record: the same, or with or without `chr`; else the FASTA's own."""
+        """The annotation's name of a FASTA record: the same name, or it with or without `chr`; else the FASTA's own."""
         if name in self.names:
             return name
         return self._aliases.get(_alias(name)) or name
@@ -130,12 +142,15 @@ class _Index:
             columns = line.split(b"\t", 3)
             if len(columns) < 4 or columns[3].count(b"\t") != _COLUMNS - 4:
                 count = line.count(b"\t") + 1
-                raise DataError(f"{self.path}: line {number}: {count} columns where GFF3 and GTF have {_COLUMNS}")
+                raise FormatError(
+                    f"must be {_COLUMNS}, separated by tabs",
+                    file=self.path, line=number, field="number of columns", value=count,
+                )  # fmt: skip
             name, _, kind, rest = columns
             if name != last:
                 if name not in encoded:
                     if not name.strip():
-                        raise DataError(f"{self.path}: line {number}: no sequence name in the first column")
+                        raise FormatError("is empty", file=self.path, line=number, field="sequence name")
                     encoded[name] = fasta.accession(unquote(_text(name)))
                 last, ranges = name, self.names.setdefault(encoded[name], [])
             if self.gtf is None and (attributes := line.rsplit(b"\t", 1)[1]).strip() not in (b"", b"."):
@@ -159,13 +174,13 @@ class _Index:
     def _sequence_region(self, number: int, line: bytes) -> None:
         words = _text(line).split()
         if len(words) != 4 or not (words[2].isdecimal() and words[3].isdecimal()) or len(words[3]) > _DIGITS:
-            raise DataError(f"{self.path}: line {number}: a ##sequence-region is a name, a start and an end")
+            raise FormatError("must have a name, a start and an end", file=self.path, line=number, field=words[0])
         name = fasta.accession(unquote(words[1]))
         self.names.setdefault(name, [])
         self.lengths[name] = int(words[3])
 
     def read_rows(self, name: str) -> Iterator[Row]:
-        """The rows of a sequence, in the file's order."""
+        """Yields the rows of a sequence in file order."""
         if not self.names.get(name):
             return
         attributes = _gtf_attributes if self.gtf else _gff_attributes
@@ -179,14 +194,12 @@ class _Index:
                     number, _, _, kind, first, last, _, strand, phase, text = line[:-1].split(b"\t")
                     whole = first.isdigit() and last.isdigit() and len(first + last) <= _DIGITS
                     if not (whole and 1 <= int(first) <= int(last)):
-                        where = stream.one_line(f"{first.decode('latin-1')}..{last.decode('latin-1')}")
-                        raise DataError(f"{self.path}: line {int(number)}: {where} is no start and end from 1 on")
+                        interval = one_line(f"{first.decode('latin-1')}..{last.decode('latin-1')}")
+                        raise self._invalid(number, "start..end", interval, "must be numbers with 1 <= start <= end")
                     if strand not in _STRANDS:
-                        shown = stream.one_line(strand.decode("latin-1"))
-                        raise DataError(f"{self.path}: line {int(number)}: strand {shown!r} is not one of + - .")
+                        raise self._invalid(number, "strand", strand.decode("latin-1"), "must be one of + - .")
                     if phase not in _PHASES:
-                        shown = stream.one_line(phase.decode("latin-1"))
-                        raise DataError(f"{self.path}: line {int(number)}: phase {shown!r} is not one of 0 1 2 .")
+                        raise self._invalid(number, "phase", phase.decode("latin-1"), "must be one of 0 1 2 .")
                     yield Row(
                         int(number),
                         _text(kind),
@@ -197,8 +210,11 @@ class _Index:
                         attributes(_text(text)),
                     )
 
+    def _invalid(self, number: bytes, field: str, value: str, problem: str) -> FormatError:
+        return FormatError(problem, file=self.path, line=int(number), field=field, value=value)
 
-_STRANDS = {b"+": 1, b"-": -1, b".": 1}  # without a strand: read as it stands
+
+_STRANDS = {b"+": 1, b"-": -1, b".": 1}  # without a strand: read as the forward strand
 _PHASES = (b"0", b"1", b"2", b".")
 
 
@@ -210,10 +226,10 @@ def _record(index: _Index, name: str, found: fasta.Sequence | None, kinds: Colle
             if row.attributes.get("Is_circular") == "true":
                 circular = True
                 if length is not None and (row.start, row.end) != (0, length):
-                    raise DataError(
-                        f"{index.path}: line {row.line}: {name} is a circle of {row.end - row.start} bases here and "
-                        f"has {length} in the FASTA; give the FASTA that it annotates"
-                    )
+                    raise MismatchError(
+                        f"is a circular sequence of {row.end - row.start} bases here and has {length} in the FASTA",
+                        file=index.path, line=row.line, field="sequence", value=name, remedy=_OTHER_FASTA,
+                    )  # fmt: skip
             taxon = taxon or GENOME_TAXA.get(row.attributes.get("genome", "").split(":")[0])
             for reference in row.attributes.get("Dbxref", "").split(","):
                 if reference.startswith("taxon:"):
@@ -225,10 +241,10 @@ def _record(index: _Index, name: str, found: fasta.Sequence | None, kinds: Colle
     else:
         for row in rows:
             if row.end > length and not (circular and row.start < length and row.end - length <= row.start):
-                raise DataError(
-                    f"{index.path}: line {row.line}: ends at {row.end}, past the {length} bases of {found.name}, "
-                    "which no region row calls circular; give the FASTA that it annotates"
-                )
+                raise MismatchError(
+                    f"exceeds the {length} bases of {found.name}, and no region row declares it circular",
+                    file=index.path, line=row.line, field="end", value=row.end, remedy=_OTHER_FASTA,
+                )  # fmt: skip
         codes, lower_case, declared = found.codes, found.lower_case, length
         build = gff_features.from_gtf if index.gtf else gff_features.from_gff
         features = build(index.path, rows, length, kinds)
@@ -248,7 +264,7 @@ def _record(index: _Index, name: str, found: fasta.Sequence | None, kinds: Colle
 
 
 def _lines(path: Path, progress: Callable[[int], None], sequences: Path) -> Iterator[bytes]:
-    """The lines of the annotation, without their ends; what follows `##FASTA` goes to the file `sequences`."""
+    """Yields the lines of the annotation without line ends; writes what follows `##FASTA` to the file `sequences`."""
     chunks, held = stream.chunks(path, progress), b""
     for chunk in itertools.chain(chunks, (b"\n",)):
         lines = (held + chunk).split(b"\n")
@@ -287,6 +303,6 @@ def _text(value: bytes) -> str:
 
 
 def _alias(name: str) -> str:
-    """`1` for `chr1` and `1`; `M` for `chrM` and `MT`."""
+    """The common form of a chromosome name: `1` for `chr1` and `1`, `M` for `chrM` and `MT`."""
     short = name[3:] if name[:3].lower() == "chr" else name
     return "M" if short.upper() == "MT" else short

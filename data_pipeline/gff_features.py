@@ -1,7 +1,7 @@
-"""What the rows of GFF3 and GTF mean in GenBank's terms, and how they become features.
+"""Translates the rows of GFF3 and GTF files into features with GenBank's kinds and qualifiers.
 
-Rows that share an ID are one feature of several parts. A feature belongs to the gene that its Parents lead up to; one
-that leads up to several is given once for each. In GTF, gene_id and transcript_id take the place of ID and Parent.
+Rows that share an ID are one feature of several segments. A feature belongs to the gene found by following its Parents;
+a feature with several such genes is returned once for each. In GTF, gene_id and transcript_id replace ID and Parent.
 """
 
 import collections
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from data_pipeline.errors import DataError
-from data_pipeline.genome import Feature, Part
+from data_pipeline.errors import FormatError
+from data_pipeline.genome import Feature, Segment
 
-DROP, KEEP, LINK = range(3)  # LINK: kept for its ID and Parent, where it has both
+DROP, KEEP, LINK = range(3)  # LINK: kept for its ID and Parent, if it has both
 _LANDMARKS = """
     region chromosome supercontig scaffold contig plasmid mitochondrial_chromosome chloroplast_chromosome
     nuclear_chromosome linear_chromosome circular_chromosome primary_assembly databank_entry
@@ -33,7 +33,7 @@ _REGULATORY = """
     minus_35_signal
 """
 LANDMARKS = frozenset(_LANDMARKS.split())
-# GenBank's kinds by the row's type, or by a biotype where the type is `transcript`.
+# GenBank's kinds by the row's type, or by a biotype if the type is `transcript`.
 RNA = {
     **dict.fromkeys(("mRNA", "protein_coding", "NMD_transcript_variant"), "mRNA"),
     **dict.fromkeys(("tRNA", "Mt_tRNA"), "tRNA"),
@@ -60,7 +60,7 @@ _EXONS = frozenset(("exon", *_UTRS))
 _MAX_LEVELS = 50
 _NEVER = frozenset(("intron", "start_codon", "Selenocysteine", "transcript_region", "match_part", "exon_junction"))
 _BIOTYPES = ("transcript_biotype", "transcript_type", "biotype", "gene_biotype", "gene_type")
-# Qualifiers that stand in both formats under one name.
+# Qualifiers that have the same name in both formats.
 _SAME = ("locus_tag", "product", "transl_table", "protein_id", "pseudogene")
 ATTRIBUTES = frozenset(
     ("ID", "Parent", "Name", "gene", "gene_name", "gene_id", "transcript_id", "locus", "part", "Is_circular", "genome")
@@ -68,7 +68,7 @@ ATTRIBUTES = frozenset(
 
 
 class Row(NamedTuple):
-    """A row: 0-based half-open on its sequence (`end` over the length: over the origin); attributes as written."""
+    """A row: 0-based half-open on its sequence (`end` beyond the length: across the origin); attributes as written."""
 
     line: int
     kind: str
@@ -85,11 +85,11 @@ def is_gene(kind: str) -> bool:
 
 
 def wanted_types(kinds: Collection[str] | None, gtf: bool) -> Callable[[str], int]:
-    """A function of a row's type that says what to do with it, for the GenBank `kinds` asked for (None: all)."""
+    """Returns a function that maps a row's type to an action, for the GenBank `kinds` wanted (None: all)."""
     every = kinds is None
     genes = every or any(kind != "regulatory" for kind in kinds)
     coded = every or bool({"gene", "CDS", "mRNA", "misc_RNA"} & set(kinds))
-    exons = every or gtf or "mRNA" in kinds  # a GTF's genes may have no other rows
+    exons = every or gtf or "mRNA" in kinds  # a GTF may describe a gene by its exons alone
 
     def action(kind: str) -> int:
         if kind in LANDMARKS:
@@ -108,13 +108,13 @@ def wanted_types(kinds: Collection[str] | None, gtf: bool) -> Callable[[str], in
 
 
 def from_gff(path: Path, rows: list[Row], length: int, kinds: Collection[str] | None) -> tuple[Feature, ...]:
-    """The features of one sequence of `length` bases from its GFF3 rows, in their order; `path` is for errors."""
+    """The features of one sequence of `length` bases from its GFF3 rows, in row order; `path` is for error messages."""
     parents = {row.line: _parents(row) for row in rows}
     return _Builder(path, rows, parents, length, kinds).features()
 
 
 def from_gtf(path: Path, rows: list[Row], length: int, kinds: Collection[str] | None) -> tuple[Feature, ...]:
-    """The features of one sequence from its GTF rows: genes and transcripts without a row of their own get one."""
+    """The features of one sequence from its GTF rows; adds rows for genes and transcripts that have none."""
     parents = {}
     for row in rows:
         gene, transcript = row.attributes.get("gene_id", ""), row.attributes.get("transcript_id", "")
@@ -124,7 +124,10 @@ def from_gtf(path: Path, rows: list[Row], length: int, kinds: Collection[str] | 
             row.attributes["ID"] = gene
             parents[row.line] = ()
         elif not gene:
-            raise DataError(f"{path}: line {row.line}: a {row.kind} row without gene_id; give each row of a GTF one")
+            raise FormatError(
+                f"is missing in this {row.kind} row", file=path, line=row.line, field="gene_id",
+                remedy="give every row of a GTF file a gene_id",
+            )  # fmt: skip
         elif row.kind in RNA and transcript:
             row.attributes["ID"] = "\t" + transcript  # genes and transcripts may have the same name
             parents[row.line] = (gene,)
@@ -136,7 +139,7 @@ def from_gtf(path: Path, rows: list[Row], length: int, kinds: Collection[str] | 
 
 
 def _supply(rows: list[Row], parents: dict, key: Callable[[Row], str | None], kind: str, has_row: Callable) -> None:
-    """Adds a row of type `kind`, the outer span on each strand, for every key that no row of that type has."""
+    """Adds a row of type `kind`, the outer span on each strand, for every key without a row of that type."""
     present = {key(row) for row in rows if has_row(row.kind)}
     groups = collections.defaultdict(list)
     for row in rows:
@@ -146,14 +149,14 @@ def _supply(rows: list[Row], parents: dict, key: Callable[[Row], str | None], ki
         first = group[0]
         gene = kind == "gene"
         kept = {k: v for k, v in first.attributes.items() if k not in ("product", "protein_id", "ID")}
-        line = min(parents) - number if parents else -number  # no line of the file
+        line = min(parents) - number if parents else -number  # not a line of the file
         start, end = min(row.start for row in group), max(row.end for row in group)
         rows.append(Row(line, kind, start, end, strand, ".", {**kept, "ID": name if gene else "\t" + name}))
         parents[line] = () if gene else (first.attributes["gene_id"],)
 
 
 class _Builder:
-    """The rows of one sequence, tied together by their IDs."""
+    """Builds the features of one sequence from its rows, linked by their IDs."""
 
     def __init__(self, path: Path, rows: list[Row], parents: dict, length: int, kinds: Collection[str] | None):
         self.path, self.rows, self.parents, self.length, self.kinds = path, rows, parents, length, kinds
@@ -165,23 +168,23 @@ class _Builder:
             if row.kind in _CODED or row.kind in _EXONS:
                 for parent in parents[row.line]:
                     self.children[parent].append(row)
-        self._above: dict[str, tuple[str, ...]] = {}
+        self._genes_of: dict[str, tuple[str, ...]] = {}
         self.pseudo = {
-            gene for row in rows if is_gene(row.kind) and _says_pseudo(row) for gene in self._pseudo_genes(row)
+            gene for row in rows if is_gene(row.kind) and _is_pseudo(row) for gene in self._pseudo_genes(row)
         }
 
     def features(self) -> tuple[Feature, ...]:
-        """All features of the kinds asked for."""
+        """All features of the kinds wanted."""
         found = []
         for kind, rows in self._groups():
             if self.kinds is None or kind in self.kinds:
                 genes = (self._gene_id(rows[0]),) if kind == "gene" else self._genes(rows[0]) or (None,)
-                parts = self._parts(kind, rows)
-                found += [Feature(kind, parts, self._qualifiers(kind, rows, gene), gene) for gene in genes]
+                segments = self._segments(kind, rows)
+                found += [Feature(kind, segments, self._qualifiers(kind, rows, gene), gene) for gene in genes]
         return tuple(found)
 
     def _groups(self) -> Iterator[tuple[str, list[Row]]]:
-        """The rows of each feature, with its GenBank kind."""
+        """Yields the GenBank kind and the rows of each feature."""
         groups: dict[object, list[Row]] = collections.defaultdict(list)
         coded: dict[str, list[object]] = collections.defaultdict(list)
         for row in self.rows:
@@ -208,7 +211,7 @@ class _Builder:
             yield key[0], rows
 
     def _join_numbered(self, parent: str, keys: list[object], groups: dict) -> None:
-        """Joins a transcript's CDS rows where each has an ID of its own and none overlap: pieces that are numbered."""
+        """Joins a transcript's CDS rows if each has its own ID and none overlap: then the IDs number the CDS's exons."""
         if len(keys) < 2 or any(is_gene(row.kind) for row in self.by_id[parent]) or parent not in self.by_id:
             return
         rows = [row for key in keys for row in groups.get(key, ())]
@@ -222,7 +225,7 @@ class _Builder:
             del groups[key]
 
     def _kind(self, row: Row) -> str | None:
-        """A row's GenBank kind; None for one that has none of ours."""
+        """A row's GenBank kind; None if it has none that is used here."""
         if row.kind == "CDS":
             return "CDS"
         if row.kind in REGULATORY:
@@ -238,53 +241,55 @@ class _Builder:
         if biotype.endswith("pseudogene"):
             return None
         kind = RNA.get(biotype, "misc_RNA")
-        return "misc_RNA" if kind == "mRNA" else kind  # of a coding gene, but it codes for nothing itself
+        return "misc_RNA" if kind == "mRNA" else kind  # a transcript of a coding gene that has no CDS itself
 
     def _genes(self, row: Row) -> tuple[str, ...]:
-        """The IDs of the genes that a row's Parents lead up to."""
+        """The IDs of the genes found by following a row's Parents."""
         parents = self.parents[row.line]
         if len(parents) == 1:
-            return self._upwards(parents[0], ())
-        return tuple(dict.fromkeys(gene for parent in parents for gene in self._upwards(parent, ())))
+            return self._ancestor_genes(parents[0], ())
+        return tuple(dict.fromkeys(gene for parent in parents for gene in self._ancestor_genes(parent, ())))
 
-    def _upwards(self, name: str, below: tuple[str, ...]) -> tuple[str, ...]:
-        """The genes that the feature `name` is or leads up to; `below` it stand those that led here."""
-        if name not in self._above:
+    def _ancestor_genes(self, name: str, below: tuple[str, ...]) -> tuple[str, ...]:
+        """The genes that the feature `name` is or belongs to; `below` are the features followed to reach it."""
+        if name not in self._genes_of:
             row = next(iter(self.by_id.get(name, ())), None)
             if name in below or len(below) > _MAX_LEVELS:
-                fault = "is its own ancestor" if name in below else f"stands over {_MAX_LEVELS} levels deep"
-                raise DataError(f"{self.path}: line {row.line}: {name} {fault} by Parent")
+                fault = (
+                    "is its own ancestor" if name in below else f"has descendants more than {_MAX_LEVELS} levels deep"
+                )
+                raise FormatError(f"{fault} by Parent", file=self.path, line=row.line, field="ID", value=name)
             if row is None:
                 genes = ()
             elif is_gene(row.kind) and not (row.kind.endswith("pseudogene") and self.parents[row.line]):
                 genes = (name,)
             else:
-                higher = (self._upwards(parent, (*below, name)) for parent in self.parents[row.line])
+                higher = (self._ancestor_genes(parent, (*below, name)) for parent in self.parents[row.line])
                 genes = tuple(dict.fromkeys(itertools.chain.from_iterable(higher)))
-            self._above[name] = genes
-        return self._above[name]
+            self._genes_of[name] = genes
+        return self._genes_of[name]
 
     def _gene_id(self, row: Row) -> str:
         return row.attributes.get("ID") or f"line {row.line}"
 
     def _pseudo_genes(self, row: Row) -> tuple[str, ...]:
-        """The genes that a pseudogene's row speaks of: those above it, else itself."""
+        """The genes that a pseudogene row marks: its ancestors, else itself."""
         return self._genes(row) or (self._gene_id(row),)
 
-    def _parts(self, kind: str, rows: list[Row]) -> tuple[Part, ...]:
+    def _segments(self, kind: str, rows: list[Row]) -> tuple[Segment, ...]:
         if kind == "mRNA":
             rows = self._exons(rows)
         elif kind == "CDS":
             rows = self._with_stop_codons(rows)
-        return tuple(part for row in self._ordered(rows) for part in self._unrolled(row))
+        return tuple(segment for row in self._ordered(rows) for segment in self._unrolled(row))
 
     def _exons(self, rows: list[Row]) -> list[Row]:
-        """The exon rows of a transcript; lacking those its coding and untranslated stretches, lacking those itself."""
+        """The exon rows of a transcript; without those its CDS and UTR rows, merged; without those its own rows."""
         children = self.children.get(rows[0].attributes.get("ID", ""), ())
-        return [row for row in children if row.kind == "exon"] or _joined(children) or rows
+        return [row for row in children if row.kind == "exon"] or _merged(children) or rows
 
     def _with_stop_codons(self, rows: list[Row]) -> list[Row]:
-        """A CDS with the stop codon that GTF keeps apart from it."""
+        """A CDS with its stop codon, which GTF gives in a row of its own."""
         whole = list(rows)
         for stop in (row for name in self.parents[rows[0].line] for row in self.children[name]):
             if stop.kind != "stop_codon" or any(row.start <= stop.start and stop.end <= row.end for row in rows):
@@ -294,7 +299,7 @@ class _Builder:
                     whole[at] = row._replace(start=min(row.start, stop.start), end=max(row.end, stop.end))
                     break
             else:
-                whole.append(stop)  # beyond an intron
+                whole.append(stop)  # on the other side of an intron
         return whole
 
     def _ordered(self, rows: list[Row]) -> list[Row]:
@@ -304,11 +309,11 @@ class _Builder:
         if len({row.strand for row in rows}) > 1 or _trans_spliced(rows[0]):
             if all("part" in row.attributes for row in rows):
                 return sorted(rows, key=lambda row: _part_number(row.attributes["part"]))
-            return rows  # as they stand
+            return rows  # in file order
         rows = sorted(rows, key=lambda row: (row.start, row.end))
         over = any(row.end > self.length for row in rows)
         if over or (rows[0].start == 0 and rows[-1].end == self.length and self._circular()):
-            # Over the origin of a circle: begin after the widest gap.
+            # Across the origin of a circle: start after the widest gap.
             gaps = [after.start - before.end for before, after in itertools.pairwise(rows)]
             turn = max(range(len(gaps)), key=gaps.__getitem__) + 1
             rows = rows[turn:] + rows[:turn]
@@ -317,12 +322,12 @@ class _Builder:
     def _circular(self) -> bool:
         return any(row.kind in LANDMARKS and row.attributes.get("Is_circular") == "true" for row in self.rows)
 
-    def _unrolled(self, row: Row) -> Iterable[Part]:
+    def _unrolled(self, row: Row) -> Iterable[Segment]:
         """A row's part; two where it runs over the origin."""
         if row.end <= self.length:
-            return (Part(row.start, row.end, row.strand),)
-        parts = (Part(row.start, self.length, row.strand), Part(0, row.end - self.length, row.strand))
-        return parts[:: row.strand]
+            return (Segment(row.start, row.end, row.strand),)
+        segments = (Segment(row.start, self.length, row.strand), Segment(0, row.end - self.length, row.strand))
+        return segments[:: row.strand]
 
     def _qualifiers(self, kind: str, rows: list[Row], gene: str | None) -> dict[str, tuple[str, ...]]:
         own, values = rows[0].attributes, {}
@@ -361,7 +366,7 @@ def _parents(row: Row) -> tuple[str, ...]:
     return tuple(parent for parent in row.attributes.get("Parent", "").split(",") if parent)
 
 
-def _says_pseudo(row: Row) -> bool:
+def _is_pseudo(row: Row) -> bool:
     values = row.attributes
     biotypes = (values.get(key, "") for key in ("biotype", "gene_biotype", "gene_type"))
     return (
@@ -381,8 +386,8 @@ def _part_number(text: str) -> int:
     return int(number) if number.isdecimal() and len(number) < 10 else 0
 
 
-def _joined(rows: Iterable[Row]) -> list[Row]:
-    """Rows that touch or overlap made one, strand by strand, by position."""
+def _merged(rows: Iterable[Row]) -> list[Row]:
+    """Merges rows that touch or overlap, strand by strand, by position."""
     whole: list[Row] = []
     for row in sorted(rows, key=lambda row: (row.strand, row.start, row.end)):
         if whole and whole[-1].strand == row.strand and row.start <= whole[-1].end:

@@ -17,7 +17,7 @@ from data_pipeline import fasta, file_names, genbank, gff, stream
 from data_pipeline.errors import DataError
 from data_pipeline.file_names import FASTA, FORMATS, GENBANK, GFF3, GenomeFile
 from data_pipeline.genome import TAXA, Record
-from data_pipeline.split import PARTS
+from data_pipeline.split import SPLITS
 
 _MANIFEST = ("sequence", "annotation", "taxon", "split")
 # Where several annotate the same sequences, the first of these formats that is there is read.
@@ -29,7 +29,7 @@ _DATASET = "gener_jax regions"  # records.FORMAT; that module loads far more tha
 class Input:
     """An annotation and its bases; either may be None, where the other says all.
 
-    `taxon` is a tag of `genome.TAXA` that replaces what the records say; `split` one of `split.PARTS` where it is
+    `taxon` is a tag of `genome.TAXA` that replaces what the records say; `split` one of `split.SPLITS` where it is
     fixed; `assembly` as `file_names.GenomeFile` has it: the FASTA's where only that is NCBI's, else the annotation's.
     """
 
@@ -55,12 +55,12 @@ def discover(paths: Sequence[str | Path], *, annotated: bool) -> tuple[list[Inpu
     which belong together, and where nothing is found.
     """
     folders: dict[Path, _Folder] = {}
-    left: list[str] = []
+    skipped: list[str] = []
     walked: dict[tuple[int, int], Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            for folder, names in _walk(path, walked, left):
-                folders.setdefault(folder, _Folder(folder)).walk(names, left)
+            for folder, names in _walk(path, walked, skipped):
+                folders.setdefault(folder, _Folder(folder)).walk(names, skipped)
         elif path.exists():
             if file_names.format_of(path) is None:
                 raise DataError(f"{path}: not known by its name ({' '.join(FORMATS)}, plain, .gz or .bgz); rename it")
@@ -70,10 +70,10 @@ def discover(paths: Sequence[str | Path], *, annotated: bool) -> tuple[list[Inpu
     inputs: dict[tuple[str, ...], Input] = {}
     spare: list[GenomeFile] = []
     for folder in folders.values():
-        for found in folder.inputs(annotated, left, spare):
+        for found in folder.inputs(annotated, skipped, spare):
             first = inputs.setdefault(_identity(found), found)
             if first.files != found.files:
-                left.append(_again(found.files[0], first.files[0]))
+                skipped.append(_again(found.files[0], first.files[0]))
     if sorted(file.annotates for file in spare) == [False, True]:  # two named files, from different folders
         found = _input(*sorted(spare, key=lambda file: not file.annotates))
         inputs.setdefault(_identity(found), found)
@@ -82,9 +82,9 @@ def discover(paths: Sequence[str | Path], *, annotated: bool) -> tuple[list[Inpu
     if not inputs:
         kinds = "GenBank, or GFF3 or GTF with FASTA" if annotated else "GenBank or FASTA"
         shown = ", ".join(map(str, paths)) or "no input"
-        because = f"; left out: {left[0]}" if left else ""
+        because = f"; left out: {skipped[0]}" if skipped else ""
         raise DataError(f"{shown}: nothing to read there ({kinds}, plain, .gz or .bgz){because}")
-    return list(inputs.values()), left
+    return list(inputs.values()), skipped
 
 
 def manifest(path: str | Path) -> list[Input]:
@@ -172,18 +172,18 @@ def _bare(sequence: fasta.Sequence) -> Record:
 
 def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Callable[[int], None]) -> Iterator[Record]:
     """GenBank records; those without bases take them from the FASTA, which is read when the first of them comes."""
-    places: dict[str, tuple[int, int, np.ndarray]] | None = None
+    offsets: dict[str, tuple[int, int, np.ndarray]] | None = None
     for record in found:
         if not len(record.codes) and record.declared_length:
-            if places is None:
-                places, at = {}, 0
+            if offsets is None:
+                offsets, at = {}, 0
                 with open(scratch / "codes", "wb") as codes:
                     for sequence in fasta.read(input.sequence, progress):
-                        places[sequence.name] = at, len(sequence.codes), sequence.lower_case
+                        offsets[sequence.name] = at, len(sequence.codes), sequence.lower_case
                         codes.write(sequence.codes)
                         at += len(sequence.codes)
-            if place := places.get(record.accession):
-                start, length, lower_case = place
+            if found_at := offsets.get(record.accession):
+                start, length, lower_case = found_at
                 if length != record.declared_length:
                     raise DataError(
                         f"{input.annotation}: record {record.accession}: {record.declared_length} bases by its LOCUS "
@@ -192,11 +192,11 @@ def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Call
                 codes = np.fromfile(scratch / "codes", np.uint8, length, offset=start)
                 record = dataclasses.replace(record, codes=codes, lower_case=lower_case)
         yield record
-    if places is None:
+    if offsets is None:
         progress(input.sequence.stat().st_size)  # not needed
 
 
-def _walk(folder: Path, walked: dict[tuple[int, int], Path], left: list[str]) -> Iterator[tuple[Path, list[str]]]:
+def _walk(folder: Path, walked: dict[tuple[int, int], Path], skipped: list[str]) -> Iterator[tuple[Path, list[str]]]:
     """A folder and those below it, with their files; `walked` gets each by device and inode, so that no link loops."""
 
     def fail(error: OSError) -> None:
@@ -218,7 +218,7 @@ def _walk(folder: Path, walked: dict[tuple[int, int], Path], left: list[str]) ->
             continue
         folders.clear()
         if what:
-            left.append(f"{path}/: {what}")
+            skipped.append(f"{path}/: {what}")
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -241,7 +241,7 @@ class _Folder:
         """Takes in a file that was named."""
         self.named.setdefault(os.path.realpath(path), path)
 
-    def walk(self, names: Sequence[str], left: list[str]) -> None:
+    def walk(self, names: Sequence[str], skipped: list[str]) -> None:
         """Takes in all files of the folder."""
         for path in (self.path / name for name in names):
             is_file = path.is_file()
@@ -249,17 +249,17 @@ class _Folder:
             if file_names.format_of(path) is None:
                 continue
             if not is_file:
-                left.append(f"{path}: {'a broken link' if path.is_symlink() else 'not a plain file'}")
+                skipped.append(f"{path}: {'a broken link' if path.is_symlink() else 'not a plain file'}")
             elif first != path:
-                left.append(_again(path, first))
+                skipped.append(_again(path, first))
 
-    def inputs(self, annotated: bool, left: list[str], spare: list[GenomeFile]) -> list[Input]:
-        """The files paired; `left` gets a line for each one left out, `spare` the named ones without a partner."""
+    def inputs(self, annotated: bool, skipped: list[str], spare: list[GenomeFile]) -> list[Input]:
+        """The files paired; `skipped` gets a line for each one left out, `spare` the named ones without a partner."""
         paths = [path for real, path in self.walked.items() if real not in self.named]
-        mine = [file_names.describe(path) for path in (*self.named.values(), *_originals(paths, left))]
+        mine = [file_names.describe(path) for path in (*self.named.values(), *_originals(paths, skipped))]
         beside = self._beside()
-        annotations = _preferred([file for file in mine if file.annotates], left)
-        sequences = _preferred([file for file in mine if not file.annotates], left)
+        annotations = _preferred([file for file in mine if file.annotates], skipped)
+        sequences = _preferred([file for file in mine if not file.annotates], skipped)
         others = _preferred([file for file in beside if not file.annotates])
         if annotated and not annotations:
             annotations = _preferred([file for file in beside if file.annotates])
@@ -291,7 +291,7 @@ class _Folder:
             if os.path.realpath(file.path) in self.named:
                 spare.append(file)
             elif file.path in own:
-                left.append(f"{file.path}: no {'FASTA' if file.annotates else 'annotation'} beside it")
+                skipped.append(f"{file.path}: no {'FASTA' if file.annotates else 'annotation'} beside it")
         return sorted((x for x in found if own.intersection(x.files)), key=lambda x: x.files[0].name)
 
     def _beside(self) -> list[GenomeFile]:
@@ -303,23 +303,23 @@ class _Folder:
         return [file_names.describe(path) for path in _originals(others, [])]
 
 
-def _originals(paths: Sequence[Path], left: list[str]) -> list[Path]:
+def _originals(paths: Sequence[Path], skipped: list[str]) -> list[Path]:
     """Those of a known format that are no extract of another, nor the packed form of one that is there unpacked."""
     names = {path.name for path in paths}
     kept = []
     for path in paths:
         plain = file_names.unpacked(path.name)
         if file_names.is_derived(path):
-            left.append(f"{path}: derived from another file")
+            skipped.append(f"{path}: derived from another file")
         elif file_names.format_of(path) and plain != path.name and plain in names:
-            left.append(f"{path}: {plain} is the same, unpacked")
+            skipped.append(f"{path}: {plain} is the same, unpacked")
         elif file_names.format_of(path):
             kept.append(path)
     return kept
 
 
-def _preferred(files: Sequence[GenomeFile], left: list[str] | None = None) -> list[GenomeFile]:
-    """One file of each key. Two of the same standing are an error, or without `left` neither."""
+def _preferred(files: Sequence[GenomeFile], skipped: list[str] | None = None) -> list[GenomeFile]:
+    """One file of each key. Two of the same standing are an error, or without `skipped` neither."""
     groups: dict[str, list[GenomeFile]] = {}
     for file in files:
         groups.setdefault(file.key, []).append(file)
@@ -328,15 +328,15 @@ def _preferred(files: Sequence[GenomeFile], left: list[str] | None = None) -> li
         group.sort(key=lambda file: (_PREFERENCE.index(file.format), file.rank, file.path.name))
         best = group[0]
         if len(group) > 1 and (best.format, best.rank) == (group[1].format, group[1].rank):
-            if left is None:
+            if skipped is None:
                 continue
             raise DataError(_ambiguous(group[:2]))
         kept.append(best)
         for other in group[1:]:
             what = "sequences" if other.format == FASTA else "annotation"
             bases = " and its bases" if best.format == GENBANK else ""
-            if left is not None:
-                left.append(f"{other.path}: {best.path.name} has the same {what}{bases}")
+            if skipped is not None:
+                skipped.append(f"{other.path}: {best.path.name} has the same {what}{bases}")
     return kept
 
 
@@ -383,7 +383,7 @@ def _manifest_row(where: str, folder: Path, row: dict[str, str]) -> Input:
         raise DataError(f"{where}: annotation {annotation}: not known by its name ({known}); rename it")
     if sequence is None and file_names.format_of(annotation) != GENBANK and not _has_sequences(annotation):
         raise DataError(f"{where}: annotation {annotation}: no `##FASTA` section in it; name its FASTA as its sequence")
-    for name, allowed in (("taxon", TAXA), ("split", PARTS)):
+    for name, allowed in (("taxon", TAXA), ("split", SPLITS)):
         if row.get(name) and row[name] not in allowed:
             raise DataError(f"{where}: {name} {row[name]!r} is not one of {' '.join(allowed)}")
     named = _input(annotation and file_names.describe(annotation), sequence and file_names.describe(sequence))

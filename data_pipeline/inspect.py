@@ -56,7 +56,7 @@ def chosen(
         yield region
 
 
-def place(source: RegionSource, region: int) -> str:
+def coordinates(source: RegionSource, region: int) -> str:
     """Where a region lies: accession:start-end(strand)."""
     row = {name: column[region].item() for name, column in source.index.items()}
     sign = "+" if row["strand"] > 0 else "-"
@@ -75,7 +75,7 @@ def fasta(source: RegionSource, numbers: Iterator[int], stream: TextIO) -> int:
         for name in ("gene", "locus_tag", "product", "parts"):
             if value := source.name(name, region):
                 described.append(f"{name}={value}")
-        stream.write(f">{place(source, region)} {' '.join(described)}\n")
+        stream.write(f">{coordinates(source, region)} {' '.join(described)}\n")
         stream.writelines(f"{text[start : start + LINE]}\n" for start in range(0, length, LINE))
         count += 1
     return count
@@ -92,7 +92,7 @@ def head(source: RegionSource, numbers: Iterator[int], count: int) -> list[str]:
         if source.records == "bases":
             start = bases.decode(source.read(region, 0, min(length, 30))) + ("…" if length > 30 else "")
         row = (
-            source.split, place(source, region), source.taxa[source.index["taxon"][region]],
+            source.split, coordinates(source, region), source.taxa[source.index["taxon"][region]],
             source.kinds[source.index["kind"][region]], str(length), source.name("gene", region) or "-",
             source.name("product", region) or "-", start,
         )  # fmt: skip
@@ -143,7 +143,7 @@ def totals(sources: Sequence[RegionSource], numbers: Sequence[Sequence[int]]) ->
             taxon, kind = (source.index[name][region] for name in ("taxon", "kind"))
             found[source.split, source.taxa[taxon], source.kinds[kind]].add(source, region)
             whole.add(source, region)
-    names = (split.PARTS, genome.TAXA, regions.KINDS)
+    names = (split.SPLITS, genome.TAXA, regions.KINDS)
     order = sorted(found, key=lambda key: [all_.index(name) for all_, name in zip(names, key, strict=True)])
     rows = [[*key, *found[key].row()] for key in order]
     if len(rows) > 1:
@@ -159,7 +159,7 @@ def totals(sources: Sequence[RegionSource], numbers: Sequence[Sequence[int]]) ->
     ]
 
 
-def account(info: dict) -> list[str]:
+def build_report(info: dict) -> list[str]:
     """What the build found, kept and dropped, and what of the held-out regions stands in training."""
     lines = []
     ledger = info["ledger"]
@@ -259,7 +259,7 @@ def inspect(options: argparse.Namespace) -> None:
         print(*totals(sources, numbers), sep="\n")
     else:
         print("no region matches")
-    print(*account(info), sep="\n")
+    print(*build_report(info), sep="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

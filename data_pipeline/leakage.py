@@ -65,7 +65,7 @@ def _sampled(codes: np.ndarray, sample: int, chosen: np.ndarray | None = None) -
 
 
 def report(
-    parts: np.ndarray, lengths: np.ndarray, seen: np.ndarray, sizes: np.ndarray, sample: int, names: Sequence[str]
+    splits: np.ndarray, lengths: np.ndarray, seen: np.ndarray, sizes: np.ndarray, sample: int, names: Sequence[str]
 ) -> dict:
     """For each held-out part: regions, bases, the 32-mers looked up and the share of them that stand in training.
 
@@ -73,7 +73,7 @@ def report(
     """
     result = {"kmer_length": kmers.LENGTH, "sampled_one_in": sample}
     for number, name in enumerate(names):
-        chosen = parts == number
+        chosen = splits == number
         if number == 0 or not chosen.any():
             continue
         near = chosen & (seen >= NEAR_COPY)

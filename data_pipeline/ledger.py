@@ -6,7 +6,7 @@ from data_pipeline.errors import DataError
 
 NO_SEQUENCE = "records without sequence"
 DUPLICATE_RECORD = "duplicate records"
-ELSEWHERE = "parts on other records"
+ELSEWHERE = "segments on other records"
 DUPLICATE = "duplicate locations"
 MALFORMED = "malformed locations"
 

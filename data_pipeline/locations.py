@@ -10,75 +10,75 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Place = tuple[int, int, int]  # start, end, strand; a genome.Part serves too
+Interval = tuple[int, int, int]  # start, end, strand; a genome.Segment serves too
 
 
-def inside(parts: Sequence[Place], length: int) -> bool:
+def inside(segments: Sequence[Interval], length: int) -> bool:
     """Whether the parts run forwards and within a record of `length` bases; empty ones do."""
-    return all(0 <= part[0] <= part[1] <= length for part in parts)
+    return all(0 <= segment[0] <= segment[1] <= length for segment in segments)
 
 
-def clipped(parts: Sequence[Place], length: int) -> int:
+def clipped(segments: Sequence[Interval], length: int) -> int:
     """Bases of the record that the parts name, whatever else they name."""
-    return sum(max(0, min(part[1], length) - max(part[0], 0)) for part in parts)
+    return sum(max(0, min(segment[1], length) - max(segment[0], 0)) for segment in segments)
 
 
-def ends_over_origin(parts: Sequence[Place], circle: int | None) -> tuple[int, int] | None:
+def ends_over_origin(segments: Sequence[Interval], circle: int | None) -> tuple[int, int] | None:
     """Where parts on one strand start and end on the forward strand, if they run over the origin of a circle.
 
     `circle` is its length. Equal ends are the whole circle.
     """
-    if circle is None or not parts or any(part[2] != parts[0][2] for part in parts):
+    if circle is None or not segments or any(segment[2] != segments[0][2] for segment in segments):
         return None
-    along = parts if parts[0][2] > 0 else parts[::-1]
+    along = segments if segments[0][2] > 0 else segments[::-1]
     for before, after in itertools.pairwise(along):
         if before[1] == circle and after[0] == 0:
             return along[0][0], along[-1][1]
     return None
 
 
-def place(parts: Sequence[Place], circle: int | None) -> tuple[int, int, int, tuple[Place, ...]]:
+def enclosing(segments: Sequence[Interval], circle: int | None) -> tuple[int, int, int, tuple[Interval, ...]]:
     """The start, end, strand and parts of the span that covers these parts; `circle` is a circular record's length."""
-    ends = ends_over_origin(parts, circle)
-    joined = len(parts) > (2 if ends else 1)  # two that meet at the origin are one stretch
-    start, end = ends or (min(part[0] for part in parts), max(part[1] for part in parts))
-    return start, end, parts[0][2], tuple(parts) if joined else ()
+    ends = ends_over_origin(segments, circle)
+    joined = len(segments) > (2 if ends else 1)  # two that meet at the origin are one stretch
+    start, end = ends or (min(segment[0] for segment in segments), max(segment[1] for segment in segments))
+    return start, end, segments[0][2], tuple(segments) if joined else ()
 
 
-def lengthened(part: Place, five: int, three: int, length: int) -> tuple[Place, ...]:
+def extended(segment: Interval, five: int, three: int, length: int) -> tuple[Interval, ...]:
     """A part with more bases at its 5' and 3' ends; one or two, 5' to 3', where it now runs over the origin."""
-    start, end, strand = part
+    start, end, strand = segment
     left, right = (five, three) if strand > 0 else (three, five)
     start, end = start - left, end + right
     if start < 0:
-        pieces = [(start + length, length, strand), (0, end, strand)]
+        intervals = [(start + length, length, strand), (0, end, strand)]
     elif end > length:
-        pieces = [(start, length, strand), (0, end - length, strand)]
+        intervals = [(start, length, strand), (0, end - length, strand)]
     else:
-        pieces = [(start, end, strand)]
-    return tuple(pieces[::strand])
+        intervals = [(start, end, strand)]
+    return tuple(intervals[::strand])
 
 
-def room(at: int, direction: int, parts: Sequence[Place], length: int, circular: bool) -> int:
+def room(at: int, direction: int, segments: Sequence[Interval], length: int, circular: bool) -> int:
     """Bases from a place, rightwards (1) or leftwards (-1), to the next of the parts or the end of a linear record."""
-    distances = [(start - at if direction > 0 else at - end) for start, end, *_ in parts]
+    distances = [(start - at if direction > 0 else at - end) for start, end, *_ in segments]
     if circular:
         return min(distance % length for distance in distances)
     to_end = length - at if direction > 0 else at
     return min((distance for distance in distances if distance >= 0), default=to_end)
 
 
-def near_equal(start: int, end: int, longest: int | None) -> list[tuple[int, int]]:
-    """[start, end), not empty, in as few pieces as none is longer than `longest`, their lengths one apart at most."""
-    count = -(-(end - start) // longest) if longest else 1
+def near_equal(start: int, end: int, max_length: int | None) -> list[tuple[int, int]]:
+    """[start, end), not empty, in as few pieces as none is longer than `max_length`, their lengths one apart at most."""
+    count = -(-(end - start) // max_length) if max_length else 1
     edges = [start + (end - start) * number // count for number in range(count + 1)]
     return list(itertools.pairwise(edges))
 
 
-def union(pieces: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+def union(intervals: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
     """The starts and ends of the disjoint stretches that the pieces cover."""
     starts, ends = [], []
-    for start, end in sorted(pieces):
+    for start, end in sorted(intervals):
         if ends and start < ends[-1]:
             ends[-1] = max(ends[-1], end)
         else:

@@ -28,7 +28,7 @@ class NoRegion(DataError):
 
 
 class Merge:
-    """The spills of all inputs, and what is decided of each region: `parts`, int8 [regions] for each, -1 dropped."""
+    """The spills of all inputs, and what is decided of each region: `splits`, int8 [regions] for each, -1 dropped."""
 
     def __init__(self, folders: list[Path], settings: Settings):
         self.spills, self.settings, self.ledger = [Spill(folder) for folder in folders], settings, Ledger()
@@ -74,24 +74,35 @@ class Merge:
                 duplicates.repeated(lambda i: self.spills[i].column("digest"), self.kept, within=which == "all"),
             )
 
-    def decide_parts(self, validation_share: float, test_share: float) -> None:
+    def assign_splits(self, validation_share: float, test_share: float) -> None:
         """Decides the part of each region; where clusters are kept together, drops what links two parts."""
-        fixed = [None if (part := spill.facts["split"]) is None else split.PARTS.index(part) for spill in self.spills]
-        places = [spill.column("place") for spill in self.spills]
+        fixed = [
+            None if (assigned := spill.facts["split"]) is None else split.SPLITS.index(assigned)
+            for spill in self.spills
+        ]
+        split_hashes = [spill.column("split_hash") for spill in self.spills]
         if self.settings.split_by == "cluster":
             lengths = [spill.column("length") for spill in self.spills]
-            self.parts, links = clusters.assign(
-                lambda i: self.spills[i].sketches(), places, lengths, self.kept, fixed, validation_share, test_share
+            self.splits, links = clusters.assign(
+                lambda i: self.spills[i].sketches(),
+                split_hashes,
+                lengths,
+                self.kept,
+                fixed,
+                validation_share,
+                test_share,
             )
             self._drop(LINK, links)
         else:
-            self.parts = [
-                split.parts_of(place, validation_share, test_share)
-                if part is None
-                else np.full(len(place), part, np.int8)
-                for place, part in zip(places, fixed, strict=True)
+            self.splits = [
+                split.splits_of(split_hash, validation_share, test_share)
+                if assigned is None
+                else np.full(len(split_hash), assigned, np.int8)
+                for split_hash, assigned in zip(split_hashes, fixed, strict=True)
             ]
-        self.parts = [np.where(kept, part, np.int8(-1)) for kept, part in zip(self.kept, self.parts, strict=True)]
+        self.splits = [
+            np.where(kept, assigned, np.int8(-1)) for kept, assigned in zip(self.kept, self.splits, strict=True)
+        ]
 
     def kept_bases(self) -> int:
         """Bases in the regions that are kept."""
@@ -103,20 +114,24 @@ class Merge:
         `apply` may use processes; `progress` is called with bases.
         """
         lengths = [spill.column("length") for spill in self.spills]
-        if not any((part == 0).any() for part in self.parts):
+        if not any((assigned == 0).any() for assigned in self.splits):
             return  # nothing to stand in
-        of_bases = sum(int(length[part > 0].sum()) for length, part in zip(lengths, self.parts, strict=True))
+        of_bases = sum(int(length[assigned > 0].sum()) for length, assigned in zip(lengths, self.splits, strict=True))
         if not of_bases:
             return
         sample = leakage.sampling(of_bases)
         found = [
-            leakage.held_out(spill.codes(part > 0), sample) for spill, part in zip(self.spills, self.parts, strict=True)
+            leakage.held_out(spill.codes(assigned > 0), sample)
+            for spill, assigned in zip(self.spills, self.splits, strict=True)
         ]
         members, which = np.unique(np.concatenate([hashes for hashes, _ in found]), return_inverse=True)
         which = np.split(which, np.cumsum([len(hashes) for hashes, _ in found])[:-1])
         file = folder / "held_out.npy"
         np.save(file, members)
-        jobs = [(spill.folder, part == 0, file, sample) for spill, part in zip(self.spills, self.parts, strict=True)]
+        jobs = [
+            (spill.folder, assigned == 0, file, sample)
+            for spill, assigned in zip(self.spills, self.splits, strict=True)
+        ]
         stands = np.zeros(len(members), bool)
         for found_here, length, kept in zip(
             apply(_stand_in, *zip(*jobs, strict=True)), lengths, self.kept, strict=True
@@ -125,25 +140,25 @@ class Merge:
             progress(int(length[kept].sum()))
         file.unlink()
         sizes = []
-        for seen, part, here, (_, size) in zip(self.seen, self.parts, which, found, strict=True):
+        for seen, assigned, here, (_, size) in zip(self.seen, self.splits, which, found, strict=True):
             seen[:] = 0
-            seen[part > 0] = leakage.shares(stands, here, size)
-            sizes.append(np.zeros(len(part), np.int64))
-            sizes[-1][part > 0] = size
-        columns = (np.concatenate(column) for column in (self.parts, lengths, self.seen, sizes))
-        self.leakage = leakage.report(*columns, sample, split.PARTS)
+            seen[assigned > 0] = leakage.shares(stands, here, size)
+            sizes.append(np.zeros(len(assigned), np.int64))
+            sizes[-1][assigned > 0] = size
+        columns = (np.concatenate(column) for column in (self.splits, lengths, self.seen, sizes))
+        self.leakage = leakage.report(*columns, sample, split.SPLITS)
 
     def write(self, writer: DatasetWriter, progress: Callable[[int], None], **info) -> dict:
         """Writes all that is kept, in the inputs' order; `progress` is called with bases. Returns dataset.json."""
         tokens = self.settings.tokenizer is not None
         try:
-            for spill, parts, seen in zip(self.spills, self.parts, self.seen, strict=True):
+            for spill, splits, seen in zip(self.spills, self.splits, self.seen, strict=True):
                 packed = spill.packed(tokens)
-                for number, name in enumerate(split.PARTS):
-                    chosen = np.flatnonzero(parts == number)
+                for number, name in enumerate(split.SPLITS):
+                    chosen = np.flatnonzero(splits == number)
                     writer.write(name, packed, chosen, seen[chosen])
                     progress(int(packed.columns["length"][chosen].sum()))
-            kept = sum(int((parts >= 0).sum()) for parts in self.parts)
+            kept = sum(int((splits >= 0).sum()) for splits in self.splits)
             written = [split_writer.totals() for split_writer in writer.splits.values()]
             self.ledger.check(sum(regions for regions, _ in written), sum(length for _, length in written))
             if kept == 0:

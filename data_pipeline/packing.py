@@ -82,7 +82,7 @@ def pack_regions(regions: Sequence[Region]) -> Packed:
     texts = {
         name: join_texts([getattr(region, name) for region in regions]) for name in NAME_COLUMNS if name != "parts"
     }
-    texts["parts"] = join_texts([_parts(region) for region in regions])
+    texts["parts"] = join_texts([_segments(region) for region in regions])
     return Packed(
         columns=columns,
         accession=np.zeros(len(regions), np.int64),
@@ -116,8 +116,8 @@ def with_tokens(packed: Packed, regions: Sequence[Region], tokenizer: Tokenizer)
     )
 
 
-def _parts(region: Region) -> str:
-    return ",".join(f"{start}-{end}{'+' if strand > 0 else '-'}" for start, end, strand in region.parts)
+def _segments(region: Region) -> str:
+    return ",".join(f"{start}-{end}{'+' if strand > 0 else '-'}" for start, end, strand in region.segments)
 
 
 def starts_of(sizes: np.ndarray) -> np.ndarray:

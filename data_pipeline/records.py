@@ -129,8 +129,8 @@ class RegionSource:
     Raises DataError for a file that is missing, cut short or not of this dataset.
     """
 
-    def __init__(self, folder: str | Path, split: str, cached_records: int = 64):
-        self.folder, self.split, self.cached_records = Path(folder), split, cached_records
+    def __init__(self, folder: str | Path, split: str, cached_entries: int = 64):
+        self.folder, self.split, self.cached_entries = Path(folder), split, cached_entries
         self.info = read_info(folder)
         if split not in self.info["splits"]:
             raise DataError(f"{folder}: no split {split!r}; it has {', '.join(self.info['splits'])}")
@@ -154,18 +154,18 @@ class RegionSource:
         self._names: dict[str, tuple[bytes, np.ndarray]] = {}
         self._lock = threading.Lock()
         self._readers: dict[int, ArrayRecordReader] = {}
-        self._cache: collections.OrderedDict[int, _Record] = collections.OrderedDict()
+        self._cache: collections.OrderedDict[int, _Entry] = collections.OrderedDict()
 
     def __len__(self) -> int:
         """The number of regions."""
         return len(self._units)
 
     def __getstate__(self):
-        return self.folder, self.split, self.cached_records, self.digest
+        return self.folder, self.split, self.cached_entries, self.digest
 
     def __setstate__(self, state):
-        folder, split, cached_records, digest = state
-        self.__init__(folder, split, cached_records)
+        folder, split, cached_entries, digest = state
+        self.__init__(folder, split, cached_entries)
         if self.digest != digest:
             raise DataError(f"{folder}: the dataset was replaced while in use: digest {self.digest}, before {digest}")
 
@@ -176,8 +176,8 @@ class RegionSource:
         """
         dtype = np.uint8 if self.records == "bases" else np.int32
         out = np.empty(stop - start, dtype) if stop > start else np.empty(0, dtype)
-        for at, record, slot, first, last in self._pieces(region, start, stop):
-            out[at : at + last - first] = record.read(slot, first, last)
+        for at, entry, slot, first, last in self._chunks(region, start, stop):
+            out[at : at + last - first] = entry.read(slot, first, last)
         return out
 
     def lower_case(self, region: int, start: int, stop: int) -> np.ndarray:
@@ -185,8 +185,8 @@ class RegionSource:
         if self.records != "bases":
             raise DataError(f"{self.folder}: records of tokens keep no lower case; build with --records bases")
         out = np.zeros(max(0, stop - start), bool)
-        for at, record, slot, first, last in self._pieces(region, start, stop):
-            for left, right in record.runs(slot, _LOWER_RUNS, first, last).tolist():
+        for at, entry, slot, first, last in self._chunks(region, start, stop):
+            for left, right in entry.runs(slot, _LOWER_RUNS, first, last).tolist():
                 out[at + left : at + right] = True
         return out
 
@@ -207,7 +207,7 @@ class RegionSource:
         texts, ends = self._names[column]
         return texts[ends[region] : ends[region + 1]].decode()
 
-    def _pieces(self, region: int, start: int, stop: int):
+    def _chunks(self, region: int, start: int, stop: int):
         """For each piece of the slice: its place in the result, its record and slot, and the bounds in the piece."""
         if not 0 <= region < len(self):
             raise IndexError(f"region {region} of {len(self)} in {self.folder} {self.split}")
@@ -217,14 +217,14 @@ class RegionSource:
         number, slot = int(self.index["record"][region]), int(self.index["slot"][region])
         at = start
         while at < stop:
-            piece, first = divmod(at, self.piece_length)
+            chunk, first = divmod(at, self.piece_length)
             last = min(first + stop - at, self.piece_length)
-            record = self._record(number + piece)
-            record.check(slot if piece == 0 else 0, region, piece * self.piece_length, last)
-            yield at - start, record, slot if piece == 0 else 0, first, last
+            entry = self._entry(number + chunk)
+            entry.check(slot if chunk == 0 else 0, region, chunk * self.piece_length, last)
+            yield at - start, entry, slot if chunk == 0 else 0, first, last
             at += last - first
 
-    def _record(self, number: int) -> "_Record":
+    def _entry(self, number: int) -> "_Entry":
         with self._lock:
             if number in self._cache:
                 self._cache.move_to_end(number)
@@ -239,12 +239,12 @@ class RegionSource:
         except (RuntimeError, ValueError, IndexError) as error:
             cause = " ".join(str(error).split())[:200]
             raise DataError(f"{path}: record {number} cannot be read ({cause}); build the dataset again") from None
-        record = _Record(raw, f"{path}: record {number}")
+        entry = _Entry(raw, f"{path}: record {number}")
         with self._lock:
-            self._cache[number] = record
-            while len(self._cache) > self.cached_records:
+            self._cache[number] = entry
+            while len(self._cache) > self.cached_entries:
                 self._cache.popitem(last=False)
-        return record
+        return entry
 
     def _open(self, shard: int) -> ArrayRecordReader:
         path = self._shards[shard]
@@ -286,22 +286,22 @@ class RegionSource:
         return index
 
 
-class _Record:
+class _Entry:
     """One raw record, its parts viewed in place; sizes are checked before they are used."""
 
     def __init__(self, raw: bytes, where: str):
         self.where = where
         if len(raw) < HEADER.size:
             raise self._damaged("it is too short")
-        magic, version, self.payload_type, pieces, runs, payload_bytes, metadata_bytes = HEADER.unpack_from(raw)
+        magic, version, self.payload_type, chunks, runs, payload_bytes, metadata_bytes = HEADER.unpack_from(raw)
         if magic != MAGIC or version != VERSION or self.payload_type not in (BASES, UINT16, UINT32):
             raise self._damaged(f"magic {magic!r}, version {version}, payload type {self.payload_type}")
-        run_at = HEADER.size + 8 * COLUMNS * pieces
+        run_at = HEADER.size + 8 * COLUMNS * chunks
         payload_at = run_at + 8 * runs
         if payload_at + payload_bytes + metadata_bytes != len(raw):
             raise self._damaged("its sizes do not add up")
-        table = np.frombuffer(raw, "<i8", COLUMNS * pieces, HEADER.size).reshape(pieces, COLUMNS)
-        self.pieces = table.tolist()  # Python's integers: a slice asks for a few of them, one by one
+        table = np.frombuffer(raw, "<i8", COLUMNS * chunks, HEADER.size).reshape(chunks, COLUMNS)
+        self.chunks = table.tolist()  # Python's integers: a slice asks for a few of them, one by one
         self.all_runs = np.frombuffer(raw, "<i4", 2 * runs, run_at).reshape(runs, 2)
         counts = table[:, [_N_RUNS, _LOWER_RUNS]].reshape(-1)
         if len(counts) and (counts.min() < 0 or counts.sum() != runs):
@@ -315,9 +315,9 @@ class _Record:
 
     def check(self, slot: int, region: int, offset: int, last: int) -> None:
         """Raises DataError unless the slot holds this piece, up to `last`, inside the payload."""
-        if not 0 <= slot < len(self.pieces):
+        if not 0 <= slot < len(self.chunks):
             raise self._damaged(f"no piece {slot} in it")
-        row = self.pieces[slot]
+        row = self.chunks[slot]
         if row[_REGION] != region or row[_OFFSET] != offset or last > row[_LENGTH]:
             raise self._damaged(f"piece {slot} is not what the index says")
         length = row[_LENGTH]
@@ -327,13 +327,13 @@ class _Record:
 
     def read(self, slot: int, start: int, stop: int) -> np.ndarray:
         """Codes or ids [start, stop) of a piece that `check` has passed."""
-        byte = self.pieces[slot][_BYTE]
+        byte = self.chunks[slot][_BYTE]
         if self.payload_type != BASES:
             item = ITEM[self.payload_type]
             raw = self.payload[byte + start * item.itemsize : byte + stop * item.itemsize]
             return np.frombuffer(raw.tobytes(), item)
         codes = unpack(self.payload[byte:], start, stop)
-        if self.pieces[slot][_N_RUNS]:
+        if self.chunks[slot][_N_RUNS]:
             for left, right in self.runs(slot, _N_RUNS, start, stop).tolist():
                 codes[left:right] = bases.N
         return codes
@@ -341,7 +341,7 @@ class _Record:
     def runs(self, slot: int, column: int, start: int, stop: int) -> np.ndarray:
         """The N or lower-case runs of a piece inside [start, stop), int64 [runs, 2] of (start, end) counted from it."""
         end = int(self.run_ends[2 * slot + (column == _LOWER_RUNS)])
-        found = self.all_runs[end - self.pieces[slot][column] : end].astype(np.int64)
+        found = self.all_runs[end - self.chunks[slot][column] : end].astype(np.int64)
         bounds = np.clip(np.stack([found[:, 0], found[:, 0] + found[:, 1]], 1), start, stop) - start
         return bounds[bounds[:, 0] < bounds[:, 1]]
 

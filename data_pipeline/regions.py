@@ -29,7 +29,7 @@ from data_pipeline import bases, locations, translation
 from data_pipeline.errors import DataError
 from data_pipeline.genome import Feature, Record
 from data_pipeline.ledger import DUPLICATE, ELSEWHERE, MALFORMED, NO_SEQUENCE, Ledger
-from data_pipeline.locations import Place
+from data_pipeline.locations import Interval
 
 KINDS = ("cds", "tRNA", "rRNA", "ncRNA", "miscRNA", "pseudo", "other", "mRNA", "regulatory", "whole")
 PRODUCTS = {"CDS": "cds", "tRNA": "tRNA", "rRNA": "rRNA", "ncRNA": "ncRNA", "tmRNA": "ncRNA", "misc_RNA": "miscRNA"}
@@ -94,7 +94,7 @@ GENE = Scheme()
 class Span(NamedTuple):
     """Where a region lies on its record, and what is known of it.
 
-    `start` >= `end` when it runs over the origin of a circle; strand +1 or -1. `parts` are the (start, end, strand)
+    `start` >= `end` when it runs over the origin of a circle; strand +1 or -1. `segments` are the (start, end, strand)
     of a spliced region in 5' to 3' order, empty for one stretch. `frame` is the number of bases before the first
     whole codon, -1 where nothing is coded (how long a 3' flank is it does not tell); `translation` one of
     translation.OUTCOMES, or empty.
@@ -104,7 +104,7 @@ class Span(NamedTuple):
     end: int
     strand: int
     kind: str
-    parts: tuple[Place, ...] = ()
+    segments: tuple[Interval, ...] = ()
     gene: str = ""
     locus_tag: str = ""
     product: str = ""
@@ -113,25 +113,25 @@ class Span(NamedTuple):
     exceptions: str = ""  # the qualifiers of translation.EXCEPTIONS, as they stand
     translation: str = ""
 
-    def pieces(self, record_length: int) -> list[tuple[int, int]]:
+    def intervals(self, record_length: int) -> list[tuple[int, int]]:
         """The (start, end) stretches it covers: its parts, else the one or two along the forward strand."""
-        if self.parts:
-            return [(start, end) for start, end, _ in self.parts]
+        if self.segments:
+            return [(start, end) for start, end, _ in self.segments]
         if self.start < self.end:
             return [(self.start, self.end)]
         return [piece for piece in ((self.start, record_length), (0, self.end)) if piece[0] < piece[1]]
 
-    def stretches(self, record_length: int) -> tuple[Place, ...]:
+    def stranded_intervals(self, record_length: int) -> tuple[Interval, ...]:
         """What it covers as (start, end, strand), 5' to 3'."""
-        if self.parts:
-            return self.parts
-        return tuple((start, end, self.strand) for start, end in self.pieces(record_length)[:: self.strand])
+        if self.segments:
+            return self.segments
+        return tuple((start, end, self.strand) for start, end in self.intervals(record_length)[:: self.strand])
 
     def length(self, record_length: int) -> int:
         """Bases in the region."""
-        if self.start < self.end and not self.parts:
+        if self.start < self.end and not self.segments:
             return self.end - self.start
-        return sum(end - start for start, end in self.pieces(record_length))
+        return sum(end - start for start, end in self.intervals(record_length))
 
 
 class Region(NamedTuple):
@@ -149,7 +149,7 @@ class Region(NamedTuple):
     taxon: str | None
     codes: np.ndarray
     lower_case: np.ndarray
-    parts: tuple[Place, ...] = ()
+    segments: tuple[Interval, ...] = ()
     gene: str = ""
     locus_tag: str = ""
     product: str = ""
@@ -200,22 +200,22 @@ def find(record: Record, scheme: Scheme, ledger: Ledger) -> list[Span]:
     for span, feature in located(record, scheme, ledger):
         flanked = _flanked(span, record, scheme.flank) if scheme.flank else span
         count = flanked.end - flanked.start
-        if count <= 0 or flanked.parts:
+        if count <= 0 or flanked.segments:
             count = flanked.length(length)
         ledger.find(count)
-        place = flanked.parts or flanked[:3]
+        interval = flanked.segments or flanked[:3]
         if (
             (scheme.kinds and span.kind not in scheme.kinds)
             or (scheme.gene and not (gene.search(span.gene) or gene.search(span.locus_tag)))
             or (scheme.product and not product.search(span.product))
         ):
             ledger.drop(FILTERED, count)
-        elif place in seen:
+        elif interval in seen:
             ledger.drop(DUPLICATE, count)
         elif count < scheme.min_length:
             ledger.drop(SHORT, count)
         else:
-            seen.add(place)
+            seen.add(interval)
             if scheme.name == "cds":
                 flanked = flanked._replace(translation=_translation(record, span, feature, ledger))
             kept.append(flanked)
@@ -225,7 +225,7 @@ def find(record: Record, scheme: Scheme, ledger: Ledger) -> list[Span]:
 def extract(record: Record, span: Span, taxon: str | None = None) -> Region:
     """A region's bases and soft-masked stretches, read 5' to 3', its parts joined; `taxon` replaces the record's."""
     start, end, strand = span[:3]
-    stretches = span.stretches(len(record.codes)) if span.parts or start >= end else ((start, end, strand),)
+    stretches = span.stranded_intervals(len(record.codes)) if span.segments or start >= end else ((start, end, strand),)
     lower, at = [], 0
     for start, end, strand in stretches if len(record.lower_case) else ():
         runs = locations.within(record.lower_case, start, end)
@@ -279,28 +279,30 @@ def _cut(region: Region, scheme: Scheme, ledger: Ledger) -> Iterator[Region]:
 
 def _piece(region: Region, start: int, end: int) -> Region:
     """The bases [start, end) of a region, 5' to 3', in their own place."""
-    if region.parts:
-        circle = max(part[1] for part in region.parts) if region.start >= region.end else None
+    if region.segments:
+        circle = max(segment[1] for segment in region.segments) if region.start >= region.end else None
     else:
         circle = region.start + len(region.codes) - region.end if region.start >= region.end else None
-    whole = Span(region.start, region.end, region.strand, region.kind, region.parts)
-    parts, at = [], 0
-    for part_start, part_end, strand in whole.stretches(circle or 0):
-        low, high = max(start - at, 0), min(end - at, part_end - part_start)
+    whole = Span(region.start, region.end, region.strand, region.kind, region.segments)
+    segments, at = [], 0
+    for segment_start, segment_end, strand in whole.stranded_intervals(circle or 0):
+        low, high = max(start - at, 0), min(end - at, segment_end - segment_start)
         if low < high:
-            ends = (part_start + low, part_start + high) if strand > 0 else (part_end - high, part_end - low)
-            parts.append((*ends, strand))
-        at += part_end - part_start
+            ends = (
+                (segment_start + low, segment_start + high) if strand > 0 else (segment_end - high, segment_end - low)
+            )
+            segments.append((*ends, strand))
+        at += segment_end - segment_start
     frame = region.frame
     if frame >= 0:
         frame = frame - start if start < frame else (frame - start) % 3
         frame = frame if frame < end - start else -1  # no codon begins in it
-    place = locations.place(parts, circle)
+    interval = locations.enclosing(segments, circle)
     return region._replace(
-        start=place[0],
-        end=place[1],
-        strand=place[2],
-        parts=place[3],
+        start=interval[0],
+        end=interval[1],
+        strand=interval[2],
+        segments=interval[3],
         codes=region.codes[start:end],
         lower_case=locations.within(region.lower_case, start, end),
         frame=frame,
@@ -321,8 +323,8 @@ def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, N
         if feature.kind in PRODUCTS:
             kind, qualifiers, gene_id = PRODUCTS[feature.kind], feature.qualifiers, feature.gene_id
             product = _first(feature, "product")
-            for place in _outer_spans(feature, record, ledger):
-                span = _named(place, kind, feature, product)
+            for interval in _outer_spans(feature, record, ledger):
+                span = _named(interval, kind, feature, product)
                 products.append(span)
                 if gene_id is not None:
                     named["gene_id"][gene_id].append(span)
@@ -330,27 +332,27 @@ def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, N
                     for value in qualifiers.get(key, ()):
                         named[key][value].append(span)
         elif scheme.regulatory and feature.kind in REGULATORY:
-            for place in _outer_spans(feature, record, ledger):
+            for interval in _outer_spans(feature, record, ledger):
                 product = _first(feature, "regulatory_class") or feature.kind
-                regulatory.append(_named(place, "regulatory", feature, product))
+                regulatory.append(_named(interval, "regulatory", feature, product))
     found: list[Span] = []
     covered: dict[int, list[tuple[int, int]]] = {1: [], -1: []}
     for feature in record.features:
         if feature.kind != "gene":
             continue
         children = _children(feature, named)
-        for place in _outer_spans(feature, record, ledger):
-            start, end, strand = place
-            pieces = [(start, end)] if start < end else Span(*place, "other").pieces(length)
+        for interval in _outer_spans(feature, record, ledger):
+            start, end, strand = interval
+            pieces = [(start, end)] if start < end else Span(*interval, "other").intervals(length)
             covered[strand] += pieces
             mine = [child for child in children if child.strand == strand and _overlap(child, pieces, length)]
             best = mine[0] if len(mine) == 1 else min(mine, key=lambda child: _RANK[child.kind], default=None)
             kind = "pseudo" if _is_pseudo(feature) else best.kind if best else "other"
             product = (best and best.product) or next((child.product for child in mine if child.product), "")
-            found.append(_named(place, kind, feature, product))
+            found.append(_named(interval, kind, feature, product))
     unions = {strand: locations.union(pieces) for strand, pieces in covered.items()}
     for span in products:
-        if not any(locations.touches(unions[span.strand], *piece) for piece in span.pieces(length)):
+        if not any(locations.touches(unions[span.strand], *piece) for piece in span.intervals(length)):
             found.append(span)  # otherwise the gene it lies in stands for it
     return [(span, None) for span in itertools.chain(found, regulatory)]
 
@@ -373,10 +375,10 @@ def _first(feature: Feature, key: str) -> str:
     return feature.qualifiers.get(key, _NONE)[0]
 
 
-def _named(place: Place, kind: str, feature: Feature, product: str) -> Span:
+def _named(interval: Interval, kind: str, feature: Feature, product: str) -> Span:
     """A span with the names that its feature has."""
     get = feature.qualifiers.get
-    return Span(*place, kind, (), get("gene", _NONE)[0], get("locus_tag", _NONE)[0], product)
+    return Span(*interval, kind, (), get("gene", _NONE)[0], get("locus_tag", _NONE)[0], product)
 
 
 def _transcripts(record: Record, scheme: Scheme, ledger: Ledger) -> Iterator[tuple[Span, Feature]]:
@@ -390,10 +392,12 @@ def _transcripts(record: Record, scheme: Scheme, ledger: Ledger) -> Iterator[tup
 def _spliced(feature: Feature, record: Record, ledger: Ledger) -> Span | None:
     """A feature with its parts joined in order; None where they cannot be, which is counted."""
     length = len(record.codes)
-    if any(part.accession is not None for part in feature.parts):
-        _lose(ledger, ELSEWHERE, sum(max(0, part.end - part.start) for part in feature.parts))
+    if any(segment.accession is not None for segment in feature.segments):
+        _lose(ledger, ELSEWHERE, sum(max(0, segment.end - segment.start) for segment in feature.segments))
         return None
-    own = [part[:3] for part in feature.parts if part.start != part.end]  # a place between two bases holds none
+    own = [
+        segment[:3] for segment in feature.segments if segment.start != segment.end
+    ]  # a place between two bases holds none
     circle = length if record.circular else None
     ends = locations.ends_over_origin(own, circle)
     if not own or not locations.inside(own, length) or (ends and ends[0] < ends[1]):
@@ -402,8 +406,8 @@ def _spliced(feature: Feature, record: Record, ledger: Ledger) -> Span | None:
     kind = "mRNA"
     if feature.kind == "CDS":
         kind = "pseudo" if _is_pseudo(feature) else "cds"
-    *place, parts = locations.place(own, circle)
-    span = _named(place, kind, feature, _first(feature, "product"))._replace(parts=parts)
+    *interval, segments = locations.enclosing(own, circle)
+    span = _named(interval, kind, feature, _first(feature, "product"))._replace(segments=segments)
     return _coding(span, feature) if kind == "cds" else span
 
 
@@ -425,14 +429,14 @@ def _coding(span: Span, feature: Feature) -> Span:
 
 def _translation(record: Record, span: Span, feature: Feature, ledger: Ledger) -> str:
     """How an unflanked CDS reads against its annotation, which is noted."""
-    stretches = span.stretches(len(record.codes))
+    stretches = span.stranded_intervals(len(record.codes))
     codes = _joined(record, stretches)
     outcome = translation.check(codes, stretches, feature.qualifiers, span.frame, span.genetic_code)
     ledger.note(f"translation: {outcome}", len(codes))
     return outcome
 
 
-def _joined(record: Record, stretches: Iterable[Place]) -> np.ndarray:
+def _joined(record: Record, stretches: Iterable[Interval]) -> np.ndarray:
     """The bases of stretches end to end, each on its strand; a copy."""
     found = [
         record.codes[start:end].copy() if strand > 0 else bases.reverse_complement(record.codes[start:end])
@@ -447,48 +451,48 @@ def _flanked(span: Span, record: Record, flank: int) -> Span:
     The flanks of a spliced region lengthen its first and last part, and stop at its other parts.
     """
     length = len(record.codes)
-    parts = span.stretches(length)
-    (first_start, first_end, first_strand), (last_start, last_end, last_strand) = parts[0], parts[-1]
+    segments = span.stranded_intervals(length)
+    (first_start, first_end, first_strand), (last_start, last_end, last_strand) = segments[0], segments[-1]
     front = first_start if first_strand > 0 else first_end
     back = last_end if last_strand > 0 else last_start
-    five = locations.room(front, -first_strand, parts, length, record.circular)
-    three = locations.room(back, last_strand, parts, length, record.circular)
+    five = locations.room(front, -first_strand, segments, length, record.circular)
+    three = locations.room(back, last_strand, segments, length, record.circular)
     if first_strand == last_strand and (front - first_strand * five - back) % length == 0:
         five, three = (five + 1) // 2, three // 2  # one gap, as round a circle: they share it
     five, three = min(five, flank), min(three, flank)
-    if len(parts) == 1:
-        parts = locations.lengthened(parts[0], five, three, length)
+    if len(segments) == 1:
+        segments = locations.extended(segments[0], five, three, length)
     else:
-        parts = (
-            *locations.lengthened(parts[0], five, 0, length),
-            *parts[1:-1],
-            *locations.lengthened(parts[-1], 0, three, length),
+        segments = (
+            *locations.extended(segments[0], five, 0, length),
+            *segments[1:-1],
+            *locations.extended(segments[-1], 0, three, length),
         )
-    start, end, strand, parts = locations.place(parts, length if record.circular else None)
+    start, end, strand, segments = locations.enclosing(segments, length if record.circular else None)
     frame = span.frame + five if span.frame >= 0 else -1
-    return span._replace(start=start, end=end, strand=strand, parts=parts, frame=frame)
+    return span._replace(start=start, end=end, strand=strand, segments=segments, frame=frame)
 
 
-def _outer_spans(feature: Feature, record: Record, ledger: Ledger) -> list[Place]:
+def _outer_spans(feature: Feature, record: Record, ledger: Ledger) -> list[Interval]:
     """(start, end, strand) of a feature: one outer span, or one a part where strands mix or the gene is spliced."""
     length = len(record.codes)
-    own = feature.parts
+    own = feature.segments
     if len(own) == 1:
         start, end, strand, accession = own[0]
         if accession is None and 0 <= start < end <= length:
             return [(start, end, strand)]
-    away = [part for part in own if part.accession is not None]
+    away = [segment for segment in own if segment.accession is not None]
     if away:
-        ledger.note(ELSEWHERE, sum(max(0, part.end - part.start) for part in away), len(away))
-        own = [part for part in own if part.accession is None]
+        ledger.note(ELSEWHERE, sum(max(0, segment.end - segment.start) for segment in away), len(away))
+        own = [segment for segment in own if segment.accession is None]
     if not own:
         return []
     if not locations.inside(own, length):
         _lose(ledger, MALFORMED, locations.clipped(own, length))
         return []
     strand = own[0].strand
-    if any(part.strand != strand for part in own) or "trans_splicing" in feature.qualifiers:
-        places = [part[:3] for part in own]
+    if any(segment.strand != strand for segment in own) or "trans_splicing" in feature.qualifiers:
+        intervals = [segment[:3] for segment in own]
     else:
         ends = locations.ends_over_origin(own, length if record.circular else None)
         if ends and ends[0] < ends[1]:
@@ -496,9 +500,9 @@ def _outer_spans(feature: Feature, record: Record, ledger: Ledger) -> list[Place
             return []
         if ends:
             return [(*ends, strand)]
-        places = [(min(part.start for part in own), max(part.end for part in own), strand)]
-    whole = [place for place in places if place[0] < place[1]]
-    for _ in range(len(places) - len(whole)):
+        intervals = [(min(segment.start for segment in own), max(segment.end for segment in own), strand)]
+    whole = [interval for interval in intervals if interval[0] < interval[1]]
+    for _ in range(len(intervals) - len(whole)):
         _lose(ledger, MALFORMED, 0)  # a place between two bases holds none
     return whole
 
@@ -514,6 +518,6 @@ def _is_pseudo(feature: Feature) -> bool:
 
 
 def _overlap(span: Span, pieces: list[tuple[int, int]], length: int) -> bool:
-    if len(pieces) == 1 and span.start < span.end and not span.parts:  # nearly all
+    if len(pieces) == 1 and span.start < span.end and not span.segments:  # nearly all
         return span.start < pieces[0][1] and pieces[0][0] < span.end
-    return any(start < right and left < end for start, end in span.pieces(length) for left, right in pieces)
+    return any(start < right and left < end for start, end in span.intervals(length) for left, right in pieces)

@@ -28,6 +28,7 @@ from data_pipeline.ledger import DUPLICATE_RECORD, NO_SEQUENCE, Ledger
 from data_pipeline.packing import Packed, Tokenizer
 from data_pipeline.records import NAME_COLUMNS
 
+VERSION = 2  # of a spill's columns; the spills of another version are written again
 BATCH_BASES = 1 << 24  # regions are packed together up to so many bases
 
 
@@ -48,7 +49,7 @@ def key(source: inputs.Input, settings: Settings) -> str:
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files]
     tokenizer = settings.tokenizer
     facts = [
-        records.VERSION, files, source.taxon, source.split, source.assembly, dataclasses.astuple(settings.scheme),
+        VERSION, records.VERSION, files, source.taxon, source.split, source.assembly, dataclasses.astuple(settings.scheme),
         settings.taxon, settings.split_by, settings.seed, tokenizer and [tokenizer.name, tokenizer.digest],
         settings.digests,
     ]  # fmt: skip
@@ -138,23 +139,25 @@ class _Spilling:
                 f"{source.files[-1]}: record {record.accession}: neither the file's name nor the record tells a taxon; "
                 f"give --taxon, one of {' '.join(TAXA)}, or a manifest with a column taxon"
             )
-        places = split.places(record, spans, by=settings.split_by, seed=settings.seed, assembly=source.assembly)
+        split_hashes = split.split_hashes(
+            record, spans, by=settings.split_by, seed=settings.seed, assembly=source.assembly
+        )
         self.records.append(
             {"accession": record.accession, "bases": len(record.codes), "content": content.hex(), "regions": 0}
         )
-        batch, batch_places, size = [], [], 0
-        for span, place in zip(spans, places, strict=True):
+        batch, batch_hashes, size = [], [], 0
+        for span, split_hash in zip(spans, split_hashes, strict=True):
             for region in regions.cut(regions.extract(record, span, taxon), settings.scheme, self.ledger):
                 if batch and size + len(region.codes) > BATCH_BASES:
-                    self._write(batch, batch_places)
-                    batch, batch_places, size = [], [], 0
+                    self._write(batch, batch_hashes)
+                    batch, batch_hashes, size = [], [], 0
                 batch.append(region)
-                batch_places.append(place)
+                batch_hashes.append(split_hash)
                 size += len(region.codes)
         if batch:
-            self._write(batch, batch_places)
+            self._write(batch, batch_hashes)
 
-    def _write(self, batch: list[regions.Region], places: list[int]) -> None:
+    def _write(self, batch: list[regions.Region], split_hashes: list[int]) -> None:
         packed = packing.pack_regions(batch)
         self.bases.write(packed.payload)
         add = self.columns
@@ -169,7 +172,7 @@ class _Spilling:
             add[name].append(column)
         for name, texts in packed.texts.items():
             self.texts[name].append(texts)
-        add["place"].append(np.array(places, np.uint64))
+        add["split_hash"].append(np.array(split_hashes, np.uint64))
         add["record"].append(np.full(len(batch), len(self.records) - 1))
         if self.settings.digests:
             digests = b"".join([_digest(region.codes) for region in batch])
@@ -182,7 +185,7 @@ class _Spilling:
 
 
 _EMPTY = {name: np.zeros(0, np.int64) for name in (*packing.COLUMNS, "record", "unknown", "lower_case", "bytes")} | {
-    "place": np.zeros(0, np.uint64),
+    "split_hash": np.zeros(0, np.uint64),
     "digest": np.zeros((0, 2), np.uint64),
     "runs": bases.NO_RUNS,
     "sketch": np.zeros(0, np.uint64),
@@ -206,7 +209,7 @@ class Spill:
             return [columns[name] for name in names]
 
     def column(self, name: str) -> np.ndarray:
-        """One column: int64 [regions], but `place`, uint64 [regions], and `digest`, uint64 [regions, 2]."""
+        """One column: int64 [regions], but `split_hash`, uint64 [regions], and `digest`, uint64 [regions, 2]."""
         return self.load(name)[0]
 
     def sketches(self) -> tuple[np.ndarray, np.ndarray]:

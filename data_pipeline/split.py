@@ -16,7 +16,7 @@ from data_pipeline.genome import Record
 from data_pipeline.regions import Span
 
 _VERSIONED = re.compile(r"\.[0-9]+$")
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 BY = ("group", "contig", "assembly", "taxon", "cluster")
 
 
@@ -31,7 +31,7 @@ def check_shares(validation_share: float, test_share: float) -> None:
 
 def groups(spans: Sequence[Span], record_length: int) -> np.ndarray:
     """The overlap group of each span, int64 [spans]: its first member's number."""
-    pieces = [(*piece, number) for number, span in enumerate(spans) for piece in span.pieces(record_length)]
+    pieces = [(*piece, number) for number, span in enumerate(spans) for piece in span.intervals(record_length)]
     joined = list(range(len(spans)))  # each points to a member before it, the first of a group to itself
 
     def first(number: int) -> int:
@@ -50,7 +50,7 @@ def groups(spans: Sequence[Span], record_length: int) -> np.ndarray:
     return np.array([first(number) for number in range(len(spans))], np.int64)
 
 
-def places(record: Record, spans: Sequence[Span], *, by: str, seed: int, assembly: str) -> list[int]:
+def split_hashes(record: Record, spans: Sequence[Span], *, by: str, seed: int, assembly: str) -> list[int]:
     """Where each span stands between 0 and 2**64: the hash of what it belongs to, one of BY.
 
     `cluster` gives the overlap groups' places. The organism is NCBI's taxon number, lacking that the organism's name,
@@ -69,7 +69,7 @@ def places(record: Record, spans: Sequence[Span], *, by: str, seed: int, assembl
         for group, span in zip(found, spans, strict=True):
             starts[group] = min(span.start, starts.get(group, span.start))
         names = [f"{contig}\t{starts[group]}" for group in found]
-    known = {name: _place(seed, name) for name in dict.fromkeys(names)}
+    known = {name: _hash(seed, name) for name in dict.fromkeys(names)}
     return [known[name] for name in names]
 
 
@@ -78,11 +78,11 @@ def full_name(accession: str, assembly: str) -> str:
     return accession if _VERSIONED.search(accession) else f"{assembly}\t{accession}"
 
 
-def _place(seed: int, name: str) -> int:
+def _hash(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}\t{name}".encode(), digest_size=8).digest(), "big")
 
 
-def parts_of(places: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
-    """The parts, int8 numbers of PARTS, of places, uint64: validation at the low end, test at the high one."""
-    share = places.astype(np.float64) / 2**64
+def splits_of(split_hashes: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
+    """The parts, int8 numbers of SPLITS, of places, uint64: validation at the low end, test at the high one."""
+    share = split_hashes.astype(np.float64) / 2**64
     return np.select([share < validation_share, share >= 1 - test_share], [1, 2], 0).astype(np.int8)

@@ -94,14 +94,14 @@ def _numbers(codes: np.ndarray) -> np.ndarray:
 
 def check(
     codes: np.ndarray,
-    parts: Sequence[tuple[int, int, int]],
+    segments: Sequence[tuple[int, int, int]],
     qualifiers: Mapping[str, tuple[str, ...]],
     frame: int,
     genetic_code: int,
 ) -> str:
     """How a CDS reads against its annotation, one of OUTCOMES.
 
-    `codes` are its joined bases, uint8 [length]; `parts` their (start, end, strand) on the record, 5' to 3', by which
+    `codes` are its joined bases, uint8 [length]; `segments` their (start, end, strand) on the record, 5' to 3', by which
     /transl_except is placed; `frame` the bases before the first codon; `qualifiers` have GenBank's names. The first
     amino acid may be M where the codon starts a protein, a last codon without its end counts where its amino acid is
     certain, and the final stop is no amino acid.
@@ -117,7 +117,7 @@ def check(
         coding = np.concatenate([coding, np.full(tail, bases.N, np.uint8)])
     numbers = _numbers(coding)
     protein = letters[numbers]
-    for codon, letter in _excepted(parts, qualifiers, frame):
+    for codon, letter in _excepted(segments, qualifiers, frame):
         if 0 <= codon < len(protein):
             protein[codon] = ord(letter)
     if tail and protein[-1] == ord("X"):
@@ -144,22 +144,26 @@ def check(
     return EXCEPTION if any(key in qualifiers for key in EXCEPTIONS) else DIFFERENT
 
 
-def _excepted(parts: Sequence[tuple[int, int, int]], qualifiers: Mapping, frame: int) -> list[tuple[int, str]]:
+def _excepted(segments: Sequence[tuple[int, int, int]], qualifiers: Mapping, frame: int) -> list[tuple[int, str]]:
     """The codons, counted from the frame, and the amino acids that /transl_except gives them."""
     found = []
     for text in qualifiers.get("transl_except", ()):
         if match := _EXCEPT.fullmatch(text.replace(" ", "")):
             positions = [int(number) - 1 for number in re.findall("[0-9]{1,12}", match[1])]
-            places = [place for place in (_place(position, parts) for position in positions) if place is not None]
-            if places:
-                found.append(((min(places) - frame) // 3, _AMINO_ACIDS.get(match[2], "X")))
+            offsets = [
+                offset
+                for offset in (_offset_in_cds(position, segments) for position in positions)
+                if offset is not None
+            ]
+            if offsets:
+                found.append(((min(offsets) - frame) // 3, _AMINO_ACIDS.get(match[2], "X")))
     return found
 
 
-def _place(position: int, parts: Sequence[tuple[int, int, int]]) -> int | None:
+def _offset_in_cds(position: int, segments: Sequence[tuple[int, int, int]]) -> int | None:
     """Where a base of the record lies in the joined parts; None where it does not."""
     before = 0
-    for start, end, strand in parts:
+    for start, end, strand in segments:
         if start <= position < end:
             return before + (position - start if strand > 0 else end - 1 - position)
         before += end - start

@@ -1,7 +1,7 @@
-"""VCF records, one at a time: what a variant's place and alleles need, and the line as it is for those who add to it.
+"""Reads VCF files one record at a time: the position and alleles of a variant, and its unchanged line.
 
-The reader is our own because an annotated copy has to keep every other byte of a line, and errors name the line; htslib
-also wants every contig and field declared in the header, which many files do not.
+htslib is not used because an annotated copy must preserve every other byte of a line, errors must give the line, and
+htslib requires every contig and field to be declared in the header, which many files do not do.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data_pipeline import stream
-from data_pipeline.errors import DataError
+from data_pipeline.errors import FormatError, one_line
 
 MAX_LINE = 64 << 20  # bytes: a record of a million samples
 _BASES = frozenset("ACGTUNRYSWKMBDHV")
@@ -21,10 +21,10 @@ class Record:
     """A line of a VCF file.
 
     Attributes:
-      line: its number in the file, from 1.
-      start: 0-based, of the first base of `ref`.
-      ref, alts: as written, in upper case.
-      text: the line without its end.
+      line: the line number in the file, counted from 1.
+      start: the 0-based position of the first base of `ref`.
+      ref, alts: the alleles as written, in upper case.
+      text: the line without its line end.
     """
 
     line: int
@@ -37,17 +37,20 @@ class Record:
 
 
 def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Iterator[str | Record]:
-    """The header lines, as text, then the records of a VCF file, plain, gzip or bgzip, in the file's order.
+    """Yields the header lines as text, then the records of a VCF file (plain, gzip or bgzip) in file order.
 
-    `progress` is called with the number of file bytes read since the last call. Raises DataError (one line with file
-    and line) for another format, a damaged file, a line that is too long or has too few columns, and a position or
-    reference allele that is none.
+    `progress` is called with the number of bytes of the file read since the last call.
+
+    Raises:
+      FormatError: with file and line: the file is not VCF, a line is too long or has too few columns, or a position or
+        reference allele is invalid.
+      FileError, DamagedFileError: as `stream.chunks`.
     """
     path, columns = Path(path), False
     for number, line in enumerate(_lines(path, progress or (lambda count: None)), 1):
         if number == 1 and not line.startswith("##fileformat=VCF"):
-            raise DataError(
-                f"{path}: line 1: a VCF file opens with ##fileformat=VCF…, not {stream.one_line(line)[:40]!r}"
+            raise FormatError(
+                f"a VCF file starts with ##fileformat=VCF…, not {one_line(line)[:40]!r}", file=path, line=1
             )
         if line.startswith("##") and not columns:
             yield line
@@ -57,11 +60,11 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Ite
         elif not line.strip():
             continue
         elif not columns:
-            raise DataError(f"{path}: line {number}: a record before the line #CHROM…")
+            raise FormatError("a record before the line #CHROM…", file=path, line=number)
         else:
             yield _record(path, number, line)
     if not columns:
-        raise DataError(f"{path}: has no line #CHROM…: no VCF file, or cut short")
+        raise FormatError("has no line #CHROM…: it is not a VCF file, or is truncated", file=path)
 
 
 def _lines(path: Path, progress: Callable[[int], None]) -> Iterator[str]:
@@ -74,16 +77,21 @@ def _lines(path: Path, progress: Callable[[int], None]) -> Iterator[str]:
             number += 1
             yield line.rstrip(b"\r").decode("utf-8", "replace")
         if len(held) > MAX_LINE:
-            raise DataError(f"{path}: line {number + 1}: has over {MAX_LINE} bytes; is the file cut into lines?")
+            raise FormatError(
+                f"the line exceeds {MAX_LINE} bytes", file=path, line=number + 1, remedy="check the file's line breaks"
+            )
 
 
 def _record(path: Path, number: int, line: str) -> Record:
     fields = line.split("\t", 5)
     if len(fields) < 5:
-        raise DataError(f"{path}: line {number}: has {len(fields)} column(s) by tabs, a VCF record has at least 5")
+        raise FormatError(
+            "must be at least 5, separated by tabs",
+            file=path, line=number, field="number of columns", value=len(fields),
+        )  # fmt: skip
     contig, position, identifier, ref, alts = fields[:5]
     if not position.isdecimal() or len(position) > 12:
-        raise DataError(f"{path}: line {number}: POS {stream.one_line(position)[:20]!r} is no position")
+        raise FormatError("is not a position", file=path, line=number, field="POS", value=one_line(position)[:20])
     if not ref or set(ref.upper()) - _BASES:
-        raise DataError(f"{path}: line {number}: REF {stream.one_line(ref)[:20]!r} is no DNA")
+        raise FormatError("is not DNA", file=path, line=number, field="REF", value=one_line(ref)[:20])
     return Record(number, contig, int(position) - 1, identifier, ref.upper(), tuple(alts.upper().split(",")), line)

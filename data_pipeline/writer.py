@@ -27,7 +27,7 @@ from data_pipeline.records import (
     VERSION,
 )
 from data_pipeline.regions import KINDS, Region
-from data_pipeline.split import PARTS
+from data_pipeline.split import SPLITS
 
 SHARD_BYTES = 256 << 20
 _NOT_READ = ("assembly", "frame", "genetic_code", "seen")  # columns that change nothing of what training reads
@@ -58,7 +58,7 @@ class DatasetWriter:
             raise DataError(f"piece_length {piece_length} is not a multiple of 4: four bases share a byte")
         self.accessions: dict[str, int] = {}
         self.assemblies: dict[str, int] = {}
-        self.splits = {part: _SplitWriter(self, part, shard_bytes) for part in PARTS}
+        self.splits = {part: _SplitWriter(self, part, shard_bytes) for part in SPLITS}
 
     def add(self, part: str, region: Region) -> None:
         """Appends a region to the split `part`."""
@@ -109,8 +109,8 @@ class _SplitWriter:
             for name in NAME_COLUMNS
         }
         self.regions = self.bases = 0
-        self.pieces, self.runs, self.payload, self.metadata = [], [], [], []  # of the record being filled
-        self.payload_bytes = self.record_bytes = 0
+        self.chunks, self.runs, self.payload, self.metadata = [], [], [], []  # of the record being filled
+        self.payload_bytes = self.entry_bytes = 0
         self.records = self.remainder = 0
         self.shards: list[dict] = []
         self.writer = None
@@ -165,43 +165,43 @@ class _SplitWriter:
         for number, row in enumerate(rows, self.regions):
             first, last, run_first, run_last, unknown, units, accession, start, end, strand, kind, taxon = row
             size = last - first
-            if self.pieces and (units > piece_length or self.record_bytes + size > PAYLOAD_BYTES):
-                self._end_record()
+            if self.chunks and (units > piece_length or self.entry_bytes + size > PAYLOAD_BYTES):
+                self._end_entry()
             records.append(self.records)
-            slots.append(len(self.pieces))
+            slots.append(len(self.chunks))
             described = f'[{accessions[accession]},{start},{end},{strand},"{KINDS[kind]}","{TAXA[taxon]}"]'
             middle = run_first + unknown
             if units <= piece_length:
                 n_runs, lower = packed.runs[run_first:middle], packed.runs[middle:run_last]
-                self._add_piece(number, 0, units, payload[first:last], n_runs, lower, described)
+                self._add_chunk(number, 0, units, payload[first:last], n_runs, lower, described)
                 continue
             for offset in range(0, units, piece_length):
                 if offset:
-                    self._end_record()
+                    self._end_entry()
                 stop = min(offset + piece_length, units)
                 low, high = (offset // 4, -(-stop // 4)) if of_bases else (x * size // units for x in (offset, stop))
                 n_runs = _between(packed.runs[run_first:middle], offset, stop)
                 lower = _between(packed.runs[middle:run_last], offset, stop)
-                self._add_piece(
+                self._add_chunk(
                     number, offset, stop - offset, payload[first + low : first + high], n_runs, lower, described
                 )
         return np.array(records, np.int64), np.array(slots, np.int64)
 
-    def _add_piece(self, number, offset, length, payload, unknown, lower, described) -> None:
-        self.pieces.append((number, offset, length, self.payload_bytes, len(unknown), len(lower)))
+    def _add_chunk(self, number, offset, length, payload, unknown, lower, described) -> None:
+        self.chunks.append((number, offset, length, self.payload_bytes, len(unknown), len(lower)))
         if len(unknown) or len(lower):
             self.runs += (unknown, lower)
         self.payload.append(payload)
         self.metadata.append(described)
         self.payload_bytes += len(payload)
         # Of short regions the tables are half the record, so they count towards its size too.
-        self.record_bytes += len(payload) + 8 * (COLUMNS + len(unknown) + len(lower)) + len(described)
+        self.entry_bytes += len(payload) + 8 * (COLUMNS + len(unknown) + len(lower)) + len(described)
 
     def totals(self) -> tuple[int, int]:
         """The regions and bases written so far."""
         return self.regions, self.bases
 
-    def _end_record(self) -> None:
+    def _end_entry(self) -> None:
         runs = np.concatenate([bases.NO_RUNS, *self.runs])
         runs = np.stack([runs[:, 0], runs[:, 1] - runs[:, 0]], 1).astype("<i4")
         columns = ["accession", "start", "end", "strand", "kind", "taxon"]
@@ -210,31 +210,31 @@ class _SplitWriter:
             MAGIC,
             VERSION,
             self.dataset.payload_type,
-            len(self.pieces),
+            len(self.chunks),
             len(runs),
             self.payload_bytes,
             len(metadata),
         )
-        table = np.array(self.pieces, "<i8")
+        table = np.array(self.chunks, "<i8")
         self._write(b"".join([header, table.tobytes(), runs.tobytes(), *self.payload, metadata]))
-        self.pieces, self.runs, self.payload, self.metadata = [], [], [], []
-        self.payload_bytes = self.record_bytes = 0
+        self.chunks, self.runs, self.payload, self.metadata = [], [], [], []
+        self.payload_bytes = self.entry_bytes = 0
 
-    def _write(self, record: bytes) -> None:
+    def _write(self, entry: bytes) -> None:
         try:
             if self.writer is None:
                 options = "group_size:1," + ("uncompressed" if self.dataset.tokenizer is None else "zstd:1")
                 path = self.dataset.folder / f"{self.part}-{len(self.shards):05d}.array_record"
                 self.shards.append({"file": path.name, "bytes": 0, "records": 0})
                 self.writer, self.written = ArrayRecordWriter(str(path), options), 0
-            self.writer.write(record)
+            self.writer.write(entry)
         except RuntimeError as error:
             raise self._cannot_write(error) from None
-        self.content.update(len(record).to_bytes(8, "little"))
-        self.content.update(record)
+        self.content.update(len(entry).to_bytes(8, "little"))
+        self.content.update(entry)
         self.shards[-1]["records"] += 1
         self.records += 1
-        self.written += len(record)
+        self.written += len(entry)
         if self.written >= self.shard_bytes:
             self._end_shard()
 
@@ -257,8 +257,8 @@ class _SplitWriter:
         return DataError(f"{path}: cannot be written ({' '.join(str(cause).split())[:200]}); is the disk full?")
 
     def close(self) -> dict:
-        if self.pieces:
-            self._end_record()
+        if self.chunks:
+            self._end_entry()
         if self.writer is not None:
             self._end_shard()
         for number, shard in enumerate(self.shards):

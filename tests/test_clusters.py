@@ -21,10 +21,10 @@ class World:
             owners = np.repeat(np.arange(len(found)), [len(some) for some in found])
             return np.concatenate([np.zeros(0, np.uint64), *found]), owners
 
-        places = [np.array([split._place(0, name) for _, name in regions], np.uint64) for regions in self.inputs]
+        split_hashes = [np.array([split._hash(0, name) for _, name in regions], np.uint64) for regions in self.inputs]
         lengths = [np.array([len(codes) for codes, _ in regions], np.int64) for regions in self.inputs]
         kept = [np.ones(len(regions), bool) for regions in self.inputs]
-        return clusters.assign(sketches, places, lengths, kept, self.fixed, *shares, memory_bytes)
+        return clusters.assign(sketches, split_hashes, lengths, kept, self.fixed, *shares, memory_bytes)
 
 
 def families(number, copies, seed, prefix=""):
@@ -42,12 +42,12 @@ def families(number, copies, seed, prefix=""):
 
 def test_families_stay_together_and_reach_all_parts():
     regions = families(100, 3, seed=1)
-    [parts], [leaking] = World(regions).assign()
+    [splits], [leaking] = World(regions).assign()
     assert not leaking.any()
-    parts = parts.reshape(100, 3)
-    assert (parts == parts[:, :1]).all()
-    assert set(parts[:, 0].tolist()) == {0, 1, 2}
-    apart = split.parts_of(np.array([split._place(0, name) for _, name in regions], np.uint64), *SHARES).reshape(100, 3)
+    splits = splits.reshape(100, 3)
+    assert (splits == splits[:, :1]).all()
+    assert set(splits[:, 0].tolist()) == {0, 1, 2}
+    apart = split.splits_of(np.array([split._hash(0, name) for _, name in regions], np.uint64), *SHARES).reshape(100, 3)
     assert not (apart == apart[:, :1]).all()  # by place alone they would not
 
 
@@ -72,10 +72,10 @@ def test_more_inputs_move_nothing():
         third.append((np.concatenate([pool[one][0][:300], pool[other][0][300:]]), f"c{number}"))
     few = World(first).assign()
     some = World(first, second).assign()
-    parts, leaking = World(first, second, third).assign()
+    splits, leaking = World(first, second, third).assign()
     for mine in (few, some):
         for number in range(len(mine[0])):
-            np.testing.assert_array_equal(parts[number], mine[0][number])
+            np.testing.assert_array_equal(splits[number], mine[0][number])
             np.testing.assert_array_equal(leaking[number], mine[1][number])
     assert not leaking[0].any()
     assert not leaking[1].any()
@@ -86,15 +86,15 @@ def test_more_inputs_move_nothing():
         for i, (codes, _) in enumerate(regions):
             if not leaking[number][i]:
                 for kmer in kmers.sketch(codes).tolist():
-                    sides.setdefault(kmer, set()).add(int(parts[number][i]))
+                    sides.setdefault(kmer, set()).add(int(splits[number][i]))
     assert all(len(found) == 1 for found in sides.values())
 
 
 def test_overlap_groups_hold_without_a_shared_kmer():
     regions = [(codes, f"g{i // 2}") for i, codes in enumerate(random_codes([20] * 60, 1, unknown=False))]
-    [parts], _ = World(regions).assign()
-    assert (parts[::2] == parts[1::2]).all()
-    assert set(parts.tolist()) == {0, 1, 2}
+    [splits], _ = World(regions).assign()
+    assert (splits[::2] == splits[1::2]).all()
+    assert set(splits.tolist()) == {0, 1, 2}
 
 
 def test_a_cluster_of_nearly_everything_is_for_training():
@@ -103,26 +103,26 @@ def test_a_cluster_of_nearly_everything_is_for_training():
         regions = [
             (np.concatenate([codes, element]), f"{seed}.{i}") for i, codes in enumerate(random_codes([300] * 9, seed))
         ]
-        [parts], _ = World(regions).assign()
-        assert not parts.any()
+        [splits], _ = World(regions).assign()
+        assert not splits.any()
 
 
 def test_a_part_that_a_manifest_fixes_wins_over_what_comes_later():
     regions = families(30, 1, seed=4)
-    parts, leaking = World(regions, regions, fixed=[2, None]).assign()
-    assert (parts[0] == 2).all()
-    assert (parts[1] == 2).all()
-    parts, leaking = World(regions, regions, fixed=[2, 0]).assign()
+    splits, leaking = World(regions, regions, fixed=[2, None]).assign()
+    assert (splits[0] == 2).all()
+    assert (splits[1] == 2).all()
+    splits, leaking = World(regions, regions, fixed=[2, 0]).assign()
     assert not leaking[0].any()
     assert leaking[1].all()
 
 
 @pytest.mark.parametrize("shares", [(0.0, 0.0), (0.2, 0.0)])
 def test_empty_parts_stay_empty(shares):
-    [parts], _ = World(families(50, 1, seed=5)).assign(shares=shares)
-    assert set(parts.tolist()) == ({0, 1} if shares[0] else {0})
+    [splits], _ = World(families(50, 1, seed=5)).assign(shares=shares)
+    assert set(splits.tolist()) == ({0, 1} if shares[0] else {0})
 
 
 def test_no_region():
-    parts, leaking = World([], families(3, 1, seed=0), []).assign()
-    assert [len(part) for part in parts] == [0, 3, 0] == [len(part) for part in leaking]
+    splits, leaking = World([], families(3, 1, seed=0), []).assign()
+    assert [len(split) for split in splits] == [0, 3, 0] == [len(split) for split in leaking]

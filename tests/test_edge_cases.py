@@ -29,7 +29,7 @@ def refused(tmp_path, *paths, **options):
 
 def places(folder):
     source = RegionSource(folder, "train")
-    return [inspect.place(source, number) for number in inspect.chosen(source)]
+    return [inspect.coordinates(source, number) for number in inspect.chosen(source)]
 
 
 def bases_of(folder):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from data_pipeline import bases, genbank, stream
-from data_pipeline.errors import DataError
-from data_pipeline.genbank import Part
+from data_pipeline.errors import DamagedFileError, FileError, FormatError
+from data_pipeline.genbank import Segment
 from tests.data import FIXTURES
+from tests.raised import raises
 
 
 def record_text(features=(), sequence="acgtacgtnn", *, name="TEST", length=None, topology="linear", origin=True) -> str:
@@ -57,7 +58,7 @@ def test_kinds_limits_features_but_not_the_taxon():
 
 
 @pytest.mark.parametrize(
-    ("location", "topology", "parts"),
+    ("location", "topology", "segments"),
     [
         ("3..5", "linear", [(2, 5, 1)]),
         ("<3..>5", "linear", [(2, 5, 1)]),
@@ -88,10 +89,10 @@ def test_kinds_limits_features_but_not_the_taxon():
         ("complement(AB9.1:3..4)", "linear", [(2, 4, -1, "AB9.1")]),
     ],
 )
-def test_locations(tmp_path, location, topology, parts):
+def test_locations(tmp_path, location, topology, segments):
     path = write(tmp_path / "a.gb", record_text([("gene", location, {"gene": "a"})], topology=topology))
     [record] = genbank.read(path)
-    assert record.features[1].parts == tuple(Part(*part) for part in parts)
+    assert record.features[1].segments == tuple(Segment(*segment) for segment in segments)
 
 
 def test_qualifiers_keep_all_values_and_no_line_breaks(tmp_path):
@@ -205,44 +206,41 @@ ZIPPED = gzip.compress(WHOLE.encode(), mtime=0)
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "kind", "attributes"),
     [
-        (b"", "empty file"),
-        (b"\n\n", "no GenBank record"),
-        (gzip.compress(b"", mtime=0), "no GenBank record"),
-        (b">a\nACGT\n", "not a GenBank flat file"),
-        (bytes(range(256)) * 100, "line 1: a NUL in it"),
-        (bytes(range(1, 256)) * 100, "not a GenBank flat file"),
-        (WHOLE + ">a\nACGT\n//\n", "not a GenBank flat file: '>a'"),
-        (WHOLE[:-3], "SECOND: the file ends before the record's `//`"),
-        (WHOLE[:-10000], "SECOND: the file ends before the record's `//`"),
-        (WHOLE.replace("//\n", "", 1), "FIRST: no `//` before the next record, SECOND"),
+        (b"", FileError, {}),
+        (b"\n\n", FormatError, {}),
+        (gzip.compress(b"", mtime=0), FormatError, {}),
+        (b">a\nACGT\n", FormatError, {}),
+        (bytes(range(256)) * 100, DamagedFileError, {"line": 1}),
+        (bytes(range(1, 256)) * 100, FormatError, {}),
+        (WHOLE + ">a\nACGT\n//\n", FormatError, {"record": None}),
+        (WHOLE[:-3], DamagedFileError, {"record": "SECOND"}),
+        (WHOLE[:-10000], DamagedFileError, {"record": "SECOND"}),
+        (WHOLE.replace("//\n", "", 1), DamagedFileError, {"record": "FIRST"}),
+        (WHOLE.replace(" 20000 bp", " 20001 bp"), DamagedFileError, {"record": "SECOND"}),
+        (WHOLE.replace("acgtacgtnn", "acgtacgt*n"), FormatError, {"record": "FIRST"}),
         (
-            WHOLE.replace(" 20000 bp", " 20001 bp"),
-            "record 2 (SECOND): not a valid GenBank record: 20000 bases where its LOCUS line says 20001",
+            record_text().replace(" bp    DNA     linear  ", " aa            linear  "),
+            FormatError,
+            {"record": "TEST", "remedy": "give nucleotide records"},
         ),
-        (WHOLE.replace("acgtacgtnn", "acgtacgt*n"), "record 1 (FIRST): not a valid GenBank record"),
-        (record_text().replace(" bp    DNA     linear  ", " aa            linear  "), "a protein record"),
-        (ZIPPED[: len(ZIPPED) // 2], "truncated gzip"),
-        (ZIPPED[:-8] + bytes(8), "damaged or truncated gzip file"),
-        (ZIPPED[:40] + bytes(20) + ZIPPED[60:], "damaged or truncated gzip file"),
-        (ZIPPED + b"rubbish", "damaged or truncated gzip file"),
+        (ZIPPED[: len(ZIPPED) // 2], DamagedFileError, {}),
+        (ZIPPED[:-8] + bytes(8), DamagedFileError, {}),
+        (ZIPPED[:40] + bytes(20) + ZIPPED[60:], DamagedFileError, {}),
+        (ZIPPED + b"rubbish", DamagedFileError, {}),
     ],
 )
-def test_bad_files_give_one_line(tmp_path, content, words):
+def test_bad_files(tmp_path, content, kind, attributes):
     path = write(tmp_path / "bad.gb", content)
-    with pytest.raises(DataError) as error:
+    with raises(kind, file=path, **attributes):
         list(genbank.read(path))
-    assert str(error.value).startswith(f"{path}: ")
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(DataError, match="no such file"):
-        list(genbank.read(tmp_path / "none.gb"))
-    with pytest.raises(DataError, match="cannot be read"):
-        list(genbank.read(tmp_path))
+    for path in (tmp_path / "none.gb", tmp_path):
+        with raises(FileError, file=path):
+            list(genbank.read(path))
 
 
 def test_lines_of_sequence_out_of_order(tmp_path):
@@ -257,7 +255,7 @@ def test_lines_of_sequence_out_of_order(tmp_path):
     text = "".join(lines)
     at = lines.index(next(line for line in lines if line.startswith("        1 ")))
     swapped = [*lines[: at + 1], lines[at + 2], lines[at + 1], *lines[at + 3 :]]
-    with pytest.raises(DataError, match=r"a line of its sequence begins with base 121 where 61 is due"):
+    with raises(DamagedFileError, file=tmp_path / "a.gb", record="TEST"):
         list(genbank.read(write(tmp_path / "a.gb", "".join(swapped))))
     [record] = genbank.read(write(tmp_path / "b.gb", text))
     assert bases.decode(record.codes) == sequence.upper()

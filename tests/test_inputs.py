@@ -28,13 +28,13 @@ def make(folder, *names):
 
 def pairs(folder, *paths, annotated=True):
     """(annotation, sequence) names of what is found, and the names of the files left out with the reasons."""
-    found, left = inputs.discover(paths or [folder], annotated=annotated)
+    found, skipped = inputs.discover(paths or [folder], annotated=annotated)
     named = [tuple(path and os.path.relpath(path, folder) for path in (x.annotation, x.sequence)) for x in found]
-    return named, [os.path.relpath(line.split(": ")[0], folder) + ": " + line.split(": ", 1)[1] for line in left]
+    return named, [os.path.relpath(line.split(": ")[0], folder) + ": " + line.split(": ", 1)[1] for line in skipped]
 
 
 @pytest.mark.parametrize(
-    ("names", "found", "left"),
+    ("names", "found", "skipped"),
     [
         (["b.gb", "a.gbff.gz", "c.seq"], [("a.gbff.gz", None), ("b.gb", None), ("c.seq", None)], []),
         (["x.gff", "x.fa"], [("x.gff", "x.fa")], []),
@@ -124,16 +124,16 @@ def pairs(folder, *paths, annotated=True):
         ),
     ],
 )
-def test_folders(names, found, left, tmp_path):
+def test_folders(names, found, skipped, tmp_path):
     make(tmp_path, *names)
-    assert pairs(tmp_path) == (found, left)
+    assert pairs(tmp_path) == (found, skipped)
 
 
 def test_without_annotation_fasta_alone_counts(tmp_path):
     make(tmp_path, "x.gff", "x.fa", "y.fa", "z.gb", "rna.fna")
-    found, left = pairs(tmp_path, annotated=False)
+    found, skipped = pairs(tmp_path, annotated=False)
     assert found == [("x.gff", "x.fa"), (None, "y.fa"), ("z.gb", None)]
-    assert left == ["rna.fna: derived from another file"]
+    assert skipped == ["rna.fna: derived from another file"]
 
 
 def test_a_gff_with_its_own_sequences(tmp_path):
@@ -180,10 +180,10 @@ def test_links(tmp_path):
         ("in/b/README", "in/absent"),
     ):
         (tmp_path / link).symlink_to(tmp_path / target)
-    found, left = pairs(tmp_path / "in")
+    found, skipped = pairs(tmp_path / "in")
     assert found == [("d.gb", None), ("b/y.gb", None), ("c/deep/z.gb", None)]
     folder = tmp_path / "in"
-    assert left == [
+    assert skipped == [
         f"a/loop: the same folder as {folder}/",
         "b/broken.gb: a broken link",
         f"b/y2.gb: the same file as {folder}/b/y.gb",
@@ -200,8 +200,8 @@ def test_many_files_in_a_folder_are_looked_at_once_each(tmp_path, monkeypatch):
     keys = file_names.annotation_keys
     monkeypatch.setattr(file_names.GenomeFile, "__eq__", lambda one, other: calls.append(1) or equal(one, other))
     monkeypatch.setattr(file_names, "annotation_keys", lambda file: calls.append(1) or keys(file))
-    found, left = pairs(tmp_path)
-    assert (len(found), left) == (300, [])
+    found, skipped = pairs(tmp_path)
+    assert (len(found), skipped) == (300, [])
     assert all(sequence == annotation.replace("gff", "fa") for annotation, sequence in found)
     assert len(calls) == 300
 
@@ -419,12 +419,12 @@ def test_a_real_draft_genome_with_its_bases_taken_out(tmp_path):
 
 
 def test_every_real_file_has_its_place():
-    found, left = inputs.discover([data_path("genomes")], annotated=True)
+    found, skipped = inputs.discover([data_path("genomes")], annotated=True)
     assert sum(x.annotation is not None and x.sequence is not None for x in found) == 4  # the three GFF3 and the GTF
-    assert [line.split(": ")[1] for line in left] == [
+    assert [line.split(": ")[1] for line in skipped] == [
         "no annotation beside it",
         "ecoli_K12_MG1655_NC_000913.3.gbk.gz has the same annotation and its bases",
         "no annotation beside it",
     ]
     files = [path for path in data_path("genomes").rglob("*") if path.is_file()]
-    assert len(files) == sum(len(x.files) for x in found) + len(left)
+    assert len(files) == sum(len(x.files) for x in found) + len(skipped)

@@ -238,8 +238,8 @@ def test_head_gives_the_first_regions(dataset, capsys):
         lines = [line.split("\t") for line in printed(capsys, dataset, "--head", count).splitlines()]
         assert len(lines) == min(count, len(whole))
         for line, (head, body) in zip(lines, whole, strict=False):
-            _, place, taxon, kind, length, gene, _, start = line
-            assert head.startswith(f"{place} {kind} {taxon}")
+            _, coordinates, taxon, kind, length, gene, _, start = line
+            assert head.startswith(f"{coordinates} {kind} {taxon}")
             assert int(length) == len(body)
             assert start == (body[:30] + "…" if len(body) > 30 else body)
             assert f" gene={gene}" in head or gene == "-"

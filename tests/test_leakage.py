@@ -72,9 +72,9 @@ def test_identity_keeps_the_share_that_the_docstring_says():
 
 
 def test_report():
-    parts, lengths = np.array([0, 1, 1, 2, 1]), np.array([100, 50, 60, 70, 5])
+    splits, lengths = np.array([0, 1, 1, 2, 1]), np.array([100, 50, 60, 70, 5])
     seen, sizes = np.array([0, 0.5, 0.05, 0, 0], np.float32), np.array([0, 20, 40, 39, 0])
-    found = leakage.report(parts, lengths, seen, sizes, 1, ("train", "validation", "test"))
+    found = leakage.report(splits, lengths, seen, sizes, 1, ("train", "validation", "test"))
     assert found == {
         "kmer_length": 32,
         "sampled_one_in": 1,

@@ -6,18 +6,18 @@ from hypothesis import strategies as st
 from data_pipeline import bases, locations
 
 
-@given(start=st.integers(0, 50), length=st.integers(1, 200), longest=st.integers(1, 60) | st.none())
-def test_near_equal_pieces_cover_all_once(start, length, longest):
-    pieces = locations.near_equal(start, start + length, longest)
-    assert [at for piece in pieces for at in range(*piece)] == list(range(start, start + length))
-    lengths = [end - begin for begin, end in pieces]
+@given(start=st.integers(0, 50), length=st.integers(1, 200), max_length=st.integers(1, 60) | st.none())
+def test_near_equal_pieces_cover_all_once(start, length, max_length):
+    intervals = locations.near_equal(start, start + length, max_length)
+    assert [at for interval in intervals for at in range(*interval)] == list(range(start, start + length))
+    lengths = [end - begin for begin, end in intervals]
     assert max(lengths) - min(lengths) <= 1
-    assert len(pieces) == (-(-length // longest) if longest else 1)
+    assert len(intervals) == (-(-length // max_length) if max_length else 1)
 
 
 @given(mask=st.lists(st.booleans(), min_size=1, max_size=40), ends=st.tuples(st.integers(0, 40), st.integers(0, 40)))
 def test_runs_within_a_stretch_and_joined_again(mask, ends):
-    start, end = sorted(min(place, len(mask)) for place in ends)
+    start, end = sorted(min(at, len(mask)) for at in ends)
     mask = np.array(mask)
     runs = bases.runs(mask)
     if start < end:
@@ -29,14 +29,14 @@ def test_runs_within_a_stretch_and_joined_again(mask, ends):
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 8)), max_size=6), st.integers(0, 40), st.integers(1, 8))
 def test_unions_are_touched_where_a_base_is_shared(stretches, start, length):
-    pieces = [(begin, begin + size) for begin, size in stretches]
-    covered = {at for piece in pieces for at in range(*piece)}
-    touched = locations.touches(locations.union(pieces), start, start + length)
+    intervals = [(begin, begin + size) for begin, size in stretches]
+    covered = {at for interval in intervals for at in range(*interval)}
+    touched = locations.touches(locations.union(intervals), start, start + length)
     assert touched == bool(covered & set(range(start, start + length)))
 
 
 @pytest.mark.parametrize(
-    ("parts", "circle", "expected"),
+    ("segments", "circle", "expected"),
     [
         ([(2, 5, 1)], 10, (2, 5, 1, ())),
         ([(8, 10, 1), (0, 3, 1)], 10, (8, 3, 1, ())),
@@ -47,8 +47,8 @@ def test_unions_are_touched_where_a_base_is_shared(stretches, start, length):
         ([(4, 10, 1), (0, 4, 1)], 10, (4, 4, 1, ())),
     ],
 )
-def test_place_of_parts(parts, circle, expected):
-    assert locations.place(parts, circle) == expected
+def test_the_enclosing_span(segments, circle, expected):
+    assert locations.enclosing(segments, circle) == expected
 
 
 def test_ends_over_the_origin_need_parts_that_meet_there_on_one_strand():
@@ -60,23 +60,23 @@ def test_ends_over_the_origin_need_parts_that_meet_there_on_one_strand():
 
 
 def test_lengthened_parts_run_over_the_origin():
-    assert locations.lengthened((2, 5, 1), 1, 3, 10) == ((1, 8, 1),)
-    assert locations.lengthened((2, 5, -1), 1, 2, 10) == ((0, 6, -1),)
-    assert locations.lengthened((2, 5, 1), 4, 0, 10) == ((8, 10, 1), (0, 5, 1))
-    assert locations.lengthened((2, 5, -1), 0, 4, 10) == ((0, 5, -1), (8, 10, -1))
-    assert locations.lengthened((7, 9, 1), 0, 3, 10) == ((7, 10, 1), (0, 2, 1))
+    assert locations.extended((2, 5, 1), 1, 3, 10) == ((1, 8, 1),)
+    assert locations.extended((2, 5, -1), 1, 2, 10) == ((0, 6, -1),)
+    assert locations.extended((2, 5, 1), 4, 0, 10) == ((8, 10, 1), (0, 5, 1))
+    assert locations.extended((2, 5, -1), 0, 4, 10) == ((0, 5, -1), (8, 10, -1))
+    assert locations.extended((7, 9, 1), 0, 3, 10) == ((7, 10, 1), (0, 2, 1))
 
 
 def test_room_to_the_next_part_or_the_end():
-    parts = [(2, 4, 1), (6, 7, 1)]
-    assert locations.room(2, -1, parts, 10, False) == 2
-    assert locations.room(7, 1, parts, 10, False) == 3
-    assert locations.room(4, 1, parts, 10, False) == locations.room(6, -1, parts, 10, False) == 2
-    assert locations.room(2, -1, parts, 10, True) == locations.room(7, 1, parts, 10, True) == 5
+    segments = [(2, 4, 1), (6, 7, 1)]
+    assert locations.room(2, -1, segments, 10, False) == 2
+    assert locations.room(7, 1, segments, 10, False) == 3
+    assert locations.room(4, 1, segments, 10, False) == locations.room(6, -1, segments, 10, False) == 2
+    assert locations.room(2, -1, segments, 10, True) == locations.room(7, 1, segments, 10, True) == 5
 
 
 def test_inside_and_clipped():
     assert locations.inside([(0, 10, 1), (3, 3, 1)], 10)
-    for part in [(-1, 3, 1), (3, 11, 1), (5, 4, 1)]:
-        assert not locations.inside([(0, 10, 1), part], 10)
+    for segment in [(-1, 3, 1), (3, 11, 1), (5, 4, 1)]:
+        assert not locations.inside([(0, 10, 1), segment], 10)
     assert locations.clipped([(-1, 3, 1), (8, 30, 1), (7, 5, 1)], 10) == 5

@@ -92,7 +92,7 @@ def test_round_trip(tmp_path_factory, seed, lengths, piece_length, shard_bytes):
     regions = [random_region(rng, length, number) for number, length in enumerate(lengths)]
     folder = tmp_path_factory.mktemp("data") / "set"
     info = write(folder, regions, piece_length=piece_length, shard_bytes=shard_bytes)
-    source = RegionSource(folder, "train", cached_records=2)
+    source = RegionSource(folder, "train", cached_entries=2)
     assert len(source) == len(regions) == info["splits"]["train"]["regions"]
     assert source.info == info
     assert source.digest == info["digest"]
@@ -172,7 +172,7 @@ def test_records_are_about_64_kib_and_readable_alone(dataset):
     assert source.index["record"][301] == source.index["record"][300] + 3  # 600 000 bases: two whole pieces and a rest
     number, slot = source.index["record"][17], source.index["slot"][17]
     [raw] = reader.read([int(number)])
-    row = records._Record(raw, "here").metadata()[slot]
+    row = records._Entry(raw, "here").metadata()[slot]
     region = regions[17]
     assert row == {
         "accession": region.accession,
@@ -186,7 +186,7 @@ def test_records_are_about_64_kib_and_readable_alone(dataset):
 
 def test_threads_and_pickles_read_the_same(dataset):
     folder, regions = dataset
-    source = RegionSource(folder, "train", cached_records=2)
+    source = RegionSource(folder, "train", cached_entries=2)
     source.read(0, 0, 5)
     copy = pickle.loads(pickle.dumps(source))
     assert len(pickle.dumps(source)) < 1000
@@ -334,11 +334,11 @@ def test_a_changed_byte_of_a_record_never_reads_outside_it(one_record, at, value
     raw = bytearray(one_record)
     raw[at] = value
     with contextlib.suppress(DataError):  # noticed: well
-        record = records._Record(bytes(raw), "here")
-        for slot in range(len(record.pieces)):
-            _, offset, length = record.pieces[slot][:3]
-            record.check(slot, slot, offset, length)
-            assert len(record.read(slot, 0, length)) == length
+        entry = records._Entry(bytes(raw), "here")
+        for slot in range(len(entry.chunks)):
+            _, offset, length = entry.chunks[slot][:3]
+            entry.check(slot, slot, offset, length)
+            assert len(entry.read(slot, 0, length)) == length
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data_pipeline import bases, genbank, regions
 from data_pipeline.errors import DataError
-from data_pipeline.genome import Feature, Part, Record
+from data_pipeline.genome import Feature, Record, Segment
 from data_pipeline.ledger import DUPLICATE, ELSEWHERE, MALFORMED, NO_SEQUENCE, Ledger
 from data_pipeline.regions import Scheme
 from tests.data import DATA, FIXTURES, data_path, peer_path
@@ -242,15 +242,15 @@ def test_random_records_equal_the_oracle(oracle, tmp_path_factory, features, top
 
 def spell(text, region):
     """A region's bases read off its record's text by its coordinates alone; case is kept."""
-    if region.parts:
-        stretches = region.parts
+    if region.segments:
+        stretches = region.segments
     elif region.start < region.end:
         stretches = [(region.start, region.end, region.strand)]
     else:
         stretches = [(region.start, len(text), region.strand), (0, region.end, region.strand)][:: region.strand]
     forward = [(text[start:end], strand) for start, end, strand in stretches]
     complement = str.maketrans("ACGTacgt", "TGCAtgca")
-    return "".join(part if strand > 0 else part[::-1].translate(complement) for part, strand in forward)
+    return "".join(segment if strand > 0 else segment[::-1].translate(complement) for segment, strand in forward)
 
 
 def check_spelling(text, region):
@@ -315,8 +315,8 @@ def test_random_records_are_accounted_for(
         check_spelling(sequence, whole)
         assert len(whole.codes) == span.length(LENGTH) >= min_length
         assert whole.taxon == "mam"
-        places = [at for start, end in span.pieces(LENGTH) for at in range(start, end)]
-        if not span.parts:
+        places = [at for start, end in span.intervals(LENGTH) for at in range(start, end)]
+        if not span.segments:
             assert len(places) == len(set(places))
         pieces = list(regions.cut(whole, scheme, ledger))
         kept += pieces
@@ -325,8 +325,8 @@ def test_random_records_are_accounted_for(
             assert min_length <= len(piece.codes) <= (max_length or LENGTH)
         if min_length == 1:
             text = bases.decode(whole.codes)
-            stretches = [part for part in re.split(f"N{{{cut_n},}}", text) if part] if cut_n else [text]
-            expected = [-(-len(part) // (max_length or LENGTH)) for part in stretches]
+            stretches = [segment for segment in re.split(f"N{{{cut_n},}}", text) if segment] if cut_n else [text]
+            expected = [-(-len(segment) // (max_length or LENGTH)) for segment in stretches]
             assert len(pieces) == sum(expected)
             assert "".join(bases.decode(piece.codes) for piece in pieces) == "".join(stretches)
             offset = 0
@@ -348,7 +348,7 @@ def spliced(tmp_path, features, sequence, topology="linear", **scheme):
     """(bases, start, end, strand, parts, frame) of each region of the scheme `cds`, and the ledger."""
     found, ledger = find(tmp_path, features, sequence, topology, Scheme("cds", **scheme))
     ledger.check(len(found), sum(len(region.codes) for region in found))
-    return [(bases.decode(r.codes), r.start, r.end, r.strand, r.parts, r.frame) for r in found], ledger
+    return [(bases.decode(r.codes), r.start, r.end, r.strand, r.segments, r.frame) for r in found], ledger
 
 
 #                  0123456789
@@ -374,7 +374,7 @@ TWELVE = "ACGTTGCAAGCC"
 def test_spliced_locations(tmp_path, location, topology, expected):
     assert spliced(tmp_path, [("CDS", location, {})], TWELVE, topology)[0] == [expected]
     [region], _ = find(tmp_path, [("mRNA", location, {})], TWELVE, topology, Scheme("mrna"))
-    assert (bases.decode(region.codes), region.start, region.end, region.strand, region.parts) == expected[:5]
+    assert (bases.decode(region.codes), region.start, region.end, region.strand, region.segments) == expected[:5]
     assert (region.kind, region.frame, region.genetic_code) == ("mRNA", -1, 0)
 
 
@@ -459,11 +459,11 @@ def test_coding_regions_keep_their_frame_code_and_exceptions(tmp_path):
     ],
 )
 def test_flanks(tmp_path, location, topology, flank, expected):
-    [(text, start, end, _, parts, frame)], _ = spliced(
+    [(text, start, end, _, segments, frame)], _ = spliced(
         tmp_path, [("CDS", location, {"codon_start": "2"})], TWELVE, topology, flank=flank
     )
     [(inner, *_)], _ = spliced(tmp_path, [("CDS", location, {})], TWELVE, topology)
-    assert (start, end, parts) == expected
+    assert (start, end, segments) == expected
     assert text[frame - 1 :].startswith(inner[:1])  # codon_start 2: a base of the region stands before its frame
 
 
@@ -494,7 +494,7 @@ def test_pieces_keep_their_place_over_the_origin(tmp_path):
     assert [(r.start, r.end, bases.decode(r.codes)) for r in found] == [(2, 5, "AAC"), (11, 2, "GTG"), (8, 11, "GCT")]
     feature = ("CDS", "join(7..8,10..12,1..2)", {})
     found, _ = find(tmp_path, [feature], TWELVE, "circular", Scheme("cds", max_length=4))
-    assert [(r.start, r.end, r.parts) for r in found] == [(6, 10, ((6, 8, 1), (9, 10, 1))), (10, 2, ())]
+    assert [(r.start, r.end, r.segments) for r in found] == [(6, 10, ((6, 8, 1), (9, 10, 1))), (10, 2, ())]
     assert [bases.decode(r.codes) for r in found] == ["CAG", "CCAC"]
     found, ledger = find(tmp_path, [("gene", "4..12", {})], "ACGNNGCNNNCC", scheme=Scheme(cut_n=3))
     assert [(r.start, r.end) for r in found] == [(3, 7), (10, 12)]
@@ -505,8 +505,8 @@ def test_pieces_keep_their_frame(tmp_path):
     feature = ("CDS", "join(1..5,7..12)", {"codon_start": "3"})
     found, _ = find(tmp_path, [feature], TWELVE, scheme=Scheme("cds", max_length=4))
     assert [(bases.decode(r.codes), r.frame) for r in found] == [("ACG", 2), ("TTCA", 2), ("AGCC", 1)]
-    assert found[1].parts == ((3, 5, 1), (6, 8, 1))
-    assert (found[2].start, found[2].end, found[2].parts) == (8, 12, ())
+    assert found[1].segments == ((3, 5, 1), (6, 8, 1))
+    assert (found[2].start, found[2].end, found[2].segments) == (8, 12, ())
     found, _ = find(tmp_path, [("CDS", "9..11", {})], TWELVE, scheme=Scheme("cds", max_length=4, flank=8))
     assert [r.frame for r in found] == [-1, -1, 0]
 
@@ -564,7 +564,7 @@ def test_regulatory_features_on_request(tmp_path):
 def test_children_are_matched_by_gene_id_where_there_is_one():
     def feature(kind, start, end, gene_id=None, **qualifiers):
         values = {key: (value,) for key, value in qualifiers.items()}
-        return Feature(kind, (Part(start, end, 1),), values, gene_id)
+        return Feature(kind, (Segment(start, end, 1),), values, gene_id)
 
     features = (
         feature("gene", 0, 4, "gene-1", gene="a"),
@@ -633,7 +633,7 @@ def check_against_biopython(path):
             expected = set()
             for feature in other.features:
                 location = feature.location
-                if feature.type != kind or location is None or any(part.ref for part in location.parts):
+                if feature.type != kind or location is None or any(segment.ref for segment in location.parts):
                     continue
                 whole = feature.extract(other.seq)
                 text = re.sub("[^ACGT]", "N", str(whole).upper())

@@ -22,13 +22,13 @@ def record(length=LENGTH, accession="A.1", organism="Escherichia coli", taxon_id
     )  # fmt: skip
 
 
-def places(spans, by="group", seed=0, assembly="GCF_1", **of):
-    return split.places(record(**of), spans, by=by, seed=seed, assembly=assembly)
+def split_hashes(spans, by="group", seed=0, assembly="GCF_1", **of):
+    return split.split_hashes(record(**of), spans, by=by, seed=seed, assembly=assembly)
 
 
-def parts(spans, seed=0, shares=None, **of):
-    found = split.parts_of(np.array(places(spans, seed=seed, **of), np.uint64), **(shares or SHARES))
-    return [split.PARTS[part] for part in found]
+def splits(spans, seed=0, shares=None, **of):
+    found = split.splits_of(np.array(split_hashes(spans, seed=seed, **of), np.uint64), **(shares or SHARES))
+    return [split.SPLITS[name] for name in found]
 
 
 def genes(starts):
@@ -45,7 +45,7 @@ SPANS = st.lists(
 
 
 def covered(span):
-    return {base for start, end in span.pieces(LENGTH) for base in range(start, end)}
+    return {base for start, end in span.intervals(LENGTH) for base in range(start, end)}
 
 
 def closure(spans):
@@ -74,25 +74,25 @@ def test_groups_are_the_transitive_overlaps(spans):
 @settings(max_examples=150, deadline=None)
 @given(spans=SPANS, more=SPANS, seed=st.integers(0, 100))
 def test_parts_share_no_base_and_do_not_move(spans, more, seed):
-    found = parts(spans, seed)
-    bases_of = {part: set() for part in split.PARTS}
-    for span, part in zip(spans, found, strict=True):
-        bases_of[part] |= covered(span)
-    for one, other in itertools.combinations(split.PARTS, 2):
+    found = splits(spans, seed)
+    bases_of = {name: set() for name in split.SPLITS}
+    for span, name in zip(spans, found, strict=True):
+        bases_of[name] |= covered(span)
+    for one, other in itertools.combinations(split.SPLITS, 2):
         assert not bases_of[one] & bases_of[other]
     everything = set().union(*bases_of.values())
     apart = [span for span in more if not covered(span) & everything]
-    assert parts(spans + apart, seed)[: len(spans)] == found
-    backwards = parts(spans[::-1], seed)
+    assert splits(spans + apart, seed)[: len(spans)] == found
+    backwards = splits(spans[::-1], seed)
     assert backwards[::-1] == found
 
 
 def test_the_hash_is_fixed_for_good():
     # These values must never change: a part that moves leaks validation data into training.
-    found = parts(genes(range(8)), accession="NC_000913.3")
+    found = splits(genes(range(8)), accession="NC_000913.3")
     assert found == HASHED
-    assert found != parts(genes(range(8)), seed=1, accession="NC_000913.3")
-    assert found != parts(genes(range(8)), accession="NC_000913.2")
+    assert found != splits(genes(range(8)), seed=1, accession="NC_000913.3")
+    assert found != splits(genes(range(8)), accession="NC_000913.2")
 
 
 HASHED = ["validation", "train", "test", "validation", "train", "train", "test", "validation"]
@@ -101,15 +101,15 @@ HASHED = ["validation", "train", "test", "validation", "train", "train", "test",
 def test_shares_are_met_and_test_leaves_validation_alone():
     def counts(validation_share, test_share):
         shares = {"validation_share": validation_share, "test_share": test_share}
-        found = parts(genes(range(20000)), shares=shares, length=20001)
-        return found, {part: found.count(part) / len(found) for part in split.PARTS}
+        found = splits(genes(range(20000)), shares=shares, length=20001)
+        return found, {name: found.count(name) / len(found) for name in split.SPLITS}
 
     found, share = counts(0.05, 0.1)
     assert share["validation"] == pytest.approx(0.05, abs=0.006)
     assert share["test"] == pytest.approx(0.1, abs=0.009)
     without, share = counts(0.05, 0)
     assert share["test"] == 0
-    assert [part == "validation" for part in found] == [part == "validation" for part in without]
+    assert [name == "validation" for name in found] == [name == "validation" for name in without]
 
 
 @pytest.mark.parametrize("shares", [(-0.1, 0), (0, 1.0), (0.5, 0.5), (float("nan"), 0)])
@@ -122,12 +122,12 @@ def test_real_records_keep_overlaps_together():
     for path in sorted(FIXTURES.glob("*.gz")):
         for record in genbank.read(path):
             spans = regions.find(record, regions.Scheme(), Ledger())
-            where = split.places(record, spans, by="group", seed=0, assembly="")
-            found = split.parts_of(np.array(where, np.uint64), **SHARES)
+            where = split.split_hashes(record, spans, by="group", seed=0, assembly="")
+            found = split.splits_of(np.array(where, np.uint64), **SHARES)
             owner = np.full(len(record.codes), -1)
             assert len(set(found.tolist())) > 1 or len(spans) < 20
             for span, code in zip(spans, found, strict=True):
-                for start, end in span.pieces(len(record.codes)):
+                for start, end in span.intervals(len(record.codes)):
                     assert np.isin(owner[start:end], (-1, code)).all()
                     owner[start:end] = code
 
@@ -139,21 +139,21 @@ def test_contig_assembly_and_organism_stay_together():
         ("assembly", {"assembly": "GCF_2"}),
         ("taxon", {"organism": "B"}),
     ):
-        found = places(spans, by)
+        found = split_hashes(spans, by)
         assert len(set(found)) == 1, by
-        assert set(found) == set(places(genes([7, 9]), by))
-        assert set(found) != set(places(spans, by, **names))
-        assert set(found) != set(places(spans, by, seed=1))
+        assert set(found) == set(split_hashes(genes([7, 9]), by))
+        assert set(found) != set(split_hashes(spans, by, **names))
+        assert set(found) != set(split_hashes(spans, by, seed=1))
     # Without an organism the assembly stands for it, and so it does for names that many assemblies have.
     for by, of in (("taxon", {"organism": ""}), ("contig", {"accession": "chr1"}), ("group", {"accession": "chr1"})):
-        assert set(places(spans, by, **of)).isdisjoint(places(spans, by, **of, assembly="GCF_2")), by
+        assert set(split_hashes(spans, by, **of)).isdisjoint(split_hashes(spans, by, **of, assembly="GCF_2")), by
     for by in ("taxon", "contig", "group"):
-        assert places(spans, by) == places(spans, by, assembly="GCF_2")
-    assert places(spans, "taxon", organism="A", taxon_id="9606") == places(
+        assert split_hashes(spans, by) == split_hashes(spans, by, assembly="GCF_2")
+    assert split_hashes(spans, "taxon", organism="A", taxon_id="9606") == split_hashes(
         spans, "taxon", organism="B", taxon_id="9606"
     )
-    assert len(set(places(spans))) == 50
-    assert places(spans, "cluster") == places(spans)
+    assert len(set(split_hashes(spans))) == 50
+    assert split_hashes(spans, "cluster") == split_hashes(spans)
 
 
 def test_spliced_regions_are_grouped_by_the_bases_they_hold():

@@ -4,7 +4,8 @@ import zlib
 import pytest
 
 from data_pipeline import stream
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DamagedFileError, FileError
+from tests.raised import raises
 
 TEXT = b"".join(b"line %d of a text that does not repeat %d\n" % (n, n * n * 7919 % 10007) for n in range(60000))
 
@@ -42,29 +43,35 @@ def test_content_and_progress(packed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("packed", "message"),
+    ("packed", "kind"),
     [
-        (b"", "empty file"),
-        (gzip.compress(TEXT, mtime=0)[:-3000], "damaged or truncated gzip"),
-        (gzip.compress(TEXT, mtime=0)[:-8], "damaged or truncated gzip"),
-        (gzip.compress(TEXT, mtime=0)[:-8] + bytes(8), "damaged or truncated gzip"),
-        (gzip.compress(TEXT, mtime=0) + b"more", "damaged or truncated gzip"),
-        (b"".join(bgzip(TEXT)[:5]), "truncated bgzip"),
-        (b"".join(bgzip(TEXT))[:-1], "truncated bgzip"),
+        (b"", FileError),
+        (gzip.compress(TEXT, mtime=0)[:-3000], DamagedFileError),
+        (gzip.compress(TEXT, mtime=0)[:-8], DamagedFileError),
+        (gzip.compress(TEXT, mtime=0)[:-8] + bytes(8), DamagedFileError),
+        (gzip.compress(TEXT, mtime=0) + b"more", DamagedFileError),
+        (b"".join(bgzip(TEXT)[:5]), DamagedFileError),
+        (b"".join(bgzip(TEXT))[:-1], DamagedFileError),
     ],
     ids=["empty", "cut", "no CRC", "CRC", "rubbish", "bgzip without blocks", "bgzip without its last byte"],
 )
-def test_damage_is_one_line(packed, message, tmp_path):
+def test_damage_is_an_error(packed, kind, tmp_path):
     path = tmp_path / "x.gz"
     path.write_bytes(packed)
-    with pytest.raises(DataError, match=message) as error:
+    with raises(kind, file=path):
         list(stream.chunks(path, lambda count: None))
-    assert "x.gz" in str(error.value)
-    assert "\n" not in str(error.value)
+
+
+def test_the_line_of_a_nul(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    path.write_bytes(b"one\ntwo\nth\0ree\n")
+    for size in (1, 5, 1000):
+        monkeypatch.setattr(stream, "CHUNK_BYTES", size)
+        with raises(DamagedFileError, file=path, line=3):
+            list(stream.chunks(path, lambda count: None))
 
 
 def test_unreadable(tmp_path):
-    with pytest.raises(DataError, match="absent: no such file"):
-        list(stream.chunks(tmp_path / "absent", lambda count: None))
-    with pytest.raises(DataError, match="cannot be read"):
-        list(stream.chunks(tmp_path, lambda count: None))
+    for path in (tmp_path / "absent", tmp_path):
+        with raises(FileError, file=path):
+            list(stream.chunks(path, lambda count: None))

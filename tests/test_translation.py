@@ -34,13 +34,13 @@ def test_no_codons_and_unknown_codes():
         translation.translate(bases.encode("ACG"), 7)
 
 
-def check(sequence, annotated=None, *, frame=0, genetic_code=1, parts=None, **qualifiers):
-    """The outcome for bases that stand alone, at the beginning of their record unless `parts` say otherwise."""
+def check(sequence, annotated=None, *, frame=0, genetic_code=1, segments=None, **qualifiers):
+    """The outcome for bases that stand alone, at the beginning of their record unless `segments` say otherwise."""
     values = {key: (value,) for key, value in qualifiers.items()}
     if annotated is not None:
         values["translation"] = (annotated,)
-    parts = parts or [(0, len(sequence), 1)]
-    return translation.check(bases.encode(sequence), parts, values, frame, genetic_code)
+    segments = segments or [(0, len(sequence), 1)]
+    return translation.check(bases.encode(sequence), segments, values, frame, genetic_code)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_outcomes_by_frame_code_and_qualifier():
 
 
 @pytest.mark.parametrize(
-    ("text", "parts", "frame", "sequence", "annotated"),
+    ("text", "segments", "frame", "sequence", "annotated"),
     [
         ("(pos:4..6,aa:Sec)", [(0, 9, 1)], 0, "ATGTGATAA", "MU"),
         ("(pos:104..106, aa:Pyl)", [(100, 109, 1)], 0, "ATGTAGTAA", "MO"),
@@ -110,8 +110,8 @@ def test_outcomes_by_frame_code_and_qualifier():
         ("(pos:7,aa:TERM)", [(0, 7, 1)], 0, "ATGGCCT", "MA"),
     ],
 )
-def test_translation_exceptions(text, parts, frame, sequence, annotated):
-    assert check(sequence, annotated, parts=parts, frame=frame, transl_except=text) == "equal"
+def test_translation_exceptions(text, segments, frame, sequence, annotated):
+    assert check(sequence, annotated, segments=segments, frame=frame, transl_except=text) == "equal"
 
 
 @pytest.mark.parametrize("text", ["(pos:900..902,aa:Sec)", "(pos:1..3,aa:Sec)", "nonsense", ""])

@@ -1,0 +1,32 @@
+"""Asserts which error is raised by its class and its attributes, not by its wording."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+
+@contextlib.contextmanager
+def raises(kind, **attributes):
+    """`pytest.raises` of exactly this class, with these attributes and a text of one printable line.
+
+    A file is compared by its path, or by its name alone where `file` is a plain name.
+    """
+    with pytest.raises(kind) as caught:
+        yield caught
+    check(caught.value, kind, **attributes)
+
+
+def check(error, kind, **attributes):
+    """Asserts the class and the attributes of an error."""
+    assert type(error) is kind, repr(error)
+    for name, expected in attributes.items():
+        found = getattr(error, name)
+        if name == "file":
+            found = str(found) if "/" in str(expected) else Path(found).name
+            expected = str(expected)
+        assert found == expected, f"{name}: {found!r}, expected {expected!r}; {error}"
+    text = str(error)
+    assert text.isprintable(), text
+    for expected in (error.file, error.record, error.field, error.remedy):
+        assert expected is None or str(expected) in text, text
