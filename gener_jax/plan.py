@@ -1,13 +1,13 @@
-"""Whether a configuration fits a machine, and what would: no device of the machine is needed.
+"""Whether a configuration fits a machine, and which would; needs no device of that machine.
 
     python -m gener_jax.plan --config=experiments/unified_7b.py --devices 64 --device h100
     python -m gener_jax.plan --config=experiments/euk_1b.py --topology v5p:4x4x4 [--compile]
 
-Per device, by formula: parameters, gradients, optimizer state, activations and their sum; what is sent between devices,
-by kind; operations a token. Then the mesh, remat policy and parts of a batch (train.accumulate) that fit and should be
-fastest, with tokens/s at a stated share of the device's peak (MFU) and the days of the recipe; and weights + KV cache
-for inference. `--compile` compiles the real training step for a TPU topology as well (pip install -e '.[plan]'), and
-compares the compiler's own figure for memory. The last line on standard output is one JSON object.
+Per device, by formula: parameters, gradients, optimizer state, activations and their sum; bytes sent between devices,
+by kind; operations per token. Then the mesh, remat policy and number of microbatches (train.accumulate) that fit and
+should be fastest, with tokens/s at a given fraction of the device's peak (MFU) and the recipe's days; and weights and
+KV cache for inference. `--compile` also compiles the real training step for a TPU topology (pip install -e '.[plan]')
+and compares the compiler's own figure for memory. The last line on standard output is one JSON object.
 """
 
 import dataclasses
@@ -29,30 +29,30 @@ from gener_jax.progress import say
 from gener_jax.tokenizer import for_config
 from gener_jax.training.step import abstract_state, make_train_step
 
-ROOM = 0.92  # of a device's memory that a plan uses; the rest is for fragments and the program
-# Time of a training step, over that of the operations that count, by what is computed again: a third is the forward
-# pass. What `dots` computes again is by element, in what reads it; `none` writes and reads 2.7 times as much instead
-# (by bytes 3 % of a step on a v5p; on CPU it measured slower).
+ROOM = 0.92  # fraction of a device's memory that a plan uses; the rest is for fragmentation and the program
+# Time of a training step relative to that of its useful operations, by remat policy; a third is the forward pass.
+# `dots` recomputes only elementwise operations, fused into what reads them; `none` writes and reads 2.7 times as many
+# bytes instead (3 % of a step on a v5p by bytes; slower on CPU, measured).
 RECOMPUTED = {"none": 1.03, "dots": 1.0, "block": 1.28, "full": 1.33}
 
 
 class Machine(NamedTuple):
-    """What a plan is for."""
+    """The machine of a plan."""
 
     devices: int
-    memory_gib: float  # a device
-    device: flops.Device | None  # None: of no known kind, so nothing is said of time
-    topology: str | None  # a TPU's, as v5p:4x4x4
+    memory_gib: float  # per device
+    device: flops.Device | None  # None: of unknown kind, so the plan has no times
+    topology: str | None  # of a TPU slice, such as v5p:4x4x4
 
 
 def machine_of(args) -> Machine:
     """The machine that the command line names.
 
     Raises:
-      ConfigError: if it names none, or one that the table does not have.
+      ConfigError: if it names none, or one that is not in the table.
     """
     if args.device_memory_gib is not None and not 0 < args.device_memory_gib < math.inf:
-        raise ConfigError(f"--device_memory_gib {args.device_memory_gib}: it has to be positive")
+        raise ConfigError("must be positive and finite", "--device_memory_gib", args.device_memory_gib)
     if args.topology:
         kind, _, shape = args.topology.partition(":")
         if args.devices or args.device:
@@ -62,33 +62,33 @@ def machine_of(args) -> Machine:
             or not kind.startswith("v")
             or not all(n.isdecimal() and int(n) for n in shape.split("x"))
         ):
-            raise ConfigError(f"--topology {args.topology}: write v5p:4x4x4, or v4, v5e, v6e with their shapes")
+            raise ConfigError("write v5p:4x4x4, or v4, v5e, v6e with a shape", "--topology", args.topology)
         device, number = flops.DEVICES[kind], math.prod(int(n) for n in shape.split("x"))
         return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)
     if args.devices is not None and args.devices < 1:
-        raise ConfigError(f"--devices {args.devices}: one at least")
+        raise ConfigError("must be at least 1", "--devices", args.devices)
     if not args.devices:
         raise ConfigError("give --devices N with --device NAME or --device_memory_gib G, or --topology v5p:4x4x4")
     device = flops.DEVICES[args.device] if args.device else None
     if not (device or args.device_memory_gib):
-        raise ConfigError("give --device NAME or --device_memory_gib G: how much memory has a device?")
+        raise ConfigError("give --device NAME or --device_memory_gib G, the memory of a device")
     return Machine(args.devices, args.device_memory_gib or device.memory_gib, device, None)
 
 
 class Sent(NamedTuple):
-    """Something that a device sends in a step."""
+    """Data that a device sends in a step."""
 
     kind: str  # all-gather, reduce-scatter, all-reduce
-    axis: str  # of the mesh; fsdp stands for fsdp and context together, which cut the parameters
+    axis: str  # of the mesh; fsdp means fsdp and context together, which shard the parameters
     gib: float
 
 
 def collectives(config: Config, num_devices: int) -> list[Sent]:
-    """What a device sends in a step, by formula, for ring algorithms: a gather of x bytes over n devices sends
-    x (n − 1) / n, a sum over all twice that.
+    """Data that a device sends in a step, by formula for ring algorithms: an all-gather of x bytes over n devices sends
+    x (n − 1) / n, an all-reduce twice that.
 
-    Weights and gradients of layers, gathered and scattered for each part of a batch; gradients summed over data; keys
-    and values over context; the residual stream, twice a layer and direction, over tensor.
+    Weights and gradients of layers, gathered and scattered for each microbatch; gradients summed over data; keys and
+    values over context; the residual stream over tensor, twice per layer and direction.
     """
     m, t, mesh = config.model, config.train, config.mesh
     sizes = axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
@@ -114,12 +114,12 @@ def collectives(config: Config, num_devices: int) -> list[Sent]:
     ]
 
 
-EXPOSED = {"fsdp": 0.3, "data": 0.3, "context": 0.5, "tensor": 1.0}  # the share of sending that no computing hides
+EXPOSED = {"fsdp": 0.3, "data": 0.3, "context": 0.5, "tensor": 1.0}  # fraction not overlapped with computation; assumed
 
 
 def seconds(config: Config, machine: Machine, mfu: float) -> float:
-    """Of a step: its operations, those done again too, at `mfu` of the peak, and the part of what is sent that no
-    computing hides. To choose by, no more.
+    """Time of a step: its operations, recomputed ones included, at `mfu` of the peak, and the communication that is not
+    overlapped. Only for comparing candidates.
     """
     device, mesh = machine.device, config.mesh
     tokens = config.train.batch_size * config.data.context_length / machine.devices
@@ -139,12 +139,12 @@ def seconds(config: Config, machine: Machine, mfu: float) -> float:
 
 
 def candidates(config: Config, machine: Machine):
-    """Every mesh, remat policy and number of parts that divides the model, the batch and the machine."""
+    """Every mesh, remat policy and number of microbatches that divides the model, the batch and the machine."""
     m, t, length = config.model, config.train, config.data.context_length
     divisors = [n for n in range(1, machine.devices + 1) if machine.devices % n == 0]
     for tensor, context, fsdp in itertools.product(divisors, repeat=3):
         if machine.devices % (tensor * context * fsdp) or tensor > 8 or context > 16:
-            continue  # over 8 a tensor axis leaves the fast links
+            continue  # a tensor axis above 8 leaves the fast links
         data = machine.devices // (tensor * context * fsdp)
         if any(size % tensor for size in (m.num_attention_heads, m.intermediate_size, m.vocab_size)):
             continue
@@ -154,28 +154,28 @@ def candidates(config: Config, machine: Machine):
         if t.batch_size % (data * fsdp):
             continue
         mesh = Mesh(data=data, fsdp=fsdp, tensor=tensor, context=context)
-        for parts, remat in itertools.product([n for n in range(1, rows + 1) if rows % n == 0], REMAT):
+        for accumulate, remat in itertools.product([n for n in range(1, rows + 1) if rows % n == 0], REMAT):
             yield dataclasses.replace(
                 config, mesh=mesh, model=dataclasses.replace(m, remat=remat),
-                train=dataclasses.replace(t, accumulate=parts),
+                train=dataclasses.replace(t, accumulate=accumulate),
             )  # fmt: skip
 
 
 def peak(config: Config, machine: Machine) -> float:
-    """GiB a device, by formula."""
+    """GiB per device, by formula."""
     return sum(memory.training_needs(config, machine.devices, lanes=128 if machine.topology else 1).values())
 
 
 def suggest(config: Config, machine: Machine, mfu: float) -> Config | None:
-    """The configuration with the mesh, remat policy and parts that fit and take the least time; None: nothing fits.
+    """The configuration with the mesh, remat policy and microbatches that fit and take the least time; None: none fits.
 
-    Where the kind of device is not known, time is that of an H100.
+    If the kind of device is unknown, times are those of an H100.
     """
     timed = machine if machine.device else machine._replace(device=flops.DEVICES["h100"])
     best = None
     for candidate in candidates(config, machine):
         if peak(candidate, machine) <= ROOM * machine.memory_gib:
-            # A tenth of a per cent is nothing: then the fewer axes and parts the better.
+            # Differences of a tenth of a per cent do not count: then fewer axes and microbatches are better.
             axes = sum(size > 1 for size in dataclasses.asdict(candidate.mesh).values())
             cost = seconds(candidate, timed, mfu) * (1 + 1e-3 * (axes + math.log2(candidate.train.accumulate)))
             if best is None or cost < best[0]:
@@ -184,7 +184,7 @@ def suggest(config: Config, machine: Machine, mfu: float) -> Config | None:
 
 
 def described(config: Config, machine: Machine, mfu: float) -> dict:
-    """What is said of a configuration on a machine, as plain numbers."""
+    """A configuration's figures on a machine, as plain numbers."""
     sizes = axis_sizes(machine.devices, config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.context)
     check_divides(config, sizes)
     need = memory.training_needs(config, machine.devices, lanes=128 if machine.topology else 1)
@@ -193,11 +193,11 @@ def described(config: Config, machine: Machine, mfu: float) -> dict:
         "mesh": {name: sizes[name] for name in AXES},
         "remat": config.model.remat,
         "accumulate": config.train.accumulate,
-        "rows_a_device": config.train.batch_size / config.train.accumulate / (sizes["data"] * sizes["fsdp"]),
+        "rows_per_device": config.train.batch_size / config.train.accumulate / (sizes["data"] * sizes["fsdp"]),
         "gib": {name: round(value, 3) for name, value in need.items()},
         "peak_gib": round(sum(need.values()), 3),
         "fits": sum(need.values()) <= ROOM * machine.memory_gib,
-        "sent_gib_a_step": {
+        "sent_gib_per_step": {
             kind: round(sum(one.gib for one in collectives(config, machine.devices) if one.kind == kind), 3)
             for kind in ("all-gather", "reduce-scatter", "all-reduce")
         },
@@ -211,16 +211,16 @@ def described(config: Config, machine: Machine, mfu: float) -> dict:
 
 
 def text(name: str, row: dict) -> str:
-    """A described configuration for a person to read."""
+    """A described configuration as text."""
     mesh = ", ".join(f"{axis} {size}" for axis, size in row["mesh"].items() if size > 1) or "one device"
     gib = ", ".join(f"{part} {value:.2f}" for part, value in row["gib"].items() if value)
-    sent = ", ".join(f"{kind} {value:.2f}" for kind, value in row["sent_gib_a_step"].items() if value) or "nothing"
+    sent = ", ".join(f"{kind} {value:.2f}" for kind, value in row["sent_gib_per_step"].items() if value) or "nothing"
     lines = [
-        f"{name}: {mesh}; remat {row['remat']}; {row['rows_a_device']:g} sequences a device at a time"
-        + (f", {row['accumulate']} parts a step" if row["accumulate"] > 1 else ""),
-        f"  a device    {row['peak_gib']:.2f} GiB: {gib}",
-        f"  it          {'fits' if row['fits'] else 'does not fit'}",
-        f"  sends       GiB a step: {sent}",
+        f"{name}: {mesh}; remat {row['remat']}; {row['rows_per_device']:g} sequences per device and microbatch"
+        + (f", {row['accumulate']} microbatches per step" if row["accumulate"] > 1 else ""),
+        f"  per device  {row['peak_gib']:.2f} GiB: {gib}",
+        f"  memory      {'fits' if row['fits'] else 'does not fit'}",
+        f"  sends       GiB per step: {sent}",
     ]
     if "days" in row:
         lines.append(f"  takes       {row['days']:.1f} days at {row['tokens_per_s']:,} tokens/s")
@@ -228,18 +228,18 @@ def text(name: str, row: dict) -> str:
 
 
 def compile_for(config: Config, machine: Machine) -> dict:
-    """The compiler's own figures for the real training step on a TPU topology, GiB a device.
+    """The compiler's own figures for the real training step on a TPU topology, GiB per device.
 
     Raises:
-      ConfigError: without libtpu, for a topology that it does not know, or where the step does not fit.
+      ConfigError: without libtpu, for a topology that it does not know, or if the step does not fit.
     """
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no metadata server is asked who we are
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not query a metadata server
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     from jax.experimental import topologies
 
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=machine.topology).devices
-    except Exception as error:  # of many kinds, where the library is not there or does not know it
+    except Exception as error:  # of many kinds: the library is absent, or does not know the topology
         line = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ConfigError(f"--compile {machine.topology}: {line}; pip install -e '.[plan]'") from error
     mesh = mesh_of(config, devices)
@@ -275,14 +275,14 @@ def main(argv=None) -> None:
     add = program.parser.add_argument
     add("--devices", type=int, metavar="N")
     add("--device", choices=sorted(flops.DEVICES), help="their kind, for memory and speed")
-    add("--device_memory_gib", type=float, metavar="G", help="memory of a device, where it is another")
+    add("--device_memory_gib", type=float, metavar="G", help="memory of a device, if it differs from --device")
     add("--topology", metavar="v5p:4x4x4", help="a TPU slice, instead of --devices")
-    add("--mfu", type=float, default=0.4, help="share of the peak reached by operations that count [0.4]")
+    add("--mfu", type=float, default=0.4, help="fraction of the peak that useful operations reach [0.4]")
     add("--compile", action="store_true", help="also compile the step for the TPU topology, with libtpu")
     args, config, _ = program.parse(argv)
     machine, config = machine_of(args), for_config(config)[1]
     if not 0 < args.mfu <= 1:
-        raise ConfigError(f"--mfu {args.mfu}: above 0, at most 1")
+        raise ConfigError("must be above 0 and at most 1", "--mfu", args.mfu)
     if args.compile and not machine.topology:
         raise ConfigError("--compile needs --topology: only TPUs are compiled for without one")
     m, length = config.model, config.data.context_length
@@ -291,16 +291,16 @@ def main(argv=None) -> None:
     print(
         f"{config.name} on {kind}, {machine.memory_gib:g} GiB each\n"
         f"{decoder.num_parameters(m):,} parameters; {config.train.num_steps:,} steps of {config.train.batch_size} × "
-        f"{length:,} = {tokens:,} tokens; {flops.training(m, length) / 1e9:,.3g} GFLOP a token, "
+        f"{length:,} = {tokens:,} tokens; {flops.training(m, length) / 1e9:,.3g} GFLOP per token, "
         f"{flops.training(m, length) * tokens * config.train.num_steps:.3g} in all; {args.mfu:.0%} MFU assumed"
     )
     result = {"name": config.name, "devices": machine.devices, "device_memory_gib": machine.memory_gib}
-    result["flops_a_token"] = flops.training(m, length)
+    result["flops_per_token"] = flops.training(m, length)
     try:
-        result["as_it_is"] = described(config, machine, args.mfu)
-        print(text("as it is", result["as_it_is"]))
+        result["given"] = described(config, machine, args.mfu)
+        print(text("given", result["given"]))
     except ValueError as error:
-        print(f"as it is: {error}")
+        print(f"given: {error}")
     best = suggest(config, machine, args.mfu)
     if best is None:
         print(f"nothing fits: more devices, or a smaller train.batch_size than {config.train.batch_size}")
@@ -309,7 +309,7 @@ def main(argv=None) -> None:
         print(text("suggested", result["suggested"]))
         fields = {f"mesh.{name}": size for name, size in dataclasses.asdict(best.mesh).items()}
         fields |= {"model.remat": best.model.remat, "train.accumulate": best.train.accumulate}
-        print("  as          " + " ".join(f"--config.{name}={value}" for name, value in fields.items()))
+        print("  set         " + " ".join(f"--config.{name}={value}" for name, value in fields.items()))
     result["inference_gib"] = {
         f"{rows} × {n}": sum(memory.inference_needs(config, dict.fromkeys(AXES, 1), rows, n).values())
         for rows, n in itertools.product((1, 16), (length // 8, length))
@@ -319,11 +319,11 @@ def main(argv=None) -> None:
     if args.compile and best is not None:
         say(f"compiling for {machine.topology}: minutes")
         found = result["compiled"] = compile_for(best, machine)
-        share = result["suggested"]["peak_gib"] / found["peak_gib"] - 1
+        error = result["suggested"]["peak_gib"] / found["peak_gib"] - 1
         kernels = "with its attention kernel" if found["kernels"] else "without a kernel"
         print(
             f"compiled for {machine.topology} ({kernels}) in {found['seconds']:.0f} s, not run: peak "
-            f"{found['peak_gib']:.2f} GiB a device; the formula's {result['suggested']['peak_gib']:.2f} ({share:+.0%})"
+            f"{found['peak_gib']:.2f} GiB per device, by formula {result['suggested']['peak_gib']:.2f} ({error:+.0%})"
         )
     print(json.dumps(result))
 

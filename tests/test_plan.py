@@ -105,7 +105,7 @@ def test_what_is_suggested_fits_and_divides(capsys, name, machine):
     assert best["fits"]
     assert best["peak_gib"] <= 0.92 * result["device_memory_gib"]
     assert best["peak_gib"] == pytest.approx(sum(best["gib"].values()), abs=0.01)
-    [line] = [x for x in out.splitlines() if x.startswith("  as ")]
+    [line] = [x for x in out.splitlines() if x.startswith("  set ")]
     fields = dict(x.removeprefix("--config.").split("=") for x in line.split()[1:])
     config = config_of(name, **{k.replace(".", "__"): v for k, v in fields.items()})
     check_divides(config, best["mesh"])
@@ -119,24 +119,24 @@ def test_what_does_not_fit_is_said(capsys):
     out, result = run(capsys, *small)
     assert "nothing fits" in out
     assert "suggested" not in result
-    assert not result["as_it_is"]["fits"]
-    assert "days" not in result["as_it_is"]
+    assert not result["given"]["fits"]
+    assert "days" not in result["given"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "give --devices N"),
-        (["--devices=8"], "how much memory"),
+        (["--devices=8"], "the memory of a device"),
         (["--topology=v5p"], "write v5p:4x4x4"),
         (["--topology=v9:2x2"], "write v5p:4x4x4"),
         (["--topology=v5p:²"], "write v5p:4x4x4"),
         (["--topology=h100:8"], "write v5p:4x4x4"),
         (["--topology=v5e:2x2", "--devices=8"], "not both"),
-        (["--devices=-4", "--device=h100"], "one at least"),
-        (["--devices=4", "--device_memory_gib=nan"], "has to be positive"),
+        (["--devices=-4", "--device=h100"], "--devices is -4: "),
+        (["--devices=4", "--device_memory_gib=nan"], "--device_memory_gib is nan: "),
         (["--devices=8", "--device=h100", "--compile"], "--compile needs --topology"),
-        (["--devices=8", "--device=h100", "--mfu=2"], "above 0, at most 1"),
+        (["--devices=8", "--device=h100", "--mfu=2"], "--mfu is 2.0: "),
     ],
 )
 def test_command_lines_that_are_wrong(arguments, words):
