@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from gener_jax.config import Model
 from gener_jax.model import rope
-from gener_jax.model.attention import KEPT, Segments, cached_attention, matmul_precision
+from gener_jax.model.attention import Segments, cached_attention, keep_attention, matmul_precision
 from gener_jax.model.parallel import sharded_attention
 from gener_jax.model.sharding import constrain
 
@@ -152,13 +152,13 @@ class Block(nn.Module):
         return x_BTD, cache_kv
 
 
-_ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
+_save_both = jax.checkpoint_policies.save_from_both_policies
 _REMAT = {  # what the backward pass may keep of a layer's forward pass, beside its input
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(KEPT, _PRODUCT),
+    "dots": _save_both(
+        _save_both(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, keep_attention),
+        jax.checkpoint_policies.save_only_these_names(_PRODUCT),
     ),
-    "block": _ATTENTION,
+    "block": keep_attention,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
