@@ -228,8 +228,10 @@ class Decoder(nn.Module):
             segments = None if segment_ids_BT is None else Segments(segment_ids_BT, segment_ids_BT)
         angles = rope.angles(positions_BT, c)
         # The table gathered over fsdp first, which is small; looking up in a cut one would replicate what is found.
-        table_VD = constrain(self.embedding_VD.astype(c.dtype), "vocab", "hidden")
-        embedded_BTD = jnp.take(table_VD, ids_BT, axis=0)
+        # Cast after the look-up, so that the gradients of an id's many tokens are summed in float32: in bfloat16 a sum
+        # stops growing where its terms fall below 1/256 of it.
+        table_VD = constrain(self.embedding_VD, "vocab", "hidden")
+        embedded_BTD = jnp.take(table_VD, ids_BT, axis=0).astype(c.dtype)
         embedded_BTD = constrain(embedded_BTD, "batch", "length", "hidden")
         x_BTD = embedded_BTD
         with matmul_precision(c.dtype):
