@@ -12,7 +12,7 @@ from gener_jax.config import base
 
 def get_config():
     config = base()
-    config.model.update(dtype="bfloat16", remat="full", attention_block=2048)
+    config.model.update(dtype="bfloat16", remat="dots")
     config.objective.update(fns_from_step=18_500, fns_learning_rate=4e-4 / 6)
     config.optimizer.schedule = "wsd"
     config.eval.update(max_regions=2000, recovery_genes=256)

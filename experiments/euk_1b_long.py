@@ -13,9 +13,7 @@ from gener_jax.config import base
 
 def get_config():
     config = base()
-    config.model.update(
-        dtype="bfloat16", remat="full", attention_block=2048, max_position_embeddings=32768, rope_theta=5e6
-    )
+    config.model.update(dtype="bfloat16", remat="dots", max_position_embeddings=32768, rope_theta=5e6)
     config.data.update(path="datasets/refseq_eukaryote", context_length=32768)
     config.optimizer.update(peak_learning_rate=4e-5, warmup_steps=200)
     config.train.update(init_from="runs/euk_1b", num_steps=10_000, batch_size=64)

@@ -136,7 +136,7 @@ def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
 
 SWITCHES = {
     "remat dots": ({"remat": "dots"}, ["save_from_both_policies"]),
-    "remat block": ({"remat": "block", "attention": "blockwise"}, ["SaveOnlyTheseNames"]),
+    "remat block": ({"remat": "block", "attention": "blockwise"}, ["keep_attention"]),
     "all": (
         {"remat": "full", "scan_unroll": 3, "attention": "blockwise"}, ["nothing_saveable", "unroll=3", "while["],
     ),

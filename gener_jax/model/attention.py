@@ -20,6 +20,12 @@ from gener_jax.model import kernels
 
 _MASKED = -1e30  # finite: exp(x - x) of a block that is masked as a whole stays a number, and is rescaled to zero later
 KEPT = "attention"  # the name of what remat may keep of attention: its output and log-sum-exp
+_NAMED = jax.checkpoint_policies.save_only_these_names(KEPT)
+
+
+def keep_attention(primitive, *_, **params) -> bool:
+    """The policy of remat that keeps attention's output and log-sum-exp, whichever implementation made them."""
+    return kernels.is_forward(primitive) or _NAMED(primitive, **params)
 
 
 def matmul_precision(dtype):

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from gener_jax.config import Model
 from gener_jax.model import rope
-from gener_jax.model.attention import KEPT, Segments, cached_attention, matmul_precision
+from gener_jax.model.attention import Segments, cached_attention, keep_attention, matmul_precision
 from gener_jax.model.parallel import sharded_attention
 from gener_jax.model.sharding import constrain
 
@@ -166,13 +166,13 @@ class Block(nn.Module):
         return x_BTD, cache_kv
 
 
-_ATTENTION = jax.checkpoint_policies.save_only_these_names(KEPT)
+_save_both = jax.checkpoint_policies.save_from_both_policies
 _REMAT = {  # what the backward pass may keep of a layer's forward pass, beside its input
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(KEPT, _PRODUCT),
+    "dots": _save_both(
+        _save_both(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, keep_attention),
+        jax.checkpoint_policies.save_only_these_names(_PRODUCT),
     ),
-    "block": _ATTENTION,
+    "block": keep_attention,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -244,8 +244,10 @@ class Decoder(nn.Module):
             segments = None if segment_ids_BT is None else Segments(segment_ids_BT, segment_ids_BT)
         angles = rope.angles(positions_BT, c)
         # The table gathered over fsdp first, which is small; looking up in a cut one would replicate what is found.
-        table_VD = constrain(self.embedding_VD.astype(c.dtype), "vocab", "hidden")
-        embedded_BTD = jnp.take(table_VD, ids_BT, axis=0)
+        # Cast after the look-up, so that the gradients of an id's many tokens are summed in float32: in bfloat16 a sum
+        # stops growing where its terms fall below 1/256 of it.
+        table_VD = constrain(self.embedding_VD, "vocab", "hidden")
+        embedded_BTD = jnp.take(table_VD, ids_BT, axis=0).astype(c.dtype)
         embedded_BTD = constrain(embedded_BTD, "batch", "length", "hidden")
         x_BTD = embedded_BTD
         with matmul_precision(c.dtype):

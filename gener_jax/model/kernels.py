@@ -1,15 +1,19 @@
 """Attention kernels of a platform's own: cuDNN and Pallas/Triton on GPUs, splash on TPUs.
 
-Each attends a sequence to itself, causally. `refusal` says of each what it cannot do: none drops a mask in silence.
+Each attends a sequence to itself, causally. `refusal` says of each what it cannot do: none drops a mask in silence, and
+none computes float32 in less: cuDNN has no float32 and Triton's backward pass would take TF32, so a GPU attends in
+float32 without a kernel.
 Dimension key as in `attention`.
 """
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from gener_jax.config import Model
 
@@ -62,6 +66,8 @@ def refusal(name: str, case: Case) -> str | None:
             return "has no sliding window"
         if length % 64:
             return f"takes lengths that are multiples of 64, not {length}"
+        if case.queries.dtype == jnp.float32:
+            return "multiplies float32 in TF32 (its backward pass)"
         if head_dim & (head_dim - 1):
             return f"takes head sizes that are powers of two, not {head_dim}"
     if name == "splash" and length % 128:
@@ -70,12 +76,17 @@ def refusal(name: str, case: Case) -> str | None:
     return None if _platform() == platform else f"runs on a {platform.upper()}, not on {_platform()}"
 
 
+def is_forward(primitive) -> bool:
+    """Whether remat sees cuDNN's forward pass, whose results have no name for it to keep them by."""
+    return primitive.name == "dot_product_attention_fwd_wrapper"
+
+
 def run(name: str, q_BTNH, k_BTKH, v_BTKH, ids_BT, window: int | None, *, name_kept: str, interpret: bool = False):
     """Attention by a kernel that does not refuse it; the result has the queries' dtype.
 
     Args:
       ids_BT: documents that do not see each other, or None.
-      name_kept: the name under which remat may keep what the backward pass needs.
+      name_kept: the name under which remat may keep what the backward pass needs (of cuDNN's: by `is_forward`).
       interpret: Pallas kernels without their hardware, slowly.
     """
     if name == "cudnn":
@@ -84,21 +95,46 @@ def run(name: str, q_BTNH, k_BTKH, v_BTKH, ids_BT, window: int | None, *, name_k
             q_BTNH, k_BTKH, v_BTKH, is_causal=True, local_window_size=sides, implementation="cudnn"
         )
     if name == "triton":
-        return _triton(q_BTNH, k_BTKH, v_BTKH, ids_BT, interpret)
+        return _triton(q_BTNH, k_BTKH, v_BTKH, ids_BT, name_kept, interpret)
     return _splash(q_BTNH, k_BTKH, v_BTKH, ids_BT, window, name_kept, interpret)
 
 
-def _triton(q_BTNH, k_BTKH, v_BTKH, ids_BT, interpret):
-    from jax.experimental.pallas.ops.gpu import attention as triton
-
+def _triton(q_BTNH, k_BTKH, v_BTKH, ids_BT, name_kept, interpret):
     groups = q_BTNH.shape[2] // k_BTKH.shape[2]
     k, v = (jnp.repeat(x, groups, axis=2) for x in (k_BTKH, v_BTKH))  # the kernel has a key head a query head
+    return _mha(q_BTNH, k, v, ids_BT, name_kept, interpret)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _mha(q, k, v, ids, name_kept, interpret):
+    """The kernel's own function, but that what its backward pass needs has a name."""
+    return _mha_forward(q, k, v, ids, name_kept, interpret)[0]
+
+
+def _mha_options(q):
+    from jax.experimental.pallas.ops.gpu import attention as triton
+
     block = 64
     sizes = triton.BlockSizes(
         block_q=block, block_k=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
     )
-    scale = q_BTNH.shape[3] ** -0.5
-    return triton.mha(q_BTNH, k, v, ids_BT, scale, True, sizes, interpret=interpret)
+    return triton, q.shape[3] ** -0.5, sizes
+
+
+def _mha_forward(q, k, v, ids, name_kept, interpret):
+    triton, scale, sizes = _mha_options(q)
+    out, lse = triton.mha(q, k, v, ids, scale, True, sizes, interpret=interpret, return_residuals=True)
+    out, lse = checkpoint_name(out, name_kept), checkpoint_name(lse, name_kept)
+    return out, (q, k, v, ids, out, lse)
+
+
+def _mha_backward(name_kept, interpret, saved, d_out):
+    triton, scale, sizes = _mha_options(d_out)
+    # Then: backward_pass_impl, num_warps, num_stages, grid, interpret, debug, return_residuals
+    return triton._mha_backward(scale, True, sizes, "triton", None, 2, None, interpret, False, False, saved, d_out)
+
+
+_mha.defvjp(_mha_forward, _mha_backward)
 
 
 def _splash(q_BTNH, k_BTKH, v_BTKH, ids_BT, window, name_kept, interpret):

@@ -1,0 +1,85 @@
+"""The training path as a GPU gets it: text that jax lowers for CUDA without one, and bfloat16's gradients."""
+
+import functools
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+from gener_jax import config
+from gener_jax.losses import token_nll
+from gener_jax.model import decoder, kernels
+from tests.conftest import random_params
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Attention is chosen, and cuDNN asked, as on an H100."""
+    monkeypatch.setattr(kernels, "_platform", lambda: "gpu")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
+
+
+def model(**fields):
+    return config.Model(
+        vocab_size=48, hidden_size=128, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=64, **fields,
+    )  # fmt: skip
+
+
+def loss(c, params, ids, documents=None):
+    hidden, _ = decoder.Decoder(c).apply({"params": params}, ids, segment_ids_BT=documents)
+    logits = decoder.Decoder(c).apply({"params": params}, hidden, method="logits")
+    return token_nll(logits, jnp.roll(ids, -1, 1)).mean()
+
+
+def traced(c, *, documents=False):
+    params = nn.unbox(jax.eval_shape(lambda: decoder.init(decoder.Decoder(c), jax.random.key(0))))
+    ids = jax.ShapeDtypeStruct((2, 128), jnp.int32)
+    return jax.jit(jax.grad(functools.partial(loss, c))).trace(params, ids, ids if documents else None)
+
+
+def lowered(c):
+    return traced(c).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize(("remat", "forwards"), [("none", 1), ("dots", 1), ("block", 1), ("full", 2)])
+def test_attention_is_computed_once_where_remat_keeps_it(gpu, remat, forwards):
+    """The layers' scan has one body forward and one backward, so the text has each call once a layer."""
+    c = model(dtype="bfloat16", remat=remat)
+    calls = Counter(re.findall(r"custom_call @(__cudnn\$\w+)", lowered(c)))
+    assert calls == {"__cudnn$fmhaSoftmax": forwards, "__cudnn$fmhaSoftmaxBackward": 1}
+    program = str(traced(c, documents=True).jaxpr)  # documents go to Triton
+    assert Counter(re.findall(r"name=(mha_(?:for|back)ward)", program)) == {"mha_forward": forwards, "mha_backward": 1}
+
+
+def test_the_embeddings_gradient_is_summed_in_float32(gpu):
+    """Of an id's many tokens: in bfloat16 a long sum stops growing."""
+    text = lowered(model(dtype="bfloat16"))
+    sums = re.findall(r'"stablehlo.scatter".*?\}\) : \(.*?\) -> (\S+)', text, re.DOTALL)
+    assert "tensor<48x128xf32>" in sums
+    assert not any("bf16" in found for found in sums)
+
+
+def test_gradients_in_bfloat16_are_float32s_where_an_id_repeats():
+    c = model(initializer_range=0.05, attention="reference")
+    ids = np.random.default_rng(0).integers(1, 48, (8, 512))
+    ids[np.random.default_rng(1).random(ids.shape) < 0.1] = 0  # poly-A, say
+    params = random_params(c)
+    gradients = [
+        jax.jit(jax.grad(functools.partial(loss, model(dtype=dtype, initializer_range=0.05, attention="reference"))))(
+            params, jnp.asarray(ids)
+        )
+        for dtype in ("float32", "bfloat16")
+    ]
+    exact, low = ({jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(g)} for g in gradients)
+    errors = {name: float(jnp.linalg.norm(low[name] - x) / jnp.linalg.norm(x)) for name, x in exact.items()}
+    row = "['embed_tokens']"
+    errors["the repeated id"] = float(jnp.linalg.norm(low[row][0] - exact[row][0]) / jnp.linalg.norm(exact[row][0]))
+    assert max(errors.values()) < 0.03, errors
