@@ -104,3 +104,10 @@ def test_options_that_this_compiler_lacks_are_said_and_left_out(monkeypatch):
     monkeypatch.setattr(generate, "_AS_ONE_GRAPH", {"xla_no_such_option": 1})
     with pytest.warns(UserWarning, match="no CUDA graph of a loop here"):
         generate._programs.__wrapped__("gpu", True)
+
+
+@pytest.mark.parametrize(("flags", "graphs"), [("", True), ("--xla_gpu_enable_command_buffer=", False)])
+def test_flags_of_a_users_own_win_over_graphs(flags, graphs, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setattr(generate, "_programs", lambda platform, graphs: graphs)
+    assert generate.programs() == graphs

@@ -11,6 +11,7 @@ token.
 
 import dataclasses
 import functools
+import os
 import warnings
 from typing import NamedTuple
 
@@ -219,7 +220,7 @@ def _advance(
     return jax.lax.while_loop(proceed, advance, state)
 
 
-GRAPHS = True  # the decode loop of a GPU as one CUDA graph; False leaves it to XLA, for a comparison
+GRAPHS = True  # the decode loop of a GPU as one CUDA graph, unless XLA_FLAGS name command buffers; False: as by default
 _AS_ONE_GRAPH = {
     # By default a GPU gets a graph a token, and the host waits for each to know whether another follows.
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,WHILE,CONDITIONAL",
@@ -233,7 +234,8 @@ def programs():
     They give rows behind their prompts, and rows with up to n new tokens in all. `of_B` is each row's prompt; None
     where each has its own.
     """
-    return _programs(jax.default_backend(), GRAPHS)
+    asked = "xla_gpu_enable_command_buffer" in os.environ.get("XLA_FLAGS", "")  # options of ours would win
+    return _programs(jax.default_backend(), GRAPHS and not asked)
 
 
 @functools.cache
