@@ -57,4 +57,4 @@ def random_params(config, seed=0):
             return np.ones(leaf.shape, np.float32)
         return rng.normal(scale=config.initializer_range, size=leaf.shape).astype(np.float32)
 
-    return jax.tree.map(jax.numpy.asarray, jax.tree_util.tree_map_with_path(draw, nn.unbox(boxed)))
+    return jax.device_put(jax.tree_util.tree_map_with_path(draw, nn.unbox(boxed)))  # `asarray` compiles a copy a shape
