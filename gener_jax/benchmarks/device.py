@@ -26,8 +26,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# What decides whether the decode loop runs as CUDA graphs, and flags that are worth a try: a process's environment.
-GRAPHS = {"XLA_FLAGS": "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,WHILE,CONDITIONAL"}
+# By default the whole decode loop is one CUDA graph. What it is compared with (a process's environment): a graph per
+# token, and none; and flags for training that are worth a try.
+GRAPHS = {
+    "graph_per_token": "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN",
+    "no_graph": "--xla_gpu_enable_command_buffer=",
+}
 FLAGS = {
     "latency_hiding": "--xla_gpu_enable_latency_hiding_scheduler=true",
     "cublas_only": "--xla_gpu_enable_triton_gemm=false",
@@ -76,7 +80,7 @@ TINY = Scale(
     "xs", "float32", 1, ("--length", "64", "--heads", "8", "--head_dim", "96"), ((2, 32), (1, 64)), ((1, 32),),
     ((1, 32),), (1,), (2,), (1,), 8, 8, (1, 32), (2, 32), 2,
 )  # fmt: skip
-SMOKES = ("parity", "train", "decode", "decode_graphs", "variants")
+SMOKES = ("parity", "train", "decode", "decode_graph_per_token", "variants")
 
 
 def _shapes(shapes) -> list:
@@ -112,8 +116,9 @@ def jobs(scale: Scale, peer: str | None) -> list[Job]:
             needs_peer=True),
         Job("peer_generate", "the peer's generation", 45,
             (peer, "generate", *ours, "--repeats", 1, "--batch", *scale.peer_rows, *generate), needs_peer=True),
-        Job("decode_graphs", "generation of few rows, the loop as CUDA graphs", 50,
-            (*inference, "--batch", *scale.few_rows, *generate, *nothing), GRAPHS),
+        *(Job(f"decode_{name}", f"generation of few rows with {flags}", 45,
+              (*inference, "--batch", *scale.few_rows, *generate, *nothing), {"XLA_FLAGS": flags})
+          for name, flags in GRAPHS.items()),
         Job("train_unroll", "a training step of unrolled layers", 60,
             (*train, "--unroll", *_shapes(scale.train[:1]))),
         Job("train_more", "training steps, between short and long", 45, (*train, *_shapes(scale.train_more))),
