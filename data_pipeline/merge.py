@@ -51,7 +51,7 @@ class Merge:
         Raises:
           MismatchError: an accession.version occurs with different bases.
         """
-        seen: dict[str, str] = {}
+        known: dict[str, str] = {}
         if len(self.spills) == 1:
             return  # duplicates within an input were dropped when it was read
         dropped = []
@@ -59,7 +59,7 @@ class Merge:
             again = np.zeros(len(spill.facts["records"]) + 1, bool)
             for number, record in enumerate(spill.facts["records"]):
                 name = split.full_name(record["accession"], spill.facts["assembly"])
-                before = seen.setdefault(name, record["content"])
+                before = known.setdefault(name, record["content"])
                 if before != record["content"]:
                     raise other_bases(spill.facts["path"], record["accession"])
                 again[number] = before is not record["content"]
