@@ -259,8 +259,8 @@ def test_errors(lm):
     generate = functools.partial(lm.generate, num_bases=4)
     for prompts, options, message in [
         ("ACGT", {}, "prompts is one string: give a list"),
-        (["ACGT", "ACXT"], {}, "character 'X' at position 2 is no base"),
-        (["<cds>ACX"], {}, "character 'X' at position 7 is no base"),
+        (["ACGT", "ACXT"], {}, "character 'X' at position 2 is not a base"),
+        (["<cds>ACX"], {}, "character 'X' at position 7 is not a base"),
         (["AC GT"], {}, "character ' ' at position 2"),
         (["<gene>AC"], {}, "unknown special token '<gene>'"),
         (["ACG<cds>AC"], {}, "3 bases from position 0 are not a whole number of 2-mers"),
