@@ -28,7 +28,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_pipeline import genome, merge, regions, spill, split
+from data_pipeline import cli, genome, merge, regions, spill, split
 from data_pipeline.errors import DataError
 from data_pipeline.inputs import Input, discover, manifest
 from data_pipeline.regions import GENE, Scheme
@@ -360,7 +360,7 @@ def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(
-        prog="python -m data_pipeline.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parse.add_argument
     add(
@@ -435,6 +435,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended keeps what is done
     began = time.perf_counter()
     try:
         tokenizer = None
@@ -481,5 +482,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended keeps what is done
     sys.exit(main())

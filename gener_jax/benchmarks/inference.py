@@ -24,8 +24,8 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from data_pipeline import bases
-from gener_jax import memory
+from data_pipeline import bases, cli
+from gener_jax import command, memory
 from gener_jax.config import Config, Model
 from gener_jax.inference.lm import LM
 from gener_jax.inference.variants import CONTEXT
@@ -115,7 +115,7 @@ def beside(args, job: str, run, amount: float, unit: str, **options) -> dict:
 def main() -> None:
     """Prints one JSON line."""
     parse = argparse.ArgumentParser(
-        prog="python -m gener_jax.benchmarks.inference",
+        prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -175,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)
