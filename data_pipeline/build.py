@@ -28,7 +28,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_pipeline import genome, merge, regions, spill, split
+from data_pipeline import cli, genome, merge, regions, spill, split
 from data_pipeline.errors import ArgumentError, DataError, FileError, PairingError
 from data_pipeline.inputs import Input, discover, manifest
 from data_pipeline.regions import GENE, Scheme
@@ -367,7 +367,7 @@ def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(
-        prog="python -m data_pipeline.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parse.add_argument
     add(
@@ -440,6 +440,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is terminated keeps its finished inputs
     began = time.perf_counter()
     try:
         tokenizer = None
@@ -485,5 +486,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is terminated keeps its finished inputs
     sys.exit(main())

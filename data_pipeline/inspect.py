@@ -21,7 +21,7 @@ from typing import TextIO
 
 import numpy as np
 
-from data_pipeline import bases, genome, regions, split
+from data_pipeline import bases, cli, genome, regions, split
 from data_pipeline.errors import ArgumentError, DatasetError, FileError
 from data_pipeline.records import RegionSource, read_info
 
@@ -197,7 +197,7 @@ def build_report(info: dict) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(
-        prog="python -m data_pipeline.inspect",
+        prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from data_pipeline import bases
+from data_pipeline import bases, cli
 from data_pipeline.errors import ArgumentError, DatasetError, FileError
 from data_pipeline.records import RegionSource
 from data_pipeline.tokenizer import NUM_SPECIAL, SPECIAL_TOKENS, BpeTokenizer
@@ -155,7 +155,7 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(
-        prog="python -m data_pipeline.train_bpe",
+        prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

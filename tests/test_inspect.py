@@ -279,7 +279,7 @@ def test_bad_options(dataset, capsys, arguments):
     with pytest.raises(SystemExit) as end:
         inspect.main([str(dataset), *arguments] if arguments else [])
     assert end.value.code == 2
-    assert "usage: python -m data_pipeline.inspect" in capsys.readouterr().err
+    assert "usage: " in capsys.readouterr().err
 
 
 def test_help(capsys):

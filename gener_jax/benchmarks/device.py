@@ -26,6 +26,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from data_pipeline import cli
+
 # By default the whole decode loop is one CUDA graph. What it is compared with (a process's environment): a graph per
 # token, and none; and flags for training that are worth a try.
 GRAPHS = {
@@ -228,7 +230,7 @@ def main(argv=None) -> int:
     """Runs the jobs; 1 where one of them went wrong."""
     began = time.monotonic()
     parse = argparse.ArgumentParser(
-        prog="python -m gener_jax.benchmarks.device",
+        prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipeline import bases
-from gener_jax import flops, memory
+from data_pipeline import bases, cli
+from gener_jax import command, flops, memory
 from gener_jax.benchmarks.measuring import SIZES, bandwidth, last_json, line, median, random_lm, seconds
 from gener_jax.inference.lm import LM
 from gener_jax.inference.variants import CONTEXT, PROTOCOLS
@@ -128,7 +128,7 @@ def variants(lm: LM, number: int, protocol: str, repeats: int) -> dict:
 def main() -> int:
     """Prints a JSON line a result; 1 where one of them failed."""
     parse = argparse.ArgumentParser(
-        prog="python -m gener_jax.benchmarks.inference",
+        prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -169,4 +169,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

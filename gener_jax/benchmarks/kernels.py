@@ -11,7 +11,6 @@ in bfloat16 and 1e-5 in float32, or a case fails.
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -19,6 +18,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from data_pipeline import cli
+from gener_jax import command
 from gener_jax.config import ConfigError
 from gener_jax.model.attention import Segments, attention, matmul_precision
 from gener_jax.model.kernels import KERNELS
@@ -120,7 +121,7 @@ def compare(asked: list[Case], heads: int = 32) -> Iterator[tuple[Case, dict]]:
 def main() -> int:
     """Prints a JSON line a case; 1 where one of them failed."""
     parse = argparse.ArgumentParser(
-        prog="python -m gener_jax.benchmarks.kernels",
+        prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -142,4 +143,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)
