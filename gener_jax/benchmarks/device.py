@@ -35,9 +35,11 @@ GRAPHS = {
     "no_graph": "--xla_gpu_enable_command_buffer=",
 }
 FLAGS = {
-    "latency_hiding": "--xla_gpu_enable_latency_hiding_scheduler=true",
+    "dynamic_slice_fusion": "--xla_gpu_enable_dynamic_slice_fusion=true",
     "cublas_only": "--xla_gpu_enable_triton_gemm=false",
 }
+
+NO_AUTOTUNING = {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}  # for many small programs: compiling is most of their time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Scale:
 
 FULL = Scale(
     "1.2b", "bfloat16", 5, (), ((16, 2048), (2, 16384)), ((4, 8192),), ((8, 2048), (1, 16384)), (1, 16), (256,),
-    (16, 1), 64, 128, (1, 8192), (8, 2048), 128,
+    (16, 1), 64, 256, (1, 8192), (8, 2048), 192,
 )  # fmt: skip
 SMOKE = dataclasses.replace(FULL, repeats=2, train=((16, 2048),), peer_train=((8, 2048),), new=64, variants=16)
 TINY = Scale(
@@ -103,26 +105,26 @@ def jobs(scale: Scale, peer: str | None) -> list[Job]:
     both = [] if scale is TINY else ["--sdpa", "default", "cudnn"]
     found = [
         Job("machine", "card, versions, bandwidth", 15, ("-m", "gener_jax.benchmarks.measuring")),
-        Job("parity", "each kernel beside the float32 reference", 60,
-            ("-m", "gener_jax.benchmarks.kernels", *scale.parity)),
-        Job("train", "training steps, short and long context", 80, (*train, *_shapes(scale.train))),
-        Job("peer_train", "the peer's, its attention by default and by cuDNN", 50, (*peer_train, *both),
+        Job("train", "training steps, short and long context", 40, (*train, *_shapes(scale.train))),
+        Job("peer_train", "the peer's, its attention by default and by cuDNN", 45, (*peer_train, *both),
             needs_peer=True),
-        Job("decode", "generation of few rows, and a long prompt read", 75,
+        Job("train_unroll", "a training step of unrolled layers", 90,
+            (*train, "--unroll", *_shapes(scale.train[:1]))),
+        Job("decode", "generation of few rows, and a long prompt read", 60,
             (*inference, "--batch", *scale.few_rows, *generate, "--prefill", *scale.prefill, *nothing)),
-        Job("variants", "scoring, and variants by both protocols", 45,
+        Job("variants", "scoring, and variants by both protocols", 35,
             (*inference, "--batch", "--score", *scale.score, "--variants", scale.variants)),
+        Job("parity", "each kernel beside the float32 reference", 60,
+            ("-m", "gener_jax.benchmarks.kernels", *scale.parity), NO_AUTOTUNING),
         Job("decode_many", "generation of many rows", 40,
-            (*inference, "--batch", *scale.many_rows, *generate, *nothing)),
-        Job("peer_compile", "the peer's training with torch.compile", 80, (*peer_short, *both, "--compile"),
+            (*inference, "--batch", *scale.many_rows, "--prompt", scale.prompt, "--new", scale.new // 2, *nothing)),
+        Job("peer_compile", "the peer's training with torch.compile", 60, (*peer_short, *both, "--compile"),
             needs_peer=True),
         Job("peer_generate", "the peer's generation", 45,
             (peer, "generate", *ours, "--repeats", 1, "--batch", *scale.peer_rows, *generate), needs_peer=True),
         *(Job(f"decode_{name}", f"generation of few rows with {flags}", 45,
               (*inference, "--batch", *scale.few_rows, *generate, *nothing), {"XLA_FLAGS": flags})
           for name, flags in GRAPHS.items()),
-        Job("train_unroll", "a training step of unrolled layers", 60,
-            (*train, "--unroll", *_shapes(scale.train[:1]))),
         Job("train_more", "training steps, between short and long", 45, (*train, *_shapes(scale.train_more))),
         *(Job(f"train_{name}", f"a training step with {flags}", 40, (*train, *_shapes(scale.train[:1])),
               {"XLA_FLAGS": flags}) for name, flags in FLAGS.items()),

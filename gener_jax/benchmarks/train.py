@@ -4,12 +4,12 @@
     python -m gener_jax.benchmarks.train --size s --batch 4 --context 1024 --peer hf_llama.py
     python -m gener_jax.benchmarks.train --size 1.2b --dtype bfloat16 --batch 16 2 --context 2048 16384
 
-A JSON line a shape: tokens and bases a second, TFLOP/s and MFU (operations that count: causal attention halved, what is
-computed again left out; the peak from a table of devices), memory (by the compiler, by formula, and the device's peak,
-where this shape raised it), seconds of compilation; the step is the real one, the median of `--repeats`. With `--peer`,
-a program with the options --size, --batch, --context, --dtype and `train` first, that prints a JSON line last, ours and
-the peer run in turns, each in a process of its own, `--rounds` times; ratios are medians of those of the rounds, memory
-is the largest each process had.
+One JSON line per shape: tokens and bases per second, TFLOP/s and MFU (useful operations: causal attention halved,
+recomputation left out; the peak from a table of devices), memory (by the compiler, by formula, and the device's peak if
+this shape raised it), seconds of compilation. The step is the real one, dispatched as the training loop does; the time
+is the median of `--repeats`. With `--peer`, a program that takes `train` and then --size, --batch, --context, --dtype
+and prints a JSON line last, ours and the peer run in turns, each in its own process, `--rounds` times; ratios are
+medians over the rounds, memory is the largest that each process had.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ def config_of(args, batch: int, context: int) -> Config:
 def measure(config: Config, repeats: int, devices=None) -> dict:
     """The figures of a configuration's training step."""
     tokenizer, config = for_config(config)
-    before = memory.peak()
+    peak_before = memory.peak()
     with command.refusing():
         mesh = mesh_of(config, devices)
     shape = (config.train.batch_size, config.data.context_length + 1)
@@ -69,13 +69,16 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         program = step.lower(state, placed).compile()
         compiled = time.perf_counter() - began
         needs = program.memory_analysis()
-        seconds = []
-        for _ in range(repeats + 1):
-            began = time.perf_counter()
+        # As the training loop does, a step is dispatched before the metrics of the one before are read.
+        read, before = [], None
+        for _ in range(repeats + 3):
             state, metrics = program(state, placed)
-            jax.block_until_ready((state, metrics))
-            seconds.append(time.perf_counter() - began)
-    median = statistics.median(seconds[1:])
+            if before is not None:
+                jax.block_until_ready(before)
+                read.append(time.perf_counter())
+            before = metrics
+        jax.block_until_ready(state)
+    median = statistics.median(np.diff(read)[1:])
     tokens = config.train.batch_size * config.data.context_length
     speed = flops.training(config.model, config.data.context_length) * tokens / median / mesh.size / 1e12
     device = flops.device_of(jax.devices()[0].device_kind) if config.model.dtype == "bfloat16" else None
@@ -95,7 +98,7 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         "bases_per_s": tokens / median * int(tokenizer.token_bases.max()),
         "tflops_a_device": speed,
         "mfu": device and speed / device.tflops,
-        "peak_gib": peak if (peak := memory.peak()) > before else None,
+        "peak_gib": peak if (peak := memory.peak()) > peak_before else None,
         "compiled_gib": needs and (needs.argument_size_in_bytes + needs.temp_size_in_bytes) / memory.GIB,
         "planned_gib": sum(memory.training_needs(config, mesh.size).values()),
         "compile_s": compiled,
