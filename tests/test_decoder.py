@@ -135,13 +135,12 @@ def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
     assert cache.segment_ids.tolist() == [[1] * T + [0] * 3] * 2
 
 
+# With the marks of each in the program. How a policy is printed differs by jax: the next test tells them apart.
 SWITCHES = {
-    "remat dots": ({"remat": "dots"}, ["save_from_both_policies"]),
-    "remat block": ({"remat": "block", "attention": "blockwise"}, ["keep_attention"]),
-    "all": (
-        {"remat": "full", "scan_unroll": 3, "attention": "blockwise"}, ["nothing_saveable", "unroll=3", "while["],
-    ),
-}  # fmt: skip
+    "remat dots": ({"remat": "dots"}, ["policy="]),
+    "remat block": ({"remat": "block", "attention": "blockwise"}, ["policy=", "while["]),
+    "all": ({"remat": "full", "scan_unroll": 3, "attention": "blockwise"}, ["policy=", "unroll=3", "while["]),
+}
 
 
 @pytest.fixture(scope="module")
