@@ -76,7 +76,7 @@ class PairingError(DataError):
 
 
 class DatasetError(DataError):
-    """A dataset is missing, damaged, of another version, or lacks what was asked of it."""
+    """A dataset is missing, damaged, of another version, or lacks the requested data."""
 
 
 @contextlib.contextmanager
