@@ -19,7 +19,7 @@ def repeated(
 
     `digests(i)` reads the digests of input i, uint64 [regions, 2]. `kept`, bool [regions] for each input, selects the
     regions that count. A copy within one input counts only with `within`. To limit memory to `memory_bytes`, the
-    digests are read in several passes, each of which keeps a part of them.
+    digests are read in several passes, each of which uses a subset of them.
     """
     result = [np.zeros(len(mask), bool) for mask in kept]
     passes = max(1, -(-sum(map(len, kept)) * _ROW_BYTES // memory_bytes))

@@ -76,7 +76,20 @@ class PairingError(DataError):
 
 
 class DatasetError(DataError):
-    """A dataset is missing, damaged, of another version, or lacks what was asked of it."""
+    """A dataset is missing, damaged, of another version, or lacks the requested data."""
+
+
+class TokenizerError(ValueError):
+    """Text or ids that a tokenizer cannot encode or decode. It names no file: the caller knows where they come from.
+
+    Attributes:
+      value: the character, special token, id or number of bases.
+      position: its 0-based position in the text or among the ids; None where there is none.
+    """
+
+    def __init__(self, problem: str, *, value: object = None, position: int | None = None):
+        super().__init__(problem)
+        self.value, self.position = value, position
 
 
 @contextlib.contextmanager

@@ -308,7 +308,7 @@ _UNREADABLE = Segment(0, -1, 1)
 
 
 def _segments(location: gb_io.Location, accession: str, circular: bool, length: int) -> Iterator[Segment]:
-    """The parts of a location in 5' to 3' order; a span written over the origin of a circle becomes two."""
+    """Yields the segments of a location in 5' to 3' order; a span across the origin of a circle becomes two."""
     if type(location) is gb_io.Range:
         if circular and 0 < location.end <= location.start < length:
             yield Segment(location.start, length, 1)

@@ -37,7 +37,7 @@ class Segment(NamedTuple):
 
 
 class Feature(NamedTuple):
-    """An annotated feature: its kind, its parts in 5' to 3' order, and its qualifiers with all their values.
+    """An annotated feature: its kind, its segments in 5' to 3' order, and its qualifiers with all their values.
 
     Kinds and qualifiers have GenBank's names in every format. `gene_id` is the ID of the gene that a feature is or
     belongs to in GFF3 and GTF; it is None in GenBank, where /locus_tag and /gene identify the gene.

@@ -321,7 +321,7 @@ class _Builder:
         return any(row.kind in LANDMARKS and row.attributes.get("Is_circular") == "true" for row in self.rows)
 
     def _unrolled(self, row: Row) -> Iterable[Segment]:
-        """A row's part; two where it runs over the origin."""
+        """A row's segment, or two segments if it crosses the origin."""
         if row.end <= self.length:
             return (Segment(row.start, row.end, row.strand),)
         segments = (Segment(row.start, self.length, row.strand), Segment(0, row.end - self.length, row.strand))

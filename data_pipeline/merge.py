@@ -39,11 +39,11 @@ class Merge:
         self.leakage: dict = {}
 
     def _drop(self, reason: str, dropped: list[np.ndarray]) -> None:
-        for spill, kept, gone in zip(self.spills, self.kept, dropped, strict=True):
-            gone = gone & kept
-            if gone.any():
-                self.ledger.drop(reason, int(spill.column("length")[gone].sum()), int(gone.sum()))
-                kept &= ~gone
+        for spill, kept, removed in zip(self.spills, self.kept, dropped, strict=True):
+            removed = removed & kept
+            if removed.any():
+                self.ledger.drop(reason, int(spill.column("length")[removed].sum()), int(removed.sum()))
+                kept &= ~removed
 
     def drop_records(self) -> None:
         """Drops the regions of records that occurred in an earlier input.
@@ -132,17 +132,17 @@ class Merge:
             (spill.folder, assigned == 0, file, sample)
             for spill, assigned in zip(self.spills, self.splits, strict=True)
         ]
-        stands = np.zeros(len(members), bool)
+        occurs = np.zeros(len(members), bool)
         for found_here, length, kept in zip(
             apply(_occurring, *zip(*jobs, strict=True)), lengths, self.kept, strict=True
         ):
-            stands |= found_here
+            occurs |= found_here
             progress(int(length[kept].sum()))
         file.unlink()
         sizes = []
         for seen, assigned, here, (_, size) in zip(self.seen, self.splits, which, found, strict=True):
             seen[:] = 0
-            seen[assigned > 0] = leakage.shares(stands, here, size)
+            seen[assigned > 0] = leakage.shares(occurs, here, size)
             sizes.append(np.zeros(len(assigned), np.int64))
             sizes[-1][assigned > 0] = size
         columns = (np.concatenate(column) for column in (self.splits, lengths, self.seen, sizes))

@@ -50,7 +50,7 @@ class Packed:
 
 
 def payload_type(tokenizer: Tokenizer | None) -> int:
-    """What the records of a tokenizer hold, BASES, UINT16 or UINT32."""
+    """The payload type of a tokenizer's entries: BASES, UINT16 or UINT32."""
     if tokenizer is None:
         return BASES
     return UINT16 if tokenizer.vocab_size <= 1 << 16 else UINT32

@@ -17,6 +17,7 @@ import numpy as np
 import sentencepiece
 
 from data_pipeline import bases
+from data_pipeline.errors import TokenizerError
 
 # fmt: off
 SPECIAL_TOKENS = [
@@ -76,7 +77,9 @@ class Tokenizer:
     def token(self, token_id: int) -> str:
         """The token of an id as written in the vocabulary."""
         if not 0 <= token_id < self.vocab_size:
-            raise ValueError(f"token id {token_id} is not in 0..{self.vocab_size - 1}, the ids of {self.name}")
+            raise TokenizerError(
+                f"token id {token_id} is not in 0..{self.vocab_size - 1}, the ids of {self.name}", value=token_id
+            )
         return self.tokens[token_id]
 
     def encode(self, text: str | bytes, add_bos: bool = False, remainder: str = "error") -> np.ndarray:
@@ -93,11 +96,11 @@ class Tokenizer:
             no remainder and ignores this.
 
         Raises:
-          ValueError: an unknown special token, a character that is not a base, or a remainder with "error"; the message
-            gives the 0-based position in the text.
+          TokenizerError: an unknown special token, a character that is not a base, or a remainder with "error"; its
+            `position` is 0-based.
         """
         if remainder not in REMAINDERS:
-            raise ValueError(f"remainder {remainder!r} is none of {', '.join(REMAINDERS)}")
+            raise TokenizerError(f"remainder {remainder!r} must be one of {', '.join(REMAINDERS)}", value=remainder)
         if isinstance(text, str):
             try:
                 text = text.encode("ascii")
@@ -109,9 +112,11 @@ class Tokenizer:
             for match in _SPECIAL.finditer(text):
                 written = match[0].decode("latin-1")
                 if written not in SPECIAL_IDS:
-                    raise ValueError(
+                    raise TokenizerError(
                         f"unknown special token {written[:40]!r} at position {match.start()}: "
-                        f"the special tokens are {' '.join(SPECIAL_TOKENS)}"
+                        f"the special tokens are {' '.join(SPECIAL_TOKENS)}",
+                        value=written,
+                        position=match.start(),
                     )
                 if match.start() > start:
                     parts.append(self._encode_dna(text[start : match.start()], start, remainder))
@@ -124,17 +129,19 @@ class Tokenizer:
     def decode(self, ids) -> str:
         """Decodes ids [tokens] as text: bases, special tokens as written, and N for each base of an <oov>.
 
-        A k-mer <oov> is k N, a BPE <oov> is one N. Raises ValueError for an id outside the vocabulary.
+        A k-mer <oov> is k N, a BPE <oov> is one N. Raises TokenizerError for an id outside the vocabulary.
         """
         ids = np.asarray(ids)
         if ids.size == 0:
             return ""
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise ValueError(f"decode takes a list of integer ids, not {ids.dtype} of shape {list(ids.shape)}")
+            raise TokenizerError(f"decode needs a list of integer ids, not {ids.dtype} of shape {list(ids.shape)}")
         if ids.min() < 0 or ids.max() >= self.vocab_size:
             where = int(np.flatnonzero((ids < 0) | (ids >= self.vocab_size))[0])
-            raise ValueError(
-                f"token id {ids[where]} at position {where} is not in 0..{self.vocab_size - 1}, the ids of {self.name}"
+            raise TokenizerError(
+                f"token id {ids[where]} at position {where} is not in 0..{self.vocab_size - 1}, the ids of {self.name}",
+                value=int(ids[where]),
+                position=where,
             )
         letters, lengths, kmers = self._texts
         if kmers is not None and not ((ids > OOV) & (ids < NUM_SPECIAL)).any():
@@ -199,9 +206,11 @@ class KmerTokenizer(Tokenizer):
         over = len(letters) % self.k
         if over and remainder == "error":
             _check_letters(letters, start)
-            raise ValueError(
+            raise TokenizerError(
                 f"{len(letters)} bases from position {start} are not a whole number of {self.k}-mers, {over} left "
-                "over: choose remainder 'trim_left', 'pad_left' (with A) or 'oov'"
+                "over: choose remainder 'trim_left', 'pad_left' (with A) or 'oov'",
+                value=len(letters),
+                position=start,
             )
         if over and remainder == "trim_left":
             _check_letters(letters[:over], start)
@@ -286,16 +295,18 @@ def _key(word: np.ndarray) -> np.ndarray:
 
 
 def _check_letters(letters: bytes, start: int):
-    """Raises ValueError for the first character that is not a nucleotide; `start` is the position of `letters`."""
+    """Raises TokenizerError for the first character that is not a nucleotide; `start` is the position of `letters`."""
     other = letters.translate(None, _IUPAC)
     if other:
         raise _not_a_base(chr(other[0]), start + letters.index(other[:1]))
 
 
-def _not_a_base(character: str, position: int) -> ValueError:
-    return ValueError(
+def _not_a_base(character: str, position: int) -> TokenizerError:
+    return TokenizerError(
         f"character {character!r} at position {position} is not a base: a text may contain A, C, G, T, U, N, "
-        "other IUPAC letters and special tokens such as <s>, but no white space, gaps or digits"
+        "other IUPAC letters and special tokens such as <s>, but no white space, gaps or digits",
+        value=character,
+        position=position,
     )
 
 
@@ -352,7 +363,7 @@ class BpeTokenizer(Tokenizer):
         try:
             processor.LoadFromSerializedProto(self.model)
         except RuntimeError:
-            raise ValueError(f"{self.model_file} is no sentencepiece model") from None
+            raise ValueError(f"{self.model_file} is not a sentencepiece model") from None
         return processor
 
     @functools.cached_property

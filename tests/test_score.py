@@ -12,7 +12,7 @@ import pytest
 
 import gener_jax
 from data_pipeline import bases
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, FileError, FormatError
 from data_pipeline.records import read_info
 from gener_jax import embed, run_folder, sample, score
 from gener_jax.config import ConfigError
@@ -257,11 +257,11 @@ def test_overlap_with_the_training_data_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "fasta", "arguments", "kind", "words"),
     [
-        (score, ">a\nMKVLAAGIV\n", [], DataError, "'L' is no nucleotide letter"),
-        (score, ">a\nAC\n>a\nGT\n", [], DataError, "the name 'a' comes twice"),
-        (score, "", [], DataError, "empty file"),
+        (score, ">a\nMKVLAAGIV\n", [], FormatError, "line 2: record a: base 'L'"),
+        (score, ">a\nAC\n>a\nGT\n", [], FormatError, "line 3: name 'a'"),
+        (score, "", [], FileError, "s.fa: "),
         (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], DataError, "none.vcf: cannot be read (No such file"),
-        (score, ">a\nAC\n", ["--vcf", "{}/s.fa", "--context", "24"], DataError, "s.fa: line 1: a VCF file opens with"),
+        (score, ">a\nAC\n", ["--vcf", "{}/s.fa", "--context", "24"], FormatError, "s.fa: line 1: "),
         (score, ">a\nAC\n", ["--phases", "2", "--vcf", "{}/v.vcf", "--context", "24"], ConfigError, "phases is 2: it"),
         (score, ">a\nAC\n", ["--vcf", "{}/v.vcf"], ConfigError, "a context of 8192 bases"),
         (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--prefix", "<mam>"], ConfigError, "--prefix: is of sequences"),
