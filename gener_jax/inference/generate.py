@@ -69,7 +69,7 @@ class Sampling:
 class Request:
     """The request for a batch, constant during the decode loop."""
 
-    keys: jax.Array  # [B] random keys; the samples of a row depend only on its key and prompt
+    keys: jax.Array  # random keys [B]; the samples of a row depend only on its key and prompt
     first_allowed: Bool[Array, "B V"]  # tokens that may be a row's first new token
     allowed: Bool[Array, " V"]  # tokens that may be any later one
     stops: Bool[Array, " V"]  # tokens that end a row; they are kept in `ids`
@@ -110,8 +110,8 @@ def filter_logits(logits: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Flo
     kth = jnp.take_along_axis(ranked, last[None, None], axis=-1)
     ranked = jnp.where(ranked >= kth, ranked, _NEVER)
     before = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1) - jax.nn.softmax(ranked, axis=-1)
-    # A sum of probabilities may round to slightly less or more than 1; masked tokens and top_p = 1 must not depend on
-    # it.
+    # A sum of probabilities may round to slightly less or more than 1, so masked tokens and top_p = 1 must not depend
+    # on it.
     kept = (ranked > _NEVER) & ((before < top_p) | (top_p >= 1))
     least = jnp.min(jnp.where(kept, ranked, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(logits >= least, logits, _NEVER)
@@ -134,11 +134,11 @@ def _draw_bases(logits, keys, request: Request, filtered: bool, greedy: bool, k:
     kmers = logits[:, special:]
     mass = jax.nn.logsumexp(kmers, axis=-1, keepdims=True)
     choice = _draw(jnp.concatenate([logits[:, :special], mass], axis=-1), keys, request, False, greedy)
-    shares = jnp.exp(kmers - jnp.where(jnp.isfinite(mass), mass, 0)).reshape(B, *(4,) * k)
+    probabilities = jnp.exp(kmers - jnp.where(jnp.isfinite(mass), mass, 0)).reshape(B, *(4,) * k)
     possible = kmers > _NEVER
     rank = jnp.zeros((B,), jnp.int32)
     for j in range(k):
-        marginal = jnp.log(shares.sum([1 + i for i in range(k) if i != j]))
+        marginal = jnp.log(probabilities.sum([1 + i for i in range(k) if i != j]))
         # Only bases that, after those already drawn, are a prefix of an allowed token.
         possible = possible.reshape(B, 4, -1)
         marginal = jnp.where(possible.any(-1), jnp.maximum(marginal, jnp.finfo(jnp.float32).min), _NEVER)
