@@ -50,7 +50,7 @@ def refused(capsys):
         ({"mesh__fsdp": "5", "mesh__data": "-1"}, 2, "does not fit 8 device(s)"),
         ({"train__batch_size": "12"}, 2, "train.batch_size is 12: not divisible by mesh data·fsdp = 8"),
         ({"model__hidden_size": "20"}, 2, "= 20 is not divisible by mesh fsdp = 8"),
-        ({"model__vocab_size": "100"}, 2, "model.vocab_size is 100 but kmer-3 has 96 tokens"),
+        ({"model__vocab_size": "100"}, 2, "model.vocab_size is 100: kmer-3 has 96 tokens"),
         ({"sample__prompts": "ATX"}, 2, "sample.prompts: character 'X' at position 2"),
         ({"eval__split": "test"}, 1, "the test split is empty"),
         ({"tokenizer__kind": "bpe", "tokenizer__model_file": "absent.model", "data__records": "tokens"}, 2,
