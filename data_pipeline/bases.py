@@ -1,4 +1,4 @@
-"""DNA as small integers: the one place where letters become codes and back.
+"""DNA as small integers: all conversion between letters and codes is here.
 
 Codes follow the published vocabulary's order A, T, C, G, so that a k-mer's rank is its codes read as a number in base
 4, and the complement of a base is its code XOR 1. N, and every other IUPAC letter, is 4.

@@ -1,12 +1,12 @@
-"""From annotated genomes to a dataset of gene regions.
+"""Builds a dataset of gene regions from annotated genomes.
 
     python -m data_pipeline.build --input genomes/ --output datasets/mine
 
-Takes GenBank files, FASTA with GFF3 or GTF, FASTA alone (--scheme whole), folders of them, or a manifest. As many
-inputs are read at once as there are cores; then duplicates are dropped, train, validation and test decided, and
-ArrayRecord shards written with an index and dataset.json. The folder appears when it is whole. A build that was
-stopped, even killed, goes on when the same command is run again; finished inputs are kept in OUTPUT.partial. The last
-line on standard output is a JSON object with the totals.
+Accepts GenBank files, FASTA with GFF3 or GTF, FASTA alone (--scheme whole), folders of these, or a manifest. Inputs are
+read in parallel, one per core. Then duplicates are dropped, regions are assigned to train, validation and test, and
+ArrayRecord shards are written with an index and dataset.json. The output folder appears only when it is complete. A
+build that was interrupted, even killed, resumes when the same command is run again; finished inputs are kept in
+OUTPUT.partial. The last line on standard output is a JSON object with the totals.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_pipeline import genome, merge, regions, spill, split
-from data_pipeline.errors import DataError
+from data_pipeline import cli, genome, merge, regions, spill, split
+from data_pipeline.errors import ArgumentError, DataError, FileError, PairingError
 from data_pipeline.inputs import Input, discover, manifest
 from data_pipeline.regions import GENE, Scheme
 from data_pipeline.writer import SHARD_BYTES, DatasetWriter, Tokenizer
 
-SMALL_BYTES = 8 << 20  # of input files, which take about two seconds
+SMALL_BYTES = 8 << 20  # of input files: reading them takes about two seconds
 
 
 def build(
@@ -55,32 +55,32 @@ def build(
     measure_leakage: bool = True,
     workers: int | None = 1,
 ) -> dict:
-    """Builds the dataset `output` from annotated genomes and returns what its dataset.json holds.
+    """Builds the dataset `output` from annotated genomes and returns the content of its dataset.json.
 
     Args:
-      inputs: files and folders, as `inputs.discover` takes them, or `Input`s.
-      output: the folder to make; it must not exist. While it grows, `output`.partial holds the inputs that are done.
-      scheme: which stretches become regions.
-      taxon: the tag of every region, one of genome.TAXA; None takes it from each file's name or record.
-      validation_share: share of what `split_by` keeps together, 0 to 1, that goes to validation.
+      inputs: files and folders, as for `inputs.discover`, or `Input`s.
+      output: the folder to create; it must not exist. During the build, `output`.partial contains the finished inputs.
+      scheme: which intervals become regions.
+      taxon: the tag of every region, one of genome.TAXA; None: from each file's name or record.
+      validation_share: fraction of the groups defined by `split_by`, 0 to 1, that goes to validation.
       test_share: the same for test.
-      split_by: what is kept on one side of the split, one of split.BY.
-      duplicates: which regions are dropped that have the bases of an earlier one, on either strand: of another input
-        ("inputs"), of any ("all"), or none ("keep").
-      seed: of the split.
-      tokenizer: stores its token ids; None stores bases.
-      piece_length: longest piece of a region in one record, in bases or tokens; None is what 64 KiB hold.
-      shard_bytes: a new shard begins after so many bytes.
-      skip_damaged: leaves out inputs that cannot be read, and names them in dataset.json; otherwise they are an error.
-      measure_leakage: looks up the held-out 32-mers in training; without, the index's column `seen` is 0.
-      workers: processes, whose number changes nothing of the result; None is one a core, or only one for a few small
-        inputs. A program that asks for several needs the usual `if __name__ == "__main__"`.
+      split_by: which regions are kept in one split, one of split.BY.
+      duplicates: drop regions with the same bases, on either strand, as an earlier region of another input ("inputs")
+        or of any input ("all"), or drop none ("keep").
+      seed: the seed of the split.
+      tokenizer: store its token ids; None stores bases.
+      piece_length: maximum length of a chunk of a region, in bases or tokens; None fills 64 KiB.
+      shard_bytes: a new shard starts after this many bytes.
+      skip_damaged: skip inputs that cannot be read, and list them in dataset.json; otherwise they are an error.
+      measure_leakage: look up the held-out 32-mers in the training set; without it the index column `seen` is NaN.
+      workers: number of processes, which does not affect the result; None: one per core, or one for few small inputs.
+        A script that uses several needs `if __name__ == "__main__":`.
 
-    A record with an accession.version seen before, in any input, is left out whole and counted; where it has other
-    bases than before, that is an error.
+    A record whose accession.version occurred before, in any input, is skipped and counted; it is an error if the bases
+    differ.
 
     Raises:
-      DataError: bad input, an existing output, a full disk, no region at all. Inputs that were done by then are kept.
+      DataError: bad input, an existing output, a full disk, or no region. Inputs that are finished by then are kept.
     """
     output = Path(output)
     split.check_shares(validation_share, test_share)
@@ -88,9 +88,9 @@ def build(
     _one_of("split_by", split_by, split.BY)
     _one_of("duplicates", duplicates, merge.DUPLICATES)
     if workers is not None and workers < 1:
-        raise DataError(f"workers is {workers}: give 1 or more")
+        raise ArgumentError("must be at least 1", field="workers", value=workers)
     if isinstance(inputs, str | Path):
-        raise DataError(f"inputs is {str(inputs)!r}: give a list of files and folders")
+        raise ArgumentError("must be a list of files and folders", field="inputs", value=str(inputs))
     skipped, sources = [], [source for source in inputs if isinstance(source, Input)]
     if len(sources) < len(inputs) or not inputs:
         found, skipped = discover(
@@ -100,11 +100,13 @@ def build(
     sources = list(dict.fromkeys(sources))
     for source in sources:
         if source.annotation is None and scheme.name != "whole":
-            raise DataError(f"{source.sequence}: no annotation; name one in the manifest, or give --scheme whole")
+            raise PairingError(
+                "has no annotation", file=source.sequence, remedy="name one in the manifest, or give --scheme whole"
+            )
     for line in skipped:
-        print(f"left aside: {line}", file=sys.stderr)
+        print(f"skipped: {line}", file=sys.stderr)
     if os.path.lexists(output):
-        raise DataError(f"{output}: exists already; remove it or choose another output")
+        raise FileError("exists already", file=output, remedy="remove it or choose another output")
     parameters = {
         "scheme": dataclasses.asdict(scheme), "taxon": taxon, "validation_share": validation_share,
         "test_share": test_share, "split_by": split_by, "duplicates": duplicates, "seed": seed,
@@ -120,7 +122,9 @@ def build(
             damaged = _spill(sources, folders, settings, pool, skip_damaged, progress)
             done = [folder for source, folder in zip(sources, folders, strict=True) if source not in damaged]
             if not done:
-                raise DataError(f"none of {len(sources)} inputs could be read; the first: {damaged[sources[0]]}")
+                raise DataError(
+                    f"could be read; the first error is: {damaged[sources[0]]}", field=f"none of {len(sources)} inputs"
+                )
             merged = merge.Merge(done, settings)
             merged.drop_records()
             merged.drop_duplicates(duplicates)
@@ -144,13 +148,13 @@ def build(
         new.rename(output)
         if not dataset["splits"]["train"]["regions"]:
             progress.log(
-                f"warning: all regions are held out, none is left to train on: split_by {split_by} found one part"
+                f"warning: all regions are held out, none is left to train on: split_by {split_by} gave one group"
             )
     return dataset
 
 
 def _default_workers(sources: Sequence[Input]) -> int:
-    """One a core; but only one for what is read sooner than a second process starts."""
+    """One per core, or one if the inputs are read faster than a second process starts."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     size = sum(path.stat().st_size for source in sources for path in source.files)
     return 1 if size < SMALL_BYTES else cores
@@ -158,11 +162,13 @@ def _default_workers(sources: Sequence[Input]) -> int:
 
 def _one_of(name: str, value: object, choices: tuple) -> None:
     if value not in choices:
-        raise DataError(f"{name} {value!r} is not one of {' '.join(str(choice) for choice in choices if choice)}")
+        raise ArgumentError(
+            f"must be one of {' '.join(str(choice) for choice in choices if choice)}", field=name, value=value
+        )
 
 
 class _PartialFolder(contextlib.AbstractContextManager):
-    """OUTPUT.partial, locked while in use; removed when the dataset is there, or nothing in it is worth keeping."""
+    """OUTPUT.partial, locked while in use; removed when the dataset is complete, or no input in it is finished."""
 
     def __init__(self, output: Path):
         self.folder = output.with_name(f"{output.name}.partial")
@@ -170,17 +176,17 @@ class _PartialFolder(contextlib.AbstractContextManager):
 
     def __enter__(self) -> Path:
         if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / "lock").exists():
-            raise DataError(f"{self.folder}: holds what is not a build's; a build needs that name: move it away")
+            raise FileError("is not from a build, but a build needs this name", file=self.folder, remedy="move it away")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = open(self.folder / "lock", "w")
         except OSError as error:
-            raise DataError(f"{self.folder}: cannot be made ({error.strerror})") from None
+            raise FileError(f"cannot be created ({error.strerror})", file=self.folder) from None
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.lock.close()
-            raise DataError(f"{self.folder}: another build is writing there; wait for it") from None
+            raise FileError("another build is writing there", file=self.folder, remedy="wait for it") from None
         return self.folder
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -188,15 +194,16 @@ class _PartialFolder(contextlib.AbstractContextManager):
         if error is None or not kept or isinstance(error, merge.NoRegion):
             shutil.rmtree(self.folder, ignore_errors=True)
             for folder in self.made:
-                with contextlib.suppress(OSError):  # not empty, or another program's by now
+                with contextlib.suppress(OSError):  # not empty, or in use by another program
                     folder.rmdir()
             kept = []
         self.lock.close()
-        kept_note = f"; {len(kept)} finished inputs are kept in {self.folder}: run it again to go on" if kept else ""
+        resume = f"{len(kept)} finished inputs are kept in {self.folder}: run it again to resume" if kept else None
         if isinstance(error, OSError):
-            raise DataError(f"{error.filename or self.folder}: {error.strerror or error}{kept_note}") from None
-        if isinstance(error, DataError) and kept_note:
-            raise DataError(f"{error}{kept_note}") from None
+            file = error.filename or self.folder
+            raise FileError(error.strerror or str(error), file=file, remedy=resume) from None
+        if isinstance(error, DataError) and resume:
+            error.remedy = f"{error.remedy}; {resume}" if error.remedy else resume
 
 
 def _spill(
@@ -207,9 +214,9 @@ def _spill(
     skip_damaged: bool,
     progress: "_Progress",
 ) -> dict[Input, str]:
-    """Makes the spills that are missing; returns the error of each input that could not be read."""
+    """Writes the missing spills; returns the error of each input that could not be read."""
     known = set(folders)
-    for other in folders[0].parent.iterdir():  # of a build that was killed, or of other settings
+    for other in folders[0].parent.iterdir():  # from a killed build, or with other settings
         if other.is_dir() and other not in known:
             shutil.rmtree(other, ignore_errors=True)
     damaged: dict[Input, str] = {}
@@ -225,7 +232,7 @@ def _spill(
             if not skip_damaged:
                 raise
             damaged[sources[number]] = str(error)
-            progress.log(f"left out: {error}")
+            progress.log(f"skipped: {error}")
         else:
             progress.done(number, spill.Spill(folders[number]).facts)
 
@@ -242,19 +249,19 @@ def _spill(
     return damaged
 
 
-_counts = None  # in a worker: file bytes and bases done, two numbers an input
+_counts = None  # in a worker: file bytes and bases done, two numbers per input
 
 
 def _start(counts) -> None:
     global _counts
     _counts = counts
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent terminates its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)  # the build was killed; whoever runs it again has no use for this process
+    os._exit(1)  # the build was killed; nobody needs this process
 
 
 def _work(source: Input, folder: Path, settings: spill.Settings, number: int) -> None:
@@ -267,17 +274,17 @@ def _work(source: Input, folder: Path, settings: spill.Settings, number: int) ->
 
 @contextlib.contextmanager
 def _pool(workers: int, counts) -> Iterator[futures.ProcessPoolExecutor | None]:
-    """Processes, ended with the block; None where one is enough."""
+    """A pool of processes, terminated at the end of the block; None for one worker."""
     if workers <= 1:
         yield None
         return
-    # Not forked: the caller may hold threads (JAX's, say), and a lock one of them holds would never open.
+    # Not forked: the caller may have threads (JAX's, for example), and a lock held by one would never be released.
     context = multiprocessing.get_context("spawn")
     executor = futures.ProcessPoolExecutor(workers, context, _start, (counts,))
     try:
         yield executor
     except futures.process.BrokenProcessPool:
-        raise DataError("a worker was killed, most likely for want of memory; give fewer --workers") from None
+        raise DataError("a worker was killed, most likely for lack of memory", remedy="give fewer --workers") from None
     finally:
         for process in list((executor._processes or {}).values()):
             process.terminate()
@@ -285,7 +292,7 @@ def _pool(workers: int, counts) -> Iterator[futures.ProcessPoolExecutor | None]:
 
 
 class _Progress(contextlib.AbstractContextManager):
-    """A bar in bases on a terminal, otherwise a line an input; on standard error."""
+    """A progress bar in bases on a terminal, otherwise one line per input; on standard error."""
 
     def __init__(self, sources: list[Input]):
         self.sources = sources
@@ -297,7 +304,7 @@ class _Progress(contextlib.AbstractContextManager):
         self.bar.close()
 
     def of(self, number: int) -> Callable[[int, int], None]:
-        """The progress of one input that this process reads."""
+        """The progress callback of one input that this process reads."""
 
         def advance(read: int, bases: int) -> None:
             self.counts[2 * number] += read
@@ -307,7 +314,7 @@ class _Progress(contextlib.AbstractContextManager):
         return advance
 
     def refresh(self) -> None:
-        """Shows the counts; the bases to come are told from the bytes to come."""
+        """Updates the bar; the total bases are estimated from the total bytes."""
         if self.bar.disable:
             return
         read, bases = sum(self.counts[::2]), sum(self.counts[1::2])
@@ -315,7 +322,7 @@ class _Progress(contextlib.AbstractContextManager):
         self.bar.update(bases - self.bar.n)
 
     def done(self, number: int, facts: dict) -> None:
-        """An input is finished."""
+        """Marks an input as finished."""
         bases = sum(record["bases"] for record in facts["records"])
         self.counts[2 * number], self.counts[2 * number + 1] = self.bytes[number], bases
         self.refresh()
@@ -323,25 +330,25 @@ class _Progress(contextlib.AbstractContextManager):
             print(f"{self.sources[number].files[-1]}: {len(facts['records'])} records, {bases} bases", file=sys.stderr)
 
     def stage(self, name: str, total: int) -> None:
-        """What follows the reading, in bases."""
+        """Starts the bar of a stage after reading; `total` is in bases."""
         self.bar.set_description(name, refresh=False)
         self.bar.reset(total)
 
     def log(self, line: str) -> None:
-        """A line that does not break the bar."""
+        """Prints a line without breaking the bar."""
         self.bar.write(line, file=sys.stderr)
 
     def advance(self, bases: int) -> None:
-        """So many more bases of this stage are done."""
+        """Advances the bar of this stage by `bases`."""
         self.bar.update(bases)
 
 
 def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
-    """The totals of a dataset that the command prints."""
+    """The totals of a dataset, which the command prints."""
     splits = {
-        name: {key: part[key] for key in ("regions", "bases", "tokens", "remainder", "records")}
-        | {"shards": len(part["shards"]), "bytes": sum(shard["bytes"] for shard in part["shards"])}
-        for name, part in dataset["splits"].items()
+        name: {key: facts[key] for key in ("regions", "bases", "tokens", "remainder", "records")}
+        | {"shards": len(facts["shards"]), "bytes": sum(shard["bytes"] for shard in facts["shards"])}
+        for name, facts in dataset["splits"].items()
     }
     return {
         "output": str(output),
@@ -360,7 +367,7 @@ def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(
-        prog="python -m data_pipeline.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parse.add_argument
     add(
@@ -375,8 +382,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a table (TSV) with columns sequence, annotation, taxon, split, instead of --input",
     )
-    add("--output", required=True, metavar="DIR", help="the folder to make; it must not exist")
-    add("--taxon", choices=genome.TAXA, help="the tag of all regions, instead of each file's or record's own")
+    add("--output", required=True, metavar="DIR", help="the folder to create; it must not exist")
+    add("--taxon", choices=genome.TAXA, help="the tag of all regions, instead of that of each file or record")
 
     what = parse.add_argument_group("regions (lengths in bases)").add_argument
     what(
@@ -387,54 +394,53 @@ def parser() -> argparse.ArgumentParser:
     )
     what("--flank", type=int, default=0, help="bases added at both ends")
     what("--min_length", type=int, default=1, help="drop shorter regions")
-    what(
-        "--max_length", type=int, help=f"cut longer regions into pieces (default: never; whole: {regions.WHOLE_LENGTH})"
-    )
-    what("--cut_n", type=int, metavar="RUN", help="cut runs of at least so many N out (default: keep them)")
-    what("--regulatory", action="store_true", help="regulatory features are regions too")
+    what("--max_length", type=int, help=f"cut longer regions (default: never; whole: {regions.WHOLE_LENGTH})")
+    what("--cut_n", type=int, metavar="RUN", help="cut out runs of at least this many N (default: keep them)")
+    what("--regulatory", action="store_true", help="also make regions of regulatory features")
     what(
         "--kinds",
         nargs="+",
         default=[],
         choices=regions.KINDS,
         metavar="KIND",
-        help=f"only these: {' '.join(regions.KINDS)}",
+        help=f"keep only these: {' '.join(regions.KINDS)}",
     )
-    what("--gene", metavar="REGEX", help="only where the gene's name or locus tag matches")
-    what("--product", metavar="REGEX", help="only where the product matches")
+    what("--gene", metavar="REGEX", help="keep only regions whose gene name or locus tag matches")
+    what("--product", metavar="REGEX", help="keep only regions whose product matches")
     what(
         "--duplicates",
         choices=merge.DUPLICATES,
         default="inputs",
-        help="drop regions with the bases of one in an earlier input (default), of any earlier one, or none",
+        help="drop regions with the same bases as one of an earlier input (default), as any earlier region, or none",
     )
-    what("--skip_damaged", action="store_true", help="leave out, and name, inputs that cannot be read")
+    what("--skip_damaged", action="store_true", help="skip inputs that cannot be read, and list them in dataset.json")
 
-    parts = parse.add_argument_group("split").add_argument
-    parts("--validation_share", type=float, default=0.05, help="default 0.05")
-    parts("--test_share", type=float, default=0.0, help="default 0")
-    parts(
+    splits = parse.add_argument_group("split").add_argument
+    splits("--validation_share", type=float, default=0.05, help="fraction of the groups for validation (default 0.05)")
+    splits("--test_share", type=float, default=0.0, help="fraction of the groups for test (default 0)")
+    splits(
         "--split_by",
         choices=split.BY,
         default="group",
-        help="what stays together: overlapping regions (group, the default), contig, assembly, taxon (the organism), "
-        "or cluster (regions that share 32-mers)",
+        help="what is kept in one split: overlapping regions (group, the default), contig, assembly, taxon (the "
+        "organism), or cluster (regions that share 32-mers)",
     )
-    parts("--skip_leakage", action="store_true", help="do not look held-out 32-mers up in training")
-    parts("--seed", type=int, default=0, help="of the split (default 0)")
+    splits("--skip_leakage", action="store_true", help="do not measure which held-out 32-mers occur in training")
+    splits("--seed", type=int, default=0, help="seed of the split (default 0)")
 
     store = parse.add_argument_group("storage").add_argument
-    store("--records", choices=("bases", "tokens"), default="bases", help="what to store (default bases)")
-    store("--tokenizer", choices=("kmer", "bpe"), help="for --records tokens (default kmer)")
-    store("--k", type=int, help="bases a k-mer, for --records tokens (default 6)")
+    store("--records", choices=("bases", "tokens"), default="bases", help="what to store (default: bases)")
+    store("--tokenizer", choices=("kmer", "bpe"), help="tokenizer for --records tokens (default: kmer)")
+    store("--k", type=int, help="bases per k-mer, for --records tokens (default 6)")
     store("--model_file", metavar="FILE", help="the model of --tokenizer bpe")
-    store("--workers", type=int, help="processes (default: as many as cores, one for a few small inputs)")
+    store("--workers", type=int, help="number of processes (default: one per core, or one for few small inputs)")
     return parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is terminated keeps its finished inputs
     began = time.perf_counter()
     try:
         tokenizer = None
@@ -445,9 +451,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.tokenizer or "kmer", 6 if options.k is None else options.k, options.model_file
             )
         elif options.tokenizer or options.k is not None or options.model_file:
-            raise DataError("--tokenizer, --k and --model_file are for --records tokens; records of bases need none")
+            raise ArgumentError("--tokenizer, --k and --model_file are only for --records tokens")
         if bool(options.input) == bool(options.manifest):
-            raise DataError("give either --input or --manifest")
+            raise ArgumentError("give either --input or --manifest")
         scheme = Scheme(
             options.scheme, options.flank, options.min_length, options.max_length, options.cut_n, options.regulatory,
             tuple(options.kinds), options.gene, options.product,
@@ -471,9 +477,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         partial = Path(f"{options.output}.partial")
-        kept = (
-            f"what is done is kept in {partial}: run it again to go on" if partial.exists() else "nothing was written"
-        )
+        kept = f"finished inputs are kept in {partial}: run it again to resume"
+        kept = kept if partial.exists() else "nothing was written"
         print(f"build: interrupted; {kept}", file=sys.stderr)
         return 130
     print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
@@ -481,5 +486,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended keeps what is done
     sys.exit(main())

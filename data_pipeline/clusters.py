@@ -1,11 +1,11 @@
-"""Parts for regions that share sequence: repeats, duplicated genes and homologues on one side of the split.
+"""Assigns splits to regions that share sequence: repeats, duplicated genes and homologues stay on one side.
 
-Regions of one overlap group, and regions whose sketches (`kmers.sketch`) share a 32-mer, are linked. Inputs are taken
-in their order, so that a later one moves nothing: regions linked to an earlier input go to the part of the first region
-they are linked to; what is left is joined into clusters, whose part is decided by the place of their first region. A
-cluster with more of the bases so far than a held-out part may have goes to training: in a genome full of mobile
-elements nearly all genes are one cluster. A region that links two parts would leak from one to the other: whatever
-comes later is dropped.
+Regions of one overlap group, and regions whose sketches (`kmers.sketch`) share a 32-mer, are linked. Inputs are
+processed in order, so that a later input does not move earlier regions: a region linked to an earlier input takes the
+split of the first region to which it is linked. The remaining regions form clusters, and the split hash of a cluster's
+first region decides its split. A cluster that is larger than its held-out split may be, as a fraction of the bases so
+far, goes to training: in a genome full of mobile elements nearly all genes form one cluster. A region that links two
+splits would leak from one to the other; the later one is dropped.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,18 +28,18 @@ def assign(
     test_share: float,
     memory_bytes: int = MEMORY_BYTES,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The part of each region, int8 [regions], and which ones link two parts, bool [regions], for each input.
+    """The split of each region, int8 [regions], and whether it links two splits, bool [regions], for each input.
 
     Args:
-      sketches: reads those of an input: hashes, uint64 [n], and the region of each, int64 [n].
-      split_hashes: uint64 [regions]; regions of one overlap group have the same.
+      sketches: reads the sketches of an input: hashes, uint64 [n], and the region of each, int64 [n].
+      split_hashes: uint64 [regions], equal within an overlap group.
       lengths: int64 [regions], bases.
-      kept: bool [regions]; the others are left alone.
-      fixed: the part of all regions of an input, where its manifest says so.
-      validation_share, test_share: of the clusters.
-      memory_bytes: the sketches are read as often, and a part of them taken each time, as this asks for.
+      kept: bool [regions]; the others are ignored.
+      fixed: the split of all regions of an input, if the manifest fixes it, or None.
+      validation_share, test_share: fractions of the clusters.
+      memory_bytes: to stay below this, the sketches are read in several passes.
     """
-    # Here, and not above: every worker would wait for it.
+    # Imported here because it is slow and the workers do not need it.
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -71,7 +71,7 @@ def assign(
         ends = np.searchsorted(nodes, edges)
         graph = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), (len(nodes), len(nodes)))
         count, cluster = connected_components(graph, directed=False)
-        first = nodes[np.unique(cluster, return_index=True)[1]]  # nodes are in order: the earliest of each cluster
+        first = nodes[np.unique(cluster, return_index=True)[1]]  # nodes are sorted: the earliest of each cluster
         size = np.bincount(cluster, length[nodes], count)
         decided = splits_of(split_hash[first], validation_share, test_share)
         room = np.array([1.0, validation_share, test_share])[decided] * bases
@@ -90,7 +90,7 @@ def assign(
 def _shared(
     sketches: Callable[[int], tuple[np.ndarray, np.ndarray]], starts: np.ndarray, alive: np.ndarray, memory_bytes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Regions in the order of the hashes they hold, and for each but the first whether it shares the hash before it."""
+    """Yields regions sorted by hash, and for each but the first whether it has the hash of the region before it."""
     buckets, bucket = 1, 0
     while bucket < buckets:
         hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
@@ -99,7 +99,7 @@ def _shared(
             some, regions = sketches(number)
             total += len(some)
             if buckets == 1 and total * _ROW_BYTES > memory_bytes:
-                hashes, owners = hashes[:1], owners[:1]  # too much at once: only counted now
+                hashes, owners = hashes[:1], owners[:1]  # too many for one pass: only count them now
                 continue
             chosen = np.flatnonzero((some % np.uint64(buckets) == bucket) & alive[start + regions])
             hashes.append(some[chosen])

@@ -1,11 +1,11 @@
-"""Regions with the same bases, on either strand, found in bounded memory."""
+"""Finds regions with the same bases, on either strand, in bounded memory."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 MEMORY_BYTES = 1 << 30
-_ROW_BYTES = 64  # what sorting takes a region
+_ROW_BYTES = 64  # memory per region for sorting
 
 
 def repeated(
@@ -15,11 +15,11 @@ def repeated(
     within: bool,
     memory_bytes: int = MEMORY_BYTES,
 ) -> list[np.ndarray]:
-    """Which regions have the bases of one that came before: bool [regions] for each input.
+    """Whether each region has the bases of an earlier one, bool [regions] for each input.
 
-    `digests(i)` reads those of input i, uint64 [regions, 2]; `kept`: bool [regions] for each input, those that count. A
-    copy within one input counts only with `within`. The digests are read as often, and a part of them taken each time,
-    as `memory_bytes` asks for.
+    `digests(i)` reads the digests of input i, uint64 [regions, 2]. `kept`, bool [regions] for each input, selects the
+    regions that count. A copy within one input counts only with `within`. To limit memory to `memory_bytes`, the
+    digests are read in several passes, each of which keeps a part of them.
     """
     result = [np.zeros(len(mask), bool) for mask in kept]
     passes = max(1, -(-sum(map(len, kept)) * _ROW_BYTES // memory_bytes))
@@ -34,7 +34,7 @@ def repeated(
         region = np.concatenate([np.zeros(0, np.int64), *chosen])
         order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
         keys, source, region = keys[order], source[order], region[order]
-        opens = np.ones(len(keys), bool)  # a region that is the first with its bases
+        opens = np.ones(len(keys), bool)  # the first region with its bases
         opens[1:] = (keys[1:] != keys[:-1]).any(1)
         first = np.maximum.accumulate(np.where(opens, np.arange(len(keys)), 0))
         again = ~opens if within else source != source[first]

@@ -1,4 +1,4 @@
-"""What the name of a genome file tells: its format, the sequences it holds, their taxon and assembly."""
+"""Derives from the name of a genome file its format, its set of sequences, their taxon and their assembly."""
 
 import dataclasses
 import os
@@ -22,19 +22,19 @@ _DERIVED = re.compile(
 _RELEASE = re.compile(rf"({'|'.join(DIVISIONS)})\.(\d+)(?:\.(\d+))?\.genomic")
 _ASSEMBLY = re.compile(r"GC[AF]_\d{9}\.\d+")
 _NCBI_STEM = re.compile(rf"({_ASSEMBLY.pattern})(_.+)?_genomic")
-_PART = r"((?:chromosome|nonchromosomal|primary_assembly|chr|chr_patch_hapl_scaff)(?:\.\w+)?)"
-_SPECIES = r"([A-Z][a-z]+_[A-Za-z0-9_]+\..+?)"  # and its assembly: Homo_sapiens.GRCh38
-_ENSEMBL_FASTA = re.compile(rf"{_SPECIES}\.(dna|dna_sm)\.(toplevel|{_PART})")
-_ENSEMBL_ANNOTATION = re.compile(rf"{_SPECIES}\.\d{{1,3}}(?:\.{_PART})?")
+_SCOPE = r"((?:chromosome|nonchromosomal|primary_assembly|chr|chr_patch_hapl_scaff)(?:\.\w+)?)"
+_SPECIES = r"([A-Z][a-z]+_[A-Za-z0-9_]+\..+?)"  # the species and the assembly: Homo_sapiens.GRCh38
+_ENSEMBL_FASTA = re.compile(rf"{_SPECIES}\.(dna|dna_sm)\.(toplevel|{_SCOPE})")
+_ENSEMBL_ANNOTATION = re.compile(rf"{_SPECIES}\.\d{{1,3}}(?:\.{_SCOPE})?")
 
 
 @dataclasses.dataclass(frozen=True)
 class GenomeFile:
-    """A genome file by its name.
+    """A genome file and the facts in its name.
 
-    Files with the same `key` hold the same sequences; of one format, that of the lower `rank` is preferred. `assembly`
-    is NCBI's accession where the name, or its folder's, holds one; else what RefSeq's releases and Ensembl call it;
-    else the folder's name and its own (`yeast/genome`).
+    Files with the same `key` contain the same sequences; among files of one format, the one with the lowest `rank` is
+    preferred. `assembly` is the NCBI accession in the name of the file or its folder; without one, the name that RefSeq
+    releases or Ensembl use; otherwise the names of the folder and the file (`yeast/genome`).
     """
 
     path: Path
@@ -46,57 +46,57 @@ class GenomeFile:
 
     @property
     def annotates(self) -> bool:
-        """Whether it is an annotation."""
+        """Whether the file is an annotation."""
         return self.format != FASTA
 
     @property
-    def of_ncbi(self) -> bool:
-        """Whether `assembly` is an accession of NCBI's."""
+    def has_ncbi_accession(self) -> bool:
+        """Whether `assembly` is an NCBI accession."""
         return bool(_ASSEMBLY.fullmatch(self.assembly))
 
 
 def unpacked(name: str) -> str:
-    """A file's name without .gz or .bgz."""
+    """The name of a file without .gz or .bgz."""
     return name[: -len(Path(name).suffix)] if name.lower().endswith((".gz", ".bgz")) else name
 
 
 def format_of(path: Path) -> str | None:
-    """One of the FORMATS by the name's end; None for another."""
+    """One of FORMATS by the suffix of the name; None for any other suffix."""
     return FORMATS.get(Path(unpacked(path.name)).suffix.lower())
 
 
 def is_derived(path: Path) -> bool:
-    """Whether the name is that of an extract of a genome: its transcripts, proteins, predictions, masked bases."""
+    """Whether the name is that of a file derived from a genome: transcripts, proteins, predictions, masked bases."""
     return bool(_DERIVED.search(unpacked(path.name)))
 
 
 def describe(path: Path) -> GenomeFile:
-    """What the name of a file of a known format tells."""
+    """The facts in the name of a file of a known format."""
     bare, kind = unpacked(path.name), format_of(path)
     stem = bare[: -len(Path(bare).suffix)]
     folder = Path(os.path.abspath(path)).parent.name
     accession = _ASSEMBLY.search(path.name) or _ASSEMBLY.fullmatch(folder)
     assembly = accession.group() if accession else f"{folder}/{stem}"
     if release := _RELEASE.fullmatch(stem):
-        division, number, part = release.groups()
+        division, number, scope = release.groups()
         name = f"{division}.{number}"
-        key = name if part in (None, "1") else f"{name}.{part}"
+        key = name if scope in (None, "1") else f"{name}.{scope}"
         return GenomeFile(path, kind, key, 0, DIVISIONS[division], name)
     if match := _NCBI_STEM.fullmatch(stem):
         return GenomeFile(path, kind, match[1], assembly=match[1])
-    if stem == "genomic":  # in the folders of NCBI datasets
+    if stem == "genomic":  # the name used in the folders of NCBI datasets
         return GenomeFile(path, kind, assembly, assembly=assembly)
     if kind == FASTA and (match := _ENSEMBL_FASTA.fullmatch(stem)):
-        name, masking, whole, part = match.groups()
-        key = name if whole in ("toplevel", "primary_assembly") else f"{name}.{part}"
+        name, masking, whole, scope = match.groups()
+        key = name if whole in ("toplevel", "primary_assembly") else f"{name}.{scope}"
         return GenomeFile(path, kind, key, (masking == "dna") * 2 + (whole == "toplevel"), assembly=name)
     if kind in (GFF3, GTF) and (match := _ENSEMBL_ANNOTATION.fullmatch(stem)):
-        name, part = match.groups()
-        partial = part in ("chr", "chr_patch_hapl_scaff")  # the whole annotation less its scaffolds, or with patches
-        return GenomeFile(path, kind, name if partial or not part else f"{name}.{part}", int(partial), assembly=name)
+        name, scope = match.groups()
+        partial = scope in ("chr", "chr_patch_hapl_scaff")  # the complete annotation without scaffolds, or with patches
+        return GenomeFile(path, kind, name if partial or not scope else f"{name}.{scope}", int(partial), assembly=name)
     return GenomeFile(path, kind, stem, assembly=assembly)
 
 
 def annotation_keys(sequence: GenomeFile) -> tuple[str, ...]:
-    """The keys of the annotations of a FASTA's sequences. Old names of Ensembl's have the release in both."""
+    """The keys of annotations of a FASTA's sequences. Old Ensembl names contain the release in both files."""
     return tuple(dict.fromkeys((sequence.key, re.sub(r"\.\d+$", "", sequence.key))))

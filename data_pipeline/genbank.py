@@ -158,7 +158,8 @@ def _from_locus(path: Path, text: bytearray, first: bool) -> bytearray:
 
 def _locus_name(text: bytes | bytearray) -> str | None:
     words = text[: text.find(b"\n")].split()
-    return words[1].decode("ascii", "replace") if len(words) > 1 else None
+    named = len(words) > 1 and words[2:3] not in ([b"bp"], [b"aa"])  # otherwise the first word is the length
+    return words[1].decode("ascii", "replace") if named else None
 
 
 def _parse(text: bytearray, kinds: Collection[str] | None, qualifiers: Collection[str] | None) -> Record:

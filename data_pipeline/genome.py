@@ -1,6 +1,6 @@
-"""An annotated sequence, whatever file it came from: a record's bases and its features.
+"""The common form of an annotated sequence from any file format: a record's bases and its features.
 
-Every reader (`genbank`, `fasta`, `gff`) makes these, and `regions` knows nothing else. Coordinates are 0-based,
+Every reader (`genbank`, `fasta`, `gff`) returns it, and `regions` uses nothing else. Coordinates are 0-based,
 half-open.
 """
 
@@ -28,19 +28,19 @@ TAXA = tuple(DIVISIONS.values())
 
 
 class Segment(NamedTuple):
-    """A piece of a location, 0-based half-open on its record; `start` > `end` or bounds outside it are as written."""
+    """One interval of a location, 0-based half-open; an invalid one (start > end, outside the record) is as written."""
 
     start: int
     end: int
     strand: int
-    accession: str | None = None  # another record's accession.version; None for the feature's own record
+    accession: str | None = None  # accession.version of another record; None for the feature's own record
 
 
 class Feature(NamedTuple):
-    """An annotated feature: its kind, its parts in 5' to 3' order, its qualifiers with all their values.
+    """An annotated feature: its kind, its parts in 5' to 3' order, and its qualifiers with all their values.
 
-    Kinds and qualifiers have GenBank's names in every format. `gene_id` is the ID of the gene a feature is or belongs
-    to, where the format says so (GFF3, GTF); None leaves that to /locus_tag and /gene (GenBank).
+    Kinds and qualifiers have GenBank's names in every format. `gene_id` is the ID of the gene that a feature is or
+    belongs to in GFF3 and GTF; it is None in GenBank, where /locus_tag and /gene identify the gene.
     """
 
     kind: str
@@ -53,9 +53,9 @@ class Feature(NamedTuple):
 class Record:
     """One sequence and its annotation.
 
-    `codes` is uint8 [length] as in `bases`, empty for a record without sequence (`declared_length` then still holds
-    its length in bases); `lower_case` is int64 [runs, 2], (start, end) of soft-masked stretches; `taxon` is one of
-    TAXA, or None where the file does not tell; `taxon_id` is NCBI's number, where given.
+    `codes` is uint8 [length] as in `bases`, empty for a record without sequence (`declared_length` is then its length
+    in bases). `lower_case` is int64 [runs, 2], the (start, end) of soft-masked intervals. `taxon` is one of TAXA, or
+    None if unknown. `taxon_id` is NCBI's taxonomy ID, if given.
     """
 
     accession: str

@@ -1,8 +1,8 @@
 """Reads GFF3 and GTF files with their FASTA, one sequence at a time, into the same records as `genbank`.
 
 The annotation is read once, and the lines that are needed are written decompressed to a scratch file. Then the FASTA is
-streamed, and the lines of each sequence are read back. So the two files may be in any order, and only one sequence is in
-memory. `gff_features` interprets the rows and builds features from them.
+streamed, and the lines of each sequence are read back. So the two files may be in any order, and memory holds only one
+sequence. `gff_features` interprets the rows and builds features from them.
 """
 
 import itertools
@@ -47,8 +47,8 @@ def read(
     """Yields the records of a GFF3 or GTF file and its FASTA (None: the file's `##FASTA` section) in FASTA order.
 
     Sequences that the annotation names and the FASTA lacks come last, without bases and features. `kinds` limits the
-    features by their GenBank kind, as in `genbank.read`. `scratch` is an empty folder on disk. `progress` is called with
-    the number of bytes of the files read since the last call.
+    features by their GenBank kind, as in `genbank.read`. `scratch` is an empty folder on disk. `progress` is called
+    with the number of bytes of the files read since the last call.
 
     Raises:
       FormatError: with file and line: a row without nine columns; a start or end that is not a number, is below 1, is

@@ -211,7 +211,7 @@ class _Builder:
             yield key[0], rows
 
     def _join_numbered(self, parent: str, keys: list[object], groups: dict) -> None:
-        """Joins a transcript's CDS rows if each has its own ID and none overlap: then the IDs number the CDS's exons."""
+        """Joins a transcript's CDS rows if each has its own ID and none overlap: the IDs then number its exons."""
         if len(keys) < 2 or any(is_gene(row.kind) for row in self.by_id[parent]) or parent not in self.by_id:
             return
         rows = [row for key in keys for row in groups.get(key, ())]
@@ -255,9 +255,7 @@ class _Builder:
         if name not in self._genes_of:
             row = next(iter(self.by_id.get(name, ())), None)
             if name in below or len(below) > _MAX_LEVELS:
-                fault = (
-                    "is its own ancestor" if name in below else f"has descendants more than {_MAX_LEVELS} levels deep"
-                )
+                fault = "is its own ancestor" if name in below else f"is nested more than {_MAX_LEVELS} levels deep"
                 raise FormatError(f"{fault} by Parent", file=self.path, line=row.line, field="ID", value=name)
             if row is None:
                 genes = ()

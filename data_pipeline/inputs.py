@@ -1,8 +1,8 @@
-"""Which files belong together: an annotation and its bases, by their names or by a manifest, and their records.
+"""Finds the files that belong together, an annotation and its bases, by their names or from a manifest; reads them.
 
 Known names are RefSeq release files (`fungi.12.genomic.gbff.gz`), NCBI assemblies (`GCF_000005845.2_ASM584v2_genomic.*`
-and the folders of NCBI datasets, whose annotation is `genomic.*`) and Ensembl's; any other annotation belongs to the
-FASTA of its own name, or to the only one in its folder.
+and the folders of NCBI datasets, whose annotation is `genomic.*`) and Ensembl's. Any other annotation belongs to the
+FASTA of the same name, or to the only FASTA in its folder.
 """
 
 import dataclasses
@@ -13,24 +13,25 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline import fasta, file_names, genbank, gff, stream
-from data_pipeline.errors import DataError
+from data_pipeline import fasta, file_names, genbank, gff
+from data_pipeline.errors import DataError, FileError, FormatError, MismatchError, PairingError, located, one_line
 from data_pipeline.file_names import FASTA, FORMATS, GENBANK, GFF3, GenomeFile
 from data_pipeline.genome import TAXA, Record
 from data_pipeline.split import SPLITS
 
 _MANIFEST = ("sequence", "annotation", "taxon", "split")
-# Where several annotate the same sequences, the first of these formats that is there is read.
+# If several files annotate the same sequences, the one whose format comes first here is read.
 _PREFERENCE = tuple(dict.fromkeys(FORMATS.values()))
-_DATASET = "gener_jax regions"  # records.FORMAT; that module loads far more than a list of files needs
+_DATASET = "gener_jax regions"  # records.FORMAT, repeated here because importing that module is slow
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """An annotation and its bases; either may be None, where the other says all.
+    """An annotation and its bases; either may be None if the other file contains both.
 
-    `taxon` is a tag of `genome.TAXA` that replaces what the records say; `split` one of `split.SPLITS` where it is
-    fixed; `assembly` as `file_names.GenomeFile` has it: the FASTA's where only that is NCBI's, else the annotation's.
+    `taxon` is a tag of `genome.TAXA` that overrides the records' own. `split` is one of `split.SPLITS` if the manifest
+    fixes it. `assembly` is defined in `file_names.GenomeFile`; it is the annotation's, unless only the FASTA's is an
+    NCBI accession.
     """
 
     sequence: Path | None
@@ -46,13 +47,17 @@ class Input:
 
 
 def discover(paths: Sequence[str | Path], *, annotated: bool) -> tuple[list[Input], list[str]]:
-    """The inputs among files and folders, in the order of `paths` and then by name, and a line for what is left out.
+    """Finds the inputs among files and folders; returns them and a line for each file or folder that is skipped.
 
-    Folders are walked, through links too. Datasets, unfinished builds and what has been met by another name are left
-    out; what is hidden and files of other formats are not even mentioned. With `annotated`, only inputs with an
-    annotation count; without it, FASTA files alone do too. A file that `paths` names may take its partner from its
-    folder. Raises DataError for a missing path, a named file that cannot be used, files of which it cannot be said
-    which belong together, and where nothing is found.
+    The inputs are in the order of `paths`, then by name. Folders are searched recursively, links included. Datasets,
+    unfinished builds and files already found under another name are skipped. Hidden files and files of other formats
+    are ignored silently. With `annotated`, an input needs an annotation; without it, a FASTA file alone is an input. A
+    file named in `paths` may be paired with another file of its folder.
+
+    Raises:
+      FileError: a path does not exist, or a folder cannot be read.
+      FormatError: a named file has an unknown suffix.
+      PairingError: it is ambiguous which files belong together, a named file has no partner, or no input is found.
     """
     folders: dict[Path, _Folder] = {}
     skipped: list[str] = []
@@ -63,69 +68,81 @@ def discover(paths: Sequence[str | Path], *, annotated: bool) -> tuple[list[Inpu
                 folders.setdefault(folder, _Folder(folder)).walk(names, skipped)
         elif path.exists():
             if file_names.format_of(path) is None:
-                raise DataError(f"{path}: not known by its name ({' '.join(FORMATS)}, plain, .gz or .bgz); rename it")
+                raise FormatError(
+                    f"its suffix must be one of {' '.join(FORMATS)}, plain, .gz or .bgz", file=path, remedy="rename it"
+                )
             folders.setdefault(path.parent, _Folder(path.parent)).name(path)
         else:
-            raise DataError(f"{path}: no such file or folder")
+            raise FileError("no such file or folder", file=path)
     inputs: dict[tuple[str, ...], Input] = {}
     spare: list[GenomeFile] = []
     for folder in folders.values():
         for found in folder.inputs(annotated, skipped, spare):
             first = inputs.setdefault(_identity(found), found)
             if first.files != found.files:
-                skipped.append(_again(found.files[0], first.files[0]))
-    if sorted(file.annotates for file in spare) == [False, True]:  # two named files, from different folders
+                skipped.append(_duplicate(found.files[0], first.files[0]))
+    if sorted(file.annotates for file in spare) == [False, True]:  # two named files from different folders
         found = _input(*sorted(spare, key=lambda file: not file.annotates))
         inputs.setdefault(_identity(found), found)
     elif spare:
-        _refuse(spare[0])
+        raise _unpaired(spare[0])
     if not inputs:
         kinds = "GenBank, or GFF3 or GTF with FASTA" if annotated else "GenBank or FASTA"
-        shown = ", ".join(map(str, paths)) or "no input"
-        because = f"; left out: {skipped[0]}" if skipped else ""
-        raise DataError(f"{shown}: nothing to read there ({kinds}, plain, .gz or .bgz){because}")
+        because = f"; skipped: {skipped[0]}" if skipped else ""
+        raise PairingError(
+            f"nothing to read ({kinds}, plain, .gz or .bgz){because}", file=", ".join(map(str, paths)) or "no input"
+        )
     return list(inputs.values()), skipped
 
 
 def manifest(path: str | Path) -> list[Input]:
-    """The inputs of a table: tab-separated columns sequence, annotation, taxon and split, named in its first line.
+    """Reads the inputs from a table with tab-separated columns sequence, annotation, taxon and split.
 
-    Columns may be left out and cells empty, but each row names a sequence or an annotation, relative to the table's
-    folder. Lines that begin with `#` are comments. Raises DataError with the line for a missing file, an unknown
-    column, taxon or split, a file of the wrong format, an annotation without bases, and a row that stands twice.
+    The first line names the columns. Columns may be missing and cells empty, but each row must name a sequence or an
+    annotation, relative to the table's folder. Lines that start with `#` are comments.
+
+    Raises:
+      FileError: the table, or a file that it names, does not exist or cannot be read.
+      FormatError: with the line: an unknown column, taxon, split or file format, an annotation without bases, a row
+        that occurs twice.
     """
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise FileError("no such file", file=path) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({stream.one_line(error)})") from None
+        raise FileError(f"cannot be read ({one_line(error)})", file=path) from None
     header, inputs, seen = None, [], {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
-        where = f"{path}: line {number}"
         cells = [cell.strip() for cell in line.split("\t")]
         if header is None:
             header = cells
             wrong = [name for name in header if name not in _MANIFEST or header.count(name) > 1]
             if wrong or not {"sequence", "annotation"} & set(header):
-                raise DataError(
-                    f"{where}: column {(wrong or header)[0]!r}: the first line names the columns, tab-separated: "
-                    f"{' '.join(_MANIFEST)}"
-                )
+                raise FormatError(
+                    f"the first line must name the columns, separated by tabs: {' '.join(_MANIFEST)}",
+                    file=path, line=number, field="column", value=(wrong or header)[0],
+                )  # fmt: skip
             continue
         if len(cells) > len(header):
-            raise DataError(f"{where}: {len(cells)} cells under {len(header)} columns")
-        found = _manifest_row(where, path.parent, dict(zip(header, cells, strict=False)))
+            raise FormatError(
+                f"exceeds the {len(header)} columns of the first line",
+                file=path, line=number, field="number of cells", value=len(cells),
+            )  # fmt: skip
+        with located(file=path, line=number):
+            found = _manifest_row(path.parent, dict(zip(header, cells, strict=False)))
         key = _identity(found)
         if key in seen:
-            raise DataError(f"{where}: the same files as line {seen[key]}; leave one out")
+            raise FormatError(
+                f"names the same files as line {seen[key]}", file=path, line=number, remedy="remove one of the lines"
+            )
         seen[key] = number
         inputs.append(found)
     if not inputs:
-        raise DataError(f"{path}: no row in it; give one for each annotation with its sequence")
+        raise FormatError("contains no rows", file=path, remedy="give one row for each annotation with its sequence")
     return inputs
 
 
@@ -136,12 +153,11 @@ def records(
     progress: Callable[[int], None],
     qualifiers: Collection[str] | None = None,
 ) -> Iterator[Record]:
-    """The records of an input, whatever its formats, with the input's taxon where it has one.
+    """Yields the records of an input of any format, with the input's taxon if it has one.
 
-    `kinds` limits the features by their GenBank kind, `qualifiers` what is read of a GenBank file's; `scratch` is an
-    empty folder on disk for files in between; `progress` is called with the number of file bytes read since the last
-    call, which add up to the files' sizes.
-    Raises DataError as `genbank.read`, `gff.read` and `fasta.read` do.
+    `kinds` limits the features by their GenBank kind, `qualifiers` those read from a GenBank file. `scratch` is an
+    empty folder on disk for temporary files. `progress` is called with the number of bytes of the files read since
+    the last call; these add up to the files' sizes. Raises DataError as `genbank.read`, `gff.read` and `fasta.read` do.
     """
     if input.annotation is None:
         found = (_bare(sequence) for sequence in fasta.read(input.sequence, progress))
@@ -171,7 +187,7 @@ def _bare(sequence: fasta.Sequence) -> Record:
 
 
 def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Callable[[int], None]) -> Iterator[Record]:
-    """GenBank records; those without bases take them from the FASTA, which is read when the first of them comes."""
+    """Adds bases from the FASTA to GenBank records without bases; reads the FASTA only when the first one occurs."""
     offsets: dict[str, tuple[int, int, np.ndarray]] | None = None
     for record in found:
         if not len(record.codes) and record.declared_length:
@@ -185,22 +201,22 @@ def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Call
             if found_at := offsets.get(record.accession):
                 start, length, lower_case = found_at
                 if length != record.declared_length:
-                    raise DataError(
-                        f"{input.annotation}: record {record.accession}: {record.declared_length} bases by its LOCUS "
-                        f"line, {length} in {input.sequence}; give the FASTA of the same version"
-                    )
+                    raise MismatchError(
+                        f"has {record.declared_length} bases by its LOCUS line and {length} in {input.sequence}",
+                        file=input.annotation, record=record.accession, remedy="give the FASTA of the same version",
+                    )  # fmt: skip
                 codes = np.fromfile(scratch / "codes", np.uint8, length, offset=start)
                 record = dataclasses.replace(record, codes=codes, lower_case=lower_case)
         yield record
     if offsets is None:
-        progress(input.sequence.stat().st_size)  # not needed
+        progress(input.sequence.stat().st_size)  # the FASTA was not needed
 
 
 def _walk(folder: Path, walked: dict[tuple[int, int], Path], skipped: list[str]) -> Iterator[tuple[Path, list[str]]]:
-    """A folder and those below it, with their files; `walked` gets each by device and inode, so that no link loops."""
+    """Yields a folder and its subfolders with their files; `walked` records each by device and inode, to end loops."""
 
     def fail(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror})")
+        raise FileError(f"cannot be read ({error.strerror})", file=error.filename)
 
     for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         path, status = Path(root), os.stat(root)
@@ -230,7 +246,7 @@ def _is_dataset(folder: Path) -> bool:
 
 
 class _Folder:
-    """The files of a folder: all of them where it is walked, else those that were named and what may go with them."""
+    """The files of a folder: all of them if it was searched, else the named ones and their possible partners."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -238,11 +254,11 @@ class _Folder:
         self.walked: dict[str, Path] = {}
 
     def name(self, path: Path) -> None:
-        """Takes in a file that was named."""
+        """Adds a file that the user named."""
         self.named.setdefault(os.path.realpath(path), path)
 
     def walk(self, names: Sequence[str], skipped: list[str]) -> None:
-        """Takes in all files of the folder."""
+        """Adds all files of the folder."""
         for path in (self.path / name for name in names):
             is_file = path.is_file()
             first = self.walked.setdefault(os.path.realpath(path), path) if is_file else path
@@ -251,10 +267,10 @@ class _Folder:
             if not is_file:
                 skipped.append(f"{path}: {'a broken link' if path.is_symlink() else 'not a plain file'}")
             elif first != path:
-                skipped.append(_again(path, first))
+                skipped.append(_duplicate(path, first))
 
     def inputs(self, annotated: bool, skipped: list[str], spare: list[GenomeFile]) -> list[Input]:
-        """The files paired; `skipped` gets a line for each one left out, `spare` the named ones without a partner."""
+        """Pairs the files; adds a line for each skipped file to `skipped` and unpaired named files to `spare`."""
         paths = [path for real, path in self.walked.items() if real not in self.named]
         mine = [file_names.describe(path) for path in (*self.named.values(), *_originals(paths, skipped))]
         beside = self._beside()
@@ -274,7 +290,7 @@ class _Folder:
         taken = {path for x in found for path in x.files}
         alone = [file for file in annotations if file.path not in taken]
         free = [file for file in sequences if file.path not in taken]
-        if len(alone) == len(annotations) == len(sequences or others) == 1:  # of other names, but the only ones here
+        if len(alone) == len(annotations) == len(sequences or others) == 1:  # the only ones here
             found.append(_input(alone.pop(), (sequences or others)[0]))
             free = []
         whole = [file for file in alone if file.format == GFF3 and _has_sequences(file.path)]
@@ -282,7 +298,7 @@ class _Folder:
         taken = {path for x in found for path in x.files}
         alone = [file for file in alone if file.path not in taken]
         if annotated and alone and free:
-            raise DataError(_ambiguous([*alone, *free]))
+            raise _ambiguous([*alone, *free])
         if not annotated:
             found += [_input(None, file) for file in free]
             free = []
@@ -291,11 +307,11 @@ class _Folder:
             if os.path.realpath(file.path) in self.named:
                 spare.append(file)
             elif file.path in own:
-                skipped.append(f"{file.path}: no {'FASTA' if file.annotates else 'annotation'} beside it")
+                skipped.append(f"{file.path}: no {'FASTA' if file.annotates else 'annotation'} in its folder")
         return sorted((x for x in found if own.intersection(x.files)), key=lambda x: x.files[0].name)
 
     def _beside(self) -> list[GenomeFile]:
-        """The files of a folder that is not walked, other than those named."""
+        """The files of a folder that was not searched, except the named ones."""
         if self.walked:
             return []
         paths = [path for path in sorted(self.path.iterdir()) if path.is_file() and not path.name.startswith(".")]
@@ -304,7 +320,7 @@ class _Folder:
 
 
 def _originals(paths: Sequence[Path], skipped: list[str]) -> list[Path]:
-    """Those of a known format that are no extract of another, nor the packed form of one that is there unpacked."""
+    """The files of a known format, except extracts of other files and compressed copies of files that are present."""
     names = {path.name for path in paths}
     kept = []
     for path in paths:
@@ -312,14 +328,14 @@ def _originals(paths: Sequence[Path], skipped: list[str]) -> list[Path]:
         if file_names.is_derived(path):
             skipped.append(f"{path}: derived from another file")
         elif file_names.format_of(path) and plain != path.name and plain in names:
-            skipped.append(f"{path}: {plain} is the same, unpacked")
+            skipped.append(f"{path}: {plain} is the same file, decompressed")
         elif file_names.format_of(path):
             kept.append(path)
     return kept
 
 
 def _preferred(files: Sequence[GenomeFile], skipped: list[str] | None = None) -> list[GenomeFile]:
-    """One file of each key. Two of the same standing are an error, or without `skipped` neither."""
+    """The best file of each key. Two equally good files are an error; without `skipped`, neither is returned."""
     groups: dict[str, list[GenomeFile]] = {}
     for file in files:
         groups.setdefault(file.key, []).append(file)
@@ -330,7 +346,7 @@ def _preferred(files: Sequence[GenomeFile], skipped: list[str] | None = None) ->
         if len(group) > 1 and (best.format, best.rank) == (group[1].format, group[1].rank):
             if skipped is None:
                 continue
-            raise DataError(_ambiguous(group[:2]))
+            raise _ambiguous(group[:2])
         kept.append(best)
         for other in group[1:]:
             what = "sequences" if other.format == FASTA else "annotation"
@@ -341,14 +357,14 @@ def _preferred(files: Sequence[GenomeFile], skipped: list[str] | None = None) ->
 
 
 def _has_sequences(annotation: Path) -> bool:
-    """Whether the file holds its own bases; of a damaged one, which is told when it is read, yes."""
+    """Whether the file contains its own bases; True for a damaged file, whose error is raised when it is read."""
     try:
         return gff.has_sequences(annotation)
     except DataError:
         return True
 
 
-def _again(path: Path, first: Path) -> str:
+def _duplicate(path: Path, first: Path) -> str:
     return f"{path}: the same file as {first}"
 
 
@@ -362,42 +378,55 @@ def _input(annotation: GenomeFile | None, sequence: GenomeFile | None) -> Input:
         sequence=sequence and sequence.path,
         annotation=annotation and annotation.path,
         taxon=next((file.taxon for file in both if file.taxon), None),
-        assembly=next((file for file in both if file.of_ncbi), both[0]).assembly,
+        assembly=next((file for file in both if file.has_ncbi_accession), both[0]).assembly,
     )
 
 
-def _manifest_row(where: str, folder: Path, row: dict[str, str]) -> Input:
+def _manifest_row(folder: Path, row: dict[str, str]) -> Input:
     files: dict[str, Path | None] = {"sequence": None, "annotation": None}
     for name in files:
         if row.get(name):
             files[name] = folder / row[name]
             if not files[name].is_file():
-                raise DataError(f"{where}: {name} {files[name]}: no such file")
+                raise FileError("no such file", field=name, value=files[name])
     if not any(files.values()):
-        raise DataError(f"{where}: neither a sequence nor an annotation; name a file")
+        raise FormatError("names neither a sequence nor an annotation", remedy="name a file")
     annotation, sequence = files["annotation"], files["sequence"]
     if sequence is not None and file_names.format_of(sequence) not in (None, FASTA):
-        raise DataError(f"{where}: sequence {sequence}: an annotation by its name; name it in the column annotation")
+        raise FormatError(
+            "is an annotation by its suffix",
+            field="sequence", value=sequence, remedy="name it in the column annotation",
+        )  # fmt: skip
     if annotation is not None and file_names.format_of(annotation) in (None, FASTA):
         known = " ".join(suffix for suffix, kind in FORMATS.items() if kind != FASTA)
-        raise DataError(f"{where}: annotation {annotation}: not known by its name ({known}); rename it")
+        raise FormatError(
+            f"must have one of the suffixes {known}", field="annotation", value=annotation, remedy="rename it"
+        )
     if sequence is None and file_names.format_of(annotation) != GENBANK and not _has_sequences(annotation):
-        raise DataError(f"{where}: annotation {annotation}: no `##FASTA` section in it; name its FASTA as its sequence")
+        raise FormatError(
+            "has no `##FASTA` section",
+            field="annotation", value=annotation, remedy="name its FASTA in the column sequence",
+        )  # fmt: skip
     for name, allowed in (("taxon", TAXA), ("split", SPLITS)):
         if row.get(name) and row[name] not in allowed:
-            raise DataError(f"{where}: {name} {row[name]!r} is not one of {' '.join(allowed)}")
+            raise FormatError(f"must be one of {' '.join(allowed)}", field=name, value=row[name])
     named = _input(annotation and file_names.describe(annotation), sequence and file_names.describe(sequence))
     return dataclasses.replace(named, taxon=row.get("taxon") or named.taxon, split=row.get("split") or None)
 
 
-def _refuse(file: GenomeFile) -> None:
+def _unpaired(file: GenomeFile) -> PairingError:
     if file.annotates:
-        raise DataError(f"{file.path}: no FASTA beside it; name its FASTA too, or give a manifest")
-    raise DataError(
-        f"{file.path}: no annotation beside it; name it too, give a manifest, or take whole sequences (--scheme whole)"
-    )
+        return PairingError(
+            "has no FASTA in its folder", file=file.path, remedy="name its FASTA too, or give a manifest"
+        )
+    return PairingError(
+        "has no annotation in its folder",
+        file=file.path, remedy="name its annotation too, give a manifest, or use whole sequences (--scheme whole)",
+    )  # fmt: skip
 
 
-def _ambiguous(files: Sequence[GenomeFile]) -> str:
+def _ambiguous(files: Sequence[GenomeFile]) -> PairingError:
     names = ", ".join(file.path.name for file in files[:6]) + (", …" if len(files) > 6 else "")
-    return f"{files[0].path.parent}: which of {names} belong together? say it in a manifest"
+    return PairingError(
+        f"it is ambiguous which of {names} belong together", file=files[0].path.parent, remedy="give a manifest"
+    )

@@ -1,12 +1,13 @@
-"""What a dataset holds.
+"""Shows the content of a dataset.
 
     python -m data_pipeline.inspect datasets/mine
     python -m data_pipeline.inspect datasets/mine --head 5 --product ribosomal
     python -m data_pipeline.inspect datasets/mine --split validation --fasta held_out.fa
 
-Totals by taxon and kind, what was found, kept and dropped, and what of the held-out regions stands in training; with
---head the first regions, a line each; with --fasta the regions as FASTA (soft-masked bases in lower case), named
-accession:start-end(strand) with 0-based, half-open coordinates, as bedtools does; end before start is over the origin.
+Prints totals by taxon and kind, the numbers of regions found, kept and dropped, and how much of the held-out regions
+occurs in training. With --head it prints the first regions, one per line. With --fasta it writes the regions as FASTA
+(soft-masked bases in lower case), named accession:start-end(strand) with 0-based, half-open coordinates, as bedtools
+does; an end before the start means across the origin.
 """
 
 import argparse
@@ -20,11 +21,11 @@ from typing import TextIO
 
 import numpy as np
 
-from data_pipeline import bases, genome, regions, split
-from data_pipeline.errors import DataError
+from data_pipeline import bases, cli, genome, regions, split
+from data_pipeline.errors import ArgumentError, DatasetError, FileError
 from data_pipeline.records import RegionSource, read_info
 
-LINE = 80  # bases a line of FASTA
+LINE = 80  # bases per line of FASTA
 
 
 def chosen(
@@ -35,14 +36,14 @@ def chosen(
     gene: str | None = None,
     product: str | None = None,
 ) -> Iterator[int]:
-    """The numbers of the regions of a split that have one of `kinds` and `taxa`, and names that the expressions match.
+    """Yields the numbers of the regions of a split with one of `kinds` and `taxa`, and names that match the patterns.
 
-    `gene` is looked for in the gene's name and locus tag. Raises DataError for a bad regular expression.
+    `gene` is matched against the gene's name and locus tag. Raises ArgumentError for an invalid regular expression.
     """
     try:
         gene_pattern, product_pattern = re.compile(gene or ""), re.compile(product or "")
     except re.error as error:
-        raise DataError(f"not a regular expression: {error.pattern!r} ({error})") from None
+        raise ArgumentError(f"is not a regular expression ({error})", field="pattern", value=error.pattern) from None
     index = source.index
     mask = np.ones(len(source), bool)
     for column, names, wanted in (("kind", source.kinds, kinds), ("taxon", source.taxa, taxa)):
@@ -57,14 +58,14 @@ def chosen(
 
 
 def coordinates(source: RegionSource, region: int) -> str:
-    """Where a region lies: accession:start-end(strand)."""
+    """The coordinates of a region: accession:start-end(strand)."""
     row = {name: column[region].item() for name, column in source.index.items()}
     sign = "+" if row["strand"] > 0 else "-"
     return f"{source.accessions[row['accession']]}:{row['start']}-{row['end']}({sign})"
 
 
 def fasta(source: RegionSource, numbers: Iterator[int], stream: TextIO) -> int:
-    """Writes regions as FASTA, on their own strand; returns how many. Datasets of bases only."""
+    """Writes regions as FASTA, on their own strand; returns their number. Only for a dataset of bases."""
     count = 0
     for region in numbers:
         length = int(source.index["length"][region])
@@ -82,7 +83,7 @@ def fasta(source: RegionSource, numbers: Iterator[int], stream: TextIO) -> int:
 
 
 def head(source: RegionSource, numbers: Iterator[int], count: int) -> list[str]:
-    """A line for each of the first `count` regions, tab-separated."""
+    """One tab-separated line for each of the first `count` regions."""
     lines = []
     for region in numbers:
         if len(lines) == count:
@@ -101,7 +102,7 @@ def head(source: RegionSource, numbers: Iterator[int], count: int) -> list[str]:
 
 
 class Totals:
-    """Counts of a set of regions."""
+    """Totals of a set of regions."""
 
     def __init__(self):
         self.lengths: list[int] = []
@@ -109,7 +110,7 @@ class Totals:
         self.masked = 0
 
     def add(self, source: RegionSource, region: int) -> None:
-        """Counts one region; its bases too, where the dataset holds bases."""
+        """Adds one region, with its bases if the dataset contains bases."""
         length = int(source.index["length"][region])
         self.lengths.append(length)
         if source.records == "bases":
@@ -117,10 +118,10 @@ class Totals:
             self.masked += int(source.lower_case(region, 0, length).sum())
 
     def row(self) -> list[str]:
-        """The columns of COLUMNS."""
+        """The values of COLUMNS."""
         lengths = np.sort(np.array(self.lengths, np.int64))
         total = int(lengths.sum())
-        half = lengths[np.searchsorted(np.cumsum(lengths), total / 2)]  # N50: half the bases lie in regions this long
+        half = lengths[np.searchsorted(np.cumsum(lengths), total / 2)]  # N50
         known = int(self.counts[:4].sum())
         gc = f"{100 * int(self.counts[bases.C] + self.counts[bases.G]) / known:.2f}" if known else "-"
         counted = bool(self.counts.sum())
@@ -135,7 +136,7 @@ COLUMNS = ["num_seqs", "sum_len", "min_len", "avg_len", "max_len", "N50", "GC(%)
 
 
 def totals(sources: Sequence[RegionSource], numbers: Sequence[Sequence[int]]) -> list[str]:
-    """A table by split, taxon and kind, of the regions `numbers` of each source, and their sum."""
+    """A table of the regions `numbers` of each source by split, taxon and kind, with a row for all."""
     found: dict[tuple[str, str, str], Totals] = collections.defaultdict(Totals)
     whole = Totals()
     for source, mine in zip(sources, numbers, strict=True):
@@ -160,7 +161,7 @@ def totals(sources: Sequence[RegionSource], numbers: Sequence[Sequence[int]]) ->
 
 
 def build_report(info: dict) -> list[str]:
-    """What the build found, kept and dropped, and what of the held-out regions stands in training."""
+    """The numbers of regions found, kept and dropped, and how much of the held-out regions occurs in training."""
     lines = []
     ledger = info["ledger"]
 
@@ -175,19 +176,19 @@ def build_report(info: dict) -> list[str]:
     listed("  skipped, ", ledger["records"]["skipped"])
     lines.append(f"regions found: {found['count']:,} ({found['bases']:,} bases)")
     if ledger["regions"]["cut"]:
-        lines.append(f"  more by cutting: {ledger['regions']['cut']:,}")
+        lines.append(f"  added by cutting: {ledger['regions']['cut']:,}")
     listed("  dropped, ", ledger["regions"]["dropped"])
-    kept = [sum(part[name] for part in info["splits"].values()) for name in ("regions", "bases")]
+    kept = [sum(facts[name] for facts in info["splits"].values()) for name in ("regions", "bases")]
     lines.append(f"regions kept: {kept[0]:,} ({kept[1]:,} bases)")
     listed("noted, ", ledger["notes"])
-    lines.extend(f"damaged, left out: {row['error']}" for row in info["damaged"])
+    lines.extend(f"damaged, skipped: {row['error']}" for row in info["damaged"])
     leakage = info["leakage"]
-    for part, row in leakage.items():
+    for name, row in leakage.items():
         if isinstance(row, dict):
-            sampled = f", of one in {leakage['sampled_one_in']}" if leakage["sampled_one_in"] > 1 else ""
+            sampled = f", of a sample of one in {leakage['sampled_one_in']}" if leakage["sampled_one_in"] > 1 else ""
             near = row["near_copies"]
             lines.append(
-                f"{part}: {100 * row['share_in_training']:.3f} % of its {leakage['kmer_length']}-mers stand in training"
+                f"{name}: {100 * row['share_in_training']:.3f} % of its {leakage['kmer_length']}-mers occur in training"
                 f"{sampled}; near copies: {near['regions']:,} of {row['regions']:,} regions ({near['bases']:,} bases)"
             )
     return lines
@@ -196,50 +197,53 @@ def build_report(info: dict) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(
-        prog="python -m data_pipeline.inspect",
+        prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parse.add_argument
-    add("dataset", metavar="DIR", help="a folder that data_pipeline.build made")
-    add("--split", nargs="+", metavar="SPLIT", help="only these: train, validation, test (default all)")
+    add("dataset", metavar="DIR", help="a folder that data_pipeline.build created")
+    add("--split", nargs="+", metavar="SPLIT", help="only these: train, validation, test (default: all)")
     add("--kinds", nargs="+", default=[], choices=regions.KINDS, metavar="KIND", help="only these kinds")
     add("--taxa", nargs="+", default=[], choices=genome.TAXA, metavar="TAXON", help="only these tags")
-    add("--gene", metavar="REGEX", help="only where the gene's name or locus tag matches")
-    add("--product", metavar="REGEX", help="only where the product matches")
-    add("--head", type=int, metavar="N", help="print the first N regions, a line each")
+    add("--gene", metavar="REGEX", help="only regions whose gene name or locus tag matches")
+    add("--product", metavar="REGEX", help="only regions whose product matches")
+    add("--head", type=int, metavar="N", help="print the first N regions, one per line")
     add("--fasta", metavar="FILE", help="write the regions as FASTA; - is standard output")
     return parse
 
 
 def inspect(options: argparse.Namespace) -> None:
-    """Does what the command line says.
+    """Executes the command.
 
     Raises:
-      DataError: for a folder that is no dataset, a file that exists, and a --head below 1.
+      DataError: the folder is not a dataset, the output exists, or --head is below 1.
     """
     if options.head is not None and options.head < 1:
-        raise DataError(f"--head {options.head}: give 1 or more regions")
+        raise ArgumentError("must be at least 1", field="--head", value=options.head)
     info = read_info(options.dataset)
     sources = [RegionSource(options.dataset, name) for name in options.split or info["splits"]]
     filters = {"kinds": options.kinds, "taxa": options.taxa, "gene": options.gene, "product": options.product}
     if options.fasta:
         if info["records"] != "bases":
-            raise DataError(f"{options.dataset}: holds tokens; build it with --records bases to write FASTA")
+            raise DatasetError(
+                "contains token ids, not bases",
+                file=options.dataset, remedy="build it with --records bases to write FASTA",
+            )  # fmt: skip
         if options.fasta == "-":
             for source in sources:
                 fasta(source, chosen(source, **filters), sys.stdout)
             return
         path = Path(options.fasta)
         if path.exists():
-            raise DataError(f"{path}: exists already; remove it or choose another file")
+            raise FileError("exists already", file=path, remedy="remove it or choose another file")
         partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
         try:
             with open(partial, "w") as stream:
                 count = sum(fasta(source, chosen(source, **filters), stream) for source in sources)
             partial.rename(path)
         except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+            raise FileError(f"cannot be written ({error.strerror})", file=path) from None
         finally:
             partial.unlink(missing_ok=True)
         print(f"{path}: {count} regions", file=sys.stderr)
@@ -268,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         inspect(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader had enough
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:

@@ -1,6 +1,6 @@
-"""How much of what is held out stands in training: 32-mers, on either strand.
+"""Measures how many 32-mers of the held-out regions occur in training, on either strand.
 
-All of them while they fit into memory; otherwise a sample of one in so many, chosen by hash, which the report names.
+All 32-mers are used if they fit into memory; otherwise a sample, chosen by hash, whose rate the report gives.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,17 +10,17 @@ import numpy as np
 from data_pipeline import kmers
 
 MEMORY_KMERS = 1 << 25
-NEAR_COPY = 0.1  # of a region's 32-mers: what a copy of 93 % identity keeps
-CHUNK = 1 << 17  # bases that are taken at once: their 32-mers stay in the processor's cache
+NEAR_COPY = 0.1  # fraction of a region's 32-mers that a copy of 93 % identity shares
+CHUNK = 1 << 17  # bases per step: their 32-mers stay in the processor's cache
 
 
 def sampling(held_out_bases: int) -> int:
-    """Of how many 32-mers one is looked up, so that those of the held-out bases fit into memory."""
+    """The n of a sample of one in n 32-mers, such that those of the held-out bases fit into memory."""
     return max(1, -(-held_out_bases // MEMORY_KMERS))
 
 
 def held_out(codes: Iterable[np.ndarray], sample: int) -> tuple[np.ndarray, np.ndarray]:
-    """The hashes of the 32-mers of regions, uint64, end to end, and their number in each region, int64 [regions]."""
+    """The hashes of the 32-mers of regions, uint64, concatenated, and their number in each region, int64 [regions]."""
     found = [_sampled(some, sample) for some in codes]
     return np.concatenate([np.zeros(0, np.uint64), *found]), np.array([len(some) for some in found], np.int64)
 
@@ -28,9 +28,9 @@ def held_out(codes: Iterable[np.ndarray], sample: int) -> tuple[np.ndarray, np.n
 def stand_in(
     index: kmers.Index, batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], sample: int
 ) -> np.ndarray:
-    """Which members of the index stand in any of the sequences, bool [members].
+    """Whether each member of the index occurs in any of the sequences, bool [members].
 
-    A batch is codes, uint8 [bases], and where sequences start in it and how long they are, int64 [sequences].
+    A batch is codes, uint8 [bases], with the starts of the sequences in it and their lengths, int64 [sequences].
     """
     result = np.zeros(len(index.hashes), bool)
     for codes, starts, lengths in batches:
@@ -38,7 +38,7 @@ def stand_in(
         long = lengths >= kmers.LENGTH
         if not long.any():
             continue
-        steps = np.zeros(windows + 1, np.int8)  # 1 where a sequence's first window is, -1 behind its last
+        steps = np.zeros(windows + 1, np.int8)  # 1 at a sequence's first window, -1 after its last
         np.add.at(steps, starts[long], 1)
         np.add.at(steps, starts[long] + lengths[long] - kmers.LENGTH + 1, -1)
         inside = np.cumsum(steps[:-1], dtype=np.int8).view(bool)
@@ -49,14 +49,14 @@ def stand_in(
     return result
 
 
-def shares(stands: np.ndarray, members: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The share of each held-out region's 32-mers that stand in training, float32 [regions]; 0 where it has none.
+def shares(occurs: np.ndarray, members: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The fraction of each held-out region's 32-mers that occur in training, float32 [regions]; 0 if it has none.
 
-    `stands`: bool, of each member of the index; `members`: int64, the member that each 32-mer of the regions is, end to
-    end; `sizes`: int64 [regions], their number in each.
+    `occurs`: bool [members], whether each member of the index occurs; `members`: int64, the member index of each 32-mer
+    of the regions, concatenated; `sizes`: int64 [regions], the number of 32-mers in each region.
     """
     region = np.repeat(np.arange(len(sizes)), sizes)
-    return (np.bincount(region, stands[members], len(sizes)) / np.maximum(sizes, 1)).astype(np.float32)
+    return (np.bincount(region, occurs[members], len(sizes)) / np.maximum(sizes, 1)).astype(np.float32)
 
 
 def _sampled(codes: np.ndarray, sample: int, chosen: np.ndarray | None = None) -> np.ndarray:
@@ -67,9 +67,9 @@ def _sampled(codes: np.ndarray, sample: int, chosen: np.ndarray | None = None) -
 def report(
     splits: np.ndarray, lengths: np.ndarray, seen: np.ndarray, sizes: np.ndarray, sample: int, names: Sequence[str]
 ) -> dict:
-    """For each held-out part: regions, bases, the 32-mers looked up and the share of them that stand in training.
+    """For each held-out split: regions, bases, 32-mers looked up, and the fraction of these that occur in training.
 
-    `near_copies` are the regions a tenth of whose 32-mers, or more, stand there.
+    `near_copies` are the regions of which at least NEAR_COPY of the 32-mers occur there.
     """
     result = {"kmer_length": kmers.LENGTH, "sampled_one_in": sample}
     for number, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""The account of a build: every region and every base that was found is kept, or dropped for a named reason."""
+"""Counts of a build: every region and base that was found is kept, or dropped for a named reason."""
 
 import collections
 
@@ -14,10 +14,10 @@ MALFORMED = "malformed locations"
 class Ledger:
     """Counts of records, regions and bases, which add up: read = used + skipped, found + cut = kept + dropped.
 
-    `records` counts the records read and those skipped by reason; `dropped` the regions left out by reason; `notes`
-    what is worth knowing and no region (parts on other records, translations by their outcome). Each value is
-    [count, bases]; `cut` is how many more regions there are because long ones were cut. A reason may drop bases and no
-    region: N that were cut out of one.
+    `read` counts the records read, `skipped` those skipped, by reason. `found` counts the regions, `dropped` those
+    dropped, by reason. `notes` counts other facts (segments on other records, translations by outcome). Each value is
+    [count, bases]. `cut` is the number of regions added by cutting long ones. A reason may drop bases without dropping
+    a region: runs of N that were cut out of it.
     """
 
     def __init__(self):
@@ -32,27 +32,27 @@ class Ledger:
         self.read[1] += bases
 
     def skip(self, reason: str, bases: int) -> None:
-        """Counts a record that was read and left out whole."""
+        """Counts a record that was read and skipped."""
         _add(self.skipped[reason], 1, bases)
 
     def find(self, bases: int) -> None:
-        """Counts a region that the annotation holds, kept or not."""
+        """Counts a region of the annotation, kept or not."""
         _add(self.found, 1, bases)
 
     def drop(self, reason: str, bases: int, regions: int = 1) -> None:
-        """Counts a region that was found and left out; or, with `regions` 0, bases of one that was kept."""
+        """Counts a region that was found and dropped; with `regions` 0, bases dropped from a region that was kept."""
         _add(self.dropped[reason], regions, bases)
 
-    def split(self, pieces: int) -> None:
-        """Counts a region that became `pieces` regions."""
-        self.cut += pieces - 1
+    def split(self, count: int) -> None:
+        """Counts a region that was cut into `count` regions."""
+        self.cut += count - 1
 
     def note(self, name: str, bases: int = 0, count: int = 1) -> None:
         """Counts something that is neither a record nor a region."""
         _add(self.notes[name], count, bases)
 
     def add(self, content: dict) -> None:
-        """Adds another ledger, as `content` gives it."""
+        """Adds the counts of another ledger, in the form that `content` returns."""
         _add(self.read, *_pair(content["records"]["read"]))
         _add(self.found, *_pair(content["regions"]["found"]))
         self.cut += content["regions"]["cut"]
@@ -65,7 +65,7 @@ class Ledger:
                 _add(mine[name], *_pair(row))
 
     def content(self) -> dict:
-        """The counts as plain values for JSON."""
+        """The counts as JSON values."""
         return {
             "records": {"read": _row(self.read), "skipped": _rows(self.skipped)},
             "regions": {"found": _row(self.found), "cut": self.cut, "dropped": _rows(self.dropped)},
@@ -73,13 +73,14 @@ class Ledger:
         }
 
     def check(self, kept_regions: int, kept_bases: int) -> None:
-        """Raises DataError unless what was found is what was kept and dropped, in regions and in bases."""
+        """Raises DataError unless found = kept + dropped, in regions and in bases."""
         dropped = [sum(row[i] for row in self.dropped.values()) for i in (0, 1)]
         found = [self.found[0] + self.cut, self.found[1]]
         if found != [kept_regions + dropped[0], kept_bases + dropped[1]]:
             raise DataError(
                 f"found {found[0]} regions of {found[1]} bases, but kept {kept_regions} of {kept_bases} and dropped "
-                f"{dropped[0]} of {dropped[1]}: a fault of this program, report it"
+                f"{dropped[0]} of {dropped[1]}",
+                remedy="this is a bug: please report it",
             )
 
 

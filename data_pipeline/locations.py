@@ -1,7 +1,7 @@
-"""Stretches of a record: where they lie on its line or circle, and what they cover.
+"""Intervals on a linear or circular record: their order, union, extension and overlap.
 
-A part is (start, end, strand), 0-based half-open on the forward strand; several stand in 5' to 3' order. A stretch
-over the origin of a circle has `start` >= `end`.
+A segment is (start, end, strand), 0-based half-open on the forward strand; several segments are in 5' to 3' order. An
+interval across the origin of a circle has `start` >= `end`.
 """
 
 import bisect
@@ -10,23 +10,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Interval = tuple[int, int, int]  # start, end, strand; a genome.Segment serves too
+Interval = tuple[int, int, int]  # start, end, strand; a genome.Segment works too
 
 
 def inside(segments: Sequence[Interval], length: int) -> bool:
-    """Whether the parts run forwards and within a record of `length` bases; empty ones do."""
+    """Whether each segment has 0 <= start <= end <= `length`."""
     return all(0 <= segment[0] <= segment[1] <= length for segment in segments)
 
 
 def clipped(segments: Sequence[Interval], length: int) -> int:
-    """Bases of the record that the parts name, whatever else they name."""
+    """The number of bases of the record that the segments cover, ignoring what lies outside it."""
     return sum(max(0, min(segment[1], length) - max(segment[0], 0)) for segment in segments)
 
 
 def ends_over_origin(segments: Sequence[Interval], circle: int | None) -> tuple[int, int] | None:
-    """Where parts on one strand start and end on the forward strand, if they run over the origin of a circle.
+    """The start and end, on the forward strand, of segments on one strand that cross the origin; None if they do not.
 
-    `circle` is its length. Equal ends are the whole circle.
+    `circle` is the length of a circular record, None for a linear one. An equal start and end is the whole circle.
     """
     if circle is None or not segments or any(segment[2] != segments[0][2] for segment in segments):
         return None
@@ -38,15 +38,15 @@ def ends_over_origin(segments: Sequence[Interval], circle: int | None) -> tuple[
 
 
 def enclosing(segments: Sequence[Interval], circle: int | None) -> tuple[int, int, int, tuple[Interval, ...]]:
-    """The start, end, strand and parts of the span that covers these parts; `circle` is a circular record's length."""
+    """The start, end, strand and segments of the span that encloses these segments; `circle` as above."""
     ends = ends_over_origin(segments, circle)
-    joined = len(segments) > (2 if ends else 1)  # two that meet at the origin are one stretch
+    joined = len(segments) > (2 if ends else 1)  # two that meet at the origin are one interval
     start, end = ends or (min(segment[0] for segment in segments), max(segment[1] for segment in segments))
     return start, end, segments[0][2], tuple(segments) if joined else ()
 
 
 def extended(segment: Interval, five: int, three: int, length: int) -> tuple[Interval, ...]:
-    """A part with more bases at its 5' and 3' ends; one or two, 5' to 3', where it now runs over the origin."""
+    """A segment extended at its 5' and 3' ends; two segments, 5' to 3', if it now crosses the origin."""
     start, end, strand = segment
     left, right = (five, three) if strand > 0 else (three, five)
     start, end = start - left, end + right
@@ -60,7 +60,7 @@ def extended(segment: Interval, five: int, three: int, length: int) -> tuple[Int
 
 
 def room(at: int, direction: int, segments: Sequence[Interval], length: int, circular: bool) -> int:
-    """Bases from a place, rightwards (1) or leftwards (-1), to the next of the parts or the end of a linear record."""
+    """The bases from position `at`, rightwards (1) or leftwards (-1), to the next segment or the record's end."""
     distances = [(start - at if direction > 0 else at - end) for start, end, *_ in segments]
     if circular:
         return min(distance % length for distance in distances)
@@ -69,14 +69,14 @@ def room(at: int, direction: int, segments: Sequence[Interval], length: int, cir
 
 
 def near_equal(start: int, end: int, max_length: int | None) -> list[tuple[int, int]]:
-    """[start, end), not empty, in as few pieces as none is longer than `max_length`, their lengths one apart at most."""
+    """Cuts [start, end) into the fewest intervals of at most `max_length`, with lengths that differ by at most 1."""
     count = -(-(end - start) // max_length) if max_length else 1
     edges = [start + (end - start) * number // count for number in range(count + 1)]
     return list(itertools.pairwise(edges))
 
 
 def union(intervals: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    """The starts and ends of the disjoint stretches that the pieces cover."""
+    """The starts and ends of the disjoint intervals that these intervals cover."""
     starts, ends = [], []
     for start, end in sorted(intervals):
         if ends and start < ends[-1]:
@@ -90,12 +90,12 @@ def union(intervals: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
 def touches(union: tuple[list[int], list[int]], start: int, end: int) -> bool:
     """Whether [start, end) shares a base with a `union`."""
     starts, ends = union
-    at = bisect.bisect_left(starts, end) - 1  # the last stretch that starts before `end`
+    at = bisect.bisect_left(starts, end) - 1  # the last interval that starts before `end`
     return at >= 0 and ends[at] > start
 
 
 def within(runs: np.ndarray, start: int, end: int) -> np.ndarray:
-    """The runs (sorted, disjoint) inside [start, end), not empty, clipped to it and counted from it; a copy."""
+    """The runs (sorted, disjoint) inside [start, end), clipped to it and relative to its start; a copy."""
     if not len(runs):
         return runs.copy()
     first = np.searchsorted(runs[:, 1], start, "right")
@@ -104,6 +104,6 @@ def within(runs: np.ndarray, start: int, end: int) -> np.ndarray:
 
 
 def merged(runs: np.ndarray) -> np.ndarray:
-    """Sorted runs with those joined that meet, as over a join or the origin."""
+    """Joins sorted runs that touch, as at an exon junction or the origin."""
     meet = 1 + np.flatnonzero(runs[1:, 0] == runs[:-1, 1])
     return np.stack([np.delete(runs[:, 0], meet), np.delete(runs[:, 1], meet - 1)], axis=1)

@@ -1,6 +1,6 @@
-"""From the spills of all inputs to a dataset: duplicates out, parts decided, leakage measured, shards written.
+"""Merges the spills of all inputs into a dataset: drops duplicates, assigns splits, measures leakage, writes shards.
 
-Everything here goes through the inputs in their order, so the number of workers changes nothing.
+Inputs are processed in order, so the result does not depend on the number of workers.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ from data_pipeline.writer import DatasetWriter
 
 DUPLICATES = ("inputs", "all", "keep")
 DUPLICATE_BASES = "same bases as an earlier region"
-LINK = "links two parts of the split"
+LINK = "links two splits"
 
-Map = Callable[..., Iterable]  # like the built-in
+Map = Callable[..., Iterable]  # like the built-in map
 
 
 class NoRegion(DataError):
-    """Nothing is left to write: running it again would end the same."""
+    """No region is left to write; running the build again would give the same result."""
 
 
 class Merge:
-    """The spills of all inputs, and what is decided of each region: `splits`, int8 [regions] for each, -1 dropped."""
+    """The spills of all inputs, and for each one `splits`: the split of each region, int8 [regions], -1 if dropped."""
 
     def __init__(self, folders: list[Path], settings: Settings):
         self.spills, self.settings, self.ledger = [Spill(folder) for folder in folders], settings, Ledger()
@@ -46,28 +46,28 @@ class Merge:
                 kept &= ~gone
 
     def drop_records(self) -> None:
-        """Drops the regions of records that came in an earlier input.
+        """Drops the regions of records that occurred in an earlier input.
 
         Raises:
-          DataError: for an accession.version with other bases than before.
+          MismatchError: an accession.version occurs with different bases.
         """
-        seen: dict[str, str] = {}
+        known: dict[str, str] = {}
         if len(self.spills) == 1:
-            return  # within an input they were dropped when it was read
+            return  # duplicates within an input were dropped when it was read
         dropped = []
         for spill in self.spills:
             again = np.zeros(len(spill.facts["records"]) + 1, bool)
             for number, record in enumerate(spill.facts["records"]):
                 name = split.full_name(record["accession"], spill.facts["assembly"])
-                before = seen.setdefault(name, record["content"])
+                before = known.setdefault(name, record["content"])
                 if before != record["content"]:
-                    raise DataError(other_bases(spill.facts["path"], record["accession"]))
+                    raise other_bases(spill.facts["path"], record["accession"])
                 again[number] = before is not record["content"]
             dropped.append(again[spill.column("record")])
         self._drop(DUPLICATE_RECORD, dropped)
 
     def drop_duplicates(self, which: str) -> None:
-        """Drops regions with the bases of an earlier one: of an earlier input ("inputs"), or of any ("all")."""
+        """Drops regions with the bases of an earlier one, of an earlier input ("inputs") or of any input ("all")."""
         if self.settings.digests and (which == "all" or len(self.spills) > 1):
             self._drop(
                 DUPLICATE_BASES,
@@ -75,7 +75,7 @@ class Merge:
             )
 
     def assign_splits(self, validation_share: float, test_share: float) -> None:
-        """Decides the part of each region; where clusters are kept together, drops what links two parts."""
+        """Assigns a split to each region; if clusters are kept together, drops regions that link two splits."""
         fixed = [
             None if (assigned := spill.facts["split"]) is None else split.SPLITS.index(assigned)
             for spill in self.spills
@@ -105,17 +105,17 @@ class Merge:
         ]
 
     def kept_bases(self) -> int:
-        """Bases in the regions that are kept."""
+        """The number of bases in the kept regions."""
         return sum(int(spill.column("length")[kept].sum()) for spill, kept in zip(self.spills, self.kept, strict=True))
 
     def measure_leakage(self, folder: Path, apply: Map = map, progress: Callable[[int], None] = lambda n: None) -> None:
-        """Finds the share of each held-out region's 32-mers that stand in training.
+        """Measures the fraction of each held-out region's 32-mers that occur in training.
 
-        `apply` may use processes; `progress` is called with bases.
+        `apply` is `map` or a parallel version of it; `progress` is called with the number of bases done.
         """
         lengths = [spill.column("length") for spill in self.spills]
         if not any((assigned == 0).any() for assigned in self.splits):
-            return  # nothing to stand in
+            return  # no training set
         of_bases = sum(int(length[assigned > 0].sum()) for length, assigned in zip(lengths, self.splits, strict=True))
         if not of_bases:
             return
@@ -134,7 +134,7 @@ class Merge:
         ]
         stands = np.zeros(len(members), bool)
         for found_here, length, kept in zip(
-            apply(_stand_in, *zip(*jobs, strict=True)), lengths, self.kept, strict=True
+            apply(_occurring, *zip(*jobs, strict=True)), lengths, self.kept, strict=True
         ):
             stands |= found_here
             progress(int(length[kept].sum()))
@@ -149,7 +149,7 @@ class Merge:
         self.leakage = leakage.report(*columns, sample, split.SPLITS)
 
     def write(self, writer: DatasetWriter, progress: Callable[[int], None], **info) -> dict:
-        """Writes all that is kept, in the inputs' order; `progress` is called with bases. Returns dataset.json."""
+        """Writes the kept regions in input order; `progress` is called with bases. Returns dataset.json's content."""
         tokens = self.settings.tokenizer is not None
         try:
             for spill, splits, seen in zip(self.spills, self.splits, self.seen, strict=True):
@@ -162,7 +162,7 @@ class Merge:
             written = [split_writer.totals() for split_writer in writer.splits.values()]
             self.ledger.check(sum(regions for regions, _ in written), sum(length for _, length in written))
             if kept == 0:
-                raise NoRegion(self._nothing())
+                raise self._no_region()
             return writer.close(**info, inputs=self._inputs(), ledger=self.ledger.content(), leakage=self.leakage)
         except BaseException:
             with contextlib.suppress(RuntimeError):
@@ -178,21 +178,24 @@ class Merge:
                 rows.append({**file, "input": number, "assembly": spill.facts["assembly"], **totals})
         return rows
 
-    def _nothing(self) -> str:
+    def _no_region(self) -> NoRegion:
         content = self.ledger.content()
         reasons = {**content["records"]["skipped"], **content["regions"]["dropped"], **content["notes"]}
         listed = ", ".join(f"{row['count']} {reason}" for reason, row in reasons.items() if row["count"])
         files = [file["file"] for spill in self.spills for file in spill.facts["files"]]
         names = ", ".join(files[:3]) + (" …" if len(files) > 3 else "")
-        return f"no region in {names}; skipped: {listed or 'nothing'}; give annotated records, or another --scheme"
+        return NoRegion(
+            f"no region found; skipped: {listed or 'nothing'}",
+            file=names, remedy="give annotated records, or another --scheme",
+        )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)
 def _index(file: Path, written: int) -> kmers.Index:
-    """The index of a process, made once for all inputs of a build."""
+    """The index of this process, created once for all inputs of a build."""
     return kmers.Index(np.load(file, mmap_mode="r"))
 
 
-def _stand_in(folder: Path, training: np.ndarray, file: Path, sample: int) -> np.ndarray:
+def _occurring(folder: Path, training: np.ndarray, file: Path, sample: int) -> np.ndarray:
     index = _index(file, file.stat().st_mtime_ns)
     return leakage.stand_in(index, Spill(folder).batches(training, leakage.CHUNK), sample)

@@ -1,4 +1,4 @@
-"""Regions packed for storage, many at once: two bits a base or token ids end to end, with all that the index says."""
+"""Packs many regions for storage: two bits per base, or token ids, with all columns of the index."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,22 +16,22 @@ COLUMNS = ("length", "tokens", "start", "end", "strand", "kind", "taxon", "frame
 
 
 class Tokenizer(Protocol):
-    """What packing asks of a tokenizer; one with an attribute `k` drops up to k - 1 bases at a region's end."""
+    """The interface that packing needs; a tokenizer with an attribute `k` drops up to k - 1 bases at a region's end."""
 
     name: str
     vocab_size: int
     digest: str
 
     def encode_bases(self, codes: np.ndarray) -> np.ndarray:
-        """Token ids, int32, of codes, uint8 [bases]."""
+        """Encodes codes, uint8 [bases], as token ids, int32."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Regions of one assembly as they are stored.
+    """Regions of one assembly in their stored form.
 
-    `columns` are int64 [regions], COLUMNS; `accession` int64 [regions] are places in `accessions`; `texts` holds for
+    `columns` are int64 [regions], COLUMNS; `accession` int64 [regions] are indices into `accessions`; `texts` has for
     each of NAME_COLUMNS the texts end to end and their ends, as `join_texts` gives them. Region i has the payload bytes
     from `payload_starts[i]` to `payload_starts[i + 1]`, and of `runs`, int64 [runs, 2], those from `run_starts[i]` on:
     first its `unknown[i]` runs of N, then those of lower case.
@@ -57,7 +57,7 @@ def payload_type(tokenizer: Tokenizer | None) -> int:
 
 
 def pack_regions(regions: Sequence[Region]) -> Packed:
-    """The regions of one record, at two bits a base, each from a new byte on."""
+    """Packs the regions of one record at two bits per base; each region starts at a byte."""
     lengths = np.array([len(region.codes) for region in regions], np.int64)
     starts = starts_of(-(-lengths // 4))
     codes = np.zeros(4 * int(starts[-1]), np.uint8)
@@ -98,11 +98,16 @@ def pack_regions(regions: Sequence[Region]) -> Packed:
 
 
 def with_tokens(packed: Packed, regions: Sequence[Region], tokenizer: Tokenizer) -> Packed:
-    """The same regions with the ids of a tokenizer as their payload, and no runs: the ids tell N, not case."""
+    """The same regions with token ids as payload and without runs: ids preserve N but not case."""
     found = [np.asarray(tokenizer.encode_bases(region.codes)) for region in regions]
     ids = np.concatenate([np.zeros(0, np.int32), *found])
     if len(ids) and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
-        raise DataError(f"tokenizer {tokenizer.name}: an id outside 0..{tokenizer.vocab_size - 1}")
+        wrong = ids[(ids < 0) | (ids >= tokenizer.vocab_size)][0]
+        raise DataError(
+            f"of tokenizer {tokenizer.name} is outside 0..{tokenizer.vocab_size - 1}",
+            field="token id",
+            value=int(wrong),
+        )  # fmt: skip
     tokens = np.array([len(some) for some in found], np.int64)
     item = ITEM[payload_type(tokenizer)]
     return dataclasses.replace(
@@ -121,5 +126,5 @@ def _segments(region: Region) -> str:
 
 
 def starts_of(sizes: np.ndarray) -> np.ndarray:
-    """Where things of these sizes start end to end, and where the last ends, int64 [things + 1]."""
+    """The start offsets of concatenated items of these sizes, and the end of the last one, int64 [items + 1]."""
     return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])

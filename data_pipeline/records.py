@@ -1,24 +1,24 @@
-"""The dataset on disk: what one ArrayRecord record holds, and the reader that training uses.
+"""The dataset on disk: the format of an ArrayRecord entry, and the reader that training uses.
 
 A dataset is a folder:
 
-    dataset.json                          what it was made of, its counts, its parameters and its digest
-    train.index.npz                       a row a region, by column (INDEX_COLUMNS), and its names by column
-                                          (NAME_COLUMNS): the texts end to end, and where each ends
-    train-00000-of-00003.array_record     records of about 64 KiB; the same for validation and test
+    dataset.json                          its inputs, counts, parameters and digest
+    train.index.npz                       one row per region: numbers by column (INDEX_COLUMNS), and texts by column
+                                          (NAME_COLUMNS), concatenated, with the end of each text
+    train-00000-of-00003.array_record     entries of about 64 KiB; likewise for validation and test
 
-A region is cut into pieces of `piece_length` (bases or tokens), and short regions are grouped, so that a record is
-about 64 KiB. Region r of a split starts in record `record[r]` at slot `slot[r]`; piece k > 0 of a cut
-region is slot 0 of record `record[r] + k`. One record, little-endian:
+A region is cut into chunks of `piece_length` (bases or tokens), and short regions are grouped, so that an entry has
+about 64 KiB. Region r of a split starts in entry `record[r]` at slot `slot[r]`; chunk k > 0 of a cut region is slot 0
+of entry `record[r] + k`. An entry, little-endian:
 
-    header      magic, version, payload type, number of pieces, of runs, of payload bytes, of metadata bytes
-    pieces      int64 [pieces, 6]: region, offset in the region, length (both in bases or tokens), byte offset in the
+    header      magic, version, payload type, numbers of chunks, runs, payload bytes and metadata bytes
+    chunks      int64 [chunks, 6]: region, offset in the region, length (both in bases or tokens), byte offset in the
                 payload, number of N runs, number of lower-case runs
-    runs        int32 [runs, 2]: (start, length) within the piece; a piece's N runs, then its lower-case runs
-    payload     four bases a byte, the first in the low bits (N as 0); or token ids, uint16 or uint32
-    metadata    JSON: the accession, start, end, strand, kind and taxon of each piece's region
+    runs        int32 [runs, 2]: (start, length) within the chunk; the N runs of a chunk, then its lower-case runs
+    payload     four bases per byte, the first in the low bits (N as 0); or token ids, uint16 or uint32
+    metadata    JSON: the accession, start, end, strand, kind and taxon of each chunk's region
 
-Token records hold the ids of a whole region at phase 0 on its own strand, and no runs: the ids tell N, not case.
+An entry of token ids contains a whole region at phase 0 on its own strand, and no runs: ids preserve N but not case.
 """
 
 import collections
@@ -33,7 +33,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipeline import bases
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DatasetError, one_line
 
 FORMAT = "gener_jax regions"
 VERSION = 2
@@ -49,70 +49,75 @@ ITEM = {UINT16: np.dtype("<u2"), UINT32: np.dtype("<u4")}
 INDEX_COLUMNS = {
     "length": np.int64,  # bases
     "tokens": np.int64,  # 0 in a dataset of bases
-    "record": np.int64,  # the record, counted over the split's shards, that holds the first piece
-    "slot": np.int32,  # the first piece's number in that record
+    "record": np.int64,  # the entry of the first chunk, counted over the split's shards
+    "slot": np.int32,  # the number of the first chunk in that entry
     "start": np.int64,
     "end": np.int64,
     "strand": np.int8,  # +1 or -1
-    "kind": np.int8,  # these three are places in lists of dataset.json
+    "kind": np.int8,  # kind, taxon, accession and assembly index lists in dataset.json
     "taxon": np.int8,
     "accession": np.int32,
     "assembly": np.int32,
-    "frame": np.int32,  # bases before the first whole codon; -1 where nothing is coded
-    "genetic_code": np.int8,  # NCBI's number; 0 where nothing is coded
-    "seen": np.float32,  # share of a held-out region's 32-mers, on either strand, in training; NaN: not measured
+    "frame": np.int32,  # bases before the first complete codon; -1 for non-coding regions
+    "genetic_code": np.int8,  # NCBI's number; 0 for non-coding regions
+    "seen": np.float32,  # fraction of a held-out region's 32-mers found in training; NaN: not measured
 }
 NAME_COLUMNS = ("gene", "locus_tag", "product", "parts", "exceptions", "translation")
 
-# Four codes of each byte, the first in the low bits: unpacking is one table look-up.
+# The four codes of each byte, the first in the low bits: unpacking is one table lookup.
 _UNPACK = (np.arange(256, dtype=np.uint8)[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
 
 
 def pack(codes: np.ndarray) -> bytes:
-    """Codes uint8 [n] as two bits each, ceil(n / 4) bytes; N becomes 0 and has to be kept as a run."""
+    """Packs codes, uint8 [n], into two bits each, ceil(n / 4) bytes; N becomes 0 and must be stored as a run."""
     if len(codes) % 4:
         codes = np.concatenate([codes, np.zeros(-len(codes) % 4, np.uint8)])
     fours = codes.reshape(-1, 4)
     packed = fours[:, 3] & 3
-    for place in (2, 1, 0):
+    for position in (2, 1, 0):
         packed <<= 2
-        packed |= fours[:, place] & 3
+        packed |= fours[:, position] & 3
     return packed.tobytes()
 
 
 def unpack(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """Codes [start, stop) of packed bytes, uint8 [stop - start]; only the bytes they lie in are read."""
+    """Unpacks codes [start, stop) of packed bytes, uint8 [stop - start]; reads only the bytes that contain them."""
     first = start // 4
     return _UNPACK[packed[first : -(-stop // 4)]].reshape(-1)[start - 4 * first : stop - 4 * first]
 
 
 def join_texts(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Texts end to end as UTF-8, uint8 [bytes], and where each ends, int64 [texts]."""
+    """Concatenates texts as UTF-8, uint8 [bytes]; returns them and the end of each, int64 [texts]."""
     encoded = [text.encode() for text in texts]
     return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(text) for text in encoded], dtype=np.int64)
 
 
+REBUILD = "build the dataset again"
+_BUILD = "python -m data_pipeline.build"
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access
 
 
 def read_info(folder: str | Path) -> dict:
-    """What a dataset's dataset.json holds; raises DataError where it is missing, damaged or of another version."""
+    """Reads a dataset's dataset.json; raises DatasetError if it is missing, damaged or of another version."""
     path = Path(folder) / "dataset.json"
     try:
         info = json.loads(path.read_text())
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; make the dataset with `python -m data_pipeline.build`") from None
+        raise DatasetError("no such file", file=path, remedy=f"make the dataset with `{_BUILD}`") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DatasetError(f"cannot be read ({error.strerror})", file=path) from None
     except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); build the dataset again") from None
+        raise DatasetError(f"is not valid JSON ({error})", file=path, remedy=REBUILD) from None
     if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise DataError(f"{path}: not a dataset of gene regions; build it with `python -m data_pipeline.build`")
+        raise DatasetError("is not a dataset of gene regions", file=path, remedy=f"make one with `{_BUILD}`")
     if info.get("version") != VERSION:
-        raise DataError(f"{path}: format version {info.get('version')}, this program reads {VERSION}; build it again")
+        raise DatasetError(
+            f"is not supported, only {VERSION}",
+            file=path, field="format version", value=info.get("version"), remedy=REBUILD,
+        )  # fmt: skip
     missing = [key for key in _INFO_KEYS if key not in info]
     if missing:
-        raise DataError(f"{path}: no {missing[0]!r} in it; build the dataset again")
+        raise DatasetError("is missing", file=path, field=missing[0], remedy=REBUILD)
     return info
 
 
@@ -122,22 +127,27 @@ _INFO_KEYS = ("digest", "records", "piece_length", "tokenizer", "splits", "kinds
 class RegionSource:
     """Random access to the regions of one split.
 
-    `index` holds the arrays of INDEX_COLUMNS, a row a region; `kinds`, `taxa` and `accessions` are the names its codes
-    stand for; `records` is "bases" or "tokens"; `info` is dataset.json and `digest` its digest. Threads may share one
-    source. Pickled, it carries its folder only, and opens its files again where it arrives.
+    `index` contains the arrays of INDEX_COLUMNS, one row per region. `kinds`, `taxa`, `accessions` and `assemblies` are
+    the names that its numbers index. `records` is "bases" or "tokens". `info` is the content of dataset.json, and
+    `digest` its digest. Threads may share a source. A pickled source contains only its folder and opens the files
+    again.
 
-    Raises DataError for a file that is missing, cut short or not of this dataset.
+    Raises DatasetError if a file is missing, truncated or from another dataset.
     """
 
     def __init__(self, folder: str | Path, split: str, cached_entries: int = 64):
         self.folder, self.split, self.cached_entries = Path(folder), split, cached_entries
         self.info = read_info(folder)
         if split not in self.info["splits"]:
-            raise DataError(f"{folder}: no split {split!r}; it has {', '.join(self.info['splits'])}")
+            raise DatasetError(
+                f"is not one of {', '.join(self.info['splits'])}", file=folder, field="split", value=split
+            )
         facts = self.info["splits"][split]
         missing = [key for key in ("regions", "index", "shards") if key not in facts]
         if missing:
-            raise DataError(f"{folder}/dataset.json: no {missing[0]!r} for {split}; build the dataset again")
+            raise DatasetError(
+                f"is missing for {split}", file=self.folder / "dataset.json", field=missing[0], remedy=REBUILD
+            )
         self.digest: str = self.info["digest"]
         self.records: str = self.info["records"]
         self.piece_length: int = self.info["piece_length"]
@@ -167,12 +177,14 @@ class RegionSource:
         folder, split, cached_entries, digest = state
         self.__init__(folder, split, cached_entries)
         if self.digest != digest:
-            raise DataError(f"{folder}: the dataset was replaced while in use: digest {self.digest}, before {digest}")
+            raise DatasetError(
+                f"was replaced while in use: the digest is {self.digest}, before it was {digest}", file=folder
+            )
 
     def read(self, region: int, start: int, stop: int) -> np.ndarray:
-        """A region's codes, uint8, or token ids, int32, [stop - start], on its own strand from `start` to `stop`.
+        """The codes, uint8, or token ids, int32, [stop - start], of a region on its own strand from `start` to `stop`.
 
-        Both count bases, or tokens in a dataset of tokens. Raises IndexError where they leave the region.
+        Both count bases, or tokens in a dataset of token ids. Raises IndexError if they are outside the region.
         """
         dtype = np.uint8 if self.records == "bases" else np.int32
         out = np.empty(stop - start, dtype) if stop > start else np.empty(0, dtype)
@@ -181,9 +193,12 @@ class RegionSource:
         return out
 
     def lower_case(self, region: int, start: int, stop: int) -> np.ndarray:
-        """Which bases [start, stop) of a region are soft-masked, bool [stop - start]; datasets of bases only."""
+        """Whether each base [start, stop) of a region is soft-masked, bool [stop - start]; needs a dataset of bases."""
         if self.records != "bases":
-            raise DataError(f"{self.folder}: records of tokens keep no lower case; build with --records bases")
+            raise DatasetError(
+                "a dataset of token ids does not preserve lower case",
+                file=self.folder, remedy="build it with --records bases",
+            )  # fmt: skip
         out = np.zeros(max(0, stop - start), bool)
         for at, entry, slot, first, last in self._chunks(region, start, stop):
             for left, right in entry.runs(slot, _LOWER_RUNS, first, last).tolist():
@@ -191,24 +206,23 @@ class RegionSource:
         return out
 
     def name(self, column: str, region: int) -> str:
-        """A region's text in one of NAME_COLUMNS; empty where the annotation gives none."""
+        """The text of a region in one of NAME_COLUMNS; empty if the annotation has none."""
         if column not in self._names:
             path = self.folder / self.info["splits"][self.split]["index"]["file"]
             try:
                 with np.load(path, allow_pickle=False) as arrays:
                     texts, ends = arrays[column].tobytes(), arrays[f"{column}_ends"]
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                cause = " ".join(str(error).split())[:200]
-                raise DataError(f"{path}: no valid table of names ({cause}); build the dataset again") from None
+                raise self._damaged(path, f"has no valid table of names ({one_line(error)})") from None
             whole = ends.dtype == np.int64 and ends.shape == (len(self),)
             if not whole or (len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] != len(texts))):
-                raise DataError(f"{path}: column {column} does not fit the regions; build the dataset again")
+                raise self._damaged(path, f"column {column} does not match the number of regions")
             self._names[column] = texts, np.concatenate([[0], ends])
         texts, ends = self._names[column]
         return texts[ends[region] : ends[region + 1]].decode()
 
     def _chunks(self, region: int, start: int, stop: int):
-        """For each piece of the slice: its place in the result, its record and slot, and the bounds in the piece."""
+        """Yields for each chunk of the slice its offset in the result, its entry, its slot, and the bounds in it."""
         if not 0 <= region < len(self):
             raise IndexError(f"region {region} of {len(self)} in {self.folder} {self.split}")
         if not 0 <= start <= stop <= self._units[region]:
@@ -237,9 +251,8 @@ class RegionSource:
         try:
             [raw] = reader.read([number - int(self._first[shard])])
         except (RuntimeError, ValueError, IndexError) as error:
-            cause = " ".join(str(error).split())[:200]
-            raise DataError(f"{path}: record {number} cannot be read ({cause}); build the dataset again") from None
-        entry = _Entry(raw, f"{path}: record {number}")
+            raise self._damaged(path, f"entry {number} cannot be read ({one_line(error)})") from None
+        entry = _Entry(raw, path, number)
         with self._lock:
             self._cache[number] = entry
             while len(self._cache) > self.cached_entries:
@@ -255,17 +268,21 @@ class RegionSource:
         except RuntimeError:
             found = "no readable"
         if found != expected:
-            raise DataError(f"{path}: {found} records where dataset.json says {expected}; build the dataset again")
+            raise self._damaged(path, f"has {found} entries, but dataset.json lists {expected}")
         return reader
+
+    @staticmethod
+    def _damaged(path: Path, problem: str) -> DatasetError:
+        return DatasetError(problem, file=path, remedy=REBUILD)
 
     def _check_size(self, file: dict) -> None:
         path = self.folder / file["file"]
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            raise DataError(f"{path}: missing, though dataset.json names it; build the dataset again") from None
+            raise self._damaged(path, "is missing, although dataset.json lists it") from None
         if size != file["bytes"]:
-            raise DataError(f"{path}: {size} bytes where dataset.json says {file['bytes']}; build the dataset again")
+            raise self._damaged(path, f"has {size} bytes, but dataset.json lists {file['bytes']}")
 
     def _read_index(self, facts: dict) -> dict[str, np.ndarray]:
         path = self.folder / facts["index"]["file"]
@@ -273,24 +290,23 @@ class RegionSource:
             with np.load(path, allow_pickle=False) as arrays:
                 index = {name: arrays[name] for name in INDEX_COLUMNS}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            cause = " ".join(str(error).split())[:200]
-            raise DataError(f"{path}: not a valid index ({cause}); build the dataset again") from None
+            raise self._damaged(path, f"is not a valid index ({one_line(error)})") from None
         for name, column in index.items():
             if column.dtype != INDEX_COLUMNS[name] or column.shape != (facts["regions"],):
-                raise DataError(f"{path}: column {name} is {column.dtype} {column.shape}; build the dataset again")
+                raise self._damaged(path, f"column {name} is {column.dtype} {column.shape}")
         last = index["record"] + np.maximum(index["length" if self.records == "bases" else "tokens"] - 1, 0) // (
             self.piece_length
         )
         if len(last) and not (index["record"].min() >= 0 and last.max() < self._first[-1]):
-            raise DataError(f"{path}: it names records beyond the shards' {self._first[-1]}; build the dataset again")
+            raise self._damaged(path, f"refers to entries beyond the {self._first[-1]} of the shards")
         return index
 
 
 class _Entry:
-    """One raw record, its parts viewed in place; sizes are checked before they are used."""
+    """One raw entry, viewed without copies; its sizes are checked before they are used."""
 
-    def __init__(self, raw: bytes, where: str):
-        self.where = where
+    def __init__(self, raw: bytes, path: str | Path, number: int):
+        self.path, self.number = path, number
         if len(raw) < HEADER.size:
             raise self._damaged("it is too short")
         magic, version, self.payload_type, chunks, runs, payload_bytes, metadata_bytes = HEADER.unpack_from(raw)
@@ -301,7 +317,7 @@ class _Entry:
         if payload_at + payload_bytes + metadata_bytes != len(raw):
             raise self._damaged("its sizes do not add up")
         table = np.frombuffer(raw, "<i8", COLUMNS * chunks, HEADER.size).reshape(chunks, COLUMNS)
-        self.chunks = table.tolist()  # Python's integers: a slice asks for a few of them, one by one
+        self.chunks = table.tolist()  # Python integers: a slice needs only a few of them, one by one
         self.all_runs = np.frombuffer(raw, "<i4", 2 * runs, run_at).reshape(runs, 2)
         counts = table[:, [_N_RUNS, _LOWER_RUNS]].reshape(-1)
         if len(counts) and (counts.min() < 0 or counts.sum() != runs):
@@ -310,23 +326,23 @@ class _Entry:
         self.payload = np.frombuffer(raw, np.uint8, payload_bytes, payload_at)
         self.metadata_bytes = raw[payload_at + payload_bytes :]
 
-    def _damaged(self, what: str) -> DataError:
-        return DataError(f"{self.where}: not a record of this format: {what}; build the dataset again")
+    def _damaged(self, what: str) -> DatasetError:
+        return DatasetError(f"entry {self.number} is damaged: {what}", file=self.path, remedy=REBUILD)
 
     def check(self, slot: int, region: int, offset: int, last: int) -> None:
-        """Raises DataError unless the slot holds this piece, up to `last`, inside the payload."""
+        """Raises DatasetError unless the slot contains this chunk, up to `last`, inside the payload."""
         if not 0 <= slot < len(self.chunks):
-            raise self._damaged(f"no piece {slot} in it")
+            raise self._damaged(f"it has no chunk {slot}")
         row = self.chunks[slot]
         if row[_REGION] != region or row[_OFFSET] != offset or last > row[_LENGTH]:
-            raise self._damaged(f"piece {slot} is not what the index says")
+            raise self._damaged(f"chunk {slot} does not match the index")
         length = row[_LENGTH]
         size = -(-length // 4) if self.payload_type == BASES else length * ITEM[self.payload_type].itemsize
         if length < 0 or row[_BYTE] < 0 or row[_BYTE] + size > len(self.payload):
-            raise self._damaged(f"piece {slot} leaves the payload")
+            raise self._damaged(f"chunk {slot} exceeds the payload")
 
     def read(self, slot: int, start: int, stop: int) -> np.ndarray:
-        """Codes or ids [start, stop) of a piece that `check` has passed."""
+        """The codes or ids [start, stop) of a chunk that `check` accepted."""
         byte = self.chunks[slot][_BYTE]
         if self.payload_type != BASES:
             item = ITEM[self.payload_type]
@@ -339,13 +355,13 @@ class _Entry:
         return codes
 
     def runs(self, slot: int, column: int, start: int, stop: int) -> np.ndarray:
-        """The N or lower-case runs of a piece inside [start, stop), int64 [runs, 2] of (start, end) counted from it."""
+        """The N or lower-case runs of a chunk inside [start, stop): (start, end) relative to it, int64 [runs, 2]."""
         end = int(self.run_ends[2 * slot + (column == _LOWER_RUNS)])
         found = self.all_runs[end - self.chunks[slot][column] : end].astype(np.int64)
         bounds = np.clip(np.stack([found[:, 0], found[:, 0] + found[:, 1]], 1), start, stop) - start
         return bounds[bounds[:, 0] < bounds[:, 1]]
 
     def metadata(self) -> list[dict]:
-        """Where each piece comes from."""
+        """The origin of each chunk."""
         content = json.loads(self.metadata_bytes)
         return [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]

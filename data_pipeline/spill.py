@@ -1,12 +1,12 @@
-"""What one input leaves on disk before the dataset is written: its regions, packed, with their hashes and counts.
+"""The intermediate files of one input: its regions, packed, with their hashes and counts.
 
-A worker writes a spill beside its final name and renames it when it is whole, so that a build that was killed at any
-moment finds the finished ones again. A spill does not depend on other inputs; `merge` brings them together.
+A worker writes a spill under a temporary name and renames it when it is complete, so that a build that was killed finds
+the finished spills again. A spill does not depend on other inputs; `merge` combines them.
 
-    spill.json      the files it was made of, the ledger, the records
-    columns.npz     a row a region
-    bases.bin       its bases, four a byte, each region from a new byte on
-    payload.bin     its token ids, in a dataset of tokens
+    spill.json      the input's files, the ledger, the records
+    columns.npz     one row per region
+    bases.bin       the bases, four per byte; each region starts at a byte
+    payload.bin     the token ids, in a dataset of token ids
 """
 
 import collections
@@ -22,54 +22,54 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline import bases, inputs, kmers, packing, records, regions, split
-from data_pipeline.errors import DataError
+from data_pipeline.errors import FormatError, MismatchError
 from data_pipeline.genome import TAXA, Record
 from data_pipeline.ledger import DUPLICATE_RECORD, NO_SEQUENCE, Ledger
 from data_pipeline.packing import Packed, Tokenizer
 from data_pipeline.records import NAME_COLUMNS
 
 VERSION = 2  # of a spill's columns; the spills of another version are written again
-BATCH_BASES = 1 << 24  # regions are packed together up to so many bases
+BATCH_BASES = 1 << 24  # regions are packed in batches of at most this many bases
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides a spill beside its input."""
+    """What determines a spill, besides its input."""
 
     scheme: regions.Scheme
-    taxon: str | None = None  # of every region; None takes the input's, then the record's
+    taxon: str | None = None  # of every region; None: the input's, or else the record's
     split_by: str = "group"  # one of split.BY
     seed: int = 0
     tokenizer: Tokenizer | None = None
-    digests: bool = True  # of the regions' bases, by which duplicates are found
+    digests: bool = True  # hash the bases of each region, to find duplicates
 
 
 def key(source: inputs.Input, settings: Settings) -> str:
-    """A name for the spill of an input as it lies on disk now; another size, time or setting gives another name."""
+    """The name of the spill of an input as it is on disk now; it depends on file sizes, times and the settings."""
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files]
     tokenizer = settings.tokenizer
     facts = [
-        VERSION, records.VERSION, files, source.taxon, source.split, source.assembly, dataclasses.astuple(settings.scheme),
-        settings.taxon, settings.split_by, settings.seed, tokenizer and [tokenizer.name, tokenizer.digest],
-        settings.digests,
+        VERSION, records.VERSION, files, source.taxon, source.split, source.assembly,
+        dataclasses.astuple(settings.scheme), settings.taxon, settings.split_by, settings.seed,
+        tokenizer and [tokenizer.name, tokenizer.digest], settings.digests,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
 def write(source: inputs.Input, folder: Path, settings: Settings, progress: Callable[[int, int], None]) -> None:
-    """Writes the spill of an input; `progress` is called with the file bytes and the bases since the last call.
+    """Writes the spill of an input; `progress` is called with the file bytes and bases read since the last call.
 
     Raises:
-      DataError: for bad input, with file and record; nothing is left behind.
+      DataError: for bad input, with file and record; no files remain.
     """
     partial = folder.with_name(f"{folder.name}.{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     collecting = gc.isenabled()
-    gc.disable()  # a record is a tree of a hundred thousand small objects, which collecting only walks over
+    gc.disable()  # a record has a hundred thousand small objects, all in use, which collection would only traverse
     try:
         (partial / "scratch").mkdir()
-        _Spilling(partial, settings).fill(source, progress)
+        _Writer(partial, settings).fill(source, progress)
         shutil.rmtree(partial / "scratch")
         partial.rename(folder)
     except BaseException:
@@ -80,7 +80,7 @@ def write(source: inputs.Input, folder: Path, settings: Settings, progress: Call
             gc.enable()
 
 
-class _Spilling:
+class _Writer:
     def __init__(self, folder: Path, settings: Settings):
         self.folder, self.settings, self.ledger = folder, settings, Ledger()
         self.columns: dict[str, list[np.ndarray]] = collections.defaultdict(list)
@@ -108,7 +108,7 @@ class _Spilling:
                 elif seen[record.accession] == content:
                     self.ledger.skip(DUPLICATE_RECORD, len(record.codes))
                 else:
-                    raise DataError(other_bases(source.files[-1], record.accession))
+                    raise other_bases(source.files[-1], record.accession)
                 progress(0, len(record.codes))
         tables = {name: np.concatenate([_EMPTY[name], *parts]) for name, parts in self.columns.items()}
         for name in _EMPTY:
@@ -135,10 +135,11 @@ class _Spilling:
         spans = regions.find(record, settings.scheme, self.ledger)
         taxon = settings.taxon or source.taxon or record.taxon
         if spans and taxon is None:
-            raise DataError(
-                f"{source.files[-1]}: record {record.accession}: neither the file's name nor the record tells a taxon; "
-                f"give --taxon, one of {' '.join(TAXA)}, or a manifest with a column taxon"
-            )
+            raise FormatError(
+                "is not given by the file's name or the record",
+                file=source.files[-1], record=record.accession, field="taxon",
+                remedy=f"give --taxon, one of {' '.join(TAXA)}, or a manifest with a column taxon",
+            )  # fmt: skip
         split_hashes = split.split_hashes(
             record, spans, by=settings.split_by, seed=settings.seed, assembly=source.assembly
         )
@@ -194,7 +195,7 @@ _EMPTY = {name: np.zeros(0, np.int64) for name in (*packing.COLUMNS, "record", "
 
 
 class Spill:
-    """A finished spill; its columns are read when asked for, so that thousands of them take little memory."""
+    """A finished spill; its columns are read on demand, so that thousands of spills need little memory."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -204,7 +205,7 @@ class Spill:
         return sum(record["regions"] for record in self.facts["records"])
 
     def load(self, *names: str) -> list[np.ndarray]:
-        """Columns, by name."""
+        """The columns with these names."""
         with np.load(self.folder / "columns.npz", allow_pickle=False) as columns:
             return [columns[name] for name in names]
 
@@ -218,10 +219,10 @@ class Spill:
         return hashes, np.repeat(np.arange(len(self)), sizes)
 
     def batches(self, chosen: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The bases of the regions `chosen`, bool [regions], neighbours together up to about `size` bases.
+        """Yields the bases of the regions `chosen`, bool [regions], in batches of adjacent regions of about `size`.
 
-        Each batch is codes, uint8 [bases], with the start of each region in it and its length, int64 [regions]; up to
-        three bases behind a region belong to none.
+        Each batch is codes, uint8 [bases], with the start of each region in it and its length, int64 [regions]. Up to
+        three bases after a region belong to no region.
         """
         unknown, lower, runs, length = self.load("unknown", "lower_case", "runs", "length")
         first, run = packing.starts_of(-(-length // 4)), packing.starts_of(unknown + lower)
@@ -240,13 +241,13 @@ class Spill:
             yield codes, starts, length[batch]
 
     def codes(self, chosen: np.ndarray) -> Iterator[np.ndarray]:
-        """The bases of each region `chosen`, bool [regions], as codes, uint8 [length]."""
+        """Yields the bases of each region `chosen`, bool [regions], as codes, uint8 [length]."""
         for codes, starts, lengths in self.batches(chosen, BATCH_BASES):
             for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
                 yield codes[start : start + length]
 
     def packed(self, tokens: bool) -> Packed:
-        """All its regions as they are written, their payload left on disk."""
+        """All regions in the form in which they are written; the payload is memory-mapped."""
         texts = [part for name in NAME_COLUMNS for part in (name, f"{name}_ends")]
         wanted = (*packing.COLUMNS, *texts, "record", "unknown", "lower_case", "runs", "bytes")
         table = dict(zip(wanted, self.load(*wanted), strict=True))
@@ -266,17 +267,17 @@ class Spill:
         )
 
 
-def other_bases(file: str | Path, accession: str) -> str:
-    """What is wrong with an accession that stands for two sequences."""
-    return (
-        f"{file}: record {accession}: it came before with other bases (another part of the same sequence?); "
-        "rename one or build the two apart"
-    )
+def other_bases(file: str | Path, accession: str) -> MismatchError:
+    """The error for an accession that names two different sequences."""
+    return MismatchError(
+        "occurred before with other bases (another part of the same sequence?)",
+        file=file, record=accession, remedy="rename one of them or build two datasets",
+    )  # fmt: skip
 
 
 def _digest(codes: np.ndarray) -> bytes:
-    """16 bytes that a sequence and its reverse complement share."""
-    # Which strand comes first in the alphabet is told by its first bases, but for palindromes.
+    """A 16-byte hash that is the same for a sequence and its reverse complement."""
+    # The first bases decide which strand comes first in alphabetical order, unless they are a palindrome.
     one, other = codes[:32].tobytes(), bases.reverse_complement(codes[-32:]).tobytes()
     if one == other:
         one, other = codes.tobytes(), bases.reverse_complement(codes).tobytes()
@@ -284,11 +285,11 @@ def _digest(codes: np.ndarray) -> bytes:
 
 
 def _hash(codes: np.ndarray) -> bytes:
-    return hashlib.sha256(codes).digest()[:16]  # twice as fast as blake2b where the processor knows it
+    return hashlib.sha256(codes).digest()[:16]  # twice as fast as blake2b on processors with SHA instructions
 
 
 def _bytes(path: Path) -> np.ndarray:
-    # A plain view: slices of a memmap carry its class along, which takes longer than to read them.
+    # A plain array: slices of a memmap are memmaps, and creating those takes longer than reading the data.
     return np.asarray(np.memmap(path, np.uint8, "r")) if path.stat().st_size else np.zeros(0, np.uint8)
 
 

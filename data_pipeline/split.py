@@ -1,8 +1,8 @@
-"""Train, validation and test: what belongs together stays together, and a region's part never moves.
+"""Assigns regions to train, validation and test; related regions share a split, and more input does not move a region.
 
-What belongs together (BY): a region with all that overlap it, on either strand and over the origin, transitively; or
-its contig; its assembly; its organism. Its place, a number that depends on the seed and on its name alone, decides its
-part, so that more input leaves it where it was. `clusters` joins groups that share sequence.
+Related (BY) are: all regions that overlap on either strand, transitively, also across the origin; or those of a contig;
+of an assembly; of an organism. The split of a group is decided by its split hash, which depends on the seed and the
+group's name alone, so that adding inputs does not change it. `clusters` also joins groups that share sequence.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipeline.errors import DataError
+from data_pipeline.errors import ArgumentError
 from data_pipeline.genome import Record
 from data_pipeline.regions import Span
 
@@ -21,18 +21,21 @@ BY = ("group", "contig", "assembly", "taxon", "cluster")
 
 
 def check_shares(validation_share: float, test_share: float) -> None:
-    """Raises DataError unless both shares are 0 or more and leave something to train on."""
+    """Raises ArgumentError unless both fractions are at least 0 and their sum is below 1."""
     for name, share in (("validation_share", validation_share), ("test_share", test_share)):
         if not 0 <= share < 1:
-            raise DataError(f"{name} {share} is not a share: give 0 or more, below 1")
+            raise ArgumentError("must be at least 0 and below 1", field=name, value=share)
     if validation_share + test_share >= 1:
-        raise DataError(f"validation_share {validation_share} and test_share {test_share} leave nothing to train on")
+        raise ArgumentError(
+            f"and validation_share {validation_share} leave nothing to train on",
+            field="test_share", value=test_share, remedy="give fractions with a sum below 1",
+        )  # fmt: skip
 
 
 def groups(spans: Sequence[Span], record_length: int) -> np.ndarray:
-    """The overlap group of each span, int64 [spans]: its first member's number."""
-    pieces = [(*piece, number) for number, span in enumerate(spans) for piece in span.intervals(record_length)]
-    joined = list(range(len(spans)))  # each points to a member before it, the first of a group to itself
+    """The overlap group of each span, int64 [spans]: the number of the group's first span."""
+    intervals = [(*interval, number) for number, span in enumerate(spans) for interval in span.intervals(record_length)]
+    joined = list(range(len(spans)))  # each points to an earlier member of its group; the first one points to itself
 
     def first(number: int) -> int:
         while joined[number] != number:
@@ -41,7 +44,7 @@ def groups(spans: Sequence[Span], record_length: int) -> np.ndarray:
         return number
 
     reach, last = -1, -1
-    for start, end, number in sorted(pieces):
+    for start, end, number in sorted(intervals):
         if start < reach:
             one, other = sorted((first(last), first(number)))
             joined[other] = one
@@ -51,10 +54,10 @@ def groups(spans: Sequence[Span], record_length: int) -> np.ndarray:
 
 
 def split_hashes(record: Record, spans: Sequence[Span], *, by: str, seed: int, assembly: str) -> list[int]:
-    """Where each span stands between 0 and 2**64: the hash of what it belongs to, one of BY.
+    """The split hash of each span, from 0 to 2**64: the hash of the name of its group, which `by` (one of BY) selects.
 
-    `cluster` gives the overlap groups' places. The organism is NCBI's taxon number, lacking that the organism's name,
-    lacking that the assembly. A name without a version (`chr1`) is one of its assembly's.
+    `cluster` returns the hashes of the overlap groups. The organism is NCBI's taxon number; without it, the organism's
+    name; without that, the assembly. A sequence name without a version (`chr1`) is qualified by its assembly.
     """
     contig = full_name(record.accession, assembly)
     if by == "contig":
@@ -74,7 +77,7 @@ def split_hashes(record: Record, spans: Sequence[Span], *, by: str, seed: int, a
 
 
 def full_name(accession: str, assembly: str) -> str:
-    """What tells a sequence from all others: accession.version; or a name as `chr1`, and the assembly it is of."""
+    """A unique name of a sequence: its accession.version, or a name such as `chr1` with its assembly."""
     return accession if _VERSIONED.search(accession) else f"{assembly}\t{accession}"
 
 
@@ -83,6 +86,6 @@ def _hash(seed: int, name: str) -> int:
 
 
 def splits_of(split_hashes: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
-    """The parts, int8 numbers of SPLITS, of places, uint64: validation at the low end, test at the high one."""
+    """The splits, int8 indices of SPLITS, of split hashes, uint64: low ones are validation, high ones are test."""
     share = split_hashes.astype(np.float64) / 2**64
     return np.select([share < validation_share, share >= 1 - test_share], [1, 2], 0).astype(np.int8)

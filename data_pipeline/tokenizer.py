@@ -1,6 +1,6 @@
-"""DNA to token ids and back: non-overlapping k-mers, and byte-pair encoding for comparison.
+"""Encodes DNA as token ids and back: non-overlapping k-mers, and byte-pair encoding for comparison.
 
-Both vocabularies open with the same 32 special tokens, so that `<s>`, `</s>` and `<pad>` have the same ids everywhere.
+Both vocabularies start with the same 32 special tokens, so that `<s>`, `</s>` and `<pad>` have the same ids everywhere.
 The k-mer vocabulary is the published one: the special tokens, then itertools.product("ATCG", repeat=k); with the base
 codes of `bases`, a k-mer's id is 32 plus its codes read as a number in base 4.
 """
@@ -39,7 +39,7 @@ _IUPAC = b"ACGTUNRYSWKMBDHVacgtunryswkmbdhv"
 
 
 class Tokenizer:
-    """What both tokenizers share: special tokens written in the text, and decoding by a table of texts."""
+    """The base of both tokenizers: special tokens written in the text, and decoding by a table of texts."""
 
     kind: str
     name: str
@@ -51,7 +51,7 @@ class Tokenizer:
         raise NotImplementedError
 
     def _encode_dna(self, letters: bytes, start: int, remainder: str) -> np.ndarray:
-        """One stretch of DNA between special tokens; `start` is its place in the text, for messages."""
+        """Encodes the DNA between two special tokens; `start` is its position in the text, for error messages."""
         raise NotImplementedError
 
     @property
@@ -66,35 +66,35 @@ class Tokenizer:
 
     @functools.cached_property
     def token_bases(self) -> np.ndarray:
-        """Bases each id holds, int32 [vocab_size]; 0 for special tokens, <oov> included."""
+        """The number of bases of each id, int32 [vocab_size]; 0 for special tokens, <oov> included."""
         return np.array([0] * NUM_SPECIAL + [len(token) for token in self.tokens[NUM_SPECIAL:]], np.int32)
 
     def vocab_txt(self) -> str:
-        """The published vocab.txt: one `token id` pair a line."""
+        """The published vocab.txt: one `token id` pair per line."""
         return "".join([f"{token} {i}\n" for i, token in enumerate(self.tokens)])
 
     def token(self, token_id: int) -> str:
-        """The token of one id as it is written in the vocabulary."""
+        """The token of an id as written in the vocabulary."""
         if not 0 <= token_id < self.vocab_size:
             raise ValueError(f"token id {token_id} is not in 0..{self.vocab_size - 1}, the ids of {self.name}")
         return self.tokens[token_id]
 
     def encode(self, text: str | bytes, add_bos: bool = False, remainder: str = "error") -> np.ndarray:
-        """Token ids of DNA with special tokens written in it (`<mam><cds>ATG...`), int32 [tokens].
+        """Encodes DNA with special tokens written in it (`<mam><cds>ATG...`) as token ids, int32 [tokens].
 
-        Case is ignored and U is T. Any other IUPAC letter makes its token <oov>.
+        Case is ignored and U is read as T. A token with any other IUPAC letter is <oov>.
 
         Args:
           text: DNA and special tokens, nothing else: no white space, gaps or digits.
-          add_bos: put <s> in front, even where the text opens with one.
-          remainder: what to do where a stretch of DNA, up to a special token or the end, is not a whole number of
-            k-mers. "error" refuses it, "trim_left" drops bases at its left, "pad_left" adds A there, "oov" makes the
-            bases left over at its end one <oov>, as the published tokenizer does: a model continues that with
-            nonsense. BPE leaves nothing over and ignores it.
+          add_bos: prepend <s>, even if the text starts with one.
+          remainder: what to do if the DNA up to a special token or the end is not a whole number of k-mers. "error"
+            raises an error, "trim_left" drops bases at its left, "pad_left" adds A there, "oov" makes the bases left
+            over at its end one <oov>, as the published tokenizer does, which a model continues with nonsense. BPE has
+            no remainder and ignores this.
 
         Raises:
-          ValueError: an unknown special token, a character that is no base, a remainder under "error"; the message
-            names what and its 0-based position in the text.
+          ValueError: an unknown special token, a character that is not a base, or a remainder with "error"; the message
+            gives the 0-based position in the text.
         """
         if remainder not in REMAINDERS:
             raise ValueError(f"remainder {remainder!r} is none of {', '.join(REMAINDERS)}")
@@ -102,7 +102,7 @@ class Tokenizer:
             try:
                 text = text.encode("ascii")
             except UnicodeEncodeError as error:
-                raise _no_base(text[error.start], error.start) from None
+                raise _not_a_base(text[error.start], error.start) from None
         parts = [np.array([BOS], np.int32)] if add_bos else []
         start = 0
         if b"<" in text:
@@ -122,9 +122,9 @@ class Tokenizer:
         return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int32), *parts])
 
     def decode(self, ids) -> str:
-        """The text of ids [tokens]: bases, special tokens as they are written, and N for each base of an <oov>.
+        """Decodes ids [tokens] as text: bases, special tokens as written, and N for each base of an <oov>.
 
-        A k-mer <oov> gives k N, a BPE <oov> one. Raises ValueError for an id outside the vocabulary.
+        A k-mer <oov> is k N, a BPE <oov> is one N. Raises ValueError for an id outside the vocabulary.
         """
         ids = np.asarray(ids)
         if ids.size == 0:
@@ -144,7 +144,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _texts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Bytes of each id, uint8 [vocab_size, longest], their number, and the first k of a k-mer vocabulary."""
+        """Bytes of each id, uint8 [vocab_size, max_length], their number, and for a k-mer vocabulary the first k."""
         k = self.k if self.kind == "kmer" else None
         texts = ["N" * (k or 1), *self.tokens[1:]]
         lengths = np.array([len(text) for text in texts])
@@ -163,7 +163,7 @@ class KmerTokenizer(Tokenizer):
         if type(self.k) is not int or not 1 <= self.k <= MAX_K:
             raise ValueError(f"k is {self.k!r}: k-mer tokenizers have k from 1 to {MAX_K}")
 
-    def __reduce__(self):  # without the tables, which any process makes again
+    def __reduce__(self):  # without the tables, which the other process computes again
         return KmerTokenizer, (self.k,)
 
     @property
@@ -190,8 +190,8 @@ class KmerTokenizer(Tokenizer):
     def encode_bases(self, codes: np.ndarray) -> np.ndarray:
         """Ids of base codes uint8 [bases] as `bases.encode` gives them, int32 [bases // k].
 
-        A k-mer with an N is <oov>. Bases left over at the end are ignored: the caller, who knows where the sequence
-        goes on, counts them.
+        A k-mer with an N is <oov>. Bases left over at the end are ignored; the caller, which knows whether the sequence
+        continues, counts them.
         """
         return _kmer_ids(codes, self.k, _CODES)[0]
 
@@ -209,7 +209,7 @@ class KmerTokenizer(Tokenizer):
         elif over and remainder == "pad_left":
             letters, start = b"A" * (self.k - over) + letters, start - (self.k - over)
         ids, unknown = _kmer_ids(np.frombuffer(letters, np.uint8), self.k, _CAPITALS)
-        if len(unknown):  # U, N, another IUPAC letter or no base at all: rare, so these k-mers are read again
+        if len(unknown):  # U, N, another IUPAC letter or not a base: rare, so these k-mers are encoded again
             _check_letters(letters, start)
             kmers = np.frombuffer(letters, np.uint8, len(ids) * self.k).reshape(-1, self.k)
             ids[unknown] = self.encode_bases(bases.encode(kmers[unknown].tobytes()))
@@ -220,24 +220,24 @@ class KmerTokenizer(Tokenizer):
         return ids
 
 
-# A k-mer of up to eight letters fits one 64-bit word, so tables take the place of loops over letters. Two bits of a
-# letter tell A, C, T and G apart in either case: _KEY keeps them, * _FOLD joins those of neighbours to four bits, and
-# * _GATHER brings the four fours of bits to the top, where no two overlap: a key without collisions, below 4^k for
-# even k. What the tables hold under the key is the k-mer's id, and the word itself to compare with: anything but
+# A k-mer of up to eight letters fits in one 64-bit word, so tables replace loops over letters. Two bits of a letter
+# distinguish A, C, T and G in either case: _KEY selects them, * _FOLD joins those of neighbours to four bits, and
+# * _GATHER moves the four groups of four bits to the top without overlap. The result is a key without collisions, below
+# 4^k for even k. The tables map the key to the k-mer's id, and to its word for comparison: a word with anything but
 # A, C, G and T differs from it.
 _KEY = 0x0606060606060606
 _FOLD = 0x401
 _FOLDED = 0x1E001E001E001E00
 _GATHER = 1 << 39 | 1 << 27 | 1 << 15 | 1 << 3
-_BLOCK = 16384  # words at a time, so that what is computed stays in the cache
+_BLOCK = 16384  # words per step, so that intermediate results stay in the cache
 
-# How A, T, C, G are written, the bits of a word that count, and the shift that brings its two bits to those of _KEY.
+# The symbols of A, T, C, G, the significant bits of a word, and the shift that aligns its two bits with _KEY.
 _CAPITALS = (b"ATCG", 0xDFDFDFDFDFDFDFDF, 0)
 _CODES = (bytes(range(4)), 0xFFFFFFFFFFFFFFFF, 1)
 
 
 def _kmer_ids(symbols: np.ndarray, k: int, alphabet: tuple) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int32 [n // k] of symbols uint8 [n], and the indices, int64, of those that are <oov>."""
+    """The ids, int32 [n // k], of symbols, uint8 [n], and the indices, int64, of those that are <oov>."""
     table, words = _kmer_tables(k, alphabet)
     _, mask, shift = alphabet
     mask &= 256**k - 1
@@ -262,7 +262,7 @@ def _kmer_ids(symbols: np.ndarray, k: int, alphabet: tuple) -> tuple[np.ndarray,
 
 @functools.cache
 def _kmer_tables(k: int, alphabet: tuple) -> tuple[np.ndarray, np.ndarray]:
-    """By key: the id of each k-mer, int32, and its word, uint64; unused keys hold word 0."""
+    """Tables by key: the id of each k-mer, int32, and its word, uint64; the word of an unused key is 0."""
     symbols, _, shift = alphabet
     ranks = np.arange(4**k)[:, None] >> 2 * np.arange(k - 1, -1, -1) & 3
     kmers = np.zeros((4**k, 8), np.uint8)
@@ -286,32 +286,32 @@ def _key(word: np.ndarray) -> np.ndarray:
 
 
 def _check_letters(letters: bytes, start: int):
-    """Raises ValueError for the first character that is no IUPAC letter of a base; `start` is its text's position."""
+    """Raises ValueError for the first character that is not a nucleotide; `start` is the position of `letters`."""
     other = letters.translate(None, _IUPAC)
     if other:
-        raise _no_base(chr(other[0]), start + letters.index(other[:1]))
+        raise _not_a_base(chr(other[0]), start + letters.index(other[:1]))
 
 
-def _no_base(character: str, position: int) -> ValueError:
+def _not_a_base(character: str, position: int) -> ValueError:
     return ValueError(
-        f"character {character!r} at position {position} is no base: a text holds A, C, G, T, U, N, "
-        "other IUPAC letters and special tokens such as <s>, and no white space, gaps or digits"
+        f"character {character!r} at position {position} is not a base: a text may contain A, C, G, T, U, N, "
+        "other IUPAC letters and special tokens such as <s>, but no white space, gaps or digits"
     )
 
 
 @dataclass(frozen=True)
 class BpeTokenizer(Tokenizer):
-    """Byte-pair encoding of DNA by a sentencepiece model, as `python -m data_pipeline.train_bpe` writes it.
+    """Byte-pair encoding of DNA with a sentencepiece model that `python -m data_pipeline.train_bpe` wrote.
 
-    A base that is not A, C, G or T is one <oov>, so the bases of the ids add up to the bases read. Nothing is left
-    over at the end of a text: `remainder` changes nothing. Sentencepiece slows down as its text grows, so runs of
-    bases are cut every 16 384, counted from the run's start, and no piece crosses a cut.
+    A base that is not A, C, G or T is one <oov>. A text has no remainder, so `remainder` has no effect. Sentencepiece
+    slows down with longer texts, so runs of bases are cut every 16 384 bases from the start of the run, and no piece
+    crosses a cut.
 
-    Raises ValueError where the file is missing, or is no model of such a vocabulary.
+    Raises ValueError if the file is missing or is not a model with such a vocabulary.
     """
 
     model_file: str = field(compare=False)
-    model: bytes = field(init=False, repr=False)  # kept, so that a copy in another process needs no file
+    model: bytes = field(init=False, repr=False)  # stored, so that a copy in another process needs no file
     kind = "bpe"
 
     def __post_init__(self):

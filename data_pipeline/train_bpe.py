@@ -2,8 +2,8 @@
 
     python -m data_pipeline.train_bpe --dataset DIR --vocab_size 1024 --output bpe.model
 
-Windows of regions of the train split are read in an order that depends on the seed alone, until --max_bases. The same
-dataset and arguments give the same file, to the byte. The last line of standard output is one JSON object.
+Reads windows of the train split's regions in an order that depends only on the seed, up to --max_bases. The same
+dataset and arguments give the same file, byte for byte. The last line on standard output is a JSON object.
 """
 
 import argparse
@@ -18,22 +18,22 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from data_pipeline import bases
-from data_pipeline.errors import DataError
+from data_pipeline import bases, cli
+from data_pipeline.errors import ArgumentError, DatasetError, FileError
 from data_pipeline.records import RegionSource
 from data_pipeline.tokenizer import NUM_SPECIAL, SPECIAL_TOKENS, BpeTokenizer
 
 MIN_VOCAB = NUM_SPECIAL + 4
 MAX_VOCAB = 65536
-WINDOW = 65536  # bases read at a time, so that one chromosome does not make up the whole sample
-CHUNK = 4096  # bases; sentencepiece leaves out sentences above 4192 bytes
+WINDOW = 65536  # bases per window, so that one chromosome does not fill the whole sample
+CHUNK = 4096  # bases; sentencepiece drops sentences above 4192 bytes
 MAX_PIECE = 16  # bases
 
 
 def sample(source: RegionSource, max_bases: int, seed: int) -> Iterator[str]:
-    """Chunks of up to 4096 A, C, G and T from windows of the regions in a random order, `max_bases` in all.
+    """Yields chunks of up to 4096 A, C, G and T from windows of the regions in random order, `max_bases` in total.
 
-    Each window is used at most once, and a chunk ends where an N stands.
+    Each window is used at most once, and a chunk ends before an N.
     """
     windows = -(-np.asarray(source.index["length"], np.int64) // WINDOW)
     firsts = np.concatenate([[0], np.cumsum(windows)])
@@ -53,15 +53,16 @@ def sample(source: RegionSource, max_bases: int, seed: int) -> Iterator[str]:
 
 
 def train(chunks: list[str], vocab_size: int) -> bytes:
-    """A sentencepiece BPE model over A, C, G and T with our special tokens at ids 0 to 31, as file contents.
+    """Trains a sentencepiece BPE model over A, C, G and T, with the special tokens as ids 0 to 31; returns the file.
 
-    Raises ValueError where vocab_size, which counts the special tokens, is out of range or more than the bases give.
+    Raises ArgumentError if vocab_size, special tokens included, is out of range or too large for these bases, and
+    ValueError if the chunks lack A, C, G or T.
     """
     _check_vocab_size(vocab_size)
     missing = sorted(set("ACGT").difference(*chunks))
     if missing:
         raise ValueError(
-            f"the {sum(map(len, chunks))} bases to train on have no {missing[0]}: a vocabulary needs A, C, G and T"
+            f"the {sum(map(len, chunks))} training bases contain no {missing[0]}: a vocabulary needs A, C, G and T"
         )
     oov, bos, eos, pad, *control = SPECIAL_TOKENS
     model = io.BytesIO()
@@ -84,47 +85,52 @@ def train(chunks: list[str], vocab_size: int) -> bytes:
             max_sentencepiece_length=MAX_PIECE,
             num_threads=1,
             shuffle_input_sentence=False,
-            input_sentence_size=0,  # all of the sample, which --max_bases bounds
+            input_sentence_size=0,  # the whole sample, which --max_bases limits
             minloglevel=2,
         )  # fmt: skip
     except RuntimeError as error:
         if "too high" not in str(error):
             raise
         total = sum(map(len, chunks))
-        raise ValueError(
-            f"vocab_size {vocab_size} is more than {total} bases give pieces for: choose a smaller one or more bases"
+        raise ArgumentError(
+            f"is too large for {total} bases",
+            field="vocab_size",
+            value=vocab_size,
+            remedy="choose a smaller one or more bases",
         ) from None
     return model.getvalue()
 
 
 def _check_vocab_size(vocab_size: int):
     if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
-        raise ValueError(
-            f"vocab_size is {vocab_size}: it counts the {NUM_SPECIAL} special tokens and the 4 bases, "
-            f"so it is from {MIN_VOCAB} to {MAX_VOCAB}"
-        )
+        raise ArgumentError(
+            f"must be from {MIN_VOCAB} ({NUM_SPECIAL} special tokens and 4 bases) to {MAX_VOCAB}",
+            field="vocab_size", value=vocab_size,
+        )  # fmt: skip
 
 
 def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: int = 10_000_000, seed: int = 0) -> dict:
-    """Trains on the train split of a dataset of bases and writes the model; returns the facts the command prints.
+    """Trains on the train split of a dataset of bases and writes the model; returns the facts that the command prints.
 
     Raises:
-      ValueError: the dataset is missing, damaged or of tokens; the output exists or its folder does not; a number is
-        out of range, or vocab_size is more than the sample gives. Nothing is written then.
+      ValueError: the dataset is missing, damaged or contains token ids; the output exists or its folder does not; a
+        number is out of range, or vocab_size is too large for the sample. Nothing is written in that case.
     """
     output = Path(output)
     if os.path.lexists(output):
-        raise DataError(f"{output}: exists already; remove it or choose another output")
+        raise FileError("exists already", file=output, remedy="remove it or choose another output")
     if not output.parent.is_dir():
-        raise DataError(f"{output.parent}: no such folder; make it or choose another output")
+        raise FileError("no such folder", file=output.parent, remedy="create it or choose another output")
     if max_bases < 1:
-        raise ValueError(f"max_bases is {max_bases}: it is at least 1")
+        raise ArgumentError("must be at least 1", field="max_bases", value=max_bases)
     if seed < 0:
-        raise ValueError(f"seed is {seed}: it is 0 or more")
+        raise ArgumentError("must be 0 or more", field="seed", value=seed)
     _check_vocab_size(vocab_size)
     source = RegionSource(dataset, "train")
     if source.records != "bases":
-        raise DataError(f"{dataset}: holds {source.records}, not bases; build it with --records bases")
+        raise DatasetError(
+            f"contains {source.records}, not bases", file=dataset, remedy="build it with --records bases"
+        )
     chunks = list(sample(source, max_bases, seed))
     total = sum(map(len, chunks))
     print(f"training {vocab_size} pieces on {total} bases of {dataset}", file=sys.stderr)
@@ -149,22 +155,24 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(
-        prog="python -m data_pipeline.train_bpe",
+        prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parse.add_argument("--dataset", required=True, metavar="DIR", help="a dataset of bases; its train split is read")
     parse.add_argument("--vocab_size", type=int, default=1024, help="special tokens included (default 1024)")
     parse.add_argument("--output", required=True, metavar="FILE", help="the model to write; it must not exist")
-    parse.add_argument("--max_bases", type=int, default=10_000_000, help="to train on, at most (default 10 million)")
-    parse.add_argument("--seed", type=int, default=0, help="of the order in which regions are read (default 0)")
+    parse.add_argument(
+        "--max_bases", type=int, default=10_000_000, help="train on at most this many bases (default 10 million)"
+    )
+    parse.add_argument("--seed", type=int, default=0, help="seed of the order of reading regions (default 0)")
     return parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended leaves nothing half-written
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is terminated leaves no incomplete file
     try:
         facts = build(options.dataset, options.vocab_size, options.output, options.max_bases, options.seed)
     except (ValueError, OSError) as error:

@@ -1,7 +1,7 @@
-"""Whether a coding sequence reads as its annotation says: genetic codes, NCBI's exceptions, and a verdict.
+"""Checks coding sequences against their annotation: genetic codes, NCBI's exceptions, and the outcome.
 
-The parts of a CDS are joined, read in its frame by its genetic code, and compared with /translation: the check that
-locations, strands, order of parts, frame and code were all understood.
+The segments of a CDS are joined, translated in its reading frame with its genetic code, and compared with /translation.
+This verifies that locations, strands, the order of segments, the frame and the code were all interpreted correctly.
 """
 
 import functools
@@ -34,11 +34,11 @@ _EXCEPT = re.compile(r"\(pos:(.*),aa:(\w+)\)")
 
 @functools.cache
 def _table(genetic_code: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The letter (ASCII, uint8 [125]) of each codon read in base 5, and whether it may start and stop (bool [125]).
+    """The amino acid (ASCII, uint8 [125]) of each codon, indexed in base 5; whether it may start or stop (bool).
 
-    A codon with N has the letter on which all its readings agree, else X. Raises KeyError for an unknown code.
+    A codon with N has the amino acid that all its possible codons share, else X. Raises KeyError for an unknown code.
     """
-    from Bio.Data import CodonTable  # a twentieth of a second, and most builds translate nothing
+    from Bio.Data import CodonTable  # the import takes 0.05 s, and most builds translate nothing
 
     table = CodonTable.unambiguous_dna_by_id[genetic_code]
     letters = np.full(_RADIX**3, ord("X"), np.uint8)
@@ -54,7 +54,7 @@ def _table(genetic_code: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def stop_codons(genetic_code: int) -> np.ndarray:
-    """Whether each codon, read in base 5 of the codes of `bases`, is a stop, bool [125]; one with N where all are."""
+    """Whether each codon, indexed in base 5, is a stop, bool [125]; a codon with N is one if all its codons are."""
     return _table(genetic_code)[2]
 
 
@@ -63,13 +63,13 @@ def _codons(letters: str) -> list[str]:
 
 
 def _readings(codon: str) -> list[str]:
-    """The codons of A, T, C and G that a codon with N may be."""
+    """The codons of A, T, C and G that a codon with N can stand for."""
     a, b, c = (bases.LETTERS[:4] if letter == "N" else letter for letter in codon)
     return [x + y + z for x in a for y in b for z in c]
 
 
 def known_code(genetic_code: int) -> bool:
-    """Whether NCBI has a genetic code of that number."""
+    """Whether NCBI defines a genetic code with this number."""
     try:
         _table(genetic_code)
     except KeyError:
@@ -78,16 +78,16 @@ def known_code(genetic_code: int) -> bool:
 
 
 def translate(codes: np.ndarray, genetic_code: int = 1) -> str:
-    """The protein of the whole codons of `codes` (uint8 [length] as in `bases`), from the first base on.
+    """Translates the complete codons of `codes` (uint8 [length] as in `bases`), from the first base.
 
-    Stops are `*`; a codon with N is the amino acid on which all its readings agree, else X. Raises KeyError for a
-    genetic code that NCBI does not have.
+    A stop is `*`. A codon with N is the amino acid that all its possible codons share, else X. Raises KeyError for a
+    genetic code that NCBI does not define.
     """
     return _table(genetic_code)[0][_numbers(codes)].tobytes().decode("ascii")
 
 
 def _numbers(codes: np.ndarray) -> np.ndarray:
-    """Whole codons as numbers in base 5, uint8 [codons]."""
+    """The complete codons as numbers in base 5, uint8 [codons]."""
     codons = codes[: len(codes) // 3 * 3].reshape(-1, 3)
     return codons[:, 0] * np.uint8(_RADIX**2) + codons[:, 1] * np.uint8(_RADIX) + codons[:, 2]
 
@@ -99,12 +99,12 @@ def check(
     frame: int,
     genetic_code: int,
 ) -> str:
-    """How a CDS reads against its annotation, one of OUTCOMES.
+    """Compares a CDS with its annotation; returns one of OUTCOMES.
 
-    `codes` are its joined bases, uint8 [length]; `segments` their (start, end, strand) on the record, 5' to 3', by which
-    /transl_except is placed; `frame` the bases before the first codon; `qualifiers` have GenBank's names. The first
-    amino acid may be M where the codon starts a protein, a last codon without its end counts where its amino acid is
-    certain, and the final stop is no amino acid.
+    `codes` are its joined bases, uint8 [length]. `segments` are their (start, end, strand) on the record, 5' to 3',
+    which locate /transl_except. `frame` is the number of bases before the first codon. `qualifiers` have GenBank's
+    names. The first amino acid may be M if the codon can start a protein; an incomplete last codon counts if its amino
+    acid is certain; the final stop is not an amino acid.
     """
     if "pseudo" in qualifiers or "pseudogene" in qualifiers:
         return PSEUDO
@@ -128,7 +128,7 @@ def check(
     if annotated is None:
         return INNER_STOP if (protein == ord("*")).any() else NONE_GIVEN
     expected = np.frombuffer(annotated[0].replace(" ", "").rstrip("*").encode("ascii", "replace"), np.uint8)
-    # An amino acid of two bases may be left unsaid, and in some codes a codon stops at the end and nowhere else.
+    # The amino acid of an incomplete last codon may be omitted, and in some codes a codon is a stop only at the end.
     if len(expected) == len(protein) - 1 and (tail or stops[numbers[len(protein) - 1]]):
         protein = protein[:-1]
     if len(expected) == len(protein):
@@ -145,7 +145,7 @@ def check(
 
 
 def _excepted(segments: Sequence[tuple[int, int, int]], qualifiers: Mapping, frame: int) -> list[tuple[int, str]]:
-    """The codons, counted from the frame, and the amino acids that /transl_except gives them."""
+    """The codons (numbered in the reading frame) and the amino acids that /transl_except assigns to them."""
     found = []
     for text in qualifiers.get("transl_except", ()):
         if match := _EXCEPT.fullmatch(text.replace(" ", "")):
@@ -161,7 +161,7 @@ def _excepted(segments: Sequence[tuple[int, int, int]], qualifiers: Mapping, fra
 
 
 def _offset_in_cds(position: int, segments: Sequence[tuple[int, int, int]]) -> int | None:
-    """Where a base of the record lies in the joined parts; None where it does not."""
+    """The offset of a base of the record in the joined segments; None if it is outside them."""
     before = 0
     for start, end, strand in segments:
         if start <= position < end:

@@ -1,4 +1,4 @@
-"""Writes a dataset: regions into records, shards, an index and dataset.json, in the format of `records`."""
+"""Writes a dataset: regions into entries and shards, an index and dataset.json, in the format of `records`."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from data_pipeline import bases
-from data_pipeline.errors import DataError
+from data_pipeline.errors import ArgumentError, FileError, one_line
 from data_pipeline.genome import TAXA
 from data_pipeline.packing import Packed, Tokenizer, pack_regions, payload_type, with_tokens
 from data_pipeline.records import (
@@ -30,14 +30,14 @@ from data_pipeline.regions import KINDS, Region
 from data_pipeline.split import SPLITS
 
 SHARD_BYTES = 256 << 20
-_NOT_READ = ("assembly", "frame", "genetic_code", "seen")  # columns that change nothing of what training reads
+_NOT_READ = ("assembly", "frame", "genetic_code", "seen")  # columns that do not affect what training reads
 
 
 class DatasetWriter:
     """Writes the regions of all splits into a folder; `close` adds dataset.json. Equal input gives equal bytes.
 
-    `tokenizer` None stores bases, otherwise its ids. `piece_length` (bases, by fours, or tokens) is by default what
-    64 KiB hold.
+    With `tokenizer` None it stores bases, otherwise token ids. `piece_length` is in bases (a multiple of 4) or tokens;
+    the default fills 64 KiB.
     """
 
     def __init__(
@@ -50,30 +50,32 @@ class DatasetWriter:
         self.folder = Path(folder)
         self.tokenizer = tokenizer
         self.payload_type = payload_type(tokenizer)
-        per_record = 4 * PAYLOAD_BYTES if tokenizer is None else PAYLOAD_BYTES // ITEM[self.payload_type].itemsize
-        self.piece_length = per_record if piece_length is None else piece_length
+        per_entry = 4 * PAYLOAD_BYTES if tokenizer is None else PAYLOAD_BYTES // ITEM[self.payload_type].itemsize
+        self.piece_length = per_entry if piece_length is None else piece_length
         if not 0 < self.piece_length < 1 << 30:
-            raise DataError(f"piece_length {piece_length} is not between 1 and 2**30")
+            raise ArgumentError("must be at least 1 and below 2**30", field="piece_length", value=piece_length)
         if tokenizer is None and self.piece_length % 4:
-            raise DataError(f"piece_length {piece_length} is not a multiple of 4: four bases share a byte")
+            raise ArgumentError(
+                "must be a multiple of 4: four bases share a byte", field="piece_length", value=piece_length
+            )
         self.accessions: dict[str, int] = {}
         self.assemblies: dict[str, int] = {}
-        self.splits = {part: _SplitWriter(self, part, shard_bytes) for part in SPLITS}
+        self.splits = {name: _SplitWriter(self, name, shard_bytes) for name in SPLITS}
 
-    def add(self, part: str, region: Region) -> None:
-        """Appends a region to the split `part`."""
+    def add(self, split: str, region: Region) -> None:
+        """Appends a region to a split."""
         packed = pack_regions([region])
         if self.tokenizer is not None:
             packed = with_tokens(packed, [region], self.tokenizer)
-        self.write(part, packed, np.zeros(1, np.int64), np.zeros(1, np.float32))
+        self.write(split, packed, np.zeros(1, np.int64), np.zeros(1, np.float32))
 
-    def write(self, part: str, packed: Packed, chosen: np.ndarray, seen: np.ndarray) -> None:
-        """Appends the regions `chosen`, int64 [n], of `packed`; `seen`, float32 [n], as in the index."""
-        self.splits[part].write(packed, chosen, seen)
+    def write(self, split: str, packed: Packed, chosen: np.ndarray, seen: np.ndarray) -> None:
+        """Appends the regions `chosen`, int64 [n], of `packed` to a split; `seen`, float32 [n], is as in the index."""
+        self.splits[split].write(packed, chosen, seen)
 
     def close(self, **info) -> dict:
-        """Finishes the shards and writes dataset.json with the facts in `info`; returns what it holds."""
-        splits = {part: split.close() for part, split in self.splits.items()}
+        """Finishes the shards and writes dataset.json with the facts in `info`; returns its content."""
+        splits = {name: writer.close() for name, writer in self.splits.items()}
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -84,8 +86,8 @@ class DatasetWriter:
             "taxa": list(TAXA),
             "accessions": list(self.accessions),
         }
-        # Everything that decides what is read, and nothing else: no time, no path, no size of a shard.
-        digested = {**content, "splits": {part: split["digest"] for part, split in splits.items()}}
+        # Everything that determines what training reads, and nothing else: no time, path or shard size.
+        digested = {**content, "splits": {name: facts["digest"] for name, facts in splits.items()}}
         digest = hashlib.sha256(json.dumps(digested, sort_keys=True).encode()).hexdigest()
         content["assemblies"] = list(self.assemblies)
         dataset = {"digest": digest, **info, "created_by": _versions(), "splits": splits, **content}
@@ -94,24 +96,24 @@ class DatasetWriter:
         return json.loads(text)
 
     def abandon(self) -> None:
-        """Closes the open shard files, whatever state they are in."""
-        for split in self.splits.values():
-            split.abandon()
+        """Closes the open shard files without finishing them."""
+        for writer in self.splits.values():
+            writer.abandon()
 
 
 class _SplitWriter:
-    def __init__(self, dataset: DatasetWriter, part: str, shard_bytes: int):
-        self.dataset, self.part, self.shard_bytes = dataset, part, shard_bytes
+    def __init__(self, dataset: DatasetWriter, name: str, shard_bytes: int):
+        self.dataset, self.name, self.shard_bytes = dataset, name, shard_bytes
         self.columns: dict[str, list[np.ndarray]] = {name: [] for name in INDEX_COLUMNS}
-        # Names wait in files: of millions of regions they would fill the memory.
+        # Texts are buffered in files: those of millions of regions would exhaust memory.
         self.texts = {
             name: (tempfile.TemporaryFile(dir=dataset.folder), [])  # noqa: SIM115 (closed with the writer)
             for name in NAME_COLUMNS
         }
         self.regions = self.bases = 0
-        self.chunks, self.runs, self.payload, self.metadata = [], [], [], []  # of the record being filled
+        self.chunks, self.runs, self.payload, self.metadata = [], [], [], []  # of the entry being filled
         self.payload_bytes = self.entry_bytes = 0
-        self.records = self.remainder = 0
+        self.entries = self.remainder = 0
         self.shards: list[dict] = []
         self.writer = None
         self.content = hashlib.sha256()
@@ -147,7 +149,7 @@ class _SplitWriter:
         self.bases += int(columns["length"].sum())
 
     def _fill(self, packed: Packed, chosen: np.ndarray, columns: dict[str, np.ndarray]) -> tuple:
-        """Puts regions into records; returns the record and the slot of each, int64 [regions]."""
+        """Puts regions into entries; returns the entry and the slot of each, int64 [regions]."""
         of_bases, piece_length = self.dataset.tokenizer is None, self.dataset.piece_length
         firsts, lasts = (packed.payload_starts[chosen + i].tolist() for i in (0, 1))
         run_firsts, run_lasts = (packed.run_starts[chosen + i].tolist() for i in (0, 1))
@@ -160,14 +162,14 @@ class _SplitWriter:
             strict=True,
         )  # fmt: skip
         accessions = [json.dumps(accession) for accession in packed.accessions]
-        payload = memoryview(packed.payload)  # whose slices cost a third of an array's
-        records, slots = [], []
+        payload = memoryview(packed.payload)  # slicing it costs a third of slicing an array
+        entries, slots = [], []
         for number, row in enumerate(rows, self.regions):
             first, last, run_first, run_last, unknown, units, accession, start, end, strand, kind, taxon = row
             size = last - first
             if self.chunks and (units > piece_length or self.entry_bytes + size > PAYLOAD_BYTES):
                 self._end_entry()
-            records.append(self.records)
+            entries.append(self.entries)
             slots.append(len(self.chunks))
             described = f'[{accessions[accession]},{start},{end},{strand},"{KINDS[kind]}","{TAXA[taxon]}"]'
             middle = run_first + unknown
@@ -185,7 +187,7 @@ class _SplitWriter:
                 self._add_chunk(
                     number, offset, stop - offset, payload[first + low : first + high], n_runs, lower, described
                 )
-        return np.array(records, np.int64), np.array(slots, np.int64)
+        return np.array(entries, np.int64), np.array(slots, np.int64)
 
     def _add_chunk(self, number, offset, length, payload, unknown, lower, described) -> None:
         self.chunks.append((number, offset, length, self.payload_bytes, len(unknown), len(lower)))
@@ -194,7 +196,7 @@ class _SplitWriter:
         self.payload.append(payload)
         self.metadata.append(described)
         self.payload_bytes += len(payload)
-        # Of short regions the tables are half the record, so they count towards its size too.
+        # For short regions the tables are half of the entry, so they count towards its size.
         self.entry_bytes += len(payload) + 8 * (COLUMNS + len(unknown) + len(lower)) + len(described)
 
     def totals(self) -> tuple[int, int]:
@@ -224,7 +226,7 @@ class _SplitWriter:
         try:
             if self.writer is None:
                 options = "group_size:1," + ("uncompressed" if self.dataset.tokenizer is None else "zstd:1")
-                path = self.dataset.folder / f"{self.part}-{len(self.shards):05d}.array_record"
+                path = self.dataset.folder / f"{self.name}-{len(self.shards):05d}.array_record"
                 self.shards.append({"file": path.name, "bytes": 0, "records": 0})
                 self.writer, self.written = ArrayRecordWriter(str(path), options), 0
             self.writer.write(entry)
@@ -233,7 +235,7 @@ class _SplitWriter:
         self.content.update(len(entry).to_bytes(8, "little"))
         self.content.update(entry)
         self.shards[-1]["records"] += 1
-        self.records += 1
+        self.entries += 1
         self.written += len(entry)
         if self.written >= self.shard_bytes:
             self._end_shard()
@@ -243,18 +245,18 @@ class _SplitWriter:
         path = self.dataset.folder / shard["file"]
         try:
             writer.close()
-            reader = ArrayRecordReader(str(path), READER_OPTIONS)  # writing can fail without a word
+            reader = ArrayRecordReader(str(path), READER_OPTIONS)  # writing can fail without an error
             whole = reader.ok() and reader.num_records() == shard["records"]
             reader.close()
         except RuntimeError as error:
             raise self._cannot_write(error) from None
         if not whole:
-            raise self._cannot_write("the file does not read back")
+            raise self._cannot_write("the file cannot be read back")
         shard["bytes"] = path.stat().st_size
 
-    def _cannot_write(self, cause: object) -> DataError:
+    def _cannot_write(self, cause: object) -> FileError:
         path = self.dataset.folder / self.shards[-1]["file"]
-        return DataError(f"{path}: cannot be written ({' '.join(str(cause).split())[:200]}); is the disk full?")
+        return FileError(f"cannot be written ({one_line(cause)})", file=path, remedy="check that the disk is not full")
 
     def close(self) -> dict:
         if self.chunks:
@@ -263,10 +265,10 @@ class _SplitWriter:
             self._end_shard()
         for number, shard in enumerate(self.shards):
             path = self.dataset.folder / shard["file"]
-            shard["file"] = f"{self.part}-{number:05d}-of-{len(self.shards):05d}.array_record"
+            shard["file"] = f"{self.name}-{number:05d}-of-{len(self.shards):05d}.array_record"
             path.rename(path.with_name(shard["file"]))
         index = {name: np.concatenate([np.zeros(0, kind), *self.columns[name]]) for name, kind in INDEX_COLUMNS.items()}
-        path = self.dataset.folder / f"{self.part}.index.npz"
+        path = self.dataset.folder / f"{self.name}.index.npz"
         names = {}
         for name, (file, sizes) in self.texts.items():
             file.flush()
@@ -283,7 +285,7 @@ class _SplitWriter:
             "bases": int(index["length"].sum()),
             "tokens": int(index["tokens"].sum()),
             "remainder": self.remainder,
-            "records": self.records,
+            "records": self.entries,
             "kinds": _counts(index, "kind", KINDS),
             "taxa": _counts(index, "taxon", TAXA),
             "digest": self.content.hexdigest(),
@@ -298,13 +300,13 @@ class _SplitWriter:
     def abandon(self) -> None:
         self._close_texts()
         if self.writer is not None:
-            with contextlib.suppress(RuntimeError):  # the file is being thrown away
+            with contextlib.suppress(RuntimeError):  # the file will be deleted
                 self.writer.close()
             self.writer = None
 
 
 def _between(runs: np.ndarray, start: int, stop: int) -> np.ndarray:
-    """The runs inside [start, stop), counted from it."""
+    """The runs inside [start, stop), relative to its start."""
     if not len(runs):
         return runs
     found = np.clip(runs, start, stop) - start

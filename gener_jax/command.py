@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data_pipeline import cli
 from data_pipeline.errors import DataError
 from gener_jax import config as configuration
 from gener_jax.config import Config, ConfigError
@@ -98,6 +99,7 @@ class Command:
 
     def __init__(self, description: str, *, checkpoint: bool):
         self.parser = argparse.ArgumentParser(
+            prog=cli.program(),
             description=description,
             epilog="Any field of the configuration can be set with --config.section.field=value.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -134,8 +136,11 @@ class Command:
         return args, override(values, overrides), folder
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a program; an error that the user can fix becomes one line on standard error and an exit status."""
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a program, which may return its exit status.
+
+    An error that the user can fix becomes one line on standard error and an exit status.
+    """
     import absl.logging
     import jax
 
@@ -149,7 +154,8 @@ def run(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
-        main()
+        if status := main():
+            sys.exit(status)
     except ConfigError as error:
         _fail(2, error)
     except Terminated as stopped:

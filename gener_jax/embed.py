@@ -29,7 +29,8 @@ from gener_jax.inference.lm import from_config
 from gener_jax.progress import Rate, say
 from gener_jax.score import of_file, only_special
 
-_SEQUENCES = 1024  # between two writings
+_SEQUENCES = 4096  # between two writings
+_ROWS = 256  # of a table that are in memory at a time
 _BLOCK = 1 << 24  # bytes that are copied at a time
 
 
@@ -59,8 +60,8 @@ def write_parquet(output: Path, raw: Path, width: int, names: list[str], tokens:
     schema = pa.schema([("name", pa.string()), ("embedding", pa.list_(pa.float32()))])
     beside = output.with_name(output.name + ".tmp")
     with raw.open("rb") as source, pq.ParquetWriter(beside, schema) as writer:
-        for first in range(0, len(names), _SEQUENCES):
-            chosen = slice(first, first + _SEQUENCES)
+        for first in range(0, len(names), _ROWS):
+            chosen = slice(first, first + _ROWS)
             rows = [np.frombuffer(source.read(4 * size), "<f4") for size in sizes[chosen]]
             writer.write_table(pa.table({"name": names[chosen], "embedding": rows}, schema=schema))
     beside.replace(output)
@@ -129,10 +130,11 @@ def main(argv=None) -> None:
         raw.append(data, len(names), names=names, tokens=tokens)
         rate.update(len(group), sum(len(s.codes) for s in group))
 
+    batches = 4 if args.pooling == "tokens" else 16  # at most, between two writings; the states of all tokens are large
     group = []
     for sequence in itertools.islice(fasta.read(args.fasta), raw.done, None):
         group.append(sequence)
-        if len(group) >= _SEQUENCES or sum(len(s.codes) for s in group) >= 4 * args.batch_tokens * lm.tokenizer.k:
+        if len(group) >= _SEQUENCES or sum(len(s.codes) for s in group) >= batches * args.batch_tokens * lm.tokenizer.k:
             write(group)
             group = []
     if group:

@@ -40,7 +40,8 @@ _INFO = (
     ("GENER_SPREAD", "A", "Float", "Standard deviation over phases"),
     ("GENER_FLAG", "A", "String", "Why there is no score"),
 )
-_RECORDS, _SEQUENCES = 256, 1024  # of a VCF and of a FASTA between two writings
+_RECORDS, _SEQUENCES = 256, 4096  # of a VCF and of a FASTA between two writings
+_BATCHES = 16  # of a FASTA between two writings, at most: among many, rows of like length go together
 _BUCKET = 1024  # bases; of the record of what is scored
 _LARGEST_COMPARISON = 2 * 10**9  # training bases that are compared unasked
 
@@ -288,7 +289,7 @@ def score_fasta(lm: LM, args, made_of: dict) -> dict:
     group = []
     for sequence in itertools.islice(fasta.read(args.fasta), out.done, None):
         group.append(sequence)
-        if len(group) >= _SEQUENCES or sum(len(s.codes) for s in group) >= 4 * args.batch_tokens * k:
+        if len(group) >= _SEQUENCES or sum(len(s.codes) for s in group) >= _BATCHES * args.batch_tokens * k:
             write(group)
             group = []
     if group:

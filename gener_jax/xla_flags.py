@@ -6,6 +6,8 @@ Each flag is listed with its purpose. Their effect has not been measured; to mea
 
 import argparse
 
+from data_pipeline import cli
+
 FLAGS = {
     "gpu": {  # XLA_FLAGS
         "--xla_gpu_enable_latency_hiding_scheduler=true": "overlap collectives with computation",
@@ -26,7 +28,7 @@ VARIABLE = {"gpu": "XLA_FLAGS", "tpu": "LIBTPU_INIT_ARGS"}
 
 def main(argv=None) -> None:
     """Prints a shell command that adds the platform's flags to the environment."""
-    parser = argparse.ArgumentParser(prog="python -m gener_jax.xla_flags", description=__doc__)
+    parser = argparse.ArgumentParser(prog=cli.program(), description=__doc__)
     parser.add_argument("platform", choices=sorted(FLAGS))
     platform = parser.parse_args(argv).platform
     name = VARIABLE[platform]

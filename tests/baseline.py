@@ -38,7 +38,7 @@ jax.config.update("jax_include_debug_info_in_dumps", False)
 
 import numpy as np
 
-# Everything of the system that is used here: names that move or change are mended in this block and `_steps` alone.
+# Everything of the system that is used here.
 import gener_jax
 from data_pipeline import build, inputs, regions
 from data_pipeline.records import RegionSource

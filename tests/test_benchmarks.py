@@ -1,13 +1,14 @@
-"""What the benchmark of training prints: the figures it measures follow from each other; no speed is asserted."""
+"""What the benchmarks of models print: the figures follow from each other; no speed is asserted."""
 
 import json
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from gener_jax import flops
-from gener_jax.benchmarks import train
+from gener_jax.benchmarks import device, kernels, train
 from tests import tiny
 
 
@@ -22,6 +23,7 @@ def test_the_figures_of_training(tmp_path):
     assert found["tflops_a_device"] == pytest.approx(per_token * found["tokens_per_s"] / 2 / 1e12)
     assert found["mfu"] is None  # of a CPU the table says nothing
     assert found["compile_s"] > 0
+    assert found["compiled_gib"] > 0
     assert json.loads(json.dumps(found)) == found
 
 
@@ -40,3 +42,83 @@ def test_beside_a_peer_each_is_a_process(tmp_path, monkeypatch):
     assert found["ratio"] == 1.5
     assert found["peer_tokens_per_s"] == 10
     assert found["process_gib"] > 0.001
+
+
+CASE = kernels.Case("blockwise", "float32", 64, 32, None, False)
+
+
+def test_what_a_kernel_gets_wrong_or_refuses_is_said(monkeypatch):
+    refusing, wrong = CASE._replace(kernel="splash"), CASE._replace(window=5)
+    attention = kernels.attention
+
+    def planted(*arrays, implementation, window, **options):
+        factor = 1 if implementation == "reference" or window is None else 1.001
+        return attention(*arrays, implementation=implementation, window=window, **options) * jnp.float32(factor)
+
+    monkeypatch.setattr(kernels, "attention", planted)
+    found = dict(kernels.compare([CASE, refusing, wrong], heads=8))
+    assert list(found) == [CASE, refusing, wrong]
+    assert "error" not in found[CASE]
+    assert 0 <= found[CASE]["keys"] < 1e-5
+    assert found[refusing] == {"refused": "takes lengths that are multiples of 128, not 32"}
+    assert found[wrong]["error"] == "over 1e-05"
+    assert found[wrong]["output"] == pytest.approx(1e-3, rel=0.1)
+
+
+def jobs_of(*programs):
+    """Jobs of a line of Python each, with the seconds they are said to take."""
+    return [
+        device.Job(name, "", seconds, ("-c", text), {}, needs_peer=name == "peer") for name, text, seconds in programs
+    ]
+
+
+def test_a_job_that_fails_or_hangs_costs_only_itself(tmp_path, monkeypatch, capsys):
+    found = jobs_of(
+        ("machine", 'print(\'{"platform": "gpu", "card": "H1", "jax": "0"}\')', 10),
+        ("fails", "print('{\"what\": \"before\"}', flush=True); print('a word'); 1 / 0", 10),
+        ("hangs", 'import time; print(\'{"what": "early"}\', flush=True); time.sleep(60)', 0.5),
+        ("peer", "", 1),
+        ("long", "", 1000),
+        (
+            "last",
+            'import os; print(\'{"job": "x", "what": "\' + os.environ[\'JAX_COMPILATION_CACHE_DIR\'] + \'"}\')',
+            1,
+        ),
+    )
+    monkeypatch.setattr(device, "jobs", lambda scale, peer: found)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    assert device.main(["--out", str(tmp_path), "--minutes", "1", "--commit", "abc"]) == 1
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["job"] for row in rows] == ["machine", "fails", "hangs", "last"]
+    assert rows[1]["what"] == "before"
+    assert rows[3]["what"] == str(tmp_path / "compiled")  # which all of them share
+    table = (tmp_path / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert table.startswith("H1, jax 0, 1.2b in bfloat16, commit abc")
+    ended = dict(line.strip("| ").split(" | | ") for line in table.splitlines() if "| |" in line)
+    assert list(ended) == ["fails", "hangs", "peer", "long"]
+    assert ended["fails"] == "**exit status 1: ZeroDivisionError: division by zero**"
+    assert ended["hangs"] == "**stopped after 1 s**"
+    assert ended["peer"] == "**skipped: no --peer**"
+    assert ended["long"].startswith("**skipped: 5")
+    assert "a word" in (tmp_path / "log.txt").read_text()
+
+
+def test_the_peer_stands_beside_ours_of_the_same_shape():
+    ours = [{"job": "train", "what": "train", "context": 8, "tokens_per_s": 30.0},
+            {"job": "decode", "what": "generate", "batch": 1, "bases_per_s": 8.0}]  # fmt: skip
+    peers = [{"job": "p", "peer": "x", "context": 8, "tokens_per_s": 10.0},
+             {"job": "p", "peer": "x", "batch": 1, "bases_per_s": 4.0},
+             {"job": "p", "peer": "x", "batch": 2, "bases_per_s": 4.0}]  # fmt: skip
+    assert [device.ratio(row, ours + peers) for row in ours + peers] == [None, None, 3.0, 2.0, None]
+
+
+def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
+    """The machine's line and one of the jobs, as on a device but for the size."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert device.main(["--out", str(tmp_path), "--minutes", "10", "--only", "decode"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    by = {(row["job"], row.get("what")): row for row in rows}
+    assert by["machine", None]["read_gb_per_s"] > 0
+    assert by["decode", "generate"]["bases_per_s"] > 0
+    assert by["decode", "prefill"]["tokens_per_s"] > 0

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from data_pipeline import bases, build, genbank, ledger, merge, regions
-from data_pipeline.errors import DataError
+from data_pipeline.errors import ArgumentError, DataError, FileError, FormatError, MismatchError, PairingError
 from data_pipeline.inputs import Input
 from data_pipeline.records import RegionSource
 from data_pipeline.regions import Scheme
 from tests.data import FIXTURES, data_path
+from tests.raised import raises
 from tests.test_genbank import record_text, write
 from tests.test_records import StubTokenizer
 
@@ -64,7 +65,7 @@ def test_every_region_is_in_one_split_and_reads_back(tmp_path):
     }
     assert found.keys() == expected.keys()
     assert all((found[key] == expected[key]).all() for key in found)
-    assert sum(part["bases"] for part in info["splits"].values()) == sum(map(len, expected.values()))
+    assert sum(facts["bases"] for facts in info["splits"].values()) == sum(map(len, expected.values()))
     assert [(file["file"], file["records"]) for file in info["inputs"]] == [(path.name, 1) for path in INPUTS]
     assert sum(file["bases"] for file in info["inputs"]) == 154478 + 60942 + 5386 + 9609
     assert info["ledger"]["regions"] == {
@@ -73,9 +74,9 @@ def test_every_region_is_in_one_split_and_reads_back(tmp_path):
         "dropped": {ledger.DUPLICATE: {"count": 1, "bases": 114}},
     }
     assert info["ledger"]["records"]["read"] == {"count": 4, "bases": 230415}
-    kinds = [part["kinds"] for part in info["splits"].values()]
-    assert sum(row["regions"] for part in kinds for row in part.values()) == 130 + 86 + 11 + 10
-    assert {taxon for part in info["splits"].values() for taxon in part["taxa"]} == {"plt", "vir", "plm"}
+    kinds = [facts["kinds"] for facts in info["splits"].values()]
+    assert sum(row["regions"] for facts in kinds for row in facts.values()) == 130 + 86 + 11 + 10
+    assert {taxon for facts in info["splits"].values() for taxon in facts["taxa"]} == {"plt", "vir", "plm"}
 
 
 def test_equal_inputs_give_equal_bytes(tmp_path):
@@ -100,11 +101,11 @@ def test_more_input_moves_no_region(tmp_path):
 def test_taxon_override_and_taxon_unknown(tmp_path):
     text = record_text([("gene", "1..6", {})]).replace("Bacteria; Somephylum", "unclassified").replace("BCT", "SYN")
     path = write(tmp_path / "a.gb", text)
-    with pytest.raises(DataError, match=r"record TEST\.1: neither the file's name nor the record tells a taxon"):
+    with raises(FormatError, file=path, record="TEST.1", field="taxon"):
         build.build([path], tmp_path / "set")
     info = build.build([path], tmp_path / "set", taxon="arc", validation_share=0)
     assert info["splits"]["train"]["taxa"] == {"arc": {"regions": 1, "bases": 6}}
-    with pytest.raises(DataError, match="taxon 'cat' is not one of mam vrt"):
+    with raises(ArgumentError, field="taxon", value="cat"):
         build.build([path], tmp_path / "other", taxon="cat")
 
 
@@ -117,7 +118,7 @@ def test_a_record_given_twice_counts_once(tmp_path):
     # The second in the same file is skipped when it is read, the second file's when all come together.
     assert info["ledger"]["records"]["skipped"] == {ledger.DUPLICATE_RECORD: {"count": 1, "bases": 10}}
     other = write(tmp_path / "other.gb", record_text(gene, "ttttttttttt"))
-    with pytest.raises(DataError, match=r"same\.gb: record TEST\.1: it came before with other bases"):
+    with raises(MismatchError, record="TEST.1"):
         build.build([same, other], tmp_path / "both")
     assert info["ledger"]["regions"]["dropped"] == {ledger.DUPLICATE_RECORD: {"count": 1, "bases": 6}}
     assert info["ledger"]["regions"]["found"] == {"count": 2, "bases": 12}
@@ -211,7 +212,7 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, words):
     assert words in lines[0]
     if good and content is not None:
         partial = tmp_path / "new" / "set.partial"
-        assert lines[0].endswith(f"; 1 finished inputs are kept in {partial}: run it again to go on")
+        assert lines[0].endswith(f"; 1 finished inputs are kept in {partial}: run it again to resume")
         shutil.rmtree(tmp_path / "new")
     assert sorted(tmp_path.iterdir()) == before
 
@@ -219,7 +220,7 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--validation_share", "1.5"], "validation_share 1.5 is not a share"),
+        (["--validation_share", "1.5"], "validation_share 1.5 "),
         (["--validation_share", "0.6", "--test_share", "0.6"], "leave nothing to train on"),
         (["--records", "tokens", "--tokenizer", "kmer", "--k", "99"], "k is 99"),
     ],
@@ -237,7 +238,7 @@ def test_an_existing_output_is_left_alone(tmp_path, capsys):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine").write_text("x")
     assert build.main(["--input", str(INPUTS[0]), "--output", str(tmp_path / "set")]) == 1
-    assert "exists already; remove it or choose another output" in capsys.readouterr().err
+    assert f"{tmp_path / 'set'}: exists already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "mine"]
 
 
@@ -326,7 +327,7 @@ def test_interrupted_is_uninterrupted(tmp_path, number):
     code, err = stopped(number, INPUTS, tmp_path / "set")
     if number == signal.SIGINT:
         assert code == 130
-        kept = f"what is done is kept in {tmp_path / 'set.partial'}: run it again to go on"
+        kept = f"finished inputs are kept in {tmp_path / 'set.partial'}: run it again to resume"
         assert err.splitlines()[-1] == f"build: interrupted; {kept}"
     assert not (tmp_path / "set").exists()
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "set.partial").glob("*/spill.json")}
@@ -368,7 +369,7 @@ def test_an_error_in_a_worker_is_one_line(tmp_path):
     done = command("--input", *INPUTS, bad, "--output", tmp_path / "set", "--workers", 2)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert f"build: error: {bad}: record TEST: the file ends before" in done.stderr.splitlines()[-1]
+    assert f"build: error: {bad}: record TEST: " in done.stderr.splitlines()[-1]
 
 
 def test_a_killed_worker_is_one_line(tmp_path):
@@ -386,7 +387,7 @@ def test_a_killed_worker_is_one_line(tmp_path):
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("build: error: a worker was killed, most likely for want of memory")
+    assert done.stderr.splitlines()[-1].startswith("build: error: a worker was killed")
 
 
 def test_two_builds_do_not_write_to_one_place(tmp_path):
@@ -396,7 +397,7 @@ def test_two_builds_do_not_write_to_one_place(tmp_path):
     )  # fmt: skip
     try:
         assert process.stdout.readline() == "waiting\n"
-        with pytest.raises(DataError, match=r"set\.partial: another build is writing there"):
+        with raises(FileError, file="set.partial", remedy="wait for it"):
             build.build(INPUTS, tmp_path / "set")
     finally:
         process.kill()
@@ -409,10 +410,10 @@ def test_damaged_inputs_can_be_left_out(tmp_path, capsys):
     info = build.build([bad, *INPUTS], tmp_path / "set", skip_damaged=True)
     [row] = info["damaged"]
     assert row["files"] == ["bad.gb"]
-    assert "the file ends before the record's `//`" in row["error"]
-    assert f"left out: {bad}" in capsys.readouterr().err
-    assert sum(part["regions"] for part in info["splits"].values()) == 237
-    with pytest.raises(DataError, match=r"none of 1 inputs could be read; the first: .*bad\.gb"):
+    assert row["error"].startswith(f"{bad}: ")
+    assert f"skipped: {bad}" in capsys.readouterr().err
+    assert sum(facts["regions"] for facts in info["splits"].values()) == 237
+    with pytest.raises(DataError, match=r"bad\.gb"):
         build.build([bad], tmp_path / "other", skip_damaged=True)
 
 
@@ -490,8 +491,8 @@ def test_seen_is_the_share_that_stands_in_training(tmp_path):
 def test_e_coli(tmp_path):
     path = data_path("genomes", "prokaryote", "ecoli_K12_MG1655_NC_000913.3.gbk.gz")
     info = build.build([path], tmp_path / "set")
-    assert sum(part["regions"] for part in info["splits"].values()) == 4498
-    assert sum(part["bases"] for part in info["splits"].values()) == 4_179_571
+    assert sum(facts["regions"] for facts in info["splits"].values()) == 4498
+    assert sum(facts["bases"] for facts in info["splits"].values()) == 4_179_571
     share = info["splits"]["validation"]["bases"] / 4_179_571
     assert 0.03 < share < 0.07
 
@@ -499,7 +500,7 @@ def test_e_coli(tmp_path):
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
     (tmp_path / "set.partial").mkdir()
     (tmp_path / "set.partial" / "mine").write_text("x")
-    with pytest.raises(DataError, match=r"set\.partial: holds what is not a build's"):
+    with raises(FileError, file="set.partial", remedy="move it away"):
         build.build(INPUTS[:1], tmp_path / "set")
     assert [path.name for path in tmp_path.rglob("*")] == ["set.partial", "mine"]
 
@@ -508,8 +509,9 @@ def test_inputs_that_contradict_each_other_are_kept(tmp_path):
     gene = [("gene", "1..6", {})]
     one = write(tmp_path / "one.gb", record_text(gene))
     other = write(tmp_path / "other.gb", record_text(gene, "ttttttttttt"))
-    with pytest.raises(DataError, match=r"it came before with other bases.*; 2 finished inputs are kept in"):
+    with raises(MismatchError, record="TEST.1") as caught:
         build.build([one, other], tmp_path / "set")
+    assert "2 finished inputs are kept in" in caught.value.remedy
     build.build([one], tmp_path / "set")
     assert not (tmp_path / "set.partial").exists()
 
@@ -530,10 +532,10 @@ def test_what_was_not_measured_is_not_zero(tmp_path):
 
 
 def test_wrong_inputs(tmp_path):
-    with pytest.raises(DataError, match="give a list of files and folders"):
+    with raises(ArgumentError, field="inputs"):
         build.build(str(INPUTS[0]), tmp_path / "set")
     fasta = write(tmp_path / "a.fa", ">A.1\nACGT\n")
-    with pytest.raises(DataError, match=r"a\.fa: no annotation; name one in the manifest, or give --scheme whole"):
+    with raises(PairingError, file=fasta):
         build.build([Input(fasta, None)], tmp_path / "set")
     twice = build.build([Input(None, INPUTS[0])] * 2, tmp_path / "set")
     assert len(twice["inputs"]) == 1

@@ -23,7 +23,8 @@ from pathlib import Path
 import pytest
 
 from data_pipeline import bases, build, inspect
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DamagedFileError, DataError, FileError, FormatError, MismatchError
+from data_pipeline.merge import NoRegion
 from data_pipeline.records import RegionSource
 from tests.data import DATA, FIXTURES, PEERS
 from tests.test_gff import oracle, oracle_records
@@ -431,8 +432,8 @@ def bounds():
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def built(folder: Path, files: dict[str, bytes]) -> dict | str:
-    """dataset.json of the files, or the line that refuses them. Nothing else may be left."""
+def built(folder: Path, files: dict[str, bytes]) -> dict | DataError:
+    """dataset.json of the files, or the error that rejects them. No other files may remain."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name, content in files.items():
@@ -443,7 +444,7 @@ def built(folder: Path, files: dict[str, bytes]) -> dict | str:
                 [folder / name for name in files], folder / "set", workers=1, validation_share=0, taxon="bct"
             )
     except DataError as error:
-        result = str(error)
+        result = error
     left = sorted(path.name for path in folder.iterdir())
     assert left == sorted([*files, *(["set"] if isinstance(result, dict) else [])])
     return result
@@ -455,12 +456,6 @@ def losses(dataset: dict) -> dict[str, int]:
     return {name: row["count"] for name, row in rows.items()}
 
 
-PLACED = re.compile(
-    r"record|line \d|gzip|empty file|not a GenBank flat file|not a FASTA file|no GenBank record|no FASTA record|no row|"
-    r"none of its sequences|no region"
-)
-
-
 def judged(folder: Path, files: dict[str, bytes], before: dict) -> tuple[str, str]:
     """How a damaged copy ended: same, counted, refused or other; and what is wrong with that, or nothing."""
     try:
@@ -468,11 +463,14 @@ def judged(folder: Path, files: dict[str, bytes], before: dict) -> tuple[str, st
     except (Exception, Hang) as error:
         return "crashed", f"{type(error).__name__}: {error}"
     faults = faults_of(files)
-    if isinstance(after, str):
-        if not after.isprintable() or len(after) > 1000:
-            return "refused", f"not one short printable line: {after!r}"
-        if not any(name in after for name in files) or not PLACED.search(after):
-            return "refused", f"names no place: {after}"
+    if isinstance(after, DataError):
+        text = str(after)
+        if not text.isprintable() or len(text) > 1000:
+            return "refused", f"not one short printable line: {text!r}"
+        located = after.line or after.record or type(after) in (FileError, DamagedFileError, MismatchError, NoRegion)
+        whole_file = type(after) is FormatError and after.field is None  # another format, or without any record
+        if not any(name in str(after.file) for name in files) or not (located or whole_file):
+            return "refused", f"names neither line nor record: {text}"
         return "refused", ""
     fatal = [fault for fault in faults if not fault.startswith("location")]
     if fatal:

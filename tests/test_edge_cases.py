@@ -1,4 +1,4 @@
-"""Odd files, each with a clear outcome: a dataset that accounts for them, or one line that names them."""
+"""Unusual files, each with a clear outcome: a dataset that counts them, or an error that names them."""
 
 import gzip
 import os
@@ -6,12 +6,15 @@ import os
 import pytest
 
 from data_pipeline import build, inspect, ledger
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DamagedFileError, DataError, FileError, FormatError, PairingError
+from data_pipeline.merge import NoRegion
 from data_pipeline.records import RegionSource
 from data_pipeline.regions import Scheme
 from tests.data import data_path
+from tests.raised import check, raises
 from tests.test_genbank import record_text, write
 
+TABLE = "feature table line"
 GENE = [("gene", "2..7", {"locus_tag": "g1"})]
 
 
@@ -20,11 +23,11 @@ def built(tmp_path, *paths, **options):
 
 
 def refused(tmp_path, *paths, **options):
-    with pytest.raises(DataError) as error:
+    """The error of a build, which leaves no files."""
+    with pytest.raises(DataError) as caught:
         built(tmp_path, *paths, **options)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("set")]
-    assert str(error.value).isprintable()
-    return str(error.value)
+    return caught.value
 
 
 def places(folder):
@@ -49,10 +52,9 @@ def edge(name):
 
 
 def test_a_record_without_sequence(tmp_path):
-    line = refused(tmp_path, edge("NT_019265.gb.gz"))
-    assert line == (
-        "no region in NT_019265.gb.gz; skipped: 1 records without sequence; give annotated records, or another --scheme"
-    )
+    error = refused(tmp_path, edge("NT_019265.gb.gz"))
+    check(error, NoRegion, file="NT_019265.gb.gz")
+    assert f"1 {ledger.NO_SEQUENCE}" in error.problem
 
 
 def test_short_records_of_dna_and_mrna(tmp_path):
@@ -75,20 +77,16 @@ def test_many_short_records(tmp_path):
 
 
 def test_a_location_below_the_first_base(tmp_path):
-    line = refused(tmp_path, edge("negative_location.gb.gz"))
-    assert line == (
-        "no region in negative_location.gb.gz; skipped: 1 malformed locations; give annotated records, or another "
-        "--scheme"
-    )
+    error = refused(tmp_path, edge("negative_location.gb.gz"))
+    check(error, NoRegion, file="negative_location.gb.gz")
+    assert f"1 {ledger.MALFORMED}" in error.problem
     info = built(tmp_path, edge("negative_location.gb.gz"), edge("cor6_6.gb.gz"))
     assert info["ledger"]["regions"]["dropped"][ledger.MALFORMED]["count"] == 1
 
 
 def test_a_file_that_ends_too_soon(tmp_path):
     path = edge("no_end_marker.gb.gz")
-    assert refused(tmp_path, path) == (
-        f"{path}: record AB070938: the file ends before the record's `//`; fetch it again"
-    )
+    check(refused(tmp_path, path), DamagedFileError, file=path, record="AB070938")
     info = built(tmp_path, path, edge("cor6_6.gb.gz"), skip_damaged=True)
     assert [damaged["files"] for damaged in info["damaged"]] == [["no_end_marker.gb.gz"]]
 
@@ -106,7 +104,7 @@ def test_many_unknown_bases(tmp_path):
 
 def test_the_folder_as_a_whole(tmp_path):
     folder = edge("")
-    with pytest.raises(DataError, match=r"no_end_marker\.gb\.gz: record AB070938"):
+    with raises(DamagedFileError, file="no_end_marker.gb.gz", record="AB070938"):
         built(tmp_path, folder)  # the inputs that were done by then are kept
     info = built(tmp_path, folder, skip_damaged=True)
     read = info["ledger"]["records"]
@@ -123,9 +121,8 @@ def test_a_record_without_features(tmp_path):
     info = built(tmp_path, path)
     assert info["ledger"]["records"] == {"read": row(2, 20), "skipped": {}}
     assert places(tmp_path / "set") == ["OTHER.1:1-7(+)"]
-    assert "no region in b.gb; skipped: nothing" in refused(
-        (tmp_path / "b.gb").parent / "set", write(tmp_path / "b.gb", record_text())
-    )
+    error = refused((tmp_path / "b.gb").parent / "set", write(tmp_path / "b.gb", record_text()))
+    check(error, NoRegion, file="b.gb")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +152,7 @@ def test_a_record_without_accession(tmp_path):
     assert places(tmp_path / "set") == ["TEST:1-7(+)"]  # the LOCUS line's name
     bare = text.replace("LOCUS       TEST            ", "LOCUS                       ")
     path = write(tmp_path / "b.gb", bare)
-    with pytest.raises(DataError, match=r"b\.gb: record 1"):
+    with raises(FormatError, file=path, record="1"):
         build.build([path], tmp_path / "bare")
 
 
@@ -181,33 +178,34 @@ def test_locations_that_are_none_are_counted(tmp_path, location, outcome, topolo
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("old", "new", "kind", "field", "value"),
     [
-        ("acgtacgtnn", "acgtacgtne", "'e', its base 10, is no nucleotide letter"),
-        ("FEATURES ", "FEATURXS ", "features without a FEATURES line"),
-        ('/locus_tag="g1"', '/locus_tag="g1', """table goes wrong at '/locus_tag="g1'"""),
-        ('/locus_tag="g1"', "/locus_tag=g1\n" + " " * 21 + '/gene"x"', """table goes wrong at '/gene"x"'"""),
-        ("     gene            ", "      gene           ", "table goes wrong at 'gene "),
-        ("     gene            ", "     gene   ", "table goes wrong at 'gene "),
-        ("     gene            ", "     ge ne           ", "table goes wrong at 'ge ne "),
-        ("TEST.1\n", "TEST.1\0\n", "line 4: a NUL"),
+        ("acgtacgtnn", "acgtacgtne", FormatError, "base", "e"),
+        ("FEATURES ", "FEATURXS ", FormatError, "FEATURES", ""),
+        ('/locus_tag="g1"', '/locus_tag="g1', FormatError, TABLE, '/locus_tag="g1'),
+        ('/locus_tag="g1"', "/locus_tag=g1\n" + " " * 21 + '/gene"x"', FormatError, TABLE, '/gene"x"'),
+        ("     gene            ", "      gene           ", FormatError, TABLE, "gene "),
+        ("     gene            ", "     gene   ", FormatError, TABLE, "gene "),
+        ("     gene            ", "     ge ne           ", FormatError, TABLE, "ge ne "),
+        ("TEST.1\n", "TEST.1\0\n", DamagedFileError, None, ""),
     ],
 )
-def test_what_would_be_lost_is_refused(tmp_path, old, new, words):
+def test_what_would_be_lost_is_refused(tmp_path, old, new, kind, field, value):
     text = record_text(GENE)
     assert old in text
-    line = refused(tmp_path, write(tmp_path / "a.gb", text.replace(old, new)))
-    assert "a.gb: " in line
-    assert words in line
+    error = refused(tmp_path, write(tmp_path / "a.gb", text.replace(old, new)))
+    check(error, kind, file="a.gb", field=field)
+    assert (error.value or "").startswith(value)
+    assert error.line == 4 if kind is DamagedFileError else error.record == "TEST"
 
 
 def test_numbers_of_thousands_of_digits(tmp_path):
     write(tmp_path / "a.fa", ">s\nACGTACGT\n")
     for rows in ("s\tx\tgene\t1\t{}\t.\t+\t.\tID=g\n", "##sequence-region s 1 {}\ns\tx\tgene\t1\t4\t.\t+\t.\tID=g\n"):
         path = write(tmp_path / "a.gff", rows.format("9" * 5000))
-        line = refused(tmp_path, path, tmp_path / "a.fa", taxon="bct")
-        assert "a.gff: line 1: " in line
-        assert len(line) < 500 + len(str(tmp_path))
+        error = refused(tmp_path, path, tmp_path / "a.fa", taxon="bct")
+        check(error, FormatError, file="a.gff", line=1)
+        assert len(str(error)) < 500 + len(str(tmp_path))
 
 
 # Odd files.
@@ -216,14 +214,14 @@ def test_numbers_of_thousands_of_digits(tmp_path):
 def test_files_that_are_not_what_they_seem(tmp_path):
     text = record_text(GENE).encode()
     twice = write(tmp_path / "twice.gb.gz", gzip.compress(gzip.compress(text, mtime=0), mtime=0))
-    assert "twice.gb.gz: " in refused(tmp_path, twice)
+    assert refused(tmp_path, twice).file == twice
     nothing = write(tmp_path / "nothing.gb.gz", gzip.compress(b"", mtime=0))
-    assert "nothing.gb.gz: no GenBank record" in refused(tmp_path, nothing)
+    check(refused(tmp_path, nothing), FormatError, file=nothing)
     empty = write(tmp_path / "empty.gb.gz", b"")
-    assert "empty.gb.gz: empty file" in refused(tmp_path, empty)
+    check(refused(tmp_path, empty), FileError, file=empty)
     folder = tmp_path / "folder.gb"
     folder.mkdir()
-    assert "folder.gb: nothing to read there" in refused(tmp_path, folder)
+    check(refused(tmp_path, folder), PairingError, file=folder)
     plain = write(tmp_path / "plain.gb.gz", text)
     built(tmp_path, plain)
     assert places(tmp_path / "set") == ["TEST.1:1-7(+)"]
@@ -233,7 +231,7 @@ def test_files_that_are_not_what_they_seem(tmp_path):
 def test_a_file_without_permission(tmp_path):
     path = write(tmp_path / "a.gb", record_text(GENE))
     path.chmod(0)
-    assert "a.gb: cannot be read (Permission denied)" in refused(tmp_path, path)
+    check(refused(tmp_path, path), FileError, file=path)
 
 
 def test_names_with_spaces_and_other_letters(tmp_path):
@@ -259,7 +257,7 @@ def test_links_that_go_round(tmp_path):
     info = built(tmp_path, folder)
     assert info["ledger"]["records"]["read"] == row(1, 10)
     for name in ("b.gb", "gone.gb"):
-        with pytest.raises(DataError, match=rf"{name}: "):
+        with raises(FileError, file=name):
             build.build([folder / name], tmp_path / "other")
 
 

@@ -18,8 +18,12 @@ import pytest
 from gener_jax import run_folder, train
 from gener_jax.config import ConfigError
 from gener_jax.errors import CheckpointError, DamagedError, TrainingError
+from gener_jax.model.sharding import make_mesh
+from gener_jax.tokenizer import for_config
 from gener_jax.training import loop
+from gener_jax.training.checkpoint import Checkpoints
 from gener_jax.training.faults import STUCK, Terminated
+from gener_jax.training.step import abstract_state
 from tests import tiny
 from tests.test_parallel import free_port
 from tests.test_train import log_of, same_state, state_of
@@ -134,17 +138,19 @@ DAMAGES = ("truncated", "emptied", "removed", "flipped", "metadata", "metrics", 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of tensorstore's threads
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_passed_over(straight, dataset, tmp_path, capsys, kind):
+    """A run that resumes from the one before is `test_a_changed_loader_state_is_damage`."""
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     damage(folder / "checkpoints" / "12", kind, random.Random(0))
-    train.train(tiny.config(dataset), folder)
+    checkpoints = Checkpoints(folder, 2)
+    step, state, loader = checkpoints.newest(abstract_state(for_config(tiny.config(dataset))[1], make_mesh(1, -1, 1)))
+    checkpoints.close()
     err = capsys.readouterr().err
-    assert f"resuming {folder} at step 9" in err
+    assert (step, int(state.step), loader["step"]) == (9, 9, 9)
     assert f"moved checkpoint 12 to {folder / 'damaged' / '12.1'}: it is damaged" in err
     assert (folder / "damaged" / "12.1").is_dir()
     assert all(len(line) < 700 for line in err.splitlines())
-    assert same_state(state_of(folder), state_of(straight))
-    assert log_of(folder) == log_of(straight)
+    assert same_state(state_of(folder), state_of(straight, 9))
 
 
 def test_where_all_are_damaged_nothing_is_begun_anew(straight, dataset, tmp_path):
@@ -179,8 +185,11 @@ def test_a_changed_loader_state_is_damage(straight, dataset, tmp_path, capsys):
     ]
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
     train.train(tiny.config(dataset), folder)
-    assert "its `loader` is not what was saved" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "its `loader` is not what was saved" in err
+    assert f"resuming {folder} at step 9" in err
     assert same_state(state_of(folder), state_of(straight))
+    assert log_of(folder) == log_of(straight)
 
 
 def test_a_run_that_blows_up_is_stopped(dataset, tmp_path, capsys):
@@ -293,11 +302,11 @@ def interrupt(process, signal_, step, seconds):
 
 @pytest.mark.slow
 def test_chaos(dataset, tmp_path):
-    """kill -9 or SIGTERM at random moments, the newest checkpoint damaged in a third of them; GENER_JAX_CHAOS=50 for a
-    soak. The end is bit-equal to an undisturbed run, and no more is repeated than an interval, a save, and an interval
-    a damaged checkpoint. The last part reads its data in two processes.
+    """kill -9 and SIGTERM in turn at random moments, the newest checkpoint damaged in a third; GENER_JAX_CHAOS=50 for
+    a soak. The end is bit-equal to an undisturbed run, and no more is repeated than an interval, a save, and an
+    interval a damaged checkpoint. The last part reads its data in two processes.
     """
-    number, every = int(os.environ.get("GENER_JAX_CHAOS", "3")), 3
+    number, every = int(os.environ.get("GENER_JAX_CHAOS", "2")), 3
     total = max(60, 12 * number)
     experiment = tiny.experiment(
         tmp_path / "tiny.py", dataset, train__num_steps=str(total), checkpoint__every_steps=str(every),
@@ -313,7 +322,7 @@ def test_chaos(dataset, tmp_path):
         if step is None:
             status, _, err = tiny.finished(process)
         else:
-            which = rng.choice([signal.SIGKILL, signal.SIGTERM])
+            which = (signal.SIGKILL, signal.SIGTERM)[i % 2]
             status, err, done = interrupt(process, which, step, rng.uniform(0, 0.2))
             kinds[which.name] = kinds.get(which.name, 0) + 1
         resumed = int((re.findall(r"^resuming .* at step (\d+)$", err, re.M) or ["0"])[0])
@@ -355,8 +364,8 @@ loop.Looks._moved = slowly
 
 @pytest.mark.slow
 def test_two_processes_train_save_stop_and_go_on_alone(dataset, tmp_path):
-    """2 × 4 devices, SIGTERM to one of them while they evaluate; resumed on 1 × 8; resumed on 1 × 1; against 1 × 1 from
-    the start.
+    """2 × 4 devices, SIGTERM to one of them while they evaluate; resumed on 1 × 8; resumed on 1 × 1; against a run
+    without a stop, in this process.
     """
     experiment = tiny.experiment(
         tmp_path / "tiny.py", dataset, mesh__data="1", mesh__fsdp="2", mesh__context="2", mesh__tensor="2",
@@ -385,8 +394,7 @@ def test_two_processes_train_save_stop_and_go_on_alone(dataset, tmp_path):
     status, _, err = tiny.finished(one(1, *alone))
     assert status == 0, err
     assert f"at step {again}" in err
-    status, _, err = tiny.finished(one(1, *alone, name="alone"))
-    assert status == 0, err
+    train.train(tiny.config(dataset, train__num_steps="40"), tmp_path / "alone")
     losses, expected = (
         [line["loss"] for line in log_of(tmp_path / name) if "loss" in line] for name in ("run", "alone")
     )

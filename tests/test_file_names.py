@@ -81,7 +81,7 @@ def test_derived_files(name, derived):
 def test_what_names_tell(name, key, taxon, assembly):
     found = file_names.describe(Path("/data/worms", name))
     assert (found.key, found.taxon, found.assembly) == (key, taxon, assembly)
-    assert found.of_ncbi == assembly.startswith("GC")
+    assert found.has_ncbi_accession == assembly.startswith("GC")
 
 
 def test_a_relative_path_has_its_folder_too(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gener_jax import config
-from gener_jax.model import parallel
+from gener_jax.model import kernels, parallel
 from gener_jax.model.attention import Segments, _bounds, attention
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.training.step import abstract_state, make_train_step
@@ -46,8 +46,8 @@ def test_the_balanced_order(n):
 def arrays(heads, key_heads, length=32, batch=4, head_dim=8):
     rng = np.random.default_rng(0)
     shapes = [(batch, length, n, head_dim) for n in (heads, key_heads, key_heads, heads)]
-    q, k, v, weights = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
-    ids = jnp.asarray(np.sort(rng.integers(1, 4, (batch, length)), axis=1), jnp.int32)
+    q, k, v, weights = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+    ids = np.sort(rng.integers(1, 4, (batch, length)), axis=1).astype(np.int32)
     return q, k, v, weights, ids
 
 
@@ -73,7 +73,7 @@ def test_attention_on_a_mesh_is_attention(sizes, heads, key_heads, segmented, wi
 
     segments = None if ids is None else Segments(ids, ids)
     alone = functools.partial(attention, segments=segments, **{**how, "implementation": "reference"})
-    expected = jax.grad(functools.partial(loss, alone), (0, 1, 2), has_aux=True)(q, k, v, weights)
+    expected = jax.jit(jax.grad(functools.partial(loss, alone), (0, 1, 2), has_aux=True))(q, k, v, weights)
     mesh = make_mesh(*sizes[:3], context=sizes[3])
     with jax.set_mesh(mesh):
 
@@ -89,7 +89,44 @@ def test_attention_on_a_mesh_is_attention(sizes, heads, key_heads, segmented, wi
         found = jax.jit(run)({"q": q, "k": k, "v": v, "w": weights}, arrays(heads, key_heads)[4])
     for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
-        assert float(jnp.abs(y).max()) > 1e-2
+        assert np.abs(y).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "heads", "key_heads", "segmented"),
+    [
+        ((1, 2, 1, 4), 4, 1, True),  # a head a device, one key head for all
+        ((1, 1, 2, 4), 16, 8, False),  # two query heads of one key head a device
+        ((2, 1, 2, 2), 12, 4, True),  # a device's three heads have one key head
+        ((1, 1, 1, 8), 24, 4, False),  # half of a key head's six
+        ((2, 1, 1, 4), 24, 4, True),
+        ((1, 1, 1, 8), 32, 32, False),
+    ],
+)
+def test_a_kernel_over_the_context_axis_is_attention(monkeypatch, sizes, heads, key_heads, segmented):
+    """Heads are exchanged for length: the kernel, here the reference in its place, is given the whole sequence."""
+    lengths = []
+
+    def run(name, q, k, v, ids, window, *, name_kept):
+        lengths.append(q.shape[1])
+        segments = None if ids is None else Segments(ids, ids)
+        return attention(q, k, v, implementation="reference", segments=segments, window=window)
+
+    monkeypatch.setattr(kernels, "refusal", lambda name, case: None if isinstance(case.offset, int) else "no")
+    monkeypatch.setattr(kernels, "run", run)
+    test_attention_on_a_mesh_is_attention(sizes, heads, key_heads, segmented, None, "cudnn")
+    assert set(lengths) == {32}
+
+
+def test_heads_that_do_not_divide_take_blockwise_or_are_refused(monkeypatch):
+    monkeypatch.setattr(kernels, "choice", lambda case: "cudnn" if isinstance(case.offset, int) else None)
+    test_attention_on_a_mesh_is_attention((1, 1, 1, 8), 4, 2, True, None, "auto")
+    q, k, v, _, _ = arrays(4, 2)
+    with (
+        jax.set_mesh(make_mesh(1, 1, 1, context=8)),
+        pytest.raises(config.ConfigError, match="its 8 devices can share, not 4: use auto or blockwise"),
+    ):
+        parallel.sharded_attention(q, k, v, implementation="cudnn", offset=0)
 
 
 def test_what_does_not_divide_is_refused():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,6 +20,13 @@ from gener_jax.training.step import abstract_state
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py"))
 DUMPS = Path(__file__).parent / "shardings"
+SAME_SHAPES = {
+    "euk_1b_fns": "euk_1b",
+    "euk_1b_long": "euk_1b",
+    "prok_1b": "euk_1b",
+    "prok_3b": "euk_3b",
+    "tiny": "quickstart",
+}
 
 
 def config_of(name, **overrides):
@@ -40,7 +48,7 @@ def test_where_an_experiments_parameters_lie(name):
                 f"{where} {leaf.dtype} {list(leaf.shape)} [{spec}] {list(leaf.sharding.shard_shape(leaf.shape))}"
             )
     text = "\n".join(lines) + "\n"
-    file = DUMPS / f"{name}.txt"
+    file = DUMPS / f"{SAME_SHAPES.get(name, name)}.txt"
     if os.environ.get("GENER_JAX_WRITE"):
         DUMPS.mkdir(exist_ok=True)
         file.write_text(text)
@@ -54,13 +62,7 @@ def test_the_state_is_what_the_formula_says():
 
         def gib(tree):
             leaves = jax.tree.leaves(tree)
-            return (
-                sum(
-                    x.dtype.itemsize * int(jax.numpy.prod(jax.numpy.array(x.sharding.shard_shape(x.shape))))
-                    for x in leaves
-                )
-                / 2**30
-            )
+            return sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in leaves) / 2**30
 
         need = memory.training_needs(config, 8)
         assert need["parameters"] == pytest.approx(gib(state.params), rel=0.01)
@@ -90,26 +92,26 @@ def run(capsys, *arguments):
     return out, json.loads(out.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["euk_1b", "euk_3b", "prok_1b", "prok_3b", "unified_7b"])
 @pytest.mark.parametrize(
-    "machine",
+    ("name", "machine"),
     [
-        ("--devices=8", "--device=h100", "--device_memory_gib=80"), ("--devices=64", "--device=h100"),
-        ("--topology=v5p:4x4x4",), ("--topology=v5e:16x16",),
+        ("euk_1b", ("--devices=8", "--device=h100", "--device_memory_gib=80")),
+        ("prok_3b", ("--devices=64", "--device=h100")),
+        ("euk_3b", ("--topology=v5p:4x4x4",)),
+        ("unified_7b", ("--topology=v5e:16x16",)),
     ],
-    ids=["8 GPUs", "64 GPUs", "v5p", "v5e"],
-)  # fmt: skip
-def test_what_is_suggested_fits_and_divides(capsys, name, machine):
+)
+def test_what_is_suggested_can_be_trained(capsys, name, machine):
+    """By the program that trains: its check of the mesh, and its formula of what the printed flags need."""
     out, result = run(capsys, f"--config={ROOT / 'experiments' / name}.py", *machine)
     best = result["suggested"]
-    assert best["fits"]
-    assert best["peak_gib"] <= 0.92 * result["device_memory_gib"]
-    assert best["peak_gib"] == pytest.approx(sum(best["gib"].values()), abs=0.01)
     [line] = [x for x in out.splitlines() if x.startswith("  set ")]
     fields = dict(x.removeprefix("--config.").split("=") for x in line.split()[1:])
     config = config_of(name, **{k.replace(".", "__"): v for k, v in fields.items()})
     check_divides(config, best["mesh"])
-    assert sum(memory.training_needs(config, result["devices"]).values()) <= best["peak_gib"] + 0.01
+    assert sum(memory.training_needs(config, result["devices"]).values()) <= min(
+        best["peak_gib"] + 0.01, 0.92 * result["device_memory_gib"]
+    )
     assert best["days"] > 0.1
     assert out.count("inference on one device") == 1
 

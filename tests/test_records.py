@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import bases, records
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, DatasetError
 from data_pipeline.genome import TAXA
 from data_pipeline.records import RegionSource
 from data_pipeline.regions import KINDS, Region
 from data_pipeline.writer import DatasetWriter
+from tests.raised import raises
 
 
 class StubTokenizer:
@@ -138,7 +139,7 @@ def test_tokens(tmp_path, vocab_size, size):
         assert got.dtype == np.int32
         np.testing.assert_array_equal(got, ids)
     np.testing.assert_array_equal(source.read(5, 30_000, 99_999), ids[30_000:99_999])
-    with pytest.raises(DataError, match="lower case"):
+    with raises(DatasetError, file=tmp_path / "set"):
         source.lower_case(5, 0, 3)
     with pytest.raises(IndexError):
         source.read(0, 0, 1)
@@ -148,7 +149,7 @@ def test_ids_outside_the_vocabulary_are_refused(tmp_path):
     tokenizer = StubTokenizer()
     tokenizer.vocab_size = 10
     tokenizer.encode_bases = lambda codes: np.array([3, 10])
-    with pytest.raises(DataError, match=r"outside 0\.\.9"):
+    with raises(DataError, field="token id", value=10):
         write(tmp_path / "set", [random_region(np.random.default_rng(0), 5, 0)], tokenizer=tokenizer)
 
 
@@ -172,7 +173,7 @@ def test_records_are_about_64_kib_and_readable_alone(dataset):
     assert source.index["record"][301] == source.index["record"][300] + 3  # 600 000 bases: two whole pieces and a rest
     number, slot = source.index["record"][17], source.index["slot"][17]
     [raw] = reader.read([int(number)])
-    row = records._Entry(raw, "here").metadata()[slot]
+    row = records._Entry(raw, "here", 0).metadata()[slot]
     region = regions[17]
     assert row == {
         "accession": region.accession,
@@ -204,7 +205,7 @@ def test_a_replaced_dataset_is_noticed(dataset):
     pickled = pickle.dumps(RegionSource(folder, "train"))
     shutil.rmtree(folder)
     write(folder, regions[:-1])
-    with pytest.raises(DataError, match="replaced"):
+    with raises(DatasetError, file=folder):
         pickle.loads(pickled)
 
 
@@ -288,26 +289,29 @@ def damage(folder, kind):
         (folder / facts).write_text(json.dumps(info))
 
 
+SHARD, INDEX, JSON = "train-00000-of-00001.array_record", "train.index.npz", "dataset.json"
+
+
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "attributes"),
     [
-        ("missing shard", "missing, though dataset.json names it"),
-        ("truncated shard", "bytes where dataset.json says"),
-        ("zeroed shard", "no readable records"),
-        ("flipped byte", "cannot be read"),
-        ("truncated index", "bytes where dataset.json says"),
-        ("zeroed index", "not a valid index"),
-        ("other index", "is not what the index says"),
-        ("far index", "names records beyond the shards"),
-        ("missing json", "no such file"),
-        ("bad json", "not valid JSON"),
-        ("other json", "not a dataset of gene regions"),
-        ("version", "format version 1"),
-        ("no splits", "no 'splits'"),
-        ("no shards", "no 'shards'"),
+        ("missing shard", {"file": SHARD}),
+        ("truncated shard", {"file": SHARD}),
+        ("zeroed shard", {"file": SHARD}),
+        ("flipped byte", {"file": SHARD}),
+        ("truncated index", {"file": INDEX}),
+        ("zeroed index", {"file": INDEX}),
+        ("other index", {"file": SHARD}),
+        ("far index", {"file": INDEX}),
+        ("missing json", {"file": JSON}),
+        ("bad json", {"file": JSON}),
+        ("other json", {"file": JSON}),
+        ("version", {"file": JSON, "field": "format version", "value": 1}),
+        ("no splits", {"file": JSON, "field": "splits"}),
+        ("no shards", {"file": JSON, "field": "shards"}),
     ],
 )
-def test_damage_gives_one_line(dataset, kind, words):
+def test_damage_is_an_error(dataset, kind, attributes):
     folder, regions = dataset
     damage(folder, kind)
 
@@ -316,15 +320,13 @@ def test_damage_gives_one_line(dataset, kind, words):
         for number in range(len(source)):
             np.testing.assert_array_equal(source.read(number, 0, len(regions[number].codes)), regions[number].codes)
 
-    with pytest.raises(DataError) as error:
+    with raises(DatasetError, **attributes) as error:
         read_all()
-    assert words in str(error.value)
     assert str(folder) in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_unknown_split(dataset):
-    with pytest.raises(DataError, match="no split 'dev'; it has train, validation, test"):
+    with raises(DatasetError, file=dataset[0], field="split", value="dev"):
         RegionSource(dataset[0], "dev")
 
 
@@ -333,8 +335,8 @@ def test_unknown_split(dataset):
 def test_a_changed_byte_of_a_record_never_reads_outside_it(one_record, at, value):
     raw = bytearray(one_record)
     raw[at] = value
-    with contextlib.suppress(DataError):  # noticed: well
-        entry = records._Entry(bytes(raw), "here")
+    with contextlib.suppress(DataError):  # noticed
+        entry = records._Entry(bytes(raw), "here", 0)
         for slot in range(len(entry.chunks)):
             _, offset, length = entry.chunks[slot][:3]
             entry.check(slot, slot, offset, length)

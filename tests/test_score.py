@@ -190,6 +190,7 @@ def test_embeddings(run, files, lm, monkeypatch):
     two = LM(v2, lm.params, lm.tokenizer, lm.mesh)
     texts = [s.replace("|x", "") for s in SEQUENCES.values()]
     monkeypatch.setattr(embed, "_SEQUENCES", 2)
+    monkeypatch.setattr(embed, "_ROWS", 2)
     for name, options in {
         "last": {"pooling": "separator"}, "two": {"chunks": 2, "pooling": "mean", "layer": 1},
     }.items():  # fmt: skip

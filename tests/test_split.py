@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import genbank, regions, split
-from data_pipeline.errors import DataError
+from data_pipeline.errors import ArgumentError
 from data_pipeline.genome import Record
 from data_pipeline.ledger import Ledger
 from data_pipeline.regions import Span
@@ -114,7 +114,7 @@ def test_shares_are_met_and_test_leaves_validation_alone():
 
 @pytest.mark.parametrize("shares", [(-0.1, 0), (0, 1.0), (0.5, 0.5), (float("nan"), 0)])
 def test_bad_shares(shares):
-    with pytest.raises(DataError):
+    with pytest.raises(ArgumentError):
         split.check_shares(*shares)
 
 

@@ -245,7 +245,7 @@ def test_bad_text(text, message, remainder, bpe_file):
 
 @pytest.mark.parametrize("character", sorted(set(map(chr, range(256))) - set("ACGTUNRYSWKMBDHVacgtunryswkmbdhv<>")))
 def test_every_other_character_is_refused(character):
-    with pytest.raises(ValueError, match="at position 4 is no base"):
+    with pytest.raises(ValueError, match="at position 4 is not a base"):
         KmerTokenizer(6).encode(f"ACGT{character}A".encode("latin-1"))
 
 

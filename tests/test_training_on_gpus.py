@@ -14,6 +14,8 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from gener_jax import config
 from gener_jax.losses import token_nll
 from gener_jax.model import decoder, kernels
+from gener_jax.model.parallel import sharded_attention
+from gener_jax.model.sharding import make_mesh
 from tests.conftest import random_params
 
 
@@ -83,3 +85,23 @@ def test_gradients_in_bfloat16_are_float32s_where_an_id_repeats():
     row = "['embed_tokens']"
     errors["the repeated id"] = float(jnp.linalg.norm(low[row][0] - exact[row][0]) / jnp.linalg.norm(exact[row][0]))
     assert max(errors.values()) < 0.03, errors
+
+
+def test_the_context_axis_has_the_kernel(gpu):
+    """Once forward and once backward, over the whole length; heads that do not divide are attended to blockwise."""
+
+    def calls(heads):
+        def total(q, k, v):
+            return sharded_attention(q, k, v, offset=0).astype(jnp.float32).sum()
+
+        q, k = (jax.ShapeDtypeStruct((2, 512, n, 64), jnp.bfloat16) for n in (heads, 2))
+        with jax.set_mesh(make_mesh(2, 1, 1, context=4)):
+            text = jax.jit(jax.grad(total, (0, 1, 2))).trace(q, k, k).lower(lowering_platforms=("cuda",)).as_text()
+        lengths = set(re.findall(r"custom_call @__cudnn\$fmhaSoftmax\(.*?\) .*? : \(tensor<1x(\d+)x", text))
+        return Counter(re.findall(r"custom_call @(__cudnn\$\w+)", text)), lengths, text.count("all_to_all")
+
+    once = {"__cudnn$fmhaSoftmax": 1, "__cudnn$fmhaSoftmaxBackward": 1}
+    kernel, lengths, exchanges = calls(8)
+    assert (kernel, lengths) == (once, {"512"})
+    assert exchanges > 0
+    assert calls(6) == ({}, set(), 0)

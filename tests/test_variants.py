@@ -274,6 +274,19 @@ def test_an_indel_is_scored_at_one_of_its_places(protocol, lm):
         assert len(inserted) == 1
 
 
+@pytest.mark.parametrize("strand", ["+", "-"])
+def test_an_indel_in_a_repeat_longer_than_the_context_keeps_its_context(strand, lm):
+    """What is before the repeat's first unit is the context, however far from where the record puts the change."""
+    before, behind = CHROMOSOME[:60] + "C", "C" + CHROMOSOME[60:120]
+    text = before + "AG" * 200 + behind
+    written = [Variant("chr1", 60 + 2 * i, text[60 + 2 * i :][:3], text[60 + 2 * i]) for i in (0, 1, 70, 150, 199)]
+    found = [s.value for s in scored(lm, *written, genome={"chr1": text}, strand=strand)]
+    np.testing.assert_allclose(found, found[0], atol=1e-5)
+    if strand == "+":
+        ref, alt = edge(lm, Variant("chr1", 61, "AG", ""), chromosome=text)
+        assert found[0] == pytest.approx(ref - alt, abs=1e-4)
+
+
 def test_indels_at_the_end_of_a_contig(lm):
     found = scored(lm, Variant("chr1", 190, CHROMOSOME[190], "GATTA"), Variant("chr1", 9, CHROMOSOME[9:11], "C"))
     assert found[0].flag == f"fewer than {FLANK} bases behind it"

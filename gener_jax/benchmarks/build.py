@@ -28,6 +28,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline import cli
+
 
 def _ours(inputs: list[str], output: str, workers: int, leakage: bool) -> tuple[float, int]:
     import contextlib
@@ -171,7 +173,7 @@ def compare(path: str, repeats: int, copies: int, folder: Path) -> dict:
 def main() -> int:
     """Prints one JSON line per measurement."""
     parse = argparse.ArgumentParser(
-        prog="python -m gener_jax.benchmarks.build",
+        prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

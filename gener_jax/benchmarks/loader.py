@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from data_pipeline import cli
 from data_pipeline.records import RegionSource
 from data_pipeline.tokenizer import KmerTokenizer
 from gener_jax.config import Data
@@ -49,7 +50,7 @@ def measure(stream: TokenStream, batch_size: int, repeats: int, seconds: float) 
 def main() -> int:
     """Prints one JSON line per number of workers."""
     parse = argparse.ArgumentParser(
-        prog="python -m gener_jax.benchmarks.loader",
+        prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

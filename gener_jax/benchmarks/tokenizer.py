@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipeline import cli
 from data_pipeline.tokenizer import NUM_SPECIAL, OOV, KmerTokenizer
 
 K = 6
@@ -72,7 +73,7 @@ def measure(sequences: list[str], repeats: int) -> dict:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(
-        prog="python -m gener_jax.benchmarks.tokenizer",
+        prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -2,14 +2,18 @@
 
     python -m gener_jax.benchmarks.train --config=experiments/euk_1b.py --config.train.batch_size=8
     python -m gener_jax.benchmarks.train --size s --batch 4 --context 1024 --peer hf_llama.py
+    python -m gener_jax.benchmarks.train --size 1.2b --dtype bfloat16 --batch 16 2 --context 2048 16384
 
-One JSON line at the end: tokens and bases a second, TFLOP/s and MFU (operations that count: causal attention halved,
-what is computed again left out; the peak from a table of devices), peak memory, seconds of compilation; the step is the
-real one, the median of `--repeats`. With `--peer`, a program with the options --size, --batch, --context, --dtype and
-`train` first, that prints a JSON line last, ours and the peer run in turns, each in a process of its own, `--rounds`
-times; ratios are medians of those of the rounds, memory is the largest each process had.
+One JSON line per shape: tokens and bases per second, TFLOP/s and MFU (useful operations: causal attention halved,
+recomputation left out; the peak from a table of devices), memory (by the compiler, by formula, and the device's peak if
+this shape raised it), seconds of compilation. The step is the real one, dispatched as the training loop does; the time
+is the median of `--repeats`. With `--peer`, a program that takes `train` and then --size, --batch, --context, --dtype
+and prints a JSON line last, ours and the peer run in turns, each in its own process, `--rounds` times; ratios are
+medians over the rounds, memory is the largest that each process had.
 """
 
+import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -22,7 +26,7 @@ import numpy as np
 
 from data_pipeline.tokenizer import NUM_SPECIAL
 from gener_jax import command, flops, memory
-from gener_jax.benchmarks.inference import SIZES, model_of
+from gener_jax.benchmarks.measuring import SIZES, line, model_of
 from gener_jax.config import Config, ConfigError, Data, Mesh, Model, Optimizer, Train
 from gener_jax.data.loader import to_devices
 from gener_jax.model import decoder
@@ -32,18 +36,21 @@ from gener_jax.tokenizer import for_config
 from gener_jax.training.step import init_state, make_train_step
 
 
-def config_of(args) -> Config:
+def config_of(args, batch: int, context: int) -> Config:
     """A configuration of a named size, of one device."""
+    model = model_of(args.size, args.dtype, remat=args.remat)
+    if args.unroll:
+        model = dataclasses.replace(model, scan_unroll=model.num_hidden_layers)
     return Config(
-        name=args.size, model=model_of(args.size, args.dtype, remat=args.remat),
-        data=Data(context_length=args.context), train=Train(batch_size=args.batch, num_steps=10**6),
-        optimizer=Optimizer(), mesh=Mesh(1, 1, 1),
+        name=args.size, model=model, data=Data(context_length=context),
+        train=Train(batch_size=batch, num_steps=10**6), optimizer=Optimizer(), mesh=Mesh(1, 1, 1),
     )  # fmt: skip
 
 
 def measure(config: Config, repeats: int, devices=None) -> dict:
     """The figures of a configuration's training step."""
     tokenizer, config = for_config(config)
+    peak_before = memory.peak()
     with command.refusing():
         mesh = mesh_of(config, devices)
     shape = (config.train.batch_size, config.data.context_length + 1)
@@ -61,13 +68,17 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         step = make_train_step(config, mesh, tokenizer.token_bases, config.objective.at(0))
         program = step.lower(state, placed).compile()
         compiled = time.perf_counter() - began
-        seconds = []
-        for _ in range(repeats + 1):
-            began = time.perf_counter()
+        needs = program.memory_analysis()
+        # As the training loop does, a step is dispatched before the metrics of the one before are read.
+        read, before = [], None
+        for _ in range(repeats + 3):
             state, metrics = program(state, placed)
-            jax.block_until_ready((state, metrics))
-            seconds.append(time.perf_counter() - began)
-    median = statistics.median(seconds[1:])
+            if before is not None:
+                jax.block_until_ready(before)
+                read.append(time.perf_counter())
+            before = metrics
+        jax.block_until_ready(state)
+    median = statistics.median(np.diff(read)[1:])
     tokens = config.train.batch_size * config.data.context_length
     speed = flops.training(config.model, config.data.context_length) * tokens / median / mesh.size / 1e12
     device = flops.device_of(jax.devices()[0].device_kind) if config.model.dtype == "bfloat16" else None
@@ -79,6 +90,7 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         "dtype": config.model.dtype,
         "attention": config.model.attention,
         "remat": config.model.remat,
+        "unroll": config.model.scan_unroll,
         "mesh": dict(mesh.shape),
         "device": jax.devices()[0].device_kind,
         "seconds": median,
@@ -86,7 +98,8 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         "bases_per_s": tokens / median * int(tokenizer.token_bases.max()),
         "tflops_a_device": speed,
         "mfu": device and speed / device.tflops,
-        "peak_gib": memory.peak(),
+        "peak_gib": peak if (peak := memory.peak()) > peak_before else None,
+        "compiled_gib": needs and (needs.argument_size_in_bytes + needs.temp_size_in_bytes) / memory.GIB,
         "planned_gib": sum(memory.training_needs(config, mesh.size).values()),
         "compile_s": compiled,
     }
@@ -104,7 +117,8 @@ def child(arguments: list[str]) -> tuple[dict, float]:
 
 def beside(args) -> dict:
     """Ours and the peer's in turns."""
-    common = ["--size", args.size, "--batch", args.batch, "--context", args.context, "--dtype", args.dtype]
+    (batch,), (context,) = args.batch, args.context
+    common = ["--size", args.size, "--batch", batch, "--context", context, "--dtype", args.dtype]
     common = [str(x) for x in [*common, "--repeats", args.repeats]]
     ours, theirs = [], []
     for _ in range(args.rounds):
@@ -124,29 +138,39 @@ def beside(args) -> dict:
 
 
 def main() -> None:
-    """Prints one JSON line."""
+    """Prints a JSON line a shape."""
     program = command.Command(__doc__, checkpoint=False)
     add = program.parser.add_argument
     add("--size", choices=SIZES, help="a model's shape, instead of --config")
-    add("--batch", type=int, default=4, help="of --size [4]")
-    add("--context", type=int, default=1024, help="of --size, in tokens [1024]")
+    add("--batch", type=int, nargs="+", default=[4], help="of --size, one a shape [4]")
+    add("--context", type=int, nargs="+", default=[1024], help="of --size, in tokens, one a shape [1024]")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of --size")
     add("--remat", default=Model.remat, help=f"of --size [{Model.remat}]; the peer's too, where it is block or full")
+    add("--unroll", action="store_true", help="of --size: all layers unrolled, and not a scan")
     add("--repeats", type=int, default=3)
     add("--rounds", type=int, default=3, help="turns with the peer")
-    add("--peer", metavar="hf_llama.py", help="of --size: a program to run in turns with ours")
+    add("--peer", metavar="hf_llama.py", help="of --size and one shape: a program to run in turns with ours")
     args, _ = program.parser.parse_known_args()
-    if min(args.repeats, args.rounds, args.batch, args.context) < 1:
-        raise ConfigError("--repeats, --rounds, --batch and --context have to be 1 or more")
-    if args.size:
-        args = program.parser.parse_args()
-        result = beside(args) if args.peer else measure(config_of(args), args.repeats, jax.devices()[:1])
-    elif args.peer:
-        raise ConfigError("--peer goes with --size")
-    else:
+    if min(args.repeats, args.rounds, *args.batch, *args.context) < 1:
+        raise ConfigError("--repeats, --rounds, --batch and --context must be 1 or more")
+    if not args.size:
+        if args.peer:
+            raise ConfigError("--peer goes with --size")
         args, config, _ = program.parse(None)
-        result = measure(config, args.repeats)
-    print(json.dumps(result))
+        print(json.dumps(measure(config, args.repeats)))
+        return
+    args = program.parser.parse_args()
+    if len(args.batch) != len(args.context) or (args.peer and len(args.batch) > 1):
+        raise ConfigError("--batch and --context go in pairs, one a shape; with --peer there is one shape")
+    if args.peer:
+        print(json.dumps(beside(args)))
+        return
+    fine = True
+    for batch, context in zip(args.batch, args.context, strict=True):
+        case = {"what": "train", "size": args.size, "batch": batch, "context": context}
+        fine &= line(case, functools.partial(measure, config_of(args, batch, context), args.repeats, jax.devices()[:1]))
+    if not fine:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

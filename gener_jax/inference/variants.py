@@ -182,8 +182,8 @@ class _Site(NamedTuple):
     behind: np.ndarray
 
 
-def _site(variant: Variant, genome: Genome, context: int, largest: int) -> _Site | str:
-    """The variant on the + strand, or one line that says why it cannot be scored; `largest`: bases of an allele."""
+def _sites(variant: Variant, genome: Genome, context: int, largest: int, strands: str) -> list[_Site] | str:
+    """The variant on each of the strands, or a line that says why it has no score; `largest`: bases of an allele."""
     contig = genome.contig(variant.contig)
     if contig is None:
         return genome.missing(variant.contig)
@@ -206,34 +206,35 @@ def _site(variant: Variant, genome: Genome, context: int, largest: int) -> _Site
     at, ref, alt = trimmed(at, variant.ref, variant.alt)
     if max(len(ref), len(alt)) > largest and not len(ref) == len(alt) == 1:
         return f"an allele of {max(len(ref), len(alt))} bases, up to {max(largest, 0)} are compared in this context"
+    return [_placed(piece.codes, at, bases.encode(ref), bases.encode(alt), context, strand) for strand in strands]
+
+
+def _placed(codes: np.ndarray, at: int, ref: np.ndarray, alt: np.ndarray, context: int, strand: str) -> _Site:
+    """The alleles at `at` of a piece's codes, on the strand: an insertion or deletion at the first, on that strand, of
+    the places that give the same sequence; others where they are.
+    """
     end = at + len(ref)
+    if not len(ref) or not len(alt):
+        allele = ref if len(ref) else alt
+        n = len(allele)
+        if strand == "+":
+            shift = next((i for i in range(at) if codes[at - 1 - i] != allele[(n - 1 - i) % n]), at)
+            allele = np.concatenate([codes[at - shift : at], allele])[:n]
+            at, end = at - shift, end - shift
+        else:
+            most = len(codes) - end
+            shift = next((i for i in range(most) if codes[end + i] != allele[i % n]), most)
+            allele = np.concatenate([allele, codes[end : end + shift]])[-n:]
+            at, end = at + shift, end + shift
+        ref, alt = (allele, alt) if len(ref) else (ref, allele)
     # A little more than any protocol takes, on either side and either strand.
-    return _Site(
-        piece.codes[max(at - context - 256, 0) : at], bases.encode(ref), bases.encode(alt),
-        piece.codes[end : end + context + 256],
-    )  # fmt: skip
-
-
-def _leftmost(site: _Site) -> _Site:
-    """An insertion or deletion at the first of the places that give the same sequence; others as they are."""
-    before, ref, alt, behind = site
-    if len(ref) and len(alt):
-        return site
-    allele, most = (ref if len(ref) else alt), len(before)
-    n = len(allele)
-    shift = next((i for i in range(most) if before[most - 1 - i] != allele[(n - 1 - i) % n]), most)
-    moved = np.concatenate([before[most - shift :], allele])
-    before, allele, behind = before[: most - shift], moved[:n], np.concatenate([moved[n:], behind])
-    return _Site(before, allele, alt, behind) if len(ref) else _Site(before, ref, allele, behind)
+    site = _Site(codes[max(at - context - 256, 0) : at], ref, alt, codes[end : end + context + 256])
+    rc = bases.reverse_complement
+    return site if strand == "+" else _Site(rc(site.behind), rc(ref), rc(alt), rc(site.before))
 
 
 def _short(allele: str) -> str:
     return allele if len(allele) <= 20 else f"{allele[:20]}… ({len(allele)} bases)"
-
-
-def _opposite(site: _Site) -> _Site:
-    rc = bases.reverse_complement
-    return _Site(rc(site.behind), rc(site.ref), rc(site.alt), rc(site.before))
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -313,13 +314,9 @@ def score(
 
 
 def _group(lm, variants, genome, run, context, largest, phases, strand, batch_tokens) -> list[Scored]:
-    sites = [_site(v, genome, context, largest) for v in variants]
-    good = [s for s in sites if isinstance(s, _Site)]
-    strands = []
-    if strand in ("+", "both"):
-        strands.append(run(lm, [_leftmost(s) for s in good], context, phases, batch_tokens))
-    if strand in ("-", "both"):
-        strands.append(run(lm, [_leftmost(_opposite(s)) for s in good], context, phases, batch_tokens))
+    sites = [_sites(v, genome, context, largest, "+-" if strand == "both" else strand) for v in variants]
+    good = [s for s in sites if not isinstance(s, str)]
+    strands = [run(lm, list(own), context, phases, batch_tokens) for own in zip(*good, strict=True)]
     found, at = [], 0
     for site in sites:
         if isinstance(site, str):

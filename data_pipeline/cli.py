@@ -1,0 +1,49 @@
+"""The commands of a package by their verbs: python -m data_pipeline build …, gener-jax train …
+
+A command is a module whose `main()` reads sys.argv. It is imported when it is called, not to be listed.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+_typed: str | None = None  # "gener-jax data build", once `call` has read it
+
+
+def program() -> str:
+    """What was typed to start this process, without its arguments: for usage lines."""
+    if _typed is not None:
+        return _typed
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # that of python -m
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
+
+
+def call(verbs: dict[str, tuple[str, str]], run: Callable = lambda main: sys.exit(main()), version: str = "") -> None:
+    """Runs the command that the first argument names; lists all where there is none, or it is --help.
+
+    Args:
+      verbs: the module and a line of each command; a module called __main__ has verbs of its own.
+      run: runs a command's `main`.
+      version: what --version prints.
+
+    Raises:
+      SystemExit: 2 behind one line for a verb that does not exist; else with the command's status.
+    """
+    global _typed
+    name, (verb, *rest) = program(), sys.argv[1:] or ["--help"]
+    if verb in ("-h", "--help"):
+        width = max(map(len, verbs)) + 2
+        lines = [f"  {verb:{width}}{line}" for verb, (_, line) in verbs.items()]
+        print("\n".join([f"usage: {name} COMMAND …, {name} COMMAND --help", "", *lines]))
+    elif verb == "--version" and version:
+        print(version)
+    elif verb not in verbs:
+        print(f"{name}: error: {verb!r} is not one of its commands: {', '.join(verbs)}", file=sys.stderr)
+        sys.exit(2)
+    else:
+        _typed = f"{name} {verb}"
+        sys.argv = [_typed, *rest]
+        module = verbs[verb][0]
+        main = importlib.import_module(module).main
+        main() if module.endswith(".__main__") else run(main)

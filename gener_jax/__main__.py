@@ -1,0 +1,38 @@
+"""Lists the commands, or calls one: gener-jax train …, which is python -m gener_jax train …"""
+
+import importlib.metadata
+import platform
+from collections.abc import Callable
+
+from data_pipeline import cli
+from gener_jax import __version__
+
+VERBS = {
+    "data": ("data_pipeline.__main__", "build, inspect, train_bpe: datasets of annotated genomes"),
+    "train": ("gener_jax.train", "trains a model, or resumes a run"),
+    "evaluate": ("gener_jax.evaluate", "held-out loss and bits per base of a model"),
+    "sample": ("gener_jax.sample", "generates DNA"),
+    "score": ("gener_jax.score", "scores variants (VCF) or sequences (FASTA)"),
+    "embed": ("gener_jax.embed", "embeds sequences (FASTA)"),
+    "convert": ("gener_jax.convert", "converts to or from a Hugging Face folder, or verifies one"),
+    "plan": ("gener_jax.plan", "tells whether a configuration fits a machine, and which would be fastest there"),
+    "xla_flags": ("gener_jax.xla_flags", "prints the flags for XLA on a GPU or TPU"),
+    "benchmark": ("gener_jax.benchmarks.__main__", "train, inference, loader, build, tokenizer: speed and memory"),
+}
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a command of this package; jax is imported only here."""
+    from gener_jax import command
+
+    command.run(main)
+
+
+def main() -> None:
+    """The command."""
+    jax, python = importlib.metadata.version("jax"), platform.python_version()
+    cli.call(VERBS, run, f"gener_jax {__version__}, jax {jax}, Python {python}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What the benchmarks of a model share: its sizes, random weights, timers, and a JSON line for each result."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+
+from gener_jax.config import Config, Model
+from gener_jax.inference.lm import LM
+from gener_jax.model import decoder
+from gener_jax.model.sharding import make_mesh
+from gener_jax.tokenizer import for_config
+
+SIZES = {  # layers, hidden, feed-forward, heads, key/value heads
+    "xs": (2, 64, 160, 4, 2),
+    "s": (6, 256, 704, 8, 2),
+    "m": (12, 512, 1408, 8, 4),
+    "l": (12, 1024, 2816, 16, 4),
+    "1.2b": (26, 2048, 5632, 32, 4),
+    "3b": (30, 3072, 8448, 32, 4),
+}
+
+
+def model_of(size: str, dtype: str, **fields) -> Model:
+    """A published shape, or a smaller one."""
+    layers, hidden, feed_forward, heads, kv_heads = SIZES[size]
+    return Model(
+        hidden_size=hidden, intermediate_size=feed_forward, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, dtype=dtype, **fields,
+    )  # fmt: skip
+
+
+def random_lm(size: str, dtype: str) -> LM:
+    """A model of a size, with random weights."""
+    tokenizer, config = for_config(Config(name=size, model=model_of(size, dtype)))
+
+    def init(key):
+        params = nn.unbox(decoder.init(decoder.Decoder(config.model), key))
+        return traverse_util.path_aware_map(lambda path, x: x if path[-1] == "scale" else x.astype(dtype), params)
+
+    mesh = make_mesh(1, 1, 1, jax.devices()[:1])
+    return LM(config, decoder.unstack(jax.jit(init)(jax.random.key(0)), donate=True), tokenizer, mesh)
+
+
+def seconds(run: Callable[[], object], repeats: int) -> list[float]:
+    """Of each of `repeats` runs, after one that compiles."""
+    run()
+    found = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - began)
+    return found
+
+
+def bandwidth(megabytes: int | None = None) -> dict[str, float]:
+    """Gigabytes a second that the first device reads (adding up an array) and copies (read and written).
+
+    Of an array far larger than any cache: 4 GB, on a CPU 0.4 GB.
+    """
+    megabytes = megabytes or (400 if jax.default_backend() == "cpu" else 4000)
+    array = jnp.ones((megabytes * 250_000,), jnp.float32)
+    total, more = jax.jit(jnp.sum), jax.jit(lambda x: x + 1)
+    read = min(seconds(lambda: total(array).block_until_ready(), 5))
+    copy = min(seconds(lambda: more(array).block_until_ready(), 5))
+    return {"read_gb_per_s": round(megabytes / 1000 / read, 1), "copy_gb_per_s": round(megabytes / 500 / copy, 1)}
+
+
+def median(values: list[float]) -> float:
+    """The median, to four digits."""
+    return float(f"{statistics.median(values):.4g}")
+
+
+def line(case: dict, measure: Callable[[], dict]) -> bool:
+    """Prints what `measure` finds as a JSON line that begins with `case`; where it fails, the reason. Whether it ran.
+
+    What follows in the same process is worth having where one case does not fit in the device's memory.
+    """
+    try:
+        found = measure()
+    except (RuntimeError, MemoryError) as error:  # jax's own are RuntimeErrors
+        found = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"}
+    print(json.dumps(case | found), flush=True)
+    return "error" not in found
+
+
+def machine() -> dict:
+    """The device, the versions, and what the memory gives."""
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform, "card": device.device_kind, "devices": len(jax.devices()),
+        "jax": jax.__version__, "python": sys.version.split()[0], **bandwidth(),
+    }  # fmt: skip
+
+
+def last_json(command: list[str]) -> dict:
+    """The JSON line that a program prints last.
+
+    Raises:
+      SystemExit: where it fails, with its last line.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise SystemExit(f"error: {' '.join(command[1:3])}: {said}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    print(json.dumps(machine()))

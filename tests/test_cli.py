@@ -1,0 +1,102 @@
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import data_pipeline.__main__ as data
+import gener_jax.__main__ as top
+from data_pipeline import cli
+from gener_jax import __version__
+from gener_jax.benchmarks import __main__ as benchmark
+
+ROOT = Path(__file__).parents[1]
+LISTS = {"python -m gener_jax": top, "python -m data_pipeline": data, "python -m gener_jax.benchmarks": benchmark}
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """What `main` of a list prints for arguments, its status, and what was typed at the end."""
+
+    def run(module, *arguments, program="/somewhere/bin/gener-jax"):
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+        monkeypatch.setattr(cli, "_typed", None)
+        try:
+            status = module.main()
+        except SystemExit as end:
+            status = end.code
+        return (status or 0, *capsys.readouterr(), cli.program())
+
+    return run
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+@pytest.mark.parametrize("module", LISTS.values(), ids=LISTS)
+def test_lists_its_commands(call, module, arguments):
+    status, out, err, _ = call(module, *arguments)
+    usage, empty, *lines = out.splitlines()
+    assert (status, usage[:16], empty, err) == (0, "usage: gener-jax", "", "")
+    assert [line.split()[0] for line in lines] == list(module.VERBS)
+    for line, (_, says) in zip(lines, module.VERBS.values(), strict=True):
+        assert len(line) < 120
+        assert line.endswith(f" {says}")
+
+
+def test_every_command_is_listed():
+    """A file that can be run as a module has a verb, and a verb's module is there."""
+    listed = {name for module in LISTS.values() for name, _ in module.VERBS.values()}
+    assert all(importlib.util.find_spec(name) for name in listed)
+    runnable = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for package in (Path(data.__file__).parent, Path(top.__file__).parent)
+        for path in package.rglob("*.py")
+        if '\nif __name__ == "__main__":' in path.read_text()
+    }
+    assert runnable == listed | {"gener_jax.__main__"}
+
+
+def test_a_command_is_told_what_was_typed(call):
+    for arguments in (["data", "build"], ["xla_flags"], ["benchmark", "tokenizer"], ["plan"]):
+        status, out, err, typed = call(top, *arguments, "--help")
+        assert (status, err, typed) == (0, "", " ".join(["gener-jax", *arguments]))
+        assert out.startswith(f"usage: {typed} [-h]")
+    status, _, err, _ = call(top, "benchmark", "tokenizer", "--nothing")
+    assert status == 2
+    assert "gener-jax benchmark tokenizer: error: " in err
+
+
+def test_status_and_last_line_are_the_commands(call, tmp_path):
+    status, out, err, _ = call(top, "xla_flags", "tpu")
+    assert (status, out[:23], err) == (0, "export LIBTPU_INIT_ARGS", "")
+    status, out, err, _ = call(top, "data", "inspect", str(tmp_path / "absent"))
+    assert (status, out) == (1, "")
+    assert err.startswith("inspect: error: ")
+    status, _, err, _ = call(top, "benchmark", "tokenizer", str(tmp_path / "absent"))
+    assert (status, err[:28]) == (1, "benchmarks.tokenizer: error:")
+    status, _, err, _ = call(top, "train")  # a ConfigError, made a line by command.run
+    assert (status, err) == (2, "error: give --config=FILE.py\n")
+
+
+def test_a_verb_that_does_not_exist_is_one_line(call):
+    status, out, err, _ = call(top, "trian", "--config", "x")
+    assert (status, out) == (2, "")
+    assert err == f"gener-jax: error: 'trian' is not one of its commands: {', '.join(top.VERBS)}\n"
+    assert "gener-jax data: error: 'bulid'" in call(top, "data", "bulid")[2]
+
+
+def test_version(call):
+    assert call(top, "--version")[1].startswith(f"gener_jax {__version__}, jax ")
+    assert call(data, "--version")[0] == 2
+
+
+@pytest.mark.parametrize(("name", "module"), LISTS.items(), ids=LISTS)
+def test_as_a_module(name, module):
+    """From another folder, in a process of its own; what is listed is not imported."""
+    program = f"import runpy, sys; runpy.run_module({name.split()[-1]!r}, run_name='__main__', alter_sys=True); " + (
+        f"assert not {{'jax', 'numpy', *{[m for m, _ in module.VERBS.values()]}}} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: {name} COMMAND")
