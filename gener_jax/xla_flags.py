@@ -28,7 +28,9 @@ VARIABLE = {"gpu": "XLA_FLAGS", "tpu": "LIBTPU_INIT_ARGS"}
 
 def main(argv=None) -> None:
     """Prints a shell command that adds the platform's flags to the environment."""
-    parser = argparse.ArgumentParser(prog=cli.program(), description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("platform", choices=sorted(FLAGS))
     platform = parser.parse_args(argv).platform
     name = VARIABLE[platform]
