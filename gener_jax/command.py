@@ -1,12 +1,12 @@
-"""The command line of every program: one parser for experiment files, overrides and run folders; one way to fail.
+"""The command line shared by all programs: a parser for experiment files, overrides and run folders; exit statuses.
 
     --config=FILE.py            an experiment file with get_config()
-    --config.section.field=X    one field, before or after --config
+    --config.section.field=X    overrides one field, before or after --config
     --workdir=DIR               the run's folder; default runs/<config name>
-    --checkpoint=DIR            (evaluate, sample, convert) a run's or a Hugging Face folder, whose config is the base
+    --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
 
-Exit status: 0; 1 for input that cannot be used; 2 for a command line or configuration that is wrong; 75 stuck; 130
-interrupted; 143 stopped by SIGTERM, the state saved.
+Exit status: 0; 1 for unusable input; 2 for an invalid command line or configuration; 75 stuck; 130 interrupted; 143
+stopped by SIGTERM, the state saved.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from gener_jax.config import Config, ConfigError
 
 @contextlib.contextmanager
 def refusing(what: str = ""):
-    """For a step that checks what the user gave: a ValueError in it becomes a ConfigError, `what` in front."""
+    """Turns a ValueError of the user's input into a ConfigError, with `what` in front; a context manager."""
     try:
         yield
     except (ConfigError, DataError):
@@ -39,7 +39,7 @@ def refusing(what: str = ""):
 
 
 def load_experiment(path: str) -> dict:
-    """The fields that an experiment file's `get_config()` returns, its name the file's."""
+    """The fields returned by an experiment file's `get_config()`; the config's name is that of the file."""
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"--config {path}: no such file")
@@ -50,7 +50,7 @@ def load_experiment(path: str) -> dict:
     try:
         spec.loader.exec_module(module)
         values = module.get_config().to_dict()
-    except Exception as error:  # whatever the file does wrong is for who wrote it, in a line
+    except Exception as error:  # any error of the file is its author's to fix, so one line is enough
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(file)] or [getattr(error, "lineno", None)]
         at = f"line {lines[-1]}: " if lines[-1] else ""
@@ -60,7 +60,7 @@ def load_experiment(path: str) -> dict:
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The arguments without the `--config.x.y=value` (or `--config.x.y value`) among them, and those as a dict."""
+    """Splits arguments into all others and a dict of those of the form `--config.x.y=value` or `--config.x.y value`."""
     rest, overrides, it = [], {}, iter(argv)
     for argument in it:
         if argument.startswith("--config."):
@@ -76,7 +76,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def override(values: dict, overrides: dict[str, str]) -> Config:
-    """The resolved configuration of `values` with overrides applied."""
+    """Applies overrides to `values` and resolves the configuration."""
     values = copy.deepcopy(values)
     for name, text in overrides.items():
         *sections, last = name.split(".")
@@ -90,7 +90,7 @@ def override(values: dict, overrides: dict[str, str]) -> Config:
 def step(text: str) -> int | str:
     """The value of --step: a checkpoint's number, or "best"."""
     if text != "best" and not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a step's number nor best")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a step number or best")
     return text if text == "best" else int(text)
 
 
@@ -110,10 +110,11 @@ class Command:
         if checkpoint:
             self.parser.add_argument(
                 "--checkpoint", metavar="DIR",
-                help="instead of both: a run's folder, a Hugging Face folder, tiny (which ships), or a name such as "
-                "GenerTeam/GENERator-v2-eukaryote-1.2b-base in the local cache",
+                help="instead of both: a run's folder, a Hugging Face folder, tiny (the model that ships with the "
+                "package), or a name in the local Hugging Face cache, such as "
+                "GenerTeam/GENERator-v2-eukaryote-1.2b-base",
             )  # fmt: skip
-            self.parser.add_argument("--download", action="store_true", help="fetch a name that the cache lacks")
+            self.parser.add_argument("--download", action="store_true", help="download a name that is not in the cache")
 
     def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Path]:
         """Arguments, the resolved configuration, and the run's folder."""
@@ -122,7 +123,7 @@ class Command:
         if getattr(args, "checkpoint", None) is not None:
             if args.config or args.workdir:
                 raise ConfigError("give --checkpoint alone, or --config and --workdir")
-            from gener_jax import pretrained  # jax: only once the command line is known to be good
+            from gener_jax import pretrained  # imports jax, so only after the command line is checked
 
             folder = pretrained.find(args.checkpoint, download=args.download)
             values = json.loads(configuration.dumps(pretrained.read_config(folder)))
@@ -136,14 +137,17 @@ class Command:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a program, which may return its exit status; what a user can mend becomes one line on standard error."""
+    """Runs a program, which may return its exit status.
+
+    An error that the user can fix becomes one line on standard error and an exit status.
+    """
     import absl.logging
     import jax
 
     from gener_jax.errors import CheckpointError, TrainingError
     from gener_jax.training.faults import Terminated
 
-    # orbax and its event loop write pages about what is said here in a line.
+    # orbax and its event loop log pages about errors that are one line here.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unless_loop_closed
@@ -162,7 +166,7 @@ def run(main: Callable[[], int | None]) -> None:
         CheckpointError,
         TrainingError,
         OSError,
-    ) as error:  # any other ValueError is a fault of the program
+    ) as error:  # any other ValueError is a bug
         _fail(1, error)
     except MemoryError as error:
         _fail(1, f"out of memory: {error}" if str(error) else "out of memory")
@@ -175,12 +179,12 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _unless_loop_closed(unraisable) -> None:
-    """What Python says of an error in a destructor, but for those of writes that a full disk has ended."""
+    """Reports errors in destructors as Python does, except those of writes that failed on a full disk."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
 def _fail(status: int, error) -> None:
-    sys.unraisablehook = lambda _: None  # threads that are still writing a checkpoint meet the same fault, at length
+    sys.unraisablehook = lambda _: None  # threads still writing a checkpoint would report the same error at length
     print(f"error: {error}", file=sys.stderr)
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""What training and inference need on each device, by formula, and what the device has."""
+"""The memory that training and inference need per device, by formula, and the memory that a device has."""
 
 import contextlib
 import os
@@ -16,22 +16,23 @@ from gener_jax.model import decoder
 from gener_jax.model.sharding import axis_sizes
 
 GIB = 2**30
-_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in
+_MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of getrusage's ru_maxrss
 
 
 def _widths(m: Model, tensor: int) -> tuple[float, float, float]:
-    """Elements a token and device of the queries, of the keys and of the feed-forward layer."""
+    """Elements per token and device of the queries, the keys and the feed-forward layer."""
     kv = m.num_key_value_heads / (tensor if m.num_key_value_heads % tensor == 0 else 1)
     return m.num_attention_heads / tensor * m.head_dim, kv * m.head_dim, m.intermediate_size / tensor
 
 
 def kept_by_a_layer(m: Model, tensor: int = 1, *, padded: float = 1) -> float:
-    """Bytes a token and device that a layer's forward pass leaves for its backward pass, by `m.remat`; arrays by head
-    are `padded` times as wide.
+    """Bytes per token and device that a layer's forward pass saves for its backward pass, by `m.remat`.
+
+    `padded` is the factor by which padding widens arrays with a head dimension.
     """
     heads, key_heads, width = _widths(m, tensor)
-    itemsize, sums = jnp.dtype(m.dtype).itemsize, 4 * m.num_attention_heads / tensor  # of attention's exponentials
-    by_head = padded * (2 * heads + 2 * key_heads)  # queries, keys, values, and what is attended to
+    itemsize, sums = jnp.dtype(m.dtype).itemsize, 4 * m.num_attention_heads / tensor  # the softmax denominators
+    by_head = padded * (2 * heads + 2 * key_heads)  # queries, keys, values, attention output
     match m.remat:
         case "full":
             return m.hidden_size * itemsize
@@ -39,60 +40,63 @@ def kept_by_a_layer(m: Model, tensor: int = 1, *, padded: float = 1) -> float:
             return (m.hidden_size + padded * heads) * itemsize + sums
         case "dots":
             return (2 * m.hidden_size + by_head + 2 * width) * itemsize + sums
-    # Both norms keep two float32 arrays and their result; silu(gate) · up keeps six arrays.
+    # Both norms save two float32 arrays and their result; silu(gate) · up saves six arrays.
     return 4 * 4 * m.hidden_size + (2 * m.hidden_size + by_head + heads + 6 * width) * itemsize + sums
 
 
 def training_needs(config: Config, num_devices: int, *, lanes: int = 1) -> dict[str, float]:
-    """GiB a device, by formula: float32 `parameters` and `gradients` (twice, where they are accumulated), the
-    `optimizer`'s two moments and the weights `cast` to the computation's type, all cut over fsdp, context and tensor;
-    the `gathered` weights of a layer and the next one; and `activations`, what the backward pass keeps of each layer,
-    one layer's scratch or the logits, of the tokens that a device has at a time.
+    """The memory of a training step in GiB per device, by formula.
 
-    An estimate for telling whether a run fits; a compiler's own schedule differs. A TPU pads a head to 128 `lanes`.
+    Returns the float32 `parameters` and `gradients` (twice with accumulation), the two moments of the `optimizer`, and
+    the weights `cast` to the compute dtype, all sharded over fsdp, context and tensor; the `gathered` weights of one
+    layer and the next; and `activations`: what is saved of each layer for the backward pass, plus the larger of one
+    layer's scratch memory and the logits, for the tokens of a device in a microbatch.
+
+    This is an estimate of whether a run fits; the compiler's schedule may need more or less. A TPU pads the head
+    dimension to a multiple of 128 `lanes`.
 
     Raises:
-      ValueError: if the mesh does not fit so many devices.
+      ConfigError: if the mesh does not fit `num_devices` devices.
     """
     m, t, mesh = config.model, config.train, config.mesh
     sizes = axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
-    tensor, cut = sizes["tensor"], sizes["fsdp"] * sizes["context"]
+    tensor, shards = sizes["tensor"], sizes["fsdp"] * sizes["context"]
     heads, key_heads, width = _widths(m, tensor)
     padded = -(-m.head_dim // lanes) * lanes / m.head_dim
     layer = m.hidden_size * (2 * heads + 2 * key_heads + 3 * width)
-    held = (m.num_hidden_layers * layer + 2 * m.vocab_size * m.hidden_size / tensor) / cut
+    parameters = (m.num_hidden_layers * layer + 2 * m.vocab_size * m.hidden_size / tensor) / shards
     itemsize, moment = jnp.dtype(m.dtype).itemsize, jnp.dtype(config.optimizer.state_dtype).itemsize
-    tokens = t.batch_size / t.accumulate * config.data.context_length / (sizes["data"] * cut)
-    # What a layer's backward pass works on, and keys and values of the whole length, gathered, with their gradients in
-    # float32; or else the logits' gradient. FNS has probabilities beside the logits.
+    tokens = t.batch_size / t.accumulate * config.data.context_length / (sizes["data"] * shards)
+    # The scratch memory of a layer's backward pass, including the gathered keys and values of the whole context and
+    # their float32 gradients; or the logits and their gradient, with FNS also the probabilities.
     scratch = (4 * m.hidden_size + padded * 2 * (2 * heads + 2 * key_heads) + 4 * width) * itemsize
     scratch += sizes["context"] * 2 * key_heads * (itemsize + 4)
     logits = (3 if config.objective.fns_from_step is None else 5) * 4 * m.vocab_size / tensor
     kept = kept_by_a_layer(m, tensor, padded=padded)
     return {
-        "parameters": 4 * held / GIB,
-        "gradients": (4 if t.accumulate == 1 else 8) * held / GIB,
-        "optimizer": 2 * moment * held / GIB,
-        "cast": (held * itemsize if itemsize < 4 else 0) / GIB,
-        "gathered": (2 * layer * itemsize if cut > 1 else 0) / GIB,
+        "parameters": 4 * parameters / GIB,
+        "gradients": (4 if t.accumulate == 1 else 8) * parameters / GIB,
+        "optimizer": 2 * moment * parameters / GIB,
+        "cast": (parameters * itemsize if itemsize < 4 else 0) / GIB,
+        "gathered": (2 * layer * itemsize if shards > 1 else 0) / GIB,
         "activations": tokens * (m.num_hidden_layers * kept + max(scratch, logits)) / GIB,
     }
 
 
 def available() -> float:
-    """GiB that each device has; on CPU an equal share of the machine's memory."""
+    """The memory of each device in GiB; on CPU the machine's memory divided by the number of devices."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] / GIB
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" where there is none
+    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" if there is none
         machine = min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return machine / len(jax.local_devices()) / GIB
 
 
 def peak() -> float:
-    """GiB at most in use so far: of this process on CPU, else of the fullest local device."""
+    """The peak memory so far in GiB: of this process on CPU, else of the local device with the largest peak."""
     stats = [d.memory_stats() for d in jax.local_devices() if d.platform != "cpu"]
     if stats and all(stats):
         return max(s["peak_bytes_in_use"] for s in stats) / GIB
@@ -104,23 +108,24 @@ def training_shortage(config: Config) -> str | None:
     try:
         need, have = training_needs(config, len(jax.devices())), available()
     except ValueError:
-        return None  # a mesh that does not fit is said where it is made
+        return None  # make_mesh raises for a mesh that does not fit
     total = sum(need.values())
     state = total - need["activations"]
     if total <= have:
         return None
     return (
-        f"{config.name} needs about {total:.0f} GiB a device ({state:.0f} for parameters, gradients and AdamW, "
-        f"{need['activations']:.0f} for activations) and there are {have:.0f} GiB on each of {len(jax.devices())} "
-        f"{jax.devices()[0].platform} device(s): use more devices, a smaller train.batch_size or data.context_length, "
-        "a larger train.accumulate, or model.remat=full; train.check_memory=false tries anyway"
+        f"{config.name} needs about {total:.0f} GiB per device ({state:.0f} for parameters, gradients and AdamW, "
+        f"{need['activations']:.0f} for activations), but there are {have:.0f} GiB on each of {len(jax.devices())} "
+        f"{jax.devices()[0].platform} device(s); use more devices, a smaller train.batch_size or data.context_length, "
+        "a larger train.accumulate, or model.remat=full; train.check_memory=false skips this check"
     )
 
 
 def inference_needs(config: Config, sizes: Mapping[str, int], batch: int, tokens: int) -> dict[str, float]:
-    """GiB a device: `weights` in the computation's type, cut over fsdp and tensor, and `cache`, the keys and values of
-    `batch` rows of `tokens` tokens, rows cut over data and fsdp, heads over tensor where it divides them; `sizes` are
-    the mesh's.
+    """The memory of inference in GiB per device, on a mesh of these `sizes`.
+
+    Returns the `weights` in the compute dtype, sharded over fsdp and tensor, and the `cache`: the keys and values of
+    `batch` rows of `tokens` tokens, the rows sharded over data and fsdp, the heads over tensor if it divides them.
     """
     m = config.model
     bytes_, tensor = jnp.dtype(m.dtype).itemsize, sizes["tensor"]
@@ -135,7 +140,7 @@ def inference_needs(config: Config, sizes: Mapping[str, int], batch: int, tokens
 def inference_shortage(config: Config, mesh: Mesh, batch: int = 1, tokens: int = 0) -> str | None:
     """One line if the weights and a KV cache of `batch` rows of `tokens` tokens will not fit, else None.
 
-    It says the weights, and the cache by batch and length.
+    The line gives the memory of the weights, and that of the cache by batch and length.
     """
     need, have = inference_needs(config, mesh.shape, batch, tokens), available()
     if sum(need.values()) <= have:
@@ -147,8 +152,8 @@ def inference_shortage(config: Config, mesh: Mesh, batch: int = 1, tokens: int =
     )
     return (
         f"{config.name} needs on each of {mesh.size} {jax.devices()[0].platform} device(s) {need['weights']:.2f} GiB "
-        f"for its weights in {config.model.dtype}, and for its KV cache, in GiB by batch and length: {table}; there "
-        f"are {have:.2f} GiB: use "
+        f"for its weights in {config.model.dtype}, and for its KV cache, in GiB by batch and length: {table}; but "
+        f"there are {have:.2f} GiB; use "
         + ("" if config.model.dtype == "bfloat16" else "dtype bfloat16, ")
         + "more devices, a smaller batch or fewer tokens"
     )

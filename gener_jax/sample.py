@@ -1,8 +1,8 @@
 """Generates DNA: python -m gener_jax.sample --checkpoint RUN --prompt ATG --num_bases 600 --temperature 0.8 --seed 1
 
-Writes FASTA on standard output (or to --output), a record a sample: the prompt's bases and the continuation of
---num_bases bases, fewer only where --stop or --stop_codon ended it. What is not given is taken from the run's
-config.sample. Prompts also come from a FASTA file, whose names are kept.
+Writes FASTA to standard output (or to --output), one record per sample: the prompt's bases and a continuation of
+--num_bases bases, or fewer if --stop or --stop_codon ends it. Options default to the run's config.sample. Prompts can
+also be read from a FASTA file; the records keep its names.
 """
 
 import dataclasses
@@ -34,33 +34,32 @@ def main(argv=None) -> None:
     add = program.parser.add_argument
     add("--prompt", action="append", metavar="DNA", help="DNA of any length; may be given several times")
     add("--num_bases", type=int, help="bases to generate")
-    add("--num_samples", type=int, help="samples a prompt")
+    add("--num_samples", type=int, help="samples per prompt")
     add("--temperature", type=float, help="0 is greedy")
-    add("--top_k", type=int, help="draw among the k most likely tokens; 0: all")
-    add("--top_p", type=float, help="draw among the fewest tokens that hold this mass")
+    add("--top_k", type=int, help="sample among the k most likely tokens; 0: all")
+    add("--top_p", type=float, help="sample among the fewest most likely tokens with this total probability")
     add("--seed", type=int)
-    add("--fasta", metavar="FILE", help="its sequences are the prompts; plain, gzip or bgzip; - is standard input")
+    add("--fasta", metavar="FILE", help="FASTA file of prompts; plain, gzip or bgzip; - is standard input")
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each prompt, e.g. <mam><cds>")
-    add("--mode", choices=MODES, default="token", help="base: each base drawn from its own distribution")
+    add("--mode", choices=MODES, default="token", help="base: sample each base from its own distribution [token]")
     add(
         "--remainder",
         choices=REMAINDERS,
         default="constrain",
-        help="what a prompt's left-over bases do: constrain the first token, or have the prompt's beginning changed",
+        help="how to handle bases left over at the end of a prompt: constrain the first token, or trim or pad the "
+        "prompt's beginning [constrain]",
     )
     add("--stop", action="append", default=[], metavar="TOKEN", choices=SPECIAL_TOKENS,
         help="a special token that ends a sample, e.g. </s>")  # fmt: skip
-    add("--stop_codon", action="store_true", help="end a sample behind the first stop codon in the prompt's frame")
-    add("--open_frame", type=int, default=0, metavar="BASES", help="no stop codon in that frame before so many bases")
-    add("--genetic_code", type=int, default=1, help="NCBI's number, for the frame")
-    add("--max_run", type=int, metavar="N", help="the longest run of one base")
-    add(
-        "--avoid", action="append", default=[], metavar="MOTIF", help="a motif (IUPAC) that may not come, either strand"
-    )
-    add("--gc", type=float, nargs=2, metavar=("LEAST", "LARGEST"), help="shares of G and C of a continuation")
+    add("--stop_codon", action="store_true", help="end a sample after the first stop codon in the prompt's frame")
+    add("--open_frame", type=int, default=0, metavar="BASES", help="no stop codon in that frame within this many bases")
+    add("--genetic_code", type=int, default=1, help="NCBI's number of the genetic code of the frame [1]")
+    add("--max_run", type=int, metavar="N", help="longest homopolymer, in bases")
+    add("--avoid", action="append", default=[], metavar="MOTIF", help="a motif (IUPAC) to avoid on both strands")
+    add("--gc", type=float, nargs=2, metavar=("MIN", "MAX"), help="range of a continuation's GC content, as fractions")
     add("--log_probs", type=Path, metavar="FILE", help="TSV of each base and its log-probability in nats")
     add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
-    add("--output", type=Path, metavar="FILE", help="instead of standard output")
+    add("--output", type=Path, metavar="FILE", help="where to write the FASTA [standard output]")
     args, config, folder = program.parse(argv)
     given = {
         f.name: getattr(args, f.name) for f in dataclasses.fields(Sample) if getattr(args, f.name, None) is not None
@@ -68,7 +67,7 @@ def main(argv=None) -> None:
     if args.prompt:
         given["prompts"] = tuple(args.prompt)
     if args.fasta is not None and args.prompt:
-        raise ConfigError("give --prompt or --fasta, not both")
+        raise ConfigError("give either --prompt or --fasta, not both")
     with command.refusing(f"--prefix {args.prefix}"):
         only_special(args.prefix)
     for path in filter(None, (args.output, args.log_probs)):
@@ -118,9 +117,10 @@ def main(argv=None) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(text)
-    os.replace(beside, path)
+    """Writes a file atomically."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 if __name__ == "__main__":

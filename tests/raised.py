@@ -28,5 +28,6 @@ def check(error, kind, **attributes):
         assert found == expected, f"{name}: {found!r}, expected {expected!r}; {error}"
     text = str(error)
     assert text.isprintable(), text
-    for expected in (error.file, error.record, error.field, error.remedy):
+    for name in ("file", "record", "field", "remedy", "path", "name", "argument"):
+        expected = getattr(error, name, None)
         assert expected is None or str(expected) in text, text

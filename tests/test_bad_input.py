@@ -48,9 +48,9 @@ def refused(capsys):
         ({"data__validation_share": "0.4", "data__build_from": "absent.gb"}, 1, "take another config.data.path"),
         ({"mesh__fsdp": "3"}, 2, "does not fit 8 device(s)"),
         ({"mesh__fsdp": "5", "mesh__data": "-1"}, 2, "does not fit 8 device(s)"),
-        ({"train__batch_size": "12"}, 2, "train.batch_size 12 is not divisible by mesh data·fsdp = 8"),
+        ({"train__batch_size": "12"}, 2, "train.batch_size is 12: not divisible by mesh data·fsdp = 8"),
         ({"model__hidden_size": "20"}, 2, "= 20 is not divisible by mesh fsdp = 8"),
-        ({"model__vocab_size": "100"}, 2, "model.vocab_size is 100 but kmer-3 has 96 tokens"),
+        ({"model__vocab_size": "100"}, 2, "model.vocab_size is 100: kmer-3 has 96 tokens"),
         ({"sample__prompts": "ATX"}, 2, "sample.prompts: character 'X' at position 2"),
         ({"eval__split": "test"}, 1, "the test split is empty"),
         ({"tokenizer__kind": "bpe", "tokenizer__model_file": "absent.model", "data__records": "tokens"}, 2,
@@ -76,7 +76,7 @@ def test_a_large_run_without_data_and_memory(tmp_path, monkeypatch, capsys):
     assert data.startswith("error: no dataset at datasets/refseq_eukaryote")
     assert "python -m data_pipeline.build" in data
     assert gib.startswith("error: euk_1b needs about ")
-    assert "GiB a device" in gib
+    assert "GiB per device" in gib
     assert "there are 3 GiB on each of 8 cpu device(s)" in gib
     assert not list(tmp_path.iterdir())
 

@@ -10,11 +10,13 @@ from scipy import special, stats
 
 from data_pipeline.tokenizer import BOS, EOS, NUM_SPECIAL, PAD, KmerTokenizer
 from gener_jax import config
+from gener_jax.errors import InputError
 from gener_jax.inference.batches import left_pad, round_up
 from gener_jax.inference.generate import Sampling, filter_logits, programs
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
 from tests.conftest import random_params
+from tests.raised import raises
 
 PROMPTS = ["", "A", "AC", "ACG", "TTGAC", "<cds>ATGGC", "acguNA", "GGTTAACCG"]
 
@@ -257,30 +259,25 @@ def test_any_mesh_gives_the_same(lm):
 
 def test_errors(lm):
     generate = functools.partial(lm.generate, num_bases=4)
-    for prompts, options, message in [
-        ("ACGT", {}, "prompts is one string: give a list"),
-        (["ACGT", "ACXT"], {}, "character 'X' at position 2 is not a base"),
-        (["<cds>ACX"], {}, "character 'X' at position 7 is not a base"),
-        (["AC GT"], {}, "character ' ' at position 2"),
-        (["<gene>AC"], {}, "unknown special token '<gene>'"),
-        (["ACG<cds>AC"], {}, "3 bases from position 0 are not a whole number of 2-mers"),
-        (["AC"], {"seed": [1, 2]}, "2 seeds for 1 rows"),
-        (["AC"], {"num_bases": -1}, "num_bases is -1"),
-        (["AC"], {"temperature": -0.5}, "temperature is -0.5"),
-        (["AC"], {"top_k": -1}, "top_k is -1"),
-        (["AC"], {"top_p": 0.0}, "top_p is 0.0"),
-        (["AC"], {"top_p": 1.5}, "top_p is 1.5"),
-        (["AC"], {"stop": ["<end>"]}, "stop token '<end>' is none of"),
-    ]:
-        with pytest.raises(ValueError, match=re.escape(message)):
+    for prompts, options, argument, value in [
+        ("ACGT", {}, "prompts", "ACGT"),
+        (["ACGT", "ACXT"], {}, "prompts[1]", "ACXT"),
+        (["<gene>AC"], {}, "prompts[0]", "<gene>AC"),
+        (["ACG<cds>AC"], {}, "prompts[0]", "ACG<cds>AC"),
+        (["AC", "A" * 125], {}, "prompts[1]", "A" * 125),  # 65 tokens in all, the model was made for 64
+        *((["AC"], {name: value}, name, value) for name, value in [
+            ("seed", [1, 2]), ("seed", -1), ("num_bases", -1), ("num_samples", 0), ("batch_size", 0),
+            ("temperature", -0.5), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.5), ("mode", "kmer"), ("remainder", "x"),
+        ]),
+        (["AC"], {"stop": ["<end>"]}, "stop", "<end>"),
+    ]:  # fmt: skip
+        with raises(InputError, argument=argument, value=value) as caught:
             generate(prompts, **options)
-    for message, ids in {
-        "[batch, length]": [1, 2],
-        "not float64": [[1.0]],
-        "[0, 48)": [[48]],
-        "not -1 to": [[-1]],
-    }.items():
-        with pytest.raises(ValueError, match=re.escape(message)):
+        assert str(caught.value).startswith(f"{argument} is {value!r}: ")
+    with raises(InputError, argument="prompt", value="ACX"):
+        list(lm.stream("ACX", 4))
+    for ids in ([1, 2], [[1.0]], [[48]], [[-1]]):
+        with raises(InputError, argument="ids"):
             lm.logits(ids)
     assert dataclasses.asdict(Sampling()) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "mode": "token"}
 

@@ -1,14 +1,15 @@
-"""GenBank to ArrayRecord: speed beside Biopython's parser, growth with workers, peak memory.
+"""GenBank to ArrayRecord: speed compared with Biopython's parser, scaling with workers, peak memory.
 
     python -m gener_jax.benchmarks.build FILE.gbk.gz [FILE …]
     python -m gener_jax.benchmarks.build --workers 1 2 4 8 --copies 16 FILE.gbk.gz
     python -m gener_jax.benchmarks.build --synthetic 250
 
-Every run is a process of its own. The first form pins each to one core and takes turns: a whole build (all of it, from
-the file to dataset.json), the same with the leakage report, which compares the dataset with itself, our reader alone,
-and `Bio.SeqIO.parse` alone, which makes no regions and writes nothing; the seconds are measured inside, at the second
-of two calls. The second builds copies of one genome with more and more workers. The third makes a chromosome of so many
-Mbp with a gene every 25 kb, as GenBank and as FASTA + GFF3, and says the build's peak memory. One JSON line each.
+Every measurement runs in its own process. The first form pins each process to one core and alternates between: a whole
+build (from the file to dataset.json); the same with the leakage report, which compares the dataset with itself; our
+reader alone; and `Bio.SeqIO.parse` alone, which extracts no regions and writes nothing. The time is that of the second
+of two calls, measured inside the process. The second form builds copies of one genome with increasing numbers of
+workers. The third makes a chromosome of the given size in Mbp with a gene every 25 kb, as GenBank and as FASTA + GFF3,
+and reports the build's peak memory. Each measurement prints one JSON line.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def _biopython(inputs: list[str]) -> tuple[float, int]:
 def _child(pipe, function: Callable, arguments: tuple, again: tuple, core: int | None) -> None:
     if core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
-    result = function(*arguments)  # the first time also pays for what is imported late
+    result = function(*arguments)  # the first call also includes late imports
     if core is not None:
         result = function(*again)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -76,7 +77,10 @@ def _child(pipe, function: Callable, arguments: tuple, again: tuple, core: int |
 
 
 def run(function: Callable, *arguments, one_core: bool = False) -> tuple[float, int, int]:
-    """Seconds, bases and peak bytes of a function in a process of its own; on one core of the second of two calls."""
+    """Runs a function in its own process; returns seconds, bases and peak memory in bytes.
+
+    With `one_core` the process is pinned to one core, and the function is called twice and the second call measured.
+    """
     again = (arguments[0], f"{arguments[1]}-again", *arguments[2:]) if len(arguments) > 1 else arguments
     core = min(os.sched_getaffinity(0)) if one_core and hasattr(os, "sched_getaffinity") else None
     context = multiprocessing.get_context("spawn")
@@ -91,18 +95,18 @@ def run(function: Callable, *arguments, one_core: bool = False) -> tuple[float, 
 
 
 def synthetic(folder: Path, length: int) -> tuple[Path, Path, Path]:
-    """A chromosome with a gene of 10 kb every 25 kb, on either strand: as GenBank, as FASTA, and its GFF3."""
+    """Writes a chromosome with a gene of 10 kb every 25 kb, on alternating strands, as GenBank and as FASTA + GFF3."""
     letters = np.frombuffer(b"acgt", np.uint8)[np.random.default_rng(0).integers(0, 4, length, np.uint8)]
-    places = [(start, min(start + 10_000, length)) for start in range(5000, length - 12_000, 25_000)]
+    genes = [(start, min(start + 10_000, length)) for start in range(5000, length - 12_000, 25_000)]
     genbank, fasta, gff = folder / "chromosome.gbk", folder / "pair.fa", folder / "pair.gff3"
     with open(genbank, "wb") as stream:
         stream.write(b"LOCUS       CHR1 %d bp    DNA     linear   BCT 01-JAN-2000\nVERSION     CHR1.1\n" % length)
         stream.write(b"FEATURES             Location/Qualifiers\n")
-        for number, (start, end) in enumerate(places):
-            place = b"%d..%d" % (start + 1, end)
-            place = b"complement(%s)" % place if number % 2 else place
+        for number, (start, end) in enumerate(genes):
+            location = b"%d..%d" % (start + 1, end)
+            location = b"complement(%s)" % location if number % 2 else location
             for kind in (b"gene", b"CDS"):
-                stream.write(b'     %-16s%s\n                     /locus_tag="g%d"\n' % (kind, place, number))
+                stream.write(b'     %-16s%s\n                     /locus_tag="g%d"\n' % (kind, location, number))
         stream.write(b"ORIGIN\n")
         for start in range(0, length, 60):
             line = letters[start : start + 60].tobytes()
@@ -114,7 +118,7 @@ def synthetic(folder: Path, length: int) -> tuple[Path, Path, Path]:
             stream.write(letters[start : start + 80].tobytes().upper() + b"\n")
     with open(gff, "w") as stream:
         stream.write("##gff-version 3\n")
-        for number, (start, end) in enumerate(places):
+        for number, (start, end) in enumerate(genes):
             sign = "-" if number % 2 else "+"
             for kind, phase, ids in (("gene", ".", f"ID=g{number}"), ("CDS", "0", f"ID=c{number};Parent=g{number}")):
                 stream.write(f"CHR1.1\tx\t{kind}\t{start + 1}\t{end}\t.\t{sign}\t{phase}\t{ids}\n")
@@ -122,7 +126,7 @@ def synthetic(folder: Path, length: int) -> tuple[Path, Path, Path]:
 
 
 def copies_of(path: str, count: int, folder: Path) -> list[str]:
-    """The file itself, or so many copies of it, compressed as it is, whose records have names of their own."""
+    """The file itself if `count` is 1, else copies of it, compressed if it is, whose records have distinct names."""
     if count == 1:
         return [path]
     raw = Path(path).read_bytes()
@@ -138,7 +142,7 @@ def copies_of(path: str, count: int, folder: Path) -> list[str]:
 
 
 def compare(path: str, repeats: int, copies: int, folder: Path) -> dict:
-    """Our build and Biopython's parser on one core, in turns."""
+    """Measures our build and Biopython's parser on one core, alternating between them."""
     paths = copies_of(path, copies, folder)
     names = ("build", "build with the leakage report", "our reader alone", "biopython")
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -149,8 +153,8 @@ def compare(path: str, repeats: int, copies: int, folder: Path) -> dict:
         reader, _, _ = run(_reader, paths, one_core=True)
         theirs, their_bases, their_peak = run(_biopython, paths, one_core=True)
         assert bases == their_bases, (bases, their_bases)
-        for row, value in zip(seconds.values(), (ours, report, reader, theirs), strict=True):
-            row.append(value)
+        for measured, value in zip(seconds.values(), (ours, report, reader, theirs), strict=True):
+            measured.append(value)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "file": Path(path).name,
@@ -167,17 +171,19 @@ def compare(path: str, repeats: int, copies: int, folder: Path) -> dict:
 
 
 def main() -> int:
-    """Prints one JSON line a measurement."""
+    """Prints one JSON line per measurement."""
     parse = argparse.ArgumentParser(
         prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parse.add_argument("files", nargs="*", metavar="FILE", help="GenBank files, plain or gzip")
-    parse.add_argument("--repeats", type=int, default=5, help="of each, in turns (default 5)")
-    parse.add_argument("--workers", type=int, nargs="+", help="build copies of the first file with so many workers")
-    parse.add_argument("--copies", type=int, default=1, help="build so many copies of a file at once (default 1)")
-    parse.add_argument("--synthetic", type=int, metavar="MBP", help="the peak memory of a chromosome of this size")
+    parse.add_argument("--repeats", type=int, default=5, help="repeats of each measurement, alternating (default 5)")
+    parse.add_argument(
+        "--workers", type=int, nargs="+", help="build copies of the first file with these numbers of workers"
+    )
+    parse.add_argument("--copies", type=int, default=1, help="copies of a file to build at once (default 1)")
+    parse.add_argument("--synthetic", type=int, metavar="MBP", help="measure peak memory for a chromosome of this size")
     options = parse.parse_args()
     if not options.files and not options.synthetic:
         parse.error("give files, or --synthetic")
@@ -188,8 +194,8 @@ def main() -> int:
             for what, inputs in (("genbank", [genbank]), ("fasta + gff3", [fasta, gff])):
                 output = str(folder / f"set-{what.split()[0]}")
                 seconds, bases, peak = run(_ours, [str(path) for path in inputs], output, 1, True)
-                row = {"synthetic": what, "bases": bases, "seconds": round(seconds, 2), "peak_mib": peak >> 20}
-                print(json.dumps(row), flush=True)
+                line = {"synthetic": what, "bases": bases, "seconds": round(seconds, 2), "peak_mib": peak >> 20}
+                print(json.dumps(line), flush=True)
         if options.workers:
             copies = copies_of(options.files[0], options.copies, folder)
             base = None
@@ -197,9 +203,9 @@ def main() -> int:
                 output = str(folder / f"set{workers}")
                 seconds, bases, _ = run(_ours, copies, output, workers, True)
                 base = base or seconds * workers
-                row = {"workers": workers, "copies": options.copies, "seconds": round(seconds, 2)}
-                row |= {"mbp_per_s": round(bases / seconds / 1e6, 2), "times": round(base / seconds, 2)}
-                print(json.dumps(row), flush=True)
+                line = {"workers": workers, "copies": options.copies, "seconds": round(seconds, 2)}
+                line |= {"mbp_per_s": round(bases / seconds / 1e6, 2), "times": round(base / seconds, 2)}
+                print(json.dumps(line), flush=True)
         else:
             for path in options.files:
                 print(json.dumps(compare(path, options.repeats, options.copies, folder)), flush=True)

@@ -1,10 +1,10 @@
-"""How fast the loader makes batches, beside what a GPU eats.
+"""Throughput of the data loader, compared with what a GPU consumes.
 
     python -m gener_jax.benchmarks.loader --dataset datasets/mine [--workers 0 2] [--reverse_complement]
 
-One JSON line for each number of workers: the median over `--repeats` stretches of batches, in tokens and million bases
-a second, and how many GPUs at 40 000 tokens a second (a 1b model on a large one) it feeds. Batches are made on the host
-and thrown away.
+Prints one JSON line per number of workers: the median over `--repeats` intervals, in tokens and million bases per
+second, and how many GPUs it can feed at 40 000 tokens per second each (a 1b model on a large GPU). Batches are made on
+the host and discarded.
 """
 
 import argparse
@@ -25,10 +25,10 @@ GPU_TOKENS_PER_SECOND = 40_000
 
 
 def measure(stream: TokenStream, batch_size: int, repeats: int, seconds: float) -> dict:
-    """Tokens and million bases a second of one loader, the median of `repeats` stretches of `seconds`."""
+    """Tokens and million bases per second of one loader, the median over `repeats` intervals of `seconds`."""
     tokens = batch_size * stream.data.context_length
     batches = host_batches(stream, batch_size, 0, 10**6)
-    for _ in range(4):  # the first epoch's order, the workers' start
+    for _ in range(4):  # warm-up: the order of the first epoch, and starting the workers
         next(batches)
     rates = []
     for _ in range(repeats):
@@ -48,19 +48,19 @@ def measure(stream: TokenStream, batch_size: int, repeats: int, seconds: float) 
 
 
 def main() -> int:
-    """Prints one JSON line a number of workers."""
+    """Prints one JSON line per number of workers."""
     parse = argparse.ArgumentParser(
         prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parse.add_argument("--dataset", required=True, metavar="DIR", help="a folder that data_pipeline.build made")
-    parse.add_argument("--context_length", type=int, default=16384, help="tokens (default 16384)")
-    parse.add_argument("--batch_size", type=int, default=8, help="sequences (default 8)")
-    parse.add_argument("--workers", type=int, nargs="+", default=[0], help="processes that read (default 0: threads)")
+    parse.add_argument("--dataset", required=True, metavar="DIR", help="a folder written by data_pipeline.build")
+    parse.add_argument("--context_length", type=int, default=16384, help="tokens per sequence (default 16384)")
+    parse.add_argument("--batch_size", type=int, default=8, help="sequences per batch (default 8)")
+    parse.add_argument("--workers", type=int, nargs="+", default=[0], help="reader processes (default 0: threads)")
     parse.add_argument("--reverse_complement", action="store_true", help="read each region on a random strand")
-    parse.add_argument("--repeats", type=int, default=5, help="default 5")
-    parse.add_argument("--seconds", type=float, default=2.0, help="of each repeat (default 2)")
+    parse.add_argument("--repeats", type=int, default=5, help="measured intervals (default 5)")
+    parse.add_argument("--seconds", type=float, default=2.0, help="length of each interval (default 2)")
     options = parse.parse_args()
     data = Data(
         path=str(Path(options.dataset)),
@@ -70,8 +70,9 @@ def main() -> int:
     source, tokenizer = RegionSource(options.dataset, "train"), KmerTokenizer(6)
     for workers in options.workers:
         stream = TokenStream(source, tokenizer, dataclasses.replace(data, num_workers=workers), seed=0)
-        row = {"regions": len(source), "bases": int(source.index["length"].sum())}
-        print(json.dumps(row | measure(stream, options.batch_size, options.repeats, options.seconds)), flush=True)
+        dataset = {"regions": len(source), "bases": int(source.index["length"].sum())}
+        rates = measure(stream, options.batch_size, options.repeats, options.seconds)
+        print(json.dumps(dataset | rates), flush=True)
     return 0
 
 

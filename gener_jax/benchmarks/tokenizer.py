@@ -1,9 +1,10 @@
-"""Speed of the 6-mer tokenizer on a FASTA file, beside a plain Python loop over the same letters.
+"""Speed of the 6-mer tokenizer on a FASTA file, compared with a plain Python loop over the same sequences.
 
     python -m gener_jax.benchmarks.tokenizer FILE.fa[.gz]
 
-Prints one JSON line: million bases a second from str to ids and back (medians), the loop's in the same run, their
-ratio, and the sha256 of the ids as little-endian uint16. A left-over at a record's end is one <oov>.
+Prints one JSON line: million bases per second from str to ids and back (medians), those of the loop in the same run,
+the ratio of tokenizer to loop, and the sha256 of the ids as little-endian uint16. Bases left over at the end of a
+record are encoded as one <oov>.
 """
 
 import argparse
@@ -24,16 +25,16 @@ K = 6
 
 
 def read_fasta(path: Path) -> list[str]:
-    """The sequences of a FASTA file, plain or gzipped, in its order and case."""
+    """The sequences of a FASTA file, plain or gzip, in the order and case of the file."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as stream:
         records = stream.read().split(">")
     if records[0].strip() or len(records) < 2:
-        raise ValueError(f"{path}: a FASTA file opens with '>'")
+        raise ValueError(f"{path}: is not FASTA, as it does not begin with '>'")
     return ["".join(record.split("\n")[1:]) for record in records[1:]]
 
 
 def timed(function, repeats: int) -> tuple[float, list]:
-    """The median seconds of a call, and what the last one returned."""
+    """The median seconds of a call, and the result of the last call."""
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -43,7 +44,7 @@ def timed(function, repeats: int) -> tuple[float, list]:
 
 
 def measure(sequences: list[str], repeats: int) -> dict:
-    """What the command prints. Raises ValueError where the loop's ids are not the tokenizer's."""
+    """The object that the command prints. Raises ValueError if the ids of the loop differ from the tokenizer's."""
     tokenizer = KmerTokenizer(K)
     vocabulary = {"".join(p): i for i, p in enumerate(itertools.product("ATCG", repeat=K), NUM_SPECIAL)}
     capitals = [s.upper() for s in sequences]
@@ -55,7 +56,7 @@ def measure(sequences: list[str], repeats: int) -> dict:
         lambda: [[vocabulary.get(s[i : i + K], OOV) for i in range(0, len(s), K)] for s in capitals], 1
     )
     if loop_ids != [i.tolist() for i in ids]:
-        raise ValueError("the tokenizer's ids are not those of the plain loop")
+        raise ValueError("the tokenizer's ids differ from those of the plain loop")
     return {
         "benchmark": "tokenizer",
         "tokenizer": tokenizer.name,
@@ -78,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parse.add_argument("fasta", type=Path, metavar="FILE", help="FASTA, plain or gzip")
     parse.add_argument(
-        "--repeats", type=int, default=5, help="of encoding and decoding; the loop runs once (default 5)"
+        "--repeats", type=int, default=5, help="runs of encoding and decoding; the loop runs once (default 5)"
     )
     return parse
 
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.repeats < 1:
-            raise ValueError(f"repeats is {options.repeats}: it is at least 1")
+            raise ValueError(f"--repeats is {options.repeats}: must be at least 1")
         print(json.dumps(measure(read_fasta(options.fasta), options.repeats)))
     except (ValueError, OSError, EOFError) as error:
         print(f"benchmarks.tokenizer: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""What a generated sequence has to keep to: longest run, forbidden motifs, GC content, an open reading frame.
+"""Constraints on a generated sequence: longest homopolymer, forbidden motifs, GC content, an open reading frame.
 
-Motifs and runs are read by one automaton over bases, the frame by another. Both are composed over the bases of each
-k-mer beforehand, so that a decoding step looks up which tokens are allowed behind the state of each row, bases of the
-prompt and of the token before included.
+One automaton over bases recognizes motifs and homopolymers, another the reading frame. Both are composed over the bases
+of each k-mer beforehand, so that a decoding step looks up which tokens are allowed in the state of each row. The state
+includes the bases of the prompt and of earlier tokens.
 """
 
 import dataclasses
@@ -16,31 +16,32 @@ from jaxtyping import Array, Bool, Float, Int
 
 from data_pipeline import bases, translation
 from data_pipeline.tokenizer import Tokenizer
+from gener_jax.errors import InputError
 
 _IUPAC = {
     "A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
     "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
 }  # fmt: skip
 _MAX_STATES = 4096
-SLACK = 12  # bases by which GC may be out of its range at first
+SLACK = 12  # bases by which G + C may be outside its range at the beginning of a continuation
 
 
 @dataclasses.dataclass(frozen=True)
 class Constraints:
-    """All are about the DNA of the prompt's end and the continuation together, but for `gc`, of the continuation.
+    """Constraints on the DNA at the end of the prompt and the continuation together; `gc`, on the continuation alone.
 
     Args:
-      max_run: the longest run of one base.
-      avoid: motifs that may not come, in IUPAC letters, such as restriction sites ("GAATTC"); nor on the other strand.
-      gc: the least and the largest share of G and C of a whole continuation; on the way it is kept within a few bases
-        of that, so that the end has nothing to mend.
-      open_frame: the bases before which no stop codon may begin in the reading frame. The frame begins with the DNA of
-        the prompt's end (behind its last special token), or with the continuation where there is none.
-      stop_codon: end a row behind the first stop codon in that frame.
-      genetic_code: NCBI's number of the code that the frame is read by.
+      max_run: longest homopolymer, in bases.
+      avoid: motifs that must not occur on either strand, in IUPAC letters, such as restriction sites ("GAATTC").
+      gc: minimum and maximum GC content of the whole continuation, as fractions. During generation GC stays within a
+        few bases of this range, so that the last bases need not correct it.
+      open_frame: no stop codon may begin within this number of bases of the reading frame. The frame begins with the
+        DNA at the end of the prompt (after its last special token), or with the continuation if there is none.
+      stop_codon: whether a row ends after the first stop codon in that frame.
+      genetic_code: NCBI's number of the genetic code of the frame.
 
     Raises:
-      ValueError: for what cannot be kept to.
+      InputError: if a value is invalid.
     """
 
     max_run: int | None = None
@@ -52,35 +53,37 @@ class Constraints:
 
     def __post_init__(self):
         if self.max_run is not None and self.max_run < 1:
-            raise ValueError(f"max_run is {self.max_run}: it has to be positive")
+            raise InputError("must be positive", "max_run", self.max_run)
         if isinstance(self.avoid, str):
-            raise ValueError("avoid is one string: give a list of motifs")
+            raise InputError("must be a list of motifs, not a string", "avoid", self.avoid)
         for motif in self.avoid:
             if not motif or set(motif.upper()) - _IUPAC.keys():
-                raise ValueError(f"avoid has {motif!r}: a motif is of IUPAC letters ({''.join(_IUPAC)})")
+                raise InputError(
+                    f"motif {motif!r} must consist of IUPAC letters ({''.join(_IUPAC)})", "avoid", self.avoid
+                )
         if self.gc is not None and not (len(self.gc) == 2 and 0 <= self.gc[0] <= self.gc[1] <= 1):
-            raise ValueError(f"gc is {self.gc}: give the least and the largest share, between 0 and 1")
+            raise InputError("must be the minimum and maximum GC fraction, from 0 to 1", "gc", self.gc)
         if self.open_frame < 0:
-            raise ValueError(f"open_frame is {self.open_frame}: it cannot be negative")
+            raise InputError("must not be negative", "open_frame", self.open_frame)
         if not translation.known_code(self.genetic_code):
-            raise ValueError(f"genetic_code is {self.genetic_code}: NCBI has no such code")
+            raise InputError("NCBI has no such genetic code", "genetic_code", self.genetic_code)
 
     def any(self) -> bool:
-        """Whether there is one."""
+        """Whether any constraint is set."""
         return self != Constraints(genetic_code=self.genetic_code)
 
 
 @struct.dataclass
 class Tables:
-    """The automata over tokens, and the bounds. Dimension key: S states, V vocabulary."""
+    """The automata over tokens, and the bounds. Dimension key: S states, V vocabulary, k bases per token."""
 
-    motif_next: Int[Array, "S V"]
-    motif_bad: Bool[Array, "S V"]
-    frame_next: Int[Array, "S V"]
+    motif_next: Int[Array, "S V"]  # next state
+    motif_bad: Bool[Array, "S V"]  # whether the token completes a motif
+    frame_next: Int[Array, "S V"]  # next state
     frame_stop: Int[Array, "S V"]  # bases of the token up to the end of its first stop codon; 0: there is none
-    gc: Int[Array, "bases V"]  # G and C among so many first bases
-    gc_range: Float[Array, "2"]  # shares
-    gc_bounds: Int[Array, "2"]  # of the whole continuation
+    gc: Int[Array, "k+1 V"]  # number of G and C among the first 0 … k bases of the token
+    gc_range: Float[Array, "2"]  # minimum and maximum fraction
+    gc_bounds: Int[Array, "2"]  # minimum and maximum number of G and C in the whole continuation
     open_frame: Int[Array, ""]
     ends_at_stop: Bool[Array, ""]
 
@@ -88,18 +91,20 @@ class Tables:
 def tables(
     constraints: Constraints, tokenizer: Tokenizer, num_bases: int, prompts: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[Tables, np.ndarray]:
-    """The constraints on `num_bases` bases over a k-mer vocabulary, in numpy, and where prompts begin, int32 [U, 3].
+    """The tables for `num_bases` bases over a k-mer vocabulary, in numpy, and the prompts' start states, int32 [U, 3].
 
-    A prompt is the codes of its last DNA in whole tokens, and those left over. Each begins in a state of its own, in
-    which a token's first bases are the left-over ones: what they complete is the prompt's, and no event. The three are
-    the states of both automata and the bases of the frame in whole tokens.
+    Each of the U prompts is a pair: the base codes of the whole tokens of its last DNA, and those left over. Each has
+    its own start state, in which a token's first bases are the left-over ones; a motif or stop codon that ends in the
+    prompt's own bases is not counted. The three start values are the states of the motif and frame automata, and the
+    bases of the frame in whole tokens.
 
-    Raises ValueError where gc leaves no whole number of G and C.
+    Raises:
+      InputError: if `gc` allows no whole number of G and C, or `avoid` needs too many states.
     """
     low, high = constraints.gc or (0, 1)
     least, largest = math.ceil(low * num_bases - 1e-6), math.floor(high * num_bases + 1e-6)
     if least > largest:
-        raise ValueError(f"gc {low} to {high} of {num_bases} bases: no whole number of G and C lies between")
+        raise InputError(f"no whole number of G and C of {num_bases} bases is in this range", "gc", constraints.gc)
     k, special = tokenizer.k, tokenizer.vocab_size - 4**tokenizer.k
     motifs = _motifs(constraints.max_run, tuple(sorted(m.upper() for m in constraints.avoid)))
     motif_next, ends, motif_starts = _over_tokens(*motifs, k, special, prompts)
@@ -116,10 +121,10 @@ def tables(
 
 @functools.lru_cache(maxsize=64)
 def _motifs(max_run: int | None, avoid: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """What follows each state at each base, int32 [S, 5], and whether a motif ends there, bool [S, 5].
+    """The next state for each state and base, int32 [S, 5], and whether a motif ends there, bool [S, 5].
 
-    A state is the set of (motif, letters matched) that are open: the subset construction, which for plain motifs gives
-    the automaton of Aho and Corasick.
+    A state is a set of partial matches (motif, letters matched): the subset construction, which for motifs of A, C, G
+    and T gives the automaton of Aho and Corasick.
     """
     complement = dict(zip("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN", strict=True))
     motifs = {m.replace("U", "T") for m in avoid}
@@ -129,7 +134,7 @@ def _motifs(max_run: int | None, avoid: tuple[str, ...]) -> tuple[np.ndarray, np
     sets = [[{bases.LETTERS.index(b) for b in _IUPAC[letter]} for letter in motif] for motif in sorted(motifs)]
     states, step, bad = {frozenset(): 0}, [], []
     for state in (order := [frozenset()]):
-        row, ends = [0] * 5, [False] * 5  # N matches nothing
+        transitions, ends = [0] * 5, [False] * 5  # N matches nothing
         for code in range(4):
             grown = {(m, i + 1) for m, i in state | {(m, 0) for m in range(len(sets))} if code in sets[m][i]}
             ends[code] = any(i == len(sets[m]) for m, i in grown)
@@ -138,12 +143,14 @@ def _motifs(max_run: int | None, avoid: tuple[str, ...]) -> tuple[np.ndarray, np
                 states[following] = len(states)
                 order.append(following)
                 if len(states) > _MAX_STATES:
-                    raise ValueError(f"avoid: these motifs need over {_MAX_STATES} states: give fewer, or shorter ones")
-            row[code] = states[following]
-        step.append(row)
+                    raise InputError(
+                        f"these motifs need more than {_MAX_STATES} states; give fewer or shorter ones", "avoid", avoid
+                    )
+            transitions[code] = states[following]
+        step.append(transitions)
         bad.append(ends)
     step, bad = np.array(step, np.int32), np.array(bad)
-    while True:  # what no base can follow is bad already: of TTTN, TTT
+    while True:  # a state that no base can follow without completing a motif is bad already: TTT of TTTN
         dead = bad[:, :4].all(1)
         grown = bad | dead[step]
         grown[:, bases.N] = False
@@ -154,7 +161,7 @@ def _motifs(max_run: int | None, avoid: tuple[str, ...]) -> tuple[np.ndarray, np
 
 @functools.lru_cache(maxsize=64)
 def _frame(genetic_code: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same for stop codons in frame; a state is the bases of the codon that is open: none, one, two."""
+    """The same for in-frame stop codons; a state is the zero, one or two bases of the incomplete codon."""
     stops = translation.stop_codons(genetic_code)
     step, ends = np.zeros((31, 5), np.int32), np.zeros((31, 5), bool)
     for code in range(5):
@@ -167,10 +174,11 @@ def _frame(genetic_code: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _over_tokens(step: np.ndarray, event: np.ndarray, k: int, special: int, prompts) -> tuple:
-    """By state and token: the state behind it, and its bases up to the first event in it (0: none); int32 [S', V].
+    """Composes an automaton over bases into one over tokens.
 
-    Behind the automaton's own states comes one for each prompt; the third result says which. S' is a power of two, so
-    that few programs are compiled.
+    Returns, for each state and token, the next state and the token's bases up to the end of the first event in it (0:
+    none), both int32 [S', V]; and the start state of each prompt. The automaton's own states are followed by one per
+    prompt, and S' is rounded up to a power of two, so that few programs are compiled.
     """
     number = len(step)
     padded = 1 << (number + len(prompts) - 1).bit_length()
@@ -185,15 +193,15 @@ def _over_tokens(step: np.ndarray, event: np.ndarray, k: int, special: int, prom
         for code in left:
             state = step[state, code]
         rest = k - len(left)
-        behind, first = _run(step, event, np.array([state]), rest)
-        ending = np.arange(4**k) % 4**rest  # the token's bases behind the left-over ones
-        following[i, special:] = behind[0, ending]
+        final, first = _run(step, event, np.array([state]), rest)
+        ending = np.arange(4**k) % 4**rest  # the token's bases after the left-over ones
+        following[i, special:] = final[0, ending]
         events[i, special:] = np.where(first[0, ending] > 0, first[0, ending] + len(left), 0)
     return following, events, np.arange(number, number + len(prompts))
 
 
 def _run(step: np.ndarray, event: np.ndarray, states: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """From each state over all strings of a length: the state behind, and the bases up to the first event (0: none)."""
+    """Runs all strings of a length from each state: the final state, and the bases up to the first event (0: none)."""
     at = states[:, None]
     first = np.zeros_like(at)
     for i in range(1, length + 1):
@@ -202,23 +210,25 @@ def _run(step: np.ndarray, event: np.ndarray, states: np.ndarray, length: int) -
     return at, first
 
 
-def allowed(t: Tables, motif, frame, frame_bases, gc, made, left, wanted):
-    """Which tokens keep to the constraints, bool [B, V]; all but `t` are int32 [B], a row each.
+def allowed(t: Tables, motif_state, frame_state, frame_bases, gc, made, remaining, wanted):
+    """Which tokens satisfy the constraints, bool [B, V]; all arguments but `t` are int32 [B], one value per row.
 
     Args:
-      motif, frame: states of the automata.
+      motif_state, frame_state: states of the automata.
       frame_bases: bases of the reading frame so far.
-      gc, made: G and C, and bases, of the continuation so far (negative by what a first token repeats of the prompt).
-      left: bases that are still wanted; a token's bases behind them are cut off.
+      gc, made: number of G and C, and of bases, in the continuation so far. Before the first token both are negative:
+        minus those of the prompt that it repeats.
+      remaining: bases still to generate; a token's bases after them are cut off.
       wanted: bases of the whole continuation.
     """
-    used = jnp.clip(left, 0, t.gc.shape[0] - 1)
+    used = jnp.clip(remaining, 0, t.gc.shape[0] - 1)
     gc = gc[:, None] + t.gc[used]
     made = (made + used)[:, None]
     rest = wanted[:, None] - made
     can_end = (gc <= t.gc_bounds[1]) & (gc + rest >= t.gc_bounds[0])
-    slack = SLACK * rest / jnp.maximum(wanted[:, None], 1) + 1  # less and less, so that the end has nothing to mend
+    # The slack shrinks towards the end, so that the last bases need not correct the GC content.
+    slack = SLACK * rest / jnp.maximum(wanted[:, None], 1) + 1
     spread = (gc <= t.gc_range[1] * made + slack) & (gc >= t.gc_range[0] * made - slack)
-    stop = t.frame_stop[frame]
+    stop = t.frame_stop[frame_state]
     open_ = (stop == 0) | (frame_bases[:, None] + stop - 3 >= t.open_frame)
-    return ~t.motif_bad[motif] & open_ & can_end & spread
+    return ~t.motif_bad[motif_state] & open_ & can_end & spread

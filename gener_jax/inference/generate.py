@@ -1,11 +1,12 @@
-"""Autoregressive generation over a KV cache: one program reads the prompts, another is the whole decode loop.
+"""Autoregressive generation with a KV cache: one program reads the prompts, another runs the whole decode loop.
 
-Prompts of a batch are read padded on the right, and their keys and values are then moved to end together, so that all
-rows write the same cache slot; padding is its own document, and rotary positions count from each row's first token.
-Shapes are rounded up and the number of new tokens is a traced value, so few programs are compiled. Nothing is fetched
-inside the loop; it can be entered again, which is how sequences are streamed.
+The prompts of a batch are right-padded for the prefill. Their keys and values are then shifted so that all prompts end
+at the same cache slot, and every row writes the same slot at each step. Padding is a document of its own, and rotary
+positions count from each row's first token. Shapes are rounded up and the number of new tokens is a traced value, so
+few programs are compiled. Nothing is fetched inside the loop. The loop can be entered again, which is how sequences are
+streamed.
 
-Dimension key: B rows, U prompts, P slots of the prompts, R room for new tokens, V vocabulary, D hidden, k bases a
+Dimension key: B rows, U prompts, P slots of the prompts, R slots for new tokens, V vocabulary, D hidden, k bases per
 token.
 """
 
@@ -23,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from data_pipeline import bases
 from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, Tokenizer
+from gener_jax.errors import InputError
 from gener_jax.inference import constraints
 from gener_jax.inference.batches import right_pad, round_up
 from gener_jax.losses import base_nll
@@ -30,47 +32,50 @@ from gener_jax.model import kernels
 from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
 
 _NEVER = -jnp.inf
-BATCH_SIZE = 32  # rows decoded together, unless another number is asked for
+BATCH_SIZE = 32  # default number of rows decoded together
 MODES = ("token", "base")
 REMAINDERS = ("constrain", "trim_left", "pad_left")
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn: temperature first, then top-k, then top-p.
+    """How the next token is sampled: temperature is applied first, then top-k, then top-p.
 
-    `mode` "token" draws among the tokens. "base" draws each base of a k-mer from its own distribution, which the
-    distribution of k-mers induces (GENERator's v2 helper; Carbon's report): another distribution than that of the
-    tokens; temperature, top-k and top-p then apply to the four bases.
+    `mode` "token" samples tokens. "base" samples each base of a k-mer from its own marginal under the distribution of
+    k-mers (GENERator's v2 helper; Carbon's report), which gives k-mers another distribution than "token" does;
+    temperature, top-k and top-p then apply to the four bases.
+
+    Raises:
+      InputError: if a value is out of range.
     """
 
-    temperature: float = 1.0  # 0 takes the most likely
+    temperature: float = 1.0  # 0 is greedy
     top_k: int = 0  # 0: all
-    top_p: float = 1.0  # the smallest set of most likely ones that holds this mass
+    top_p: float = 1.0  # keeps the smallest set of most likely tokens with at least this probability mass
     mode: str = "token"
 
     def __post_init__(self):
         if self.temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}: it cannot be negative; 0 is greedy")
+            raise InputError("must not be negative; 0 is greedy", "temperature", self.temperature)
         if self.top_k < 0:
-            raise ValueError(f"top_k is {self.top_k}: it cannot be negative; 0 takes all")
+            raise InputError("must not be negative; 0 keeps all tokens", "top_k", self.top_k)
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}: it has to be above 0 and at most 1")
+            raise InputError("must be greater than 0 and at most 1", "top_p", self.top_p)
         if self.mode not in MODES:
-            raise ValueError(f"mode {self.mode!r} is none of {', '.join(MODES)}")
+            raise InputError(f"must be one of {', '.join(MODES)}", "mode", self.mode)
 
 
 @struct.dataclass
 class Request:
-    """What is asked of a batch; constants of the loop."""
+    """The request for a batch, constant during the decode loop."""
 
-    keys: jax.Array  # [B]; a row's draws depend on its key and prompt alone
-    first_allowed: Bool[Array, "B V"]  # the tokens that may come first
-    allowed: Bool[Array, " V"]  # those that may come at all
-    stops: Bool[Array, " V"]  # tokens that end a row (they are kept in `ids`)
-    token_bases: Int[Array, " V"]  # bases each id holds
-    over: Int[Array, " B"]  # bases of the prompt that the first token repeats
-    wanted: Int[Array, " B"]  # bases a row needs, those included; it ends with the token that reaches them
+    keys: jax.Array  # random keys [B]; the samples of a row depend only on its key and prompt
+    first_allowed: Bool[Array, "B V"]  # tokens that may be a row's first new token
+    allowed: Bool[Array, " V"]  # tokens that may be any later one
+    stops: Bool[Array, " V"]  # tokens that end a row; they are kept in `ids`
+    token_bases: Int[Array, " V"]  # number of bases of each id
+    over: Int[Array, " B"]  # prompt bases that the first new token repeats
+    wanted: Int[Array, " B"]  # bases to generate, including those in `over`; the token that reaches it ends the row
     temperature: Float[Array, ""]
     top_k: Int[Array, ""]
     top_p: Float[Array, ""]
@@ -79,40 +84,41 @@ class Request:
 
 @struct.dataclass
 class State:
-    """Rows on their way."""
+    """The state of the decode loop."""
 
-    step: Int[Array, ""]  # new tokens so far
-    hidden: Float[Array, "B D"]  # behind the last token
-    positions: Int[Array, " B"]  # of the next token
+    step: Int[Array, ""]  # new tokens per row so far
+    hidden: Float[Array, "B D"]  # hidden state of each row's last token
+    positions: Int[Array, " B"]  # position of the next token
     done: Bool[Array, " B"]
-    stuck: Bool[Array, " B"]  # ended because no token keeps to the constraints
-    have: Int[Array, " B"]  # bases so far, counted as `Request.wanted`
-    count: Int[Array, " B"]  # tokens so far
+    stuck: Bool[Array, " B"]  # ended because no token satisfies the constraints
+    have: Int[Array, " B"]  # bases so far, counted as in `Request.wanted`
+    count: Int[Array, " B"]  # new tokens of each row, without padding
     ids: Int[Array, "B R"]  # right-padded with <pad>
     cache: Cache
-    motif: Int[Array, " B"] | None = None
-    frame: Int[Array, " B"] | None = None
-    frame_bases: Int[Array, " B"] | None = None
-    gc: Int[Array, " B"] | None = None
+    motif_state: Int[Array, " B"] | None = None  # of the motif automaton (see `constraints`)
+    frame_state: Int[Array, " B"] | None = None  # of the reading frame's automaton
+    frame_bases: Int[Array, " B"] | None = None  # bases of the reading frame so far
+    gc: Int[Array, " B"] | None = None  # G and C of the continuation so far
     stop_at: Int[Array, " B"] | None = None  # `have` at the end of the stop codon that ended the row; 0: none did
     log_probs: Float[Array, "B R k"] | None = None  # of each base, by the chain rule
 
 
 def filter_logits(logits: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Float[Array, ""]) -> Float[Array, "B V"]:
-    """Logits with all but the top k, and of those all but the top p, at minus infinity; ties at the edge stay."""
+    """Applies top-k, then top-p: sets all other logits to minus infinity and keeps ties at the threshold."""
     ranked = jnp.sort(logits, axis=-1, descending=True)
     last = jnp.where((top_k > 0) & (top_k < logits.shape[-1]), top_k, logits.shape[-1]) - 1
     kth = jnp.take_along_axis(ranked, last[None, None], axis=-1)
     ranked = jnp.where(ranked >= kth, ranked, _NEVER)
     before = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1) - jax.nn.softmax(ranked, axis=-1)
-    # A sum of shares rounds to a little under or over 1, so neither a masked token nor top_p = 1 may rest on it.
+    # A sum of probabilities may round to slightly less or more than 1, so masked tokens and top_p = 1 must not depend
+    # on it.
     kept = (ranked > _NEVER) & ((before < top_p) | (top_p >= 1))
     least = jnp.min(jnp.where(kept, ranked, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(logits >= least, logits, _NEVER)
 
 
 def _draw(logits, keys, request: Request, filtered: bool, greedy: bool):
-    """One index a row, int32 [B], of logits [B, n], impossible ones at minus infinity."""
+    """Samples one index per row, int32 [B], from logits [B, n]; impossible ones are minus infinity."""
     if greedy:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / request.temperature
@@ -122,18 +128,18 @@ def _draw(logits, keys, request: Request, filtered: bool, greedy: bool):
 
 
 def _draw_bases(logits, keys, request: Request, filtered: bool, greedy: bool, k: int):
-    """One token a row whose bases are drawn each from its own marginal; where specials may come, they first."""
+    """Samples one token per row, each base from its own marginal; first chooses between special tokens and k-mers."""
     B, V = logits.shape
     special = V - 4**k
     kmers = logits[:, special:]
     mass = jax.nn.logsumexp(kmers, axis=-1, keepdims=True)
     choice = _draw(jnp.concatenate([logits[:, :special], mass], axis=-1), keys, request, False, greedy)
-    shares = jnp.exp(kmers - jnp.where(jnp.isfinite(mass), mass, 0)).reshape(B, *(4,) * k)
+    probabilities = jnp.exp(kmers - jnp.where(jnp.isfinite(mass), mass, 0)).reshape(B, *(4,) * k)
     possible = kmers > _NEVER
     rank = jnp.zeros((B,), jnp.int32)
     for j in range(k):
-        marginal = jnp.log(shares.sum([1 + i for i in range(k) if i != j]))
-        # Only bases that, behind those drawn, begin a token that may come; of the rest, none keeps to what is asked.
+        marginal = jnp.log(probabilities.sum([1 + i for i in range(k) if i != j]))
+        # Only bases that, after those already drawn, are a prefix of an allowed token.
         possible = possible.reshape(B, 4, -1)
         marginal = jnp.where(possible.any(-1), jnp.maximum(marginal, jnp.finfo(jnp.float32).min), _NEVER)
         base = _draw(marginal, jax.vmap(jax.random.fold_in, (0, None))(keys, j + 1), request, filtered, greedy)
@@ -142,16 +148,16 @@ def _draw_bases(logits, keys, request: Request, filtered: bool, greedy: bool, k:
     return jnp.where(choice < special, choice, special + rank)
 
 
-def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Request, motif, frame, frame_bases, gc, *,
-             room: int, log_probs: int) -> State:  # fmt: skip
+def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Request, motif_state, frame_state,
+             frame_bases, gc, *, room: int, log_probs: int) -> State:  # fmt: skip
     U, P = prompts_UP.shape
     positions_UP = jnp.broadcast_to(jnp.arange(P), (U, P))
     B = request.wanted.shape[0]
-    # The platform's kernel takes no mask but the causal one, which padding at the right needs alone.
+    # The platform's kernel supports only the causal mask, and right padding needs no other.
     hidden_UPD, cache = model.apply({"params": params}, prompts_UP, positions_BT=positions_UP, keep=True)
     hidden = hidden_UPD[jnp.arange(U), lengths_U - 1]
     cache = end_together(cache, lengths_U)
-    if of_B is not None:  # several samples of a prompt, which was read once
+    if of_B is not None:  # several samples per prompt, each prompt read once
         hidden, lengths_U = hidden[of_B], lengths_U[of_B]
         index, cache = cache.index, jax.tree.map(lambda x: x[of_B] if x.ndim else x, cache)
         cache = cache.replace(index=index)
@@ -159,8 +165,8 @@ def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Reque
     return State(
         step=jnp.int32(0), hidden=hidden, positions=lengths_U, done=request.wanted <= request.over,
         stuck=jnp.zeros((B,), bool), have=zeros, count=zeros, ids=jnp.full((B, room), PAD, jnp.int32),
-        cache=extend_cache(cache, room), motif=motif, frame=frame, frame_bases=frame_bases, gc=gc,
-        stop_at=None if motif is None else zeros,
+        cache=extend_cache(cache, room), motif_state=motif_state, frame_state=frame_state, frame_bases=frame_bases,
+        gc=gc, stop_at=None if motif_state is None else zeros,
         log_probs=jnp.zeros((B, room, log_probs)) if log_probs else None,
     )  # fmt: skip
 
@@ -168,7 +174,10 @@ def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Reque
 def _advance(
     model: Decoder, params, request: Request, state: State, until, *, filtered: bool, greedy: bool, base_mode: int
 ) -> State:
-    """`greedy` is no branch of the loop, on which an accelerator would wait for the host, once a token."""
+    """Runs the decode loop up to `until` new tokens per row.
+
+    `greedy` is static: as a branch inside the loop it would make an accelerator wait for the host at every token.
+    """
     room = state.ids.shape[1]
     t = request.tables
 
@@ -179,9 +188,9 @@ def _advance(
         logits = model.apply({"params": params}, s.hidden, method="logits")
         mask = jnp.where(s.step == 0, request.first_allowed, request.allowed)
         if t is not None:
-            left = request.wanted - s.have
-            kept = constraints.allowed(t, s.motif, s.frame, s.frame_bases, s.gc, s.have - request.over, left,
-                                       request.wanted - request.over)  # fmt: skip
+            remaining = request.wanted - s.have
+            kept = constraints.allowed(t, s.motif_state, s.frame_state, s.frame_bases, s.gc, s.have - request.over,
+                                       remaining, request.wanted - request.over)  # fmt: skip
             mask &= kept | (request.token_bases == 0)
         stuck = ~mask.any(-1) & ~s.done
         done = s.done | stuck
@@ -199,14 +208,14 @@ def _advance(
             s = s.replace(log_probs=s.log_probs.at[:, s.step].set(log_probs))
         have = s.have + jnp.where(done, 0, request.token_bases[token])
         if t is not None:
-            stop = t.frame_stop[s.frame, token]
+            stop = t.frame_stop[s.frame_state, token]
             ends = ~done & t.ends_at_stop & (stop > 0) & (s.have + stop <= request.wanted)
             s = s.replace(
                 stop_at=jnp.where(ends, s.have + stop, s.stop_at),
                 frame_bases=s.frame_bases + have - s.have,
                 gc=s.gc + jnp.where(done, 0, t.gc[-1, token]),
-                motif=t.motif_next[s.motif, token],
-                frame=t.frame_next[s.frame, token],
+                motif_state=t.motif_next[s.motif_state, token],
+                frame_state=t.frame_next[s.frame_state, token],
             )
             done |= ends
         done |= request.stops[token] | (have >= request.wanted)
@@ -220,35 +229,41 @@ def _advance(
     return jax.lax.while_loop(proceed, advance, state)
 
 
-GRAPHS = True  # the decode loop of a GPU as one CUDA graph, unless XLA_FLAGS name command buffers; False: as by default
+# Whether the decode loop on a GPU is one CUDA graph; XLA_FLAGS that set command buffers override it. False: XLA's
+# default.
+GRAPHS = True
 _AS_ONE_GRAPH = {
-    # By default a GPU gets a graph a token, and the host waits for each to know whether another follows.
+    # By default a GPU runs one graph per token, and the host waits for each to know whether another follows.
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,WHILE,CONDITIONAL",
-    "xla_gpu_graph_min_graph_size": 1,  # the loop is one thing of few, by default too few for a graph
+    "xla_gpu_graph_min_graph_size": 1,  # the program has few commands besides the loop, fewer than XLA's default needs
 }
 
 
 def programs():
     """`prefill(model, params, prompts_UP, lengths_U, of_B, …)` and `advance(model, params, request, state, n)`.
 
-    They give rows behind their prompts, and rows with up to n new tokens in all. `of_B` is each row's prompt; None
-    where each has its own.
+    `prefill` returns the state after the prompts; `advance` returns it with up to n new tokens per row in all. `of_B`
+    is the index of each row's prompt; None if every row has its own.
     """
-    asked = "xla_gpu_enable_command_buffer" in os.environ.get("XLA_FLAGS", "")  # options of ours would win
-    return _programs(jax.default_backend(), GRAPHS and not asked)
+    # Compiler options would override the user's flag.
+    set_by_user = "xla_gpu_enable_command_buffer" in os.environ.get("XLA_FLAGS", "")
+    return _programs(jax.default_backend(), GRAPHS and not set_by_user)
 
 
 @functools.cache
 def _programs(platform: str, graphs: bool):
     options = None
-    # The library that XLA takes for matrix products on CPU packs the weights anew for every token: with a batch of 8,
-    # a model of 40 M parameters decodes a third faster without it.
+    # XLA's ynn library for matrix products on CPU packs the weights again for every token: without it a model of 40 M
+    # parameters decodes a third faster with a batch of 8.
     if platform == "cpu":
         options = _known({"xla_cpu_experimental_ynn_fusion_type": ""})
     elif platform == "gpu" and graphs:
         options = _known(_AS_ONE_GRAPH)
         if options is None:
-            warnings.warn("no CUDA graph of a loop here: generation waits for the host once a token", stacklevel=3)
+            warnings.warn(
+                "no CUDA graph of a loop here: generation is slower, as it waits for the host at every token",
+                stacklevel=3,
+            )
     prefill = jax.jit(_prefill, static_argnames=("model", "room", "log_probs"))
     advance = jax.jit(
         _advance, static_argnames=("model", "filtered", "greedy", "base_mode"), donate_argnames="state",
@@ -258,26 +273,28 @@ def _programs(platform: str, graphs: bool):
 
 
 def _known(options: dict) -> dict | None:
-    """Compiler options, where this version of XLA has them and a loop runs with them; else None."""
+    """The compiler options if this version of XLA has them and a loop runs with them, else None."""
     try:
         loop = functools.partial(jax.lax.while_loop, lambda i: i < 3, lambda i: i + 1)
         jax.jit(loop, compiler_options=options)(0).block_until_ready()
-    except Exception:  # of a kind that jax does not name
+    except Exception:  # jax documents no class for it
         return None
     return options
 
 
 def split_prompt(tokenizer: Tokenizer, prompt: str, remainder: str = "constrain") -> tuple[np.ndarray, np.ndarray]:
-    """Ids of the prompt's whole tokens behind <s>, and the codes of the bases left over at its end.
+    """Returns <s> and the ids of the prompt's whole tokens, and the codes of the bases left over at its end.
 
-    `remainder` "constrain" leaves them over, to fix the beginning of the first new token; "trim_left" drops as many
-    bases at the left of the prompt's last stretch of DNA, "pad_left" adds A there, so that none are left over.
+    `remainder` "constrain" returns the left-over bases, which fix the beginning of the first new token. "trim_left"
+    drops as many bases at the left of the prompt's last stretch of DNA, and "pad_left" adds A there, so that none are
+    left over.
 
     Raises:
-      ValueError: for what is no DNA or special token, and for bases left over before a special token.
+      ValueError: if the prompt has anything but DNA and special tokens, or bases left over before a special token.
+      InputError: if `remainder` is unknown.
     """
     if remainder not in REMAINDERS:
-        raise ValueError(f"remainder {remainder!r} is none of {', '.join(REMAINDERS)}")
+        raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
     if remainder != "constrain":
         dna = prompt.rfind(">") + 1
         ids = [tokenizer.encode(prompt[:dna], add_bos=True), tokenizer.encode(prompt[dna:], remainder=remainder)]
@@ -286,19 +303,21 @@ def split_prompt(tokenizer: Tokenizer, prompt: str, remainder: str = "constrain"
     if tokenizer.kind == "kmer":
         over = len(prompt[prompt.rfind(">") + 1 :]) % tokenizer.k
     whole = prompt[: len(prompt) - over]
-    tokenizer.encode(prompt, remainder="oov")  # refuses what is no base, and says where in the prompt
+    tokenizer.encode(prompt, remainder="oov")  # rejects characters that are not bases, with their position
     return tokenizer.encode(whole, add_bos=True), bases.encode(prompt[len(whole) :])
 
 
 def _num_rows(wanted: int) -> int:
-    """Rows that are decoded for so many: two for one on a GPU, to which products with one row are vector products; XLA
-    multiplies and adds for these, and writes what it has yet to add, 8 MB a layer of a model of 1.2 billion parameters.
+    """The number of rows to decode for `wanted` rows, at least two on a GPU.
+
+    XLA compiles a matrix product with one row as a multiplication and a separate sum, which on a GPU writes 8 MB of
+    intermediate results per layer for a model of 1.2 billion parameters.
     """
     return round_up(wanted, least=2 if kernels._platform() == "gpu" else 1)
 
 
 def cache_size(prompts: list[np.ndarray], num_bases: int, tokenizer: Tokenizer, batch_size: int) -> tuple[int, int]:
-    """Rows and slots of the largest cache for continuing the prompts' ids by so many bases, `batch_size` at a time."""
+    """Rows and slots of the largest cache for continuing the prompts (ids) by `num_bases`, `batch_size` at a time."""
     shortest = tokenizer.token_bases[tokenizer.token_bases > 0].min()
     longest = max(map(len, prompts), default=0)
     rows = _num_rows(min(len(prompts), batch_size))
@@ -306,12 +325,12 @@ def cache_size(prompts: list[np.ndarray], num_bases: int, tokenizer: Tokenizer, 
 
 
 class Continuation(NamedTuple):
-    """What follows a prompt.
+    """The continuation of a prompt.
 
-    `end` says why it ends: "length", the special token that came ("</s>"), or "stop codon". `log_probs` float32
-    [bases], where asked for: the log-probability of each base in nats, given all bases before it, in the model's own
-    distribution over the full vocabulary (temperature, filters and constraints apart); they add up to the logarithm of
-    the continuation's probability behind the prompt.
+    `end` is why it ends: "length", the special token that was generated ("</s>"), or "stop codon". `log_probs`, float32
+    [bases], if requested: the log-probability of each base in nats, given all bases before it, under the model's own
+    distribution over the full vocabulary (without temperature, filters and constraints). They add up to the
+    log-probability of the continuation given the prompt.
     """
 
     text: str
@@ -320,15 +339,15 @@ class Continuation(NamedTuple):
 
 
 class Rows:
-    """A batch of rows while they grow: `advance`, then `continuations`."""
+    """A batch during generation: call `advance`, then `continuations`."""
 
     def __init__(self, lm, prompts, of, keys, num_bases: int, sampling: Sampling, stops: np.ndarray,
                  constraint: constraints.Constraints, log_probs: bool):  # fmt: skip
-        """`prompts`: ids and left-over codes of each prompt; `of`: the prompt of each row; `keys`: a row's own."""
+        """`prompts`: ids and left-over codes per prompt; `of`: index of each row's prompt; `keys`: one per row."""
         t = lm.tokenizer
-        self.lm, self.sampling, self.stops, self.number = lm, sampling, stops, len(of)
+        self.lm, self.sampling, self.stops, self.constraint, self.number = lm, sampling, stops, constraint, len(of)
         is_dna = t.token_bases > 0
-        # Prompts and rows added to round their numbers up want nothing and are dropped.
+        # Prompts and rows are added to round their numbers up; those rows generate nothing and are dropped.
         prompts = prompts + [(np.array([BOS]), np.zeros(0, np.uint8))] * (round_up(len(prompts), 1) - len(prompts))
         of = np.append(of, np.full(_num_rows(len(of)) - len(of), -1, np.int32)).astype(np.int32)
         real = np.arange(len(of)) < self.number
@@ -337,7 +356,7 @@ class Rows:
         ]
         self.over = np.array([len(x) for x in left], np.int32)
         wanted = np.where(real, self.over + num_bases, 0).astype(np.int32)
-        # A stop token cannot begin with the bases that a prompt has left over.
+        # A stop token has no bases, so it cannot come first if the prompt has bases left over.
         first = np.stack([agreeing(t, x.tobytes()) | (stops & (len(x) == 0)) for x in left])
         tables, begun = None, [None] * 4
         if constraint.any():
@@ -363,7 +382,7 @@ class Rows:
             )  # fmt: skip
 
     def advance(self, until: int) -> bool:
-        """Decodes up to `until` tokens in all; returns whether any row is still growing."""
+        """Decodes up to `until` tokens per row in all; returns whether any row is unfinished."""
         s = self.sampling
         with jax.set_mesh(self.lm.mesh):
             self.state = programs()[1](
@@ -374,10 +393,10 @@ class Rows:
         return not bool(self.state.done.all())
 
     def continuations(self) -> list[Continuation]:
-        """What each row has so far.
+        """The continuation of each row so far.
 
         Raises:
-          ValueError: where the constraints leave a row without any token.
+          InputError: if no token of a row satisfies the constraints.
         """
         t, s = self.lm.tokenizer, self.state
         ids, count, stuck, have = (np.asarray(x) for x in (s.ids, s.count, s.stuck, s.have))
@@ -386,10 +405,10 @@ class Rows:
         found = []
         for i in range(self.number):
             if stuck[i]:
-                raise ValueError(
-                    f"no token keeps to the constraints behind {max(have[i] - self.over[i], 0)} bases of row {i}: "
-                    "loosen them"
-                )
+                raise InputError(
+                    f"no token satisfies them after {max(have[i] - self.over[i], 0)} bases of row {i}; loosen them",
+                    "constraints", self.constraint,
+                )  # fmt: skip
             row = ids[i, : count[i]]
             end, last = "length", self.wanted[i]
             if stop_at[i]:
@@ -403,14 +422,14 @@ class Rows:
 
 
 def _last_dna(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
-    """The codes of the bases behind the last special token but <oov>, which stands for bases."""
+    """The codes of the bases after the last special token; <oov> does not count, as it represents bases."""
     special = np.flatnonzero((ids < NUM_SPECIAL) & (ids != OOV))
     return bases.encode(tokenizer.decode(ids[special[-1] + 1 :] if len(special) else ids))
 
 
 @functools.lru_cache(maxsize=4096)
 def agreeing(tokenizer: Tokenizer, left: bytes) -> np.ndarray:
-    """Which tokens begin with these base codes, bool [vocabulary]; an N agrees with every base."""
+    """Which tokens begin with these base codes, bool [vocabulary]; an N matches every base."""
     allowed = tokenizer.token_bases > 0
     for i, code in enumerate(left):
         if code < bases.N:

@@ -15,6 +15,7 @@ from data_pipeline import bases
 from data_pipeline.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax import memory, pretrained
 from gener_jax.config import Config, with_model
+from gener_jax.errors import InputError
 from gener_jax.inference.batches import tokens_at_once
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.embeddings import embed
@@ -31,23 +32,26 @@ class LM:
     """A model, its tokenizer and its parameters on a mesh."""
 
     def __init__(self, config: Config, params, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, step: int | None = None):
-        """`params` stacked or by layer (kept by layer); `step` is the checkpoint's, where they come from one."""
+        """`params` may be stacked or by layer, and are kept by layer; `step` is that of their checkpoint, if any."""
         params = decoder.unstack(params)
         self.config, self.params, self.tokenizer, self.mesh, self.step = config, params, tokenizer, mesh, step
         self.model = decoder.Decoder(kernels.for_any_mask(config.model))
 
     def frame(self, ids: np.ndarray) -> np.ndarray:
-        """The ids of a sequence, int32 [tokens], as the model reads it to embed it, by `config.tokenizer.convention`.
+        """The ids of a sequence framed for embedding, int32 [tokens], by `config.tokenizer.convention`.
 
-        v1: <s> and the sequence; v2: <s>, the sequence and a second <s>, the separator. The embedding is the hidden
-        state of the last token in both: in v2, of the separator. Raises ValueError where the convention is unknown.
+        v1: <s> and the sequence; v2: <s>, the sequence and a second <s>, the separator. In both the embedding is the
+        hidden state of the last token, which in v2 is the separator.
+
+        Raises:
+          InputError: if the convention is unknown.
         """
         convention = self.config.tokenizer.convention
         if convention == "unknown":
-            raise ValueError(
-                f"{self.config.name} does not say whether it reads sequences as v1 or v2 of GENERator: load it with "
-                "convention='v1' or 'v2'"
-            )
+            raise InputError(
+                f"{self.config.name} does not specify whether sequences are framed as in v1 or v2 of GENERator; load "
+                "it with convention='v1' or 'v2'", "convention", convention,
+            )  # fmt: skip
         ends = {"v1": 0, "v2": 1}[convention]
         return np.concatenate([[BOS], ids, [BOS] * ends]).astype(np.int32)
 
@@ -64,19 +68,19 @@ class LM:
         """Embeddings, float32 [sequences, chunks · hidden], in the order of the sequences.
 
         Args:
-          sequences: DNA, special tokens written in it; framed by the model's own convention (see `frame`).
-          pooling: "last", the hidden state of the frame's last token; "separator", the same, which in v2 is the second
-            <s> (v1 has none, and is refused); "mean", over all tokens of the frame; "tokens", a list of all of them,
-            float32 [tokens, hidden] a sequence (of several chunks: end to end, each with its frame).
-          layer: 0, the token embeddings; i, what leaves layer i, un-normed; None, behind the last norm.
-          chunks: cut each sequence into so many runs of tokens, as equal as can be, embed each alone and join the
-            embeddings: GENERator's way with what is longer than the context.
-          remainder: what becomes of bases left over at the end: "oov", one <oov>, as published; or "trim_left",
+          sequences: DNA, which may contain special tokens; framed by the model's own convention (see `frame`).
+          pooling: "last", the hidden state of the last token, with framing; "separator", the same, allowed only in v2,
+            where that token is the second <s>; "mean", over all tokens, with framing; "tokens", a list with the hidden
+            states of all tokens, float32 [tokens, hidden] per sequence (several chunks are concatenated, each framed).
+          layer: 0, the token embeddings; i, the output of layer i before the final norm; None, after the final norm.
+          chunks: split each sequence into this many chunks of tokens, as equal as possible, embed each alone and
+            concatenate the embeddings: GENERator's method for sequences longer than the context.
+          remainder: how bases left over at the end are encoded: "oov", one <oov>, as published; or "trim_left",
             "pad_left", "error" (see `Tokenizer.encode`).
-          batch_tokens: tokens read together, padding included [16 384 on a CPU, 65 536 on an accelerator].
+          batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
 
         Raises:
-          ValueError: for what is no DNA, a frame longer than the model's positions, or fewer tokens than chunks.
+          ValueError: if a sequence is not DNA, is too long for the model's positions, or has fewer tokens than chunks.
         """
         return embed(
             self, sequences, pooling=pooling, layer=layer, chunks=chunks, remainder=remainder,
@@ -93,20 +97,20 @@ class LM:
         special_tokens: bool = True,
         batch_tokens: int | None = None,
     ) -> list[Score]:
-        """What each sequence scores behind <s>, in their order; see `Score`.
+        """The score of each sequence after <s>, in the order of the sequences; see `Score`.
 
         Args:
-          sequences: DNA of any length; special tokens may come before all of it (`<mam><cds>ATG…`), are conditioned on
-            and not scored. A base that is not A, C, G or T is summed over, and its token is <oov> to what follows.
+          sequences: DNA of any length. Special tokens may precede it (`<mam><cds>ATG…`); they are conditioned on and
+            not scored. A base other than A, C, G and T is marginalized over, and later tokens see its token as <oov>.
           score: "token", the log-likelihood, or "base", the mean log-probability of each base in its own marginal.
-          strand: "+", "-" (the reverse complement behind the same prefix), or "both", the mean of the two.
-          per_base: also each base's term.
-          special_tokens: take the softmax over the full vocabulary, as published; False leaves the special tokens out,
+          strand: "+", "-" (the reverse complement after the same special tokens), or "both", the mean of the two.
+          per_base: also return each base's term.
+          special_tokens: take the softmax over the full vocabulary, as published; False excludes the special tokens,
             so that the likelihoods of all sequences of a length add up to 1.
-          batch_tokens: tokens read together, padding included [16 384 on a CPU, 65 536 on an accelerator].
+          batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
 
         Raises:
-          ValueError: for an empty sequence, what is no DNA, or more tokens than the model's positions.
+          ValueError: if a sequence is empty, is not DNA, or has more tokens than the model's positions.
         """
         return log_likelihood(
             self, sequences, score=score, strand=strand, per_base=per_base, special_tokens=special_tokens,
@@ -121,18 +125,20 @@ class LM:
         phases: int = 1,
         batch_tokens: int | None = None,
     ) -> list[np.ndarray]:
-        """Probabilities of A, C, G and T (in this order) at each base, float32 [bases, 4] a sequence; they add up to 1.
+        """Probabilities of A, C, G and T (in this order) at each base, float32 [bases, 4] per sequence.
+
+        The four add up to 1.
 
         Args:
-          sequences: as `log_likelihood` takes them.
-          given: "tokens", each base's marginal given the tokens before its own; "bases", given the bases before it in
-            its own as well (its conditional probability given all bases before).
-          phases: 1 reads the sequence from its first base; k averages over all k placements of each base in its token
-            (of the first k - 1 bases, over those that have it). k is 6 of the published models.
-          batch_tokens: tokens read together, padding included [16 384 on a CPU, 65 536 on an accelerator].
+          sequences: as for `log_likelihood`.
+          given: "tokens", each base's marginal given the tokens before its own; "bases", given also the bases before
+            it in its own token (its conditional probability given all bases before it).
+          phases: 1 tokenizes the sequence from its first base; k averages over all k positions of each base in its
+            token (for the first k - 1 bases, over the possible ones). k is 6 for the published models.
+          batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
 
         Raises:
-          ValueError: as `log_likelihood`.
+          ValueError: as for `log_likelihood`.
         """
         batch_tokens = tokens_at_once(batch_tokens)
         return base_probabilities(self, sequences, given=given, phases=phases, batch_tokens=batch_tokens)
@@ -149,22 +155,23 @@ class LM:
         marginals: bool = False,
         batch_tokens: int | None = None,
     ) -> Iterator[Scored]:
-        """What each variant scores, reference against alternate, in their order, as they are made; see `variants`.
+        """Scores variants, reference against alternate; yields results in the order of the variants (see `variants`).
 
         Args:
           variants: (contig, start, ref, alt), start 0-based.
           genome: a `Genome`, sequences by name, or the path of a FASTA file.
-          protocol: "right_edge", from the bases before the variant; "centred", of the window around it.
-          context: bases before the variant, or of the window.
-          phases: 1, as published; k (6), the mean over every place of the variant in its k-mer, with its spread.
+          protocol: "right_edge" scores given the bases before the variant; "centred", the window around it.
+          context: number of bases before the variant, or in the window.
+          phases: 1, as published; k (6), the mean over all positions of the variant in its k-mer, with its spread.
           strand: "+", "-", or "both", the mean of the two.
-          marginals: ("centred") by the mean over bases of the log of the six marginals, and not by the likelihood.
-          batch_tokens: tokens read together, padding included [16 384 on a CPU, 65 536 on an accelerator].
+          marginals: ("centred" only) score by the mean over bases of the log of the six marginals, instead of by the
+            likelihood.
+          batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
 
         Raises:
-          ValueError: for an option that is none, or more context than the model has positions. A variant that cannot
-            be scored is no error: its `flag` says why.
-          DataError: for a file that is no FASTA.
+          ValueError: if an option is unknown, or the context exceeds the model's positions. A variant that cannot be
+            scored raises nothing; its `flag` gives the reason.
+          DataError: if the file is not FASTA.
         """
         kmers(self, "score_variants")
         if isinstance(genome, dict):
@@ -180,25 +187,29 @@ class LM:
         """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].
 
         Raises:
-          ValueError: for ids outside the vocabulary, or of another rank.
+          InputError: if the ids are not integers [batch, length] in the vocabulary, or exceed the model's positions.
         """
         ids = np.asarray(ids)
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
-            raise ValueError(f"ids have to be integers [batch, length], not {ids.dtype} {ids.shape}")
+            raise InputError(f"must be integers [batch, length], not {ids.dtype} {list(ids.shape)}", "ids")
         if ids.size and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
-            raise ValueError(f"ids have to be in [0, {self.tokenizer.vocab_size}), not {ids.min()} to {ids.max()}")
+            raise InputError(f"must be in [0, {self.tokenizer.vocab_size}), not from {ids.min()} to {ids.max()}", "ids")
         self.check_length(ids.shape[1], "a row of ids")
         with jax.set_mesh(self.mesh):
             return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 
-    def check_length(self, tokens: int, what: str) -> None:
-        """Raises ValueError where `what`, of so many tokens, is longer than the model's positions."""
+    def check_length(self, tokens: int, argument: str, value=None) -> None:
+        """Checks that an argument which needs this many tokens fits the model's positions.
+
+        Raises:
+          InputError: of `argument` and `value`, if it does not.
+        """
         longest = self.config.model.longest
         if longest is not None and tokens > longest:
-            raise ValueError(
-                f"{what} needs up to {tokens} tokens of context, the model was made for {longest} "
-                "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more"
-            )
+            raise InputError(
+                f"needs up to {tokens} tokens of context, but the model was made for {longest} "
+                "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more", argument, value,
+            )  # fmt: skip
 
     def generate(
         self,
@@ -218,41 +229,45 @@ class LM:
         details: bool = False,
         batch_size: int = BATCH_SIZE,
     ) -> list:
-        """Continuations of the prompts: exactly `num_bases` bases each, fewer only where an end was asked for and came.
+        """Continues each prompt by exactly `num_bases` bases, or fewer if a token of `stop` or a stop codon ends it.
 
         Args:
-          prompts: DNA of any length, special tokens written in it; an `<s>` is put in front. May be empty.
-          num_samples: continuations a prompt; they stand one after the other in the result.
+          prompts: DNA of any length, which may contain special tokens; `<s>` is prepended. A prompt may be empty.
+          num_bases: bases to generate per continuation.
+          num_samples: continuations per prompt; they are adjacent in the result.
           temperature: 0 is greedy.
-          top_k, top_p: draw among the k most likely tokens, and among the fewest that hold the mass p.
-          mode: "token", or "base": each base drawn from its own distribution (see `Sampling`).
-          seed: one for all (each row takes its own stream of it), or one a row of the result; a row's draw depends on
-            its seed and prompt, not on the batch.
-          stop: special tokens, such as "</s>", that end a row; all others are never generated.
-          remainder: what becomes of a prompt that is no whole number of k-mers. "constrain": its last bases fix the
+          top_k: sample among the k most likely tokens; 0: all.
+          top_p: sample among the fewest most likely tokens whose probabilities add up to at least p.
+          mode: "token", or "base", which samples each base from its own distribution (see `Sampling`).
+          seed: one for all (each row gets its own stream), or one per row of the result; a row's sample depends on its
+            seed and prompt, not on the batch.
+          stop: special tokens, such as "</s>", that end a row; no other special token is ever generated.
+          remainder: how a prompt that is not a whole number of k-mers is read. "constrain": its last bases fix the
             beginning of the first generated token exactly, so the continuation follows without a gap. "trim_left" and
             "pad_left" (with A) change the prompt's beginning, as the authors recommend.
-          constraints: what the sequence has to keep to, and stop codons as ends (see `Constraints`).
-          log_probs: also the log-probability of each base.
-          details: return `Continuation`s, which say why each ends; implied by `log_probs`. Otherwise strings.
+          constraints: constraints on the sequence, and whether stop codons end it (see `Constraints`).
+          log_probs: also return the log-probability of each base.
+          details: return `Continuation`s, which include the reason each one ends; implied by `log_probs`. Otherwise
+            strings.
           batch_size: rows decoded together.
 
         Raises:
-          ValueError: for a prompt that is no DNA, more tokens than the model's positions, unequal numbers of seeds and
-            rows, or constraints that nothing keeps to.
+          InputError: if an argument is invalid: a prompt is not DNA or exceeds the model's positions, the number of
+            seeds is not that of rows, or no sequence satisfies the constraints.
           MemoryError: if the KV cache will not fit.
         """
         if isinstance(prompts, str):
-            raise ValueError("prompts is one string: give a list of them")
+            raise InputError("must be a list of prompts, not a string", "prompts", prompts)
         for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
             if value < 1:
-                raise ValueError(f"{name} is {value}: it has to be positive")
+                raise InputError("must be positive", name, value)
         sampling = Sampling(temperature, top_k, top_p, mode)
         keys = _keys(seed, len(prompts) * num_samples)
-        rows = self._prompts(prompts, num_bases, remainder)
-        asked = self._asked(num_bases, sampling, stop, constraints, log_probs, rows)
-        order = sorted(range(len(keys)), key=lambda i: len(rows[i // num_samples][0]))  # less padding
-        ids = [rows[i // num_samples][0] for i in order]
+        named = {f"prompts[{i}]": prompt for i, prompt in enumerate(prompts)}
+        encoded = self._encode(named, num_bases, remainder)
+        options = self._options(num_bases, sampling, stop, constraints, log_probs, named, encoded)
+        order = sorted(range(len(keys)), key=lambda i: len(encoded[i // num_samples][0]))  # less padding
+        ids = [encoded[i // num_samples][0] for i in order]
         if line := memory.inference_shortage(
             self.config, self.mesh, *cache_size(ids, num_bases, self.tokenizer, batch_size)
         ):
@@ -263,7 +278,7 @@ class LM:
             prompt_of = [i // num_samples for i in chosen]
             distinct = list(dict.fromkeys(prompt_of))
             of = np.array([distinct.index(p) for p in prompt_of], np.int32)
-            batch = Rows(self, [rows[p] for p in distinct], of, keys[np.array(chosen)], *asked)
+            batch = Rows(self, [encoded[p] for p in distinct], of, keys[np.array(chosen)], *options)
             batch.advance(batch.state.ids.shape[1])
             for i, continuation in zip(chosen, batch.continuations(), strict=True):
                 found[i] = continuation
@@ -284,12 +299,18 @@ class LM:
         remainder: str = "constrain",
         constraints: Constraints | None = None,
     ) -> Iterator[str]:
-        """The continuation that `generate` gives of one prompt, in pieces of about `every` bases as they are made."""
+        """Yields the continuation that `generate` returns for one prompt, about `every` bases at a time.
+
+        Raises:
+          InputError: as `generate`.
+        """
         if every < 1:
-            raise ValueError(f"every is {every}: it has to be positive")
-        rows, keys = self._prompts([prompt], num_bases, remainder), _keys(seed, 1)
-        asked = self._asked(num_bases, Sampling(temperature, top_k, top_p, mode), stop, constraints, False, rows)
-        batch = Rows(self, rows, np.zeros(1, np.int32), keys, *asked)
+            raise InputError("must be positive", "every", every)
+        named = {"prompt": prompt}
+        encoded, keys = self._encode(named, num_bases, remainder), _keys(seed, 1)
+        sampling = Sampling(temperature, top_k, top_p, mode)
+        options = self._options(num_bases, sampling, stop, constraints, False, named, encoded)
+        batch = Rows(self, encoded, np.zeros(1, np.int32), keys, *options)
         done, tokens, growing = 0, 0, True
         while growing:
             tokens += -(-every // int(self.tokenizer.token_bases.max()))
@@ -299,34 +320,43 @@ class LM:
                 yield continuation.text[done:]
             done = len(continuation.text)
 
-    def _prompts(self, prompts, num_bases: int, remainder: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _encode(self, prompts: dict[str, str], num_bases: int, remainder: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`split_prompt` of prompts by argument name, whose errors become InputErrors."""
         if num_bases < 0:
-            raise ValueError(f"num_bases is {num_bases}: it cannot be negative")
-        rows = [split_prompt(self.tokenizer, p, remainder) for p in prompts]
+            raise InputError("must not be negative", "num_bases", num_bases)
         shortest = self.tokenizer.token_bases[self.tokenizer.token_bases > 0].min()
-        for prompt, (ids, left) in zip(prompts, rows, strict=True):
-            self.check_length(len(ids) + -(-(len(left) + num_bases) // shortest), f"prompt {prompt[:20]!r}")
-        return rows
+        encoded = []
+        for name, prompt in prompts.items():
+            try:
+                ids, left = split_prompt(self.tokenizer, prompt, remainder)
+            except InputError:  # of `remainder`
+                raise
+            except ValueError as error:
+                raise InputError(str(error), name, prompt) from error
+            self.check_length(len(ids) + -(-(len(left) + num_bases) // shortest), name, prompt)
+            encoded.append((ids, left))
+        return encoded
 
-    def _asked(self, num_bases, sampling: Sampling, stop, constraints, log_probs: bool, rows) -> tuple:
-        """What `Rows` takes behind the keys."""
+    def _options(self, num_bases, sampling, stop, constraints, log_probs: bool, prompts: dict, encoded) -> tuple:
+        """The arguments of `Rows` after the keys."""
         constraints = constraints or Constraints()
         if self.tokenizer.kind != "kmer":
-            for name, given in (("mode 'base'", sampling.mode == "base"), ("log_probs", log_probs),
-                                ("constraints", constraints.any())):  # fmt: skip
+            for name, value, given in (("mode", sampling.mode, sampling.mode == "base"),
+                                       ("log_probs", log_probs, log_probs),
+                                       ("constraints", constraints, constraints.any())):  # fmt: skip
                 if given:
-                    raise ValueError(f"{name} needs a k-mer tokenizer, not {self.tokenizer.name}")
+                    raise InputError(f"needs a k-mer tokenizer, not {self.tokenizer.name}", name, value)
         if log_probs or constraints.any():
-            for number, (_, left) in enumerate(rows):
+            for (name, prompt), (_, left) in zip(prompts.items(), encoded, strict=True):
                 if (left >= bases.N).any():
-                    raise ValueError(
-                        f"prompt {number} has an unknown base among the {len(left)} left over at its end, which "
-                        "neither log_probs nor constraints can take into account: end it before"
-                    )
+                    raise InputError(
+                        f"it has an unknown base among the {len(left)} left over at its end, which neither log_probs "
+                        "nor constraints support; shorten it", name, prompt,
+                    )  # fmt: skip
         stops = np.zeros(self.tokenizer.vocab_size, bool)
         for name in stop:
             if name not in SPECIAL_TOKENS:
-                raise ValueError(f"stop token {name!r} is none of {' '.join(SPECIAL_TOKENS)}")
+                raise InputError(f"must be among {' '.join(SPECIAL_TOKENS)}", "stop", name)
             stops[SPECIAL_TOKENS.index(name)] = True
         return num_bases, sampling, stops, constraints, log_probs
 
@@ -338,13 +368,15 @@ def _logits(model, params, ids):
 
 
 def _keys(seed: int | Sequence[int], rows: int) -> jax.Array:
-    """A random key a row, [rows]."""
+    """One random key per row, [rows]."""
     if any(not 0 <= s < 2**32 for s in np.atleast_1d(np.asarray(seed, object))):
-        raise ValueError(f"seed is {seed}: seeds are from 0 to 2^32 - 1")
+        raise InputError("seeds must be from 0 to 2^32 - 1", "seed", seed)
     if isinstance(seed, int | np.integer):
         return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(rows, dtype=np.uint32))
     if len(seed) != rows:
-        raise ValueError(f"{len(seed)} seeds for {rows} rows: give one for all, or one a prompt and sample")
+        raise InputError(
+            f"{len(seed)} seeds for {rows} rows; give one for all, or one per prompt and sample", "seed", seed
+        )
     return jax.vmap(jax.random.key)(np.array(seed, np.uint32))
 
 
@@ -358,24 +390,24 @@ def load(
     check_memory: bool = True,
     **model,
 ) -> LM:
-    """The model of a folder.
+    """Loads the model of a folder.
 
     Args:
-      folder: what `gener_jax.train` wrote; or a Hugging Face folder with config.json and safetensors; or "tiny", the
-        small model that ships; or a name such as "GenerTeam/GENERator-v2-eukaryote-1.2b-base" in the local Hugging
-        Face cache.
-      step: of a run, a checkpoint's step, "best" by held-out bits per base, or None for the newest.
-      mesh: default: all devices along fsdp where they divide the hidden size, else the first one.
-      convention: "v1" or "v2", how sequences are framed for embeddings; None: as the folder or its name says (see
+      folder: a run's folder, written by `gener_jax.train`; a Hugging Face folder with config.json and safetensors;
+        "tiny", the small model that ships with the package; or a name in the local Hugging Face cache, such as
+        "GenerTeam/GENERator-v2-eukaryote-1.2b-base".
+      step: for a run's folder: a checkpoint's step, "best" by held-out bits per base, or None for the newest.
+      mesh: None: all devices along fsdp if their number divides the hidden size, else the first device alone.
+      convention: "v1" or "v2", how sequences are framed for embeddings; None: as the folder or its name implies (see
         `LM.frame`).
-      download: fetch a name that the cache lacks; needs `pip install 'gener_jax[hub]'`.
-      check_memory: refuse before loading what does not fit.
-      model: other fields of `config.model`. dtype="bfloat16" computes and stores in it. For longer inputs:
+      download: download a name that is not in the cache; needs `pip install 'gener_jax[hub]'`.
+      check_memory: raise before loading a model that does not fit.
+      model: other fields of `config.model`. dtype="bfloat16" computes and stores in bfloat16. For longer inputs:
         yarn_factor=4 (YaRN), rope_theta=5e6 with max_position_embeddings=65536 (another base), sliding_window=16384.
 
     Raises:
-      CheckpointError: if it cannot be read, a run has no such checkpoint, or it is no model of ours over k-mers.
-      ConfigError: for a field that `config.model` does not have, or a value it cannot have.
+      CheckpointError: if the folder cannot be read, has no such checkpoint, or holds an unsupported model.
+      ConfigError: if `config.model` has no such field, or a value is invalid.
       MemoryError: if the weights do not fit on the devices.
     """
     folder = pretrained.find(folder, download=download)
@@ -395,9 +427,13 @@ def from_config(
     batch: int = 1,
     tokens: int = 0,
 ) -> LM:
-    """The model of a folder with a changed configuration; `evaluate` and `sample` use it.
+    """Loads the model of a folder with a changed configuration; for commands.
 
-    `batch` rows of `tokens` tokens are what is going to be asked of it, and have to fit beside the weights.
+    A KV cache of `batch` rows of `tokens` tokens must fit next to the weights.
+
+    Raises:
+      CheckpointError: if the folder cannot be read, or has no such checkpoint.
+      MemoryError: if weights and cache do not fit on the devices.
     """
     tokenizer, config = for_config(config)
     mesh = mesh or _default_mesh(config)

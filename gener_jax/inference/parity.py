@@ -1,4 +1,4 @@
-"""Ours beside `transformers` on the user's machine: every layer's hidden state, the logits, a greedy continuation."""
+"""Compares our model with `transformers`: every layer's hidden state, the logits, a greedy continuation."""
 
 import dataclasses
 import functools
@@ -15,21 +15,23 @@ from gener_jax.errors import CheckpointError
 from gener_jax.inference.generate import Request, programs
 from gener_jax.inference.lm import LM
 
-TOLERANCE = 1e-4  # of the largest value of a layer, in float32
+TOLERANCE = 1e-4  # relative to the largest value of a layer, in float32
 NEW_TOKENS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What a model makes of ids [B, T]."""
+    """The outputs of a model for ids [B, T]."""
 
-    hidden: list[np.ndarray]  # float32 [B, T, D]: embedded, behind each layer but the last, behind the last norm
+    hidden: list[
+        np.ndarray
+    ]  # float32 [B, T, D]: embeddings, outputs of all layers but the last, output of the last norm
     logits: np.ndarray  # float32 [B, T, V]
-    greedy: list[int]  # the NEW_TOKENS most likely ids behind the first row, of the whole vocabulary
+    greedy: list[int]  # NEW_TOKENS ids generated greedily after the first row, from the whole vocabulary
 
 
 def probe_ids(lm: LM, rows: int = 2, length: int = 256) -> np.ndarray:
-    """Ids to compare on, int32 [rows, length]: <s> and random k-mers, the same everywhere; fewer in a short context."""
+    """Ids to compare on, int32 [rows, length]: <s> and random k-mers, always the same; fewer for a short context."""
     vocab_size, longest = lm.tokenizer.vocab_size, lm.config.model.longest
     if longest is not None:
         length = max(min(length, longest - NEW_TOKENS), 1)
@@ -48,7 +50,7 @@ def _states(model, params, ids):
 
 
 def ours(lm: LM, ids: np.ndarray) -> Outputs:
-    """What our model makes of them."""
+    """The outputs of our model."""
     vocab_size = lm.tokenizer.vocab_size
     anything = np.ones(vocab_size, bool)
     request = Request(
@@ -68,11 +70,11 @@ def ours(lm: LM, ids: np.ndarray) -> Outputs:
 
 
 def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
-    """What `transformers` makes of them with the folder's weights, on the CPU, without remote code; `model` is ours.
+    """The outputs of `transformers` with the folder's weights, on the CPU, without remote code; `model` is our config.
 
     Raises:
-      ImportError: where torch or transformers is not installed.
-      CheckpointError: where this transformers cannot run it, or reads another RoPE base than ours from the folder.
+      ImportError: if torch or transformers is not installed.
+      CheckpointError: if this transformers cannot run the model, or reads another RoPE base from the folder than we do.
     """
     import torch
     import transformers
@@ -81,7 +83,7 @@ def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
         return _theirs(folder, ids, model, torch, transformers)
     except CheckpointError:
         raise
-    except Exception as error:  # of many kinds, at any length
+    except Exception as error:  # many classes, with texts of any length
         first = (str(error).strip().splitlines() or [""])[0]
         raise CheckpointError(
             folder, f"transformers {transformers.__version__} cannot run it: {type(error).__name__}: {first}"
@@ -90,19 +92,21 @@ def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
 
 def _theirs(folder, ids, model, torch, transformers) -> Outputs:
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    rope_theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")  # of transformers 5, or else 4
+    rope_theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")  # transformers 5
     if int(transformers.__version__.partition(".")[0]) < 5:
         rope_theta = config.rope_theta
     if rope_theta != model.rope_theta:
         raise CheckpointError(
             folder / "config.json",
-            f"transformers {transformers.__version__} takes rope_theta {rope_theta} from it "
-            f"and we {model.rope_theta}: versions 4 and 5 write it in different places; verify what --output --format "
-            "hf writes, which both read",
+            f"transformers {transformers.__version__} reads rope_theta {rope_theta} from it, gener_jax "
+            f"{model.rope_theta}, because versions 4 and 5 store it in different fields; verify the output of "
+            "--format hf instead, which both versions read",
+            name="rope_theta",
+            value=rope_theta,
         )
     architecture = {"llama": transformers.LlamaForCausalLM, "mistral": transformers.MistralForCausalLM}
     model = architecture[config.model_type].from_pretrained(folder, dtype=getattr(torch, model.dtype)).eval()
-    model.generation_config = transformers.GenerationConfig()  # a folder's own could ask for another decoding
+    model.generation_config = transformers.GenerationConfig()  # the folder's own could change the decoding
     rows = torch.from_numpy(ids.astype(np.int64))
     with torch.no_grad():
         out = model(rows, output_hidden_states=True)
@@ -115,8 +119,8 @@ def _theirs(folder, ids, model, torch, transformers) -> Outputs:
 
 
 def differences(a: Outputs, b: Outputs) -> Iterator[tuple[str, float, float]]:
-    """(what, the largest difference, the largest value), from the embedding to the logits."""
+    """Yields (name, largest difference, largest value of `b`), from the embedding to the logits."""
     names = ["embedded", *(f"layer {i}" for i in range(1, len(a.hidden) - 1)), "last norm", "logits"]
     for name, x, y in zip(names, [*a.hidden, a.logits], [*b.hidden, b.logits], strict=True):
-        with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, which no tolerance takes
+        with np.errstate(invalid="ignore"):  # infinity minus infinity is NaN, which exceeds every tolerance
             yield name, float(np.abs(x - y).max()), float(np.abs(y).max())

@@ -1,9 +1,9 @@
 """The sharding policy: mesh axes, and one table from the model's logical axes to them.
 
-data     batches apart, parameters whole
-fsdp     batches apart, parameters and optimizer state cut along `embed`
-context  sequences cut, parameters and optimizer state as by fsdp; attention is `gener_jax.model.parallel`'s
-tensor   heads, MLP and vocabulary cut
+data     shards batches; parameters are replicated
+fsdp     shards batches, and parameters and optimizer state along `embed`
+context  shards sequences, and parameters and optimizer state as fsdp does; attention is in `gener_jax.model.parallel`
+tensor   shards heads, MLP and vocabulary
 """
 
 import math
@@ -13,17 +13,17 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gener_jax.config import Config
+from gener_jax.config import Config, ConfigError
 
-AXES = ("data", "fsdp", "context", "tensor")  # the last lies on the nearest devices
+AXES = ("data", "fsdp", "context", "tensor")  # devices along the last axis are the closest to each other
 LOGICAL_TO_MESH = {
     "batch": ("data", "fsdp"),
     "length": "context",
     "vocab": "tensor",
     "embed": ("fsdp", "context"),
-    "hidden": None,  # the residual stream: `embed` of an activation, whole on every device
+    "hidden": None,  # the residual stream: the `embed` dimension of activations, replicated
     "heads": "tensor",
-    "kv_heads": "tensor",  # replicated where the tensor axis does not divide them
+    "kv_heads": "tensor",  # replicated if not divisible by the tensor axis
     "head_dim": None,
     "mlp": "tensor",
     "layers": None,
@@ -31,44 +31,43 @@ LOGICAL_TO_MESH = {
 
 
 def axis_sizes(num_devices: int, data: int, fsdp: int, tensor: int, context: int = 1) -> dict[str, int]:
-    """The size of each axis of a mesh of so many devices; one may be −1 and takes the rest.
+    """The size of each axis of a mesh of `num_devices` devices; one may be −1 and is inferred.
 
     Raises:
-      ValueError: if the product of the axes is not the number of devices.
+      ConfigError: if the product of the axes is not the number of devices.
     """
     sizes = {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
-    named = f"mesh ({', '.join(sizes)}) = {tuple(sizes.values())}"
     given = math.prod(s for s in sizes.values() if s != -1)
     open_ = [name for name, size in sizes.items() if size == -1]
     if len(open_) > 1 or any(s < 1 and s != -1 for s in sizes.values()):
-        raise ValueError(f"{named}: sizes are positive, at most one is -1")
+        raise ConfigError("sizes must be positive, and at most one may be -1", "mesh", sizes)
     if num_devices % given or (not open_ and given != num_devices):
-        raise ValueError(
-            f"{named} does not fit {num_devices} device(s): "
-            "the product of the axes has to be their number; -1 takes the rest"
-        )
+        raise ConfigError(
+            f"does not fit {num_devices} device(s); the product of the axes must be their number, and an axis of -1 is "
+            "inferred", "mesh", sizes,
+        )  # fmt: skip
     return {name: num_devices // given if size == -1 else size for name, size in sizes.items()}
 
 
 def make_mesh(data: int, fsdp: int, tensor: int, devices=None, *, context: int = 1) -> Mesh:
-    """A mesh over `devices` (default: all, of all hosts); one axis may be −1 and takes the rest.
+    """A mesh over `devices` (default: all devices of all hosts); one axis may be −1 and is inferred.
 
     Raises:
-      ValueError: if the product of the axes is not the number of devices.
+      ConfigError: if the product of the axes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = axis_sizes(len(devices), data, fsdp, tensor, context)
-    # Auto: the compiler places what the table leaves open (make_mesh alone would make every axis Explicit).
+    # Auto: the compiler chooses what the table leaves open (make_mesh's default makes every axis Explicit).
     return jax.make_mesh(
         tuple(sizes.values()), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES), devices=devices
     )
 
 
 def mesh_of(config: Config, devices=None) -> Mesh:
-    """The mesh that a configuration asks for.
+    """The mesh of a configuration.
 
     Raises:
-      ValueError: if it does not fit the devices, or the batch or the context do not fit it.
+      ConfigError: if it does not fit the devices, or does not divide the batch or the context.
     """
     m = config.mesh
     mesh = make_mesh(m.data, m.fsdp, m.tensor, devices, context=m.context)
@@ -77,42 +76,44 @@ def mesh_of(config: Config, devices=None) -> Mesh:
 
 
 def check_divides(config: Config, sizes: Mapping[str, int]) -> None:
-    """Checks that a mesh of these sizes cuts the batch and the context of a configuration evenly.
+    """Checks that a mesh of these sizes divides the batch and the context of a configuration evenly.
 
     Raises:
-      ValueError: if it does not.
+      ConfigError: if it does not.
     """
-    rows, parts = sizes["data"] * sizes["fsdp"], config.train.accumulate
-    if config.train.batch_size % (rows * parts):
-        raise ValueError(
-            f"train.batch_size {config.train.batch_size} is not divisible by mesh data·fsdp = {rows}"
-            + (f" times train.accumulate {parts}" if parts > 1 else "")
-            + ": change one of them"
-        )
-    pieces = 2 * sizes["context"]  # in the balanced order each device has two
-    if sizes["context"] > 1 and config.data.context_length % pieces:
-        raise ValueError(
-            f"data.context_length {config.data.context_length} is not divisible by twice mesh context = {pieces}: "
-            "change one of them"
-        )
+    shards, microbatches = sizes["data"] * sizes["fsdp"], config.train.accumulate
+    if config.train.batch_size % (shards * microbatches):
+        accumulate = f" times train.accumulate {microbatches}" if microbatches > 1 else ""
+        raise ConfigError(
+            f"not divisible by mesh data·fsdp = {shards}{accumulate}; change one of them",
+            "train.batch_size", config.train.batch_size,
+        )  # fmt: skip
+    chunks = 2 * sizes["context"]  # in the balanced order each device has two
+    if sizes["context"] > 1 and config.data.context_length % chunks:
+        raise ConfigError(
+            f"not divisible by twice mesh context = {chunks}; change one of them",
+            "data.context_length", config.data.context_length,
+        )  # fmt: skip
 
 
 def spec(
     logical: tuple[str | None, ...], mesh: Mesh, shape: tuple[int, ...] | None = None, *, activation: bool = False
 ) -> PartitionSpec:
-    """The mesh axes of an array with these logical axes; an activation stays whole along a size that does not divide.
+    """The mesh axes of an array with these logical axes.
+
+    A dimension that its mesh axes do not divide is replicated if it is `kv_heads` or of an activation.
 
     Raises:
-      ValueError: if two dimensions would be cut along one mesh axis, or a size does not divide.
+      ValueError: if two dimensions would be sharded over one mesh axis, or a size is not divisible.
     """
     axes, used = [], set()
     for i, name in enumerate(logical):
         target = None if name is None else LOGICAL_TO_MESH[name]
         targets = tuple(t for t in ((target,) if isinstance(target, str) else target or ()) if mesh.shape[t] > 1)
-        ways = math.prod(mesh.shape[t] for t in targets)
-        if shape is not None and shape[i] % ways:
+        shards = math.prod(mesh.shape[t] for t in targets)
+        if shape is not None and shape[i] % shards:
             if name != "kv_heads" and not activation:
-                raise ValueError(f"{name} = {shape[i]} is not divisible by mesh {'·'.join(targets)} = {ways}")
+                raise ValueError(f"{name} = {shape[i]} is not divisible by mesh {'·'.join(targets)} = {shards}")
             targets = ()
         if used & set(targets):
             raise ValueError(f"logical axes {logical} use a mesh axis twice")
@@ -122,7 +123,7 @@ def spec(
 
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
-    """`x`, placed by its logical axes on the mesh that is set (`jax.set_mesh`); unchanged where none is."""
+    """`x` sharded by its logical axes on the current mesh (`jax.set_mesh`); unchanged if none is set."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
@@ -130,7 +131,7 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 
 
 def tree_shardings(abstract_boxed, mesh: Mesh):
-    """Shardings of a tree of `nn.LogicallyPartitioned` boxes (of shapes), as `Decoder.init` makes them."""
+    """Shardings of a tree of `nn.LogicallyPartitioned` boxes (of shapes), as made by `Decoder.init`."""
 
     def one(leaf):
         if isinstance(leaf, nn.LogicallyPartitioned):
@@ -141,5 +142,5 @@ def tree_shardings(abstract_boxed, mesh: Mesh):
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of a batch [rows, length]: rows over data and fsdp, length over context."""
+    """The sharding of a batch [rows, length]: rows over data and fsdp, length over context."""
     return NamedSharding(mesh, spec(("batch", "length"), mesh))

@@ -1,4 +1,4 @@
-"""The training state, born sharded, and the jitted step that replaces it."""
+"""The training state, sharded from its initialization, and the jitted training step that replaces it."""
 
 import functools
 from typing import Any
@@ -20,19 +20,19 @@ from gener_jax.training import optimizer
 
 @struct.dataclass
 class Guard:
-    """What is known of the gradients so far, to tell one that is out of order."""
+    """Gradient statistics, for detecting spikes."""
 
-    usual_norm: jax.Array  # float32 [], a running mean of the norms of the steps that were taken
-    taken: jax.Array  # int32 [], steps taken
-    skipped: jax.Array  # int32 [], steps whose update was left out
-    skipped_in_row: jax.Array  # int32 [], of them the last ones
+    usual_norm: jax.Array  # float32 [], running mean of the gradient norm over the steps taken
+    taken: jax.Array  # int32 [], number of steps taken
+    skipped: jax.Array  # int32 [], number of steps whose update was skipped
+    skipped_in_row: jax.Array  # int32 [], number of consecutive skipped steps up to the current one
 
 
 @struct.dataclass
 class State:
-    """All that a step changes."""
+    """Everything that a training step changes."""
 
-    step: jax.Array  # int32 [], steps done, the skipped ones too
+    step: jax.Array  # int32 [], steps done, including skipped ones
     params: Any
     opt_state: Any
     guard: Guard
@@ -40,13 +40,13 @@ class State:
 
 def _init(config: Config) -> State:
     params = decoder.init(decoder.Decoder(config.model), jax.random.key(config.train.seed))
-    zero = lambda: jnp.zeros((), jnp.int32)  # noqa: E731 (arrays of their own: each is donated)
+    zero = lambda: jnp.zeros((), jnp.int32)  # noqa: E731 (separate arrays, because each is donated)
     guard = Guard(jnp.zeros((), jnp.float32), zero(), zero(), zero())
     return State(zero(), params, optimizer.make(config.optimizer).init(params), guard)
 
 
 def abstract_state(config: Config, mesh: Mesh) -> State:
-    """Shapes, dtypes and shardings of the state: what a checkpoint is restored into. Allocates nothing."""
+    """Shapes, dtypes and shardings of the state, into which a checkpoint is restored. Allocates nothing."""
     boxed = jax.eval_shape(functools.partial(_init, config))
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), tree_shardings(boxed, mesh)
@@ -54,7 +54,7 @@ def abstract_state(config: Config, mesh: Mesh) -> State:
 
 
 def init_state(config: Config, mesh: Mesh) -> State:
-    """A new state of `train.seed`; each device makes only its own part."""
+    """A new state, initialized from `train.seed`; each device initializes only its own shards."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
     return jax.jit(lambda: nn.unbox(_init(config)), out_shardings=shardings)()
 
@@ -64,11 +64,13 @@ def loss_sums(
 ) -> dict[str, jax.Array]:
     """Sums over a batch, in nats, float32 scalars.
 
-    `objective` and `weight`: what is minimised is their ratio. Of every target but <oov> and <pad>, by the batch's
-    `weights` where it has them, else 1: with "ce" −log p(token); with "fns" the mean over a k-mer's bases of `fns_nll`,
-    and a kth of −log p of a special token (reference implementation: GENERator v2); with both the z-loss.
-    `dna_nll` (and `fns_nll`, in an FNS run) over `bases`, never weighed: of the targets that are DNA, by token and by
-    the bases' marginals.
+    The loss is `objective` / `weight`. Both sum over all targets but <oov> and <pad>, each weighted by the batch's
+    `weights` if it has them, else by 1. The loss of a target is, for "ce", −log p(token); for "fns", the mean of
+    `fns_nll` over the bases of a k-mer, and −log p / k for a special token (reference implementation: GENERator v2).
+    Both objectives add the z-loss.
+
+    `dna_nll`, and `fns_nll` with "fns", are unweighted sums over the targets that are DNA, of the token's and of the
+    bases' marginal −log p; `bases` is the number of their bases.
     """
     model, targets = decoder.Decoder(config.model), batch["targets"]
     hidden, _ = model.apply(
@@ -94,36 +96,39 @@ def loss_sums(
 
 
 def _counted(batch) -> jax.Array:
-    """How much each target counts in the objective."""
+    """The weight of each target in the objective."""
     counted = losses.is_target(batch["targets"])
     return batch["weights"] * counted if "weights" in batch else counted
 
 
-def _parts(batch, number: int):
-    """The batch in so many parts, [part, rows, length]: row r goes to r mod `number`, so each device cuts its own."""
+def _microbatches(batch, number: int):
+    """The batch as [microbatches, rows, length]; row r goes to microbatch r mod `number`, so no row moves to another
+    device.
+    """
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, number, *x.shape[1:]), 1, 0), batch)
 
 
-_USUAL_STEPS = 50  # over about so many steps the usual norm is a mean, and before so many it is not known
+_USUAL_STEPS = 50  # the usual norm averages over about this many steps, and is not used before as many were taken
 
 
 def _guarded(guard: Guard, config: Optimizer, loss, norm) -> tuple[jax.Array, Guard]:
-    """Whether a step is taken, and what is known behind it."""
+    """Whether a step is taken, and the statistics after it."""
     ok = jnp.isfinite(loss) & jnp.isfinite(norm)
     if config.spike_factor:
         ok &= (guard.taken < _USUAL_STEPS) | (norm <= config.spike_factor * guard.usual_norm)
-    share = 1 / jnp.minimum(guard.taken + 1, _USUAL_STEPS).astype(jnp.float32)
-    usual = jnp.where(ok, guard.usual_norm + share * (norm - guard.usual_norm), guard.usual_norm)
+    rate = 1 / jnp.minimum(guard.taken + 1, _USUAL_STEPS).astype(jnp.float32)
+    usual = jnp.where(ok, guard.usual_norm + rate * (norm - guard.usual_norm), guard.usual_norm)
     in_row = jnp.where(ok, 0, guard.skipped_in_row + 1)
     return ok, Guard(usual, guard.taken + ok, guard.skipped + ~ok, in_row)
 
 
 def make_train_step(config: Config, mesh: Mesh, token_bases: np.ndarray, objective: str = "ce"):
-    """The jitted `(state, batch) -> (state, metrics)` of an objective; the old state's buffers are reused.
+    """The jitted step `(state, batch) -> (state, metrics)` of an objective; the old state's buffers are donated.
 
-    A gradient that is not finite, or over `optimizer.spike_factor` times its usual norm, changes nothing but the count.
+    A gradient that is not finite, or whose norm exceeds `optimizer.spike_factor` times the usual norm, is skipped: only
+    the counts of steps change.
 
-    Metrics, scalars on the device: `loss` (of the objective, nats a token), `bits_per_base`, with "fns"
+    Metrics, scalars on the device: `loss` (of the objective, nats per token), `bits_per_base`, with "fns"
     `fns_bits_per_base`, `grad_norm`, `learning_rate`, `skipped`, `skipped_in_row`.
     """
     tx, schedule = optimizer.make(config.optimizer), optimizer.learning_rate(config)
@@ -131,26 +136,25 @@ def make_train_step(config: Config, mesh: Mesh, token_bases: np.ndarray, objecti
     def step(state: State, batch):
         batch = parallel.balance(batch)
         weight = jnp.sum(_counted(batch))
-        least = np.finfo(np.float32).tiny if "weights" in batch else 1  # where nothing counts, 0 and not NaN
+        least = np.finfo(np.float32).tiny if "weights" in batch else 1  # without any target the loss is 0, not NaN
         weight = jnp.maximum(weight, least)
 
-        def value(params, part):
-            sums = loss_sums(config, params, part, token_bases, objective)
+        def value(params, microbatch):
+            sums = loss_sums(config, params, microbatch, token_bases, objective)
             return sums["objective"] / weight, sums
 
-        def gradient(part):
-            return jax.grad(value, has_aux=True)(state.params, part)
+        def gradient(microbatch):
+            return jax.grad(value, has_aux=True)(state.params, microbatch)
 
         if config.train.accumulate == 1:
             grads, sums = gradient(batch)
         else:
-            # Each part's sum over the whole batch's weight: exact, however unequal the parts' tokens are.
-            add = lambda total, part: (jax.tree.map(jnp.add, total, gradient(part)), None)  # noqa: E731
-            parts = _parts(batch, config.train.accumulate)
-            zeros = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], parts))
-            )
-            (grads, sums), _ = jax.lax.scan(add, zeros, parts)
+            # Each microbatch's sum is divided by the weight of the whole batch: exact for any distribution of tokens.
+            add = lambda total, microbatch: (jax.tree.map(jnp.add, total, gradient(microbatch)), None)  # noqa: E731
+            microbatches = _microbatches(batch, config.train.accumulate)
+            shapes = jax.eval_shape(gradient, jax.tree.map(lambda x: x[0], microbatches))
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            (grads, sums), _ = jax.lax.scan(add, zeros, microbatches)
         loss, norm = sums["objective"] / weight, optax.tree.norm(grads)
         ok, guard = _guarded(state.guard, config.optimizer, loss, norm)
         rate = schedule(state.step)
