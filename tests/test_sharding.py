@@ -211,13 +211,14 @@ def test_fifty_steps_compile_once_and_reuse_the_old_state():
     mesh, step, shardings = step_of((1, 1, 1))
     with jax.set_mesh(mesh):
         state = jax.device_put(first_state(), shardings)
-        for batch in batches(50):
+        for number, batch in enumerate(batches(50)):
             old, batch = state, jax.device_put(batch, batch_sharding(mesh))
             places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(old.params)]
             state, _ = step(old, batch)
             assert all(x.is_deleted() for x in jax.tree.leaves(old))
             assert not any(x.is_deleted() for x in jax.tree.leaves(batch))
-            assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.params)] == places
+            if number:  # the first state lies in numpy's memory
+                assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.params)] == places
     assert step._cache_size() == 1
     assert int(state.step) == 50
     assert train((2, 2, 2), STEPS)[2] == 1  # a sharded state keeps its sharding too
