@@ -1,8 +1,10 @@
 """Folders converted either way, what is printed, and what is refused. Those with torch are in the slow tier."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 
@@ -288,24 +290,25 @@ def needs_transformers():
             pytest.skip(f"needs {package}: pip install -e '.[parity]'")
 
 
-def dumped(folder, size, *, shard="50GB", dtype="float32"):
-    """A folder that transformers wrote, and what it computed in float32 from what is stored."""
-    code = f"""
-import sys, numpy as np, torch
-sys.path.insert(0, {str(peer_path("hf_llama.py").parent)!r})
-import hf_llama
-model = hf_llama.build({size!r}, "sdpa").to(torch.{dtype})
-model.save_pretrained({str(folder)!r}, max_shard_size={shard!r})
-ids = torch.randint(32, hf_llama.VOCAB, (2, 128), generator=torch.Generator().manual_seed(1))
-model = hf_llama.LlamaForCausalLM.from_pretrained({str(folder)!r}, dtype=torch.float32).eval()
-with torch.no_grad():
-    out = model(ids, output_hidden_states=True)
-np.savez({str(folder / "expected.npz")!r}, ids=ids.numpy(), logits=out.logits.numpy(),
-         hidden=np.stack([h.numpy() for h in out.hidden_states]))
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    with np.load(folder / "expected.npz") as data:
-        return data["ids"], data["logits"], data["hidden"]
+@pytest.fixture(scope="module")
+def dumped(tmp_path_factory):
+    """By size and how it is stored: a folder that transformers wrote, and what it computed in float32 from that."""
+    needs_transformers()
+    import torch
+
+    peer = runpy.run_path(str(peer_path("hf_llama.py")))
+
+    @functools.cache
+    def made(size, *, shard="50GB", dtype="float32"):
+        folder = tmp_path_factory.mktemp(size)
+        peer["build"](size, "sdpa").to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
+        ids = torch.randint(32, peer["VOCAB"], (2, 128), generator=torch.Generator().manual_seed(1))
+        model = peer["LlamaForCausalLM"].from_pretrained(folder, dtype=torch.float32).eval()
+        with torch.no_grad():
+            out = model(ids, output_hidden_states=True)
+        return folder, ids.numpy(), out.logits.numpy(), np.stack([h.numpy() for h in out.hidden_states])
+
+    return made
 
 
 @pytest.mark.slow
@@ -317,13 +320,12 @@ np.savez({str(folder / "expected.npz")!r}, ids=ids.numpy(), logits=out.logits.nu
         ("s", {}),
     ],
 )
-def test_folders_that_transformers_wrote(size, options, tmp_path):
-    needs_transformers()
+def test_folders_that_transformers_wrote(size, options, dumped):
     from gener_jax.inference.parity import ours
 
-    ids, logits, states = dumped(tmp_path, size, **options)
-    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == ("shard" in options)
-    lm = gener_jax.load(tmp_path)
+    folder, ids, logits, states = dumped(size, **options)
+    assert (len(list(folder.glob("*.safetensors"))) > 1) == ("shard" in options)
+    lm = gener_jax.load(folder)
     found = ours(lm, ids)
     assert len(found.hidden) == lm.config.model.num_hidden_layers + 1 == len(states)
     for layer, expected in zip(found.hidden, states, strict=True):
@@ -342,13 +344,11 @@ def check(folder):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_in_full")
-def test_transformers_gives_our_logits_and_greedy_ids(tmp_path):
+def test_transformers_gives_our_logits_and_greedy_ids(dumped, tmp_path):
     """The peer's own check, in a process of its own, on what we write."""
-    needs_transformers()
     from gener_jax.inference.parity import ours
 
-    dumped(tmp_path / "in", "s")
-    lm = gener_jax.load(tmp_path / "in")
+    lm = gener_jax.load(dumped("s")[0])
     theirs = check(published(tmp_path / "out", lm))
     found = ours(lm, np.arange(32, 48, dtype=np.int32)[None])
     np.testing.assert_allclose(theirs["logits"], found.logits[0, -1, :8], atol=1e-4)
