@@ -6,7 +6,6 @@ import math
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,7 +17,7 @@ from gener_jax.pretrained import abstract_params
 from gener_jax.tokenizer import for_config
 from gener_jax.training import checkpoint
 from gener_jax.training.checkpoint import Checkpoints
-from gener_jax.training.step import abstract_state, init_state
+from gener_jax.training.step import abstract_state
 from tests import tiny
 
 
@@ -37,8 +36,8 @@ def state(config, mesh):
     """A state whose every number differs from a fresh one's."""
     generator = np.random.default_rng(0)
     return jax.tree.map(
-        lambda x: jax.device_put(jnp.asarray(generator.integers(-9, 9, x.shape), x.dtype), x.sharding),
-        init_state(config, mesh),
+        lambda x: jax.device_put(generator.integers(-9, 9, x.shape).astype(x.dtype), x.sharding),
+        abstract_state(config, mesh),
     )
 
 

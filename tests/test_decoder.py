@@ -164,18 +164,25 @@ def test_switches_change_nothing(switch, params, ids, plain):
         assert np.abs(y).max() > 1e-4
 
 
-@pytest.mark.parametrize(
-    ("remat", "loops", "products"), [("none", 4, 0), ("dots", 4, 0), ("block", 4, 6), ("full", 6, 10)]
-)
-def test_what_is_computed_again(remat, loops, products, params, ids):
-    """Blockwise attention has two while loops forward, with two products each, and two backward; computed again, it has
-    its forward ones once more. Of a layer's seven products, nobody needs the last one's result.
-    """
+@pytest.fixture(scope="module")
+def program(params, ids):
+    """The traced loss and gradients with blockwise attention, by what is computed again."""
 
-    def program(remat):
+    @functools.cache
+    def traced(remat):
         c = dataclasses.replace(TINY, remat=remat, attention="blockwise")
         return str(jax.make_jaxpr(functools.partial(loss_and_grads, c))(params, ids))
 
+    return traced
+
+
+@pytest.mark.parametrize(
+    ("remat", "loops", "products"), [("none", 4, 0), ("dots", 4, 0), ("block", 4, 6), ("full", 6, 10)]
+)
+def test_what_is_computed_again(remat, loops, products, program):
+    """Blockwise attention has two while loops forward, with two products each, and two backward; computed again, it has
+    its forward ones once more. Of a layer's seven products, nobody needs the last one's result.
+    """
     assert program(remat).count("while[") == loops
     assert program(remat).count("dot_general[") - program("none").count("dot_general[") == products
 

@@ -354,7 +354,7 @@ def test_workers_give_the_same_batches(genomes, tmp_path):
         tmp_path,
         genomes,
         """
-        for workers in (0, 2, 3):
+        for workers in (0, 3):
             digest = hashlib.sha256()
             number = 0
             for batch in host_batches(stream(workers), 8, 2, 11):
@@ -367,7 +367,7 @@ def test_workers_give_the_same_batches(genomes, tmp_path):
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert [row[:2] for row in rows] == [["0", "11"], ["2", "11"], ["3", "11"]]
+    assert [row[:2] for row in rows] == [["0", "11"], ["3", "11"]]
     assert len({row[2] for row in rows}) == 1
 
 

@@ -18,7 +18,7 @@ from gener_jax.training.step import abstract_state, make_train_step
 from tests import processes, tiny
 
 MESHES = [m for m in itertools.product((1, 2, 4, 8), repeat=4) if np.prod(m) == 8]  # data, fsdp, tensor, context
-SOME = [(1, 8, 1, 1), (2, 1, 4, 1), (1, 1, 1, 8), (1, 2, 2, 2), (2, 2, 1, 2)]
+SOME = [(2, 1, 4, 1), (1, 1, 1, 8), (1, 2, 2, 2)]  # every axis, rows cut between processes or not; a soak has all
 
 
 def test_there_are_twenty_meshes():
@@ -148,7 +148,7 @@ LONG = config.Config(
 @pytest.mark.slow
 def test_a_devices_memory_falls_with_the_number_of_devices():
     sizes = {}
-    for n in (1, 2, 8):
+    for n in (1, 8):
         mesh = make_mesh(1, 1, 1, jax.devices()[:n], context=n)
         row = jax.ShapeDtypeStruct((1, 2048), np.int32, sharding=batch_sharding(mesh))
         step = make_train_step(LONG, mesh, np.array([0] * 32 + [3] * 64, np.int32))
@@ -156,7 +156,6 @@ def test_a_devices_memory_falls_with_the_number_of_devices():
             program = step.lower(abstract_state(LONG, mesh), {"inputs": row, "targets": row}).compile()
         sizes[n] = program.memory_analysis().temp_size_in_bytes / 2**20
     print("temporary memory of a step over the context axis, MiB a device:", sizes)
-    assert sizes[2] < 0.6 * sizes[1]
     assert sizes[8] < 0.2 * sizes[1]
 
 

@@ -228,15 +228,15 @@ def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
     assert (other["step"], other["split"]) == (9, "train")
     assert other["loss"] != last["loss"]
 
-    sample.main(["--checkpoint", str(straight.folder), "--prompt", "ATGA", "--num_bases", "20", "--temperature", "0"])
+    sample.main(["--checkpoint", str(straight.folder), "--prompt", "ATGA", "--num_bases", "30", "--temperature", "0"])
     fasta = capsys.readouterr().out
-    sample.main(["--checkpoint", str(straight.folder), "--prompt", "ATGA", "--num_bases", "20", "--temperature", "0",
+    sample.main(["--checkpoint", str(straight.folder), "--prompt", "ATGA", "--num_bases", "30", "--temperature", "0",
                  "--output", str(tmp_path / "a.fa")])  # fmt: skip
     assert capsys.readouterr().out == ""
     assert (tmp_path / "a.fa").read_text() == fasta
     header, *lines = fasta.splitlines()
-    assert header.startswith(">sample_1 prompt_bases=4 bases=20")
-    assert re.fullmatch("ATGA[ACGT]{20}", "".join(lines))
+    assert header.startswith(">sample_1 prompt_bases=4 bases=30")
+    assert re.fullmatch("ATGA[ACGT]{30}", "".join(lines))
     assert list(tmp_path.iterdir()) == [tmp_path / "a.fa"]
 
 
@@ -299,7 +299,7 @@ def test_bpe_trains_resumes_evaluates_and_samples(tmp_path, monkeypatch, capsys)
 def test_repeats_weigh_less_in_training_and_alike_in_evaluation(tmp_path, capsys):
     codes = random_codes([900, 700, 400], 1)
     dataset = tiny.synthetic(tmp_path / "set", {"train": codes, "validation": codes[:2]}, soft_masked=True)
-    short = {"train__num_steps": "3", "optimizer__warmup_steps": "1", "checkpoint__every_steps": "3"}
+    short = {"checkpoint__every_steps": "12", "eval__every_steps": "12"}  # its step is that of the other tests' runs
     config = tiny.config(dataset, data__repeat_weight="0.1", **short)
     result, log = train.train(config, tmp_path / "run"), log_of(tmp_path / "run")
     plain, plain_log = train.train(tiny.config(dataset, **short), tmp_path / "plain"), log_of(tmp_path / "plain")

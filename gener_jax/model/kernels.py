@@ -59,6 +59,8 @@ def refusal(name: str, case: Case) -> str | None:
             return "has no mask of documents (data.mask_documents)"
         if case.queries.dtype not in (jnp.bfloat16, jnp.float16):
             return f"takes bfloat16 and float16, not {case.queries.dtype}"
+        if length % 2:
+            return f"takes even lengths, not {length}"  # its backward pass
         if head_dim % 8 or head_dim > 128:
             return f"takes head sizes that are multiples of 8 up to 128, not {head_dim}"
     if name == "triton":
