@@ -28,11 +28,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_pipeline import cli, genome, merge, regions, spill, split
+from data_pipeline import cli
+from data_pipeline.dataset import merge, spill
+from data_pipeline.dataset.inputs import Input, discover, manifest
+from data_pipeline.dataset.writer import SHARD_BYTES, DatasetWriter, Tokenizer
 from data_pipeline.errors import ArgumentError, DataError, FileError, PairingError
-from data_pipeline.inputs import Input, discover, manifest
-from data_pipeline.regions import GENE, Scheme
-from data_pipeline.writer import SHARD_BYTES, DatasetWriter, Tokenizer
+from data_pipeline.regions import extraction
+from data_pipeline.regions.extraction import GENE, Scheme
+from data_pipeline.sequence.record import TAXA
+from data_pipeline.splitting import split
 
 SMALL_BYTES = 8 << 20  # of input files: reading them takes about two seconds
 
@@ -84,7 +88,7 @@ def build(
     """
     output = Path(output)
     split.check_shares(validation_share, test_share)
-    _one_of("taxon", taxon, (None, *genome.TAXA))
+    _one_of("taxon", taxon, (None, *TAXA))
     _one_of("split_by", split_by, split.BY)
     _one_of("duplicates", duplicates, merge.DUPLICATES)
     if workers is not None and workers < 1:
@@ -383,27 +387,27 @@ def parser() -> argparse.ArgumentParser:
         help="a table (TSV) with columns sequence, annotation, taxon, split, instead of --input",
     )
     add("--output", required=True, metavar="DIR", help="the folder to create; it must not exist")
-    add("--taxon", choices=genome.TAXA, help="the tag of all regions, instead of that of each file or record")
+    add("--taxon", choices=TAXA, help="the tag of all regions, instead of that of each file or record")
 
     what = parse.add_argument_group("regions (lengths in bases)").add_argument
     what(
         "--scheme",
-        choices=regions.SCHEMES,
+        choices=extraction.SCHEMES,
         default="gene",
         help="gene regions with introns (default), whole records, spliced mRNA or CDS",
     )
     what("--flank", type=int, default=0, help="bases added at both ends")
     what("--min_length", type=int, default=1, help="drop shorter regions")
-    what("--max_length", type=int, help=f"cut longer regions (default: never; whole: {regions.WHOLE_LENGTH})")
+    what("--max_length", type=int, help=f"cut longer regions (default: never; whole: {extraction.WHOLE_LENGTH})")
     what("--cut_n", type=int, metavar="RUN", help="cut out runs of at least this many N (default: keep them)")
     what("--regulatory", action="store_true", help="also make regions of regulatory features")
     what(
         "--kinds",
         nargs="+",
         default=[],
-        choices=regions.KINDS,
+        choices=extraction.KINDS,
         metavar="KIND",
-        help=f"keep only these: {' '.join(regions.KINDS)}",
+        help=f"keep only these: {' '.join(extraction.KINDS)}",
     )
     what("--gene", metavar="REGEX", help="keep only regions whose gene name or locus tag matches")
     what("--product", metavar="REGEX", help="keep only regions whose product matches")
@@ -445,7 +449,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         tokenizer = None
         if options.records == "tokens":
-            from data_pipeline import tokenizer as tokenizers
+            from data_pipeline.sequence import tokenizer as tokenizers
 
             tokenizer = tokenizers.make(
                 options.tokenizer or "kmer", 6 if options.k is None else options.k, options.model_file

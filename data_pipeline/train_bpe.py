@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from data_pipeline import bases, cli
+from data_pipeline import cli
+from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import ArgumentError, DatasetError, FileError
-from data_pipeline.records import RegionSource
-from data_pipeline.tokenizer import NUM_SPECIAL, SPECIAL_TOKENS, BpeTokenizer
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import NUM_SPECIAL, SPECIAL_TOKENS, BpeTokenizer
 
 MIN_VOCAB = NUM_SPECIAL + 4
 MAX_VOCAB = 65536

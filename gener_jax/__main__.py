@@ -23,7 +23,7 @@ VERBS = {
 
 def run(main: Callable[[], int | None]) -> None:
     """Runs a command of this package; jax is imported only here."""
-    from gener_jax import command
+    from gener_jax.cli import command
 
     command.run(main)
 

@@ -20,16 +20,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gener_jax import command, pretrained, run_folder
+from gener_jax.cli import command
 from gener_jax.config import Config, ConfigError, with_model
-from gener_jax.errors import CheckpointError
-from gener_jax.files import whole_folder
-from gener_jax.huggingface import config as published_config
-from gener_jax.huggingface import vocabulary, weights
 from gener_jax.inference import parity
 from gener_jax.inference.lm import LM, from_config
 from gener_jax.model import decoder
-from gener_jax.progress import say
+from gener_jax.runtime.errors import CheckpointError
+from gener_jax.runtime.progress import say
+from gener_jax.storage import pretrained, run_folder
+from gener_jax.storage.files import whole_folder
+from gener_jax.storage.huggingface import config as published_config
+from gener_jax.storage.huggingface import vocabulary, weights
 
 
 def write_published(folder: Path, config: Config, tokenizer, params, dtype: str = "float32") -> None:

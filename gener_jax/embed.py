@@ -17,17 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline import bases, fasta
 from data_pipeline.errors import DataError
-from gener_jax import command, run_folder
-from gener_jax.compilation import keep_programs
+from data_pipeline.formats import fasta
+from data_pipeline.sequence import bases
+from gener_jax.cli import command
 from gener_jax.config import ConfigError, dumps
-from gener_jax.files import Growing
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_at_once
 from gener_jax.inference.embeddings import POOLINGS
 from gener_jax.inference.lm import from_config
-from gener_jax.progress import Rate, say
+from gener_jax.runtime.progress import Rate, say
 from gener_jax.score import of_file, only_special
+from gener_jax.storage import run_folder
+from gener_jax.storage.compilation import keep_programs
+from gener_jax.storage.files import Growing
 
 _SEQUENCES = 4096  # between two writings
 _ROWS = 256  # of a table that are in memory at a time

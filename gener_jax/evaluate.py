@@ -7,13 +7,14 @@ standard output is one JSON object.
 import json
 import time
 
-from data_pipeline.records import read_info
-from gener_jax import command, pretrained, run_folder
+from data_pipeline.dataset.reader import read_info
+from gener_jax.cli import command
+from gener_jax.data.tokenizer import for_config
 from gener_jax.inference.lm import from_config
 from gener_jax.model.sharding import mesh_of
-from gener_jax.progress import say
+from gener_jax.runtime.progress import say
+from gener_jax.storage import pretrained, run_folder
 from gener_jax.tasks import report
-from gener_jax.tokenizer import for_config
 from gener_jax.training.metrics import logged
 
 

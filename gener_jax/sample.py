@@ -10,16 +10,16 @@ import os
 import sys
 from pathlib import Path
 
-from data_pipeline import bases
-from data_pipeline import fasta as fasta_file
-from gener_jax import command
-from gener_jax.compilation import keep_programs
+from data_pipeline.formats import fasta as fasta_file
+from data_pipeline.sequence import bases
+from gener_jax.cli import command
 from gener_jax.config import ConfigError, Sample
+from gener_jax.data.tokenizer import SPECIAL_TOKENS, for_config
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.generate import BATCH_SIZE, MODES, REMAINDERS, cache_size, split_prompt
 from gener_jax.inference.lm import from_config
 from gener_jax.score import only_special
-from gener_jax.tokenizer import SPECIAL_TOKENS, for_config
+from gener_jax.storage.compilation import keep_programs
 
 
 def fasta(name: str, sequence: str, width: int = 70) -> str:

@@ -18,19 +18,22 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline import bases, fasta, kmers, leakage, vcf
+from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import DataError
-from data_pipeline.records import RegionSource, read_info
-from gener_jax import command, run_folder
-from gener_jax.compilation import keep_programs
+from data_pipeline.formats import fasta, vcf
+from data_pipeline.sequence import bases, kmers
+from data_pipeline.splitting import leakage
+from gener_jax.cli import command
 from gener_jax.config import Config, ConfigError, dumps
-from gener_jax.files import Growing
+from gener_jax.data.tokenizer import KmerTokenizer
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_at_once
 from gener_jax.inference.likelihood import SCORES, STRANDS, split_prefix
 from gener_jax.inference.lm import LM, from_config
-from gener_jax.inference.variants import CONTEXT, PROTOCOLS, Genome, Scored, Variant
-from gener_jax.progress import Rate, say
-from gener_jax.tokenizer import KmerTokenizer
+from gener_jax.inference.variants.protocols import CONTEXT, PROTOCOLS, Genome, Scored, Variant
+from gener_jax.runtime.progress import Rate, say
+from gener_jax.storage import run_folder
+from gener_jax.storage.compilation import keep_programs
+from gener_jax.storage.files import Growing
 
 VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "score", "value", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")

@@ -14,20 +14,23 @@ import flax
 import jax
 
 from data_pipeline.build import build
+from data_pipeline.dataset.inputs import discover
+from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import DataError
-from data_pipeline.inputs import discover
-from data_pipeline.records import RegionSource, read_info
-from gener_jax import __version__, command, distributed, flops, memory, pretrained, run_folder
-from gener_jax.compilation import keep_programs
+from gener_jax import __version__
+from gener_jax.cli import command
 from gener_jax.config import Config, ConfigError
 from gener_jax.data.loader import TokenStream
+from gener_jax.data.tokenizer import Tokenizer, for_config
 from gener_jax.inference.generate import split_prompt
 from gener_jax.inference.lm import LM
-from gener_jax.model import decoder
+from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import mesh_of
-from gener_jax.progress import say
+from gener_jax.runtime import distributed
+from gener_jax.runtime.progress import say
+from gener_jax.storage import pretrained, run_folder
+from gener_jax.storage.compilation import keep_programs
 from gener_jax.tasks import report
-from gener_jax.tokenizer import Tokenizer, for_config
 from gener_jax.training import checkpoint
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.loop import Run, loop

@@ -40,24 +40,27 @@ import numpy as np
 
 # Everything of the system that is used here.
 import gener_jax
-from data_pipeline import build, inputs, regions
-from data_pipeline.records import RegionSource
-from gener_jax import command, convert
+from data_pipeline import build
+from data_pipeline.dataset import inputs
+from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.regions import extraction
+from gener_jax import convert
 from gener_jax.assets import EXAMPLE_GENOME
+from gener_jax.cli import command
 from gener_jax.data.loader import TokenStream, host_batches, to_devices
+from gener_jax.data.tokenizer import for_config
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.tasks.held_out import HeldOut
-from gener_jax.tokenizer import for_config
 from gener_jax.training.step import abstract_state, init_state, make_train_step
 from tests.data import DATA
 
 ROOT = Path(__file__).parents[1]
 SECOND_GENOME = DATA / "genomes" / "eukaryote" / "yeast_S288C_chrVII_NC_001139.9.gb.gz"
 SCHEMES = {
-    "gene": regions.Scheme(regulatory=True, flank=50),
-    "whole": regions.Scheme("whole", max_length=30_000, cut_n=10),
-    "mrna": regions.Scheme("mrna"),
-    "cds": regions.Scheme("cds"),
+    "gene": extraction.Scheme(regulatory=True, flank=50),
+    "whole": extraction.Scheme("whole", max_length=30_000, cut_n=10),
+    "mrna": extraction.Scheme("mrna"),
+    "cds": extraction.Scheme("cds"),
 }
 STEPS, SEEDS = 100, (0, 1, 2)
 MESHES = {"1 device": ((1, 1, 1, 1), 1), "2 x 2 x 2": ((1, 2, 2, 2), 8)}  # data, fsdp, tensor, context
@@ -156,9 +159,9 @@ def regions_of(genome: Path) -> dict:
         digest, number, bases = hashlib.sha256(), 0, 0
         (source,), _ = inputs.discover([genome], annotated=True)
         with tempfile.TemporaryDirectory() as scratch:
-            kinds, qualifiers = regions.feature_kinds(scheme), regions.qualifiers(scheme)
+            kinds, qualifiers = extraction.feature_kinds(scheme), extraction.qualifiers(scheme)
             for record in inputs.records(source, kinds, scratch, lambda _: None, qualifiers):
-                for region in regions.regions(record, scheme):
+                for region in extraction.regions(record, scheme):
                     digest.update(plain(tuple(region)).encode())
                     number, bases = number + 1, bases + len(region.codes)
         found[name] = {"regions": number, "bases": bases, "sha256": digest.hexdigest()}

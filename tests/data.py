@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline import bases
+from data_pipeline.sequence import bases
 
 FIXTURES = Path(__file__).parent / "fixtures"
 DATA = Path(os.environ.get("GENER_JAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -18,10 +18,10 @@ MODEL = {
 
 def losses(dataset, mesh, steps=4):
     """Losses of some steps of the tiny model on a mesh, and the rows of each batch that this process reads."""
-    from data_pipeline.records import RegionSource
+    from data_pipeline.dataset.reader import RegionSource
     from gener_jax.data import loader
+    from gener_jax.data.tokenizer import for_config
     from gener_jax.model.sharding import batch_sharding, mesh_of
-    from gener_jax.tokenizer import for_config
     from gener_jax.training.metrics import fetch
     from gener_jax.training.step import abstract_state, make_train_step
     from tests import tiny

@@ -8,11 +8,11 @@ import numpy as np
 from flax import traverse_util
 from safetensors.numpy import save_file
 
-from gener_jax import pretrained
-from gener_jax.huggingface import config as published_config
-from gener_jax.huggingface import weights
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import make_mesh
+from gener_jax.storage import pretrained
+from gener_jax.storage.huggingface import config as published_config
+from gener_jax.storage.huggingface import weights
 
 NO_TENSORS = ("config", "ids", "logits", "embedded", "layers", "normed")
 

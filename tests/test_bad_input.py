@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gener_jax import command, evaluate, memory, sample, train
+from gener_jax import evaluate, sample, train
+from gener_jax.cli import command
 from gener_jax.config import resolve
+from gener_jax.model import memory
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gener_jax import flops
 from gener_jax.benchmarks import device, kernels, train
+from gener_jax.model import flops
 from tests import tiny
 
 
@@ -17,7 +17,7 @@ def test_the_figures_of_training(tmp_path):
     found = train.measure(config, 2, jax.devices()[:2])
     assert found["tokens_per_s"] == pytest.approx(8 * 32 / found["seconds"])
     assert found["bases_per_s"] == pytest.approx(3 * found["tokens_per_s"])
-    from gener_jax.tokenizer import for_config
+    from gener_jax.data.tokenizer import for_config
 
     per_token = flops.training(for_config(config)[1].model, 32)
     assert found["tflops_a_device"] == pytest.approx(per_token * found["tokens_per_s"] / 2 / 1e12)

@@ -12,11 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline import bases, build, genbank, ledger, merge, regions
+from data_pipeline import build
+from data_pipeline.dataset import merge
+from data_pipeline.dataset.inputs import Input
+from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import ArgumentError, DataError, FileError, FormatError, MismatchError, PairingError
-from data_pipeline.inputs import Input
-from data_pipeline.records import RegionSource
-from data_pipeline.regions import Scheme
+from data_pipeline.formats import genbank
+from data_pipeline.regions import extraction, ledger
+from data_pipeline.regions.extraction import Scheme
+from data_pipeline.sequence import bases
 from tests.data import FIXTURES, data_path
 from tests.raised import raises
 from tests.test_genbank import record_text, write
@@ -61,7 +65,7 @@ def test_every_region_is_in_one_split_and_reads_back(tmp_path):
         (region.accession, region.start, region.end, region.strand): region.codes
         for path in INPUTS
         for record in genbank.read(path)
-        for region in regions.regions(record)
+        for region in extraction.regions(record)
     }
     assert found.keys() == expected.keys()
     assert all((found[key] == expected[key]).all() for key in found)
@@ -146,7 +150,7 @@ def test_tokens(tmp_path):
 
 
 def test_command_with_kmers(tmp_path):
-    tokenizers = pytest.importorskip("data_pipeline.tokenizer")
+    tokenizers = pytest.importorskip("data_pipeline.sequence.tokenizer")
     done = command("--input", *INPUTS, "--output", tmp_path / "set", "--records", "tokens", "--k", 6)
     assert done.returncode == 0, done.stderr
     source = RegionSource(tmp_path / "set", "train")
@@ -226,7 +230,7 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, empty):
     ],
 )
 def test_bad_arguments(tmp_path, capsys, arguments, words):
-    pytest.importorskip("data_pipeline.tokenizer")
+    pytest.importorskip("data_pipeline.sequence.tokenizer")
     assert build.main(["--input", str(INPUTS[0]), "--output", str(tmp_path / "new" / "set"), *arguments]) == 1
     err = capsys.readouterr().err
     assert words in err
@@ -284,7 +288,8 @@ SLOW = (  # the last input is read for ever
     "import signal, sys, time\n"
     "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
-    "from data_pipeline import build, inputs\n"
+    "from data_pipeline import build\n"
+    "from data_pipeline.dataset import inputs\n"
     "read = inputs.records\n"
     "def slow(source, *arguments):\n"
     "    yield from read(source, *arguments)\n"
@@ -334,7 +339,7 @@ def test_interrupted_is_uninterrupted(tmp_path, number):
     assert len([path for path in done if "." not in path.parent.name]) == len(INPUTS) - 1
     # What is done is not done again: with its files gone from under it, only the last input is read.
     code = (
-        "import sys\nfrom data_pipeline import build, inputs\nread = inputs.records\n"
+        "import sys\nfrom data_pipeline import build\nfrom data_pipeline.dataset import inputs\nread = inputs.records\n"
         "def last(source, *arguments):\n"
         f"    assert source.files[0].name == {INPUTS[-1].name!r}, source\n"
         "    return read(source, *arguments)\n"
@@ -374,7 +379,7 @@ def test_an_error_in_a_worker_is_one_line(tmp_path):
 
 def test_a_killed_worker_is_one_line(tmp_path):
     prefix = (
-        "import os, signal\nfrom data_pipeline import spill\n"
+        "import os, signal\nfrom data_pipeline.dataset import spill\n"
         "if __name__ == '__mp_main__':\n    spill.write = lambda *a: os.kill(os.getpid(), signal.SIGKILL)"
     )
     script = tmp_path / "script.py"
@@ -544,7 +549,7 @@ def test_wrong_inputs(tmp_path):
 def test_workers_end_with_a_killed_build(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, time\nfrom data_pipeline import build, spill\n"
+        "import sys, time\nfrom data_pipeline import build\nfrom data_pipeline.dataset import spill\n"
         "if __name__ == '__mp_main__':\n    spill.write = lambda *a: (print('working', flush=True), time.sleep(600))\n"
         "if __name__ == '__main__':\n    sys.exit(build.main(sys.argv[1:]))"
     )

@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from gener_jax import run_folder
 from gener_jax.config import ConfigError, resolve
-from gener_jax.errors import CheckpointError
+from gener_jax.data.tokenizer import for_config
 from gener_jax.model.sharding import make_mesh
-from gener_jax.pretrained import abstract_params
-from gener_jax.tokenizer import for_config
+from gener_jax.runtime.errors import CheckpointError
+from gener_jax.storage import run_folder
+from gener_jax.storage.pretrained import abstract_params
 from gener_jax.training import checkpoint
 from gener_jax.training.checkpoint import Checkpoints
 from gener_jax.training.step import abstract_state

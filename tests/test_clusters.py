@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from data_pipeline import clusters, kmers, split
-from data_pipeline.duplicates import MEMORY_BYTES
+from data_pipeline.sequence import kmers
+from data_pipeline.splitting import clusters, split
+from data_pipeline.splitting.duplicates import MEMORY_BYTES
 from tests.data import random_codes
 
 SHARES = (0.2, 0.2)

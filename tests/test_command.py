@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from data_pipeline.errors import DataError
-from gener_jax import command, convert, embed, evaluate, sample, score
+from gener_jax import convert, embed, evaluate, sample, score
+from gener_jax.cli import command
 from gener_jax.config import ConfigError, dumps, resolve
-from gener_jax.errors import CheckpointError
+from gener_jax.runtime.errors import CheckpointError
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = """

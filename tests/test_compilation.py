@@ -3,9 +3,10 @@
 import jax
 import pytest
 
-from gener_jax import compilation, embed, sample, score, train
+from gener_jax import embed, sample, score, train
 from gener_jax.assets import TINY
 from gener_jax.config import Config, Train
+from gener_jax.storage import compilation
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from data_pipeline import bases, translation
-from gener_jax.errors import InputError
+from data_pipeline.sequence import bases, translation
 from gener_jax.inference.constraints import Constraints, tables
 from gener_jax.inference.generate import Continuation
+from gener_jax.runtime.errors import InputError
 from tests.raised import raises
 from tests.test_generate import PROMPTS, make_lm
 

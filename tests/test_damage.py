@@ -22,10 +22,11 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import bases, build, inspect
+from data_pipeline import build, inspect
+from data_pipeline.dataset.merge import NoRegion
+from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DamagedFileError, DataError, FileError, FormatError, MismatchError
-from data_pipeline.merge import NoRegion
-from data_pipeline.records import RegionSource
+from data_pipeline.sequence import bases
 from tests.data import DATA, FIXTURES, PEERS
 from tests.test_gff import oracle, oracle_records
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from gener_jax import config, tokenizer
-from gener_jax.losses import token_nll
+from gener_jax import config
+from gener_jax.data import tokenizer
 from gener_jax.model import decoder, rope
 from gener_jax.model.decoder import Decoder, empty_cache
+from gener_jax.model.losses import token_nll
 from tests.conftest import random_params
 
 T = 20

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline import duplicates
+from data_pipeline.splitting import duplicates
 
 
 def by_hand(digests, kept, within):

@@ -5,11 +5,12 @@ import os
 
 import pytest
 
-from data_pipeline import build, inspect, ledger
+from data_pipeline import build, inspect
+from data_pipeline.dataset.merge import NoRegion
+from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DamagedFileError, DataError, FileError, FormatError, PairingError
-from data_pipeline.merge import NoRegion
-from data_pipeline.records import RegionSource
-from data_pipeline.regions import Scheme
+from data_pipeline.regions import ledger
+from data_pipeline.regions.extraction import Scheme
 from tests.data import data_path
 from tests.raised import check, raises
 from tests.test_genbank import record_text, write

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline.tokenizer import BOS
+from data_pipeline.sequence.tokenizer import BOS
 from gener_jax.inference.embeddings import pooled
 from gener_jax.inference.lm import LM
 from gener_jax.model.decoder import Decoder

@@ -5,8 +5,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from data_pipeline import bases, fasta, stream
 from data_pipeline.errors import DamagedFileError, FileError, FormatError
+from data_pipeline.formats import fasta, stream
+from data_pipeline.sequence import bases
 from tests.data import data_path
 from tests.raised import raises
 

@@ -1,7 +1,7 @@
 import pytest
 
-from data_pipeline import feature_table
 from data_pipeline.errors import FormatError
+from data_pipeline.formats import feature_table
 from tests.raised import raises
 
 BLANK = " " * 21

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import file_names
-from data_pipeline.file_names import FASTA, GENBANK, GFF3, GTF
+from data_pipeline.formats import file_names
+from data_pipeline.formats.file_names import FASTA, GENBANK, GFF3, GTF
 
 
 @pytest.mark.parametrize(

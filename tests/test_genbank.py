@@ -3,9 +3,10 @@ import gzip
 import numpy as np
 import pytest
 
-from data_pipeline import bases, genbank, stream
 from data_pipeline.errors import DamagedFileError, FileError, FormatError
-from data_pipeline.genbank import Segment
+from data_pipeline.formats import genbank, stream
+from data_pipeline.formats.genbank import Segment
+from data_pipeline.sequence import bases
 from tests.data import FIXTURES
 from tests.raised import raises
 

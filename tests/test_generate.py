@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from data_pipeline.tokenizer import BOS, EOS, NUM_SPECIAL, PAD, KmerTokenizer
+from data_pipeline.sequence.tokenizer import BOS, EOS, NUM_SPECIAL, PAD, KmerTokenizer
 from gener_jax import config
-from gener_jax.errors import InputError
 from gener_jax.inference.batches import left_pad, round_up
 from gener_jax.inference.generate import Sampling, filter_logits, programs
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
+from gener_jax.runtime.errors import InputError
 from tests.conftest import random_params
 from tests.raised import raises
 

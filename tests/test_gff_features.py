@@ -2,9 +2,9 @@ import itertools
 
 import pytest
 
-from data_pipeline import gff
 from data_pipeline.errors import FormatError
-from data_pipeline.genome import Segment
+from data_pipeline.formats import gff
+from data_pipeline.sequence.record import Segment
 from tests.raised import raises
 
 

@@ -5,13 +5,13 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline.records import RegionSource
-from data_pipeline.tokenizer import BOS
+from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.sequence.tokenizer import BOS
+from gener_jax.data.tokenizer import for_config
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tasks import report
 from gener_jax.tasks.held_out import HeldOut, chosen_regions, region_ids
-from gener_jax.tokenizer import for_config
 from tests import tiny
 from tests.conftest import random_params
 from tests.data import random_codes

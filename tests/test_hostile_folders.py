@@ -9,10 +9,10 @@ import pytest
 from safetensors.numpy import save_file
 
 import gener_jax
-from data_pipeline.tokenizer import KmerTokenizer
+from data_pipeline.sequence.tokenizer import KmerTokenizer
 from gener_jax import config as configuration
-from gener_jax.errors import CheckpointError
-from gener_jax.huggingface import config as published_config
+from gener_jax.runtime.errors import CheckpointError
+from gener_jax.storage.huggingface import config as published_config
 from tests.data import FIXTURES
 from tests.published import load, read, two_mers, write, write_shards
 

@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from gener_jax.errors import CheckpointError
-from gener_jax.huggingface import hub
+from gener_jax.runtime.errors import CheckpointError
+from gener_jax.storage.huggingface import hub
 
 NAME = "GenerTeam/GENERator-v2-eukaryote-1.2b-base"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

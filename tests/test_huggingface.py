@@ -16,12 +16,12 @@ from safetensors.numpy import load_file, save_file
 
 import gener_jax
 from gener_jax import config as configuration
-from gener_jax import pretrained
-from gener_jax.errors import CheckpointError
-from gener_jax.huggingface import config as published_config
-from gener_jax.huggingface import weights
 from gener_jax.model import rope
 from gener_jax.model.sharding import make_mesh
+from gener_jax.runtime.errors import CheckpointError
+from gener_jax.storage import pretrained
+from gener_jax.storage.huggingface import config as published_config
+from gener_jax.storage.huggingface import weights
 from tests.data import FIXTURES
 from tests.published import assert_close, load, read, run, same, two_mers, write, write_shards
 

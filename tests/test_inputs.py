@@ -6,10 +6,12 @@ import re
 import numpy as np
 import pytest
 
-from data_pipeline import bases, file_names, genbank, inputs
-from data_pipeline import records as dataset
+from data_pipeline.dataset import inputs
+from data_pipeline.dataset import reader as dataset
+from data_pipeline.dataset.inputs import Input
 from data_pipeline.errors import DamagedFileError, FileError, FormatError, MismatchError, PairingError
-from data_pipeline.inputs import Input
+from data_pipeline.formats import file_names, genbank
+from data_pipeline.sequence import bases
 from tests.data import FIXTURES, data_path
 from tests.raised import raises
 

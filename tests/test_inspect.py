@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline import build, genbank, inspect, regions
+from data_pipeline import build, inspect
+from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DataError
-from data_pipeline.records import RegionSource
+from data_pipeline.formats import genbank
+from data_pipeline.regions import extraction
 from tests.data import DATA, FIXTURES, data_path
 from tests.test_genbank import record_text, write
 from tests.test_gff import oracle, oracle_records
@@ -152,7 +154,7 @@ def test_soft_masked_bases_are_in_lower_case(tmp_path, capsys):
 def test_parts_of_spliced_regions_are_named(tmp_path, capsys):
     features = [("CDS", "join(1..3,7..10)", {"gene": "a"})]
     path = write(tmp_path / "a.gb", record_text(features, "acgtacgtaa"))
-    build.build([path], tmp_path / "set", scheme=regions.Scheme("cds"), validation_share=0)
+    build.build([path], tmp_path / "set", scheme=extraction.Scheme("cds"), validation_share=0)
     capsys.readouterr()
     [(head, body)] = parsed(printed(capsys, tmp_path / "set", "--fasta", "-"))
     assert head.startswith("TEST.1:0-10(+) cds bct gene=a ")
@@ -162,7 +164,7 @@ def test_parts_of_spliced_regions_are_named(tmp_path, capsys):
 
 def directly():
     """The regions of all inputs, straight from the readers."""
-    return [region for path in INPUTS for record in genbank.read(path) for region in regions.regions(record)]
+    return [region for path in INPUTS for record in genbank.read(path) for region in extraction.regions(record)]
 
 
 def test_totals_are_those_of_direct_counting(dataset, capsys):

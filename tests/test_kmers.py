@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline import bases, kmers
+from data_pipeline.sequence import bases, kmers
 from tests.data import random_codes
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from data_pipeline import bases, kmers, leakage
+from data_pipeline.sequence import bases, kmers
+from data_pipeline.splitting import leakage
 from tests.data import random_codes
 from tests.test_kmers import by_hand
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipeline import bases
-from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV
 from gener_jax.inference import batches, likelihood
 from gener_jax.inference.batches import by_length, round_up
 from gener_jax.inference.likelihood import log_masses

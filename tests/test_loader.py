@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from data_pipeline import bases, train_bpe
+from data_pipeline import train_bpe
+from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DataError
-from data_pipeline.records import RegionSource
-from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, make
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, make
 from gener_jax.config import Data
 from gener_jax.data.loader import TokenStream, device_batches, host_batches, own_rows
 from gener_jax.data.permutation import mix, permute, subkey
@@ -332,8 +333,8 @@ def reading(folder, genomes, body):
     """A program that reads with `host_batches(stream(workers), …)`."""
     head = f"""
     import hashlib, itertools, multiprocessing, subprocess, time
-    from data_pipeline.records import RegionSource
-    from data_pipeline.tokenizer import make
+    from data_pipeline.dataset.reader import RegionSource
+    from data_pipeline.sequence.tokenizer import make
     from gener_jax.config import Data
     from gener_jax.data.loader import TokenStream, host_batches
 

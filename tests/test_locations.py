@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_pipeline import bases, locations
+from data_pipeline.sequence import bases, locations
 
 
 @given(start=st.integers(0, 50), length=st.integers(1, 200), max_length=st.integers(1, 60) | st.none())

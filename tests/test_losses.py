@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, KmerTokenizer
-from gener_jax import config, losses
-from gener_jax.losses import FNS_FLOOR, fns_nll, is_target
-from gener_jax.model import decoder
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, KmerTokenizer
+from gener_jax import config
+from gener_jax.model import decoder, losses
+from gener_jax.model.losses import FNS_FLOOR, fns_nll, is_target
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.training.step import abstract_state, loss_sums, make_train_step
 from tests.conftest import random_params

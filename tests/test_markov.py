@@ -4,9 +4,10 @@ import math
 import numpy as np
 import pytest
 
-from data_pipeline import bases, train_bpe
-from data_pipeline.records import RegionSource
-from data_pipeline.tokenizer import make
+from data_pipeline import train_bpe
+from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import make
 from gener_jax.tasks import markov
 from gener_jax.tasks.held_out import region_ids
 from tests import tiny

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from gener_jax import config as configuration
-from gener_jax import memory
-from gener_jax.huggingface import config as published_config
-from gener_jax.huggingface import weights
-from gener_jax.model import decoder
+from gener_jax.data.tokenizer import for_config
+from gener_jax.model import decoder, memory
 from gener_jax.model.sharding import batch_sharding, make_mesh
-from gener_jax.tokenizer import for_config
+from gener_jax.storage.huggingface import config as published_config
+from gener_jax.storage.huggingface import weights
 from gener_jax.training.step import abstract_state, make_train_step
 from tests.conftest import random_params
 

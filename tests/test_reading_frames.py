@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline import bases
+from data_pipeline.sequence import bases
 from gener_jax.tasks.reading_frames import longest_open_frame, mean_open_frame, shuffled
 
 STANDARD = ("TAA", "TAG", "TGA")

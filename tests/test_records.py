@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import bases, records
+from data_pipeline.dataset import reader as records
+from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.errors import DataError, DatasetError
-from data_pipeline.genome import TAXA
-from data_pipeline.records import RegionSource
-from data_pipeline.regions import KINDS, Region
-from data_pipeline.writer import DatasetWriter
+from data_pipeline.regions.extraction import KINDS, Region
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.record import TAXA
 from tests.raised import raises
 
 

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline.records import RegionSource
-from data_pipeline.tokenizer import make
+from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.sequence.tokenizer import make
+from gener_jax.data.tokenizer import for_config
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tasks.recovery import Recovery
-from gener_jax.tokenizer import for_config
 from tests import tiny
 from tests.conftest import random_params
 

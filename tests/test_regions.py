@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import bases, genbank, regions
 from data_pipeline.errors import ArgumentError, DamagedFileError
-from data_pipeline.genome import Feature, Record, Segment
-from data_pipeline.ledger import DUPLICATE, ELSEWHERE, MALFORMED, NO_SEQUENCE, Ledger
-from data_pipeline.regions import Scheme
+from data_pipeline.formats import genbank
+from data_pipeline.regions import extraction
+from data_pipeline.regions.extraction import Scheme
+from data_pipeline.regions.ledger import DUPLICATE, ELSEWHERE, MALFORMED, NO_SEQUENCE, Ledger
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.record import Feature, Record, Segment
 from tests.data import DATA, FIXTURES, data_path, peer_path
 from tests.raised import raises
 from tests.test_genbank import record_text, write
@@ -25,8 +27,8 @@ GENBANK_SUFFIXES = (".gb.gz", ".gbk.gz", ".gbff.gz", ".seq.gz")
 def table(path, ledger=None):
     """The rows that the oracle prints, and their text."""
     rows = []
-    for record in genbank.read(path, regions.feature_kinds(regions.GENE)):
-        for region in regions.regions(record, regions.GENE, ledger):
+    for record in genbank.read(path, extraction.feature_kinds(extraction.GENE)):
+        for region in extraction.regions(record, extraction.GENE, ledger):
             strand = "+" if region.strand > 0 else "-"
             md5 = hashlib.md5(bases.decode(region.codes).encode()).hexdigest()
             rows.append(
@@ -120,10 +122,10 @@ def test_malformed_real_files_are_counted():
     assert ledger.skipped[NO_SEQUENCE] == [1, 1_250_660]
 
 
-def find(tmp_path, features, sequence, topology="linear", scheme=regions.GENE):
+def find(tmp_path, features, sequence, topology="linear", scheme=extraction.GENE):
     ledger = Ledger()
     [record] = genbank.read(write(tmp_path / "a.gb", record_text(features, sequence, topology=topology)))
-    return list(regions.regions(record, scheme, ledger)), ledger
+    return list(extraction.regions(record, scheme, ledger)), ledger
 
 
 def test_over_the_origin_on_either_strand_with_lower_case(tmp_path):
@@ -306,20 +308,20 @@ def test_random_records_are_accounted_for(
     )
     sequence = "".join(seed.choices("acgtnACGTN", k=LENGTH))
     path = write(tmp_path_factory.getbasetemp() / "random.gb", record_text(features, sequence, topology=topology))
-    [record] = genbank.read(path, regions.feature_kinds(scheme))
+    [record] = genbank.read(path, extraction.feature_kinds(scheme))
     ledger = Ledger()
-    spans = regions.find(record, scheme, ledger)
+    spans = extraction.find(record, scheme, ledger)
     assert [span[:3] for span in spans] == sorted(span[:3] for span in spans)
     kept = []
     for span in spans:
-        whole = regions.extract(record, span, "mam")
+        whole = extraction.extract(record, span, "mam")
         check_spelling(sequence, whole)
         assert len(whole.codes) == span.length(LENGTH) >= min_length
         assert whole.taxon == "mam"
         places = [at for start, end in span.intervals(LENGTH) for at in range(start, end)]
         if not span.segments:
             assert len(places) == len(set(places))
-        pieces = list(regions.cut(whole, scheme, ledger))
+        pieces = list(extraction.cut(whole, scheme, ledger))
         kept += pieces
         for piece in pieces:
             check_spelling(sequence, piece)
@@ -342,7 +344,7 @@ def test_random_records_are_accounted_for(
             if len(stretches) == 1 and lengths:
                 assert max(lengths) - min(lengths) <= 1
     ledger.check(len(kept), sum(len(piece.codes) for piece in kept))
-    assert [r.codes.tolist() for r in regions.regions(record, scheme)] == [r.codes.tolist() for r in kept]
+    assert [r.codes.tolist() for r in extraction.regions(record, scheme)] == [r.codes.tolist() for r in kept]
 
 
 def spliced(tmp_path, features, sequence, topology="linear", **scheme):
@@ -482,7 +484,7 @@ def test_whole_records_in_near_equal_windows(tmp_path):
     assert [len(r.codes) for r in found] == [66_666, 66_667, 66_667]
     found, ledger = find(tmp_path, [], "nnacgtnnnacnnn", scheme=Scheme("whole", cut_n=2, min_length=3))
     assert [(r.start, r.end) for r in found] == [(2, 6)]
-    assert ledger.dropped == {regions.UNKNOWN: [0, 8], regions.SHORT: [1, 2]}
+    assert ledger.dropped == {extraction.UNKNOWN: [0, 8], extraction.SHORT: [1, 2]}
     ledger.check(1, 4)
     found, ledger = find(tmp_path, [], "nnnn", scheme=Scheme("whole", cut_n=2))
     assert found == []
@@ -499,7 +501,7 @@ def test_pieces_keep_their_place_over_the_origin(tmp_path):
     assert [bases.decode(r.codes) for r in found] == ["CAG", "CCAC"]
     found, ledger = find(tmp_path, [("gene", "4..12", {})], "ACGNNGCNNNCC", scheme=Scheme(cut_n=3))
     assert [(r.start, r.end) for r in found] == [(3, 7), (10, 12)]
-    assert (ledger.found, ledger.cut, ledger.dropped) == ([1, 9], 1, {regions.UNKNOWN: [0, 3]})
+    assert (ledger.found, ledger.cut, ledger.dropped) == ([1, 9], 1, {extraction.UNKNOWN: [0, 3]})
 
 
 def test_pieces_keep_their_frame(tmp_path):
@@ -542,7 +544,7 @@ def test_names_and_products(tmp_path):
         found, ledger = find(tmp_path, features, TWELVE, scheme=scheme)
         assert [(r.start, r.end) for r in found] == kept
         ledger.check(len(found), sum(len(region.codes) for region in found))
-    assert ledger.dropped == {regions.SHORT: [3, 8]}
+    assert ledger.dropped == {extraction.SHORT: [3, 8]}
 
 
 def test_regulatory_features_on_request(tmp_path):
@@ -576,7 +578,7 @@ def test_children_are_matched_by_gene_id_where_there_is_one():
         feature("rRNA", 7, 9, "gene-3", gene="a", product="three"),
     )
     record = Record("X.1", 12, bases.encode(TWELVE), np.zeros((0, 2), np.int64), False, "", "", (), "bct", features)
-    assert [(r.kind, r.product) for r in regions.regions(record)] == [
+    assert [(r.kind, r.product) for r in extraction.regions(record)] == [
         ("cds", "one"),
         ("tRNA", "two"),
         ("rRNA", "three"),
@@ -619,7 +621,7 @@ def check_against_biopython(path):
         theirs = {record.id: record for record in SeqIO.parse(stream, "genbank")}
     for name, kind in (("cds", "CDS"), ("mrna", "mRNA")):
         scheme = Scheme(name)
-        for record in genbank.read(path, regions.feature_kinds(scheme)):
+        for record in genbank.read(path, extraction.feature_kinds(scheme)):
             other = theirs[record.accession]
             try:
                 str(other.seq)
@@ -627,8 +629,8 @@ def check_against_biopython(path):
                 continue
             ledger = Ledger()
             ours = {}
-            for span in regions.find(record, scheme, ledger):
-                region = regions.extract(record, span)
+            for span in extraction.find(record, scheme, ledger):
+                region = extraction.extract(record, span)
                 ours.setdefault(bases.decode(region.codes), set()).add(region.translation)
             expected = set()
             for feature in other.features:
@@ -686,5 +688,5 @@ def test_what_is_filtered_out_does_not_stand_for_others(tmp_path):
     [record] = genbank.read(write(tmp_path / "a.gb", record_text(features)))
     for name in ("one", "two"):
         count = Ledger()
-        assert [span.gene for span in regions.find(record, regions.Scheme(gene=name), count)] == [name]
-        assert count.content()["regions"]["dropped"] == {regions.FILTERED: {"count": 1, "bases": 8}}
+        assert [span.gene for span in extraction.find(record, extraction.Scheme(gene=name), count)] == [name]
+        assert count.content()["regions"]["dropped"] == {extraction.FILTERED: {"count": 1, "bases": 8}}

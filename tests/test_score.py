@@ -11,15 +11,16 @@ import pyarrow.parquet
 import pytest
 
 import gener_jax
-from data_pipeline import bases
+from data_pipeline.dataset.reader import read_info
 from data_pipeline.errors import DataError, FileError, FormatError
-from data_pipeline.records import read_info
-from gener_jax import embed, run_folder, sample, score
+from data_pipeline.sequence import bases
+from gener_jax import embed, sample, score
 from gener_jax.config import ConfigError
 from gener_jax.inference.lm import LM
-from gener_jax.inference.variants import Genome
+from gener_jax.inference.variants.protocols import Genome
 from gener_jax.model import decoder
 from gener_jax.score import Marked, overlap
+from gener_jax.storage import run_folder
 from tests import tiny
 from tests.test_generate import make_lm
 from tests.test_vcf import HEAD

@@ -8,7 +8,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
-from data_pipeline.tokenizer import PAD
+from data_pipeline.sequence.tokenizer import PAD
 from gener_jax import config
 from gener_jax.model import decoder
 from gener_jax.model.sharding import AXES, LOGICAL_TO_MESH, batch_sharding, constrain, make_mesh, spec, tree_shardings

@@ -5,11 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import genbank, regions, split
 from data_pipeline.errors import ArgumentError
-from data_pipeline.genome import Record
-from data_pipeline.ledger import Ledger
-from data_pipeline.regions import Span
+from data_pipeline.formats import genbank
+from data_pipeline.regions import extraction
+from data_pipeline.regions.extraction import Span
+from data_pipeline.regions.ledger import Ledger
+from data_pipeline.sequence.record import Record
+from data_pipeline.splitting import split
 from tests.data import FIXTURES
 
 LENGTH = 200
@@ -121,7 +123,7 @@ def test_bad_shares(shares):
 def test_real_records_keep_overlaps_together():
     for path in sorted(FIXTURES.glob("*.gz")):
         for record in genbank.read(path):
-            spans = regions.find(record, regions.Scheme(), Ledger())
+            spans = extraction.find(record, extraction.Scheme(), Ledger())
             where = split.split_hashes(record, spans, by="group", seed=0, assembly="")
             found = split.splits_of(np.array(where, np.uint64), **SHARES)
             owner = np.full(len(record.codes), -1)

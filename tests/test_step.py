@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD
 from gener_jax import config
 from gener_jax.config import ConfigError
 from gener_jax.model import decoder

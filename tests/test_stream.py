@@ -3,8 +3,8 @@ import zlib
 
 import pytest
 
-from data_pipeline import stream
 from data_pipeline.errors import DamagedFileError, FileError
+from data_pipeline.formats import stream
 from tests.raised import raises
 
 TEXT = b"".join(b"line %d of a text that does not repeat %d\n" % (n, n * n * 7919 % 10007) for n in range(60000))

@@ -12,8 +12,9 @@ from safetensors.numpy import load_file
 
 import gener_jax
 from data_pipeline.errors import DataError
-from gener_jax import embed, pretrained, sample, score
+from gener_jax import embed, sample, score
 from gener_jax.assets import EXAMPLE_GENOME, TINY
+from gener_jax.storage import pretrained
 from gener_jax.train import main as train
 from tests.data import FIXTURES
 

@@ -16,9 +16,10 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline import bases, train_bpe
+from data_pipeline import train_bpe
 from data_pipeline.errors import TokenizerError
-from data_pipeline.tokenizer import (
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import (
     BOS,
     BPE_SPAN,
     EOS,

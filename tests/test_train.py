@@ -15,14 +15,16 @@ import pytest
 from data_pipeline import train_bpe
 from data_pipeline.build import build
 from data_pipeline.errors import DataError
-from data_pipeline.tokenizer import make
-from gener_jax import command, evaluate, run_folder, sample, train
+from data_pipeline.sequence.tokenizer import make
+from gener_jax import evaluate, sample, train
+from gener_jax.cli import command
 from gener_jax.config import Config, ConfigError, dumps
 from gener_jax.data import loader
+from gener_jax.data.tokenizer import for_config
 from gener_jax.inference.lm import load
 from gener_jax.model.sharding import make_mesh
+from gener_jax.storage import run_folder
 from gener_jax.tasks import held_out
-from gener_jax.tokenizer import for_config
 from gener_jax.training import checkpoint, loop, metrics
 from gener_jax.training.step import abstract_state
 from tests import tiny

@@ -8,12 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipeline import bases, train_bpe
-from data_pipeline.genome import TAXA
-from data_pipeline.records import RegionSource
-from data_pipeline.regions import KINDS, Region
-from data_pipeline.tokenizer import SPECIAL_TOKENS, BpeTokenizer, KmerTokenizer
-from data_pipeline.writer import DatasetWriter
+from data_pipeline import train_bpe
+from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.dataset.writer import DatasetWriter
+from data_pipeline.regions.extraction import KINDS, Region
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.record import TAXA
+from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS, BpeTokenizer, KmerTokenizer
 
 MOTIF = "GATTACAGATTACA"
 

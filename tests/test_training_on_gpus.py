@@ -12,8 +12,8 @@ from flax import linen as nn
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from gener_jax import config
-from gener_jax.losses import token_nll
 from gener_jax.model import decoder, kernels
+from gener_jax.model.losses import token_nll
 from gener_jax.model.parallel import sharded_attention
 from gener_jax.model.sharding import make_mesh
 from tests.conftest import random_params

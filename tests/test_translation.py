@@ -6,8 +6,10 @@ import pytest
 from Bio.Data import CodonTable
 from Bio.Seq import Seq
 
-from data_pipeline import bases, genbank, regions, translation
-from data_pipeline.ledger import Ledger
+from data_pipeline.formats import genbank
+from data_pipeline.regions import extraction
+from data_pipeline.regions.ledger import Ledger
+from data_pipeline.sequence import bases, translation
 from tests.data import FIXTURES, data_path
 
 CODES = sorted(CodonTable.unambiguous_dna_by_id)
@@ -133,7 +135,7 @@ def test_random_proteins_are_told_from_changed_ones():
 def outcomes(path):
     ledger = Ledger()
     for record in genbank.read(path, {"CDS"}):
-        regions.find(record, regions.Scheme("cds"), ledger)
+        extraction.find(record, extraction.Scheme("cds"), ledger)
     return {name.removeprefix("translation: "): row[0] for name, row in ledger.notes.items()}
 
 

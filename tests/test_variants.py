@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from data_pipeline import bases
 from data_pipeline.errors import DataError
-from gener_jax.inference.variants import FLANK, Genome, Variant, trimmed
+from data_pipeline.sequence import bases
+from gener_jax.inference.variants.protocols import FLANK, Genome, Variant, trimmed
 from tests.test_generate import make_lm
 
 K = 3

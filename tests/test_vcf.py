@@ -4,8 +4,8 @@ import gzip
 
 import pytest
 
-from data_pipeline import vcf
 from data_pipeline.errors import DamagedFileError, FileError, FormatError
+from data_pipeline.formats import vcf
 from tests.raised import raises
 
 HEAD = "##fileformat=VCFv4.2\n##contig=<ID=chr1>\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"

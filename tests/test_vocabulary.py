@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from data_pipeline.tokenizer import SPECIAL_TOKENS, KmerTokenizer
-from gener_jax.huggingface import vocabulary
+from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS, KmerTokenizer
+from gener_jax.storage.huggingface import vocabulary
 
 
 def write(folder, k):

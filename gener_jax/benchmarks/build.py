@@ -44,11 +44,12 @@ def _ours(inputs: list[str], output: str, workers: int, leakage: bool) -> tuple[
 
 
 def _reader(inputs: list[str]) -> tuple[float, int]:
-    from data_pipeline import genbank, regions
+    from data_pipeline.formats import genbank
+    from data_pipeline.regions import extraction
 
     began, bases = time.perf_counter(), 0
     for path in inputs:
-        wanted = regions.feature_kinds(regions.GENE), None, regions.qualifiers(regions.GENE)
+        wanted = extraction.feature_kinds(extraction.GENE), None, extraction.qualifiers(extraction.GENE)
         bases += sum(len(record.codes) for record in genbank.read(path, *wanted))
     return time.perf_counter() - began, bases
 

@@ -23,13 +23,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipeline import bases, cli
-from gener_jax import command, flops, memory
+from data_pipeline import cli
+from data_pipeline.sequence import bases
 from gener_jax.benchmarks.measuring import SIZES, bandwidth, last_json, line, median, random_lm, seconds
+from gener_jax.cli import command
 from gener_jax.inference.lm import LM
-from gener_jax.inference.variants import CONTEXT, PROTOCOLS
-from gener_jax.model import decoder
-from gener_jax.progress import say
+from gener_jax.inference.variants.protocols import CONTEXT, PROTOCOLS
+from gener_jax.model import decoder, flops, memory
+from gener_jax.runtime.progress import say
 
 
 def sequences(rows: int, tokens: int, k: int) -> list[str]:

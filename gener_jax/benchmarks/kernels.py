@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipeline import cli
-from gener_jax import command
+from gener_jax.cli import command
 from gener_jax.config import ConfigError
 from gener_jax.model.attention import Segments, attention, matmul_precision
 from gener_jax.model.kernels import KERNELS

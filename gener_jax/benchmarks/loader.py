@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from data_pipeline import cli
-from data_pipeline.records import RegionSource
-from data_pipeline.tokenizer import KmerTokenizer
+from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.sequence.tokenizer import KmerTokenizer
 from gener_jax.config import Data
 from gener_jax.data.loader import TokenStream, host_batches
 

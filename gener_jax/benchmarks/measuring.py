@@ -13,10 +13,10 @@ from flax import linen as nn
 from flax import traverse_util
 
 from gener_jax.config import Config, Model
+from gener_jax.data.tokenizer import for_config
 from gener_jax.inference.lm import LM
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
-from gener_jax.tokenizer import for_config
 
 SIZES = {  # layers, hidden, feed-forward, heads, key/value heads
     "xs": (2, 64, 160, 4, 2),

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline import cli
-from data_pipeline.tokenizer import NUM_SPECIAL, OOV, KmerTokenizer
+from data_pipeline.sequence.tokenizer import NUM_SPECIAL, OOV, KmerTokenizer
 
 K = 6
 

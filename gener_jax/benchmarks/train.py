@@ -24,15 +24,15 @@ import time
 import jax
 import numpy as np
 
-from data_pipeline.tokenizer import NUM_SPECIAL
-from gener_jax import command, flops, memory
+from data_pipeline.sequence.tokenizer import NUM_SPECIAL
 from gener_jax.benchmarks.measuring import SIZES, line, model_of
+from gener_jax.cli import command
 from gener_jax.config import Config, ConfigError, Data, Mesh, Model, Optimizer, Train
 from gener_jax.data.loader import to_devices
-from gener_jax.model import decoder
+from gener_jax.data.tokenizer import for_config
+from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import batch_sharding, mesh_of
-from gener_jax.progress import say
-from gener_jax.tokenizer import for_config
+from gener_jax.runtime.progress import say
 from gener_jax.training.step import init_state, make_train_step
 
 

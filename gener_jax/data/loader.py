@@ -27,10 +27,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from data_pipeline import bases
+from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DataError
-from data_pipeline.records import RegionSource
-from data_pipeline.tokenizer import BOS, Tokenizer
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import BOS, Tokenizer
 from gener_jax.config import Data
 from gener_jax.data.permutation import mix, permute, subkey
 

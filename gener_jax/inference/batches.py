@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import numpy as np
 
-from data_pipeline.tokenizer import PAD
+from data_pipeline.sequence.tokenizer import PAD
 
 TOKENS, TOKENS_ACCELERATED = 16384, 65536  # of a batch, padding included, unless another number is asked for
 _AHEAD = 4  # batches on their way to an accelerator while another's result is read

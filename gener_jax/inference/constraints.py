@@ -14,9 +14,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from data_pipeline import bases, translation
-from data_pipeline.tokenizer import Tokenizer
-from gener_jax.errors import InputError
+from data_pipeline.sequence import bases, translation
+from data_pipeline.sequence.tokenizer import Tokenizer
+from gener_jax.runtime.errors import InputError
 
 _IUPAC = {
     "A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV
 from gener_jax.inference.batches import by_length, listed, results, right_pad
 from gener_jax.model.decoder import Decoder
 

@@ -22,14 +22,14 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from data_pipeline import bases
-from data_pipeline.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, Tokenizer
-from gener_jax.errors import InputError
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, Tokenizer
 from gener_jax.inference import constraints
 from gener_jax.inference.batches import right_pad, round_up
-from gener_jax.losses import base_nll
 from gener_jax.model import kernels
 from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
+from gener_jax.model.losses import base_nll
+from gener_jax.runtime.errors import InputError
 
 _NEVER = -jnp.inf
 BATCH_SIZE = 32  # default number of rows decoded together

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from data_pipeline import bases
-from data_pipeline.tokenizer import BOS, Tokenizer
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import BOS, Tokenizer
 from gener_jax.inference.batches import accelerated, by_length, listed, results
-from gener_jax.losses import base_nll
 from gener_jax.model.decoder import Decoder
+from gener_jax.model.losses import base_nll
 
 SCORES = ("token", "base")
 STRANDS = ("+", "-", "both")

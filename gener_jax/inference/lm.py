@@ -11,21 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipeline import bases
-from data_pipeline.tokenizer import BOS, SPECIAL_TOKENS
-from gener_jax import memory, pretrained
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax.config import Config, with_model
-from gener_jax.errors import InputError
+from gener_jax.data.tokenizer import Tokenizer, for_config
 from gener_jax.inference.batches import tokens_at_once
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.embeddings import embed
 from gener_jax.inference.generate import BATCH_SIZE, Rows, Sampling, cache_size, split_prompt
 from gener_jax.inference.likelihood import Score, base_probabilities, kmers, log_likelihood
-from gener_jax.inference.variants import CONTEXT, Genome, Scored, Variant
-from gener_jax.inference.variants import score as score_variants
-from gener_jax.model import decoder, kernels
+from gener_jax.inference.variants.protocols import CONTEXT, Genome, Scored, Variant
+from gener_jax.inference.variants.protocols import score as score_variants
+from gener_jax.model import decoder, kernels, memory
 from gener_jax.model.sharding import make_mesh
-from gener_jax.tokenizer import Tokenizer, for_config
+from gener_jax.runtime.errors import InputError
+from gener_jax.storage import pretrained
 
 
 class LM:

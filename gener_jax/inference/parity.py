@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipeline.tokenizer import BOS, NUM_SPECIAL
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL
 from gener_jax.config import Model
-from gener_jax.errors import CheckpointError
 from gener_jax.inference.generate import Request, programs
 from gener_jax.inference.lm import LM
+from gener_jax.runtime.errors import CheckpointError
 
 TOLERANCE = 1e-4  # relative to the largest value of a layer, in float32
 NEW_TOKENS = 16

@@ -19,14 +19,13 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from data_pipeline.leakage import NEAR_COPY
-from data_pipeline.records import RegionSource
-from data_pipeline.tokenizer import BOS, PAD, Tokenizer
-from gener_jax import losses
+from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.sequence.tokenizer import BOS, PAD, Tokenizer
+from data_pipeline.splitting.leakage import NEAR_COPY
 from gener_jax.config import Config
 from gener_jax.data.loader import to_devices
 from gener_jax.data.permutation import permute
-from gener_jax.model import kernels, parallel
+from gener_jax.model import kernels, losses, parallel
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
 from gener_jax.training.metrics import fetch

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from data_pipeline import bases
-from data_pipeline.records import RegionSource
-from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax.data.permutation import permute
 
 

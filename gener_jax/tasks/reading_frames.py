@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_pipeline import bases
+from data_pipeline.sequence import bases
 
 
 def longest_open_frame(codes: np.ndarray, stop_codons: tuple[str, ...]) -> int:

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from data_pipeline.records import RegionSource
-from data_pipeline.tokenizer import BOS, NUM_SPECIAL, PAD, Tokenizer
-from gener_jax import losses
+from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, PAD, Tokenizer
 from gener_jax.config import Config
 from gener_jax.data.loader import to_devices
 from gener_jax.data.permutation import permute
-from gener_jax.model import kernels, parallel
+from gener_jax.model import kernels, losses, parallel
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
 from gener_jax.tasks.held_out import region_ids

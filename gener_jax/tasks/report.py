@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from data_pipeline import bases
+from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DataError
-from data_pipeline.leakage import NEAR_COPY
-from data_pipeline.records import RegionSource
+from data_pipeline.sequence import bases
+from data_pipeline.splitting.leakage import NEAR_COPY
 from gener_jax.config import Config
+from gener_jax.data.tokenizer import Tokenizer
 from gener_jax.inference.lm import LM
 from gener_jax.tasks import markov, reading_frames
 from gener_jax.tasks.held_out import HeldOut
-from gener_jax.tokenizer import Tokenizer
 
 ORDERS = (0, 5)
 

@@ -1,1 +1,1 @@
-"""Losses, optimizer, step, checkpoints and metrics."""
+"""The training loop: optimizer, step, checkpoints, metrics, and what ends a run before its time."""

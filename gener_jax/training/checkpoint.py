@@ -1,6 +1,6 @@
 """The checkpoints of the run being trained, written asynchronously, and whether a run may resume.
 
-`gener_jax.run_folder` describes a run's folder and reads it for inference.
+`gener_jax.storage.run_folder` describes a run's folder and reads it for inference.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gener_jax import distributed, run_folder
 from gener_jax.config import Config, ConfigError, flatten
-from gener_jax.errors import CheckpointError, DamagedError
-from gener_jax.progress import say
+from gener_jax.runtime import distributed
+from gener_jax.runtime.errors import CheckpointError, DamagedError
+from gener_jax.runtime.progress import say
+from gener_jax.storage import run_folder
 from gener_jax.training.metrics import fetch
 from gener_jax.training.step import Guard, State
 

@@ -10,7 +10,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from gener_jax.progress import say
+from gener_jax.runtime.progress import say
 
 STUCK = 75  # exit status: try again (EX_TEMPFAIL)
 

@@ -6,17 +6,18 @@ from typing import Any
 
 import jax
 
-from data_pipeline.records import RegionSource
-from gener_jax import command, distributed
+from data_pipeline.dataset.reader import RegionSource
+from gener_jax.cli import command
 from gener_jax.config import Config
 from gener_jax.data.loader import TokenStream, device_batches
-from gener_jax.distributed import tell
-from gener_jax.errors import TrainingError
+from gener_jax.data.tokenizer import Tokenizer
 from gener_jax.model.sharding import batch_sharding
-from gener_jax.progress import Progress
+from gener_jax.runtime import distributed
+from gener_jax.runtime.distributed import tell
+from gener_jax.runtime.errors import TrainingError
+from gener_jax.runtime.progress import Progress
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
-from gener_jax.tokenizer import Tokenizer
 from gener_jax.training import checkpoint
 from gener_jax.training.faults import Terminated, Termination, Watchdog
 from gener_jax.training.metrics import Clock, Log, Profile, fetch, logged

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import jax
 
-from gener_jax import distributed
 from gener_jax.config import Config, ConfigError, Train
+from gener_jax.runtime import distributed
 
 num_fetches = 0  # how often anything was read back; tests count it
 

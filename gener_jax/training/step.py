@@ -11,9 +11,8 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import Mesh
 
-from gener_jax import losses
 from gener_jax.config import Config, Optimizer
-from gener_jax.model import decoder, parallel
+from gener_jax.model import decoder, losses, parallel
 from gener_jax.model.sharding import tree_shardings
 from gener_jax.training import optimizer
 

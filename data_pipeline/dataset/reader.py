@@ -1,0 +1,367 @@
+"""The dataset on disk: the format of an ArrayRecord entry, and the reader that training uses.
+
+A dataset is a folder:
+
+    dataset.json                          its inputs, counts, parameters and digest
+    train.index.npz                       one row per region: numbers by column (INDEX_COLUMNS), and texts by column
+                                          (NAME_COLUMNS), concatenated, with the end of each text
+    train-00000-of-00003.array_record     entries of about 64 KiB; likewise for validation and test
+
+A region is cut into chunks of `piece_length` (bases or tokens), and short regions are grouped, so that an entry has
+about 64 KiB. Region r of a split starts in entry `record[r]` at slot `slot[r]`; chunk k > 0 of a cut region is slot 0
+of entry `record[r] + k`. An entry, little-endian:
+
+    header      magic, version, payload type, numbers of chunks, runs, payload bytes and metadata bytes
+    chunks      int64 [chunks, 6]: region, offset in the region, length (both in bases or tokens), byte offset in the
+                payload, number of N runs, number of lower-case runs
+    runs        int32 [runs, 2]: (start, length) within the chunk; the N runs of a chunk, then its lower-case runs
+    payload     four bases per byte, the first in the low bits (N as 0); or token ids, uint16 or uint32
+    metadata    JSON: the accession, start, end, strand, kind and taxon of each chunk's region
+
+An entry of token ids contains a whole region at phase 0 on its own strand, and no runs: ids preserve N but not case.
+"""
+
+import collections
+import json
+import struct
+import threading
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader
+
+from data_pipeline.errors import DatasetError, one_line
+from data_pipeline.sequence import bases
+
+FORMAT = "gener_jax regions"
+VERSION = 2
+PAYLOAD_BYTES = 1 << 16
+
+MAGIC = b"GNRR"
+HEADER = struct.Struct("<4sHHIIII")
+COLUMNS = 6
+_REGION, _OFFSET, _LENGTH, _BYTE, _N_RUNS, _LOWER_RUNS = range(COLUMNS)
+BASES, UINT16, UINT32 = range(3)  # payload types
+ITEM = {UINT16: np.dtype("<u2"), UINT32: np.dtype("<u4")}
+
+INDEX_COLUMNS = {
+    "length": np.int64,  # bases
+    "tokens": np.int64,  # 0 in a dataset of bases
+    "record": np.int64,  # the entry of the first chunk, counted over the split's shards
+    "slot": np.int32,  # the number of the first chunk in that entry
+    "start": np.int64,
+    "end": np.int64,
+    "strand": np.int8,  # +1 or -1
+    "kind": np.int8,  # kind, taxon, accession and assembly index lists in dataset.json
+    "taxon": np.int8,
+    "accession": np.int32,
+    "assembly": np.int32,
+    "frame": np.int32,  # bases before the first complete codon; -1 for non-coding regions
+    "genetic_code": np.int8,  # NCBI's number; 0 for non-coding regions
+    "seen": np.float32,  # fraction of a held-out region's 32-mers found in training; NaN: not measured
+}
+NAME_COLUMNS = ("gene", "locus_tag", "product", "parts", "exceptions", "translation")
+
+# The four codes of each byte, the first in the low bits: unpacking is one table lookup.
+_UNPACK = (np.arange(256, dtype=np.uint8)[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
+
+
+def pack(codes: np.ndarray) -> bytes:
+    """Packs codes, uint8 [n], into two bits each, ceil(n / 4) bytes; N becomes 0 and must be stored as a run."""
+    if len(codes) % 4:
+        codes = np.concatenate([codes, np.zeros(-len(codes) % 4, np.uint8)])
+    fours = codes.reshape(-1, 4)
+    packed = fours[:, 3] & 3
+    for position in (2, 1, 0):
+        packed <<= 2
+        packed |= fours[:, position] & 3
+    return packed.tobytes()
+
+
+def unpack(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Unpacks codes [start, stop) of packed bytes, uint8 [stop - start]; reads only the bytes that contain them."""
+    first = start // 4
+    return _UNPACK[packed[first : -(-stop // 4)]].reshape(-1)[start - 4 * first : stop - 4 * first]
+
+
+def join_texts(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenates texts as UTF-8, uint8 [bytes]; returns them and the end of each, int64 [texts]."""
+    encoded = [text.encode() for text in texts]
+    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(text) for text in encoded], dtype=np.int64)
+
+
+REBUILD = "build the dataset again"
+_BUILD = "python -m data_pipeline.build"
+READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access
+
+
+def read_info(folder: str | Path) -> dict:
+    """Reads a dataset's dataset.json; raises DatasetError if it is missing, damaged or of another version."""
+    path = Path(folder) / "dataset.json"
+    try:
+        info = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DatasetError("no such file", file=path, remedy=f"make the dataset with `{_BUILD}`") from None
+    except OSError as error:
+        raise DatasetError(f"cannot be read ({error.strerror})", file=path) from None
+    except ValueError as error:
+        raise DatasetError(f"is not valid JSON ({error})", file=path, remedy=REBUILD) from None
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise DatasetError("is not a dataset of gene regions", file=path, remedy=f"make one with `{_BUILD}`")
+    if info.get("version") != VERSION:
+        raise DatasetError(
+            f"is not supported, only {VERSION}",
+            file=path, field="format version", value=info.get("version"), remedy=REBUILD,
+        )  # fmt: skip
+    missing = [key for key in _INFO_KEYS if key not in info]
+    if missing:
+        raise DatasetError("is missing", file=path, field=missing[0], remedy=REBUILD)
+    return info
+
+
+_INFO_KEYS = ("digest", "records", "piece_length", "tokenizer", "splits", "kinds", "taxa", "accessions", "assemblies")
+
+
+class RegionSource:
+    """Random access to the regions of one split.
+
+    `index` contains the arrays of INDEX_COLUMNS, one row per region. `kinds`, `taxa`, `accessions` and `assemblies` are
+    the names that its numbers index. `records` is "bases" or "tokens". `info` is the content of dataset.json, and
+    `digest` its digest. Threads may share a source. A pickled source contains only its folder and opens the files
+    again.
+
+    Raises DatasetError if a file is missing, truncated or from another dataset.
+    """
+
+    def __init__(self, folder: str | Path, split: str, cached_entries: int = 64):
+        self.folder, self.split, self.cached_entries = Path(folder), split, cached_entries
+        self.info = read_info(folder)
+        if split not in self.info["splits"]:
+            raise DatasetError(
+                f"is not one of {', '.join(self.info['splits'])}", file=folder, field="split", value=split
+            )
+        facts = self.info["splits"][split]
+        missing = [key for key in ("regions", "index", "shards") if key not in facts]
+        if missing:
+            raise DatasetError(
+                f"is missing for {split}", file=self.folder / "dataset.json", field=missing[0], remedy=REBUILD
+            )
+        self.digest: str = self.info["digest"]
+        self.records: str = self.info["records"]
+        self.piece_length: int = self.info["piece_length"]
+        self.kinds: list[str] = self.info["kinds"]
+        self.taxa: list[str] = self.info["taxa"]
+        self.accessions: list[str] = self.info["accessions"]
+        self.assemblies: list[str] = self.info["assemblies"]
+        for file in [facts["index"], *facts["shards"]]:
+            self._check_size(file)
+        self._shards = [self.folder / shard["file"] for shard in facts["shards"]]
+        self._first = np.cumsum([0] + [shard["records"] for shard in facts["shards"]])
+        self.index = self._read_index(facts)
+        self._units = self.index["length" if self.records == "bases" else "tokens"]
+        self._names: dict[str, tuple[bytes, np.ndarray]] = {}
+        self._lock = threading.Lock()
+        self._readers: dict[int, ArrayRecordReader] = {}
+        self._cache: collections.OrderedDict[int, _Entry] = collections.OrderedDict()
+
+    def __len__(self) -> int:
+        """The number of regions."""
+        return len(self._units)
+
+    def __getstate__(self):
+        return self.folder, self.split, self.cached_entries, self.digest
+
+    def __setstate__(self, state):
+        folder, split, cached_entries, digest = state
+        self.__init__(folder, split, cached_entries)
+        if self.digest != digest:
+            raise DatasetError(
+                f"was replaced while in use: the digest is {self.digest}, before it was {digest}", file=folder
+            )
+
+    def read(self, region: int, start: int, stop: int) -> np.ndarray:
+        """The codes, uint8, or token ids, int32, [stop - start], of a region on its own strand from `start` to `stop`.
+
+        Both count bases, or tokens in a dataset of token ids. Raises IndexError if they are outside the region.
+        """
+        dtype = np.uint8 if self.records == "bases" else np.int32
+        out = np.empty(stop - start, dtype) if stop > start else np.empty(0, dtype)
+        for at, entry, slot, first, last in self._chunks(region, start, stop):
+            out[at : at + last - first] = entry.read(slot, first, last)
+        return out
+
+    def lower_case(self, region: int, start: int, stop: int) -> np.ndarray:
+        """Whether each base [start, stop) of a region is soft-masked, bool [stop - start]; needs a dataset of bases."""
+        if self.records != "bases":
+            raise DatasetError(
+                "a dataset of token ids does not preserve lower case",
+                file=self.folder, remedy="build it with --records bases",
+            )  # fmt: skip
+        out = np.zeros(max(0, stop - start), bool)
+        for at, entry, slot, first, last in self._chunks(region, start, stop):
+            for left, right in entry.runs(slot, _LOWER_RUNS, first, last).tolist():
+                out[at + left : at + right] = True
+        return out
+
+    def name(self, column: str, region: int) -> str:
+        """The text of a region in one of NAME_COLUMNS; empty if the annotation has none."""
+        if column not in self._names:
+            path = self.folder / self.info["splits"][self.split]["index"]["file"]
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    texts, ends = arrays[column].tobytes(), arrays[f"{column}_ends"]
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise self._damaged(path, f"has no valid table of names ({one_line(error)})") from None
+            whole = ends.dtype == np.int64 and ends.shape == (len(self),)
+            if not whole or (len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] != len(texts))):
+                raise self._damaged(path, f"column {column} does not match the number of regions")
+            self._names[column] = texts, np.concatenate([[0], ends])
+        texts, ends = self._names[column]
+        return texts[ends[region] : ends[region + 1]].decode()
+
+    def _chunks(self, region: int, start: int, stop: int):
+        """Yields for each chunk of the slice its offset in the result, its entry, its slot, and the bounds in it."""
+        if not 0 <= region < len(self):
+            raise IndexError(f"region {region} of {len(self)} in {self.folder} {self.split}")
+        if not 0 <= start <= stop <= self._units[region]:
+            unit = self.records
+            raise IndexError(f"{unit} {start} to {stop} of region {region}, which has {self._units[region]} {unit}")
+        number, slot = int(self.index["record"][region]), int(self.index["slot"][region])
+        at = start
+        while at < stop:
+            chunk, first = divmod(at, self.piece_length)
+            last = min(first + stop - at, self.piece_length)
+            entry = self._entry(number + chunk)
+            entry.check(slot if chunk == 0 else 0, region, chunk * self.piece_length, last)
+            yield at - start, entry, slot if chunk == 0 else 0, first, last
+            at += last - first
+
+    def _entry(self, number: int) -> "_Entry":
+        with self._lock:
+            if number in self._cache:
+                self._cache.move_to_end(number)
+                return self._cache[number]
+            shard = int(np.searchsorted(self._first, number, "right")) - 1
+            if shard not in self._readers:
+                self._readers[shard] = self._open(shard)
+            reader = self._readers[shard]
+        path = self._shards[shard]
+        try:
+            [raw] = reader.read([number - int(self._first[shard])])
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise self._damaged(path, f"entry {number} cannot be read ({one_line(error)})") from None
+        entry = _Entry(raw, path, number)
+        with self._lock:
+            self._cache[number] = entry
+            while len(self._cache) > self.cached_entries:
+                self._cache.popitem(last=False)
+        return entry
+
+    def _open(self, shard: int) -> ArrayRecordReader:
+        path = self._shards[shard]
+        expected = int(self._first[shard + 1] - self._first[shard])
+        try:
+            reader = ArrayRecordReader(str(path), READER_OPTIONS)
+            found = reader.num_records() if reader.ok() else "no readable"
+        except RuntimeError:
+            found = "no readable"
+        if found != expected:
+            raise self._damaged(path, f"has {found} entries, but dataset.json lists {expected}")
+        return reader
+
+    @staticmethod
+    def _damaged(path: Path, problem: str) -> DatasetError:
+        return DatasetError(problem, file=path, remedy=REBUILD)
+
+    def _check_size(self, file: dict) -> None:
+        path = self.folder / file["file"]
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise self._damaged(path, "is missing, although dataset.json lists it") from None
+        if size != file["bytes"]:
+            raise self._damaged(path, f"has {size} bytes, but dataset.json lists {file['bytes']}")
+
+    def _read_index(self, facts: dict) -> dict[str, np.ndarray]:
+        path = self.folder / facts["index"]["file"]
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                index = {name: arrays[name] for name in INDEX_COLUMNS}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise self._damaged(path, f"is not a valid index ({one_line(error)})") from None
+        for name, column in index.items():
+            if column.dtype != INDEX_COLUMNS[name] or column.shape != (facts["regions"],):
+                raise self._damaged(path, f"column {name} is {column.dtype} {column.shape}")
+        last = index["record"] + np.maximum(index["length" if self.records == "bases" else "tokens"] - 1, 0) // (
+            self.piece_length
+        )
+        if len(last) and not (index["record"].min() >= 0 and last.max() < self._first[-1]):
+            raise self._damaged(path, f"refers to entries beyond the {self._first[-1]} of the shards")
+        return index
+
+
+class _Entry:
+    """One raw entry, viewed without copies; its sizes are checked before they are used."""
+
+    def __init__(self, raw: bytes, path: str | Path, number: int):
+        self.path, self.number = path, number
+        if len(raw) < HEADER.size:
+            raise self._damaged("it is too short")
+        magic, version, self.payload_type, chunks, runs, payload_bytes, metadata_bytes = HEADER.unpack_from(raw)
+        if magic != MAGIC or version != VERSION or self.payload_type not in (BASES, UINT16, UINT32):
+            raise self._damaged(f"magic {magic!r}, version {version}, payload type {self.payload_type}")
+        run_at = HEADER.size + 8 * COLUMNS * chunks
+        payload_at = run_at + 8 * runs
+        if payload_at + payload_bytes + metadata_bytes != len(raw):
+            raise self._damaged("its sizes do not add up")
+        table = np.frombuffer(raw, "<i8", COLUMNS * chunks, HEADER.size).reshape(chunks, COLUMNS)
+        self.chunks = table.tolist()  # Python integers: a slice needs only a few of them, one by one
+        self.all_runs = np.frombuffer(raw, "<i4", 2 * runs, run_at).reshape(runs, 2)
+        counts = table[:, [_N_RUNS, _LOWER_RUNS]].reshape(-1)
+        if len(counts) and (counts.min() < 0 or counts.sum() != runs):
+            raise self._damaged("its runs do not add up")
+        self.run_ends = np.cumsum(counts)
+        self.payload = np.frombuffer(raw, np.uint8, payload_bytes, payload_at)
+        self.metadata_bytes = raw[payload_at + payload_bytes :]
+
+    def _damaged(self, what: str) -> DatasetError:
+        return DatasetError(f"entry {self.number} is damaged: {what}", file=self.path, remedy=REBUILD)
+
+    def check(self, slot: int, region: int, offset: int, last: int) -> None:
+        """Raises DatasetError unless the slot contains this chunk, up to `last`, inside the payload."""
+        if not 0 <= slot < len(self.chunks):
+            raise self._damaged(f"it has no chunk {slot}")
+        row = self.chunks[slot]
+        if row[_REGION] != region or row[_OFFSET] != offset or last > row[_LENGTH]:
+            raise self._damaged(f"chunk {slot} does not match the index")
+        length = row[_LENGTH]
+        size = -(-length // 4) if self.payload_type == BASES else length * ITEM[self.payload_type].itemsize
+        if length < 0 or row[_BYTE] < 0 or row[_BYTE] + size > len(self.payload):
+            raise self._damaged(f"chunk {slot} exceeds the payload")
+
+    def read(self, slot: int, start: int, stop: int) -> np.ndarray:
+        """The codes or ids [start, stop) of a chunk that `check` accepted."""
+        byte = self.chunks[slot][_BYTE]
+        if self.payload_type != BASES:
+            item = ITEM[self.payload_type]
+            raw = self.payload[byte + start * item.itemsize : byte + stop * item.itemsize]
+            return np.frombuffer(raw.tobytes(), item)
+        codes = unpack(self.payload[byte:], start, stop)
+        if self.chunks[slot][_N_RUNS]:
+            for left, right in self.runs(slot, _N_RUNS, start, stop).tolist():
+                codes[left:right] = bases.N
+        return codes
+
+    def runs(self, slot: int, column: int, start: int, stop: int) -> np.ndarray:
+        """The N or lower-case runs of a chunk inside [start, stop): (start, end) relative to it, int64 [runs, 2]."""
+        end = int(self.run_ends[2 * slot + (column == _LOWER_RUNS)])
+        found = self.all_runs[end - self.chunks[slot][column] : end].astype(np.int64)
+        bounds = np.clip(np.stack([found[:, 0], found[:, 0] + found[:, 1]], 1), start, stop) - start
+        return bounds[bounds[:, 0] < bounds[:, 1]]
+
+    def metadata(self) -> list[dict]:
+        """The origin of each chunk."""
+        content = json.loads(self.metadata_bytes)
+        return [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]

@@ -1,0 +1,1 @@
+"""The files that sequences and annotations come in, one reader a format."""

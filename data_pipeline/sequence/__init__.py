@@ -1,0 +1,1 @@
+"""Sequences in memory: bases, annotated records, locations, codons, k-mers, tokens."""

@@ -1,0 +1,1 @@
+"""What is held out, and what of it is found in the training split."""

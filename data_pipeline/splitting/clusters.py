@@ -1,0 +1,115 @@
+"""Assigns splits to regions that share sequence: repeats, duplicated genes and homologues stay on one side.
+
+Regions of one overlap group, and regions whose sketches (`kmers.sketch`) share a 32-mer, are linked. Inputs are
+processed in order, so that a later input does not move earlier regions: a region linked to an earlier input takes the
+split of the first region to which it is linked. The remaining regions form clusters, and the split hash of a cluster's
+first region decides its split. A cluster that is larger than its held-out split may be, as a fraction of the bases so
+far, goes to training: in a genome full of mobile elements nearly all genes form one cluster. A region that links two
+splits would leak from one to the other; the later one is dropped.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from data_pipeline.splitting.duplicates import MEMORY_BYTES
+from data_pipeline.splitting.split import splits_of
+
+_ROW_BYTES = 64
+
+
+def assign(
+    sketches: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    split_hashes: Sequence[np.ndarray],
+    lengths: Sequence[np.ndarray],
+    kept: Sequence[np.ndarray],
+    fixed: Sequence[int | None],
+    validation_share: float,
+    test_share: float,
+    memory_bytes: int = MEMORY_BYTES,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The split of each region, int8 [regions], and whether it links two splits, bool [regions], for each input.
+
+    Args:
+      sketches: reads the sketches of an input: hashes, uint64 [n], and the region of each, int64 [n].
+      split_hashes: uint64 [regions], equal within an overlap group.
+      lengths: int64 [regions], bases.
+      kept: bool [regions]; the others are ignored.
+      fixed: the split of all regions of an input, if the manifest fixes it, or None.
+      validation_share, test_share: fractions of the clusters.
+      memory_bytes: to stay below this, the sketches are read in several passes.
+    """
+    # Imported here because it is slow and the workers do not need it.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    starts = np.concatenate([[0], np.cumsum([len(rows) for rows in split_hashes])])
+    alive = np.concatenate(kept) if len(kept) else np.zeros(0, bool)
+    split_hash, length = np.concatenate(split_hashes), np.concatenate(lengths)
+    links = [np.zeros((0, 2), np.int64)]
+    links += [
+        np.unique(np.stack([owners[:-1], owners[1:]], 1)[same], axis=0)
+        for owners, same in _shared(sketches, starts, alive, memory_bytes)
+    ]
+    links = np.concatenate(links)
+    links = links[np.argsort(links[:, 1], kind="stable")]
+    bounds = np.searchsorted(links[:, 1], starts)
+    split = np.zeros(len(split_hash), np.int8)
+    bases = 0
+    for number, (begin, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
+        here = begin + np.flatnonzero(alive[begin:end])
+        bases += int(length[here].sum())
+        if fixed[number] is not None:
+            split[begin:end] = fixed[number]
+            continue
+        by_hash = here[np.argsort(split_hash[here], kind="stable")]
+        neighbours = np.flatnonzero(split_hash[by_hash[1:]] == split_hash[by_hash[:-1]])
+        edges = np.concatenate(
+            [links[bounds[number] : bounds[number + 1]], np.stack([by_hash[neighbours], by_hash[neighbours + 1]], 1)]
+        )
+        nodes = np.unique(np.concatenate([edges.ravel(), here]))
+        ends = np.searchsorted(nodes, edges)
+        graph = coo_array((np.ones(len(ends), bool), (ends[:, 0], ends[:, 1])), (len(nodes), len(nodes)))
+        count, cluster = connected_components(graph, directed=False)
+        first = nodes[np.unique(cluster, return_index=True)[1]]  # nodes are sorted: the earliest of each cluster
+        size = np.bincount(cluster, length[nodes], count)
+        decided = splits_of(split_hash[first], validation_share, test_share)
+        room = np.array([1.0, validation_share, test_share])[decided] * bases
+        decided[size > room] = 0
+        old = first < begin
+        decided[old] = split[first[old]]
+        new = nodes >= begin
+        split[nodes[new]] = decided[cluster[new]]
+    leaking = np.zeros(len(split_hash), bool)
+    for owners, same in _shared(sketches, starts, alive, memory_bytes):
+        first = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), np.arange(len(owners)), 0))
+        leaking[owners[split[owners] != split[owners[first]]]] = True
+    return np.split(split, starts[1:-1]), np.split(leaking, starts[1:-1])
+
+
+def _shared(
+    sketches: Callable[[int], tuple[np.ndarray, np.ndarray]], starts: np.ndarray, alive: np.ndarray, memory_bytes: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields regions sorted by hash, and for each but the first whether it has the hash of the region before it."""
+    buckets, bucket = 1, 0
+    while bucket < buckets:
+        hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+        total = 0
+        for number, start in enumerate(starts[:-1].tolist()):
+            some, regions = sketches(number)
+            total += len(some)
+            if buckets == 1 and total * _ROW_BYTES > memory_bytes:
+                hashes, owners = hashes[:1], owners[:1]  # too many for one pass: only count them now
+                continue
+            chosen = np.flatnonzero((some % np.uint64(buckets) == bucket) & alive[start + regions])
+            hashes.append(some[chosen])
+            owners.append(start + regions[chosen])
+        if buckets == 1 and total * _ROW_BYTES > memory_bytes:
+            buckets = -(-total * _ROW_BYTES // memory_bytes)
+            continue
+        bucket += 1
+        hashes, owners = np.concatenate(hashes), np.concatenate(owners)
+        order = np.lexsort((owners, hashes))
+        hashes, owners = hashes[order], owners[order]
+        if len(owners):
+            yield owners, hashes[1:] == hashes[:-1]

@@ -1,0 +1,1 @@
+"""The command line: parsing, overrides, and how a command fails."""

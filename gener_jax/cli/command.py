@@ -1,0 +1,190 @@
+"""The command line shared by all programs: a parser for experiment files, overrides and run folders; exit statuses.
+
+    --config=FILE.py            an experiment file with get_config()
+    --config.section.field=X    overrides one field, before or after --config
+    --workdir=DIR               the run's folder; default runs/<config name>
+    --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
+
+Exit status: 0; 1 for unusable input; 2 for an invalid command line or configuration; 75 stuck; 130 interrupted; 143
+stopped by SIGTERM, the state saved.
+"""
+
+import argparse
+import contextlib
+import copy
+import importlib.util
+import json
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data_pipeline import cli
+from data_pipeline.errors import DataError
+from gener_jax import config as configuration
+from gener_jax.config import Config, ConfigError
+
+
+@contextlib.contextmanager
+def refusing(what: str = ""):
+    """Turns a ValueError of the user's input into a ConfigError, with `what` in front; a context manager."""
+    try:
+        yield
+    except (ConfigError, DataError):
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}" if what else str(error)) from error
+
+
+def load_experiment(path: str) -> dict:
+    """The fields returned by an experiment file's `get_config()`; the config's name is that of the file."""
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"--config {path}: no such file")
+    if file.suffix != ".py":
+        raise ConfigError(f"--config {path}: not a Python file; give one such as experiments/quickstart.py")
+    spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        values = module.get_config().to_dict()
+    except Exception as error:  # any error of the file is its author's to fix, so one line is enough
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)] or [getattr(error, "lineno", None)]
+        at = f"line {lines[-1]}: " if lines[-1] else ""
+        text = (str(error).splitlines() or [""])[0]
+        raise ConfigError(f"--config {path}: {at}{type(error).__name__}: {text}") from error
+    return {**values, "name": file.stem}
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Splits arguments into all others and a dict of those of the form `--config.x.y=value` or `--config.x.y value`."""
+    rest, overrides, it = [], {}, iter(argv)
+    for argument in it:
+        if argument.startswith("--config."):
+            name, equals, value = argument.removeprefix("--config.").partition("=")
+            if not equals:
+                value = next(it, None)
+                if value is None or value.startswith("--"):
+                    raise ConfigError(f"--config.{name} has no value")
+            overrides[name] = value
+        else:
+            rest.append(argument)
+    return rest, overrides
+
+
+def override(values: dict, overrides: dict[str, str]) -> Config:
+    """Applies overrides to `values` and resolves the configuration."""
+    values = copy.deepcopy(values)
+    for name, text in overrides.items():
+        *sections, last = name.split(".")
+        parsed, at = configuration.parse_value(name, text), values
+        for section in sections:
+            at = at.setdefault(section, {})
+        at[last] = parsed
+    return configuration.resolve(values)
+
+
+def step(text: str) -> int | str:
+    """The value of --step: a checkpoint's number, or "best"."""
+    if text != "best" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a step number or best")
+    return text if text == "best" else int(text)
+
+
+class Command:
+    """A program: its parser and, after `parse`, its arguments, configuration and folder."""
+
+    def __init__(self, description: str, *, checkpoint: bool):
+        self.parser = argparse.ArgumentParser(
+            prog=cli.program(),
+            description=description,
+            epilog="Any field of the configuration can be set with --config.section.field=value.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.parser.add_argument("--config", metavar="FILE.py", help="an experiment file")
+        self.parser.add_argument("--workdir", type=Path, metavar="DIR", help="the run's folder [runs/<config name>]")
+        if checkpoint:
+            self.parser.add_argument(
+                "--checkpoint", metavar="DIR",
+                help="instead of both: a run's folder, a Hugging Face folder, tiny (the model that ships with the "
+                "package), or a name in the local Hugging Face cache, such as "
+                "GenerTeam/GENERator-v2-eukaryote-1.2b-base",
+            )  # fmt: skip
+            self.parser.add_argument("--download", action="store_true", help="download a name that is not in the cache")
+
+    def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Path]:
+        """Arguments, the resolved configuration, and the run's folder."""
+        rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
+        args = self.parser.parse_args(rest)
+        if getattr(args, "checkpoint", None) is not None:
+            if args.config or args.workdir:
+                raise ConfigError("give --checkpoint alone, or --config and --workdir")
+            from gener_jax.storage import pretrained  # imports jax, so only after the command line is checked
+
+            folder = pretrained.find(args.checkpoint, download=args.download)
+            values = json.loads(configuration.dumps(pretrained.read_config(folder)))
+        elif args.config:
+            values = load_experiment(args.config)
+            folder = args.workdir or Path("runs") / overrides.get("name", values["name"])
+        else:
+            has_checkpoint = hasattr(args, "checkpoint")
+            raise ConfigError("give --config=FILE.py" + (" or --checkpoint=DIR" if has_checkpoint else ""))
+        return args, override(values, overrides), folder
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs a program, which may return its exit status.
+
+    An error that the user can fix becomes one line on standard error and an exit status.
+    """
+    import absl.logging
+    import jax
+
+    from gener_jax.runtime.errors import CheckpointError, TrainingError
+    from gener_jax.training.faults import Terminated
+
+    # orbax and its event loop log pages about errors that are one line here.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unless_loop_closed
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        if status := main():
+            sys.exit(status)
+    except ConfigError as error:
+        _fail(2, error)
+    except Terminated as stopped:
+        print(f"stopped {stopped}", file=sys.stderr)
+        sys.exit(143)
+    except (
+        DataError,
+        CheckpointError,
+        TrainingError,
+        OSError,
+    ) as error:  # any other ValueError is a bug
+        _fail(1, error)
+    except MemoryError as error:
+        _fail(1, f"out of memory: {error}" if str(error) else "out of memory")
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _fail(1, f"out of device memory: {str(error).splitlines()[0]}")
+    except KeyboardInterrupt as interrupt:
+        _fail(130, f"interrupted {interrupt}".strip())
+
+
+def _unless_loop_closed(unraisable) -> None:
+    """Reports errors in destructors as Python does, except those of writes that failed on a full disk."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _fail(status: int, error) -> None:
+    sys.unraisablehook = lambda _: None  # threads still writing a checkpoint would report the same error at length
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(status)

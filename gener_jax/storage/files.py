@@ -1,0 +1,133 @@
+"""Files from elsewhere, read within size limits; our folders and files, written atomically or resumably."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from gener_jax.config import ConfigError
+from gener_jax.runtime.errors import CheckpointError
+
+
+def read_text(path: Path, max_bytes: int) -> str:
+    """The text of a regular file in UTF-8.
+
+    Raises:
+      CheckpointError: if it is absent, not a regular file, larger than `max_bytes`, or not text.
+    """
+    try:
+        if not path.is_file():  # a pipe would block, a device never end
+            raise CheckpointError(path, "no such file")
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise CheckpointError(path, f"is larger than the {max_bytes:,} bytes allowed")
+        return data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(path, f"cannot be read: {error}") from None
+
+
+def read_json(path: Path, max_bytes: int = 1 << 20) -> dict:
+    """The object in a JSON file; raises CheckpointError like `read_text`, and if the file holds no JSON object."""
+    try:
+        fields = json.loads(read_text(path, max_bytes))
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(path, f"cannot be read as JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise CheckpointError(path, "holds no JSON object")
+    return fields
+
+
+@contextlib.contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """A temporary folder that is renamed to `output` on success and removed on failure, with the parents it needed.
+
+    Raises:
+      ConfigError: if `output` exists.
+    """
+    if os.path.lexists(output):
+        raise ConfigError(f"{output}: already exists; give a new folder")
+    made = [parent for parent in output.absolute().parents if not parent.exists()]
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private to its owner
+        os.rename(partial, output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+class Growing:
+    """An output file written in chunks to `<path>.partial`, resumed after a stop, and renamed when it is complete.
+
+    `<path>.partial.json` records what it is made of, so that it is never resumed from other input.
+    """
+
+    def __init__(self, path: Path, made_of: dict, *, resume: bool = True):
+        """`made_of`: plain values that determine every byte; without `resume`, a partial file is started again.
+
+        Raises:
+          ConfigError: if the file exists, or the partial file was made of something else.
+        """
+        if not path.name or path.is_dir():
+            raise ConfigError(f"{path}: is a folder; give the name of a file")
+        self.path, self._made_of = path, json.loads(json.dumps(made_of))
+        self.partial = path.with_name(path.name + ".partial")
+        self._state = path.with_name(path.name + ".partial.json")
+        if os.path.lexists(path):
+            raise ConfigError(f"{path}: already exists; remove it or give another name")
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        self.done, self.facts, size = 0, {}, 0
+        state = read_json(self._state, 64 << 20) if resume and self._state.exists() and self.partial.exists() else {}
+        if state.get("done"):
+            before = state.get("made_of")
+            if before != self._made_of:
+                names = [n for n in self._made_of if not isinstance(before, dict) or before.get(n) != self._made_of[n]]
+                raise ConfigError(
+                    f"{self.partial}: was started with another {', '.join(names) or 'setting'}; give the same again, "
+                    "or remove it to start over"
+                )
+            self.done, self.facts, size = state["done"], state["facts"], state["bytes"]
+        self._file = self.partial.open("r+b" if size else "wb")
+        self._file.truncate(size)
+        self._file.seek(size)
+
+    def append(self, data: bytes, done: int, **facts) -> None:
+        """Appends bytes that make `done` items complete; a stop after this loses nothing. `facts` are stored too."""
+        self._file.write(data)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.done, self.facts = done, {**self.facts, **facts}
+        state = {"made_of": self._made_of, "done": done, "facts": self.facts, "bytes": self._file.tell()}
+        beside = self._state.with_suffix(".tmp")
+        beside.write_text(json.dumps(state))
+        os.replace(beside, self._state)
+
+    def discard(self) -> None:
+        """Removes the partial file, whose content is elsewhere now."""
+        self._file.close()
+        self.partial.unlink()
+        self._state.unlink(missing_ok=True)
+
+    def finish(self, described: dict) -> None:
+        """Renames it to its path, and writes `described` as JSON to `<path>.json`."""
+        self._file.close()
+        self.path.with_name(self.path.name + ".json").write_text(json.dumps(described, indent=2) + "\n")
+        os.replace(self.partial, self.path)
+        self._state.unlink(missing_ok=True)

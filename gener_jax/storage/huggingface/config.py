@@ -1,0 +1,223 @@
+"""config.json of a `LlamaForCausalLM` or `MistralForCausalLM` ↔ our configuration.
+
+A Mistral without biases is a Llama whose attention has a sliding window, so a model with a window is written as one.
+`rope_theta` and `rope_scaling` (transformers 4) and `rope_parameters` (5) are both read; the first form, which is the
+published one and which 5 reads too, is written.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from data_pipeline.sequence.tokenizer import BOS, EOS, PAD, KmerTokenizer
+from gener_jax import config as configuration
+from gener_jax.config import Config, ConfigError, Model
+from gener_jax.runtime.errors import CheckpointError
+from gener_jax.storage.files import read_json
+from gener_jax.storage.huggingface import vocabulary
+
+_SIZES = {  # copied unchanged
+    "vocab_size": int, "hidden_size": int, "intermediate_size": int, "num_hidden_layers": int,
+    "num_attention_heads": int, "num_key_value_heads": int, "head_dim": int, "max_position_embeddings": int,
+    "rms_norm_eps": float, "initializer_range": float, "sliding_window": int,
+}  # fmt: skip
+_MAY_BE_ABSENT = ("head_dim", "initializer_range", "sliding_window")
+_ONLY = {  # the only values that our decoder implements
+    "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
+    "partial_rotary_factor": 1.0, "layer_types": None, "quantization_config": None,
+}  # fmt: skip
+_YARN = {  # our field → theirs
+    "yarn_factor": "factor", "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow",
+    "yarn_attention_factor": "attention_factor",
+}  # fmt: skip
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether a folder's config.json belongs to a Hugging Face model; False if it is a run's, or absent.
+
+    Raises CheckpointError where it cannot be read.
+    """
+    return (folder / "config.json").exists() and bool({"model_type", "architectures"} & _fields(folder).keys())
+
+
+def read(folder: Path) -> Config:
+    """The configuration of a folder: its model, and the k of its vocabulary, which is compared with ours.
+
+    Raises:
+      CheckpointError: one line naming the file and the field that is missing, damaged, or not ours.
+    """
+    fields, name = _fields(folder), _name(folder)
+    if (folder / "dna_config.json").exists() or fields.get("vocab_size") == 155_776 or re.match("carbon-", name, re.I):
+        raise CheckpointError(
+            folder,
+            "is a Carbon model, whose vocabulary of English byte pairs and 6-mers is not supported; GENERator's is",
+            name="vocab_size",
+        )
+    model = read_model(folder)
+    k = next((k for k in range(1, 9) if KmerTokenizer(k).vocab_size == model.vocab_size), None)
+    if k is None:
+        raise CheckpointError(
+            folder / "config.json", f"vocab_size is {model.vocab_size}, which no vocabulary of k-mers has",
+            name="vocab_size", value=model.vocab_size,
+        )  # fmt: skip
+    vocabulary.check(folder, KmerTokenizer(k))
+    try:
+        tokenizer = configuration.Tokenizer(k=k, convention=_convention(fields, name))
+    except ConfigError as error:
+        raise _of_file(folder, error) from None
+    return Config(
+        name=name, model=model, tokenizer=tokenizer,
+        data=configuration.Data(context_length=model.max_position_embeddings),
+    )  # fmt: skip
+
+
+def read_model(folder: Path) -> Model:
+    """The model's fields alone, whatever its vocabulary; raises CheckpointError like `read`."""
+    try:
+        return _model(_fields(folder))
+    except ConfigError as error:
+        raise _of_file(folder, error) from None
+
+
+def _of_file(folder: Path, error: ConfigError) -> CheckpointError:
+    """A field's error as that of the file which holds it."""
+    return CheckpointError(folder / "config.json", str(error), name=error.field, value=error.value)
+
+
+def _fields(folder: Path) -> dict:
+    return read_json(folder / "config.json")
+
+
+def _name(folder: Path) -> str:
+    """The model's name: of its folder, or of its repository in a cache of Hugging Face's."""
+    folder = folder.absolute()
+    if folder.parent.name == "snapshots":
+        return folder.parent.parent.name.rpartition("--")[2]
+    return folder.name
+
+
+def _convention(fields: dict, name: str) -> str:
+    """v1 or v2, from our export's field or the published name; else unknown."""
+    ours = fields.get("gener_jax")
+    if isinstance(ours, dict) and "convention" in ours:
+        return ours["convention"]
+    known = re.match(r"GENERator-(v2-)?(eukaryote|prokaryote)-", name)
+    return "unknown" if known is None else "v2" if known[1] else "v1"
+
+
+def _model(fields: dict) -> Model:
+    if fields.get("model_type") not in ("llama", "mistral"):
+        raise ConfigError("only 'llama' and 'mistral' are supported", "model_type", fields.get("model_type"))
+    for name, value in _ONLY.items():
+        if fields.get(name) is not None and fields[name] != value:
+            raise ConfigError(f"only {value!r} is supported", name, fields[name])
+    if fields["model_type"] == "llama" and fields.get("sliding_window") is not None:
+        raise ConfigError("model_type llama has no window", "sliding_window", fields["sliding_window"])
+    if fields["model_type"] == "mistral" and "sliding_window" not in fields:
+        raise ConfigError("model_type mistral must give its window, or null", "sliding_window", "absent")
+    values = {}
+    for name, type_ in _SIZES.items():
+        value = fields.get(name)
+        if value is not None or name not in _MAY_BE_ABSENT:
+            values[name] = _positive(name, value, type_)
+    return Model(**{**values, **_rope(fields, values["max_position_embeddings"])})
+
+
+def _positive(name: str, value, type_: type):
+    if type(value) not in (int, type_) or not 0 < value < (2**31 if type_ is int else 1e30):
+        raise ConfigError(f"must be a positive {type_.__name__}", name, value)
+    return type_(value)
+
+
+def _rope(fields: dict, positions: int) -> dict:
+    """Our fields of the rotary embedding; `positions` is the file's max_position_embeddings, after YaRN's extension."""
+    where = "rope_parameters" if fields.get("rope_parameters") is not None else "rope_scaling"
+    if where == "rope_parameters" and fields.get("rope_scaling") not in (None, fields[where]):
+        raise ConfigError(f"contradicts {where} {fields[where]!r}; remove one", "rope_scaling", fields["rope_scaling"])
+    outside = fields.get("rope_theta")
+    if where == "rope_parameters" and outside is not None:  # each version reads one; the version that wrote is right
+        writer = str(fields.get("transformers_version")).partition(".")[0]
+        if not writer.isdigit() and fields[where] != {"rope_type": "default", "rope_theta": outside}:
+            raise ConfigError(f"contradicts {where} {fields[where]!r}; remove the wrong one", "rope_theta", outside)
+        if writer.isdigit() and int(writer) < 5:
+            where = "rope_scaling"
+    rope = {} if fields.get(where) is None else fields[where]
+    if not isinstance(rope, dict):
+        raise ConfigError("must be an object", where, rope)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    theta = _positive("rope_theta", rope.get("rope_theta", outside), float)
+    known = {"rope_type", "type", "rope_theta"}
+    if kind == "yarn":
+        known |= {*_YARN.values(), "original_max_position_embeddings"}
+    given = {name: value for name, value in rope.items() if value is not None}
+    if given.pop("truncate", True) is not True or given.pop("partial_rotary_factor", 1.0) != 1 or set(given) - known:
+        raise ConfigError("only rope_theta and YaRN without mscale are supported", where, rope)
+    if kind == "default":
+        return {"rope_theta": theta}
+    if kind != "yarn":
+        raise ConfigError("only 'default' and 'yarn' are supported", f"{where}.rope_type", kind)
+    yarn = {ours: _positive(f"{where}.{name}", given[name], float) for ours, name in _YARN.items() if name in given}
+    factor = yarn.get("yarn_factor")
+    if factor is None:
+        raise ConfigError("YaRN needs one", f"{where}.factor", None)
+    before = given.get("original_max_position_embeddings", fields.get("original_max_position_embeddings", positions))
+    before = _positive("original_max_position_embeddings", before, int)
+    if positions not in (before, int(before * factor)):
+        raise ConfigError(
+            f"is neither original_max_position_embeddings {before} nor that times {where}.factor {factor}",
+            "max_position_embeddings", positions,
+        )  # fmt: skip
+    return {"rope_theta": theta, "max_position_embeddings": before, **yarn}
+
+
+def write(config: Config, dtype: str) -> str:
+    """The text of config.json, in the published order; `dtype` is that of the tensors beside it.
+
+    Raises ConfigError for a shape that transformers refuses.
+    """
+    m = config.model
+    if m.hidden_size % m.num_attention_heads:
+        heads = m.num_attention_heads
+        raise ConfigError(
+            f"transformers needs a multiple of num_attention_heads {heads}", "model.hidden_size", m.hidden_size
+        )
+    if m.initializer_range > 1:
+        raise ConfigError("transformers takes at most 1", "model.initializer_range", m.initializer_range)
+    windowed = m.sliding_window is not None
+    scaling = None
+    if m.yarn_factor != 1 or m.yarn_attention_factor is not None:
+        scaling = {
+            "rope_type": "yarn",
+            **{theirs: getattr(m, ours) for ours, theirs in _YARN.items() if getattr(m, ours) is not None},
+            "original_max_position_embeddings": m.max_position_embeddings,
+        }
+    fields = {
+        "architectures": ["MistralForCausalLM" if windowed else "LlamaForCausalLM"],
+        **({} if windowed else {"attention_bias": False}),
+        "attention_dropout": 0.0,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "gener_jax": {"convention": config.tokenizer.convention},
+        "head_dim": m.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": m.hidden_size,
+        "initializer_range": m.initializer_range,
+        "intermediate_size": m.intermediate_size,
+        "max_position_embeddings": int(m.max_position_embeddings * m.yarn_factor),
+        **({} if windowed else {"mlp_bias": False}),
+        "model_type": "mistral" if windowed else "llama",
+        "num_attention_heads": m.num_attention_heads,
+        "num_hidden_layers": m.num_hidden_layers,
+        "num_key_value_heads": m.num_key_value_heads,
+        "pad_token_id": PAD,
+        **({} if windowed else {"pretraining_tp": 1}),
+        "rms_norm_eps": m.rms_norm_eps,
+        "rope_scaling": scaling,
+        "rope_theta": m.rope_theta,
+        **({"sliding_window": m.sliding_window} if windowed else {}),
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        "vocab_size": m.vocab_size,
+    }
+    return json.dumps(fields, indent=2) + "\n"

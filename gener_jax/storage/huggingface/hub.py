@@ -1,0 +1,58 @@
+"""Names such as `GenerTeam/GENERator-v2-eukaryote-1.2b-base`: found in the local cache, fetched only on request."""
+
+import os
+import re
+from pathlib import Path
+
+from gener_jax.runtime.errors import CheckpointError
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")  # owner/name, @ a commit or branch
+_FILES = ["config.json", "*.safetensors", "model.safetensors.index.json", "vocab.txt", "tokenizer.json"]  # no code
+
+
+def cache() -> Path:
+    """The folder in which `huggingface_hub` caches downloads, by the same environment variables."""
+    home = Path(os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"))
+    named = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
+    return Path(named or home / "hub").expanduser()
+
+
+def find(name: str | Path, *, download: bool = False) -> Path:
+    """The folder of a model: the path itself if it exists, else that name in the cache.
+
+    Args:
+      name: a folder, or `owner/name`, or `owner/name@revision`, a commit or a branch (default: main).
+      download: fetch what is missing in the cache; needs `pip install 'gener_jax[hub]'`. Weights,
+        configuration and vocabulary are fetched, no code.
+
+    Raises:
+      CheckpointError: if there is neither such a folder nor such a name in the cache, or it cannot be fetched.
+    """
+    if Path(name).exists() or not _NAME.fullmatch(str(name)):
+        return Path(name)
+    repository, _, revision = str(name).partition("@")
+    if not download:
+        if (folder := _cached(repository, revision or "main")) is not None:
+            return folder
+        raise CheckpointError(
+            name,
+            f"is neither a folder nor in the Hugging Face cache {cache()}: fetch it with --download "
+            "(download=True), or give its folder",
+        )
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise CheckpointError(name, "fetching it needs pip install 'gener_jax[hub]'") from None
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_FILES))
+    except Exception as error:  # of the network, of the hub, of the disk
+        raise CheckpointError(name, f"cannot be fetched: {str(error).splitlines()[0]}") from error
+
+
+def _cached(repository: str, revision: str) -> Path | None:
+    """The snapshot of a revision, if it holds a configuration; reading finds out whether other files are missing."""
+    base = cache() / f"models--{repository.replace('/', '--')}"
+    ref = base / "refs" / revision
+    commit = ref.read_text().strip() if ".." not in revision and ref.is_file() else revision
+    folder = base / "snapshots" / Path(commit).name
+    return folder if (folder / "config.json").exists() else None

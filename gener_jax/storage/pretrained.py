@@ -1,0 +1,84 @@
+"""The folder of a model, of either kind: a run of `gener_jax.train`, or a published model in Hugging Face's layout."""
+
+import functools
+from pathlib import Path
+
+import jax
+from flax import linen as nn
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from gener_jax import assets
+from gener_jax.config import Config, Model
+from gener_jax.model import decoder
+from gener_jax.model.sharding import tree_shardings
+from gener_jax.runtime.errors import CheckpointError
+from gener_jax.storage import run_folder
+from gener_jax.storage.huggingface import config as published_config
+from gener_jax.storage.huggingface import hub, weights
+
+__all__ = ["abstract_params", "find", "is_published", "read_config", "read_params"]
+
+
+SHIPPED = {"tiny": assets.TINY}  # name → folder
+
+
+def find(name: str | Path, *, download: bool = False) -> Path:
+    """The folder of a model: a path that exists, a name that ships, or a name in the cache (see `hub.find`)."""
+    if str(name) in SHIPPED and not Path(name).exists():
+        return SHIPPED[str(name)]
+    return hub.find(name, download=download)
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder has Hugging Face's layout."""
+    return published_config.is_folder(folder)
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of the model in a folder.
+
+    Raises:
+      CheckpointError: if there is none, or it is not of a supported model.
+    """
+    return published_config.read(folder) if is_published(folder) else run_folder.read_config(folder)
+
+
+def abstract_params(model: Model, mesh: Mesh, dtype: str = "float32"):
+    """Shapes of the parameters with their shardings on a mesh, matrices in `dtype`; the norms' scales are float32."""
+    boxed = jax.eval_shape(functools.partial(decoder.init, decoder.Decoder(model)), jax.random.key(0))
+    shapes = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), tree_shardings(boxed, mesh)
+    )
+    return traverse_util.path_aware_map(
+        lambda path, x: x if path[-1] == "scale" else jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding), shapes
+    )
+
+
+def read_params(
+    folder: Path,
+    config: Config,
+    mesh: Mesh,
+    *,
+    step: int | str | None = None,
+    dtype: str = "float32",
+    by_layer: bool = False,
+):
+    """The parameters, placed on a mesh, and the step of the checkpoint they come from (None for a published model).
+
+    Args:
+      config: of the model, with its vocabulary size.
+      step: a checkpoint's step, "best", or None for the newest; only of a run.
+      dtype: of the matrices.
+      by_layer: an array per layer, as inference takes them, instead of stacked layers (see `model.decoder`).
+
+    Raises:
+      CheckpointError: if they cannot be read, or are not those of the configuration.
+    """
+    target = abstract_params(config.model, mesh, dtype)
+    if not is_published(folder):
+        params, step = run_folder.restore_params(folder, target, step)
+        return decoder.unstack(params, donate=True) if by_layer else params, step
+    if step is not None:
+        raise CheckpointError(folder, "is a published model, which has no steps", name="step", value=step)
+    return weights.read(folder, decoder.unstack(target) if by_layer else target), None

@@ -1,0 +1,256 @@
+"""A run's folder, read and described, with orbax: `config.json`, `environment.json`, `log.jsonl` and
+`checkpoints/<step>/`.
+
+Parameters and optimizer state of a step are separate items, so that inference reads the parameters alone.
+`gener_jax.train` writes such a folder; `gener_jax.convert` makes one from a published model, with parameters alone.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from gener_jax.config import Config, ConfigError, dumps, resolve
+from gener_jax.runtime.errors import CheckpointError, DamagedError
+from gener_jax.storage.files import read_json
+
+_TOKENIZER = "tokenizer.model"
+_METRICS = "metrics/metrics"  # orbax's, of a checkpoint
+
+
+def _score(metrics: dict) -> float:
+    """Held-out bits per base, which choose the best checkpoint; one without them, or with NaN, is never the best."""
+    bits = metrics["bits_per_base"]
+    return math.inf if bits is None or math.isnan(bits) else bits
+
+
+def open_manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
+    """orbax's manager of a run's checkpoints, which keeps the newest `keep` and the best; None: for reading."""
+    policies = [
+        checkpoint_managers.LatestN(keep),
+        checkpoint_managers.BestN(get_metric_fn=_score, reverse=True, n=1),
+    ]
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies) if keep else None,
+        best_fn=_score,  # without it orbax stores no metrics and calls the newest the best
+        best_mode="min",
+        create=keep is not None,
+        cleanup_tmp_directories=keep is not None,  # left half-written by a kill
+    )
+    handlers = {
+        "params": ocp.StandardCheckpointHandler(),
+        "optimizer": ocp.StandardCheckpointHandler(),
+        "loader": ocp.JsonCheckpointHandler(),
+        "config": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(folder.absolute() / "checkpoints", options=options, item_handlers=handlers)
+
+
+def write_metrics(folder: Path, step: int, metrics: dict) -> None:
+    """Replaces the metrics of a checkpoint."""
+    path = folder / "checkpoints" / str(step) / _METRICS
+    path.parent.mkdir(exist_ok=True)
+    _write(path, json.dumps(metrics))
+
+
+def unreadable_metrics(folder: Path) -> list[int]:
+    """Steps whose metrics cannot be read; orbax reads the metrics of all steps first, and fails at such a step."""
+    steps = []
+    for path in (folder / "checkpoints").glob(f"*/{_METRICS}"):
+        if path.parts[-3].isdigit():
+            try:
+                bits = json.loads(path.read_text())["bits_per_base"]
+                if not isinstance(bits, float | int | None):
+                    raise ValueError(bits)
+            except (OSError, ValueError, KeyError, TypeError):
+                steps.append(int(path.parts[-3]))
+    return sorted(steps)
+
+
+@contextlib.contextmanager
+def writing(folder: Path):
+    """Turns any failure to write a checkpoint into a CheckpointError of one line."""
+    try:
+        yield
+    except Exception as error:  # orbax and tensorstore raise many kinds, OSError the least of them
+        raise CheckpointError(
+            folder / "checkpoints",
+            f"a checkpoint cannot be written ({_first_line(error)}); free some space, "
+            "and the same command resumes from the previous one",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:200]
+
+
+def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items, params):
+    """Restores `items` of a step, after checking that its parameters have the shapes of `params`."""
+    where = f"{folder / 'checkpoints' / str(step)}"
+    try:
+        saved = manager.item_metadata(step)["params"]
+        found = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(saved)}
+        wanted = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(params)}
+        for name in sorted(wanted.keys() | found.keys()):
+            if found and wanted.get(name) != found.get(name):
+                raise CheckpointError(
+                    where,
+                    f"has another shape: {name} is {found.get(name, 'absent')}, the model's "
+                    f"{wanted.get(name, 'absent')}; is model.* what it was trained with?",
+                )
+        present = set(manager.item_metadata(step).keys())
+        if missing := sorted(set(items.keys()) - present):
+            if not {"optimizer", "loader"} & present:  # made by `write_params`
+                raise CheckpointError(
+                    where,
+                    f"holds parameters alone and no {missing[0]}, so no run can resume from it: "
+                    "start one from it with --config.train.init_from and another --workdir",
+                )
+            raise FileNotFoundError(f"it has no {missing[0]}")
+        return manager.restore(step, args=items)
+    except CheckpointError:
+        raise
+    except Exception as error:  # of a damaged file: orbax and tensorstore raise many kinds
+        raise DamagedError(
+            where,
+            f"cannot be read ({_first_line(error)}); if it is damaged, remove that folder and take another step",
+        ) from error
+
+
+def restore_params(folder: Path, target, step: int | str | None = None):
+    """The parameters alone, placed like `target`, and their step; `step` None is the newest, "best" the best.
+
+    Raises:
+      CheckpointError: if there is none, it cannot be read, or its shapes differ from the target's.
+    """
+    if not (folder / "checkpoints").is_dir():
+        raise CheckpointError(folder, "holds no checkpoints; train one with python -m gener_jax.train")
+    if damaged := unreadable_metrics(folder):
+        raise DamagedError(folder / "checkpoints" / str(damaged[-1]), "damaged: remove that folder")
+    with open_manager(folder) as manager:
+        steps = manager.all_steps()
+        if not steps:
+            raise CheckpointError(folder, "holds no complete checkpoint yet")
+        if step == "best":
+            step = manager.best_step()
+            if step is None or _score(manager.metrics(step)) == math.inf:
+                raise CheckpointError(folder, "no checkpoint has held-out bits per base, so none is the best")
+        step = max(steps) if step is None else step
+        if step not in steps:
+            raise CheckpointError(
+                folder,
+                f"has no checkpoint of step {step}; it has {', '.join(map(str, steps))}",
+                name="step",
+                value=step,
+            )
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(target))
+        return restore_items(manager, folder, step, items, target)["params"], step
+
+
+def write_params(folder: Path, config: Config, params) -> None:
+    """Writes a folder that holds parameters alone, as step 0; for published models."""
+    describe(folder, config)
+    items = ocp.args.Composite(
+        params=ocp.args.StandardSave(params), config=ocp.args.JsonSave(dataclasses.asdict(config))
+    )
+    with writing(folder), open_manager(folder, keep=2) as manager:
+        manager.save(0, args=items, metrics={"bits_per_base": None})
+        manager.wait_until_finished()
+
+
+def read_loader_state(folder: Path, step: int) -> dict | None:
+    """The loader's state in a checkpoint: step, seed, digests of loader and dataset; None if it holds none."""
+    with open_manager(folder) as manager:
+        if "loader" not in manager.item_metadata(step).keys():  # noqa: SIM118 (orbax's object is no mapping)
+            return None
+        return manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
+
+
+def read_config(folder: Path) -> Config:
+    """The resolved configuration that a run's folder holds."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise CheckpointError(folder, "holds no config.json; give the folder of a run of gener_jax.train")
+    try:
+        config = resolve(read_json(path))
+    except ConfigError as error:
+        raise CheckpointError(path, str(error), name=error.field, value=error.value) from None
+    if (folder / _TOKENIZER).exists():  # the run's own copy
+        tokenizer = dataclasses.replace(config.tokenizer, model_file=str(folder / _TOKENIZER))
+        config = dataclasses.replace(config, tokenizer=tokenizer)
+    return config
+
+
+def describe(folder: Path, config: Config) -> None:
+    """Writes config.json, adds this start to environment.json, and copies the model of a BPE tokenizer.
+
+    environment.json is a list with one object per start of the run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.tokenizer.kind == "bpe" and not (folder / _TOKENIZER).exists():
+        beside = folder / f"{_TOKENIZER}.partial"
+        shutil.copyfile(config.tokenizer.model_file, beside)
+        os.replace(beside, folder / _TOKENIZER)
+    _write(folder / "config.json", dumps(config))
+    path = folder / "environment.json"
+    try:
+        starts = json.loads(path.read_text()) if path.exists() else []
+    except ValueError as error:
+        raise CheckpointError(path, f"is not valid JSON ({error}); remove it, nothing else depends on it") from None
+    starts = starts if isinstance(starts, list) else [starts]  # early versions wrote one object
+    _write(path, json.dumps([*starts, environment()], indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_suffix(".partial")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def environment() -> dict:
+    """The command, commit, versions and devices that made a result."""
+    versions = {}
+    for package in (
+        "gener_jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "grain",
+        "array_record",
+        "numpy",
+    ):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return {
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+        "versions": versions,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from; None outside a checkout."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
