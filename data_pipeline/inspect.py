@@ -24,7 +24,7 @@ import numpy as np
 from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import ArgumentError, DatasetError, FileError
-from data_pipeline.regions import extraction
+from data_pipeline.regions import schemes
 from data_pipeline.sequence import bases, record
 from data_pipeline.splitting import split
 
@@ -147,7 +147,7 @@ def totals(sources: Sequence[RegionSource], numbers: Sequence[Sequence[int]]) ->
             taxon, kind = (source.index[name][region] for name in ("taxon", "kind"))
             found[source.split, source.taxa[taxon], source.kinds[kind]].add(source, region)
             whole.add(source, region)
-    names = (split.SPLITS, record.TAXA, extraction.KINDS)
+    names = (split.SPLITS, record.TAXA, schemes.KINDS)
     order = sorted(found, key=lambda key: [all_.index(name) for all_, name in zip(names, key, strict=True)])
     rows = [[*key, *found[key].row()] for key in order]
     if len(rows) > 1:
@@ -207,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
     add = parse.add_argument
     add("dataset", metavar="DIR", help="a folder that data_pipeline.build created")
     add("--split", nargs="+", metavar="SPLIT", help="only these: train, validation, test (default: all)")
-    add("--kinds", nargs="+", default=[], choices=extraction.KINDS, metavar="KIND", help="only these kinds")
+    add("--kinds", nargs="+", default=[], choices=schemes.KINDS, metavar="KIND", help="only these kinds")
     add("--taxa", nargs="+", default=[], choices=record.TAXA, metavar="TAXON", help="only these tags")
     add("--gene", metavar="REGEX", help="only regions whose gene name or locus tag matches")
     add("--product", metavar="REGEX", help="only regions whose product matches")

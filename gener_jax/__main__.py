@@ -2,10 +2,10 @@
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
 
 from data_pipeline import cli
 from gener_jax import __version__
+from gener_jax.cli.calling import run
 
 VERBS = {
     "data": ("data_pipeline.__main__", "build, inspect, train_bpe: datasets of annotated genomes"),
@@ -19,13 +19,6 @@ VERBS = {
     "xla_flags": ("gener_jax.xla_flags", "prints the flags for XLA on a GPU or TPU"),
     "benchmark": ("gener_jax.benchmarks.__main__", "train, inference, loader, build, tokenizer: speed and memory"),
 }
-
-
-def run(main: Callable[[], int | None]) -> None:
-    """Runs a command of this package; jax is imported only here."""
-    from gener_jax.cli import command
-
-    command.run(main)
 
 
 def main() -> None:

@@ -21,11 +21,11 @@ import jax
 import numpy as np
 
 from gener_jax.cli import command
-from gener_jax.config import Config, ConfigError, with_model
+from gener_jax.config import Config, with_model
 from gener_jax.inference import parity
 from gener_jax.inference.lm import LM, from_config
 from gener_jax.model import decoder
-from gener_jax.runtime.errors import CheckpointError
+from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.runtime.progress import say
 from gener_jax.storage import pretrained, run_folder
 from gener_jax.storage.files import whole_folder

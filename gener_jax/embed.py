@@ -21,15 +21,17 @@ from data_pipeline.errors import DataError
 from data_pipeline.formats import fasta
 from data_pipeline.sequence import bases
 from gener_jax.cli import command
-from gener_jax.config import ConfigError, dumps
+from gener_jax.config import dumps
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_at_once
 from gener_jax.inference.embeddings import POOLINGS
 from gener_jax.inference.lm import from_config
+from gener_jax.inference.prompt import only_special
+from gener_jax.runtime import errors
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, say
-from gener_jax.score import of_file, only_special
 from gener_jax.storage import run_folder
 from gener_jax.storage.compilation import keep_programs
-from gener_jax.storage.files import Growing
+from gener_jax.storage.files import Growing, of_file
 
 _SEQUENCES = 4096  # between two writings
 _ROWS = 256  # of a table that are in memory at a time
@@ -84,7 +86,7 @@ def main(argv=None) -> None:
     add("--batch_tokens", type=int, help=f"tokens read together [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]")
     add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
-    with command.refusing(f"--prefix {args.prefix}"):
+    with errors.refusing(f"--prefix {args.prefix}"):
         only_special(args.prefix)
     writers = {".npz": write_npz, ".parquet": write_parquet}
     if args.output.suffix not in writers:
@@ -117,14 +119,14 @@ def main(argv=None) -> None:
         if not len(sequence.codes):
             raise DataError(f"{args.fasta}: record {sequence.name}: is empty; remove it")
         tokens = -(-len(sequence.codes) // lm.tokenizer.k) + prefix.count("<") if lm.tokenizer.kind == "kmer" else 0
-        with command.refusing(f"{args.fasta}: record {sequence.name}"):
+        with errors.refusing(f"{args.fasta}: record {sequence.name}"):
             lm.check_length(-(-tokens // args.chunks) + 2, f"in {args.chunks} chunk(s) (--chunks), it")
 
     def write(group: list[fasta.Sequence]) -> None:
         texts = [prefix + bases.decode(s.codes) for s in group]
         for sequence in group:
             check(sequence)
-        with command.refusing(f"{args.fasta}: records {group[0].name} to {group[-1].name}"):
+        with errors.refusing(f"{args.fasta}: records {group[0].name} to {group[-1].name}"):
             found = lm.embed(texts, batch_tokens=args.batch_tokens, **options)
         names.extend(s.name for s in group)
         tokens.extend(len(x) if args.pooling == "tokens" else 1 for x in found)

@@ -22,10 +22,11 @@ import jax
 import numpy as np
 
 from gener_jax.cli import command
-from gener_jax.config import REMAT, Config, ConfigError, Mesh
+from gener_jax.config import REMAT, Config, Mesh
 from gener_jax.data.tokenizer import for_config
 from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import AXES, axis_sizes, batch_sharding, check_divides, mesh_of
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import say
 from gener_jax.training.step import abstract_state, make_train_step
 

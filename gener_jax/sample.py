@@ -13,12 +13,14 @@ from pathlib import Path
 from data_pipeline.formats import fasta as fasta_file
 from data_pipeline.sequence import bases
 from gener_jax.cli import command
-from gener_jax.config import ConfigError, Sample
+from gener_jax.config import Sample
 from gener_jax.data.tokenizer import SPECIAL_TOKENS, for_config
 from gener_jax.inference.constraints import Constraints
-from gener_jax.inference.generate import BATCH_SIZE, MODES, REMAINDERS, cache_size, split_prompt
+from gener_jax.inference.generate import BATCH_SIZE, MODES, cache_size
 from gener_jax.inference.lm import from_config
-from gener_jax.score import only_special
+from gener_jax.inference.prompt import REMAINDERS, only_special, split_prompt
+from gener_jax.runtime import errors
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage.compilation import keep_programs
 
 
@@ -68,7 +70,7 @@ def main(argv=None) -> None:
         given["prompts"] = tuple(args.prompt)
     if args.fasta is not None and args.prompt:
         raise ConfigError("give either --prompt or --fasta, not both")
-    with command.refusing(f"--prefix {args.prefix}"):
+    with errors.refusing(f"--prefix {args.prefix}"):
         only_special(args.prefix)
     for path in filter(None, (args.output, args.log_probs)):
         if not path.name or path.is_dir():
@@ -80,10 +82,10 @@ def main(argv=None) -> None:
         records = [(s.name, bases.decode(s.codes)) for s in fasta_file.read(args.fasta)]
         names, prompts = [name for name, _ in records], [text for _, text in records]
     prompts = [args.prefix + p for p in prompts]
-    with command.refusing("--prompt" if args.fasta is None else f"--fasta {args.fasta}"):  # before parameters are read
+    with errors.refusing("--prompt" if args.fasta is None else f"--fasta {args.fasta}"):  # before parameters are read
         tokenizer, _ = for_config(config)
         ids = [split_prompt(tokenizer, p, args.remainder)[0] for p in prompts for _ in range(sample.num_samples)]
-    with command.refusing():
+    with errors.refusing():
         constraints = Constraints(
             max_run=args.max_run, avoid=tuple(args.avoid), gc=args.gc and tuple(args.gc), open_frame=args.open_frame,
             stop_codon=args.stop_codon, genetic_code=args.genetic_code,
@@ -91,7 +93,7 @@ def main(argv=None) -> None:
     rows, slots = cache_size(ids, sample.num_bases, tokenizer, BATCH_SIZE)
     keep_programs(config, folder)
     lm = from_config(config, folder, step=args.step, batch=rows, tokens=slots)
-    with command.refusing():
+    with errors.refusing():
         continuations = lm.generate(
             prompts, sample.num_bases, num_samples=sample.num_samples, temperature=sample.temperature,
             top_k=sample.top_k, top_p=sample.top_p, mode=args.mode, seed=sample.seed, stop=args.stop,

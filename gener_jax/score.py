@@ -24,16 +24,20 @@ from data_pipeline.formats import fasta, vcf
 from data_pipeline.sequence import bases, kmers
 from data_pipeline.splitting import leakage
 from gener_jax.cli import command
-from gener_jax.config import Config, ConfigError, dumps
-from gener_jax.data.tokenizer import KmerTokenizer
+from gener_jax.config import Config, dumps
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_at_once
-from gener_jax.inference.likelihood import SCORES, STRANDS, split_prefix
+from gener_jax.inference.likelihood import SCORES, STRANDS
 from gener_jax.inference.lm import LM, from_config
-from gener_jax.inference.variants.protocols import CONTEXT, PROTOCOLS, Genome, Scored, Variant
+from gener_jax.inference.prompt import only_special
+from gener_jax.inference.variants.genome import Genome
+from gener_jax.inference.variants.protocols import CONTEXT, PROTOCOLS, Scored
+from gener_jax.inference.variants.variant import Variant
+from gener_jax.runtime import errors
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, say
 from gener_jax.storage import run_folder
 from gener_jax.storage.compilation import keep_programs
-from gener_jax.storage.files import Growing
+from gener_jax.storage.files import Growing, of_file
 
 VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "score", "value", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
@@ -155,24 +159,6 @@ def _longest(codes: list[np.ndarray], seen: np.ndarray) -> int:
     return longest
 
 
-def only_special(prefix: str) -> None:
-    """Raises ValueError for a prefix with anything but special tokens in it."""
-    KmerTokenizer(1).encode(prefix)
-    if split_prefix(prefix)[1]:
-        raise ValueError("has DNA in it; give special tokens alone, such as <mam><cds>")
-
-
-def of_file(path: Path | None) -> dict | None:
-    """What tells a file from another one of its name."""
-    if path is None or str(path) == "-":
-        return None if path is None else {"path": "-"}
-    try:
-        facts = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    return {"path": str(path), "bytes": facts.st_size, "modified": facts.st_mtime_ns}
-
-
 def _records(path: Path) -> Iterator[vcf.Record]:
     return (r for r in vcf.read(path) if not isinstance(r, str))
 
@@ -221,7 +207,7 @@ def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict
         "protocol": args.protocol, "context": args.context, "phases": args.phases, "strand": args.strand,
         "marginals": args.score == "base", "batch_tokens": args.batch_tokens,
     }  # fmt: skip
-    with command.refusing():
+    with errors.refusing():
         list(lm.score_variants([], {}, **options))  # wrong options are told before anything is read or written
     genome = Genome.read(args.fasta, args.aliases)
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
@@ -241,7 +227,7 @@ def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict
     records = itertools.islice(_records(args.vcf), out.done, None)
     while block := list(itertools.islice(records, _RECORDS)):
         variants = [Variant(r.contig, r.start, r.ref, alt) for r in block for alt in r.alts]
-        with command.refusing():
+        with errors.refusing():
             scores = iter(lm.score_variants(variants, genome, **options))
         rows = []
         for record in block:
@@ -274,7 +260,7 @@ def score_fasta(lm: LM, args, made_of: dict) -> dict:
                 flag = f"needs {tokens} tokens of context, the model was made for {longest}"
             flags.append(flag)
         good = [args.prefix + bases.decode(s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
-        with command.refusing():
+        with errors.refusing():
             scores = iter(lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens))
         rows = []
         for sequence, flag in zip(group, flags, strict=True):
@@ -339,7 +325,7 @@ def main(argv=None) -> None:
             raise ConfigError(
                 f"--output {args.output}: sequences are written as a table; give a name that ends in .tsv"
             )
-    with command.refusing(f"--prefix {args.prefix}"):
+    with errors.refusing(f"--prefix {args.prefix}"):
         only_special(args.prefix)
     if args.batch_tokens is not None and args.batch_tokens < 1:
         raise ConfigError(f"--batch_tokens {args.batch_tokens}: has to be positive")

@@ -13,20 +13,21 @@ from pathlib import Path
 import flax
 import jax
 
-from data_pipeline.build import build
+from data_pipeline.dataset.builder import build
 from data_pipeline.dataset.inputs import discover
 from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import DataError
 from gener_jax import __version__
 from gener_jax.cli import command
-from gener_jax.config import Config, ConfigError
+from gener_jax.config import Config
 from gener_jax.data.loader import TokenStream
 from gener_jax.data.tokenizer import Tokenizer, for_config
-from gener_jax.inference.generate import split_prompt
 from gener_jax.inference.lm import LM
+from gener_jax.inference.prompt import split_prompt
 from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import mesh_of
-from gener_jax.runtime import distributed
+from gener_jax.runtime import distributed, errors
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import say
 from gener_jax.storage import pretrained, run_folder
 from gener_jax.storage.compilation import keep_programs
@@ -117,7 +118,7 @@ def prepare(config: Config, workdir: Path) -> Run:
       ConfigError, DataError, CheckpointError: one line each, before anything is trained.
     """
     tokenizer, config = for_config(config)
-    with command.refusing("sample.prompts"):  # now, not after training
+    with errors.refusing("sample.prompts"):  # now, not after training
         for prompt in config.sample.prompts:
             split_prompt(tokenizer, prompt)
     check(config)
@@ -128,7 +129,7 @@ def prepare(config: Config, workdir: Path) -> Run:
         raise DataError(
             f"{config.data.path}: does not exist; build it first with one process, since this run has several"
         )
-    with command.refusing():
+    with errors.refusing():
         mesh = mesh_of(config)
         target = abstract_state(config, mesh)
     distributed.first(lambda: prepare_data(config, tokenizer))

@@ -40,10 +40,9 @@ import numpy as np
 
 # Everything of the system that is used here.
 import gener_jax
-from data_pipeline import build
-from data_pipeline.dataset import inputs
+from data_pipeline.dataset import builder, inputs
 from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.regions import extraction
+from data_pipeline.regions import extraction, schemes
 from gener_jax import convert
 from gener_jax.assets import EXAMPLE_GENOME
 from gener_jax.cli import command
@@ -57,10 +56,10 @@ from tests.data import DATA
 ROOT = Path(__file__).parents[1]
 SECOND_GENOME = DATA / "genomes" / "eukaryote" / "yeast_S288C_chrVII_NC_001139.9.gb.gz"
 SCHEMES = {
-    "gene": extraction.Scheme(regulatory=True, flank=50),
-    "whole": extraction.Scheme("whole", max_length=30_000, cut_n=10),
-    "mrna": extraction.Scheme("mrna"),
-    "cds": extraction.Scheme("cds"),
+    "gene": schemes.Scheme(regulatory=True, flank=50),
+    "whole": schemes.Scheme("whole", max_length=30_000, cut_n=10),
+    "mrna": schemes.Scheme("mrna"),
+    "cds": schemes.Scheme("cds"),
 }
 STEPS, SEEDS = 100, (0, 1, 2)
 MESHES = {"1 device": ((1, 1, 1, 1), 1), "2 x 2 x 2": ((1, 2, 2, 2), 8)}  # data, fsdp, tensor, context
@@ -159,7 +158,7 @@ def regions_of(genome: Path) -> dict:
         digest, number, bases = hashlib.sha256(), 0, 0
         (source,), _ = inputs.discover([genome], annotated=True)
         with tempfile.TemporaryDirectory() as scratch:
-            kinds, qualifiers = extraction.feature_kinds(scheme), extraction.qualifiers(scheme)
+            kinds, qualifiers = schemes.feature_kinds(scheme), schemes.qualifiers(scheme)
             for record in inputs.records(source, kinds, scratch, lambda _: None, qualifiers):
                 for region in extraction.regions(record, scheme):
                     digest.update(plain(tuple(region)).encode())
@@ -249,7 +248,7 @@ def record() -> dict:
         dataset = Path(scratch) / "dataset"
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            build.build([EXAMPLE_GENOME], dataset, validation_share=0.1)
+            builder.build([EXAMPLE_GENOME], dataset, validation_share=0.1)
         genomes = {"example": regions_of(EXAMPLE_GENOME)}
         if SECOND_GENOME.exists():
             genomes["second"] = regions_of(SECOND_GENOME)

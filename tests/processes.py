@@ -22,7 +22,7 @@ def losses(dataset, mesh, steps=4):
     from gener_jax.data import loader
     from gener_jax.data.tokenizer import for_config
     from gener_jax.model.sharding import batch_sharding, mesh_of
-    from gener_jax.training.metrics import fetch
+    from gener_jax.runtime.transfer import fetch
     from gener_jax.training.step import abstract_state, make_train_step
     from tests import tiny
     from tests.conftest import random_params

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from data_pipeline import build
-from data_pipeline.dataset import merge
+from data_pipeline.dataset import builder, merge
 from data_pipeline.dataset.inputs import Input
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import ArgumentError, DataError, FileError, FormatError, MismatchError, PairingError
 from data_pipeline.formats import genbank
 from data_pipeline.regions import extraction, ledger
-from data_pipeline.regions.extraction import Scheme
+from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence import bases
 from tests.data import FIXTURES, data_path
 from tests.raised import raises
@@ -51,7 +51,7 @@ def region_bases(source):
 
 
 def test_every_region_is_in_one_split_and_reads_back(tmp_path):
-    info = build.build(INPUTS, tmp_path / "set", validation_share=0.2, test_share=0.2)
+    info = builder.build(INPUTS, tmp_path / "set", validation_share=0.2, test_share=0.2)
     assert not list(tmp_path.glob("*.partial*"))
     found = {}
     for split in ("train", "validation", "test"):
@@ -85,18 +85,18 @@ def test_every_region_is_in_one_split_and_reads_back(tmp_path):
 
 def test_equal_inputs_give_equal_bytes(tmp_path):
     for folder in ("one", "two"):
-        build.build(INPUTS, tmp_path / folder, validation_share=0.2)
+        builder.build(INPUTS, tmp_path / folder, validation_share=0.2)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "two").iterdir())
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
-    other = build.build(INPUTS, tmp_path / "seed", validation_share=0.2, seed=1)
+    other = builder.build(INPUTS, tmp_path / "seed", validation_share=0.2, seed=1)
     assert other["digest"] != json.loads((tmp_path / "one" / "dataset.json").read_text())["digest"]
 
 
 def test_more_input_moves_no_region(tmp_path):
-    build.build(INPUTS[:2], tmp_path / "few", validation_share=0.3)
-    build.build(INPUTS[::-1], tmp_path / "more", validation_share=0.3)
+    builder.build(INPUTS[:2], tmp_path / "few", validation_share=0.3)
+    builder.build(INPUTS[::-1], tmp_path / "more", validation_share=0.3)
     for split in ("train", "validation"):
         few, more = (region_bases(RegionSource(tmp_path / name, split)) for name in ("few", "more"))
         assert few.keys() < more.keys()
@@ -106,38 +106,38 @@ def test_taxon_override_and_taxon_unknown(tmp_path):
     text = record_text([("gene", "1..6", {})]).replace("Bacteria; Somephylum", "unclassified").replace("BCT", "SYN")
     path = write(tmp_path / "a.gb", text)
     with raises(FormatError, file=path, record="TEST.1", field="taxon"):
-        build.build([path], tmp_path / "set")
-    info = build.build([path], tmp_path / "set", taxon="arc", validation_share=0)
+        builder.build([path], tmp_path / "set")
+    info = builder.build([path], tmp_path / "set", taxon="arc", validation_share=0)
     assert info["splits"]["train"]["taxa"] == {"arc": {"regions": 1, "bases": 6}}
     with raises(ArgumentError, field="taxon", value="cat"):
-        build.build([path], tmp_path / "other", taxon="cat")
+        builder.build([path], tmp_path / "other", taxon="cat")
 
 
 def test_a_record_given_twice_counts_once(tmp_path):
     gene = [("gene", "1..6", {})]
     same = write(tmp_path / "same.gb", record_text(gene) * 2)
     again = write(tmp_path / "again.gb", record_text(gene))
-    info = build.build([same, again], tmp_path / "set", validation_share=0)
+    info = builder.build([same, again], tmp_path / "set", validation_share=0)
     assert info["splits"]["train"]["regions"] == 1
     # The second in the same file is skipped when it is read, the second file's when all come together.
     assert info["ledger"]["records"]["skipped"] == {ledger.DUPLICATE_RECORD: {"count": 1, "bases": 10}}
     other = write(tmp_path / "other.gb", record_text(gene, "ttttttttttt"))
     with raises(MismatchError, record="TEST.1"):
-        build.build([same, other], tmp_path / "both")
+        builder.build([same, other], tmp_path / "both")
     assert info["ledger"]["regions"]["dropped"] == {ledger.DUPLICATE_RECORD: {"count": 1, "bases": 6}}
     assert info["ledger"]["regions"]["found"] == {"count": 2, "bases": 12}
 
 
 def test_records_without_sequence_are_reported_beside_others(tmp_path):
     empty = write(tmp_path / "a.gb", record_text([], length=777, origin=False, name="EMPTY"))
-    info = build.build([empty, *INPUTS], tmp_path / "set")
+    info = builder.build([empty, *INPUTS], tmp_path / "set")
     assert info["ledger"]["records"]["skipped"][ledger.NO_SEQUENCE] == {"count": 1, "bases": 777}
 
 
 def test_tokens(tmp_path):
-    info = build.build(INPUTS, tmp_path / "set", tokenizer=StubTokenizer())
+    info = builder.build(INPUTS, tmp_path / "set", tokenizer=StubTokenizer())
     assert info["records"] == "tokens"
-    plain = build.build(INPUTS, tmp_path / "plain")
+    plain = builder.build(INPUTS, tmp_path / "plain")
     for split in ("train", "validation"):
         tokens, codes = RegionSource(tmp_path / "set", split), RegionSource(tmp_path / "plain", split)
         for column in ("length", "start", "end", "strand", "kind", "taxon", "accession"):
@@ -157,7 +157,7 @@ def test_command_with_kmers(tmp_path):
     tokenizer = tokenizers.make("kmer", 6, None)
     assert source.info["tokenizer"]["name"] == tokenizer.name == "kmer-6"
     assert source.info["tokenizer"]["digest"] == tokenizer.digest
-    build.build(INPUTS, tmp_path / "plain")
+    builder.build(INPUTS, tmp_path / "plain")
     plain = RegionSource(tmp_path / "plain", "train")
     for number, length in enumerate(plain.index["length"].tolist()):
         ids = tokenizer.encode_bases(plain.read(number, 0, length))
@@ -328,7 +328,7 @@ def test_interruption_with_nothing_done_leaves_nothing(tmp_path, number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_interrupted_is_uninterrupted(tmp_path, number):
-    build.build(INPUTS, tmp_path / "whole")
+    builder.build(INPUTS, tmp_path / "whole")
     code, err = stopped(number, INPUTS, tmp_path / "set")
     if number == signal.SIGINT:
         assert code == 130
@@ -356,8 +356,8 @@ def test_interrupted_is_uninterrupted(tmp_path, number):
 
 def test_other_settings_do_not_take_what_is_kept(tmp_path):
     stopped(signal.SIGKILL, INPUTS, tmp_path / "set")
-    info = build.build(INPUTS, tmp_path / "set", scheme=Scheme("cds"))
-    build.build(INPUTS, tmp_path / "whole", scheme=Scheme("cds"))
+    info = builder.build(INPUTS, tmp_path / "set", scheme=Scheme("cds"))
+    builder.build(INPUTS, tmp_path / "whole", scheme=Scheme("cds"))
     assert files(tmp_path / "set") == files(tmp_path / "whole")
     assert set(info["splits"]["train"]["kinds"]) <= {"cds", "pseudo"}
 
@@ -365,7 +365,7 @@ def test_other_settings_do_not_take_what_is_kept(tmp_path):
 @pytest.mark.parametrize("split_by", ["group", "cluster"])
 def test_workers_change_nothing(tmp_path, split_by):
     for workers in (1, 2, 4):
-        build.build(INPUTS, tmp_path / str(workers), workers=workers, split_by=split_by, validation_share=0.3)
+        builder.build(INPUTS, tmp_path / str(workers), workers=workers, split_by=split_by, validation_share=0.3)
     assert files(tmp_path / "1") == files(tmp_path / "2") == files(tmp_path / "4")
 
 
@@ -403,23 +403,23 @@ def test_two_builds_do_not_write_to_one_place(tmp_path):
     try:
         assert process.stdout.readline() == "waiting\n"
         with raises(FileError, file="set.partial", remedy="wait for it"):
-            build.build(INPUTS, tmp_path / "set")
+            builder.build(INPUTS, tmp_path / "set")
     finally:
         process.kill()
         process.communicate()
-    build.build(INPUTS, tmp_path / "set")
+    builder.build(INPUTS, tmp_path / "set")
 
 
 def test_damaged_inputs_can_be_left_out(tmp_path, capsys):
     bad = write(tmp_path / "bad.gb", TEXT[:-3])
-    info = build.build([bad, *INPUTS], tmp_path / "set", skip_damaged=True)
+    info = builder.build([bad, *INPUTS], tmp_path / "set", skip_damaged=True)
     [row] = info["damaged"]
     assert row["files"] == ["bad.gb"]
     assert row["error"].startswith(f"{bad}: ")
     assert f"skipped: {bad}" in capsys.readouterr().err
     assert sum(facts["regions"] for facts in info["splits"].values()) == 237
     with pytest.raises(DataError, match=r"bad\.gb"):
-        build.build([bad], tmp_path / "other", skip_damaged=True)
+        builder.build([bad], tmp_path / "other", skip_damaged=True)
 
 
 def test_duplicates_on_either_strand(tmp_path):
@@ -434,7 +434,7 @@ def test_duplicates_on_either_strand(tmp_path):
     )
     kept = {}
     for duplicates in merge.DUPLICATES:
-        info = build.build([one, other], tmp_path / duplicates, duplicates=duplicates, validation_share=0)
+        info = builder.build([one, other], tmp_path / duplicates, duplicates=duplicates, validation_share=0)
         kept[duplicates] = sorted(region_bases(RegionSource(tmp_path / duplicates, "train")))
         dropped = info["ledger"]["regions"]["dropped"]
         assert info["ledger"]["regions"]["found"] == {"count": 4, "bases": 45}
@@ -459,7 +459,7 @@ def test_manifest_fixes_taxon_and_split(tmp_path):
 
 
 def test_split_by_assembly_and_leakage(tmp_path):
-    info = build.build(INPUTS, tmp_path / "set", split_by="assembly", validation_share=0.5, seed=1)
+    info = builder.build(INPUTS, tmp_path / "set", split_by="assembly", validation_share=0.5, seed=1)
     where = {}
     for split in ("train", "validation"):
         source = RegionSource(tmp_path / "set", split)
@@ -481,12 +481,12 @@ def test_seen_is_the_share_that_stands_in_training(tmp_path):
     held = record_text([("gene", "1..200", {}), ("gene", "201..400", {})], gene[:200] + other[:200])
     two = write(tmp_path / "two.gb", held.replace("TEST", "TWO"))
     inputs = [Input(None, one, split="train"), Input(None, two, split="validation")]
-    info = build.build(inputs, tmp_path / "set")
+    info = builder.build(inputs, tmp_path / "set")
     assert RegionSource(tmp_path / "set", "validation").index["seen"].tolist() == [1.0, 0.0]
     assert info["leakage"]["validation"]["near_copies"] == {"regions": 1, "bases": 200}
     assert info["leakage"]["validation"]["share_in_training"] == 0.5
     # By cluster, the held-out copy of a training gene is dropped.
-    info = build.build(inputs, tmp_path / "clusters", split_by="cluster")
+    info = builder.build(inputs, tmp_path / "clusters", split_by="cluster")
     assert RegionSource(tmp_path / "clusters", "validation").index["length"].tolist() == [200]
     assert info["ledger"]["regions"]["dropped"] == {merge.LINK: {"count": 1, "bases": 200}}
     assert info["leakage"]["validation"]["share_in_training"] == 0
@@ -495,7 +495,7 @@ def test_seen_is_the_share_that_stands_in_training(tmp_path):
 @pytest.mark.slow
 def test_e_coli(tmp_path):
     path = data_path("genomes", "prokaryote", "ecoli_K12_MG1655_NC_000913.3.gbk.gz")
-    info = build.build([path], tmp_path / "set")
+    info = builder.build([path], tmp_path / "set")
     assert sum(facts["regions"] for facts in info["splits"].values()) == 4498
     assert sum(facts["bases"] for facts in info["splits"].values()) == 4_179_571
     share = info["splits"]["validation"]["bases"] / 4_179_571
@@ -506,7 +506,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
     (tmp_path / "set.partial").mkdir()
     (tmp_path / "set.partial" / "mine").write_text("x")
     with raises(FileError, file="set.partial", remedy="move it away"):
-        build.build(INPUTS[:1], tmp_path / "set")
+        builder.build(INPUTS[:1], tmp_path / "set")
     assert [path.name for path in tmp_path.rglob("*")] == ["set.partial", "mine"]
 
 
@@ -515,34 +515,34 @@ def test_inputs_that_contradict_each_other_are_kept(tmp_path):
     one = write(tmp_path / "one.gb", record_text(gene))
     other = write(tmp_path / "other.gb", record_text(gene, "ttttttttttt"))
     with raises(MismatchError, record="TEST.1") as caught:
-        build.build([one, other], tmp_path / "set")
+        builder.build([one, other], tmp_path / "set")
     assert "2 finished inputs are kept in" in caught.value.remedy
-    build.build([one], tmp_path / "set")
+    builder.build([one], tmp_path / "set")
     assert not (tmp_path / "set.partial").exists()
 
 
 def test_nothing_left_to_train_on_is_said(tmp_path, capsys):
-    info = build.build(INPUTS[:1], tmp_path / "set", validation_share=0.9, split_by="contig", seed=3)
+    info = builder.build(INPUTS[:1], tmp_path / "set", validation_share=0.9, split_by="contig", seed=3)
     assert info["splits"]["train"]["regions"] == 0
     assert info["leakage"] == {}
     assert "warning: all regions are held out, none is left to train on" in capsys.readouterr().err
 
 
 def test_what_was_not_measured_is_not_zero(tmp_path):
-    build.build(INPUTS, tmp_path / "set", validation_share=0.3, measure_leakage=False)
+    builder.build(INPUTS, tmp_path / "set", validation_share=0.3, measure_leakage=False)
     assert np.isnan(RegionSource(tmp_path / "set", "validation").index["seen"]).all()
-    build.build(INPUTS, tmp_path / "other", validation_share=0.3)
+    builder.build(INPUTS, tmp_path / "other", validation_share=0.3)
     for part in ("train", "validation"):
         assert not np.isnan(RegionSource(tmp_path / "other", part).index["seen"]).any()
 
 
 def test_wrong_inputs(tmp_path):
     with raises(ArgumentError, field="inputs"):
-        build.build(str(INPUTS[0]), tmp_path / "set")
+        builder.build(str(INPUTS[0]), tmp_path / "set")
     fasta = write(tmp_path / "a.fa", ">A.1\nACGT\n")
     with raises(PairingError, file=fasta):
-        build.build([Input(fasta, None)], tmp_path / "set")
-    twice = build.build([Input(None, INPUTS[0])] * 2, tmp_path / "set")
+        builder.build([Input(fasta, None)], tmp_path / "set")
+    twice = builder.build([Input(None, INPUTS[0])] * 2, tmp_path / "set")
     assert len(twice["inputs"]) == 1
 
 
@@ -612,7 +612,7 @@ def test_a_family_is_picked_by_its_product(tmp_path):
     family = gzip.decompress(data_path("protein_families", "ribosomal_protein_prok_cds.fa.gz").read_bytes()).decode()
     expected = {"".join(entry.split("\n")[1:]).upper() for entry in family.split(">")[1:]}
     scheme = Scheme("cds", product="ribosomal (subunit )?protein")
-    build.build([folder], tmp_path / "set", scheme=scheme, duplicates="all", validation_share=0, taxon="bct")
+    builder.build([folder], tmp_path / "set", scheme=scheme, duplicates="all", validation_share=0, taxon="bct")
     source = RegionSource(tmp_path / "set", "train")
     found = {bases.decode(source.read(i, 0, int(length))) for i, length in enumerate(source.index["length"])}
     assert len(expected) == 264

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from gener_jax.config import ConfigError, resolve
+from gener_jax.config import resolve
 from gener_jax.data.tokenizer import for_config
 from gener_jax.model.sharding import make_mesh
-from gener_jax.runtime.errors import CheckpointError
+from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.storage import run_folder
 from gener_jax.storage.pretrained import abstract_params
 from gener_jax.training import checkpoint

@@ -9,8 +9,9 @@ import pytest
 from data_pipeline.errors import DataError
 from gener_jax import convert, embed, evaluate, sample, score
 from gener_jax.cli import command
-from gener_jax.config import ConfigError, dumps, resolve
-from gener_jax.runtime.errors import CheckpointError
+from gener_jax.config import dumps, resolve
+from gener_jax.runtime import errors
+from gener_jax.runtime.errors import CheckpointError, ConfigError
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = """
@@ -179,9 +180,9 @@ def test_a_fault_of_the_program_is_not_dressed_up(error):
 
 
 def test_refusing_turns_a_value_error_into_a_line():
-    with pytest.raises(ConfigError, match=r"^--prompt: no base$"), command.refusing("--prompt"):
+    with pytest.raises(ConfigError, match=r"^--prompt: no base$"), errors.refusing("--prompt"):
         raise ValueError("no base")
-    with pytest.raises(DataError, match=r"^damaged"), command.refusing("x"):
+    with pytest.raises(DataError, match=r"^damaged"), errors.refusing("x"):
         raise DataError("damaged")
 
 

@@ -5,7 +5,6 @@ import pytest
 
 from gener_jax.config import (
     Config,
-    ConfigError,
     Data,
     Mesh,
     Model,
@@ -20,6 +19,7 @@ from gener_jax.config import (
     resolve,
     to_config_dict,
 )
+from gener_jax.runtime.errors import ConfigError
 
 
 def changed(**fields):

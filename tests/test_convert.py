@@ -15,12 +15,12 @@ from safetensors.numpy import load_file
 
 import gener_jax
 from gener_jax import convert, evaluate, sample
-from gener_jax.config import Config, ConfigError, Data, Model, Tokenizer, with_model
+from gener_jax.config import Config, Data, Model, Tokenizer, with_model
 from gener_jax.data.tokenizer import KmerTokenizer
 from gener_jax.inference.lm import LM
 from gener_jax.model import memory
 from gener_jax.model.sharding import make_mesh
-from gener_jax.runtime.errors import CheckpointError
+from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.storage import run_folder
 from gener_jax.train import train
 from tests import tiny

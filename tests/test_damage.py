@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import build, inspect
+from data_pipeline import inspect
+from data_pipeline.dataset import builder
 from data_pipeline.dataset.merge import NoRegion
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DamagedFileError, DataError, FileError, FormatError, MismatchError
@@ -441,7 +442,7 @@ def built(folder: Path, files: dict[str, bytes]) -> dict | DataError:
         (folder / name).write_bytes(content)
     try:
         with bounds():
-            result = build.build(
+            result = builder.build(
                 [folder / name for name in files], folder / "set", workers=1, validation_share=0, taxon="bct"
             )
     except DataError as error:

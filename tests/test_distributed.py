@@ -4,8 +4,8 @@ import argparse
 
 import pytest
 
-from gener_jax.config import ConfigError
 from gener_jax.runtime import distributed
+from gener_jax.runtime.errors import ConfigError
 from tests import tiny
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_TASKS": "8"}
@@ -65,7 +65,7 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 from gener_jax.cli import command
 from gener_jax.runtime import distributed
-from gener_jax.config import ConfigError
+from gener_jax.runtime.errors import ConfigError
 import argparse, sys
 
 def main():

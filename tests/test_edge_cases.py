@@ -5,12 +5,13 @@ import os
 
 import pytest
 
-from data_pipeline import build, inspect
+from data_pipeline import inspect
+from data_pipeline.dataset import builder
 from data_pipeline.dataset.merge import NoRegion
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DamagedFileError, DataError, FileError, FormatError, PairingError
 from data_pipeline.regions import ledger
-from data_pipeline.regions.extraction import Scheme
+from data_pipeline.regions.schemes import Scheme
 from tests.data import data_path
 from tests.raised import check, raises
 from tests.test_genbank import record_text, write
@@ -20,7 +21,7 @@ GENE = [("gene", "2..7", {"locus_tag": "g1"})]
 
 
 def built(tmp_path, *paths, **options):
-    return build.build(paths, tmp_path / "set", **{"validation_share": 0, **options})
+    return builder.build(paths, tmp_path / "set", **{"validation_share": 0, **options})
 
 
 def refused(tmp_path, *paths, **options):
@@ -96,7 +97,7 @@ def test_many_unknown_bases(tmp_path):
     built(tmp_path, edge("soybean_gbpln2_850N.seq.gz"))
     [name] = places(tmp_path / "set")
     assert name.startswith("V00451.1:")
-    info = build.build(
+    info = builder.build(
         [edge("soybean_gbpln2_850N.seq.gz")], tmp_path / "cut", scheme=Scheme("whole", cut_n=50), validation_share=0
     )
     assert info["splits"]["train"]["bases"] == 3400 - 850
@@ -154,7 +155,7 @@ def test_a_record_without_accession(tmp_path):
     bare = text.replace("LOCUS       TEST            ", "LOCUS                       ")
     path = write(tmp_path / "b.gb", bare)
     with raises(FormatError, file=path, record="1"):
-        build.build([path], tmp_path / "bare")
+        builder.build([path], tmp_path / "bare")
 
 
 @pytest.mark.parametrize(
@@ -259,7 +260,7 @@ def test_links_that_go_round(tmp_path):
     assert info["ledger"]["records"]["read"] == row(1, 10)
     for name in ("b.gb", "gone.gb"):
         with raises(FileError, file=name):
-            build.build([folder / name], tmp_path / "other")
+            builder.build([folder / name], tmp_path / "other")
 
 
 def test_files_of_one_name_in_two_folders(tmp_path):

@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 
 from gener_jax import train
-from gener_jax.config import ConfigError
 from gener_jax.data.tokenizer import for_config
 from gener_jax.model.sharding import make_mesh
-from gener_jax.runtime.errors import CheckpointError, DamagedError, TrainingError
+from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError, Terminated, TrainingError
 from gener_jax.storage import run_folder
 from gener_jax.training import loop
 from gener_jax.training.checkpoint import Checkpoints
-from gener_jax.training.faults import STUCK, Terminated
+from gener_jax.training.faults import STUCK
 from gener_jax.training.step import abstract_state
 from tests import tiny
 from tests.test_parallel import free_port

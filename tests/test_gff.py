@@ -12,7 +12,7 @@ import pytest
 
 from data_pipeline.errors import DamagedFileError, FileError, FormatError, MismatchError, PairingError
 from data_pipeline.formats import genbank, gff, stream
-from data_pipeline.regions import extraction
+from data_pipeline.regions import extraction, schemes
 from data_pipeline.sequence import bases
 from tests.data import data_path, peer_path
 from tests.raised import raises
@@ -304,7 +304,7 @@ def test_regions_against_the_oracle(name, sequence, count, tmp_path):
     found = table(gff.read(*paths, None, tmp_path))
     assert found == sorted(expected)
     assert len(found) == count
-    assert table(gff.read(*paths, extraction.feature_kinds(extraction.GENE), tmp_path)) == found
+    assert table(gff.read(*paths, schemes.feature_kinds(schemes.GENE), tmp_path)) == found
 
 
 def test_a_real_gtf(tmp_path):
@@ -327,7 +327,7 @@ def test_a_real_gtf(tmp_path):
             assert sum(segment.end - segment.start for segment in feature.segments) == coded[feature.gene_id]
     # The file stands one base to the left of its sequence: moved by one, each CDS begins and ends as it should.
     moved = dataclasses.replace(record, codes=np.roll(record.codes, -1))
-    found = [bases.decode(region.codes) for region in extraction.regions(moved, extraction.Scheme("cds"))]
+    found = [bases.decode(region.codes) for region in extraction.regions(moved, schemes.Scheme("cds"))]
     assert [letters[:3] for letters in found] == ["ATG"] * 5
     assert {letters[-3:] for letters in found} <= {"TAA", "TAG", "TGA"}
     assert [len(letters) % 3 for letters in found] == [0] * 5
@@ -375,7 +375,7 @@ def test_yeast_by_genbank_and_by_gff3_differ_where_the_files_do(scheme, tmp_path
     def rows(one):
         return {
             (x.start, x.end, x.strand, x.segments): (x.kind, x.gene, x.locus_tag, x.frame, x.genetic_code, x.exceptions)
-            for x in extraction.regions(one, extraction.Scheme(scheme))
+            for x in extraction.regions(one, schemes.Scheme(scheme))
         }
 
     ours, theirs = rows(record), rows(paired)

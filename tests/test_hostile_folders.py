@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import gener_jax
 from data_pipeline.sequence.tokenizer import KmerTokenizer
-from gener_jax import config as configuration
+from gener_jax.runtime import errors
 from gener_jax.runtime.errors import CheckpointError
 from gener_jax.storage.huggingface import config as published_config
 from tests.data import FIXTURES
@@ -263,7 +263,7 @@ def test_load_refuses_what_it_cannot_do(small, tmp_path):
         ({"dtype": "int8"}, "model.dtype"),
         ({"convention": "v3"}, "tokenizer.convention"),
     ):
-        with pytest.raises(configuration.ConfigError) as caught:
+        with pytest.raises(errors.ConfigError) as caught:
             gener_jax.load(folder, **given)
         assert caught.value.field == field
     with pytest.raises(CheckpointError) as caught:

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline import build, inspect
+from data_pipeline import inspect
+from data_pipeline.dataset import builder
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DataError
 from data_pipeline.formats import genbank
-from data_pipeline.regions import extraction
+from data_pipeline.regions import extraction, schemes
 from tests.data import DATA, FIXTURES, data_path
 from tests.test_genbank import record_text, write
 from tests.test_gff import oracle, oracle_records
@@ -36,7 +37,7 @@ SKIPPED = {"NT_019265.gb.gz", "negative_location.gb.gz", "no_end_marker.gb.gz"} 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspect") / "set"
-    build.build(INPUTS, folder, validation_share=0.2, test_share=0.1)
+    builder.build(INPUTS, folder, validation_share=0.2, test_share=0.1)
     return folder
 
 
@@ -102,9 +103,9 @@ def test_fasta_of_every_genome(tmp_path, capsys, name):
     path = data_path("genomes", name)
     if path.name in SKIPPED:
         with pytest.raises(DataError):
-            build.build([path], tmp_path / "set", taxon="bct")
+            builder.build([path], tmp_path / "set", taxon="bct")
         return
-    build.build([path], tmp_path / "set", taxon="bct", validation_share=0.1)
+    builder.build([path], tmp_path / "set", taxon="bct", validation_share=0.1)
     capsys.readouterr()
     assert rows(printed(capsys, tmp_path / "set", "--fasta", "-")) == oracle_rows([path])
 
@@ -120,7 +121,7 @@ def test_fasta_of_every_genome(tmp_path, capsys, name):
 )
 def test_fasta_of_every_pair(tmp_path, capsys, annotation, sequence):
     paths = [data_path("genomes", "eukaryote", name) for name in (annotation, sequence)]
-    build.build(paths, tmp_path / "set", taxon="inv", validation_share=0.1)
+    builder.build(paths, tmp_path / "set", taxon="inv", validation_share=0.1)
     capsys.readouterr()
     expected = [row for record in oracle_records(*paths) for row in oracle().regions(record, collections.Counter())]
     assert rows(printed(capsys, tmp_path / "set", "--fasta", "-")) == sorted(expected)
@@ -143,7 +144,7 @@ def test_fasta_to_a_file(dataset, tmp_path, capsys):
 def test_soft_masked_bases_are_in_lower_case(tmp_path, capsys):
     write(tmp_path / "a.fa", ">s\nACGTacgtNNACGTTTGGnn\n")
     write(tmp_path / "a.gff3", "s\tx\tgene\t3\t12\t.\t-\t.\tID=g;Name=one\ns\tx\tgene\t13\t20\t.\t+\t.\tID=h\n")
-    build.build([tmp_path / "a.gff3"], tmp_path / "set", taxon="bct", validation_share=0)
+    builder.build([tmp_path / "a.gff3"], tmp_path / "set", taxon="bct", validation_share=0)
     capsys.readouterr()
     found = parsed(printed(capsys, tmp_path / "set", "--fasta", "-"))
     assert found == [("s:2-12(-) other bct gene=one", "GTNNacgtAC"), ("s:12-20(+) other bct", "GTTTGGnn")]
@@ -154,7 +155,7 @@ def test_soft_masked_bases_are_in_lower_case(tmp_path, capsys):
 def test_parts_of_spliced_regions_are_named(tmp_path, capsys):
     features = [("CDS", "join(1..3,7..10)", {"gene": "a"})]
     path = write(tmp_path / "a.gb", record_text(features, "acgtacgtaa"))
-    build.build([path], tmp_path / "set", scheme=extraction.Scheme("cds"), validation_share=0)
+    builder.build([path], tmp_path / "set", scheme=schemes.Scheme("cds"), validation_share=0)
     capsys.readouterr()
     [(head, body)] = parsed(printed(capsys, tmp_path / "set", "--fasta", "-"))
     assert head.startswith("TEST.1:0-10(+) cds bct gene=a ")
@@ -248,7 +249,7 @@ def test_head_gives_the_first_regions(dataset, capsys):
 
 
 def test_tokens_have_no_bases_to_show(tmp_path, capsys):
-    build.build(INPUTS, tmp_path / "set", tokenizer=StubTokenizer())
+    builder.build(INPUTS, tmp_path / "set", tokenizer=StubTokenizer())
     capsys.readouterr()
     assert "--records bases" in refused(capsys, tmp_path / "set", "--fasta", "-")
     lines = printed(capsys, tmp_path / "set").splitlines()

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV
-from gener_jax.inference import batches, likelihood
+from gener_jax.inference import batches, likelihood, prompt
 from gener_jax.inference.batches import by_length, round_up
 from gener_jax.inference.likelihood import log_masses
 from tests.test_generate import make_lm, next_logits
@@ -30,7 +30,7 @@ def lm3():
 def naive(lm, text, full=True):
     """Term by term in float64: the mass of all k-mers that agree with one base more, over the mass before."""
     k = lm.tokenizer.k
-    prefix, dna = likelihood.split_prefix(text)
+    prefix, dna = prompt.split_prefix(text)
     ids = [BOS, *lm.tokenizer.encode(prefix)]
     terms = []
     for at in range(0, len(dna), k):

@@ -14,6 +14,7 @@ from gener_jax import config
 from gener_jax.model import kernels, parallel
 from gener_jax.model.attention import Segments, _bounds, attention
 from gener_jax.model.sharding import batch_sharding, make_mesh
+from gener_jax.runtime import errors
 from gener_jax.training.step import abstract_state, make_train_step
 from tests import processes, tiny
 
@@ -124,7 +125,7 @@ def test_heads_that_do_not_divide_take_blockwise_or_are_refused(monkeypatch):
     q, k, v, _, _ = arrays(4, 2)
     with (
         jax.set_mesh(make_mesh(1, 1, 1, context=8)),
-        pytest.raises(config.ConfigError, match="its 8 devices can share, not 4: use auto or blockwise"),
+        pytest.raises(errors.ConfigError, match="its 8 devices can share, not 4: use auto or blockwise"),
     ):
         parallel.sharded_attention(q, k, v, implementation="cudnn", offset=0)
 

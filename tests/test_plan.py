@@ -13,10 +13,11 @@ import pytest
 
 from gener_jax import plan, xla_flags
 from gener_jax.cli import command
-from gener_jax.config import ConfigError, Mesh
+from gener_jax.config import Mesh
 from gener_jax.data.tokenizer import for_config
 from gener_jax.model import flops, memory
 from gener_jax.model.sharding import check_divides, make_mesh
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.training.step import abstract_state
 
 ROOT = Path(__file__).parents[1]

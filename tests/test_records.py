@@ -13,7 +13,8 @@ from data_pipeline.dataset import reader as records
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.errors import DataError, DatasetError
-from data_pipeline.regions.extraction import KINDS, Region
+from data_pipeline.regions.extraction import Region
+from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import TAXA
 from tests.raised import raises

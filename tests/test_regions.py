@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import ArgumentError, DamagedFileError
 from data_pipeline.formats import genbank
-from data_pipeline.regions import extraction
-from data_pipeline.regions.extraction import Scheme
+from data_pipeline.regions import extraction, schemes
 from data_pipeline.regions.ledger import DUPLICATE, ELSEWHERE, MALFORMED, NO_SEQUENCE, Ledger
+from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import Feature, Record, Segment
 from tests.data import DATA, FIXTURES, data_path, peer_path
@@ -27,8 +27,8 @@ GENBANK_SUFFIXES = (".gb.gz", ".gbk.gz", ".gbff.gz", ".seq.gz")
 def table(path, ledger=None):
     """The rows that the oracle prints, and their text."""
     rows = []
-    for record in genbank.read(path, extraction.feature_kinds(extraction.GENE)):
-        for region in extraction.regions(record, extraction.GENE, ledger):
+    for record in genbank.read(path, schemes.feature_kinds(schemes.GENE)):
+        for region in extraction.regions(record, schemes.GENE, ledger):
             strand = "+" if region.strand > 0 else "-"
             md5 = hashlib.md5(bases.decode(region.codes).encode()).hexdigest()
             rows.append(
@@ -122,7 +122,7 @@ def test_malformed_real_files_are_counted():
     assert ledger.skipped[NO_SEQUENCE] == [1, 1_250_660]
 
 
-def find(tmp_path, features, sequence, topology="linear", scheme=extraction.GENE):
+def find(tmp_path, features, sequence, topology="linear", scheme=schemes.GENE):
     ledger = Ledger()
     [record] = genbank.read(write(tmp_path / "a.gb", record_text(features, sequence, topology=topology)))
     return list(extraction.regions(record, scheme, ledger)), ledger
@@ -308,7 +308,7 @@ def test_random_records_are_accounted_for(
     )
     sequence = "".join(seed.choices("acgtnACGTN", k=LENGTH))
     path = write(tmp_path_factory.getbasetemp() / "random.gb", record_text(features, sequence, topology=topology))
-    [record] = genbank.read(path, extraction.feature_kinds(scheme))
+    [record] = genbank.read(path, schemes.feature_kinds(scheme))
     ledger = Ledger()
     spans = extraction.find(record, scheme, ledger)
     assert [span[:3] for span in spans] == sorted(span[:3] for span in spans)
@@ -621,7 +621,7 @@ def check_against_biopython(path):
         theirs = {record.id: record for record in SeqIO.parse(stream, "genbank")}
     for name, kind in (("cds", "CDS"), ("mrna", "mRNA")):
         scheme = Scheme(name)
-        for record in genbank.read(path, extraction.feature_kinds(scheme)):
+        for record in genbank.read(path, schemes.feature_kinds(scheme)):
             other = theirs[record.accession]
             try:
                 str(other.seq)
@@ -688,5 +688,5 @@ def test_what_is_filtered_out_does_not_stand_for_others(tmp_path):
     [record] = genbank.read(write(tmp_path / "a.gb", record_text(features)))
     for name in ("one", "two"):
         count = Ledger()
-        assert [span.gene for span in extraction.find(record, extraction.Scheme(gene=name), count)] == [name]
+        assert [span.gene for span in extraction.find(record, schemes.Scheme(gene=name), count)] == [name]
         assert count.content()["regions"]["dropped"] == {extraction.FILTERED: {"count": 1, "bases": 8}}

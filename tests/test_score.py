@@ -15,10 +15,10 @@ from data_pipeline.dataset.reader import read_info
 from data_pipeline.errors import DataError, FileError, FormatError
 from data_pipeline.sequence import bases
 from gener_jax import embed, sample, score
-from gener_jax.config import ConfigError
 from gener_jax.inference.lm import LM
-from gener_jax.inference.variants.protocols import Genome
+from gener_jax.inference.variants.genome import Genome
 from gener_jax.model import decoder
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.score import Marked, overlap
 from gener_jax.storage import run_folder
 from tests import tiny

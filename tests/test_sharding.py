@@ -12,6 +12,7 @@ from data_pipeline.sequence.tokenizer import PAD
 from gener_jax import config
 from gener_jax.model import decoder
 from gener_jax.model.sharding import AXES, LOGICAL_TO_MESH, batch_sharding, constrain, make_mesh, spec, tree_shardings
+from gener_jax.runtime import errors
 from gener_jax.training.step import abstract_state, init_state, make_train_step
 from tests.raised import raises
 
@@ -136,7 +137,7 @@ def test_make_mesh():
     assert make_mesh(1, -1, 1).axis_names == AXES
     for sizes in ((1, 1, 1), (3, -1, 1), (4, 4, 1), (-1, -1, 1), (0, -1, 1), (-2, 1, 1)):
         axes = dict(zip(("data", "fsdp", "tensor"), sizes, strict=True), context=1)
-        with raises(config.ConfigError, field="mesh", value=axes):
+        with raises(errors.ConfigError, field="mesh", value=axes):
             make_mesh(*sizes)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data_pipeline.errors import ArgumentError
 from data_pipeline.formats import genbank
-from data_pipeline.regions import extraction
+from data_pipeline.regions import extraction, schemes
 from data_pipeline.regions.extraction import Span
 from data_pipeline.regions.ledger import Ledger
 from data_pipeline.sequence.record import Record
@@ -123,7 +123,7 @@ def test_bad_shares(shares):
 def test_real_records_keep_overlaps_together():
     for path in sorted(FIXTURES.glob("*.gz")):
         for record in genbank.read(path):
-            spans = extraction.find(record, extraction.Scheme(), Ledger())
+            spans = extraction.find(record, schemes.Scheme(), Ledger())
             where = split.split_hashes(record, spans, by="group", seed=0, assembly="")
             found = split.splits_of(np.array(where, np.uint64), **SHARES)
             owner = np.full(len(record.codes), -1)

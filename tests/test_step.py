@@ -11,9 +11,9 @@ import pytest
 
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD
 from gener_jax import config
-from gener_jax.config import ConfigError
 from gener_jax.model import decoder
 from gener_jax.model.sharding import batch_sharding, make_mesh
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.training import optimizer
 from gener_jax.training.step import abstract_state, loss_sums, make_train_step
 from tests.conftest import random_params

@@ -13,19 +13,21 @@ import numpy as np
 import pytest
 
 from data_pipeline import train_bpe
-from data_pipeline.build import build
+from data_pipeline.dataset.builder import build
 from data_pipeline.errors import DataError
 from data_pipeline.sequence.tokenizer import make
 from gener_jax import evaluate, sample, train
 from gener_jax.cli import command
-from gener_jax.config import Config, ConfigError, dumps
+from gener_jax.config import Config, dumps
 from gener_jax.data import loader
 from gener_jax.data.tokenizer import for_config
 from gener_jax.inference.lm import load
 from gener_jax.model.sharding import make_mesh
+from gener_jax.runtime import transfer
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage import run_folder
 from gener_jax.tasks import held_out
-from gener_jax.training import checkpoint, loop, metrics
+from gener_jax.training import checkpoint, loop
 from gener_jax.training.step import abstract_state
 from tests import tiny
 from tests.data import random_codes
@@ -65,7 +67,7 @@ class Watch:
     def __init__(self, patch, stop_at=None):
         self.batches, self.fetches, self.guarded, self.steps = {}, {"train": 0, "held_out": 0, "checksum": 0}, [], []
         for module, name in ((loop, "train"), (held_out, "held_out"), (checkpoint, "checksum")):
-            patch.setattr(module, "fetch", self.counting(metrics.fetch, name))
+            patch.setattr(module, "fetch", self.counting(transfer.fetch, name))
         make_step, host_batches = loop.make_train_step, loader.host_batches
 
         def watched_step(*arguments):
@@ -107,9 +109,9 @@ def straight(dataset, tmp_path_factory):
     experiment = tiny.experiment(folder / "tiny.py", dataset)
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
-        watch, before = Watch(patch), metrics.num_fetches
+        watch, before = Watch(patch), transfer.num_fetches
         train.main([f"--config={experiment}", f"--workdir={folder / 'run'}"])
-        watch.total = metrics.num_fetches - before
+        watch.total = transfer.num_fetches - before
     watch.folder, watch.experiment, watch.out = folder / "run", experiment, out.getvalue()
     return watch
 

@@ -11,7 +11,8 @@ import pytest
 from data_pipeline import train_bpe
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.dataset.writer import DatasetWriter
-from data_pipeline.regions.extraction import KINDS, Region
+from data_pipeline.regions.extraction import Region
+from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import TAXA
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS, BpeTokenizer, KmerTokenizer

@@ -7,7 +7,7 @@ from Bio.Data import CodonTable
 from Bio.Seq import Seq
 
 from data_pipeline.formats import genbank
-from data_pipeline.regions import extraction
+from data_pipeline.regions import extraction, schemes
 from data_pipeline.regions.ledger import Ledger
 from data_pipeline.sequence import bases, translation
 from tests.data import FIXTURES, data_path
@@ -135,7 +135,7 @@ def test_random_proteins_are_told_from_changed_ones():
 def outcomes(path):
     ledger = Ledger()
     for record in genbank.read(path, {"CDS"}):
-        extraction.find(record, extraction.Scheme("cds"), ledger)
+        extraction.find(record, schemes.Scheme("cds"), ledger)
     return {name.removeprefix("translation: "): row[0] for name, row in ledger.notes.items()}
 
 

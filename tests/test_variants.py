@@ -5,7 +5,8 @@ import pytest
 
 from data_pipeline.errors import DataError
 from data_pipeline.sequence import bases
-from gener_jax.inference.variants.protocols import FLANK, Genome, Variant, trimmed
+from gener_jax.inference.variants.genome import Genome
+from gener_jax.inference.variants.variant import FLANK, Variant, trimmed
 from tests.test_generate import make_lm
 
 K = 3

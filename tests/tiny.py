@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.build import build
+from data_pipeline.dataset.builder import build
 from data_pipeline.dataset.writer import DatasetWriter
-from data_pipeline.regions.extraction import KINDS, Region
+from data_pipeline.regions.extraction import Region
+from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence.record import TAXA
 from gener_jax.config import Config, parse_value, resolve
 from tests.data import FIXTURES

@@ -8,7 +8,8 @@ import numpy as np
 
 from data_pipeline.dataset.reader import BASES, ITEM, NAME_COLUMNS, UINT16, UINT32, join_texts, pack
 from data_pipeline.errors import DataError
-from data_pipeline.regions.extraction import KINDS, Region
+from data_pipeline.regions.extraction import Region
+from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import TAXA
 

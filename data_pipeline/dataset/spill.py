@@ -25,7 +25,7 @@ from data_pipeline.dataset import inputs, packing, reader
 from data_pipeline.dataset.packing import Packed, Tokenizer
 from data_pipeline.dataset.reader import NAME_COLUMNS
 from data_pipeline.errors import FormatError, MismatchError
-from data_pipeline.regions import extraction
+from data_pipeline.regions import extraction, schemes
 from data_pipeline.regions.ledger import DUPLICATE_RECORD, NO_SEQUENCE, Ledger
 from data_pipeline.sequence import bases, kmers
 from data_pipeline.sequence.record import TAXA, Record
@@ -39,7 +39,7 @@ BATCH_BASES = 1 << 24  # regions are packed in batches of at most this many base
 class Settings:
     """What determines a spill, besides its input."""
 
-    scheme: extraction.Scheme
+    scheme: schemes.Scheme
     taxon: str | None = None  # of every region; None: the input's, or else the record's
     split_by: str = "group"  # one of split.BY
     seed: int = 0
@@ -93,7 +93,7 @@ class _Writer:
     def fill(self, source: inputs.Input, progress: Callable[[int, int], None]) -> None:
         settings, seen = self.settings, {}
 
-        kinds, wanted = extraction.feature_kinds(settings.scheme), extraction.qualifiers(settings.scheme)
+        kinds, wanted = schemes.feature_kinds(settings.scheme), schemes.qualifiers(settings.scheme)
         with (
             open(self.folder / "bases.bin", "wb") as self.bases,
             open(self.folder / "payload.bin", "wb") as self.payload,

@@ -24,7 +24,8 @@ from data_pipeline.dataset.reader import (
     VERSION,
 )
 from data_pipeline.errors import ArgumentError, FileError, one_line
-from data_pipeline.regions.extraction import KINDS, Region
+from data_pipeline.regions.extraction import Region
+from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import TAXA
 from data_pipeline.splitting.split import SPLITS

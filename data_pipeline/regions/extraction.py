@@ -16,7 +16,6 @@ a segment on another record cannot be joined and is dropped. `whole` takes the w
 """
 
 import collections
-import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Iterator
@@ -24,75 +23,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.errors import ArgumentError
 from data_pipeline.regions.ledger import DUPLICATE, ELSEWHERE, MALFORMED, NO_SEQUENCE, Ledger
+from data_pipeline.regions.schemes import GENE, KINDS, PRODUCTS, REGULATORY, WHOLE_LENGTH, Scheme
 from data_pipeline.sequence import bases, locations, translation
 from data_pipeline.sequence.locations import Interval
 from data_pipeline.sequence.record import Feature, Record
-
-KINDS = ("cds", "tRNA", "rRNA", "ncRNA", "miscRNA", "pseudo", "other", "mRNA", "regulatory", "whole")
-PRODUCTS = {"CDS": "cds", "tRNA": "tRNA", "rRNA": "rRNA", "ncRNA": "ncRNA", "tmRNA": "ncRNA", "misc_RNA": "miscRNA"}
-# The feature key `regulatory`, and the keys that it replaced in 2014.
-REGULATORY = frozenset(
-    """regulatory promoter enhancer terminator attenuator RBS TATA_signal CAAT_signal GC_signal -10_signal -35_signal
-    polyA_signal misc_signal""".split()  # noqa: SIM905
-)
-WHOLE_LENGTH = 98_304  # bases: the published context of 16 384 6-mers
 
 FILTERED = "filtered out"
 SHORT = "shorter than min_length"
 UNKNOWN = "N runs cut out"
 
-# The kinds of region that each scheme can produce.
-SCHEMES = {"gene": (*KINDS[:7], "regulatory"), "whole": ("whole",), "mrna": ("mRNA",), "cds": ("cds", "pseudo")}
 _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Scheme:
-    """Which intervals of a record become regions, and how they are cut. Lengths are in bases.
-
-    `gene`: the rules above. `whole`: the whole record, in windows. `mrna`, `cds`: those features, spliced.
-    """
-
-    name: str = "gene"
-    flank: int = 0  # bases added at both outer ends, as far as the record has them
-    min_length: int = 1  # shorter regions are dropped
-    max_length: int | None = None  # longer regions are cut; None: never, except `whole` at WHOLE_LENGTH
-    cut_n: int | None = None  # runs of at least this many N are cut out; None keeps them
-    regulatory: bool = False  # regulatory features are regions too
-    kinds: tuple[str, ...] = ()  # keep only these of KINDS; empty: all
-    gene: str | None = None  # keep only regions where this regular expression matches /gene or /locus_tag
-    product: str | None = None  # keep only regions where this one matches /product
-
-    def __post_init__(self):
-        if self.name not in SCHEMES:
-            raise ArgumentError(f"must be one of {' '.join(SCHEMES)}", field="scheme", value=self.name)
-        for name, least in (("flank", 0), ("min_length", 1), ("max_length", self.min_length), ("cut_n", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ArgumentError(f"must be at least {least}", field=name, value=value)
-        if self.regulatory and self.name != "gene":
-            raise ArgumentError(f"is only for the scheme gene, not {self.name}", field="regulatory", remedy="remove it")
-        if self.name == "whole" and (self.flank or self.kinds or self.gene or self.product):
-            given = next(name for name in ("flank", "kinds", "gene", "product") if getattr(self, name))
-            raise ArgumentError("is not for the scheme whole", field=given, remedy="remove it")
-        possible = [kind for kind in SCHEMES[self.name] if kind != "regulatory" or self.regulatory]
-        for kind in self.kinds:
-            if kind not in possible:
-                raise ArgumentError(
-                    f"must be one that the scheme {self.name} produces: {' '.join(possible)}", field="kind", value=kind
-                )
-        for name in ("gene", "product"):
-            try:
-                re.compile(getattr(self, name) or "")
-            except re.error as error:
-                raise ArgumentError(
-                    f"is not a regular expression: {error}", field=name, value=getattr(self, name)
-                ) from None
-
-
-GENE = Scheme()
 
 
 class Span(NamedTuple):
@@ -161,24 +102,6 @@ class Region(NamedTuple):
     genetic_code: int = 0
     exceptions: str = ""
     translation: str = ""
-
-
-def feature_kinds(scheme: Scheme) -> frozenset[str]:
-    """The GenBank feature kinds that a scheme needs."""
-    return {
-        "gene": frozenset(("gene", *PRODUCTS)) | (REGULATORY if scheme.regulatory else frozenset()),
-        "whole": frozenset(),
-        "mrna": frozenset(("mRNA",)),
-        "cds": frozenset(("CDS",)),
-    }[scheme.name]
-
-
-def qualifiers(scheme: Scheme) -> frozenset[str]:
-    """The qualifiers of those features that a scheme needs."""
-    wanted = {"gene", "locus_tag", "product", "pseudo", "pseudogene", "trans_splicing", "regulatory_class"}
-    if scheme.name == "cds":
-        wanted |= {"codon_start", "transl_table", "translation", *translation.EXCEPTIONS}
-    return frozenset(wanted)
 
 
 def regions(record: Record, scheme: Scheme = GENE, ledger: Ledger | None = None) -> Iterator[Region]:

@@ -1,7 +1,7 @@
 """Lists the benchmarks, or calls one: gener-jax benchmark train …, which is python -m gener_jax.benchmarks train …"""
 
 from data_pipeline import cli
-from gener_jax.__main__ import run
+from gener_jax.cli.calling import run
 
 VERBS = {
     "device": ("gener_jax.benchmarks.device", "everything worth measuring on a device, within a time"),

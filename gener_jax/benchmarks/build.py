@@ -29,12 +29,13 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline import cli
+from data_pipeline.regions import schemes
 
 
 def _ours(inputs: list[str], output: str, workers: int, leakage: bool) -> tuple[float, int]:
     import contextlib
 
-    from data_pipeline.build import build
+    from data_pipeline.dataset.builder import build
 
     with open(os.devnull, "w") as silent, contextlib.redirect_stderr(silent):
         began = time.perf_counter()
@@ -45,11 +46,10 @@ def _ours(inputs: list[str], output: str, workers: int, leakage: bool) -> tuple[
 
 def _reader(inputs: list[str]) -> tuple[float, int]:
     from data_pipeline.formats import genbank
-    from data_pipeline.regions import extraction
 
     began, bases = time.perf_counter(), 0
     for path in inputs:
-        wanted = extraction.feature_kinds(extraction.GENE), None, extraction.qualifiers(extraction.GENE)
+        wanted = schemes.feature_kinds(schemes.GENE), None, schemes.qualifiers(schemes.GENE)
         bases += sum(len(record.codes) for record in genbank.read(path, *wanted))
     return time.perf_counter() - began, bases
 

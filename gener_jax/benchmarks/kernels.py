@@ -20,9 +20,9 @@ import jax.numpy as jnp
 
 from data_pipeline import cli
 from gener_jax.cli import command
-from gener_jax.config import ConfigError
 from gener_jax.model.attention import Segments, attention, matmul_precision
 from gener_jax.model.kernels import KERNELS
+from gener_jax.runtime.errors import ConfigError
 
 BOUNDS = {"bfloat16": 1e-2, "float32": 1e-5}
 _PARTS = ("output", "queries", "keys", "values")

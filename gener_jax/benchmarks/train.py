@@ -27,11 +27,13 @@ import numpy as np
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL
 from gener_jax.benchmarks.measuring import SIZES, line, model_of
 from gener_jax.cli import command
-from gener_jax.config import Config, ConfigError, Data, Mesh, Model, Optimizer, Train
+from gener_jax.config import Config, Data, Mesh, Model, Optimizer, Train
 from gener_jax.data.loader import to_devices
 from gener_jax.data.tokenizer import for_config
 from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import batch_sharding, mesh_of
+from gener_jax.runtime import errors
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import say
 from gener_jax.training.step import init_state, make_train_step
 
@@ -51,7 +53,7 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
     """The figures of a configuration's training step."""
     tokenizer, config = for_config(config)
     peak_before = memory.peak()
-    with command.refusing():
+    with errors.refusing():
         mesh = mesh_of(config, devices)
     shape = (config.train.batch_size, config.data.context_length + 1)
     ids = np.random.default_rng(0).integers(NUM_SPECIAL, tokenizer.vocab_size, shape, dtype=np.int32)

@@ -10,7 +10,6 @@ stopped by SIGTERM, the state saved.
 """
 
 import argparse
-import contextlib
 import copy
 import importlib.util
 import json
@@ -24,18 +23,8 @@ from pathlib import Path
 from data_pipeline import cli
 from data_pipeline.errors import DataError
 from gener_jax import config as configuration
-from gener_jax.config import Config, ConfigError
-
-
-@contextlib.contextmanager
-def refusing(what: str = ""):
-    """Turns a ValueError of the user's input into a ConfigError, with `what` in front; a context manager."""
-    try:
-        yield
-    except (ConfigError, DataError):
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{what}: {error}" if what else str(error)) from error
+from gener_jax.config import Config
+from gener_jax.runtime.errors import ConfigError
 
 
 def load_experiment(path: str) -> dict:
@@ -144,8 +133,7 @@ def run(main: Callable[[], int | None]) -> None:
     import absl.logging
     import jax
 
-    from gener_jax.runtime.errors import CheckpointError, TrainingError
-    from gener_jax.training.faults import Terminated
+    from gener_jax.runtime.errors import CheckpointError, Terminated, TrainingError
 
     # orbax and its event loop log pages about errors that are one line here.
     absl.logging.set_verbosity(absl.logging.FATAL)

@@ -13,20 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict, config_dict
 
-
-class ConfigError(ValueError):
-    """A configuration or command line that cannot be used; its text is one line for the user.
-
-    Attributes:
-      field: the dotted name of the field ("model.hidden_size") or the flag ("--step") that is wrong; None where no
-        single one is.
-      value: the value it has; None where there is none.
-    """
-
-    def __init__(self, problem: str, field: str | None = None, value=None):
-        """`problem` follows "FIELD is VALUE: " where a field is given, else it is the whole line."""
-        super().__init__(problem if field is None else f"{field} is {repr(value)[:200]}: {problem}")
-        self.field, self.value = field, value
+from gener_jax.runtime.errors import ConfigError
 
 
 def _require(condition: bool, field: str, value, problem: str) -> None:

@@ -3,7 +3,8 @@
 import dataclasses
 
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS, BpeTokenizer, KmerTokenizer, Tokenizer, make
-from gener_jax.config import Config, ConfigError
+from gener_jax.config import Config
+from gener_jax.runtime.errors import ConfigError
 
 __all__ = ["SPECIAL_TOKENS", "BpeTokenizer", "KmerTokenizer", "Tokenizer", "for_config", "make"]
 

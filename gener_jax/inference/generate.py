@@ -34,7 +34,6 @@ from gener_jax.runtime.errors import InputError
 _NEVER = -jnp.inf
 BATCH_SIZE = 32  # default number of rows decoded together
 MODES = ("token", "base")
-REMAINDERS = ("constrain", "trim_left", "pad_left")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,31 +279,6 @@ def _known(options: dict) -> dict | None:
     except Exception:  # jax documents no class for it
         return None
     return options
-
-
-def split_prompt(tokenizer: Tokenizer, prompt: str, remainder: str = "constrain") -> tuple[np.ndarray, np.ndarray]:
-    """Returns <s> and the ids of the prompt's whole tokens, and the codes of the bases left over at its end.
-
-    `remainder` "constrain" returns the left-over bases, which fix the beginning of the first new token. "trim_left"
-    drops as many bases at the left of the prompt's last stretch of DNA, and "pad_left" adds A there, so that none are
-    left over.
-
-    Raises:
-      ValueError: if the prompt has anything but DNA and special tokens, or bases left over before a special token.
-      InputError: if `remainder` is unknown.
-    """
-    if remainder not in REMAINDERS:
-        raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
-    if remainder != "constrain":
-        dna = prompt.rfind(">") + 1
-        ids = [tokenizer.encode(prompt[:dna], add_bos=True), tokenizer.encode(prompt[dna:], remainder=remainder)]
-        return np.concatenate(ids), np.zeros(0, np.uint8)
-    over = 0
-    if tokenizer.kind == "kmer":
-        over = len(prompt[prompt.rfind(">") + 1 :]) % tokenizer.k
-    whole = prompt[: len(prompt) - over]
-    tokenizer.encode(prompt, remainder="oov")  # rejects characters that are not bases, with their position
-    return tokenizer.encode(whole, add_bos=True), bases.encode(prompt[len(whole) :])
 
 
 def _num_rows(wanted: int) -> int:

@@ -9,7 +9,6 @@ Dimension key: B rows, T tokens, M odd targets a row, V vocabulary, D hidden, k 
 
 import functools
 import math
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, Tokenizer
 from gener_jax.inference.batches import accelerated, by_length, listed, results
+from gener_jax.inference.prompt import split_prefix
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.losses import base_nll
 
@@ -29,7 +29,6 @@ STRANDS = ("+", "-", "both")
 GIVEN = ("tokens", "bases")
 _POSITIONS = 2048  # of the head at a time
 _NEVER = -jnp.inf
-_PREFIX = re.compile(r"(?:<[^<>]*>)*")
 
 
 class Score(NamedTuple):
@@ -72,14 +71,6 @@ class Row(NamedTuple):
     def dna(self) -> np.ndarray:
         """The codes of its DNA, uint8 [length]."""
         return self.codes[self.prefix :].reshape(-1)[: self.length]
-
-
-def split_prefix(text: str) -> tuple[str, str]:
-    """Special tokens at the beginning, and the DNA behind them; raises ValueError for special tokens further on."""
-    at = _PREFIX.match(text).end()
-    if "<" in text[at:]:
-        raise ValueError(f"special token at position {at + text[at:].index('<')}: here they come before all DNA")
-    return text[:at], text[at:]
 
 
 def frame(tokenizer: Tokenizer, prefix: str, codes: np.ndarray, phase: int = 0) -> Row:

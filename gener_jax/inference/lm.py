@@ -18,10 +18,13 @@ from gener_jax.data.tokenizer import Tokenizer, for_config
 from gener_jax.inference.batches import tokens_at_once
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.embeddings import embed
-from gener_jax.inference.generate import BATCH_SIZE, Rows, Sampling, cache_size, split_prompt
+from gener_jax.inference.generate import BATCH_SIZE, Rows, Sampling, cache_size
 from gener_jax.inference.likelihood import Score, base_probabilities, kmers, log_likelihood
-from gener_jax.inference.variants.protocols import CONTEXT, Genome, Scored, Variant
+from gener_jax.inference.prompt import split_prompt
+from gener_jax.inference.variants.genome import Genome
+from gener_jax.inference.variants.protocols import CONTEXT, Scored
 from gener_jax.inference.variants.protocols import score as score_variants
+from gener_jax.inference.variants.variant import Variant
 from gener_jax.model import decoder, kernels, memory
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import InputError

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from gener_jax.config import ATTENTION, ConfigError
+from gener_jax.config import ATTENTION
 from gener_jax.model import kernels
+from gener_jax.runtime.errors import ConfigError
 
 _MASKED = -1e30  # finite: exp(x - x) of a block that is masked as a whole stays a number, and is rescaled to zero later
 KEPT = "attention"  # the name of what remat may keep of attention: its output and log-sum-exp

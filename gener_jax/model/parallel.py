@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from gener_jax.config import ConfigError
 from gener_jax.model import kernels
 from gener_jax.model.attention import Segments, attention
 from gener_jax.model.sharding import spec
+from gener_jax.runtime.errors import ConfigError
 
 
 def _context() -> int:

@@ -13,7 +13,8 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gener_jax.config import Config, ConfigError
+from gener_jax.config import Config
+from gener_jax.runtime.errors import ConfigError
 
 AXES = ("data", "fsdp", "context", "tensor")  # devices along the last axis are the closest to each other
 LOGICAL_TO_MESH = {

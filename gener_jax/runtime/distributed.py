@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gener_jax.config import ConfigError
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import say
 
 

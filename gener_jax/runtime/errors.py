@@ -1,6 +1,9 @@
 """Errors that a user can fix: one line of text, the facts as attributes."""
 
+import contextlib
 from pathlib import Path
+
+from data_pipeline.errors import DataError
 
 
 class InputError(ValueError):
@@ -38,3 +41,33 @@ class DamagedError(CheckpointError):
 
 class TrainingError(ValueError):
     """A run that cannot sensibly continue: one line for the user."""
+
+
+class ConfigError(ValueError):
+    """A configuration or command line that cannot be used; its text is one line for the user.
+
+    Attributes:
+      field: the dotted name of the field ("model.hidden_size") or the flag ("--step") that is wrong; None where no
+        single one is.
+      value: the value it has; None where there is none.
+    """
+
+    def __init__(self, problem: str, field: str | None = None, value=None):
+        """`problem` follows "FIELD is VALUE: " where a field is given, else it is the whole line."""
+        super().__init__(problem if field is None else f"{field} is {repr(value)[:200]}: {problem}")
+        self.field, self.value = field, value
+
+
+class Terminated(Exception):
+    """A run that stopped on SIGTERM, its state saved."""
+
+
+@contextlib.contextmanager
+def refusing(what: str = ""):
+    """Turns a ValueError of the user's input into a ConfigError, with `what` in front; a context manager."""
+    try:
+        yield
+    except (ConfigError, DataError):
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}" if what else str(error)) from error

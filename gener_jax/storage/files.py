@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from gener_jax.config import ConfigError
-from gener_jax.runtime.errors import CheckpointError
+from data_pipeline.errors import DataError
+from gener_jax.runtime.errors import CheckpointError, ConfigError
 
 
 def read_text(path: Path, max_bytes: int) -> str:
@@ -131,3 +131,14 @@ class Growing:
         self.path.with_name(self.path.name + ".json").write_text(json.dumps(described, indent=2) + "\n")
         os.replace(self.partial, self.path)
         self._state.unlink(missing_ok=True)
+
+
+def of_file(path: Path | None) -> dict | None:
+    """What tells a file from another one of its name."""
+    if path is None or str(path) == "-":
+        return None if path is None else {"path": "-"}
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return {"path": str(path), "bytes": facts.st_size, "modified": facts.st_mtime_ns}

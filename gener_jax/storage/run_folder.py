@@ -21,8 +21,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from gener_jax.config import Config, ConfigError, dumps, resolve
-from gener_jax.runtime.errors import CheckpointError, DamagedError
+from gener_jax.config import Config, dumps, resolve
+from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.storage.files import read_json
 
 _TOKENIZER = "tokenizer.model"

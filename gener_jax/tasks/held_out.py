@@ -28,7 +28,7 @@ from gener_jax.data.permutation import permute
 from gener_jax.model import kernels, losses, parallel
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
-from gener_jax.training.metrics import fetch
+from gener_jax.runtime.transfer import fetch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ from gener_jax.data.permutation import permute
 from gener_jax.model import kernels, losses, parallel
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
+from gener_jax.runtime.transfer import fetch
 from gener_jax.tasks.held_out import region_ids
-from gener_jax.training.metrics import fetch
 
 NUM_BASES = 30
 CONTEXT_BASES = 6144  # at most

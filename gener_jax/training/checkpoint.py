@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gener_jax.config import Config, ConfigError, flatten
+from gener_jax.config import Config, flatten
 from gener_jax.runtime import distributed
-from gener_jax.runtime.errors import CheckpointError, DamagedError
+from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.runtime.progress import say
+from gener_jax.runtime.transfer import fetch
 from gener_jax.storage import run_folder
-from gener_jax.training.metrics import fetch
 from gener_jax.training.step import Guard, State
 
 

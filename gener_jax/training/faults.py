@@ -15,10 +15,6 @@ from gener_jax.runtime.progress import say
 STUCK = 75  # exit status: try again (EX_TEMPFAIL)
 
 
-class Terminated(Exception):
-    """A run that stopped on SIGTERM, its state saved."""
-
-
 class Termination:
     """Records SIGTERM, which batch systems send some time before they kill; a context manager.
 

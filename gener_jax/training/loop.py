@@ -7,20 +7,20 @@ from typing import Any
 import jax
 
 from data_pipeline.dataset.reader import RegionSource
-from gener_jax.cli import command
 from gener_jax.config import Config
 from gener_jax.data.loader import TokenStream, device_batches
 from gener_jax.data.tokenizer import Tokenizer
 from gener_jax.model.sharding import batch_sharding
-from gener_jax.runtime import distributed
+from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.distributed import tell
-from gener_jax.runtime.errors import TrainingError
+from gener_jax.runtime.errors import Terminated, TrainingError
 from gener_jax.runtime.progress import Progress
+from gener_jax.runtime.transfer import fetch
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
 from gener_jax.training import checkpoint
-from gener_jax.training.faults import Terminated, Termination, Watchdog
-from gener_jax.training.metrics import Clock, Log, Profile, fetch, logged
+from gener_jax.training.faults import Termination, Watchdog
+from gener_jax.training.metrics import Clock, Log, Profile, logged
 from gener_jax.training.step import State, make_train_step
 
 
@@ -53,7 +53,7 @@ class Looks:
         self._held_out = HeldOut(run.config, run.held_out, run.tokenizer, run.mesh)
         self._recovery = None
         if run.config.eval.recovery_genes:
-            with command.refusing():
+            with errors.refusing():
                 self._recovery = Recovery(run.config, run.held_out, run.tokenizer, run.mesh)
         self._termination, self._watchdog = termination, watchdog
 

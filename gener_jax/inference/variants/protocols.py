@@ -23,38 +23,24 @@ knows nothing, so insertions and deletions are best compared among themselves.
 import dataclasses
 import functools
 import itertools
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from data_pipeline.errors import DataError
-from data_pipeline.formats import fasta
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS
 from gener_jax.inference.batches import by_length, results, right_pad
 from gener_jax.inference.likelihood import STRANDS, Row, frame, log_masses, score_all
+from gener_jax.inference.variants.genome import Genome
+from gener_jax.inference.variants.variant import FLANK, Site, Variant, sites_of
 from gener_jax.model.decoder import Decoder
 
 PROTOCOLS = ("right_edge", "centred")
 CONTEXT = 8192  # bases
-FLANK = 24  # bases
 _EPSILON = 1e-10  # of the published formula
-_WINDOW = re.compile(r"(.+):(\d+)-(\d+)")
-
-
-class Variant(NamedTuple):
-    """One alternate allele: `start` is 0-based, of the first base of `ref`."""
-
-    contig: str
-    start: int
-    ref: str
-    alt: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,165 +63,6 @@ class Scored:
     log_p_ref: float = float("nan")
     log_p_alt: float = float("nan")
     flag: str = ""
-
-
-class Piece(NamedTuple):
-    """A stretch of a contig: `start` is 0-based, `codes` uint8 [bases]."""
-
-    start: int
-    codes: np.ndarray
-
-
-class Genome:
-    """The contigs of a FASTA file, or windows of them, named `NC_000017.11:42425000-43600000` as by samtools faidx."""
-
-    def __init__(self, pieces: dict[str, list[Piece]], aliases: Sequence[Sequence[str]] = ()):
-        """`aliases`: for each contig, names that mean it."""
-        self.pieces, self.where = pieces, "the FASTA"
-        self._aliases: dict[str, set[str]] = {}
-        for names in aliases:
-            for name in names:
-                self._aliases.setdefault(name, set()).update(n for n in names if n in pieces)
-
-    @classmethod
-    def of(cls, sequences: dict[str, str]) -> "Genome":
-        """Of sequences by name."""
-        return cls({name: [Piece(0, bases.encode(text))] for name, text in sequences.items()})
-
-    @classmethod
-    def read(cls, path: str | Path, aliases: str | Path | None = None, progress=None) -> "Genome":
-        """Of a FASTA file, held at a byte a base.
-
-        `aliases` is a file with the names of a contig on each line, by tabs, or an assembly report of NCBI.
-
-        Raises:
-          DataError: for a file that is no FASTA, or a window whose name and length disagree.
-        """
-        pieces: dict[str, list[Piece]] = {}
-        for record in fasta.read(path, progress):
-            name, start = record.name, 0
-            if window := _WINDOW.fullmatch(name):
-                name, start, end = window[1], int(window[2]) - 1, int(window[3])
-                if end - start != len(record.codes):
-                    raise DataError(
-                        f"{path}: record {record.name}: has {len(record.codes)} bases, a window of that name "
-                        f"{end - start}: rename it, or cut it again with samtools faidx"
-                    )
-            pieces.setdefault(name, []).append(Piece(start, record.codes))
-        table = []
-        if aliases is not None:
-            try:
-                lines = Path(aliases).read_text().splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{aliases}: cannot be read: {error}") from None
-            table = [_names(line.split("\t")) for line in lines if line.strip() and not line.startswith("#")]
-        genome = cls(pieces, table)
-        genome.where = str(path)
-        return genome
-
-    def contig(self, name: str) -> str | None:
-        """The name here of a contig of that name, with or without `chr`, or by the aliases; None where none is it."""
-        found = self._meant(name)
-        return found[0] if len(found) == 1 else None
-
-    def _meant(self, name: str) -> list[str]:
-        other = name[3:] if name.startswith("chr") else "chr" + name
-        for known in (name, other):
-            if known in self.pieces:
-                return [known]
-        return sorted(self._aliases.get(name, set()) or self._aliases.get(other, set()))
-
-    def missing(self, name: str) -> str:
-        """One line that says why `contig` finds none."""
-        if found := self._meant(name):
-            return f"contig {name} may be {' or '.join(found)}"
-        return f"contig {name} is not in the FASTA"
-
-    def piece(self, contig: str, start: int, end: int) -> Piece | None:
-        """The stretch of the contig that holds [start, end) with most bases around it; None where none does."""
-        holding = [p for p in self.pieces[contig] if p.start <= start and end <= p.start + len(p.codes)]
-        return max(holding, key=lambda p: min(start - p.start, p.start + len(p.codes) - end), default=None)
-
-
-def _names(columns: list[str]) -> list[str]:
-    """The names among the columns of a line of aliases: all, but of the ten of NCBI's assembly reports."""
-    if len(columns) >= 10:
-        # The molecule is a name of a whole one alone: an unplaced scaffold's is that of the chromosome it belongs to.
-        molecule = [columns[2]] if columns[1] == "assembled-molecule" else []
-        columns = [columns[0], *molecule, columns[4], columns[6], columns[9]]
-    return [name for name in map(str.strip, columns) if name not in ("", "na")]
-
-
-def trimmed(start: int, ref: str, alt: str) -> tuple[int, str, str]:
-    """The alleles without the bases that they share at their ends, those at the right first."""
-    while ref and alt and ref[-1] == alt[-1]:
-        ref, alt = ref[:-1], alt[:-1]
-    shared = next((i for i, (a, b) in enumerate(zip(ref, alt, strict=False)) if a != b), min(len(ref), len(alt)))
-    return start + shared, ref[shared:], alt[shared:]
-
-
-class _Site(NamedTuple):
-    """A variant in the bases around it, on the strand that is read: alleles as codes, what is before and behind."""
-
-    before: np.ndarray
-    ref: np.ndarray
-    alt: np.ndarray
-    behind: np.ndarray
-
-
-def _sites(variant: Variant, genome: Genome, context: int, largest: int, strands: str) -> list[_Site] | str:
-    """The variant on each of the strands, or a line that says why it has no score; `largest`: bases of an allele."""
-    contig = genome.contig(variant.contig)
-    if contig is None:
-        return genome.missing(variant.contig)
-    if variant.start < 0:
-        return f"position {variant.start + 1} is before the first base"
-    piece = genome.piece(contig, variant.start, variant.start + len(variant.ref))
-    if piece is None:
-        ends = max(p.start + len(p.codes) for p in genome.pieces[contig])
-        return f"position {variant.start + 1} is outside of the bases of {contig} that the FASTA has (to {ends})"
-    at = variant.start - piece.start
-    if set(variant.ref) - set("ACGT"):
-        return f"REF {_short(variant.ref)} is not of A, C, G and T"
-    there = bases.decode(piece.codes[at : at + len(variant.ref)])
-    if there != variant.ref:
-        return f"REF is {_short(variant.ref)}, the FASTA has {_short(there)}"
-    if not variant.alt or set(variant.alt) - set("ACGT"):
-        return f"ALT {_short(variant.alt)} is no sequence"
-    if variant.ref == variant.alt:
-        return "ALT is REF"
-    at, ref, alt = trimmed(at, variant.ref, variant.alt)
-    if max(len(ref), len(alt)) > largest and not len(ref) == len(alt) == 1:
-        return f"an allele of {max(len(ref), len(alt))} bases, up to {max(largest, 0)} are compared in this context"
-    return [_placed(piece.codes, at, bases.encode(ref), bases.encode(alt), context, strand) for strand in strands]
-
-
-def _placed(codes: np.ndarray, at: int, ref: np.ndarray, alt: np.ndarray, context: int, strand: str) -> _Site:
-    """The alleles at `at` of a piece's codes, on the strand: an insertion or deletion at the first, on that strand, of
-    the places that give the same sequence; others where they are.
-    """
-    end = at + len(ref)
-    if not len(ref) or not len(alt):
-        allele = ref if len(ref) else alt
-        n = len(allele)
-        if strand == "+":
-            shift = next((i for i in range(at) if codes[at - 1 - i] != allele[(n - 1 - i) % n]), at)
-            allele = np.concatenate([codes[at - shift : at], allele])[:n]
-            at, end = at - shift, end - shift
-        else:
-            most = len(codes) - end
-            shift = next((i for i in range(most) if codes[end + i] != allele[i % n]), most)
-            allele = np.concatenate([allele, codes[end : end + shift]])[-n:]
-            at, end = at + shift, end + shift
-        ref, alt = (allele, alt) if len(ref) else (ref, allele)
-    # A little more than any protocol takes, on either side and either strand.
-    site = _Site(codes[max(at - context - 256, 0) : at], ref, alt, codes[end : end + context + 256])
-    rc = bases.reverse_complement
-    return site if strand == "+" else _Site(rc(site.behind), rc(ref), rc(alt), rc(site.before))
-
-
-def _short(allele: str) -> str:
-    return allele if len(allele) <= 20 else f"{allele[:20]}… ({len(allele)} bases)"
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -315,7 +142,7 @@ def score(
 
 
 def _group(lm, variants, genome, run, context, largest, phases, strand, batch_tokens) -> list[Scored]:
-    sites = [_sites(v, genome, context, largest, "+-" if strand == "both" else strand) for v in variants]
+    sites = [sites_of(v, genome, context, largest, "+-" if strand == "both" else strand) for v in variants]
     good = [s for s in sites if not isinstance(s, str)]
     strands = [run(lm, list(own), context, phases, batch_tokens) for own in zip(*good, strict=True)]
     found, at = [], 0
@@ -342,7 +169,7 @@ def _group(lm, variants, genome, run, context, largest, phases, strand, batch_to
     return found
 
 
-def _no_right_edge(site: _Site, context: int) -> str:
+def _no_right_edge(site: Site, context: int) -> str:
     """One line that says why a site cannot be scored from the bases before it; empty where it can."""
     if len(site.ref) != len(site.alt) and len(site.behind) < FLANK:
         return f"fewer than {FLANK} bases behind it"
@@ -351,7 +178,7 @@ def _no_right_edge(site: _Site, context: int) -> str:
 
 
 def _right_edge(
-    lm, sites: list[_Site], context: int, phases: int, batch_tokens: int
+    lm, sites: list[Site], context: int, phases: int, batch_tokens: int
 ) -> list[tuple[str, np.ndarray | str]]:
     """By site: the score's name; and value, log p of reference and alternate, float [phases, 3], or why not."""
     k = lm.tokenizer.k
@@ -431,7 +258,7 @@ def _edges(lm, rows: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int, usu
 
 
 def _centred(
-    lm, sites: list[_Site], context: int, phases: int, batch_tokens: int, *, marginals: bool
+    lm, sites: list[Site], context: int, phases: int, batch_tokens: int, *, marginals: bool
 ) -> list[tuple[str, np.ndarray]]:
     """The same for windows around the variant."""
     k = lm.tokenizer.k

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from data_pipeline.sequence.tokenizer import BOS, EOS, PAD, KmerTokenizer
 from gener_jax import config as configuration
-from gener_jax.config import Config, ConfigError, Model
-from gener_jax.runtime.errors import CheckpointError
+from gener_jax.config import Config, Model
+from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.storage.files import read_json
 from gener_jax.storage.huggingface import vocabulary
 

@@ -1,0 +1,333 @@
+"""Builds a dataset: inputs in parallel to spills, merged into shards, whole or not at all."""
+
+import contextlib
+import dataclasses
+import fcntl
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data_pipeline.dataset import merge, spill
+from data_pipeline.dataset.inputs import Input, discover
+from data_pipeline.dataset.writer import SHARD_BYTES, DatasetWriter, Tokenizer
+from data_pipeline.errors import ArgumentError, DataError, FileError, PairingError
+from data_pipeline.regions.schemes import GENE, Scheme
+from data_pipeline.sequence.record import TAXA
+from data_pipeline.splitting import split
+
+SMALL_BYTES = 8 << 20  # of input files: reading them takes about two seconds
+
+
+def build(
+    inputs: Sequence[str | Path | Input],
+    output: str | Path,
+    *,
+    scheme: Scheme = GENE,
+    taxon: str | None = None,
+    validation_share: float = 0.05,
+    test_share: float = 0.0,
+    split_by: str = "group",
+    duplicates: str = "inputs",
+    seed: int = 0,
+    tokenizer: Tokenizer | None = None,
+    piece_length: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    skip_damaged: bool = False,
+    measure_leakage: bool = True,
+    workers: int | None = 1,
+) -> dict:
+    """Builds the dataset `output` from annotated genomes and returns the content of its dataset.json.
+
+    Args:
+      inputs: files and folders, as for `inputs.discover`, or `Input`s.
+      output: the folder to create; it must not exist. During the build, `output`.partial contains the finished inputs.
+      scheme: which intervals become regions.
+      taxon: the tag of every region, one of genome.TAXA; None: from each file's name or record.
+      validation_share: fraction of the groups defined by `split_by`, 0 to 1, that goes to validation.
+      test_share: the same for test.
+      split_by: which regions are kept in one split, one of split.BY.
+      duplicates: drop regions with the same bases, on either strand, as an earlier region of another input ("inputs")
+        or of any input ("all"), or drop none ("keep").
+      seed: the seed of the split.
+      tokenizer: store its token ids; None stores bases.
+      piece_length: maximum length of a chunk of a region, in bases or tokens; None fills 64 KiB.
+      shard_bytes: a new shard starts after this many bytes.
+      skip_damaged: skip inputs that cannot be read, and list them in dataset.json; otherwise they are an error.
+      measure_leakage: look up the held-out 32-mers in the training set; without it the index column `seen` is NaN.
+      workers: number of processes, which does not affect the result; None: one per core, or one for few small inputs.
+        A script that uses several needs `if __name__ == "__main__":`.
+
+    A record whose accession.version occurred before, in any input, is skipped and counted; it is an error if the bases
+    differ.
+
+    Raises:
+      DataError: bad input, an existing output, a full disk, or no region. Inputs that are finished by then are kept.
+    """
+    output = Path(output)
+    split.check_shares(validation_share, test_share)
+    _one_of("taxon", taxon, (None, *TAXA))
+    _one_of("split_by", split_by, split.BY)
+    _one_of("duplicates", duplicates, merge.DUPLICATES)
+    if workers is not None and workers < 1:
+        raise ArgumentError("must be at least 1", field="workers", value=workers)
+    if isinstance(inputs, str | Path):
+        raise ArgumentError("must be a list of files and folders", field="inputs", value=str(inputs))
+    skipped, sources = [], [source for source in inputs if isinstance(source, Input)]
+    if len(sources) < len(inputs) or not inputs:
+        found, skipped = discover(
+            [path for path in inputs if not isinstance(path, Input)], annotated=scheme.name != "whole"
+        )
+        sources += found
+    sources = list(dict.fromkeys(sources))
+    for source in sources:
+        if source.annotation is None and scheme.name != "whole":
+            raise PairingError(
+                "has no annotation", file=source.sequence, remedy="name one in the manifest, or give --scheme whole"
+            )
+    for line in skipped:
+        print(f"skipped: {line}", file=sys.stderr)
+    if os.path.lexists(output):
+        raise FileError("exists already", file=output, remedy="remove it or choose another output")
+    parameters = {
+        "scheme": dataclasses.asdict(scheme), "taxon": taxon, "validation_share": validation_share,
+        "test_share": test_share, "split_by": split_by, "duplicates": duplicates, "seed": seed,
+        "shard_bytes": shard_bytes,
+    }  # fmt: skip
+    if workers is None:
+        workers = _default_workers(sources)
+    compared = duplicates == "all" or (duplicates == "inputs" and len(sources) > 1)
+    settings = spill.Settings(scheme, taxon, split_by, seed, tokenizer, compared)
+    with _PartialFolder(output) as partial, _Progress(sources) as progress:
+        folders = [partial / spill.key(source, settings) for source in sources]
+        with _pool(min(workers, len(sources)), progress.counts) as pool:
+            damaged = _spill(sources, folders, settings, pool, skip_damaged, progress)
+            done = [folder for source, folder in zip(sources, folders, strict=True) if source not in damaged]
+            if not done:
+                raise DataError(
+                    f"could be read; the first error is: {damaged[sources[0]]}", field=f"none of {len(sources)} inputs"
+                )
+            merged = merge.Merge(done, settings)
+            merged.drop_records()
+            merged.drop_duplicates(duplicates)
+            merged.assign_splits(validation_share, test_share)
+            if measure_leakage:
+                progress.stage("comparing", merged.kept_bases())
+                merged.measure_leakage(partial, pool.map if pool else map, progress.advance)
+        new = partial / "dataset"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        progress.stage("writing", merged.kept_bases())
+        dataset = merged.write(
+            DatasetWriter(new, tokenizer, piece_length, shard_bytes),
+            progress.advance,
+            parameters=parameters,
+            damaged=[
+                {"files": [path.name for path in source.files], "error": line} for source, line in damaged.items()
+            ],
+            left_aside=skipped,
+        )
+        new.rename(output)
+        if not dataset["splits"]["train"]["regions"]:
+            progress.log(
+                f"warning: all regions are held out, none is left to train on: split_by {split_by} gave one group"
+            )
+    return dataset
+
+
+def _default_workers(sources: Sequence[Input]) -> int:
+    """One per core, or one if the inputs are read faster than a second process starts."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    size = sum(path.stat().st_size for source in sources for path in source.files)
+    return 1 if size < SMALL_BYTES else cores
+
+
+def _one_of(name: str, value: object, choices: tuple) -> None:
+    if value not in choices:
+        raise ArgumentError(
+            f"must be one of {' '.join(str(choice) for choice in choices if choice)}", field=name, value=value
+        )
+
+
+class _PartialFolder(contextlib.AbstractContextManager):
+    """OUTPUT.partial, locked while in use; removed when the dataset is complete, or no input in it is finished."""
+
+    def __init__(self, output: Path):
+        self.folder = output.with_name(f"{output.name}.partial")
+        self.made = [folder for folder in self.folder.parents if not folder.exists()]
+
+    def __enter__(self) -> Path:
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / "lock").exists():
+            raise FileError("is not from a build, but a build needs this name", file=self.folder, remedy="move it away")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = open(self.folder / "lock", "w")
+        except OSError as error:
+            raise FileError(f"cannot be created ({error.strerror})", file=self.folder) from None
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.lock.close()
+            raise FileError("another build is writing there", file=self.folder, remedy="wait for it") from None
+        return self.folder
+
+    def __exit__(self, kind, error, traceback) -> None:
+        kept = [path for path in self.folder.glob("*/spill.json") if "." not in path.parent.name]
+        if error is None or not kept or isinstance(error, merge.NoRegion):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            for folder in self.made:
+                with contextlib.suppress(OSError):  # not empty, or in use by another program
+                    folder.rmdir()
+            kept = []
+        self.lock.close()
+        resume = f"{len(kept)} finished inputs are kept in {self.folder}: run it again to resume" if kept else None
+        if isinstance(error, OSError):
+            file = error.filename or self.folder
+            raise FileError(error.strerror or str(error), file=file, remedy=resume) from None
+        if isinstance(error, DataError) and resume:
+            error.remedy = f"{error.remedy}; {resume}" if error.remedy else resume
+
+
+def _spill(
+    sources: list[Input],
+    folders: list[Path],
+    settings: spill.Settings,
+    pool: futures.ProcessPoolExecutor | None,
+    skip_damaged: bool,
+    progress: "_Progress",
+) -> dict[Input, str]:
+    """Writes the missing spills; returns the error of each input that could not be read."""
+    known = set(folders)
+    for other in folders[0].parent.iterdir():  # from a killed build, or with other settings
+        if other.is_dir() and other not in known:
+            shutil.rmtree(other, ignore_errors=True)
+    damaged: dict[Input, str] = {}
+    missing = [number for number, folder in enumerate(folders) if not folder.is_dir()]
+    for number in set(range(len(sources))) - set(missing):
+        progress.done(number, spill.Spill(folders[number]).facts)
+    jobs = [(sources[number], folders[number], settings) for number in missing]
+
+    def finish(number: int, result: Callable[[], None]) -> None:
+        try:
+            result()
+        except DataError as error:
+            if not skip_damaged:
+                raise
+            damaged[sources[number]] = str(error)
+            progress.log(f"skipped: {error}")
+        else:
+            progress.done(number, spill.Spill(folders[number]).facts)
+
+    if pool is None:
+        for number, job in zip(missing, jobs, strict=True):
+            finish(number, lambda job=job, number=number: spill.write(*job, progress.of(number)))
+        return damaged
+    waiting = {pool.submit(_work, *job, number): number for number, job in zip(missing, jobs, strict=True)}
+    while waiting:
+        ended, _ = futures.wait(waiting, timeout=0.2, return_when=futures.FIRST_COMPLETED)
+        progress.refresh()
+        for future in ended:
+            finish(waiting.pop(future), future.result)
+    return damaged
+
+
+_counts = None  # in a worker: file bytes and bases done, two numbers per input
+
+
+def _start(counts) -> None:
+    global _counts
+    _counts = counts
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent terminates its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)  # the build was killed; nobody needs this process
+
+
+def _work(source: Input, folder: Path, settings: spill.Settings, number: int) -> None:
+    def advance(read: int, bases: int) -> None:
+        _counts[2 * number] += read
+        _counts[2 * number + 1] += bases
+
+    spill.write(source, folder, settings, advance)
+
+
+@contextlib.contextmanager
+def _pool(workers: int, counts) -> Iterator[futures.ProcessPoolExecutor | None]:
+    """A pool of processes, terminated at the end of the block; None for one worker."""
+    if workers <= 1:
+        yield None
+        return
+    # Not forked: the caller may have threads (JAX's, for example), and a lock held by one would never be released.
+    context = multiprocessing.get_context("spawn")
+    executor = futures.ProcessPoolExecutor(workers, context, _start, (counts,))
+    try:
+        yield executor
+    except futures.process.BrokenProcessPool:
+        raise DataError("a worker was killed, most likely for lack of memory", remedy="give fewer --workers") from None
+    finally:
+        for process in list((executor._processes or {}).values()):
+            process.terminate()
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+class _Progress(contextlib.AbstractContextManager):
+    """A progress bar in bases on a terminal, otherwise one line per input; on standard error."""
+
+    def __init__(self, sources: list[Input]):
+        self.sources = sources
+        self.bytes = [sum(path.stat().st_size for path in source.files) for source in sources]
+        self.counts = multiprocessing.get_context("spawn").Array("q", 2 * len(sources), lock=False)
+        self.bar = tqdm(desc="reading", unit="b", unit_scale=True, miniters=1, disable=None, leave=False)
+
+    def __exit__(self, *error):
+        self.bar.close()
+
+    def of(self, number: int) -> Callable[[int, int], None]:
+        """The progress callback of one input that this process reads."""
+
+        def advance(read: int, bases: int) -> None:
+            self.counts[2 * number] += read
+            self.counts[2 * number + 1] += bases
+            self.refresh()
+
+        return advance
+
+    def refresh(self) -> None:
+        """Updates the bar; the total bases are estimated from the total bytes."""
+        if self.bar.disable:
+            return
+        read, bases = sum(self.counts[::2]), sum(self.counts[1::2])
+        self.bar.total = round(bases / read * sum(self.bytes)) if read and bases else None
+        self.bar.update(bases - self.bar.n)
+
+    def done(self, number: int, facts: dict) -> None:
+        """Marks an input as finished."""
+        bases = sum(record["bases"] for record in facts["records"])
+        self.counts[2 * number], self.counts[2 * number + 1] = self.bytes[number], bases
+        self.refresh()
+        if self.bar.disable:
+            print(f"{self.sources[number].files[-1]}: {len(facts['records'])} records, {bases} bases", file=sys.stderr)
+
+    def stage(self, name: str, total: int) -> None:
+        """Starts the bar of a stage after reading; `total` is in bases."""
+        self.bar.set_description(name, refresh=False)
+        self.bar.reset(total)
+
+    def log(self, line: str) -> None:
+        """Prints a line without breaking the bar."""
+        self.bar.write(line, file=sys.stderr)
+
+    def advance(self, bases: int) -> None:
+        """Advances the bar of this stage by `bases`."""
+        self.bar.update(bases)
