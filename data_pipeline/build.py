@@ -101,8 +101,16 @@ def parser() -> argparse.ArgumentParser:
     what("--skip_damaged", action="store_true", help="skip inputs that cannot be read, and list them in dataset.json")
 
     splits = parse.add_argument_group("split").add_argument
-    splits("--validation_share", type=float, default=0.05, help="fraction of the groups for validation (default 0.05)")
-    splits("--test_share", type=float, default=0.0, help="fraction of the groups for test (default 0)")
+    splits(
+        "--validation_fraction",
+        "--validation_share",
+        type=float,
+        default=0.05,
+        help="fraction of the groups for validation (default 0.05)",
+    )
+    splits(
+        "--test_fraction", "--test_share", type=float, default=0.0, help="fraction of the groups for test (default 0)"
+    )
     splits(
         "--split_by",
         choices=split.BY,
@@ -152,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             **{
                 name: getattr(options, name)
                 for name in (
-                    "taxon", "validation_share", "test_share", "split_by", "duplicates", "seed", "skip_damaged",
+                    "taxon", "validation_fraction", "test_fraction", "split_by", "duplicates", "seed", "skip_damaged",
                     "workers",
                 )
             },

@@ -23,7 +23,7 @@ def get_config():
     config.data.update(
         path="datasets/quickstart",
         build_from=(str(EXAMPLE_GENOME),),
-        validation_share=0.1,
+        validation_fraction=0.1,
         context_length=256,  # tokens, 1536 bases: a gene and a half
     )
     config.optimizer.update(peak_learning_rate=3e-3, warmup_steps=20)

@@ -61,7 +61,7 @@ def get_config():
         reverse_complement=True,
     )
     config.optimizer.update(
-        peak_learning_rate=3e-3, warmup_steps=60, schedule="wsd", decay_share=0.58, final_share=0.01
+        peak_learning_rate=3e-3, warmup_steps=60, schedule="wsd", decay_fraction=0.58, final_learning_rate_ratio=0.01
     )
     config.train.update(num_steps=2300, batch_size=4)
     config.checkpoint.every_steps = 250

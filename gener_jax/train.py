@@ -68,7 +68,7 @@ def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
     else:
         say(f"building {config.data.path} from {', '.join(map(str, config.data.build_from))}")
         build(
-            config.data.build_from, config.data.path, validation_share=config.data.validation_share,
+            config.data.build_from, config.data.path, validation_fraction=config.data.validation_fraction,
             tokenizer=tokenizer if config.data.records == "tokens" else None,
         )  # fmt: skip
 
@@ -102,7 +102,7 @@ def check_built(config: Config) -> None:
         f"{name} {was}, not {value}"
         for name, was, value in (
             ("data.records", info["records"], wanted.records),
-            ("data.validation_share", info["parameters"]["validation_share"], wanted.validation_share),
+            ("data.validation_fraction", info["parameters"]["validation_fraction"], wanted.validation_fraction),
             ("data.build_from", found, files),
         )
         if was != value

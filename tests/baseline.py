@@ -248,7 +248,7 @@ def record() -> dict:
         dataset = Path(scratch) / "dataset"
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            builder.build([EXAMPLE_GENOME], dataset, validation_share=0.1)
+            builder.build([EXAMPLE_GENOME], dataset, validation_fraction=0.1)
         genomes = {"example": regions_of(EXAMPLE_GENOME)}
         if SECOND_GENOME.exists():
             genomes["second"] = regions_of(SECOND_GENOME)

@@ -51,7 +51,7 @@ def region_bases(source):
 
 
 def test_every_region_is_in_one_split_and_reads_back(tmp_path):
-    info = builder.build(INPUTS, tmp_path / "set", validation_share=0.2, test_share=0.2)
+    info = builder.build(INPUTS, tmp_path / "set", validation_fraction=0.2, test_fraction=0.2)
     assert not list(tmp_path.glob("*.partial*"))
     found = {}
     for split in ("train", "validation", "test"):
@@ -85,18 +85,18 @@ def test_every_region_is_in_one_split_and_reads_back(tmp_path):
 
 def test_equal_inputs_give_equal_bytes(tmp_path):
     for folder in ("one", "two"):
-        builder.build(INPUTS, tmp_path / folder, validation_share=0.2)
+        builder.build(INPUTS, tmp_path / folder, validation_fraction=0.2)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "two").iterdir())
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
-    other = builder.build(INPUTS, tmp_path / "seed", validation_share=0.2, seed=1)
+    other = builder.build(INPUTS, tmp_path / "seed", validation_fraction=0.2, seed=1)
     assert other["digest"] != json.loads((tmp_path / "one" / "dataset.json").read_text())["digest"]
 
 
 def test_more_input_moves_no_region(tmp_path):
-    builder.build(INPUTS[:2], tmp_path / "few", validation_share=0.3)
-    builder.build(INPUTS[::-1], tmp_path / "more", validation_share=0.3)
+    builder.build(INPUTS[:2], tmp_path / "few", validation_fraction=0.3)
+    builder.build(INPUTS[::-1], tmp_path / "more", validation_fraction=0.3)
     for split in ("train", "validation"):
         few, more = (region_bases(RegionSource(tmp_path / name, split)) for name in ("few", "more"))
         assert few.keys() < more.keys()
@@ -107,7 +107,7 @@ def test_taxon_override_and_taxon_unknown(tmp_path):
     path = write(tmp_path / "a.gb", text)
     with raises(FormatError, file=path, record="TEST.1", field="taxon"):
         builder.build([path], tmp_path / "set")
-    info = builder.build([path], tmp_path / "set", taxon="arc", validation_share=0)
+    info = builder.build([path], tmp_path / "set", taxon="arc", validation_fraction=0)
     assert info["splits"]["train"]["taxa"] == {"arc": {"regions": 1, "bases": 6}}
     with raises(ArgumentError, field="taxon", value="cat"):
         builder.build([path], tmp_path / "other", taxon="cat")
@@ -117,7 +117,7 @@ def test_a_record_given_twice_counts_once(tmp_path):
     gene = [("gene", "1..6", {})]
     same = write(tmp_path / "same.gb", record_text(gene) * 2)
     again = write(tmp_path / "again.gb", record_text(gene))
-    info = builder.build([same, again], tmp_path / "set", validation_share=0)
+    info = builder.build([same, again], tmp_path / "set", validation_fraction=0)
     assert info["splits"]["train"]["regions"] == 1
     # The second in the same file is skipped when it is read, the second file's when all come together.
     assert info["ledger"]["records"]["skipped"] == {ledger.DUPLICATE_RECORD: {"count": 1, "bases": 10}}
@@ -180,7 +180,7 @@ def test_command(tmp_path):
 def test_help():
     done = command("--help")
     assert done.returncode == 0
-    assert "--validation_share" in done.stdout
+    assert "--validation_fraction" in done.stdout
 
 
 TEXT = record_text([("gene", "1..6", {})])
@@ -224,8 +224,8 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, empty):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--validation_share", "1.5"], "validation_share 1.5 "),
-        (["--validation_share", "0.6", "--test_share", "0.6"], "leave nothing to train on"),
+        (["--validation_fraction", "1.5"], "validation_fraction 1.5 "),
+        (["--validation_fraction", "0.6", "--test_fraction", "0.6"], "leave nothing to train on"),
         (["--records", "tokens", "--tokenizer", "kmer", "--k", "99"], "k is 99"),
     ],
 )
@@ -253,7 +253,7 @@ def test_full_disk(tmp_path, limit):
     sequence = bases.decode(rng.integers(0, 4, 900_000).astype(np.uint8))
     path = write(tmp_path / "a.gb", record_text([("gene", "1..900000", {})], sequence))
     prefix = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
-    done = command("--input", path, "--output", tmp_path / "set", "--validation_share", 0, prefix=prefix)
+    done = command("--input", path, "--output", tmp_path / "set", "--validation_fraction", 0, prefix=prefix)
     assert done.returncode == 1
     assert done.stdout == ""
     lines = done.stderr.splitlines()
@@ -262,7 +262,7 @@ def test_full_disk(tmp_path, limit):
     assert len(lines) <= 2  # the other is the line of progress
     assert not (tmp_path / "set").exists()
     # With room again the same command ends as if nothing had been.
-    done = command("--input", path, "--output", tmp_path / "set", "--validation_share", 0)
+    done = command("--input", path, "--output", tmp_path / "set", "--validation_fraction", 0)
     assert done.returncode == 0, done.stderr
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.gb", "set"]
     assert json.loads(done.stdout)["region_bases"] == 900_000
@@ -277,7 +277,7 @@ def test_full_disk_at_the_index(tmp_path):
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n    save(*a, **k)\n"
         "np.savez = limited"
     )
-    done = command("--input", path, "--output", tmp_path / "set", "--validation_share", 0, prefix=prefix)
+    done = command("--input", path, "--output", tmp_path / "set", "--validation_fraction", 0, prefix=prefix)
     assert done.returncode == 1
     assert "File too large" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -365,7 +365,7 @@ def test_other_settings_do_not_take_what_is_kept(tmp_path):
 @pytest.mark.parametrize("split_by", ["group", "cluster"])
 def test_workers_change_nothing(tmp_path, split_by):
     for workers in (1, 2, 4):
-        builder.build(INPUTS, tmp_path / str(workers), workers=workers, split_by=split_by, validation_share=0.3)
+        builder.build(INPUTS, tmp_path / str(workers), workers=workers, split_by=split_by, validation_fraction=0.3)
     assert files(tmp_path / "1") == files(tmp_path / "2") == files(tmp_path / "4")
 
 
@@ -434,7 +434,7 @@ def test_duplicates_on_either_strand(tmp_path):
     )
     kept = {}
     for duplicates in merge.DUPLICATES:
-        info = builder.build([one, other], tmp_path / duplicates, duplicates=duplicates, validation_share=0)
+        info = builder.build([one, other], tmp_path / duplicates, duplicates=duplicates, validation_fraction=0)
         kept[duplicates] = sorted(region_bases(RegionSource(tmp_path / duplicates, "train")))
         dropped = info["ledger"]["regions"]["dropped"]
         assert info["ledger"]["regions"]["found"] == {"count": 4, "bases": 45}
@@ -459,7 +459,7 @@ def test_manifest_fixes_taxon_and_split(tmp_path):
 
 
 def test_split_by_assembly_and_leakage(tmp_path):
-    info = builder.build(INPUTS, tmp_path / "set", split_by="assembly", validation_share=0.5, seed=1)
+    info = builder.build(INPUTS, tmp_path / "set", split_by="assembly", validation_fraction=0.5, seed=1)
     where = {}
     for split in ("train", "validation"):
         source = RegionSource(tmp_path / "set", split)
@@ -484,12 +484,12 @@ def test_seen_is_the_share_that_stands_in_training(tmp_path):
     info = builder.build(inputs, tmp_path / "set")
     assert RegionSource(tmp_path / "set", "validation").index["seen"].tolist() == [1.0, 0.0]
     assert info["leakage"]["validation"]["near_copies"] == {"regions": 1, "bases": 200}
-    assert info["leakage"]["validation"]["share_in_training"] == 0.5
+    assert info["leakage"]["validation"]["fraction_in_training"] == 0.5
     # By cluster, the held-out copy of a training gene is dropped.
     info = builder.build(inputs, tmp_path / "clusters", split_by="cluster")
     assert RegionSource(tmp_path / "clusters", "validation").index["length"].tolist() == [200]
     assert info["ledger"]["regions"]["dropped"] == {merge.LINK: {"count": 1, "bases": 200}}
-    assert info["leakage"]["validation"]["share_in_training"] == 0
+    assert info["leakage"]["validation"]["fraction_in_training"] == 0
 
 
 @pytest.mark.slow
@@ -522,16 +522,16 @@ def test_inputs_that_contradict_each_other_are_kept(tmp_path):
 
 
 def test_nothing_left_to_train_on_is_said(tmp_path, capsys):
-    info = builder.build(INPUTS[:1], tmp_path / "set", validation_share=0.9, split_by="contig", seed=3)
+    info = builder.build(INPUTS[:1], tmp_path / "set", validation_fraction=0.9, split_by="contig", seed=3)
     assert info["splits"]["train"]["regions"] == 0
     assert info["leakage"] == {}
     assert "warning: all regions are held out, none is left to train on" in capsys.readouterr().err
 
 
 def test_what_was_not_measured_is_not_zero(tmp_path):
-    builder.build(INPUTS, tmp_path / "set", validation_share=0.3, measure_leakage=False)
+    builder.build(INPUTS, tmp_path / "set", validation_fraction=0.3, measure_leakage=False)
     assert np.isnan(RegionSource(tmp_path / "set", "validation").index["seen"]).all()
-    builder.build(INPUTS, tmp_path / "other", validation_share=0.3)
+    builder.build(INPUTS, tmp_path / "other", validation_fraction=0.3)
     for part in ("train", "validation"):
         assert not np.isnan(RegionSource(tmp_path / "other", part).index["seen"]).any()
 
@@ -577,7 +577,7 @@ def test_killed_at_any_moment(tmp_path):
         text = gzip.decompress(path.read_bytes())
         accession = text.split(b"VERSION", 1)[1].split()[0]
         inputs.append(write(tmp_path / f"{number}.gbk", text.replace(accession, b"R%d.1" % number)))
-    options = ["--workers", "2", "--split_by", "cluster", "--duplicates", "keep", "--validation_share", "0.2"]
+    options = ["--workers", "2", "--split_by", "cluster", "--duplicates", "keep", "--validation_fraction", "0.2"]
     began = time.perf_counter()
     done = command("--input", *inputs, "--output", tmp_path / "whole", *options)
     took = time.perf_counter() - began
@@ -612,7 +612,7 @@ def test_a_family_is_picked_by_its_product(tmp_path):
     family = gzip.decompress(data_path("protein_families", "ribosomal_protein_prok_cds.fa.gz").read_bytes()).decode()
     expected = {"".join(entry.split("\n")[1:]).upper() for entry in family.split(">")[1:]}
     scheme = Scheme("cds", product="ribosomal (subunit )?protein")
-    builder.build([folder], tmp_path / "set", scheme=scheme, duplicates="all", validation_share=0, taxon="bct")
+    builder.build([folder], tmp_path / "set", scheme=scheme, duplicates="all", validation_fraction=0, taxon="bct")
     source = RegionSource(tmp_path / "set", "train")
     found = {bases.decode(source.read(i, 0, int(length))) for i, length in enumerate(source.index["length"])}
     assert len(expected) == 264

@@ -104,7 +104,7 @@ def test_flatten_names_every_field():
         ("model.rope_theta", 0.0),
         ("tokenizer.k", 9),
         ("data.context_length", 20_000),
-        ("data.validation_share", 1.0),
+        ("data.validation_fraction", 1.0),
         ("data.repeat_weight", -0.1),
         ("data.repeat_weight", float("inf")),
         ("data.repeat_weight", float("nan")),

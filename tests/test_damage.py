@@ -443,7 +443,7 @@ def built(folder: Path, files: dict[str, bytes]) -> dict | DataError:
     try:
         with bounds():
             result = builder.build(
-                [folder / name for name in files], folder / "set", workers=1, validation_share=0, taxon="bct"
+                [folder / name for name in files], folder / "set", workers=1, validation_fraction=0, taxon="bct"
             )
     except DataError as error:
         result = error

@@ -21,7 +21,7 @@ GENE = [("gene", "2..7", {"locus_tag": "g1"})]
 
 
 def built(tmp_path, *paths, **options):
-    return builder.build(paths, tmp_path / "set", **{"validation_share": 0, **options})
+    return builder.build(paths, tmp_path / "set", **{"validation_fraction": 0, **options})
 
 
 def refused(tmp_path, *paths, **options):
@@ -98,7 +98,7 @@ def test_many_unknown_bases(tmp_path):
     [name] = places(tmp_path / "set")
     assert name.startswith("V00451.1:")
     info = builder.build(
-        [edge("soybean_gbpln2_850N.seq.gz")], tmp_path / "cut", scheme=Scheme("whole", cut_n=50), validation_share=0
+        [edge("soybean_gbpln2_850N.seq.gz")], tmp_path / "cut", scheme=Scheme("whole", cut_n=50), validation_fraction=0
     )
     assert info["splits"]["train"]["bases"] == 3400 - 850
     assert info["ledger"]["regions"]["dropped"]["N runs cut out"]["bases"] == 850

@@ -37,7 +37,7 @@ SKIPPED = {"NT_019265.gb.gz", "negative_location.gb.gz", "no_end_marker.gb.gz"} 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspect") / "set"
-    builder.build(INPUTS, folder, validation_share=0.2, test_share=0.1)
+    builder.build(INPUTS, folder, validation_fraction=0.2, test_fraction=0.1)
     return folder
 
 
@@ -105,7 +105,7 @@ def test_fasta_of_every_genome(tmp_path, capsys, name):
         with pytest.raises(DataError):
             builder.build([path], tmp_path / "set", taxon="bct")
         return
-    builder.build([path], tmp_path / "set", taxon="bct", validation_share=0.1)
+    builder.build([path], tmp_path / "set", taxon="bct", validation_fraction=0.1)
     capsys.readouterr()
     assert rows(printed(capsys, tmp_path / "set", "--fasta", "-")) == oracle_rows([path])
 
@@ -121,7 +121,7 @@ def test_fasta_of_every_genome(tmp_path, capsys, name):
 )
 def test_fasta_of_every_pair(tmp_path, capsys, annotation, sequence):
     paths = [data_path("genomes", "eukaryote", name) for name in (annotation, sequence)]
-    builder.build(paths, tmp_path / "set", taxon="inv", validation_share=0.1)
+    builder.build(paths, tmp_path / "set", taxon="inv", validation_fraction=0.1)
     capsys.readouterr()
     expected = [row for record in oracle_records(*paths) for row in oracle().regions(record, collections.Counter())]
     assert rows(printed(capsys, tmp_path / "set", "--fasta", "-")) == sorted(expected)
@@ -144,7 +144,7 @@ def test_fasta_to_a_file(dataset, tmp_path, capsys):
 def test_soft_masked_bases_are_in_lower_case(tmp_path, capsys):
     write(tmp_path / "a.fa", ">s\nACGTacgtNNACGTTTGGnn\n")
     write(tmp_path / "a.gff3", "s\tx\tgene\t3\t12\t.\t-\t.\tID=g;Name=one\ns\tx\tgene\t13\t20\t.\t+\t.\tID=h\n")
-    builder.build([tmp_path / "a.gff3"], tmp_path / "set", taxon="bct", validation_share=0)
+    builder.build([tmp_path / "a.gff3"], tmp_path / "set", taxon="bct", validation_fraction=0)
     capsys.readouterr()
     found = parsed(printed(capsys, tmp_path / "set", "--fasta", "-"))
     assert found == [("s:2-12(-) other bct gene=one", "GTNNacgtAC"), ("s:12-20(+) other bct", "GTTTGGnn")]
@@ -155,7 +155,7 @@ def test_soft_masked_bases_are_in_lower_case(tmp_path, capsys):
 def test_parts_of_spliced_regions_are_named(tmp_path, capsys):
     features = [("CDS", "join(1..3,7..10)", {"gene": "a"})]
     path = write(tmp_path / "a.gb", record_text(features, "acgtacgtaa"))
-    builder.build([path], tmp_path / "set", scheme=schemes.Scheme("cds"), validation_share=0)
+    builder.build([path], tmp_path / "set", scheme=schemes.Scheme("cds"), validation_fraction=0)
     capsys.readouterr()
     [(head, body)] = parsed(printed(capsys, tmp_path / "set", "--fasta", "-"))
     assert head.startswith("TEST.1:0-10(+) cds bct gene=a ")

@@ -80,11 +80,11 @@ def test_report():
         "kmer_length": 32,
         "sampled_one_in": 1,
         "validation": {
-            "regions": 3, "bases": 115, "kmers": 60, "share_in_training": 0.2,
+            "regions": 3, "bases": 115, "kmers": 60, "fraction_in_training": 0.2,
             "near_copies": {"regions": 1, "bases": 50},
         },
         "test": {
-            "regions": 1, "bases": 70, "kmers": 39, "share_in_training": 0.0, "near_copies": {"regions": 0, "bases": 0},
+            "regions": 1, "bases": 70, "kmers": 39, "fraction_in_training": 0.0, "near_copies": {"regions": 0, "bases": 0},
         },
     }  # fmt: skip
 

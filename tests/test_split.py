@@ -37,7 +37,7 @@ def genes(starts):
     return [Span(start, start + 1, 1, "cds") for start in starts]
 
 
-SHARES = {"validation_share": 0.3, "test_share": 0.3}
+SHARES = {"validation_fraction": 0.3, "test_fraction": 0.3}
 SPANS = st.lists(
     st.tuples(st.integers(0, LENGTH - 1), st.integers(1, 30), st.sampled_from([1, -1])).map(
         lambda t: Span(t[0], (t[0] + t[1] - 1) % LENGTH + 1, t[2], "cds")  # some run over the origin
@@ -101,8 +101,8 @@ HASHED = ["validation", "train", "test", "validation", "train", "train", "test",
 
 
 def test_shares_are_met_and_test_leaves_validation_alone():
-    def counts(validation_share, test_share):
-        shares = {"validation_share": validation_share, "test_share": test_share}
+    def counts(validation_fraction, test_fraction):
+        shares = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
         found = splits(genes(range(20000)), shares=shares, length=20001)
         return found, {name: found.count(name) / len(found) for name in split.SPLITS}
 
@@ -117,7 +117,7 @@ def test_shares_are_met_and_test_leaves_validation_alone():
 @pytest.mark.parametrize("shares", [(-0.1, 0), (0, 1.0), (0.5, 0.5), (float("nan"), 0)])
 def test_bad_shares(shares):
     with pytest.raises(ArgumentError):
-        split.check_shares(*shares)
+        split.check_fractions(*shares)
 
 
 def test_real_records_keep_overlaps_together():

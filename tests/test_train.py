@@ -198,7 +198,7 @@ def test_another_run_may_not_go_on_in_the_folder(straight, dataset, tmp_path):
     before = {path: path.read_bytes() for path in straight.folder.glob("*.json*")}
     with pytest.raises(ConfigError, match=r"model.hidden_size: 16 → 32.*train.seed: 0 → 1"):
         train.train(tiny.config(dataset, model__hidden_size="32", train__seed="1"), straight.folder)
-    other = tiny.genomes(tmp_path / "other", validation_share=0.3)
+    other = tiny.genomes(tmp_path / "other", validation_fraction=0.3)
     with pytest.raises(DataError, match="is not the data that this run started with"):
         train.train(tiny.config(other), straight.folder)
     assert before == {path: path.read_bytes() for path in straight.folder.glob("*.json*")}
@@ -248,7 +248,7 @@ def test_evaluate_warns_of_data_that_the_run_was_not_trained_on(straight, capsys
     arguments = ["--checkpoint", str(straight.folder), "--config.eval.max_regions=2"]
     evaluate.main(arguments)
     assert "warning" not in capsys.readouterr().err
-    build(tiny.GENOMES, tmp_path / "other", validation_share=0.2, seed=1)
+    build(tiny.GENOMES, tmp_path / "other", validation_fraction=0.2, seed=1)
     capsys.readouterr()
     evaluate.main([*arguments, f"--config.data.path={tmp_path / 'other'}"])
     assert "other is not the dataset this run was trained on" in capsys.readouterr().err
@@ -280,7 +280,7 @@ def test_bpe_trains_resumes_evaluates_and_samples(tmp_path, monkeypatch, capsys)
     model = train_bpe.build(plain, 64, tmp_path / "bpe.model")["output"]
     config = tiny.config(
         tmp_path / "set", tokenizer__kind="bpe", tokenizer__model_file=model, data__records="tokens",
-        data__build_from=",".join(map(str, tiny.GENOMES)), data__validation_share="0.2",
+        data__build_from=",".join(map(str, tiny.GENOMES)), data__validation_fraction="0.2",
     )  # fmt: skip
     first = train.train(config, tmp_path / "straight")
     assert 1.8 < first["bits_per_base"] < 3

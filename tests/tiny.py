@@ -26,7 +26,7 @@ GENOMES = [
 
 def genomes(folder: Path, **options) -> Path:
     """A dataset of a phage, phiX174 and a plasmid: 107 regions, 68 076 bases; a fifth held out."""
-    build(GENOMES, folder, **{"validation_share": 0.2, **options})
+    build(GENOMES, folder, **{"validation_fraction": 0.2, **options})
     return folder
 
 

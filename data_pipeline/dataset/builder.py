@@ -33,8 +33,8 @@ def build(
     *,
     scheme: Scheme = GENE,
     taxon: str | None = None,
-    validation_share: float = 0.05,
-    test_share: float = 0.0,
+    validation_fraction: float = 0.05,
+    test_fraction: float = 0.0,
     split_by: str = "group",
     duplicates: str = "inputs",
     seed: int = 0,
@@ -52,8 +52,8 @@ def build(
       output: the folder to create; it must not exist. During the build, `output`.partial contains the finished inputs.
       scheme: which intervals become regions.
       taxon: the tag of every region, one of genome.TAXA; None: from each file's name or record.
-      validation_share: fraction of the groups defined by `split_by`, 0 to 1, that goes to validation.
-      test_share: the same for test.
+      validation_fraction: fraction of the groups defined by `split_by`, 0 to 1, that goes to validation.
+      test_fraction: the same for test.
       split_by: which regions are kept in one split, one of split.BY.
       duplicates: drop regions with the same bases, on either strand, as an earlier region of another input ("inputs")
         or of any input ("all"), or drop none ("keep").
@@ -73,7 +73,7 @@ def build(
       DataError: bad input, an existing output, a full disk, or no region. Inputs that are finished by then are kept.
     """
     output = Path(output)
-    split.check_shares(validation_share, test_share)
+    split.check_fractions(validation_fraction, test_fraction)
     _one_of("taxon", taxon, (None, *TAXA))
     _one_of("split_by", split_by, split.BY)
     _one_of("duplicates", duplicates, merge.DUPLICATES)
@@ -98,8 +98,8 @@ def build(
     if os.path.lexists(output):
         raise FileError("exists already", file=output, remedy="remove it or choose another output")
     parameters = {
-        "scheme": dataclasses.asdict(scheme), "taxon": taxon, "validation_share": validation_share,
-        "test_share": test_share, "split_by": split_by, "duplicates": duplicates, "seed": seed,
+        "scheme": dataclasses.asdict(scheme), "taxon": taxon, "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction, "split_by": split_by, "duplicates": duplicates, "seed": seed,
         "shard_bytes": shard_bytes,
     }  # fmt: skip
     if workers is None:
@@ -118,7 +118,7 @@ def build(
             merged = merge.Merge(done, settings)
             merged.drop_records()
             merged.drop_duplicates(duplicates)
-            merged.assign_splits(validation_share, test_share)
+            merged.assign_splits(validation_fraction, test_fraction)
             if measure_leakage:
                 progress.stage("comparing", merged.kept_bases())
                 merged.measure_leakage(partial, pool.map if pool else map, progress.advance)

@@ -75,7 +75,7 @@ class Merge:
                 duplicates.repeated(lambda i: self.spills[i].column("digest"), self.kept, within=which == "all"),
             )
 
-    def assign_splits(self, validation_share: float, test_share: float) -> None:
+    def assign_splits(self, validation_fraction: float, test_fraction: float) -> None:
         """Assigns a split to each region; if clusters are kept together, drops regions that link two splits."""
         fixed = [
             None if (assigned := spill.facts["split"]) is None else split.SPLITS.index(assigned)
@@ -90,13 +90,13 @@ class Merge:
                 lengths,
                 self.kept,
                 fixed,
-                validation_share,
-                test_share,
+                validation_fraction,
+                test_fraction,
             )
             self._drop(LINK, links)
         else:
             self.splits = [
-                split.splits_of(split_hash, validation_share, test_share)
+                split.splits_of(split_hash, validation_fraction, test_fraction)
                 if assigned is None
                 else np.full(len(split_hash), assigned, np.int8)
                 for split_hash, assigned in zip(split_hashes, fixed, strict=True)

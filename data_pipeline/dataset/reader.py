@@ -36,7 +36,7 @@ from data_pipeline.errors import DatasetError, one_line
 from data_pipeline.sequence import bases
 
 FORMAT = "gener_jax regions"
-VERSION = 2
+VERSION = 3
 PAYLOAD_BYTES = 1 << 16
 
 MAGIC = b"GNRR"

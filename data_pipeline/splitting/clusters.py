@@ -24,8 +24,8 @@ def assign(
     lengths: Sequence[np.ndarray],
     kept: Sequence[np.ndarray],
     fixed: Sequence[int | None],
-    validation_share: float,
-    test_share: float,
+    validation_fraction: float,
+    test_fraction: float,
     memory_bytes: int = MEMORY_BYTES,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The split of each region, int8 [regions], and whether it links two splits, bool [regions], for each input.
@@ -36,7 +36,7 @@ def assign(
       lengths: int64 [regions], bases.
       kept: bool [regions]; the others are ignored.
       fixed: the split of all regions of an input, if the manifest fixes it, or None.
-      validation_share, test_share: fractions of the clusters.
+      validation_fraction, test_fraction: fractions of the clusters.
       memory_bytes: to stay below this, the sketches are read in several passes.
     """
     # Imported here because it is slow and the workers do not need it.
@@ -73,8 +73,8 @@ def assign(
         count, cluster = connected_components(graph, directed=False)
         first = nodes[np.unique(cluster, return_index=True)[1]]  # nodes are sorted: the earliest of each cluster
         size = np.bincount(cluster, length[nodes], count)
-        decided = splits_of(split_hash[first], validation_share, test_share)
-        room = np.array([1.0, validation_share, test_share])[decided] * bases
+        decided = splits_of(split_hash[first], validation_fraction, test_fraction)
+        room = np.array([1.0, validation_fraction, test_fraction])[decided] * bases
         decided[size > room] = 0
         old = first < begin
         decided[old] = split[first[old]]

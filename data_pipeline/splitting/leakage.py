@@ -82,7 +82,7 @@ def report(
             "regions": int(chosen.sum()),
             "bases": int(lengths[chosen].sum()),
             "kmers": total,
-            "share_in_training": round(float((seen[chosen] * sizes[chosen]).sum()) / total, 6) if total else 0.0,
+            "fraction_in_training": round(float((seen[chosen] * sizes[chosen]).sum()) / total, 6) if total else 0.0,
             "near_copies": {"regions": int(near.sum()), "bases": int(lengths[near].sum())},
         }
     return result

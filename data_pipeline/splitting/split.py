@@ -20,15 +20,15 @@ SPLITS = ("train", "validation", "test")
 BY = ("group", "contig", "assembly", "taxon", "cluster")
 
 
-def check_shares(validation_share: float, test_share: float) -> None:
+def check_fractions(validation_fraction: float, test_fraction: float) -> None:
     """Raises ArgumentError unless both fractions are at least 0 and their sum is below 1."""
-    for name, share in (("validation_share", validation_share), ("test_share", test_share)):
+    for name, share in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
         if not 0 <= share < 1:
             raise ArgumentError("must be at least 0 and below 1", field=name, value=share)
-    if validation_share + test_share >= 1:
+    if validation_fraction + test_fraction >= 1:
         raise ArgumentError(
-            f"and validation_share {validation_share} leave nothing to train on",
-            field="test_share", value=test_share, remedy="give fractions with a sum below 1",
+            f"and validation_fraction {validation_fraction} leave nothing to train on",
+            field="test_fraction", value=test_fraction, remedy="give fractions with a sum below 1",
         )  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def _hash(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}\t{name}".encode(), digest_size=8).digest(), "big")
 
 
-def splits_of(split_hashes: np.ndarray, validation_share: float, test_share: float) -> np.ndarray:
+def splits_of(split_hashes: np.ndarray, validation_fraction: float, test_fraction: float) -> np.ndarray:
     """The splits, int8 indices of SPLITS, of split hashes, uint64: low ones are validation, high ones are test."""
     share = split_hashes.astype(np.float64) / 2**64
-    return np.select([share < validation_share, share >= 1 - test_share], [1, 2], 0).astype(np.int8)
+    return np.select([share < validation_fraction, share >= 1 - test_fraction], [1, 2], 0).astype(np.int8)

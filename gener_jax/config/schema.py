@@ -156,7 +156,7 @@ class Data:
     path: str = "datasets/refseq"  # a folder that data_pipeline.build wrote
     build_from: tuple[str, ...] = ()  # annotated genomes to build it from, where it is absent
     records: str = "bases"  # what to build: bases, or tokens (fixed phase and strand; what bpe needs)
-    validation_share: float = 0.05  # of the regions to build, held out
+    validation_fraction: float = 0.05  # of the regions to build, held out
     context_length: int = 16384  # tokens of input
     random_phase: bool = True  # start every region at a random offset below k bases, another one each epoch
     reverse_complement: bool = False  # read every region on a random strand, another one each epoch
@@ -170,7 +170,7 @@ class Data:
         check("records", *_one_of(("bases", "tokens")))
         check("context_length prefetch", *_POSITIVE)
         check("num_workers", *_NOT_NEGATIVE)
-        check("validation_share", 0 < self.validation_share < 1, "must be between 0 and 1")
+        check("validation_fraction", 0 < self.validation_fraction < 1, "must be between 0 and 1")
         check("repeat_weight", 0 <= self.repeat_weight < math.inf, "must be finite and not negative")
         check(
             "repeat_weight", self.repeat_weight == 1 or self.records == "bases",
@@ -209,8 +209,8 @@ class Optimizer:
     peak_learning_rate: float = 4e-4
     warmup_steps: int = 2000
     schedule: str = "cosine"  # behind the warm-up: cosine, or wsd (stable, then linear decay)
-    decay_share: float = 0.2  # of all steps, at the end, in which wsd decays
-    final_share: float = 0.1  # of the peak rate, reached at the last step
+    decay_fraction: float = 0.2  # of all steps, at the end, in which wsd decays
+    final_learning_rate_ratio: float = 0.1  # of the peak rate, reached at the last step
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -224,8 +224,8 @@ class Optimizer:
         check = _fields_of("optimizer", self)
         check("schedule", *_one_of(("cosine", "wsd")))
         check("state_dtype", *_one_of(("float32", "bfloat16")))
-        check("decay_share", 0 < self.decay_share <= 1, "must be above 0 and at most 1")
-        check("final_share", 0 <= self.final_share <= 1, "must be 0 to 1")
+        check("decay_fraction", 0 < self.decay_fraction <= 1, "must be above 0 and at most 1")
+        check("final_learning_rate_ratio", 0 <= self.final_learning_rate_ratio <= 1, "must be 0 to 1")
         check("spike_factor", self.spike_factor == 0 or self.spike_factor > 1, "must be above 1, or 0")
         check("max_skipped_in_row peak_learning_rate epsilon clip_norm", *_POSITIVE)
         check("warmup_steps weight_decay", *_NOT_NEGATIVE)

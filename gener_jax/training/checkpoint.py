@@ -216,7 +216,7 @@ _DECIDES = (
     "train.init_from",
 )
 _FREE = (
-    "data.path", "data.build_from", "data.validation_share", "data.num_workers", "data.prefetch",
+    "data.path", "data.build_from", "data.validation_fraction", "data.num_workers", "data.prefetch",
     "tokenizer.model_file", "tokenizer.convention", "model.attention", "model.attention_block", "model.remat",
     "model.scan_unroll", "optimizer.max_skipped_in_row",
 )  # fmt: skip

@@ -8,22 +8,23 @@ from gener_jax.config import Config, Optimizer
 
 
 def learning_rate(config: Config) -> optax.Schedule:
-    """Linear warm-up from 0 to the peak, then the schedule: `cosine` decays along half a cosine to `final_share` of the
-    peak at the last step; `wsd` stays at the peak and decays linearly to the same in the last `decay_share` of steps.
+    """Linear warm-up from 0 to the peak, then the schedule: `cosine` decays along half a cosine to `final_learning_rate_ratio` of the
+    peak at the last step; `wsd` stays at the peak and decays linearly to the same in the last `decay_fraction` of
+    steps.
 
     From the switch to FNS on, the peak is `objective.fns_learning_rate`; the schedule's shape continues.
     """
     o, fns, num_steps = config.optimizer, config.objective, config.train.num_steps
     last = max(num_steps, o.warmup_steps + 1)
     if o.schedule == "cosine":
-        shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, o.warmup_steps, last, o.final_share)
+        shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, o.warmup_steps, last, o.final_learning_rate_ratio)
     else:
-        decay = max(min(round(o.decay_share * num_steps), last - o.warmup_steps), 1)
+        decay = max(min(round(o.decay_fraction * num_steps), last - o.warmup_steps), 1)
         shape = optax.join_schedules(
             [
                 optax.linear_schedule(0.0, 1.0, o.warmup_steps),
                 optax.constant_schedule(1.0),
-                optax.linear_schedule(1.0, o.final_share, decay),
+                optax.linear_schedule(1.0, o.final_learning_rate_ratio, decay),
             ],
             [o.warmup_steps, last - decay],
         )
