@@ -122,9 +122,9 @@ def parser() -> argparse.ArgumentParser:
     splits("--seed", type=int, default=0, help="seed of the split (default 0)")
 
     store = parse.add_argument_group("storage").add_argument
-    store("--records", choices=("bases", "tokens"), default="bases", help="what to store (default: bases)")
-    store("--tokenizer", choices=("kmer", "bpe"), help="tokenizer for --records tokens (default: kmer)")
-    store("--k", type=int, help="bases per k-mer, for --records tokens (default 6)")
+    store("--storage", choices=("bases", "token_ids"), default="bases", help="what to store (default: bases)")
+    store("--tokenizer", choices=("kmer", "bpe"), help="tokenizer for --storage token_ids (default: kmer)")
+    store("--k", type=int, help="bases per k-mer, for --storage token_ids (default 6)")
     store("--model_file", metavar="FILE", help="the model of --tokenizer bpe")
     store("--workers", type=int, help="number of processes (default: one per core, or one for few small inputs)")
     return parse
@@ -137,14 +137,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.perf_counter()
     try:
         tokenizer = None
-        if options.records == "tokens":
+        if options.storage == "token_ids":
             from data_pipeline.sequence import tokenizer as tokenizers
 
             tokenizer = tokenizers.make(
                 options.tokenizer or "kmer", 6 if options.k is None else options.k, options.model_file
             )
         elif options.tokenizer or options.k is not None or options.model_file:
-            raise ArgumentError("--tokenizer, --k and --model_file are only for --records tokens")
+            raise ArgumentError("--tokenizer, --k and --model_file are only for --storage token_ids")
         if bool(options.input) == bool(options.manifest):
             raise ArgumentError("give either --input or --manifest")
         scheme = Scheme(

@@ -93,7 +93,7 @@ def head(source: RegionSource, numbers: Iterator[int], count: int) -> list[str]:
             break
         length = int(source.index["length"][region])
         start = ""
-        if source.records == "bases":
+        if source.storage == "bases":
             start = bases.decode(source.read(region, 0, min(length, 30))) + ("…" if length > 30 else "")
         row = (
             source.split, coordinates(source, region), source.taxa[source.index["taxon"][region]],
@@ -116,7 +116,7 @@ class Totals:
         """Adds one region, with its bases if the dataset contains bases."""
         length = int(source.index["length"][region])
         self.lengths.append(length)
-        if source.records == "bases":
+        if source.storage == "bases":
             self.counts += np.bincount(source.read(region, 0, length), minlength=5)
             self.masked += int(source.lower_case(region, 0, length).sum())
 
@@ -228,10 +228,10 @@ def inspect(options: argparse.Namespace) -> None:
     sources = [RegionSource(options.dataset, name) for name in options.split or info["splits"]]
     filters = {"kinds": options.kinds, "taxa": options.taxa, "gene": options.gene, "product": options.product}
     if options.fasta:
-        if info["records"] != "bases":
+        if info["storage"] != "bases":
             raise DatasetError(
                 "contains token ids, not bases",
-                file=options.dataset, remedy="build it with --records bases to write FASTA",
+                file=options.dataset, remedy="build it with --storage bases to write FASTA",
             )  # fmt: skip
         if options.fasta == "-":
             for source in sources:
@@ -261,7 +261,7 @@ def inspect(options: argparse.Namespace) -> None:
     numbers = [list(chosen(source, **filters)) for source in sources]
     scheme = info["parameters"]["scheme"]["name"]
     sequences = f"{len(info['accessions']):,} sequences"
-    print(f"{options.dataset}: {info['records']}, scheme {scheme}, digest {info['digest'][:12]}, {sequences}")
+    print(f"{options.dataset}: {info['storage']}, scheme {scheme}, digest {info['digest'][:12]}, {sequences}")
     if any(numbers):
         print(*totals(sources, numbers), sep="\n")
     else:

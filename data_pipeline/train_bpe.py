@@ -128,9 +128,9 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
         raise ArgumentError("must be 0 or more", field="seed", value=seed)
     _check_vocab_size(vocab_size)
     source = RegionSource(dataset, "train")
-    if source.records != "bases":
+    if source.storage != "bases":
         raise DatasetError(
-            f"contains {source.records}, not bases", file=dataset, remedy="build it with --records bases"
+            f"contains {source.storage}, not bases", file=dataset, remedy="build it with --storage bases"
         )
     chunks = list(sample(source, max_bases, seed))
     total = sum(map(len, chunks))

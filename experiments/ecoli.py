@@ -8,9 +8,10 @@ busy with other work). The same with byte pairs instead of 6-mers (1.9611 after 
 
     python -m data_pipeline.train_bpe --dataset datasets/ecoli --vocab_size 1024 --output ecoli-bpe.model
     python -m data_pipeline.build --input NC_000913.3.gbk.gz --output datasets/ecoli-bpe \\
-        --records tokens --tokenizer bpe --model_file ecoli-bpe.model
+        --storage token_ids --tokenizer bpe --model_file ecoli-bpe.model
     python -m gener_jax.train --config=experiments/ecoli.py --workdir=runs/ecoli-bpe --config.tokenizer.kind=bpe \\
-        --config.tokenizer.model_file=ecoli-bpe.model --config.data.records=tokens --config.data.path=datasets/ecoli-bpe
+        --config.tokenizer.model_file=ecoli-bpe.model --config.data.storage=token_ids
+        --config.data.path=datasets/ecoli-bpe
 """
 
 from gener_jax.config import base

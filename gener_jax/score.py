@@ -128,7 +128,7 @@ def overlap(config: Config, folder: Path, step: int | None, codes: list[np.ndarr
             f"warning: the {total:,} bases of training data were not compared with what is scored: it may have been "
             "seen; --check_overlap always compares them"
         )
-    if source.records == "tokens":
+    if source.storage == "token_ids":
         return "warning: the training data are tokens, which are not compared with what is scored: it may be in them"
     sample = leakage.sampling(sum(map(len, codes)))
     hashes, _ = leakage.held_out(codes, sample)

@@ -69,7 +69,7 @@ def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
         say(f"building {config.data.path} from {', '.join(map(str, config.data.build_from))}")
         build(
             config.data.build_from, config.data.path, validation_fraction=config.data.validation_fraction,
-            tokenizer=tokenizer if config.data.records == "tokens" else None,
+            tokenizer=tokenizer if config.data.storage == "token_ids" else None,
         )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def check_built(config: Config) -> None:
     differences = [
         f"{name} {was}, not {value}"
         for name, was, value in (
-            ("data.records", info["records"], wanted.records),
+            ("data.storage", info["storage"], wanted.storage),
             ("data.validation_fraction", info["parameters"]["validation_fraction"], wanted.validation_fraction),
             ("data.build_from", found, files),
         )

@@ -55,7 +55,7 @@ def refused(capsys):
         ({"model__vocab_size": "100"}, 2, "model.vocab_size is 100: kmer-3 has 96 tokens"),
         ({"sample__prompts": "ATX"}, 2, "sample.prompts: character 'X' at position 2"),
         ({"eval__split": "test"}, 1, "the test split is empty"),
-        ({"tokenizer__kind": "bpe", "tokenizer__model_file": "absent.model", "data__records": "tokens"}, 2,
+        ({"tokenizer__kind": "bpe", "tokenizer__model_file": "absent.model", "data__storage": "token_ids"}, 2,
          "absent.model: cannot read the BPE model"),
     ],
 )  # fmt: skip

@@ -136,7 +136,7 @@ def test_records_without_sequence_are_reported_beside_others(tmp_path):
 
 def test_tokens(tmp_path):
     info = builder.build(INPUTS, tmp_path / "set", tokenizer=StubTokenizer())
-    assert info["records"] == "tokens"
+    assert info["storage"] == "token_ids"
     plain = builder.build(INPUTS, tmp_path / "plain")
     for split in ("train", "validation"):
         tokens, codes = RegionSource(tmp_path / "set", split), RegionSource(tmp_path / "plain", split)
@@ -151,7 +151,7 @@ def test_tokens(tmp_path):
 
 def test_command_with_kmers(tmp_path):
     tokenizers = pytest.importorskip("data_pipeline.sequence.tokenizer")
-    done = command("--input", *INPUTS, "--output", tmp_path / "set", "--records", "tokens", "--k", 6)
+    done = command("--input", *INPUTS, "--output", tmp_path / "set", "--storage", "token_ids", "--k", 6)
     assert done.returncode == 0, done.stderr
     source = RegionSource(tmp_path / "set", "train")
     tokenizer = tokenizers.make("kmer", 6, None)
@@ -226,7 +226,7 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, empty):
     [
         (["--validation_fraction", "1.5"], "validation_fraction 1.5 "),
         (["--validation_fraction", "0.6", "--test_fraction", "0.6"], "leave nothing to train on"),
-        (["--records", "tokens", "--tokenizer", "kmer", "--k", "99"], "k is 99"),
+        (["--storage", "token_ids", "--tokenizer", "kmer", "--k", "99"], "k is 99"),
     ],
 )
 def test_bad_arguments(tmp_path, capsys, arguments, words):

@@ -141,8 +141,8 @@ def test_a_wrong_field_is_named_with_its_value(field, value):
     [
         ({"model__num_attention_heads": 3}, "model.hidden_size"),
         ({"tokenizer__kind": "bpe"}, "tokenizer.model_file"),
-        ({"tokenizer__kind": "bpe", "tokenizer__model_file": "m"}, "data.records"),
-        ({"data__repeat_weight": 0.1, "data__records": "tokens"}, "data.repeat_weight"),
+        ({"tokenizer__kind": "bpe", "tokenizer__model_file": "m"}, "data.storage"),
+        ({"data__repeat_weight": 0.1, "data__storage": "token_ids"}, "data.repeat_weight"),
         ({"mesh__data": -1}, "mesh"),
         ({"model__yarn_beta_fast": 0.5}, "model.yarn_beta_fast"),
     ],

@@ -251,9 +251,9 @@ def test_head_gives_the_first_regions(dataset, capsys):
 def test_tokens_have_no_bases_to_show(tmp_path, capsys):
     builder.build(INPUTS, tmp_path / "set", tokenizer=StubTokenizer())
     capsys.readouterr()
-    assert "--records bases" in refused(capsys, tmp_path / "set", "--fasta", "-")
+    assert "--storage bases" in refused(capsys, tmp_path / "set", "--fasta", "-")
     lines = printed(capsys, tmp_path / "set").splitlines()
-    assert ": tokens, scheme gene" in lines[0]
+    assert ": token_ids, scheme gene" in lines[0]
     [whole] = [line.split() for line in lines if line.startswith("all ")]
     assert whole[1:3] == ["237", "179,853"]
     assert whole[-3:] == ["-", "-", "-"]

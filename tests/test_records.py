@@ -132,7 +132,7 @@ def test_tokens(tmp_path, vocab_size, size):
     assert facts["remainder"] == 1 + 2 + 0 + 1 + 2 + 0
     assert facts["tokens"] == 1 + 3 + 3 + 100_000
     source = RegionSource(tmp_path / "set", "train")
-    assert source.records == "tokens"
+    assert source.storage == "token_ids"
     assert source.index["tokens"].tolist() == [0, 0, 1, 3, 3, 100_000]
     assert source.index["length"].tolist() == [1, 2, 3, 10, 11, 300_000]
     for number, region in enumerate(regions):

@@ -279,7 +279,7 @@ def test_bpe_trains_resumes_evaluates_and_samples(tmp_path, monkeypatch, capsys)
     plain = tiny.genomes(tmp_path / "plain")
     model = train_bpe.build(plain, 64, tmp_path / "bpe.model")["output"]
     config = tiny.config(
-        tmp_path / "set", tokenizer__kind="bpe", tokenizer__model_file=model, data__records="tokens",
+        tmp_path / "set", tokenizer__kind="bpe", tokenizer__model_file=model, data__storage="token_ids",
         data__build_from=",".join(map(str, tiny.GENOMES)), data__validation_fraction="0.2",
     )  # fmt: skip
     first = train.train(config, tmp_path / "straight")

@@ -121,14 +121,14 @@ def read_info(folder: str | Path) -> dict:
     return info
 
 
-_INFO_KEYS = ("digest", "records", "piece_length", "tokenizer", "splits", "kinds", "taxa", "accessions", "assemblies")
+_INFO_KEYS = ("digest", "storage", "piece_length", "tokenizer", "splits", "kinds", "taxa", "accessions", "assemblies")
 
 
 class RegionSource:
     """Random access to the regions of one split.
 
     `index` contains the arrays of INDEX_COLUMNS, one row per region. `kinds`, `taxa`, `accessions` and `assemblies` are
-    the names that its numbers index. `records` is "bases" or "tokens". `info` is the content of dataset.json, and
+    the names that its numbers index. `storage` is "bases" or "token_ids". `info` is the content of dataset.json, and
     `digest` its digest. Threads may share a source. A pickled source contains only its folder and opens the files
     again.
 
@@ -149,7 +149,7 @@ class RegionSource:
                 f"is missing for {split}", file=self.folder / "dataset.json", field=missing[0], remedy=REBUILD
             )
         self.digest: str = self.info["digest"]
-        self.records: str = self.info["records"]
+        self.storage: str = self.info["storage"]
         self.piece_length: int = self.info["piece_length"]
         self.kinds: list[str] = self.info["kinds"]
         self.taxa: list[str] = self.info["taxa"]
@@ -160,7 +160,7 @@ class RegionSource:
         self._shards = [self.folder / shard["file"] for shard in facts["shards"]]
         self._first = np.cumsum([0] + [shard["records"] for shard in facts["shards"]])
         self.index = self._read_index(facts)
-        self._units = self.index["length" if self.records == "bases" else "tokens"]
+        self._units = self.index["length" if self.storage == "bases" else "tokens"]
         self._names: dict[str, tuple[bytes, np.ndarray]] = {}
         self._lock = threading.Lock()
         self._readers: dict[int, ArrayRecordReader] = {}
@@ -186,7 +186,7 @@ class RegionSource:
 
         Both count bases, or tokens in a dataset of token ids. Raises IndexError if they are outside the region.
         """
-        dtype = np.uint8 if self.records == "bases" else np.int32
+        dtype = np.uint8 if self.storage == "bases" else np.int32
         out = np.empty(stop - start, dtype) if stop > start else np.empty(0, dtype)
         for at, entry, slot, first, last in self._chunks(region, start, stop):
             out[at : at + last - first] = entry.read(slot, first, last)
@@ -194,10 +194,10 @@ class RegionSource:
 
     def lower_case(self, region: int, start: int, stop: int) -> np.ndarray:
         """Whether each base [start, stop) of a region is soft-masked, bool [stop - start]; needs a dataset of bases."""
-        if self.records != "bases":
+        if self.storage != "bases":
             raise DatasetError(
                 "a dataset of token ids does not preserve lower case",
-                file=self.folder, remedy="build it with --records bases",
+                file=self.folder, remedy="build it with --storage bases",
             )  # fmt: skip
         out = np.zeros(max(0, stop - start), bool)
         for at, entry, slot, first, last in self._chunks(region, start, stop):
@@ -226,7 +226,7 @@ class RegionSource:
         if not 0 <= region < len(self):
             raise IndexError(f"region {region} of {len(self)} in {self.folder} {self.split}")
         if not 0 <= start <= stop <= self._units[region]:
-            unit = self.records
+            unit = self.storage
             raise IndexError(f"{unit} {start} to {stop} of region {region}, which has {self._units[region]} {unit}")
         number, slot = int(self.index["record"][region]), int(self.index["slot"][region])
         at = start
@@ -294,7 +294,7 @@ class RegionSource:
         for name, column in index.items():
             if column.dtype != INDEX_COLUMNS[name] or column.shape != (facts["regions"],):
                 raise self._damaged(path, f"column {name} is {column.dtype} {column.shape}")
-        last = index["record"] + np.maximum(index["length" if self.records == "bases" else "tokens"] - 1, 0) // (
+        last = index["record"] + np.maximum(index["length" if self.storage == "bases" else "tokens"] - 1, 0) // (
             self.piece_length
         )
         if len(last) and not (index["record"].min() >= 0 and last.max() < self._first[-1]):

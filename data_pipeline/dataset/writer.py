@@ -80,7 +80,7 @@ class DatasetWriter:
         content = {
             "format": FORMAT,
             "version": VERSION,
-            "records": "bases" if self.tokenizer is None else "tokens",
+            "storage": "bases" if self.tokenizer is None else "token_ids",
             "piece_length": self.piece_length,
             "tokenizer": None if self.tokenizer is None else _described(self.tokenizer),
             "kinds": list(KINDS),

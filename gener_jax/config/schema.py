@@ -155,7 +155,7 @@ class Data:
 
     path: str = "datasets/refseq"  # a folder that data_pipeline.build wrote
     build_from: tuple[str, ...] = ()  # annotated genomes to build it from, where it is absent
-    records: str = "bases"  # what to build: bases, or tokens (fixed phase and strand; what bpe needs)
+    storage: str = "bases"  # what to build: bases, or tokens (fixed phase and strand; what bpe needs)
     validation_fraction: float = 0.05  # of the regions to build, held out
     context_length: int = 16384  # tokens of input
     random_phase: bool = True  # start every region at a random offset below k bases, another one each epoch
@@ -173,8 +173,8 @@ class Data:
         check("validation_fraction", 0 < self.validation_fraction < 1, "must be between 0 and 1")
         check("repeat_weight", 0 <= self.repeat_weight < math.inf, "must be finite and not negative")
         check(
-            "repeat_weight", self.repeat_weight == 1 or self.records == "bases",
-            f"needs lower case, which data.records {self.records} does not keep; set it to 1, or data.records to bases",
+            "repeat_weight", self.repeat_weight == 1 or self.storage == "bases",
+            f"needs lower case, which data.storage {self.storage} does not keep; set it to 1, or data.storage to bases",
         )  # fmt: skip
 
 
@@ -363,9 +363,9 @@ class Config:
             f"exceeds train.num_steps {self.train.num_steps}",
         )  # fmt: skip
         _require(
-            self.tokenizer.kind != "bpe" or self.data.records == "tokens", "data.records", self.data.records,
-            "tokenizer.kind bpe needs a dataset of tokens: data.records=tokens "
-            "(python -m data_pipeline.build --records tokens --tokenizer bpe --model_file FILE)",
+            self.tokenizer.kind != "bpe" or self.data.storage == "token_ids", "data.storage", self.data.storage,
+            "tokenizer.kind bpe needs a dataset of tokens: data.storage=token_ids "
+            "(python -m data_pipeline.build --storage token_ids --tokenizer bpe --model_file FILE)",
         )  # fmt: skip
         _require(
             self.objective.fns_from_step is None or self.tokenizer.kind == "kmer", "objective.fns_from_step",

@@ -65,27 +65,27 @@ class TokenStream:
         self.source, self.tokenizer, self.data, self.seed = source, tokenizer, data, seed
         if len(source) == 0:
             raise DataError(f"{source.folder}: the {source.split} split holds no region")
-        if source.records == "tokens" and source.info["tokenizer"]["digest"] != tokenizer.digest:
+        if source.storage == "token_ids" and source.info["tokenizer"]["digest"] != tokenizer.digest:
             stored = source.info["tokenizer"]["name"]
             raise DataError(
                 f"{source.folder}: holds tokens of another {stored} than config.tokenizer's {tokenizer.name}; "
                 "build it with the same tokenizer"
             )
-        if source.records == "bases" and tokenizer.kind != "kmer":
+        if source.storage == "bases" and tokenizer.kind != "kmer":
             raise DataError(
                 f"{source.folder}: holds bases, which only k-mer tokenizers read; for {tokenizer.name} build it with "
-                "--records tokens --tokenizer bpe --model_file FILE"
+                "--storage token_ids --tokenizer bpe --model_file FILE"
             )
-        self.k = tokenizer.k if source.records == "bases" else 0
-        if source.records == "tokens" and data.reverse_complement:
+        self.k = tokenizer.k if source.storage == "bases" else 0
+        if source.storage == "token_ids" and data.reverse_complement:
             raise DataError(
                 f"{source.folder}: holds tokens, whose strand is fixed: set data.reverse_complement to false, or "
-                "build it with --records bases"
+                "build it with --storage bases"
             )
-        if source.records == "tokens" and data.repeat_weight != 1:
+        if source.storage == "token_ids" and data.repeat_weight != 1:
             raise DataError(
                 f"{source.folder}: holds tokens, which keep no lower case: set data.repeat_weight to 1, or build it "
-                "with --records bases"
+                "with --storage bases"
             )
         if not (source.index["length"].max() // self.k if self.k else source.index["tokens"].max()):
             raise DataError(f"{source.folder}: no region of the {source.split} split holds a whole token")

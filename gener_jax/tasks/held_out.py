@@ -42,7 +42,7 @@ class Chunk:
 
 def region_ids(source: RegionSource, tokenizer: Tokenizer, region: int) -> np.ndarray:
     """All whole tokens of a region at phase 0, int32."""
-    if source.records == "tokens":
+    if source.storage == "token_ids":
         return source.read(region, 0, int(source.index["tokens"][region]))
     return tokenizer.encode_bases(source.read(region, 0, int(source.index["length"][region])))
 
@@ -152,7 +152,7 @@ class HeldOut:
             np.add.at(tokens, where, 1)
             np.add.at(bases, where, held[dna])
             if self.by_base:
-                if self.source.records == "bases":
+                if self.source.storage == "bases":
                     lower = self._lower_case(regions, numbers, batch["positions"])[dna].ravel()
                     case_nll += np.bincount(lower, base_nll[dna].astype(np.float64).ravel(), 2)
                     case_bases += np.bincount(lower, minlength=2)

@@ -58,7 +58,7 @@ def fit(source: RegionSource, tokenizer: Tokenizer, order: int, max_bases: int =
 
 def region_bases(source: RegionSource, tokenizer: Tokenizer, region: int) -> np.ndarray:
     """All bases of a region as codes uint8 [bases], from a dataset of bases or of tokens."""
-    if source.records == "tokens":
+    if source.storage == "token_ids":
         return bases.encode(tokenizer.decode(source.read(region, 0, int(source.index["tokens"][region]))))
     return source.read(region, 0, int(source.index["length"][region]))
 
