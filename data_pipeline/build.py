@@ -31,7 +31,7 @@ from data_pipeline.splitting import split
 def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
     """The totals of a dataset, which the command prints."""
     splits = {
-        name: {key: facts[key] for key in ("regions", "bases", "tokens", "remainder", "records")}
+        name: {key: facts[key] for key in ("regions", "bases", "tokens", "remainder", "entries")}
         | {"shards": len(facts["shards"]), "bytes": sum(shard["bytes"] for shard in facts["shards"])}
         for name, facts in dataset["splits"].items()
     }

@@ -115,9 +115,9 @@ def test_round_trip(tmp_path_factory, seed, lengths, piece_length, shard_bytes):
             np.testing.assert_array_equal(source.lower_case(number, start, stop), mask[start:stop])
         np.testing.assert_array_equal(source.read(number, 0, len(region.codes)), region.codes)
     shards = info["splits"]["train"]["shards"]
-    assert sum(shard["records"] for shard in shards) == info["splits"]["train"]["records"]
+    assert sum(shard["entries"] for shard in shards) == info["splits"]["train"]["entries"]
     if shard_bytes == 1:
-        assert len(shards) == info["splits"]["train"]["records"]
+        assert len(shards) == info["splits"]["train"]["entries"]
 
 
 @pytest.mark.parametrize(("vocab_size", "size"), [(125, 2), (65536, 2), (65537, 4)])
@@ -169,11 +169,11 @@ def test_records_are_about_64_kib_and_readable_alone(dataset):
     [shard] = source.info["splits"]["train"]["shards"]
     reader = records.ArrayRecordReader(str(folder / shard["file"]))
     sizes = [len(raw) for raw in reader.read_all()]
-    assert len(sizes) == source.info["splits"]["train"]["records"]
+    assert len(sizes) == source.info["splits"]["train"]["entries"]
     assert max(sizes) < 80_000
     assert sizes[0] > 60_000  # of short regions
-    assert source.index["record"][301] == source.index["record"][300] + 3  # 600 000 bases: two whole pieces and a rest
-    number, slot = source.index["record"][17], source.index["slot"][17]
+    assert source.index["entry"][301] == source.index["entry"][300] + 3  # 600 000 bases: two whole pieces and a rest
+    number, slot = source.index["entry"][17], source.index["slot"][17]
     [raw] = reader.read([int(number)])
     row = records._Entry(raw, "here", 0).metadata()[slot]
     region = regions[17]
@@ -269,12 +269,12 @@ def damage(folder, kind):
     elif kind == "other index":
         with np.load(index) as arrays:
             columns = dict(arrays)
-        columns["record"] = columns["record"][::-1].copy()
+        columns["entry"] = columns["entry"][::-1].copy()
         np.savez(index, **columns)
     elif kind == "far index":
         with np.load(index) as arrays:
             columns = dict(arrays)
-        columns["record"] = columns["record"] + 1000
+        columns["entry"] = columns["entry"] + 1000
         np.savez(index, **columns)
     elif kind == "missing json":
         (folder / facts).unlink()

@@ -8,8 +8,8 @@ A dataset is a folder:
     train-00000-of-00003.array_record     entries of about 64 KiB; likewise for validation and test
 
 A region is cut into chunks of `piece_length` (bases or tokens), and short regions are grouped, so that an entry has
-about 64 KiB. Region r of a split starts in entry `record[r]` at slot `slot[r]`; chunk k > 0 of a cut region is slot 0
-of entry `record[r] + k`. An entry, little-endian:
+about 64 KiB. Region r of a split starts in entry `entry[r]` at slot `slot[r]`; chunk k > 0 of a cut region is slot 0
+of entry `entry[r] + k`. An entry, little-endian:
 
     header      magic, version, payload type, numbers of chunks, runs, payload bytes and metadata bytes
     chunks      int64 [chunks, 6]: region, offset in the region, length (both in bases or tokens), byte offset in the
@@ -158,7 +158,7 @@ class RegionSource:
         for file in [facts["index"], *facts["shards"]]:
             self._check_size(file)
         self._shards = [self.folder / shard["file"] for shard in facts["shards"]]
-        self._first = np.cumsum([0] + [shard["records"] for shard in facts["shards"]])
+        self._first = np.cumsum([0] + [shard["entries"] for shard in facts["shards"]])
         self.index = self._read_index(facts)
         self._units = self.index["length" if self.storage == "bases" else "tokens"]
         self._names: dict[str, tuple[bytes, np.ndarray]] = {}

@@ -135,7 +135,7 @@ class _SplitWriter:
             "assembly": np.full(len(chosen), assembly),
             "seen": seen,
         }
-        columns["record"], columns["slot"] = self._fill(packed, chosen, columns)
+        columns["entry"], columns["slot"] = self._fill(packed, chosen, columns)
         for name, kind in INDEX_COLUMNS.items():
             self.columns[name].append(columns[name].astype(kind))
         for name, (texts, ends) in packed.texts.items():
@@ -228,14 +228,14 @@ class _SplitWriter:
             if self.writer is None:
                 options = "group_size:1," + ("uncompressed" if self.dataset.tokenizer is None else "zstd:1")
                 path = self.dataset.folder / f"{self.name}-{len(self.shards):05d}.array_record"
-                self.shards.append({"file": path.name, "bytes": 0, "records": 0})
+                self.shards.append({"file": path.name, "bytes": 0, "entries": 0})
                 self.writer, self.written = ArrayRecordWriter(str(path), options), 0
             self.writer.write(entry)
         except RuntimeError as error:
             raise self._cannot_write(error) from None
         self.content.update(len(entry).to_bytes(8, "little"))
         self.content.update(entry)
-        self.shards[-1]["records"] += 1
+        self.shards[-1]["entries"] += 1
         self.entries += 1
         self.written += len(entry)
         if self.written >= self.shard_bytes:
@@ -247,7 +247,7 @@ class _SplitWriter:
         try:
             writer.close()
             reader = ArrayRecordReader(str(path), READER_OPTIONS)  # writing can fail without an error
-            whole = reader.ok() and reader.num_records() == shard["records"]
+            whole = reader.ok() and reader.num_records() == shard["entries"]
             reader.close()
         except RuntimeError as error:
             raise self._cannot_write(error) from None
@@ -286,7 +286,7 @@ class _SplitWriter:
             "bases": int(index["length"].sum()),
             "tokens": int(index["tokens"].sum()),
             "remainder": self.remainder,
-            "records": self.entries,
+            "entries": self.entries,
             "kinds": _counts(index, "kind", KINDS),
             "taxa": _counts(index, "taxon", TAXA),
             "digest": self.content.hexdigest(),
