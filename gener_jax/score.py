@@ -131,13 +131,13 @@ def overlap(config: Config, folder: Path, step: int | None, codes: list[np.ndarr
     if source.storage == "token_ids":
         return "warning: the training data are tokens, which are not compared with what is scored: it may be in them"
     sample = leakage.sampling(sum(map(len, codes)))
-    hashes, _ = leakage.held_out(codes, sample)
+    hashes, _ = leakage.hash_regions(codes, sample)
     index = kmers.Index(np.unique(hashes))
     batches = (
         (dna, np.zeros(1, np.int64), np.array([len(dna)]))
         for dna in (source.read(r, 0, int(source.index["length"][r])) for r in range(len(source)))
     )
-    stands = leakage.stand_in(index, batches, sample)
+    stands = leakage.occurring(index, batches, sample)
     if found := int(stands.sum()):
         longest = f"; the longest stretch: {_longest(codes, index.hashes[stands])} bases" if sample == 1 else ""
         return (

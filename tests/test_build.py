@@ -466,7 +466,7 @@ def test_split_by_assembly_and_leakage(tmp_path):
         for assembly in source.index["assembly"].tolist():
             where.setdefault(source.assemblies[assembly], set()).add(split)
         if split == "train":
-            assert not source.index["seen"].any()
+            assert not source.index["train_overlap"].any()
     assert len(where) == 4
     assert all(len(splits) == 1 for splits in where.values())
     assert set().union(*where.values()) == {"train", "validation"}
@@ -482,7 +482,7 @@ def test_seen_is_the_share_that_stands_in_training(tmp_path):
     two = write(tmp_path / "two.gb", held.replace("TEST", "TWO"))
     inputs = [Input(None, one, split="train"), Input(None, two, split="validation")]
     info = builder.build(inputs, tmp_path / "set")
-    assert RegionSource(tmp_path / "set", "validation").index["seen"].tolist() == [1.0, 0.0]
+    assert RegionSource(tmp_path / "set", "validation").index["train_overlap"].tolist() == [1.0, 0.0]
     assert info["leakage"]["validation"]["near_copies"] == {"regions": 1, "bases": 200}
     assert info["leakage"]["validation"]["fraction_in_training"] == 0.5
     # By cluster, the held-out copy of a training gene is dropped.
@@ -530,10 +530,10 @@ def test_nothing_left_to_train_on_is_said(tmp_path, capsys):
 
 def test_what_was_not_measured_is_not_zero(tmp_path):
     builder.build(INPUTS, tmp_path / "set", validation_fraction=0.3, measure_leakage=False)
-    assert np.isnan(RegionSource(tmp_path / "set", "validation").index["seen"]).all()
+    assert np.isnan(RegionSource(tmp_path / "set", "validation").index["train_overlap"]).all()
     builder.build(INPUTS, tmp_path / "other", validation_fraction=0.3)
     for part in ("train", "validation"):
-        assert not np.isnan(RegionSource(tmp_path / "other", part).index["seen"]).any()
+        assert not np.isnan(RegionSource(tmp_path / "other", part).index["train_overlap"]).any()
 
 
 def test_wrong_inputs(tmp_path):

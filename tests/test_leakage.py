@@ -8,9 +8,11 @@ from tests.test_kmers import by_hand
 
 
 def shares(training, held, sample=1):
-    hashes, sizes = leakage.held_out(held, sample)
+    hashes, sizes = leakage.hash_regions(held, sample)
     members, which = np.unique(hashes, return_inverse=True)
-    return leakage.shares(leakage.stand_in(kmers.Index(members), batches(training), sample), which, sizes), sizes
+    return leakage.train_overlaps(
+        leakage.occurring(kmers.Index(members), batches(training), sample), which, sizes
+    ), sizes
 
 
 def batches(sequences):
@@ -24,11 +26,11 @@ def batches(sequences):
 
 
 def directly(training, held):
-    seen = {kmer for codes in training for kmer in by_hand(bases.decode(codes))}
+    train_overlap = {kmer for codes in training for kmer in by_hand(bases.decode(codes))}
     found = []
     for codes in held:
         mine = by_hand(bases.decode(codes))
-        found.append(np.mean([kmer in seen for kmer in mine]) if mine else 0)
+        found.append(np.mean([kmer in train_overlap for kmer in mine]) if mine else 0)
     return np.array(found, np.float32)
 
 
@@ -74,8 +76,8 @@ def test_identity_keeps_the_share_that_the_docstring_says():
 
 def test_report():
     splits, lengths = np.array([0, 1, 1, 2, 1]), np.array([100, 50, 60, 70, 5])
-    seen, sizes = np.array([0, 0.5, 0.05, 0, 0], np.float32), np.array([0, 20, 40, 39, 0])
-    found = leakage.report(splits, lengths, seen, sizes, 1, ("train", "validation", "test"))
+    train_overlap, sizes = np.array([0, 0.5, 0.05, 0, 0], np.float32), np.array([0, 20, 40, 39, 0])
+    found = leakage.report(splits, lengths, train_overlap, sizes, 1, ("train", "validation", "test"))
     assert found == {
         "kmer_length": 32,
         "sampled_one_in": 1,

@@ -62,7 +62,8 @@ def build(
       piece_length: maximum length of a chunk of a region, in bases or tokens; None fills 64 KiB.
       shard_bytes: a new shard starts after this many bytes.
       skip_damaged: skip inputs that cannot be read, and list them in dataset.json; otherwise they are an error.
-      measure_leakage: look up the held-out 32-mers in the training set; without it the index column `seen` is NaN.
+      measure_leakage: look up the held-out 32-mers in the training set; without it the index column `train_overlap` is
+        NaN.
       workers: number of processes, which does not affect the result; None: one per core, or one for few small inputs.
         A script that uses several needs `if __name__ == "__main__":`.
 

@@ -36,7 +36,7 @@ class Merge:
         for spill in self.spills:
             self.ledger.add(spill.facts["ledger"])
         self.kept = [np.ones(len(spill), bool) for spill in self.spills]
-        self.seen = [np.full(len(spill), np.nan, np.float32) for spill in self.spills]
+        self.train_overlap = [np.full(len(spill), np.nan, np.float32) for spill in self.spills]
         self.leakage: dict = {}
 
     def _drop(self, reason: str, dropped: list[np.ndarray]) -> None:
@@ -122,7 +122,7 @@ class Merge:
             return
         sample = leakage.sampling(of_bases)
         found = [
-            leakage.held_out(spill.codes(assigned > 0), sample)
+            leakage.hash_regions(spill.codes(assigned > 0), sample)
             for spill, assigned in zip(self.spills, self.splits, strict=True)
         ]
         members, which = np.unique(np.concatenate([hashes for hashes, _ in found]), return_inverse=True)
@@ -141,23 +141,23 @@ class Merge:
             progress(int(length[kept].sum()))
         file.unlink()
         sizes = []
-        for seen, assigned, here, (_, size) in zip(self.seen, self.splits, which, found, strict=True):
-            seen[:] = 0
-            seen[assigned > 0] = leakage.shares(occurs, here, size)
+        for train_overlap, assigned, here, (_, size) in zip(self.train_overlap, self.splits, which, found, strict=True):
+            train_overlap[:] = 0
+            train_overlap[assigned > 0] = leakage.train_overlaps(occurs, here, size)
             sizes.append(np.zeros(len(assigned), np.int64))
             sizes[-1][assigned > 0] = size
-        columns = (np.concatenate(column) for column in (self.splits, lengths, self.seen, sizes))
+        columns = (np.concatenate(column) for column in (self.splits, lengths, self.train_overlap, sizes))
         self.leakage = leakage.report(*columns, sample, split.SPLITS)
 
     def write(self, writer: DatasetWriter, progress: Callable[[int], None], **info) -> dict:
         """Writes the kept regions in input order; `progress` is called with bases. Returns dataset.json's content."""
         tokens = self.settings.tokenizer is not None
         try:
-            for spill, splits, seen in zip(self.spills, self.splits, self.seen, strict=True):
+            for spill, splits, train_overlap in zip(self.spills, self.splits, self.train_overlap, strict=True):
                 packed = spill.packed(tokens)
                 for number, name in enumerate(split.SPLITS):
                     chosen = np.flatnonzero(splits == number)
-                    writer.write(name, packed, chosen, seen[chosen])
+                    writer.write(name, packed, chosen, train_overlap[chosen])
                     progress(int(packed.columns["length"][chosen].sum()))
             kept = sum(int((splits >= 0).sum()) for splits in self.splits)
             written = [split_writer.totals() for split_writer in writer.splits.values()]
@@ -199,4 +199,4 @@ def _index(file: Path, written: int) -> kmers.Index:
 
 def _occurring(folder: Path, training: np.ndarray, file: Path, sample: int) -> np.ndarray:
     index = _index(file, file.stat().st_mtime_ns)
-    return leakage.stand_in(index, Spill(folder).batches(training, leakage.CHUNK), sample)
+    return leakage.occurring(index, Spill(folder).batches(training, leakage.CHUNK), sample)

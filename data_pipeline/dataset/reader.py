@@ -60,7 +60,7 @@ INDEX_COLUMNS = {
     "assembly": np.int32,
     "frame": np.int32,  # bases before the first complete codon; -1 for non-coding regions
     "genetic_code": np.int8,  # NCBI's number; 0 for non-coding regions
-    "seen": np.float32,  # fraction of a held-out region's 32-mers found in training; NaN: not measured
+    "train_overlap": np.float32,  # fraction of a held-out region's 32-mers found in training; NaN: not measured
 }
 NAME_COLUMNS = ("gene", "locus_tag", "product", "parts", "exceptions", "translation")
 

@@ -31,7 +31,7 @@ from data_pipeline.sequence.record import TAXA
 from data_pipeline.splitting.split import SPLITS
 
 SHARD_BYTES = 256 << 20
-_NOT_READ = ("assembly", "frame", "genetic_code", "seen")  # columns that do not affect what training reads
+_NOT_READ = ("assembly", "frame", "genetic_code", "train_overlap")  # columns that do not affect what training reads
 
 
 class DatasetWriter:
@@ -70,9 +70,9 @@ class DatasetWriter:
             packed = with_tokens(packed, [region], self.tokenizer)
         self.write(split, packed, np.zeros(1, np.int64), np.zeros(1, np.float32))
 
-    def write(self, split: str, packed: Packed, chosen: np.ndarray, seen: np.ndarray) -> None:
-        """Appends the regions `chosen`, int64 [n], of `packed` to a split; `seen`, float32 [n], is as in the index."""
-        self.splits[split].write(packed, chosen, seen)
+    def write(self, split: str, packed: Packed, chosen: np.ndarray, train_overlap: np.ndarray) -> None:
+        """Appends the regions `chosen`, int64 [n], of `packed` to a split; `train_overlap`, float32 [n], is as in the index."""
+        self.splits[split].write(packed, chosen, train_overlap)
 
     def close(self, **info) -> dict:
         """Finishes the shards and writes dataset.json with the facts in `info`; returns its content."""
@@ -119,7 +119,7 @@ class _SplitWriter:
         self.writer = None
         self.content = hashlib.sha256()
 
-    def write(self, packed: Packed, chosen: np.ndarray, seen: np.ndarray) -> None:
+    def write(self, packed: Packed, chosen: np.ndarray, train_overlap: np.ndarray) -> None:
         dataset, of_bases = self.dataset, self.dataset.tokenizer is None
         columns = {name: column[chosen] for name, column in packed.columns.items()}
         if not of_bases:
@@ -133,7 +133,7 @@ class _SplitWriter:
         columns |= {
             "accession": known[accession],
             "assembly": np.full(len(chosen), assembly),
-            "seen": seen,
+            "train_overlap": train_overlap,
         }
         columns["entry"], columns["slot"] = self._fill(packed, chosen, columns)
         for name, kind in INDEX_COLUMNS.items():

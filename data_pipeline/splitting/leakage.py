@@ -19,13 +19,13 @@ def sampling(held_out_bases: int) -> int:
     return max(1, -(-held_out_bases // MEMORY_KMERS))
 
 
-def held_out(codes: Iterable[np.ndarray], sample: int) -> tuple[np.ndarray, np.ndarray]:
+def hash_regions(codes: Iterable[np.ndarray], sample: int) -> tuple[np.ndarray, np.ndarray]:
     """The hashes of the 32-mers of regions, uint64, concatenated, and their number in each region, int64 [regions]."""
     found = [_sampled(some, sample) for some in codes]
     return np.concatenate([np.zeros(0, np.uint64), *found]), np.array([len(some) for some in found], np.int64)
 
 
-def stand_in(
+def occurring(
     index: kmers.Index, batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], sample: int
 ) -> np.ndarray:
     """Whether each member of the index occurs in any of the sequences, bool [members].
@@ -49,7 +49,7 @@ def stand_in(
     return result
 
 
-def shares(occurs: np.ndarray, members: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def train_overlaps(occurs: np.ndarray, members: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The fraction of each held-out region's 32-mers that occur in training, float32 [regions]; 0 if it has none.
 
     `occurs`: bool [members], whether each member of the index occurs; `members`: int64, the member index of each 32-mer
@@ -65,7 +65,12 @@ def _sampled(codes: np.ndarray, sample: int, chosen: np.ndarray | None = None) -
 
 
 def report(
-    splits: np.ndarray, lengths: np.ndarray, seen: np.ndarray, sizes: np.ndarray, sample: int, names: Sequence[str]
+    splits: np.ndarray,
+    lengths: np.ndarray,
+    train_overlap: np.ndarray,
+    sizes: np.ndarray,
+    sample: int,
+    names: Sequence[str],
 ) -> dict:
     """For each held-out split: regions, bases, 32-mers looked up, and the fraction of these that occur in training.
 
@@ -76,13 +81,15 @@ def report(
         chosen = splits == number
         if number == 0 or not chosen.any():
             continue
-        near = chosen & (seen >= NEAR_COPY)
+        near = chosen & (train_overlap >= NEAR_COPY)
         total = int(sizes[chosen].sum())
         result[name] = {
             "regions": int(chosen.sum()),
             "bases": int(lengths[chosen].sum()),
             "kmers": total,
-            "fraction_in_training": round(float((seen[chosen] * sizes[chosen]).sum()) / total, 6) if total else 0.0,
+            "fraction_in_training": round(float((train_overlap[chosen] * sizes[chosen]).sum()) / total, 6)
+            if total
+            else 0.0,
             "near_copies": {"regions": int(near.sum()), "bases": int(lengths[near].sum())},
         }
     return result

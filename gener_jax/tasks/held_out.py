@@ -164,8 +164,8 @@ class HeldOut:
             done += int((regions >= 0).sum())
             progress(done, total)
         result = _summary(nll, tokens, bases)
-        if self.source.split != "train" and not np.isnan(self.source.index["seen"]).any():
-            new = self.source.index["seen"] < NEAR_COPY
+        if self.source.split != "train" and not np.isnan(self.source.index["train_overlap"]).any():
+            new = self.source.index["train_overlap"] < NEAR_COPY
             none = {"regions": 0, "tokens": 0, "bases": 0}
             result["without_near_copies"] = _summary(nll[new], tokens[new], bases[new]) if bases[new].any() else none
         for column, names in (("kind", self.source.kinds), ("taxon", self.source.taxa)):
