@@ -374,7 +374,14 @@ def test_yeast_by_genbank_and_by_gff3_differ_where_the_files_do(scheme, tmp_path
 
     def rows(one):
         return {
-            (x.start, x.end, x.strand, x.segments): (x.kind, x.gene, x.locus_tag, x.frame, x.genetic_code, x.exceptions)
+            (x.start, x.end, x.strand, x.segments): (
+                x.kind,
+                x.gene,
+                x.locus_tag,
+                x.reading_frame,
+                x.genetic_code,
+                x.exceptions,
+            )
             for x in extraction.regions(one, schemes.Scheme(scheme))
         }
 

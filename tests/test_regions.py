@@ -335,10 +335,10 @@ def test_random_records_are_accounted_for(
             offset = 0
             for piece in pieces:
                 offset = text.index(bases.decode(piece.codes), offset)
-                if piece.frame >= 0 and not cut_n:
-                    assert (offset + piece.frame - whole.frame) % 3 == 0
-                    assert offset + piece.frame >= whole.frame
-                    assert piece.frame < 3 or offset < whole.frame
+                if piece.reading_frame >= 0 and not cut_n:
+                    assert (offset + piece.reading_frame - whole.reading_frame) % 3 == 0
+                    assert offset + piece.reading_frame >= whole.reading_frame
+                    assert piece.reading_frame < 3 or offset < whole.reading_frame
                 offset += len(piece.codes)
             lengths = [len(piece.codes) for piece in pieces]
             if len(stretches) == 1 and lengths:
@@ -351,7 +351,7 @@ def spliced(tmp_path, features, sequence, topology="linear", **scheme):
     """(bases, start, end, strand, parts, frame) of each region of the scheme `cds`, and the ledger."""
     found, ledger = find(tmp_path, features, sequence, topology, Scheme("cds", **scheme))
     ledger.check(len(found), sum(len(region.codes) for region in found))
-    return [(bases.decode(r.codes), r.start, r.end, r.strand, r.segments, r.frame) for r in found], ledger
+    return [(bases.decode(r.codes), r.start, r.end, r.strand, r.segments, r.reading_frame) for r in found], ledger
 
 
 #                  0123456789
@@ -378,7 +378,7 @@ def test_spliced_locations(tmp_path, location, topology, expected):
     assert spliced(tmp_path, [("CDS", location, {})], TWELVE, topology)[0] == [expected]
     [region], _ = find(tmp_path, [("mRNA", location, {})], TWELVE, topology, Scheme("mrna"))
     assert (bases.decode(region.codes), region.start, region.end, region.strand, region.segments) == expected[:5]
-    assert (region.kind, region.frame, region.genetic_code) == ("mRNA", -1, 0)
+    assert (region.kind, region.reading_frame, region.genetic_code) == ("mRNA", -1, 0)
 
 
 def test_lower_case_of_joined_parts(tmp_path):
@@ -428,7 +428,7 @@ def test_coding_regions_keep_their_frame_code_and_exceptions(tmp_path):
         ("CDS", "4..10", {"transl_table": "7", "translation": "MA"}),
     ]
     found, ledger = find(tmp_path, features, TWELVE, scheme=Scheme("cds"))
-    rows = [(r.kind, r.frame, r.genetic_code, r.exceptions, r.translation) for r in found]
+    rows = [(r.kind, r.reading_frame, r.genetic_code, r.exceptions, r.translation) for r in found]
     text = "/transl_except=(pos:1,aa:X); /ribosomal_slippage"
     assert rows == [
         ("cds", 1, 11, text, "no /translation"),
@@ -462,12 +462,14 @@ def test_coding_regions_keep_their_frame_code_and_exceptions(tmp_path):
     ],
 )
 def test_flanks(tmp_path, location, topology, flank, expected):
-    [(text, start, end, _, segments, frame)], _ = spliced(
+    [(text, start, end, _, segments, reading_frame)], _ = spliced(
         tmp_path, [("CDS", location, {"codon_start": "2"})], TWELVE, topology, flank=flank
     )
     [(inner, *_)], _ = spliced(tmp_path, [("CDS", location, {})], TWELVE, topology)
     assert (start, end, segments) == expected
-    assert text[frame - 1 :].startswith(inner[:1])  # codon_start 2: a base of the region stands before its frame
+    assert text[reading_frame - 1 :].startswith(
+        inner[:1]
+    )  # codon_start 2: a base of the region stands before its frame
 
 
 def test_whole_records_in_near_equal_windows(tmp_path):
@@ -507,11 +509,11 @@ def test_pieces_keep_their_place_over_the_origin(tmp_path):
 def test_pieces_keep_their_frame(tmp_path):
     feature = ("CDS", "join(1..5,7..12)", {"codon_start": "3"})
     found, _ = find(tmp_path, [feature], TWELVE, scheme=Scheme("cds", max_length=4))
-    assert [(bases.decode(r.codes), r.frame) for r in found] == [("ACG", 2), ("TTCA", 2), ("AGCC", 1)]
+    assert [(bases.decode(r.codes), r.reading_frame) for r in found] == [("ACG", 2), ("TTCA", 2), ("AGCC", 1)]
     assert found[1].segments == ((3, 5, 1), (6, 8, 1))
     assert (found[2].start, found[2].end, found[2].segments) == (8, 12, ())
     found, _ = find(tmp_path, [("CDS", "9..11", {})], TWELVE, scheme=Scheme("cds", max_length=4, flank=8))
-    assert [r.frame for r in found] == [-1, -1, 0]
+    assert [r.reading_frame for r in found] == [-1, -1, 0]
 
 
 def test_names_and_products(tmp_path):

@@ -36,13 +36,13 @@ def test_no_codons_and_unknown_codes():
         translation.translate(bases.encode("ACG"), 7)
 
 
-def check(sequence, annotated=None, *, frame=0, genetic_code=1, segments=None, **qualifiers):
+def check(sequence, annotated=None, *, reading_frame=0, genetic_code=1, segments=None, **qualifiers):
     """The outcome for bases that stand alone, at the beginning of their record unless `segments` say otherwise."""
     values = {key: (value,) for key, value in qualifiers.items()}
     if annotated is not None:
         values["translation"] = (annotated,)
     segments = segments or [(0, len(sequence), 1)]
-    return translation.check(bases.encode(sequence), segments, values, frame, genetic_code)
+    return translation.check(bases.encode(sequence), segments, values, reading_frame, genetic_code)
 
 
 @pytest.mark.parametrize(
@@ -81,15 +81,15 @@ def test_outcomes(arguments, outcome):
 
 
 def test_outcomes_by_frame_code_and_qualifier():
-    assert check("GATGGCCTAA", "MA", frame=1) == "equal"
-    assert check("GATGGCCTAA", "MA", frame=0) == "different"
+    assert check("GATGGCCTAA", "MA", reading_frame=1) == "equal"
+    assert check("GATGGCCTAA", "MA", reading_frame=0) == "different"
     assert check("GTGGCCTAA", "MA", genetic_code=11) == "equal"
     assert check("ATGTGATAA", "MW", genetic_code=4) == "equal"
     assert check("ATGTGATAA", "M*", genetic_code=1) == "equal"
     assert check("ATGTGATGA", "MW", genetic_code=31) == "different"
     assert check("ATGTAATAA", "ME", genetic_code=31) == "equal"  # TAA: an amino acid within, a stop at the end
     assert check("ATGGCC", "MA", genetic_code=0) == "unreadable frame or genetic code"
-    assert check("ATGGCC", "MA", frame=-1) == "unreadable frame or genetic code"
+    assert check("ATGGCC", "MA", reading_frame=-1) == "unreadable frame or genetic code"
     assert check("ATGGCC", "MG", pseudo="") == check("ATGGCC", pseudogene="unknown") == "pseudo"
     for key in translation.EXCEPTIONS:
         assert check("ATGGCC", "MG", **{key: "some"}) == "different, with an exception annotated"
@@ -97,7 +97,7 @@ def test_outcomes_by_frame_code_and_qualifier():
 
 
 @pytest.mark.parametrize(
-    ("text", "segments", "frame", "sequence", "annotated"),
+    ("text", "segments", "reading_frame", "sequence", "annotated"),
     [
         ("(pos:4..6,aa:Sec)", [(0, 9, 1)], 0, "ATGTGATAA", "MU"),
         ("(pos:104..106, aa:Pyl)", [(100, 109, 1)], 0, "ATGTAGTAA", "MO"),
@@ -112,8 +112,8 @@ def test_outcomes_by_frame_code_and_qualifier():
         ("(pos:7,aa:TERM)", [(0, 7, 1)], 0, "ATGGCCT", "MA"),
     ],
 )
-def test_translation_exceptions(text, segments, frame, sequence, annotated):
-    assert check(sequence, annotated, segments=segments, frame=frame, transl_except=text) == "equal"
+def test_translation_exceptions(text, segments, reading_frame, sequence, annotated):
+    assert check(sequence, annotated, segments=segments, reading_frame=reading_frame, transl_except=text) == "equal"
 
 
 @pytest.mark.parametrize("text", ["(pos:900..902,aa:Sec)", "(pos:1..3,aa:Sec)", "nonsense", ""])

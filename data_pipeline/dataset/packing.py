@@ -13,7 +13,7 @@ from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import TAXA
 
-COLUMNS = ("length", "tokens", "start", "end", "strand", "kind", "taxon", "frame", "genetic_code")
+COLUMNS = ("length", "tokens", "start", "end", "strand", "kind", "taxon", "reading_frame", "genetic_code")
 
 
 class Tokenizer(Protocol):

@@ -31,7 +31,12 @@ from data_pipeline.sequence.record import TAXA
 from data_pipeline.splitting.split import SPLITS
 
 SHARD_BYTES = 256 << 20
-_NOT_READ = ("assembly", "frame", "genetic_code", "train_overlap")  # columns that do not affect what training reads
+_NOT_READ = (
+    "assembly",
+    "reading_frame",
+    "genetic_code",
+    "train_overlap",
+)  # columns that do not affect what training reads
 
 
 class DatasetWriter:

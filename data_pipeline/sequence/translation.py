@@ -96,28 +96,28 @@ def check(
     codes: np.ndarray,
     segments: Sequence[tuple[int, int, int]],
     qualifiers: Mapping[str, tuple[str, ...]],
-    frame: int,
+    reading_frame: int,
     genetic_code: int,
 ) -> str:
     """Compares a CDS with its annotation; returns one of OUTCOMES.
 
     `codes` are its joined bases, uint8 [length]. `segments` are their (start, end, strand) on the record, 5' to 3',
-    which locate /transl_except. `frame` is the number of bases before the first codon. `qualifiers` have GenBank's
-    names. The first amino acid may be M if the codon can start a protein; an incomplete last codon counts if its amino
-    acid is certain; the final stop is not an amino acid.
+    which locate /transl_except. `reading_frame` is the number of bases before the first codon. `qualifiers` have
+    GenBank's names. The first amino acid may be M if the codon can start a protein; an incomplete last codon counts if
+    its amino acid is certain; the final stop is not an amino acid.
     """
     if "pseudo" in qualifiers or "pseudogene" in qualifiers:
         return PSEUDO
-    if frame < 0 or not known_code(genetic_code):
+    if reading_frame < 0 or not known_code(genetic_code):
         return UNREADABLE
     letters, starts, stops = _table(genetic_code)
-    coding = codes[frame:]
+    coding = codes[reading_frame:]
     tail = -len(coding) % 3
     if tail:
         coding = np.concatenate([coding, np.full(tail, bases.N, np.uint8)])
     numbers = _numbers(coding)
     protein = letters[numbers]
-    for codon, letter in _excepted(segments, qualifiers, frame):
+    for codon, letter in _excepted(segments, qualifiers, reading_frame):
         if 0 <= codon < len(protein):
             protein[codon] = ord(letter)
     if tail and protein[-1] == ord("X"):
@@ -144,7 +144,9 @@ def check(
     return EXCEPTION if any(key in qualifiers for key in EXCEPTIONS) else DIFFERENT
 
 
-def _excepted(segments: Sequence[tuple[int, int, int]], qualifiers: Mapping, frame: int) -> list[tuple[int, str]]:
+def _excepted(
+    segments: Sequence[tuple[int, int, int]], qualifiers: Mapping, reading_frame: int
+) -> list[tuple[int, str]]:
     """The codons (numbered in the reading frame) and the amino acids that /transl_except assigns to them."""
     found = []
     for text in qualifiers.get("transl_except", ()):
@@ -156,7 +158,7 @@ def _excepted(segments: Sequence[tuple[int, int, int]], qualifiers: Mapping, fra
                 if offset is not None
             ]
             if offsets:
-                found.append(((min(offsets) - frame) // 3, _AMINO_ACIDS.get(match[2], "X")))
+                found.append(((min(offsets) - reading_frame) // 3, _AMINO_ACIDS.get(match[2], "X")))
     return found
 
 
