@@ -76,7 +76,7 @@ def fasta(source: RegionSource, numbers: Iterator[int], stream: TextIO) -> int:
         letters[source.lower_case(region, 0, length)] |= 0x20
         text = letters.tobytes().decode()
         described = [f"{source.kinds[source.index['kind'][region]]} {source.taxa[source.index['taxon'][region]]}"]
-        for name in ("gene", "locus_tag", "product", "parts"):
+        for name in ("gene", "locus_tag", "product", "segments"):
             if value := source.name(name, region):
                 described.append(f"{name}={value}")
         stream.write(f">{coordinates(source, region)} {' '.join(described)}\n")

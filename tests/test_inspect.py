@@ -159,7 +159,7 @@ def test_parts_of_spliced_regions_are_named(tmp_path, capsys):
     capsys.readouterr()
     [(head, body)] = parsed(printed(capsys, tmp_path / "set", "--fasta", "-"))
     assert head.startswith("TEST.1:0-10(+) cds bct gene=a ")
-    assert "parts=" in head
+    assert "segments=" in head
     assert body == "ACGGTAA"
 
 

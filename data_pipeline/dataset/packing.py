@@ -81,9 +81,9 @@ def pack_regions(regions: Sequence[Region]) -> Packed:
         if name not in columns:
             columns[name] = np.array([getattr(region, name) for region in regions], np.int64)
     texts = {
-        name: join_texts([getattr(region, name) for region in regions]) for name in NAME_COLUMNS if name != "parts"
+        name: join_texts([getattr(region, name) for region in regions]) for name in NAME_COLUMNS if name != "segments"
     }
-    texts["parts"] = join_texts([_segments(region) for region in regions])
+    texts["segments"] = join_texts([_segments(region) for region in regions])
     return Packed(
         columns=columns,
         accession=np.zeros(len(regions), np.int64),
