@@ -41,7 +41,7 @@ def data(path, **options):
 def long_regions(tmp_path_factory):
     """Regions cut into many pieces of 50 bases, with N, and some shorter than a k-mer."""
     folder = tmp_path_factory.mktemp("data") / "synthetic"
-    return tiny.synthetic(folder, {"train": random_codes(LENGTHS, 0)}, piece_length=52)
+    return tiny.synthetic(folder, {"train": random_codes(LENGTHS, 0)}, chunk_length=52)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def genomes(tmp_path_factory):
 def soft_masked(tmp_path_factory):
     """Such regions again, about half of their bases lower case."""
     folder = tmp_path_factory.mktemp("data") / "masked"
-    return tiny.synthetic(folder, {"train": random_codes(LENGTHS, 0)}, soft_masked=True, piece_length=52)
+    return tiny.synthetic(folder, {"train": random_codes(LENGTHS, 0)}, soft_masked=True, chunk_length=52)
 
 
 @pytest.fixture(scope="module", params=["long_regions", "genomes"])
@@ -423,7 +423,7 @@ def test_digest(long_regions, genomes, tmp_path):
         "random_phase": True, "reverse_complement": True, "split": "train", "tokenizer": make("kmer", 6).digest,
     }  # fmt: skip
     assert first == hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    copy = tiny.synthetic(tmp_path / "copy", {"train": random_codes(LENGTHS, 0)}, piece_length=52)
+    copy = tiny.synthetic(tmp_path / "copy", {"train": random_codes(LENGTHS, 0)}, chunk_length=52)
     assert digest(path=copy) == first
 
 

@@ -21,7 +21,7 @@ def dataset(tmp_path_factory):
         "train": random_codes([400, 3, 90, 1, 250], 1),
         "validation": random_codes([200, 4, 77, 6, 13], 2),
     }
-    return tiny.synthetic(tmp_path_factory.mktemp("data") / "set", sequences, piece_length=64)
+    return tiny.synthetic(tmp_path_factory.mktemp("data") / "set", sequences, chunk_length=64)
 
 
 def texts(dataset, split):

@@ -87,14 +87,14 @@ def test_packed_bytes_are_as_documented():
 @given(
     seed=st.integers(0, 1 << 32),
     lengths=st.lists(st.integers(1, 400), min_size=1, max_size=12),
-    piece_length=st.sampled_from([8, 64, 100, 1 << 18]),
+    chunk_length=st.sampled_from([8, 64, 100, 1 << 18]),
     shard_bytes=st.sampled_from([1, 2000, 1 << 28]),
 )
-def test_round_trip(tmp_path_factory, seed, lengths, piece_length, shard_bytes):
+def test_round_trip(tmp_path_factory, seed, lengths, chunk_length, shard_bytes):
     rng = np.random.default_rng(seed)
     regions = [random_region(rng, length, number) for number, length in enumerate(lengths)]
     folder = tmp_path_factory.mktemp("data") / "set"
-    info = write(folder, regions, piece_length=piece_length, shard_bytes=shard_bytes)
+    info = write(folder, regions, chunk_length=chunk_length, shard_bytes=shard_bytes)
     source = RegionSource(folder, "train", cached_entries=2)
     assert len(source) == len(regions) == info["splits"]["train"]["regions"]
     assert source.info == info
@@ -127,7 +127,7 @@ def test_tokens(tmp_path, vocab_size, size):
     regions = [random_region(rng, length, number) for number, length in enumerate([1, 2, 3, 10, 11, 300_000])]
     info = write(tmp_path / "set", regions, tokenizer=tokenizer)
     assert info["tokenizer"] == {"name": "triplets", "vocab_size": vocab_size, "digest": "d" * 64}
-    assert info["piece_length"] == 65536 // size
+    assert info["chunk_length"] == 65536 // size
     facts = info["splits"]["train"]
     assert facts["remainder"] == 1 + 2 + 0 + 1 + 2 + 0
     assert facts["tokens"] == 1 + 3 + 3 + 100_000
@@ -245,7 +245,7 @@ def test_digest_covers_content_and_not_shards(tmp_path):
     ):
         digests.add(write(tmp_path / str(number), change)["digest"])
     digests.add(write(tmp_path / "part", regions, part="test")["digest"])
-    digests.add(write(tmp_path / "pieces", regions, piece_length=12)["digest"])
+    digests.add(write(tmp_path / "pieces", regions, chunk_length=12)["digest"])
     assert len(digests) == 8
 
 

@@ -39,7 +39,7 @@ def build(
     duplicates: str = "inputs",
     seed: int = 0,
     tokenizer: Tokenizer | None = None,
-    piece_length: int | None = None,
+    chunk_length: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     skip_damaged: bool = False,
     measure_leakage: bool = True,
@@ -59,7 +59,7 @@ def build(
         or of any input ("all"), or drop none ("keep").
       seed: the seed of the split.
       tokenizer: store its token ids; None stores bases.
-      piece_length: maximum length of a chunk of a region, in bases or tokens; None fills 64 KiB.
+      chunk_length: maximum length of a chunk of a region, in bases or tokens; None fills 64 KiB.
       shard_bytes: a new shard starts after this many bytes.
       skip_damaged: skip inputs that cannot be read, and list them in dataset.json; otherwise they are an error.
       measure_leakage: look up the held-out 32-mers in the training set; without it the index column `train_overlap` is
@@ -128,7 +128,7 @@ def build(
         new.mkdir()
         progress.stage("writing", merged.kept_bases())
         dataset = merged.write(
-            DatasetWriter(new, tokenizer, piece_length, shard_bytes),
+            DatasetWriter(new, tokenizer, chunk_length, shard_bytes),
             progress.advance,
             parameters=parameters,
             damaged=[

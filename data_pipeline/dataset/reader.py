@@ -7,7 +7,7 @@ A dataset is a folder:
                                           (NAME_COLUMNS), concatenated, with the end of each text
     train-00000-of-00003.array_record     entries of about 64 KiB; likewise for validation and test
 
-A region is cut into chunks of `piece_length` (bases or tokens), and short regions are grouped, so that an entry has
+A region is cut into chunks of `chunk_length` (bases or tokens), and short regions are grouped, so that an entry has
 about 64 KiB. Region r of a split starts in entry `entry[r]` at slot `slot[r]`; chunk k > 0 of a cut region is slot 0
 of entry `entry[r] + k`. An entry, little-endian:
 
@@ -121,7 +121,7 @@ def read_info(folder: str | Path) -> dict:
     return info
 
 
-_INFO_KEYS = ("digest", "storage", "piece_length", "tokenizer", "splits", "kinds", "taxa", "accessions", "assemblies")
+_INFO_KEYS = ("digest", "storage", "chunk_length", "tokenizer", "splits", "kinds", "taxa", "accessions", "assemblies")
 
 
 class RegionSource:
@@ -150,7 +150,7 @@ class RegionSource:
             )
         self.digest: str = self.info["digest"]
         self.storage: str = self.info["storage"]
-        self.piece_length: int = self.info["piece_length"]
+        self.chunk_length: int = self.info["chunk_length"]
         self.kinds: list[str] = self.info["kinds"]
         self.taxa: list[str] = self.info["taxa"]
         self.accessions: list[str] = self.info["accessions"]
@@ -231,10 +231,10 @@ class RegionSource:
         number, slot = int(self.index["record"][region]), int(self.index["slot"][region])
         at = start
         while at < stop:
-            chunk, first = divmod(at, self.piece_length)
-            last = min(first + stop - at, self.piece_length)
+            chunk, first = divmod(at, self.chunk_length)
+            last = min(first + stop - at, self.chunk_length)
             entry = self._entry(number + chunk)
-            entry.check(slot if chunk == 0 else 0, region, chunk * self.piece_length, last)
+            entry.check(slot if chunk == 0 else 0, region, chunk * self.chunk_length, last)
             yield at - start, entry, slot if chunk == 0 else 0, first, last
             at += last - first
 
@@ -295,7 +295,7 @@ class RegionSource:
             if column.dtype != INDEX_COLUMNS[name] or column.shape != (facts["regions"],):
                 raise self._damaged(path, f"column {name} is {column.dtype} {column.shape}")
         last = index["record"] + np.maximum(index["length" if self.storage == "bases" else "tokens"] - 1, 0) // (
-            self.piece_length
+            self.chunk_length
         )
         if len(last) and not (index["record"].min() >= 0 and last.max() < self._first[-1]):
             raise self._damaged(path, f"refers to entries beyond the {self._first[-1]} of the shards")

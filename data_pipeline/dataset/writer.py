@@ -42,7 +42,7 @@ _NOT_READ = (
 class DatasetWriter:
     """Writes the regions of all splits into a folder; `close` adds dataset.json. Equal input gives equal bytes.
 
-    With `tokenizer` None it stores bases, otherwise token ids. `piece_length` is in bases (a multiple of 4) or tokens;
+    With `tokenizer` None it stores bases, otherwise token ids. `chunk_length` is in bases (a multiple of 4) or tokens;
     the default fills 64 KiB.
     """
 
@@ -50,19 +50,19 @@ class DatasetWriter:
         self,
         folder: str | Path,
         tokenizer: Tokenizer | None = None,
-        piece_length: int | None = None,
+        chunk_length: int | None = None,
         shard_bytes: int = SHARD_BYTES,
     ):
         self.folder = Path(folder)
         self.tokenizer = tokenizer
         self.payload_type = payload_type(tokenizer)
         per_entry = 4 * PAYLOAD_BYTES if tokenizer is None else PAYLOAD_BYTES // ITEM[self.payload_type].itemsize
-        self.piece_length = per_entry if piece_length is None else piece_length
-        if not 0 < self.piece_length < 1 << 30:
-            raise ArgumentError("must be at least 1 and below 2**30", field="piece_length", value=piece_length)
-        if tokenizer is None and self.piece_length % 4:
+        self.chunk_length = per_entry if chunk_length is None else chunk_length
+        if not 0 < self.chunk_length < 1 << 30:
+            raise ArgumentError("must be at least 1 and below 2**30", field="chunk_length", value=chunk_length)
+        if tokenizer is None and self.chunk_length % 4:
             raise ArgumentError(
-                "must be a multiple of 4: four bases share a byte", field="piece_length", value=piece_length
+                "must be a multiple of 4: four bases share a byte", field="chunk_length", value=chunk_length
             )
         self.accessions: dict[str, int] = {}
         self.assemblies: dict[str, int] = {}
@@ -86,7 +86,7 @@ class DatasetWriter:
             "format": FORMAT,
             "version": VERSION,
             "storage": "bases" if self.tokenizer is None else "token_ids",
-            "piece_length": self.piece_length,
+            "chunk_length": self.chunk_length,
             "tokenizer": None if self.tokenizer is None else _described(self.tokenizer),
             "kinds": list(KINDS),
             "taxa": list(TAXA),
@@ -156,7 +156,7 @@ class _SplitWriter:
 
     def _fill(self, packed: Packed, chosen: np.ndarray, columns: dict[str, np.ndarray]) -> tuple:
         """Puts regions into entries; returns the entry and the slot of each, int64 [regions]."""
-        of_bases, piece_length = self.dataset.tokenizer is None, self.dataset.piece_length
+        of_bases, chunk_length = self.dataset.tokenizer is None, self.dataset.chunk_length
         firsts, lasts = (packed.payload_starts[chosen + i].tolist() for i in (0, 1))
         run_firsts, run_lasts = (packed.run_starts[chosen + i].tolist() for i in (0, 1))
         unknowns = packed.unknown[chosen].tolist()
@@ -173,20 +173,20 @@ class _SplitWriter:
         for number, row in enumerate(rows, self.regions):
             first, last, run_first, run_last, unknown, units, accession, start, end, strand, kind, taxon = row
             size = last - first
-            if self.chunks and (units > piece_length or self.entry_bytes + size > PAYLOAD_BYTES):
+            if self.chunks and (units > chunk_length or self.entry_bytes + size > PAYLOAD_BYTES):
                 self._end_entry()
             entries.append(self.entries)
             slots.append(len(self.chunks))
             described = f'[{accessions[accession]},{start},{end},{strand},"{KINDS[kind]}","{TAXA[taxon]}"]'
             middle = run_first + unknown
-            if units <= piece_length:
+            if units <= chunk_length:
                 n_runs, lower = packed.runs[run_first:middle], packed.runs[middle:run_last]
                 self._add_chunk(number, 0, units, payload[first:last], n_runs, lower, described)
                 continue
-            for offset in range(0, units, piece_length):
+            for offset in range(0, units, chunk_length):
                 if offset:
                     self._end_entry()
-                stop = min(offset + piece_length, units)
+                stop = min(offset + chunk_length, units)
                 low, high = (offset // 4, -(-stop // 4)) if of_bases else (x * size // units for x in (offset, stop))
                 n_runs = _between(packed.runs[run_first:middle], offset, stop)
                 lower = _between(packed.runs[middle:run_last], offset, stop)
