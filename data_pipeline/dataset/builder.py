@@ -134,7 +134,7 @@ def build(
             damaged=[
                 {"files": [path.name for path in source.files], "error": line} for source, line in damaged.items()
             ],
-            left_aside=skipped,
+            skipped_files=skipped,
         )
         new.rename(output)
         if not dataset["splits"]["train"]["regions"]:
