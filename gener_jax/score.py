@@ -39,11 +39,11 @@ from gener_jax.storage import run_folder
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.storage.files import Growing, of_file
 
-VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "score", "value", "spread", "log_p_ref", "log_p_alt", "flag")
+VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "score", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
 _INFO = (
     ("GENER_SCORE", "A", "String", "Name of the score"),
-    ("GENER_VALUE", "A", "Float", "Reference allele against alternate, nats"),
+    ("GENER_LLR", "A", "Float", "Reference allele against alternate, nats"),
     ("GENER_SPREAD", "A", "Float", "Standard deviation over phases"),
     ("GENER_FLAG", "A", "String", "Why there is no score"),
 )
@@ -180,7 +180,7 @@ def _annotated(record: vcf.Record, scores: list[Scored]) -> str:
     flags = [s.flag.translate(str.maketrans(" ;=,\t", "_:::_")) or "." for s in scores]
     values = {
         "GENER_SCORE": [s.score or "." for s in scores],
-        "GENER_VALUE": [number(s.value) or "." for s in scores],
+        "GENER_LLR": [number(s.llr) or "." for s in scores],
         "GENER_SPREAD": [number(s.spread) or "." for s in scores],
         "GENER_FLAG": flags,
     }
@@ -194,7 +194,7 @@ def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
     rows = []
     for alt, s in zip(record.alts, scores, strict=True):
         row = (
-            record.contig, record.start + 1, record.id, record.ref, alt, s.score, number(s.value), number(s.spread),
+            record.contig, record.start + 1, record.id, record.ref, alt, s.score, number(s.llr), number(s.spread),
             number(s.log_p_ref), number(s.log_p_alt), s.flag,
         )  # fmt: skip
         rows.append("\t".join(map(str, row)) + "\n")

@@ -84,7 +84,7 @@ def test_variants_as_a_table(run, files, lm, capsys):
     for row, scored in zip(rows, lm.score_variants(asked, {"chr1": CHROMOSOME}, context=24), strict=True):
         assert row["score"] == scored.score
         assert row["flag"] == scored.flag.replace("contig 2", "contig 2")
-        assert row["value"] == score.number(scored.value)
+        assert row["llr"] == score.number(scored.llr)
     assert {row["score"] for row in rows} == {"right_edge", "right_edge_sequence", ""}
     flags = [row["flag"] for row in rows if row["flag"]]
     assert flags == ["contig 2 is not in the FASTA", "ALT . is no sequence", "ALT <INS> is no sequence"]
@@ -108,7 +108,7 @@ def test_variants_as_a_vcf(run, files):
         assert ("X" in info) == (old[7:8] == ["X=1"])
         for i, _alt in enumerate(old[4].split(",")):
             row = next(rows)
-            for name, column in (("GENER_VALUE", "value"), ("GENER_SCORE", "score"), ("GENER_SPREAD", "spread")):
+            for name, column in (("GENER_LLR", "llr"), ("GENER_SCORE", "score"), ("GENER_SPREAD", "spread")):
                 assert info.get(name, "." + ",." * 9).split(",")[i] == (row[column] or ".")
             assert ("GENER_FLAG" in info and info["GENER_FLAG"].split(",")[i] != ".") == bool(row["flag"])
 
@@ -122,8 +122,8 @@ def test_an_annotated_vcf_is_annotated_anew(run, files):
     assert {len(line.split("\t")) for line in five if line[:2] != "##"} == {8}
     first.replace(files / "v.vcf")
     again = variants(run, files, "again.vcf", "--protocol", "centred").read_text()
-    assert again.count("##INFO=<ID=GENER_VALUE,") == 1
-    assert all(line.count("GENER_VALUE=") <= 1 for line in again.splitlines()[9:])
+    assert again.count("##INFO=<ID=GENER_LLR,") == 1
+    assert all(line.count("GENER_LLR=") <= 1 for line in again.splitlines()[9:])
     assert "right_edge" not in again
 
 

@@ -52,7 +52,7 @@ def test_right_edge_is_the_definition(start, lm):
     assert found.flag == ""
     assert found.log_p_ref == pytest.approx(ref, abs=2e-5)
     assert found.log_p_alt == pytest.approx(alt, abs=2e-5)
-    assert found.value == pytest.approx(np.log(np.exp(ref) / (np.exp(alt) + 1e-10)), abs=5e-5)
+    assert found.llr == pytest.approx(np.log(np.exp(ref) / (np.exp(alt) + 1e-10)), abs=5e-5)
 
 
 @pytest.mark.parametrize(("length", "alt"), [(2, None), (4, None), (1, "GATTA"), (5, "A"), (2, "CCGA")])
@@ -64,7 +64,7 @@ def test_right_edge_of_more_than_one_base(length, alt, lm):
     (found,) = scored(lm, v)
     expected = edge(lm, Variant("chr1", start, ref, alt))
     assert found.score == "right_edge_sequence"
-    assert found.value == pytest.approx(expected[0] - expected[1], abs=1e-4)
+    assert found.llr == pytest.approx(expected[0] - expected[1], abs=1e-4)
 
 
 def windows(v, phase=0):
@@ -80,7 +80,7 @@ def test_centred_is_the_definition(start, lm):
     whole = [w[: len(w) // K * K] for w in windows(v)]
     ref, alt = (ll(lm, w) for w in whole)
     assert found.score == "centred"
-    assert found.value == pytest.approx((ref - alt) / (len(whole[0]) // K), abs=2e-5)
+    assert found.llr == pytest.approx((ref - alt) / (len(whole[0]) // K), abs=2e-5)
     assert found.log_p_ref == pytest.approx(ref, abs=1e-4)
     if 12 < start < 180:
         assert len(whole[0]) == CONTEXT
@@ -115,10 +115,10 @@ def test_a_centred_window_holds_the_variant_to_the_last_base(strand, phases, lm)
         (found,) = scored(lm, Variant("chr1", start, ref, alt), protocol="centred", strand=strand, phases=phases)
         expected = np.mean([np.mean(single[s]) for s in "+-" if strand in (s, "both")])
         assert found.flag == ""
-        assert found.value == pytest.approx(expected, abs=5e-5)
+        assert found.llr == pytest.approx(expected, abs=5e-5)
         assert found.log_p_ref != found.log_p_alt
     (by_base,) = scored(lm, variant(last - 1), protocol="centred", marginals=True, phases=phases, strand="+")
-    assert abs(by_base.value) > 1e-5
+    assert abs(by_base.llr) > 1e-5
 
 
 def test_centred_indels_have_windows_of_equal_content(lm):
@@ -128,7 +128,7 @@ def test_centred_indels_have_windows_of_equal_content(lm):
         with_ref, with_alt = windows(Variant("chr1", start, ref, alt))
         assert len(with_alt) - len(with_ref) == len(alt) - len(ref)
         assert with_ref in CHROMOSOME
-        assert found.value == pytest.approx((ll(lm, with_ref) - ll(lm, with_alt)) / (CONTEXT // K), abs=1e-4)
+        assert found.llr == pytest.approx((ll(lm, with_ref) - ll(lm, with_alt)) / (CONTEXT // K), abs=1e-4)
 
 
 def test_phases_and_their_spread(lm):
@@ -143,15 +143,15 @@ def test_phases_and_their_spread(lm):
         else:
             pairs = [edge(lm, v, phase) for phase in range(K)]
             single = [np.log(np.exp(r) / (np.exp(a) + 1e-10)) for r, a in pairs]
-        assert found.value == pytest.approx(np.mean(single), abs=5e-5)
+        assert found.llr == pytest.approx(np.mean(single), abs=5e-5)
         assert found.spread == pytest.approx(np.std(single), abs=5e-5)
         assert found.spread > 1e-4
-        assert scored(lm, v, protocol=protocol)[0].value == pytest.approx(single[0], abs=5e-5)
+        assert scored(lm, v, protocol=protocol)[0].llr == pytest.approx(single[0], abs=5e-5)
         assert scored(lm, v, protocol=protocol)[0].spread is None
     v = Variant("chr1", 60, CHROMOSOME[60:62], bases.decode(bases.encode(CHROMOSOME[60:62]) ^ 1))
     pairs = [edge(lm, v, phase) for phase in range(K)]
     (found,) = scored(lm, v, phases=K)
-    assert found.value == pytest.approx(np.mean([r - a for r, a in pairs]), abs=1e-4)
+    assert found.llr == pytest.approx(np.mean([r - a for r, a in pairs]), abs=1e-4)
 
 
 def test_strands(lm):
@@ -159,9 +159,9 @@ def test_strands(lm):
     back = bases.decode(bases.reverse_complement(bases.encode(CHROMOSOME)))
     opposite = Variant("chr1", len(CHROMOSOME) - 61, *(bases.decode(bases.encode(a) ^ 1) for a in v[2:]))
     for protocol in ("right_edge", "centred"):
-        plus, minus, both = (scored(lm, v, protocol=protocol, strand=s)[0].value for s in ("+", "-", "both"))
+        plus, minus, both = (scored(lm, v, protocol=protocol, strand=s)[0].llr for s in ("+", "-", "both"))
         if protocol == "right_edge":
-            assert minus == pytest.approx(scored(lm, opposite, genome={"chr1": back})[0].value, abs=1e-5)
+            assert minus == pytest.approx(scored(lm, opposite, genome={"chr1": back})[0].llr, abs=1e-5)
         else:  # the window's end is cut on the strand that is read
             first = opposite.start - CONTEXT // 2
             ref = back[first : first + CONTEXT]
@@ -176,17 +176,17 @@ def test_marginals(lm):
     (found,) = scored(lm, v, protocol="centred", marginals=True)
     ref, alt = (lm.log_likelihood([w], score="base")[0].value for w in windows(v))
     assert found.score == "centred_base"
-    assert found.value == pytest.approx(ref - alt, abs=1e-5)
+    assert found.llr == pytest.approx(ref - alt, abs=1e-5)
 
 
 def test_order_batches_and_neighbours_change_nothing(lm):
     variants = [variant(i) for i in range(20, 120, 3)] + [Variant("chr1", 60, CHROMOSOME[60], "TT")]
     variants += [Variant("chr1", 50, CHROMOSOME[50], a) for a in "ACGT" if a != CHROMOSOME[50]]
     for protocol in ("right_edge", "centred"):
-        expected = [s.value for s in scored(lm, *variants, protocol=protocol)]
-        alone = [scored(lm, v, protocol=protocol)[0].value for v in variants[-4:]]
+        expected = [s.llr for s in scored(lm, *variants, protocol=protocol)]
+        alone = [scored(lm, v, protocol=protocol)[0].llr for v in variants[-4:]]
         np.testing.assert_allclose(expected[-4:], alone, atol=2e-5)
-        few = [s.value for s in scored(lm, *variants[::-1], protocol=protocol, batch_tokens=16)]
+        few = [s.llr for s in scored(lm, *variants[::-1], protocol=protocol, batch_tokens=16)]
         np.testing.assert_allclose(few[::-1], expected, atol=2e-5)
 
 
@@ -197,7 +197,7 @@ def test_a_planted_variant_has_the_right_sign(lm):
             a: scored(lm, Variant("chr1", start, CHROMOSOME[start], a))[0] for a in "ACGT" if a != CHROMOSOME[start]
         }
         for s in scores.values():
-            assert (s.value > 0) == (s.log_p_ref > s.log_p_alt)
+            assert (s.llr > 0) == (s.log_p_ref > s.log_p_alt)
 
 
 def test_windows_and_names(lm, tmp_path):
@@ -213,7 +213,7 @@ def test_windows_and_names(lm, tmp_path):
         assert genome.contig(name) == expected
     v = variant(60)
     (whole,), (window,) = scored(lm, v), scored(lm, v._replace(contig="chrI"), genome=genome)
-    assert window.value == pytest.approx(whole.value, abs=1e-6)
+    assert window.llr == pytest.approx(whole.llr, abs=1e-6)
     assert "outside of the bases of NC_1.1" in scored(lm, variant(10)._replace(contig="I"), genome=genome)[0].flag
     fasta.write_text(f">NC_1.1:21-141\n{CHROMOSOME[20:140]}\n")
     with pytest.raises(DataError, match=r"record NC_1\.1:21-141: has 120 bases, a window of that name 121"):
@@ -236,11 +236,11 @@ def test_what_cannot_be_scored_is_flagged_in_its_place(lm):
     }
     good = variant(60)
     found = scored(lm, *(v for b in bad for v in (b, good)))
-    value = scored(lm, good)[0].value
+    value = scored(lm, good)[0].llr
     for i, message in enumerate(bad.values()):
         assert message in found[2 * i].flag
-        assert np.isnan(found[2 * i].value)
-        assert found[2 * i + 1].value == pytest.approx(value, abs=1e-6)
+        assert np.isnan(found[2 * i].llr)
+        assert found[2 * i + 1].llr == pytest.approx(value, abs=1e-6)
 
 
 @pytest.mark.parametrize("protocol", ["right_edge", "centred"])
@@ -250,7 +250,7 @@ def test_phases_at_the_ends_of_a_contig(protocol, lm):
         for strand in ("+", "-", "both"):
             (found,) = scored(lm, variant(start), protocol=protocol, phases=K, strand=strand)
             assert found.flag == ""
-            assert np.isfinite(found.value)
+            assert np.isfinite(found.llr)
             alone = (start == 0 and strand != "-") or (start == 199 and strand != "+")
             assert (found.spread is None) == alone
             assert found.spread is None or found.spread > 1e-4
@@ -263,13 +263,13 @@ def test_an_indel_is_scored_at_one_of_its_places(protocol, lm):
         for length, written in ((1, lambda i: ("A" * 2, "A")), (2, lambda i: ("A" * 3, "A"))):
             values = {
                 round(scored(lm, Variant("chr1", i, *written(i)), genome={"chr1": text}, protocol=protocol,
-                             strand=strand)[0].value, 4)
+                             strand=strand)[0].llr, 4)
                 for i in range(61, 67 - length)
             }  # fmt: skip
             assert len(values) == 1
         inserted = {
             round(scored(lm, Variant("chr1", i, text[i], text[i] + "AA"), genome={"chr1": text}, protocol=protocol,
-                         strand=strand)[0].value, 4)
+                         strand=strand)[0].llr, 4)
             for i in range(60, 67)
         }  # fmt: skip
         assert len(inserted) == 1
@@ -281,7 +281,7 @@ def test_an_indel_in_a_repeat_longer_than_the_context_keeps_its_context(strand, 
     before, behind = CHROMOSOME[:60] + "C", "C" + CHROMOSOME[60:120]
     text = before + "AG" * 200 + behind
     written = [Variant("chr1", 60 + 2 * i, text[60 + 2 * i :][:3], text[60 + 2 * i]) for i in (0, 1, 70, 150, 199)]
-    found = [s.value for s in scored(lm, *written, genome={"chr1": text}, strand=strand)]
+    found = [s.llr for s in scored(lm, *written, genome={"chr1": text}, strand=strand)]
     np.testing.assert_allclose(found, found[0], atol=1e-5)
     if strand == "+":
         ref, alt = edge(lm, Variant("chr1", 61, "AG", ""), chromosome=text)

@@ -50,7 +50,7 @@ class Scored:
     Attributes:
       score: its name: "right_edge", "right_edge_sequence" (exact likelihoods of more than one k-mer), "centred", or
         "centred_base" (mean over bases of the log-marginals).
-      value: reference against alternate; mean over strands and phases.
+      llr: log-likelihood ratio, reference against alternate; mean over strands and phases.
       spread: the standard deviation over phases; None of one phase.
       log_p_ref, log_p_alt: of the alleles, means likewise. Right edge: their log-probabilities behind the context;
         centred: the log-likelihoods of the windows, in nats ("centred_base": per base).
