@@ -30,7 +30,7 @@ from gener_jax.inference.likelihood import SCORES, STRANDS
 from gener_jax.inference.lm import LM, from_config
 from gener_jax.inference.prompt import only_special
 from gener_jax.inference.variants.genome import Genome
-from gener_jax.inference.variants.protocols import CONTEXT, PROTOCOLS, Scored
+from gener_jax.inference.variants.protocols import CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, Scored
 from gener_jax.inference.variants.variant import Variant
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
@@ -302,8 +302,8 @@ def main(argv=None) -> None:
         help="token: exact log-likelihoods; base: mean log-marginals of bases",
     )
     add("--strand", choices=STRANDS, default="+")
-    add("--protocol", choices=PROTOCOLS, default="right_edge", help="of variants")
-    add("--context", type=int, default=CONTEXT, help="bases before a variant (right_edge) or around it (centred)")
+    add("--protocol", choices=(*PROTOCOLS, *PROTOCOL_ALIASES), default="next_kmer", help="of variants")
+    add("--context", type=int, default=CONTEXT, help="bases before a variant (next_kmer) or around it (window)")
     add("--phases", type=int, default=1, help="1, or 6: every place of a variant in its 6-mer, with the spread")
     add(
         "--aliases", type=Path, metavar="FILE", help="names of a contig on each line, by tabs (an assembly report does)"

@@ -85,7 +85,7 @@ def test_variants_as_a_table(run, files, lm, capsys):
         assert row["score"] == scored.score
         assert row["flag"] == scored.flag.replace("contig 2", "contig 2")
         assert row["llr"] == score.number(scored.llr)
-    assert {row["score"] for row in rows} == {"right_edge", "right_edge_sequence", ""}
+    assert {row["score"] for row in rows} == {"next_kmer", "next_kmer_sequence", ""}
     flags = [row["flag"] for row in rows if row["flag"]]
     assert flags == ["contig 2 is not in the FASTA", "ALT . is no sequence", "ALT <INS> is no sequence"]
     described = json.loads((files / "t.tsv.json").read_text())
@@ -121,10 +121,10 @@ def test_an_annotated_vcf_is_annotated_anew(run, files):
     five = variants(run, files, "five.vcf").read_text().splitlines()
     assert {len(line.split("\t")) for line in five if line[:2] != "##"} == {8}
     first.replace(files / "v.vcf")
-    again = variants(run, files, "again.vcf", "--protocol", "centred").read_text()
+    again = variants(run, files, "again.vcf", "--protocol", "window").read_text()
     assert again.count("##INFO=<ID=GENER_LLR,") == 1
     assert all(line.count("GENER_LLR=") <= 1 for line in again.splitlines()[9:])
-    assert "right_edge" not in again
+    assert "next_kmer" not in again
 
 
 def test_goes_on_where_it_was_stopped(run, files, monkeypatch):
@@ -147,7 +147,7 @@ def test_goes_on_where_it_was_stopped(run, files, monkeypatch):
     with partial.open("ab") as file:
         file.write(b"half a ro")  # what a kill leaves
     with pytest.raises(ConfigError, match=r"t\.tsv\.partial: was started with another protocol"):
-        variants(run, files, "t.tsv", "--protocol", "centred")
+        variants(run, files, "t.tsv", "--protocol", "window")
     monkeypatch.setattr(score.Output, "write", real)
     scored = []
     first = LM.score_variants

@@ -48,7 +48,7 @@ def test_right_edge_is_the_definition(start, lm):
     v = variant(start)
     (found,) = scored(lm, v)
     ref, alt = edge(lm, v)
-    assert found.score == "right_edge"
+    assert found.score == "next_kmer"
     assert found.flag == ""
     assert found.log_p_ref == pytest.approx(ref, abs=2e-5)
     assert found.log_p_alt == pytest.approx(alt, abs=2e-5)
@@ -63,7 +63,7 @@ def test_right_edge_of_more_than_one_base(length, alt, lm):
     start, ref, alt = trimmed(*v[1:])
     (found,) = scored(lm, v)
     expected = edge(lm, Variant("chr1", start, ref, alt))
-    assert found.score == "right_edge_sequence"
+    assert found.score == "next_kmer_sequence"
     assert found.llr == pytest.approx(expected[0] - expected[1], abs=1e-4)
 
 
@@ -76,10 +76,10 @@ def windows(v, phase=0):
 @pytest.mark.parametrize("start", [0, 5, 60, 61, 62, 195])
 def test_centred_is_the_definition(start, lm):
     v = variant(start)
-    (found,) = scored(lm, v, protocol="centred")
+    (found,) = scored(lm, v, protocol="window")
     whole = [w[: len(w) // K * K] for w in windows(v)]
     ref, alt = (ll(lm, w) for w in whole)
-    assert found.score == "centred"
+    assert found.score == "window"
     assert found.llr == pytest.approx((ref - alt) / (len(whole[0]) // K), abs=2e-5)
     assert found.log_p_ref == pytest.approx(ref, abs=1e-4)
     if 12 < start < 180:
@@ -112,18 +112,18 @@ def test_a_centred_window_holds_the_variant_to_the_last_base(strand, phases, lm)
             if phase <= last - start - length:
                 rc = [bases.decode(bases.reverse_complement(bases.encode(a))) for a in (ref, alt)]
                 single["-"].append(of(back, last - start - length, *rc, phase))
-        (found,) = scored(lm, Variant("chr1", start, ref, alt), protocol="centred", strand=strand, phases=phases)
+        (found,) = scored(lm, Variant("chr1", start, ref, alt), protocol="window", strand=strand, phases=phases)
         expected = np.mean([np.mean(single[s]) for s in "+-" if strand in (s, "both")])
         assert found.flag == ""
         assert found.llr == pytest.approx(expected, abs=5e-5)
         assert found.log_p_ref != found.log_p_alt
-    (by_base,) = scored(lm, variant(last - 1), protocol="centred", marginals=True, phases=phases, strand="+")
+    (by_base,) = scored(lm, variant(last - 1), protocol="window", marginals=True, phases=phases, strand="+")
     assert abs(by_base.llr) > 1e-5
 
 
 def test_centred_indels_have_windows_of_equal_content(lm):
     for v in (Variant("chr1", 60, CHROMOSOME[60:65], CHROMOSOME[60]), Variant("chr1", 60, CHROMOSOME[60], "GATTAC")):
-        (found,) = scored(lm, v, protocol="centred")
+        (found,) = scored(lm, v, protocol="window")
         start, ref, alt = trimmed(*v[1:])
         with_ref, with_alt = windows(Variant("chr1", start, ref, alt))
         assert len(with_alt) - len(with_ref) == len(alt) - len(ref)
@@ -133,9 +133,9 @@ def test_centred_indels_have_windows_of_equal_content(lm):
 
 def test_phases_and_their_spread(lm):
     v = variant(60)
-    for protocol in ("right_edge", "centred"):
+    for protocol in ("next_kmer", "window"):
         (found,) = scored(lm, v, protocol=protocol, phases=K)
-        if protocol == "centred":
+        if protocol == "window":
             single = []
             for phase in range(K):
                 ref, alt = (ll(lm, w) for w in windows(v, phase))
@@ -158,9 +158,9 @@ def test_strands(lm):
     v = variant(60)
     back = bases.decode(bases.reverse_complement(bases.encode(CHROMOSOME)))
     opposite = Variant("chr1", len(CHROMOSOME) - 61, *(bases.decode(bases.encode(a) ^ 1) for a in v[2:]))
-    for protocol in ("right_edge", "centred"):
+    for protocol in ("next_kmer", "window"):
         plus, minus, both = (scored(lm, v, protocol=protocol, strand=s)[0].llr for s in ("+", "-", "both"))
-        if protocol == "right_edge":
+        if protocol == "next_kmer":
             assert minus == pytest.approx(scored(lm, opposite, genome={"chr1": back})[0].llr, abs=1e-5)
         else:  # the window's end is cut on the strand that is read
             first = opposite.start - CONTEXT // 2
@@ -173,16 +173,16 @@ def test_strands(lm):
 
 def test_marginals(lm):
     v = variant(60)
-    (found,) = scored(lm, v, protocol="centred", marginals=True)
+    (found,) = scored(lm, v, protocol="window", marginals=True)
     ref, alt = (lm.log_likelihood([w], score="base")[0].value for w in windows(v))
-    assert found.score == "centred_base"
+    assert found.score == "window_base"
     assert found.llr == pytest.approx(ref - alt, abs=1e-5)
 
 
 def test_order_batches_and_neighbours_change_nothing(lm):
     variants = [variant(i) for i in range(20, 120, 3)] + [Variant("chr1", 60, CHROMOSOME[60], "TT")]
     variants += [Variant("chr1", 50, CHROMOSOME[50], a) for a in "ACGT" if a != CHROMOSOME[50]]
-    for protocol in ("right_edge", "centred"):
+    for protocol in ("next_kmer", "window"):
         expected = [s.llr for s in scored(lm, *variants, protocol=protocol)]
         alone = [scored(lm, v, protocol=protocol)[0].llr for v in variants[-4:]]
         np.testing.assert_allclose(expected[-4:], alone, atol=2e-5)
@@ -243,7 +243,7 @@ def test_what_cannot_be_scored_is_flagged_in_its_place(lm):
         assert found[2 * i + 1].llr == pytest.approx(value, abs=1e-6)
 
 
-@pytest.mark.parametrize("protocol", ["right_edge", "centred"])
+@pytest.mark.parametrize("protocol", ["next_kmer", "window"])
 def test_phases_at_the_ends_of_a_contig(protocol, lm):
     """There are fewer; what is there is averaged, on both strands."""
     for start in (0, 1, 2, 5, 9, 197, 198, 199):
@@ -256,7 +256,7 @@ def test_phases_at_the_ends_of_a_contig(protocol, lm):
             assert found.spread is None or found.spread > 1e-4
 
 
-@pytest.mark.parametrize("protocol", ["right_edge", "centred"])
+@pytest.mark.parametrize("protocol", ["next_kmer", "window"])
 def test_an_indel_is_scored_at_one_of_its_places(protocol, lm):
     text = CHROMOSOME[:60] + "CAAAAAAG" + CHROMOSOME[60:]
     for strand in ("+", "-"):
@@ -327,7 +327,7 @@ def test_nothing_known_before_the_variant(lm):
     text = "N" * 40 + CHROMOSOME[40:]
     found = scored(lm, variant(40), variant(41), genome={"chr1": text})
     assert [s.flag for s in found] == ["no known base in the context before it", ""]
-    assert scored(lm, variant(40), genome={"chr1": text}, protocol="centred")[0].flag == ""
+    assert scored(lm, variant(40), genome={"chr1": text}, protocol="window")[0].flag == ""
 
 
 def test_errors(lm):
@@ -335,7 +335,7 @@ def test_errors(lm):
         ({"protocol": "left"}, "protocol 'left' is none of"),
         ({"phases": 2}, "phases is 2: it is 1 or 3"),
         ({"strand": "x"}, "strand 'x' is none of"),
-        ({"marginals": True}, "marginals: are of protocol centred"),
+        ({"marginals": True}, "marginals: are of protocol window"),
     ]:
         with pytest.raises(ValueError, match=message):
             scored(lm, variant(60), **options)

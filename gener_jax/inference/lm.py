@@ -151,7 +151,7 @@ class LM:
         variants: Iterable[Variant | tuple[str, int, str, str]],
         genome: Genome | dict[str, str] | str | Path,
         *,
-        protocol: str = "right_edge",
+        protocol: str = "next_kmer",
         context: int = CONTEXT,
         phases: int = 1,
         strand: str = "+",
@@ -163,11 +163,11 @@ class LM:
         Args:
           variants: (contig, start, ref, alt), start 0-based.
           genome: a `Genome`, sequences by name, or the path of a FASTA file.
-          protocol: "right_edge" scores given the bases before the variant; "centred", the window around it.
+          protocol: "next_kmer" scores given the bases before the variant; "window", the window around it.
           context: number of bases before the variant, or in the window.
           phases: 1, as published; k (6), the mean over all positions of the variant in its k-mer, with its spread.
           strand: "+", "-", or "both", the mean of the two.
-          marginals: ("centred" only) score by the mean over bases of the log of the six marginals, instead of by the
+          marginals: ("window" only) score by the mean over bases of the log of the six marginals, instead of by the
             likelihood.
           batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
 

@@ -2,12 +2,12 @@
 
 Two protocols of the field, and what we make of them for variants other than of one base:
 
-"right_edge" (as on ClinVar): the bases before the variant as context, N at their beginning stripped, a whole number of
+"next_kmer" (as on ClinVar): the bases before the variant as context, N at their beginning stripped, a whole number of
 k-mers, <s> in front; log(p_ref / (p_alt + 1e-10)), p an allele's probability there. For one base it is the sum over the
 k-mers that begin with it. Where length or place need more than one k-mer, p is the exact likelihood of the allele, and,
 where the alleles' lengths differ, of `FLANK` bases behind it, the same ones for both.
 
-"centred" (as on BRCA2 and TraitGym): a window from `context / 2` bases before the variant to as many behind its first
+"window" (as on BRCA2 and TraitGym): a window from `context / 2` bases before the variant to as many behind its first
 base, cut to a whole number of k-mers; the log-likelihood with the reference allele, less that with the other, over the
 k-mers of the window. An insertion or deletion leaves the window's other bases as they are, so both have equal content,
 and the last k-mer may be partial. So it may at the end of a contig, where whole k-mers would end before the variant.
@@ -38,7 +38,8 @@ from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.variant import FLANK, Site, Variant, sites_of
 from gener_jax.model.decoder import Decoder
 
-PROTOCOLS = ("right_edge", "centred")
+PROTOCOLS = ("next_kmer", "window")
+PROTOCOL_ALIASES = {"right_edge": "next_kmer", "centred": "window"}  # the names used before
 CONTEXT = 8192  # bases
 _EPSILON = 1e-10  # of the published formula
 
@@ -48,12 +49,12 @@ class Scored:
     """A variant's score, or why it has none.
 
     Attributes:
-      score: its name: "right_edge", "right_edge_sequence" (exact likelihoods of more than one k-mer), "centred", or
-        "centred_base" (mean over bases of the log-marginals).
+      score: its name: "next_kmer", "next_kmer_sequence" (exact likelihoods of more than one k-mer), "window", or
+        "window_base" (mean over bases of the log-marginals).
       llr: log-likelihood ratio, reference against alternate; mean over strands and phases.
       spread: the standard deviation over phases; None of one phase.
       log_p_ref, log_p_alt: of the alleles, means likewise. Right edge: their log-probabilities behind the context;
-        centred: the log-likelihoods of the windows, in nats ("centred_base": per base).
+        window: the log-likelihoods of the windows, in nats ("window_base": per base).
       flag: empty, or one line that says why there is no score.
     """
 
@@ -95,7 +96,7 @@ def score(
     variants: Iterable[Variant],
     genome: Genome,
     *,
-    protocol: str = "right_edge",
+    protocol: str = "next_kmer",
     context: int = CONTEXT,
     phases: int = 1,
     strand: str = "+",
@@ -106,16 +107,17 @@ def score(
 
     Args:
       lm: a model over k-mers.
-      context: bases before the variant ("right_edge"), or of the window ("centred").
+      context: bases before the variant ("next_kmer"), or of the window ("window").
       phases: 1, as published, or k: the mean over every place of the variant in its k-mer, and its spread.
       strand: the strand that is read: "+", "-", or "both", the mean.
-      marginals: ("centred") score windows by the mean over bases of their log-marginals.
+      marginals: ("window") score windows by the mean over bases of their log-marginals.
       batch_tokens: tokens read together, padding included.
 
     Raises:
       ValueError: for an option that is none, or more context than the model has positions.
     """
     k = lm.tokenizer.k
+    protocol = PROTOCOL_ALIASES.get(protocol, protocol)
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol {protocol!r} is none of {', '.join(PROTOCOLS)}")
     if strand not in STRANDS:
@@ -124,14 +126,14 @@ def score(
         raise ValueError(f"phases is {phases}: it is 1 or {k}")
     if context < 2 * k:
         raise ValueError(f"context is {context}: it has to be {2 * k} bases at least")
-    if marginals and protocol != "centred":
-        raise ValueError("marginals: are of protocol centred")
+    if marginals and protocol != "window":
+        raise ValueError("marginals: are of protocol window")
     tokens = context // k + 1
     lm.check_length(tokens, f"a context of {context} bases")
     longest = lm.config.model.longest
     # What alleles and the bases behind them add may not leave the model's positions either.
     largest = context // 4 if longest is None else min(context // 4, (longest - tokens - 1) * k - FLANK)
-    run = _right_edge if protocol == "right_edge" else functools.partial(_centred, marginals=marginals)
+    run = _score_next_kmer if protocol == "next_kmer" else functools.partial(_score_windows, marginals=marginals)
 
     def groups() -> Iterator[Scored]:
         rest, held = iter(variants), max(batch_tokens * k // context, 1) * 8
@@ -177,7 +179,7 @@ def _no_right_edge(site: Site, context: int) -> str:
     return "no known base in the context before it" if len(before) and (before >= bases.N).all() else ""
 
 
-def _right_edge(
+def _score_next_kmer(
     lm, sites: list[Site], context: int, phases: int, batch_tokens: int
 ) -> list[tuple[str, np.ndarray | str]]:
     """By site: the score's name; and value, log p of reference and alternate, float [phases, 3], or why not."""
@@ -228,7 +230,7 @@ def _right_edge(
             # Without ε for sequences: their likelihoods are far below it.
             value = log_ref - np.logaddexp(log_alt, np.log(_EPSILON)) if one_base else log_ref - log_alt
             values.append((value, log_ref, log_alt))
-        name = "right_edge" if one_base else "right_edge_sequence"
+        name = "next_kmer" if one_base else "next_kmer_sequence"
         found.append((name, _no_right_edge(site, context) or np.array(values)))
     return found
 
@@ -257,7 +259,7 @@ def _edges(lm, rows: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int, usu
     return found
 
 
-def _centred(
+def _score_windows(
     lm, sites: list[Site], context: int, phases: int, batch_tokens: int, *, marginals: bool
 ) -> list[tuple[str, np.ndarray]]:
     """The same for windows around the variant."""
@@ -290,5 +292,5 @@ def _centred(
                 rows.append((per_base[0] - per_base[1], *per_base))
             else:
                 rows.append(((sums[ref] - sums[alt]) / len(asked.rows[ref].codes), sums[ref], sums[alt]))
-        found.append(("centred_base" if marginals else "centred", np.array(rows)))
+        found.append(("window_base" if marginals else "window", np.array(rows)))
     return found
