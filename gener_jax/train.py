@@ -149,10 +149,10 @@ def prepare(config: Config, workdir: Path) -> Run:
     checkpoint.check_folder(workdir, config)
     keep_programs(config, workdir)
     checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
-    looked_at = True
+    evaluated = True
     if (newest := checkpoints.newest(target)) is not None:
         start, state, loader_state = newest
-        looked_at = checkpoints.bits_per_base(start) is not None
+        evaluated = checkpoints.bits_per_base(start) is not None
         check_data(config, stream, loader_state)
         distributed.tell(f"resuming {workdir} at step {start}")
     else:
@@ -162,8 +162,8 @@ def prepare(config: Config, workdir: Path) -> Run:
             state = dataclasses.replace(state, params=initial_params(config, mesh))
     distributed.first(lambda: run_folder.describe(workdir, config))
     distributed.check_shared(workdir)
-    log = Log(workdir, start, config, looked_at=looked_at)
-    return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, looked_at, state, log)
+    log = Log(workdir, start, config, evaluated=evaluated)
+    return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, evaluated, state, log)
 
 
 def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:

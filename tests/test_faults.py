@@ -76,10 +76,10 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(straight, d
             train.train(config, folder)
     assert (folder / "checkpoints" / "5").is_dir()
     with monkeypatch.context() as patch:  # and while step 8 is looked at
-        look = loop.HeldOut.__call__
+        evaluation = loop.HeldOut.__call__
         patch.setattr(
             loop.HeldOut, "__call__",
-            lambda self, params, moved: (os.kill(os.getpid(), signal.SIGTERM), look(self, params, moved))[1],
+            lambda self, params, moved: (os.kill(os.getpid(), signal.SIGTERM), evaluation(self, params, moved))[1],
         )  # fmt: skip
         with pytest.raises(Terminated, match="after step 6"):
             train.train(config, folder)
@@ -90,9 +90,9 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(straight, d
         signalling(patch, 7, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             train.train(config, folder)
-    looks = [line for line in log_of(folder) if "held_out" in line]
-    assert looks[-1]["step"] == 6
-    assert best_of(folder) == (6, looks[-1]["held_out"]["bits_per_base"])
+    evaluations = [line for line in log_of(folder) if "held_out" in line]
+    assert evaluations[-1]["step"] == 6
+    assert best_of(folder) == (6, evaluations[-1]["held_out"]["bits_per_base"])
     train.train(config, folder)
     assert same_state(state_of(folder), state_of(straight))
     assert log_of(folder) == log_of(straight)
@@ -243,13 +243,13 @@ def test_what_is_written_beside_the_log(dataset, tmp_path, monkeypatch):
     train.train(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "held_out" in line] == [2, 3, 4]
-    look = next(line["held_out"] for line in lines if "held_out" in line)
-    assert 0 < look["recovery"] < 0.7
-    assert look["genes"] == 8
+    evaluation = next(line["held_out"] for line in lines if "held_out" in line)
+    assert 0 < evaluation["recovery"] < 0.7
+    assert evaluation["genes"] == 8
     assert logged[-1] == "dna"
     assert logged[0][0] == 1
     assert logged[0][1]["loss"] == lines[0]["loss"]
-    assert (2, look["recovery"]) in [(step, values.get("held_out/recovery")) for step, values in logged[:-1]]
+    assert (2, evaluation["recovery"]) in [(step, values.get("held_out/recovery")) for step, values in logged[:-1]]
     assert events(tmp_path / "run" / "tensorboard")[1, "train/loss"] == pytest.approx(lines[0]["loss"])
     assert (2, "held_out/recovery") in events(tmp_path / "run" / "tensorboard")
     traces = [p for p in (tmp_path / "run" / "profile").rglob("*") if p.is_file()]
@@ -352,13 +352,13 @@ def test_chaos(dataset, tmp_path):
 SIGTERM_IN_A_LOOK = """
 import os, signal, time
 from gener_jax.training import loop
-moved = loop.Looks._moved
+moved = loop.Evaluator._moved
 def slowly(self, done, total):
     if '--process_id=1' in sys.argv and not hasattr(self, 'seen'):
         os.kill(os.getpid(), signal.SIGTERM)
     self.seen = time.sleep(0.5)
     moved(self, done, total)
-loop.Looks._moved = slowly
+loop.Evaluator._moved = slowly
 """
 
 

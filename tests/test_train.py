@@ -134,10 +134,10 @@ def test_a_run_says_and_writes_what_it_should(straight, dataset):
     steps = [line for line in log if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 13))
     assert steps[-1]["loss"] == last["train_loss"] < steps[0]["loss"]
-    looks = [line for line in log if "held_out" in line]
-    assert [line["step"] for line in looks] == [3, 4, 6, 8, 9, 12]  # each checkpoint too
+    evaluations = [line for line in log if "held_out" in line]
+    assert [line["step"] for line in evaluations] == [3, 4, 6, 8, 9, 12]  # each checkpoint too
     # The look at the end and the final evaluation are of the same regions, but another program.
-    assert looks[-1]["held_out"]["loss"] == pytest.approx(last["loss"], abs=1e-6)
+    assert evaluations[-1]["held_out"]["loss"] == pytest.approx(last["loss"], abs=1e-6)
     assert sorted(p.name for p in straight.folder.iterdir()) == [
         "checkpoints", "config.json", "environment.json", "log.jsonl",
     ]  # fmt: skip
@@ -312,8 +312,8 @@ def test_repeats_weigh_less_in_training_and_alike_in_evaluation(tmp_path, capsys
     assert result["bits_per_base"] != plain["bits_per_base"]
     assert set(result["by_case"]) == {"soft-masked", "not soft-masked"}
     assert result["without_near_copies"]["bases"] == sum(row["bases"] for row in result["by_case"].values())
-    [look] = [line["held_out"] for line in log if "held_out" in line]
-    assert look["without_near_copies"]["bits_per_base"] == look["bits_per_base"]
+    [evaluation] = [line["held_out"] for line in log if "held_out" in line]
+    assert evaluation["without_near_copies"]["bits_per_base"] == evaluation["bits_per_base"]
     assert "warning" not in capsys.readouterr().err
     upper = tiny.synthetic(tmp_path / "upper", {"train": codes, "validation": codes[:2]})
     with pytest.raises(ConfigError, match=r"data.repeat_weight: 1.0 → 0.1"):

@@ -85,7 +85,7 @@ class Checkpoints:
         metrics = self._manager.metrics(step)  # None if the file is gone
         return None if metrics is None else metrics["bits_per_base"]
 
-    def looked_at(self, step: int, bits_per_base: float) -> None:
+    def evaluated(self, step: int, bits_per_base: float) -> None:
         """Records the evaluation of a saved step that had been stopped during it: the step may be the best.
 
         Raises:

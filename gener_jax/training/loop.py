@@ -36,7 +36,7 @@ class Run:
     held_out: RegionSource
     checkpoints: checkpoint.Checkpoints
     start: int  # steps done
-    looked_at: bool  # whether the last of them was evaluated, if that was due
+    evaluated: bool  # whether the last of them was evaluated, if that was due
     state: State
     log: Log
 
@@ -46,7 +46,7 @@ class Run:
         return self.config.train.batch_size * self.config.data.context_length
 
 
-class Looks:
+class Evaluator:
     """Held-out evaluation, and sequence recovery if it is enabled, during training."""
 
     def __init__(self, run: Run, termination: Termination, watchdog: Watchdog):
@@ -64,8 +64,8 @@ class Looks:
           Terminated: as soon as the run must stop.
         """
         found = self._held_out(params, self._moved)
-        looked_at = ("loss", "bits_per_base", "without_near_copies")
-        result = {name: found[name] for name in looked_at if name in found}
+        evaluated = ("loss", "bits_per_base", "without_near_copies")
+        result = {name: found[name] for name in evaluated if name in found}
         return result | (self._recovery(params, self._moved) if self._recovery is not None else {})
 
     def _moved(self, done: int, total: int) -> None:
@@ -80,7 +80,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     num_steps, every = config.train.num_steps, config.train.log_every_steps
     books, tokens_a_step = run.stream.accounting(0), run.tokens_a_step
     steps = {name: make_train_step(config, mesh, run.tokenizer.token_bases, name) for name in ("ce", "fns")}
-    looks = Looks(run, termination, watchdog)
+    evaluator = Evaluator(run, termination, watchdog)
     batches = device_batches(run.stream, config.train.batch_size, start, num_steps - start, batch_sharding(mesh))
     progress = Progress(num_steps, start, every, quiet=not distributed.is_main())
     profile = Profile(config.train, run.workdir)
@@ -142,8 +142,8 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
             run.log.close()
         raise Terminated(f"by SIGTERM after step {step}, which is saved; the same command resumes there")
 
-    def look(step):
-        held_out = looks(state.params)
+    def evaluate(step):
+        held_out = evaluator(state.params)
         run.log.write(step, held_out=held_out)
         recovered = f", recovery {held_out['recovery']:.3f}" if "recovery" in held_out else ""
         tell(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}{recovered}")
@@ -154,10 +154,10 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
         return saving, saving or step % config.eval.every_steps == 0
 
     try:
-        if start and due(start)[1] and not run.looked_at:
+        if start and due(start)[1] and not run.evaluated:
             try:
-                bits_per_base = look(start)  # SIGTERM came before or during its evaluation
-                run.checkpoints.looked_at(start, bits_per_base)
+                bits_per_base = evaluate(start)  # SIGTERM came before or during its evaluation
+                run.checkpoints.evaluated(start, bits_per_base)
             except Terminated:
                 stop(start)
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
@@ -178,7 +178,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
                 if looking:
                     with clock.paused():
                         try:
-                            bits_per_base = look(step)
+                            bits_per_base = evaluate(step)
                         except Terminated:
                             stop(step)
                         if saving:

@@ -68,9 +68,9 @@ class Log:
     the writers of `train.writers`, which get the same numbers. Only the primary process writes.
     """
 
-    def __init__(self, folder: Path, step: int, config: Config, *, looked_at: bool = True):
+    def __init__(self, folder: Path, step: int, config: Config, *, evaluated: bool = True):
         """Opens the log and drops what follows `step`: those steps are run again, to the same numbers. So is the
-        evaluation of `step` itself, unless it is `looked_at`: a run killed after it may have logged one.
+        evaluation of `step` itself, unless it is `evaluated`: a run killed after it may have logged one.
 
         Raises:
           ConfigError: if a writer's package is not installed.
@@ -84,7 +84,7 @@ class Log:
             for line in path.read_text().splitlines():
                 with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a kill
                     values = json.loads(line)
-                    if values["step"] < step + ("held_out" not in values or looked_at):
+                    if values["step"] < step + ("held_out" not in values or evaluated):
                         kept.append(line)
             beside = path.with_suffix(".partial")
             beside.write_text("".join(line + "\n" for line in kept))
