@@ -184,7 +184,7 @@ def screen(run: Run) -> str:
     m, t, books = config.model, config.train, stream.accounting(0)
     need, have = memory.training_needs(config, mesh.size), memory.available()
     per_token = flops.training(m, config.data.context_length)
-    epochs = t.num_steps * run.tokens_a_step / max(books["tokens"], 1)
+    epochs = t.num_steps * run.tokens_per_step / max(books["tokens"], 1)
     objective = "cross-entropy"
     if config.objective.fns_from_step is not None:
         objective = f"cross-entropy, FNS from step {config.objective.fns_from_step:,}"
@@ -199,9 +199,9 @@ def screen(run: Run) -> str:
         ("mesh", f"{axes}: {mesh.size} {jax.devices()[0].device_kind}{hosts}"),
         ("memory", f"about {sum(need.values()):.2g} of {have:.1f} GiB per device: "
                    + ", ".join(f"{name} {gib:.2g}" for name, gib in need.items() if gib)),
-        ("step", f"{t.batch_size} × {config.data.context_length:,} = {run.tokens_a_step:,} tokens"
+        ("step", f"{t.batch_size} × {config.data.context_length:,} = {run.tokens_per_step:,} tokens"
                  + (f" in {t.accumulate} microbatches" if t.accumulate > 1 else "")
-                 + f"; {per_token * run.tokens_a_step / 1e12:,.3g} TFLOP, {per_token / 1e9:,.3g} GFLOP per token"),
+                 + f"; {per_token * run.tokens_per_step / 1e12:,.3g} TFLOP, {per_token / 1e9:,.3g} GFLOP per token"),
         ("training", f"{t.num_steps:,} steps, {epochs:.1f} epochs; {objective}; {config.optimizer.schedule}"),
         ("data", f"{len(stream.source):,} regions, {books['region_bases']:,} bases, {books['tokens']:,} tokens "
                  f"({run.tokenizer.name}) per epoch, {kept:.1f} % of bases kept; held out: "

@@ -41,7 +41,7 @@ class Run:
     log: Log
 
     @property
-    def tokens_a_step(self) -> int:
+    def tokens_per_step(self) -> int:
         """Input tokens of a step, over all devices."""
         return self.config.train.batch_size * self.config.data.context_length
 
@@ -78,7 +78,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     """Runs the steps, evaluations and checkpoints; returns the final parameters and the last step's metrics."""
     config, mesh, start = run.config, run.mesh, run.start
     num_steps, every = config.train.num_steps, config.train.log_every_steps
-    books, tokens_a_step = run.stream.accounting(0), run.tokens_a_step
+    books, tokens_per_step = run.stream.accounting(0), run.tokens_per_step
     steps = {name: make_train_step(config, mesh, run.tokenizer.token_bases, name) for name in ("ce", "fns")}
     evaluator = Evaluator(run, termination, watchdog)
     batches = device_batches(run.stream, config.train.batch_size, start, num_steps - start, batch_sharding(mesh))
@@ -97,7 +97,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
         if compiled_at is None:
             compiled_at = clock.seconds, step
         else:
-            values["tokens_per_s"] = (step - compiled_at[1]) * tokens_a_step / (clock.seconds - compiled_at[0])
+            values["tokens_per_s"] = (step - compiled_at[1]) * tokens_per_step / (clock.seconds - compiled_at[0])
             bases_per_token = books["kept"] / books["tokens"] if books["tokens"] else 0.0
             values["bases_per_s"] = values["tokens_per_s"] * bases_per_token
         if values["skipped_in_row"]:
@@ -118,7 +118,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
                 "Check the data there, lower the rate, or allow more; the same command resumes from the checkpoint"
             )
         speed = values.get("tokens_per_s")
-        left = (num_steps - step) * tokens_a_step / speed if speed else float("nan")
+        left = (num_steps - step) * tokens_per_step / speed if speed else float("nan")
         text = f"loss {values['loss']:.4f}  bits/base {values['bits_per_base']:.4f}"
         progress.update(step, f"{text}  {speed:,.0f} tokens/s" if speed else text, left)
 
