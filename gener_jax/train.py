@@ -181,17 +181,17 @@ def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
 def screen(run: Run) -> str:
     """A summary of the run before its first step, one screen of text."""
     config, stream, mesh = run.config, run.stream, run.mesh
-    m, t, books = config.model, config.train, stream.accounting(0)
+    m, t, stats = config.model, config.train, stream.epoch_stats(0)
     need, have = memory.training_needs(config, mesh.size), memory.available()
     per_token = flops.training(m, config.data.context_length)
-    epochs = t.num_steps * run.tokens_per_step / max(books["tokens"], 1)
+    epochs = t.num_steps * run.tokens_per_step / max(stats["tokens"], 1)
     objective = "cross-entropy"
     if config.objective.fns_from_step is not None:
         objective = f"cross-entropy, FNS from step {config.objective.fns_from_step:,}"
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     python = sys.version.split()[0]
-    kept = 100 * books["kept"] / books["region_bases"]
+    kept = 100 * stats["kept"] / stats["region_bases"]
     rows = (
         ("model", f"{decoder.num_parameters(m):,} parameters: {m.num_hidden_layers} layers of {m.hidden_size}, "
                   f"{m.num_attention_heads} heads of {m.head_dim} on {m.num_key_value_heads} of keys; {m.dtype}, "
@@ -203,7 +203,7 @@ def screen(run: Run) -> str:
                  + (f" in {t.accumulate} microbatches" if t.accumulate > 1 else "")
                  + f"; {per_token * run.tokens_per_step / 1e12:,.3g} TFLOP, {per_token / 1e9:,.3g} GFLOP per token"),
         ("training", f"{t.num_steps:,} steps, {epochs:.1f} epochs; {objective}; {config.optimizer.schedule}"),
-        ("data", f"{len(stream.source):,} regions, {books['region_bases']:,} bases, {books['tokens']:,} tokens "
+        ("data", f"{len(stream.source):,} regions, {stats['region_bases']:,} bases, {stats['tokens']:,} tokens "
                  f"({run.tokenizer.name}) per epoch, {kept:.1f} % of bases kept; held out: "
                  f"{len(run.held_out):,} regions, {int(run.held_out.index['length'].sum()):,} bases"),
         ("versions", f"gener_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}, Python {python}"),

@@ -89,7 +89,7 @@ def test_the_stream_is_what_a_plain_loop_gives(dataset, k, random_phase, reverse
     for epoch in range(3):
         assert stream.epoch_of(len(ids)) == epoch
         more, _ = plain_epoch(source, k, options, 5, epoch)
-        assert stream.accounting(epoch)["tokens"] == len(more)
+        assert stream.epoch_stats(epoch)["tokens"] == len(more)
         ids += more
     assert stream.read(0, len(ids))[0].tolist() == ids
     generator = np.random.default_rng(1)
@@ -227,15 +227,15 @@ def test_no_base_twice_and_few_lost(dataset, reverse):
     source = Watched(dataset, "train")
     stream = TokenStream(source, make("kmer", 6), data(dataset, reverse_complement=reverse), seed=9)
     for epoch in range(3):
-        books = stream.accounting(epoch)
-        assert books["kept"] + books["lost_at_start"] + books["lost_at_end"] == books["region_bases"]
-        assert books["region_bases"] == source.index["length"].sum()
+        stats = stream.epoch_stats(epoch)
+        assert stats["kept"] + stats["lost_at_start"] + stats["lost_at_end"] == stats["region_bases"]
+        assert stats["region_bases"] == source.index["length"].sum()
         start, stop = stream._epoch(epoch).start, stream._epoch(epoch).stop
         source.seen = [np.zeros(n, np.int64) for n in source.index["length"].tolist()]
         for at in range(start, stop, 37):
             stream.read(at, min(at + 37, stop))
         assert max(seen.max() for seen in source.seen) == 1
-        assert sum(int(seen.sum()) for seen in source.seen) == books["kept"]
+        assert sum(int(seen.sum()) for seen in source.seen) == stats["kept"]
         for seen in source.seen:
             inside = np.flatnonzero(seen)
             if len(inside):
@@ -432,10 +432,10 @@ def test_stored_tokens_stream_as_bases_do(genomes, tmp_path):
     options = {"random_phase": False, "reverse_complement": False}
     one = TokenStream(RegionSource(genomes, "train"), make("kmer", 6), data(genomes, **options), 3)
     other = TokenStream(RegionSource(stored, "train"), make("kmer", 6), data(stored, **options), 3)
-    books = one.accounting(0)
-    assert other.accounting(0) == books
-    assert books["lost_at_start"] == 0 < books["lost_at_end"]
-    end = 2 * books["tokens"]
+    stats = one.epoch_stats(0)
+    assert other.epoch_stats(0) == stats
+    assert stats["lost_at_start"] == 0 < stats["lost_at_end"]
+    end = 2 * stats["tokens"]
     assert one.read(0, end)[0].tolist() == other.read(0, end)[0].tolist()
     assert equal(batches(one, 4, 0, 5), batches(other, 4, 0, 5))
     with pytest.raises(DataError, match=r"holds tokens of another kmer-6 than config\.tokenizer's kmer-3"):
@@ -450,10 +450,10 @@ def test_bpe(genomes, tmp_path):
     stored = tiny.genomes(tmp_path / "tokens", tokenizer=tokenizer)
     source = RegionSource(stored, "train")
     stream = TokenStream(source, tokenizer, data(stored, reverse_complement=False), 3)
-    books = stream.accounting(0)
-    assert books["kept"] == books["region_bases"] == source.index["length"].sum()
-    ids, documents, _ = stream.read(0, books["tokens"])
-    assert tokenizer.token_bases[ids].sum() == books["kept"]
+    stats = stream.epoch_stats(0)
+    assert stats["kept"] == stats["region_bases"] == source.index["length"].sum()
+    ids, documents, _ = stream.read(0, stats["tokens"])
+    assert tokenizer.token_bases[ids].sum() == stats["kept"]
     assert len(set(documents.tolist())) == (ids == BOS).sum() == len(source)
     plain = RegionSource(genomes, "train")
     order = permute(np.arange(len(source)), len(source), subkey(3, 0, 0))

@@ -6,7 +6,7 @@ into windows of `context_length`; the windows that begin in an epoch come in a s
 is an input once per epoch and a target once, for any number of hosts, workers or restarts, and the loader's whole state
 is (step, seed, digest).
 
-At most k − 1 bases are lost at each end of a region; `TokenStream.accounting` counts them.
+At most k − 1 bases are lost at each end of a region; `TokenStream.epoch_stats` counts them.
 """
 
 import atexit
@@ -228,7 +228,7 @@ class TokenStream:
                 break
         return False
 
-    def accounting(self, epoch: int) -> dict[str, int]:
+    def epoch_stats(self, epoch: int) -> dict[str, int]:
         """Bases of an epoch, `region_bases` = `kept` + `lost_at_start` + `lost_at_end`; its `tokens`, with <s>."""
         e = self._epoch(epoch)
         length = self.source.index["length"][e.regions].astype(np.int64)

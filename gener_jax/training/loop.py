@@ -78,7 +78,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     """Runs the steps, evaluations and checkpoints; returns the final parameters and the last step's metrics."""
     config, mesh, start = run.config, run.mesh, run.start
     num_steps, every = config.train.num_steps, config.train.log_every_steps
-    books, tokens_per_step = run.stream.accounting(0), run.tokens_per_step
+    stats, tokens_per_step = run.stream.epoch_stats(0), run.tokens_per_step
     steps = {name: make_train_step(config, mesh, run.tokenizer.token_bases, name) for name in ("ce", "fns")}
     evaluator = Evaluator(run, termination, watchdog)
     batches = device_batches(run.stream, config.train.batch_size, start, num_steps - start, batch_sharding(mesh))
@@ -98,7 +98,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
             compiled_at = clock.seconds, step
         else:
             values["tokens_per_s"] = (step - compiled_at[1]) * tokens_per_step / (clock.seconds - compiled_at[0])
-            bases_per_token = books["kept"] / books["tokens"] if books["tokens"] else 0.0
+            bases_per_token = stats["kept"] / stats["tokens"] if stats["tokens"] else 0.0
             values["bases_per_s"] = values["tokens_per_s"] * bases_per_token
         if values["skipped_in_row"]:
             tell(
