@@ -194,7 +194,7 @@ def test_a_changed_loader_state_is_damage(straight, dataset, tmp_path, capsys):
 
 def test_a_run_that_blows_up_is_stopped(dataset, tmp_path, capsys):
     config = tiny.config(
-        dataset, optimizer__peak_learning_rate="1e30", optimizer__max_skipped_in_row="3", checkpoint__every_steps="50",
+        dataset, optimizer__peak_learning_rate="1e30", optimizer__max_consecutive_skips="3", checkpoint__every_steps="50",
         eval__every_steps="50", train__writers="",
     )  # fmt: skip
     with pytest.raises(
@@ -204,7 +204,7 @@ def test_a_run_that_blows_up_is_stopped(dataset, tmp_path, capsys):
     err = capsys.readouterr().err
     assert re.search(r"^warning: step \d+ was skipped: loss .*, gradient norm .*; 3 so far, 3 in a row", err, re.M)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert lines[-1]["skipped_in_row"] == 3
+    assert lines[-1]["consecutive_skips"] == 3
     assert lines[-1]["grad_norm"] is None  # JSON has no NaN
 
 

@@ -27,7 +27,7 @@ SMALL = config.Config(
     ),
     tokenizer=config.Tokenizer(k=K),
     data=config.Data(context_length=12),
-    optimizer=config.Optimizer(warmup_steps=1, peak_learning_rate=1e-2, spike_factor=0),
+    optimizer=config.Optimizer(warmup_steps=1, peak_learning_rate=1e-2, grad_norm_spike_factor=0),
     train=config.Train(num_steps=20, batch_size=10),
 )  # fmt: skip
 TOKEN_BASES = np.array([0] * NUM_SPECIAL + [K] * 16, np.int32)
@@ -86,13 +86,13 @@ SWITCHED = changed(objective__fns_from_step=2, objective__fns_learning_rate=2e-2
 ACCUMULATED = dataclasses.replace(
     SWITCHED,
     train=dataclasses.replace(SWITCHED.train, accumulate=5),
-    optimizer=dataclasses.replace(SWITCHED.optimizer, spike_factor=4.0),
+    optimizer=dataclasses.replace(SWITCHED.optimizer, grad_norm_spike_factor=4.0),
 )
 
 
 @pytest.fixture(autouse=True)
 def usual_after_three(monkeypatch):
-    monkeypatch.setattr("gener_jax.training.step._USUAL_STEPS", 3)
+    monkeypatch.setattr("gener_jax.training.step._EMA_STEPS", 3)
 
 
 def test_accumulated_parts_are_the_whole_batch():
@@ -129,10 +129,10 @@ def test_a_gradient_that_is_no_number_is_skipped():
     batches = [batch(i) for i in range(4)]
     metrics, state = with_nan(SMALL, batches, at=(1, 2))
     assert [m["skipped"] for m in metrics] == [0, 1, 2, 2]
-    assert [m["skipped_in_row"] for m in metrics] == [0, 1, 2, 0]
+    assert [m["consecutive_skips"] for m in metrics] == [0, 1, 2, 0]
     assert np.isnan(metrics[1]["loss"])
     assert int(state.step) == 4
-    assert (int(state.guard.taken), int(state.guard.skipped)) == (2, 2)
+    assert (int(state.gradient_stats.taken), int(state.gradient_stats.skipped)) == (2, 2)
     adam = next(x for x in state.opt_state if hasattr(x, "mu"))
     assert int(adam.count) == 2
     _, before = with_nan(SMALL, batches[:1], at=())
@@ -150,7 +150,7 @@ def test_a_gradient_far_over_the_usual_is_skipped():
     norms = [m["grad_norm"] for m in metrics]
     assert norms[4] > 4 * np.mean(norms[:4])
     assert [m["skipped"] for m in metrics] == [0, 0, 0, 0, 1, 1]
-    assert float(state.guard.usual_norm) < 2 * np.mean(norms[:4])  # it is no part of what is usual
+    assert float(state.gradient_stats.grad_norm_ema) < 2 * np.mean(norms[:4])  # it is no part of what is usual
     assert run(SMALL, batches)[0][-1]["skipped"] == 0
     early = [batches[0], batches[4], *batches[1:3]]  # before a norm is usual, nothing is over it
     assert run(ACCUMULATED, early, "fns", sizes=(2, 1, 1))[0][-1]["skipped"] == 0

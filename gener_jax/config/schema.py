@@ -217,8 +217,10 @@ class Optimizer:
     weight_decay: float = 0.1  # of matrices only
     clip_norm: float = 1.0  # of the whole gradient
     state_dtype: str = "float32"  # of the two moments as they are kept; bfloat16 rounds them at random
-    spike_factor: float = 10.0  # a gradient so many times its usual norm is skipped; 0: only one that is not finite
-    max_skipped_in_row: int = 20  # skipped steps in a row that stop the run
+    grad_norm_spike_factor: float = (
+        10.0  # a gradient so many times its usual norm is skipped; 0: only one that is not finite
+    )
+    max_consecutive_skips: int = 20  # skipped steps in a row that stop the run
 
     def __post_init__(self):
         check = _fields_of("optimizer", self)
@@ -226,8 +228,12 @@ class Optimizer:
         check("state_dtype", *_one_of(("float32", "bfloat16")))
         check("decay_fraction", 0 < self.decay_fraction <= 1, "must be above 0 and at most 1")
         check("final_learning_rate_ratio", 0 <= self.final_learning_rate_ratio <= 1, "must be 0 to 1")
-        check("spike_factor", self.spike_factor == 0 or self.spike_factor > 1, "must be above 1, or 0")
-        check("max_skipped_in_row peak_learning_rate epsilon clip_norm", *_POSITIVE)
+        check(
+            "grad_norm_spike_factor",
+            self.grad_norm_spike_factor == 0 or self.grad_norm_spike_factor > 1,
+            "must be above 1, or 0",
+        )
+        check("max_consecutive_skips peak_learning_rate epsilon clip_norm", *_POSITIVE)
         check("warmup_steps weight_decay", *_NOT_NEGATIVE)
         check("beta1 beta2", lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 

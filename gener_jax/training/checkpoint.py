@@ -21,7 +21,7 @@ from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.runtime.progress import say
 from gener_jax.runtime.transfer import fetch
 from gener_jax.storage import run_folder
-from gener_jax.training.step import Guard, State
+from gener_jax.training.step import GradientStats, State
 
 
 def _sealed(loader: dict) -> dict:
@@ -31,8 +31,10 @@ def _sealed(loader: dict) -> dict:
 
 def _optimizer_item(state: State) -> dict:
     """The item `optimizer` of a checkpoint."""
-    guard = {field.name: getattr(state.guard, field.name) for field in dataclasses.fields(Guard)}
-    return {"moments": state.opt_state, "guard": guard}
+    gradient_stats = {
+        field.name: getattr(state.gradient_stats, field.name) for field in dataclasses.fields(GradientStats)
+    }
+    return {"moments": state.opt_state, "gradient_stats": gradient_stats}
 
 
 @jax.jit
@@ -47,7 +49,7 @@ def _checksum(tree):
 
 def checksum(state: State) -> int:
     """A checksum over all bits of a state, the same on any mesh; computed on the devices."""
-    return int(fetch(_checksum((state.params, state.opt_state, state.guard))))
+    return int(fetch(_checksum((state.params, state.opt_state, state.gradient_stats))))
 
 
 class Checkpoints:
@@ -114,7 +116,7 @@ class Checkpoints:
         if _sealed({name: value for name, value in loader.items() if name != "crc"}) != loader:
             raise DamagedError(self._folder / "checkpoints" / str(step), "`loader` differs from what was saved")
         del loader["crc"]
-        state = State(number, restored["params"], rest["moments"], Guard(**rest["guard"]))
+        state = State(number, restored["params"], rest["moments"], GradientStats(**rest["gradient_stats"]))
         expected, found = loader.pop("checksum"), checksum(state)
         if found != expected:
             raise DamagedError(
@@ -218,7 +220,7 @@ _DECIDES = (
 _FREE = (
     "data.path", "data.build_from", "data.validation_fraction", "data.num_workers", "data.prefetch",
     "tokenizer.model_file", "tokenizer.convention", "model.attention", "model.attention_block", "model.remat",
-    "model.scan_unroll", "optimizer.max_skipped_in_row",
+    "model.scan_unroll", "optimizer.max_consecutive_skips",
 )  # fmt: skip
 
 

@@ -100,21 +100,21 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
             values["tokens_per_s"] = (step - compiled_at[1]) * tokens_per_step / (clock.seconds - compiled_at[0])
             bases_per_token = stats["kept"] / stats["tokens"] if stats["tokens"] else 0.0
             values["bases_per_s"] = values["tokens_per_s"] * bases_per_token
-        if values["skipped_in_row"]:
+        if values["consecutive_skips"]:
             tell(
                 f"warning: step {step} was skipped: loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g};"
-                f" {values['skipped']} so far, {values['skipped_in_row']} in a row"
+                f" {values['skipped']} so far, {values['consecutive_skips']} in a row"
             )
         last = values
         if step % every == 0 or step == num_steps:
             run.log.write(step, **values)
-        if values["skipped_in_row"] >= config.optimizer.max_skipped_in_row:
+        if values["consecutive_skips"] >= config.optimizer.max_consecutive_skips:
             with jax.transfer_guard("allow"):
                 run.checkpoints.close()
             raise TrainingError(
-                f"{run.workdir}: the last {values['skipped_in_row']} steps up to {step} were skipped "
-                "(optimizer.max_skipped_in_row): their gradients were not finite, or exceeded optimizer.spike_factor "
-                f"{config.optimizer.spike_factor:g} times the usual norm. The last checkpoint is of step {saved}. "
+                f"{run.workdir}: the last {values['consecutive_skips']} steps up to {step} were skipped "
+                "(optimizer.max_consecutive_skips): their gradients were not finite, or exceeded optimizer.grad_norm_spike_factor "
+                f"{config.optimizer.grad_norm_spike_factor:g} times the usual norm. The last checkpoint is of step {saved}. "
                 "Check the data there, lower the rate, or allow more; the same command resumes from the checkpoint"
             )
         speed = values.get("tokens_per_s")

@@ -18,13 +18,13 @@ from gener_jax.training import optimizer
 
 
 @struct.dataclass
-class Guard:
+class GradientStats:
     """Gradient statistics, for detecting spikes."""
 
-    usual_norm: jax.Array  # float32 [], running mean of the gradient norm over the steps taken
+    grad_norm_ema: jax.Array  # float32 [], running mean of the gradient norm over the steps taken
     taken: jax.Array  # int32 [], number of steps taken
     skipped: jax.Array  # int32 [], number of steps whose update was skipped
-    skipped_in_row: jax.Array  # int32 [], number of consecutive skipped steps up to the current one
+    consecutive_skips: jax.Array  # int32 [], number of consecutive skipped steps up to the current one
 
 
 @struct.dataclass
@@ -34,14 +34,14 @@ class State:
     step: jax.Array  # int32 [], steps done, including skipped ones
     params: Any
     opt_state: Any
-    guard: Guard
+    gradient_stats: GradientStats
 
 
 def _init(config: Config) -> State:
     params = decoder.init(decoder.Decoder(config.model), jax.random.key(config.train.seed))
     zero = lambda: jnp.zeros((), jnp.int32)  # noqa: E731 (separate arrays, because each is donated)
-    guard = Guard(jnp.zeros((), jnp.float32), zero(), zero(), zero())
-    return State(zero(), params, optimizer.make(config.optimizer).init(params), guard)
+    gradient_stats = GradientStats(jnp.zeros((), jnp.float32), zero(), zero(), zero())
+    return State(zero(), params, optimizer.make(config.optimizer).init(params), gradient_stats)
 
 
 def abstract_state(config: Config, mesh: Mesh) -> State:
@@ -107,28 +107,32 @@ def _microbatches(batch, number: int):
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, number, *x.shape[1:]), 1, 0), batch)
 
 
-_USUAL_STEPS = 50  # the usual norm averages over about this many steps, and is not used before as many were taken
+_EMA_STEPS = 50  # the usual norm averages over about this many steps, and is not used before as many were taken
 
 
-def _guarded(guard: Guard, config: Optimizer, loss, norm) -> tuple[jax.Array, Guard]:
+def _updated_stats(gradient_stats: GradientStats, config: Optimizer, loss, norm) -> tuple[jax.Array, GradientStats]:
     """Whether a step is taken, and the statistics after it."""
     ok = jnp.isfinite(loss) & jnp.isfinite(norm)
-    if config.spike_factor:
-        ok &= (guard.taken < _USUAL_STEPS) | (norm <= config.spike_factor * guard.usual_norm)
-    rate = 1 / jnp.minimum(guard.taken + 1, _USUAL_STEPS).astype(jnp.float32)
-    usual = jnp.where(ok, guard.usual_norm + rate * (norm - guard.usual_norm), guard.usual_norm)
-    in_row = jnp.where(ok, 0, guard.skipped_in_row + 1)
-    return ok, Guard(usual, guard.taken + ok, guard.skipped + ~ok, in_row)
+    if config.grad_norm_spike_factor:
+        ok &= (gradient_stats.taken < _EMA_STEPS) | (
+            norm <= config.grad_norm_spike_factor * gradient_stats.grad_norm_ema
+        )
+    rate = 1 / jnp.minimum(gradient_stats.taken + 1, _EMA_STEPS).astype(jnp.float32)
+    usual = jnp.where(
+        ok, gradient_stats.grad_norm_ema + rate * (norm - gradient_stats.grad_norm_ema), gradient_stats.grad_norm_ema
+    )
+    in_row = jnp.where(ok, 0, gradient_stats.consecutive_skips + 1)
+    return ok, GradientStats(usual, gradient_stats.taken + ok, gradient_stats.skipped + ~ok, in_row)
 
 
 def make_train_step(config: Config, mesh: Mesh, token_bases: np.ndarray, objective: str = "ce"):
     """The jitted step `(state, batch) -> (state, metrics)` of an objective; the old state's buffers are donated.
 
-    A gradient that is not finite, or whose norm exceeds `optimizer.spike_factor` times the usual norm, is skipped: only
-    the counts of steps change.
+    A gradient that is not finite, or whose norm exceeds `optimizer.grad_norm_spike_factor` times the usual norm, is
+    skipped: only the counts of steps change.
 
     Metrics, scalars on the device: `loss` (of the objective, nats per token), `bits_per_base`, with "fns"
-    `fns_bits_per_base`, `grad_norm`, `learning_rate`, `skipped`, `skipped_in_row`.
+    `fns_bits_per_base`, `grad_norm`, `learning_rate`, `skipped`, `consecutive_skips`.
     """
     tx, schedule = optimizer.make(config.optimizer), optimizer.learning_rate(config)
 
@@ -155,7 +159,7 @@ def make_train_step(config: Config, mesh: Mesh, token_bases: np.ndarray, objecti
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             (grads, sums), _ = jax.lax.scan(add, zeros, microbatches)
         loss, norm = sums["objective"] / weight, optax.tree.norm(grads)
-        ok, guard = _guarded(state.guard, config.optimizer, loss, norm)
+        ok, gradient_stats = _updated_stats(state.gradient_stats, config.optimizer, loss, norm)
         rate = schedule(state.step)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: jnp.where(ok, p - rate * u, p), state.params, updates)
@@ -167,10 +171,10 @@ def make_train_step(config: Config, mesh: Mesh, token_bases: np.ndarray, objecti
             **({"fns_bits_per_base": sums["fns_nll"] / bases} if objective == "fns" else {}),
             "grad_norm": norm,
             "learning_rate": rate,
-            "skipped": guard.skipped,
-            "skipped_in_row": guard.skipped_in_row,
+            "skipped": gradient_stats.skipped,
+            "consecutive_skips": gradient_stats.consecutive_skips,
         }
-        return State(state.step + 1, params, opt_state, guard), metrics
+        return State(state.step + 1, params, opt_state, gradient_stats), metrics
 
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(config, mesh))
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
