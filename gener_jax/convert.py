@@ -42,7 +42,7 @@ def write_published(folder: Path, config: Config, tokenizer, params, dtype: str 
     if tokenizer.kind != "kmer":
         raise ConfigError("only models over k-mers have a published form", "tokenizer.kind", tokenizer.kind)
     (folder / "config.json").write_text(published_config.write(config, dtype))
-    longest = config.model.longest or config.model.max_position_embeddings
+    longest = config.model.max_length or config.model.max_position_embeddings
     for name, text in vocabulary.files(tokenizer, longest).items():
         (folder / name).write_text(text)
     weights.write(folder, params, dtype)

@@ -249,7 +249,7 @@ def score_fasta(lm: LM, args, made_of: dict) -> dict:
     if out.done:
         say(f"going on behind sequence {out.done:,}")
     rate, counts = Rate("sequence", None, 0), out.counts
-    longest, k = lm.config.model.longest, lm.tokenizer.k
+    longest, k = lm.config.model.max_length, lm.tokenizer.k
 
     def write(group: list[fasta.Sequence]) -> None:
         flags = []

@@ -38,7 +38,7 @@ def make_lm(**model):
     """A random model over 3-mers."""
     model = dataclasses.replace(MODEL, **model)
     config = Config(
-        name="random", model=model, tokenizer=Tokenizer(k=3), data=Data(context_length=min(64, model.longest or 64))
+        name="random", model=model, tokenizer=Tokenizer(k=3), data=Data(context_length=min(64, model.max_length or 64))
     )
     return LM(config, random_params(model), KmerTokenizer(3), make_mesh(1, 1, 1, jax.devices()[:1]))
 

@@ -121,7 +121,7 @@ class Model:
         check("remat", *_one_of(REMAT))
 
     @property
-    def longest(self) -> int | None:
+    def max_length(self) -> int | None:
         """Tokens that an input may have: the positions of training, stretched; None (any) where a window within them
         keeps every distance one that was trained.
         """
@@ -358,7 +358,7 @@ class Config:
     sample: Sample = dataclasses.field(default_factory=Sample)
 
     def __post_init__(self):
-        longest, m = self.model.longest, self.model
+        longest, m = self.model.max_length, self.model
         _require(
             longest is None or self.data.context_length <= longest, "data.context_length", self.data.context_length,
             f"exceeds model.max_position_embeddings {m.max_position_embeddings}"
@@ -452,7 +452,9 @@ def with_model(config: Config, **fields) -> Config:
       ConfigError: one line, naming the field.
     """
     model = _build(Model, {**dataclasses.asdict(config.model), **fields}, "model.")
-    context = config.data.context_length if model.longest is None else min(config.data.context_length, model.longest)
+    context = (
+        config.data.context_length if model.max_length is None else min(config.data.context_length, model.max_length)
+    )
     return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, context_length=context))
 
 

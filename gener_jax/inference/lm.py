@@ -207,7 +207,7 @@ class LM:
         Raises:
           InputError: of `argument` and `value`, if it does not.
         """
-        longest = self.config.model.longest
+        longest = self.config.model.max_length
         if longest is not None and tokens > longest:
             raise InputError(
                 f"needs up to {tokens} tokens of context, but the model was made for {longest} "
@@ -443,7 +443,7 @@ def from_config(
     if check_memory:
         if line := memory.inference_shortage(config, mesh, batch, tokens):
             raise MemoryError(line)
-        if line := memory.inference_shortage(config, mesh, 1, config.model.longest or 0):
+        if line := memory.inference_shortage(config, mesh, 1, config.model.max_length or 0):
             warnings.warn(f"a whole context will not fit: {line}", stacklevel=3)
     params, step = pretrained.read_params(folder, config, mesh, step=step, dtype=config.model.dtype, by_layer=True)
     return LM(config, params, tokenizer, mesh, step)

@@ -145,7 +145,7 @@ def inference_shortage(config: Config, mesh: Mesh, batch: int = 1, tokens: int =
     need, have = inference_needs(config, mesh.shape, batch, tokens), available()
     if sum(need.values()) <= have:
         return None
-    longest = config.model.longest or config.model.max_position_embeddings
+    longest = config.model.max_length or config.model.max_position_embeddings
     table = "; ".join(
         f"{rows} × {length:,} tokens {inference_needs(config, mesh.shape, rows, length)['cache']:.2f}"
         for rows, length in sorted({(b, t) for b in (1, 16, batch) for t in (longest // 8, longest, tokens) if t})

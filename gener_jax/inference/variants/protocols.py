@@ -130,7 +130,7 @@ def score(
         raise ValueError("marginals: are of protocol window")
     tokens = context // k + 1
     lm.check_length(tokens, f"a context of {context} bases")
-    longest = lm.config.model.longest
+    longest = lm.config.model.max_length
     # What alleles and the bases behind them add may not leave the model's positions either.
     largest = context // 4 if longest is None else min(context // 4, (longest - tokens - 1) * k - FLANK)
     run = _score_next_kmer if protocol == "next_kmer" else functools.partial(_score_windows, marginals=marginals)
