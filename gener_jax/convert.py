@@ -26,7 +26,7 @@ from gener_jax.inference import parity
 from gener_jax.inference.lm import LM, from_config
 from gener_jax.model import decoder
 from gener_jax.runtime.errors import CheckpointError, ConfigError
-from gener_jax.runtime.progress import say
+from gener_jax.runtime.progress import log
 from gener_jax.storage import pretrained, run_folder
 from gener_jax.storage.files import whole_folder
 from gener_jax.storage.huggingface import config as published_config
@@ -65,7 +65,7 @@ def verify(lm: LM, folder: Path | None) -> dict:
         try:
             theirs = parity.theirs(folder, ids, lm.config.model)
         except ImportError as error:
-            say(f"nothing to compare with: pip install 'gener_jax[parity]' ({error})")
+            log(f"nothing to compare with: pip install 'gener_jax[parity]' ({error})")
             return result
     print(f"greedy ids, transformers  {' '.join(map(str, theirs.greedy))}")
     print(f"{'':14} largest difference   of values up to")
@@ -113,7 +113,7 @@ def main(argv=None) -> None:
             else:
                 write_published(partial, lm.config, lm.tokenizer, lm.params, dtype)
         published = args.output if args.format == "hf" and dtype == "float32" else published
-        say(f"{args.output}: written, {sum(f.stat().st_size for f in args.output.rglob('*') if f.is_file()):,} bytes")
+        log(f"{args.output}: written, {sum(f.stat().st_size for f in args.output.rglob('*') if f.is_file()):,} bytes")
         result |= {"output": str(args.output), "format": args.format}
     if args.verify and args.format != "run":
         result |= verify(lm, published)

@@ -28,7 +28,7 @@ from gener_jax.inference.lm import from_config
 from gener_jax.inference.prompt import only_special
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.runtime.progress import Rate, say
+from gener_jax.runtime.progress import Rate, log
 from gener_jax.storage import run_folder
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.storage.files import Growing, of_file
@@ -112,7 +112,7 @@ def main(argv=None) -> None:
     raw = Growing(args.output.with_name(args.output.name + ".rows"), made_of, resume=str(args.fasta) != "-")
     names, tokens = raw.facts.get("names", []), raw.facts.get("tokens", [])
     if raw.done:
-        say(f"going on behind sequence {raw.done:,}")
+        log(f"going on behind sequence {raw.done:,}")
     prefix, rate = options.pop("prefix"), Rate("sequence", None, 0)
 
     def check(sequence: fasta.Sequence) -> None:

@@ -12,7 +12,7 @@ from gener_jax.cli import command
 from gener_jax.data.tokenizer import for_config
 from gener_jax.inference.lm import from_config
 from gener_jax.model.sharding import mesh_of
-from gener_jax.runtime.progress import say
+from gener_jax.runtime.progress import log
 from gener_jax.storage import pretrained, run_folder
 from gener_jax.tasks import report
 from gener_jax.training.metrics import logged
@@ -29,20 +29,20 @@ def main(argv=None) -> None:
         pretrained.abstract_params(for_config(config)[1].model, mesh)  # fails if the mesh does not divide the model
     except ValueError as error:  # the run was made on a larger machine
         mesh = None
-        say(f"{error}; evaluating without this mesh")
+        log(f"{error}; evaluating without this mesh")
     lm = from_config(config, folder, step=args.step, mesh=mesh)
     step = lm.step
     trained_on = None if step is None else run_folder.read_loader_state(folder, step)
     if trained_on is None:
-        say(f"warning: {folder} does not name its training data: it may have been trained on these regions")
+        log(f"warning: {folder} does not name its training data: it may have been trained on these regions")
     elif read_info(config.data.path)["digest"] != trained_on["dataset"]:
-        say(f"warning: {config.data.path} is not the dataset of this run, which may have been trained on these regions")
-    say(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")
+        log(f"warning: {config.data.path} is not the dataset of this run, which may have been trained on these regions")
+    log(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")
     marks = []  # (seconds, tokens done) per batch; the first includes compilation
 
     def progress(done: int, total: int) -> None:
         if len(marks) > 1 and time.perf_counter() - marks[-1][0] > 10:
-            say(f"{done:,} of {total:,} tokens")
+            log(f"{done:,} of {total:,} tokens")
         marks.append((time.perf_counter(), done))
 
     result = report.evaluate(lm.config, lm.params, lm.tokenizer, lm.mesh, progress)

@@ -27,7 +27,7 @@ from gener_jax.data.tokenizer import for_config
 from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import AXES, axis_sizes, batch_sharding, check_divides, mesh_of
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.runtime.progress import say
+from gener_jax.runtime.progress import log
 from gener_jax.training.step import abstract_state, make_train_step
 
 ROOM = 0.92  # fraction of a device's memory that a plan uses; the rest is for fragmentation and the program
@@ -318,7 +318,7 @@ def main(argv=None) -> None:
     listed = ", ".join(f"{name} tokens {gib:.1f}" for name, gib in result["inference_gib"].items())
     print(f"inference on one device, weights + cache in {m.dtype}, GiB: {listed}")
     if args.compile and best is not None:
-        say(f"compiling for {machine.topology}: minutes")
+        log(f"compiling for {machine.topology}: minutes")
         found = result["compiled"] = compile_for(best, machine)
         error = result["suggested"]["peak_gib"] / found["peak_gib"] - 1
         kernels = "with its attention kernel" if found["kernels"] else "without a kernel"

@@ -34,7 +34,7 @@ from gener_jax.inference.variants.protocols import CONTEXT, PROTOCOL_ALIASES, PR
 from gener_jax.inference.variants.variant import Variant
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.runtime.progress import Rate, say
+from gener_jax.runtime.progress import Rate, log
 from gener_jax.storage import run_folder
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.storage.files import Growing, of_file
@@ -217,10 +217,10 @@ def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict
         total += 1
         alleles += len(record.alts)
     line = overlap(config, folder, lm.step, list(marked.codes()), args.check_overlap)
-    say(line)
+    log(line)
     out = Output(args.output, made_of, _variant_header(args.vcf, as_vcf))
     if out.done:
-        say(f"going on behind record {out.done:,}")
+        log(f"going on behind record {out.done:,}")
     rate, counts = Rate("variant", alleles, out.counts.total()), out.counts
     # Blocks of as many records each time, so that what is read together, and with it the last digit, is the same
     # after a stop.
@@ -247,7 +247,7 @@ def score_fasta(lm: LM, args, made_of: dict) -> dict:
     """The FASTA's sequences; returns the last line's object."""
     out = Output(args.output, made_of, "\t".join(SEQUENCE_COLUMNS) + "\n")
     if out.done:
-        say(f"going on behind sequence {out.done:,}")
+        log(f"going on behind sequence {out.done:,}")
     rate, counts = Rate("sequence", None, 0), out.counts
     longest, k = lm.config.model.max_length, lm.tokenizer.k
 

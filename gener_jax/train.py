@@ -28,7 +28,7 @@ from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import mesh_of
 from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.runtime.progress import say
+from gener_jax.runtime.progress import log
 from gener_jax.storage import pretrained, run_folder
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.tasks import report
@@ -66,7 +66,7 @@ def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
         if config.data.build_from:
             check_built(config)
     else:
-        say(f"building {config.data.path} from {', '.join(map(str, config.data.build_from))}")
+        log(f"building {config.data.path} from {', '.join(map(str, config.data.build_from))}")
         build(
             config.data.build_from, config.data.path, validation_fraction=config.data.validation_fraction,
             tokenizer=tokenizer if config.data.storage == "token_ids" else None,
@@ -86,7 +86,7 @@ def initial_params(config: Config, mesh):
         raise ConfigError(f"train.init_from {folder}: has another vocabulary ({tokenizer.name})")
     before, after = dataclasses.asdict(theirs.model), dataclasses.asdict(config.model)
     differences = [f"model.{name} {before[name]} → {value}" for name, value in after.items() if before[name] != value]
-    say(f"starting from the parameters of {folder}" + (f", with {', '.join(differences)}" if differences else ""))
+    log(f"starting from the parameters of {folder}" + (f", with {', '.join(differences)}" if differences else ""))
     return pretrained.read_params(folder, config, mesh)[0]
 
 
@@ -136,7 +136,7 @@ def prepare(config: Config, workdir: Path) -> Run:
     distributed.check_shared(Path(config.data.path))
     stream = TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
     if config.data.repeat_weight != 1 and not stream.has_lower_case():
-        say(
+        log(
             f"warning: no lower case in the bases of {config.data.path} that were looked at: data.repeat_weight "
             f"{config.data.repeat_weight} does nothing to them"
         )
@@ -154,7 +154,7 @@ def prepare(config: Config, workdir: Path) -> Run:
         start, state, loader_state = newest
         evaluated = checkpoints.bits_per_base(start) is not None
         check_data(config, stream, loader_state)
-        distributed.tell(f"resuming {workdir} at step {start}")
+        distributed.log_primary(f"resuming {workdir} at step {start}")
     else:
         start, state = 0, init_state(config, mesh)
         if config.train.init_from is not None:
@@ -162,8 +162,8 @@ def prepare(config: Config, workdir: Path) -> Run:
             state = dataclasses.replace(state, params=initial_params(config, mesh))
     distributed.first(lambda: run_folder.describe(workdir, config))
     distributed.check_shared(workdir)
-    log = Log(workdir, start, config, evaluated=evaluated)
-    return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, evaluated, state, log)
+    run_log = Log(workdir, start, config, evaluated=evaluated)
+    return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, evaluated, state, run_log)
 
 
 def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
@@ -219,7 +219,7 @@ def train(config: Config, workdir: Path) -> dict:
       Terminated: after a SIGTERM, once the state is saved.
     """
     run = prepare(config, workdir)
-    distributed.tell(screen(run))
+    distributed.log_primary(screen(run))
     # Only around the loop: SIGTERM loses nothing before and after it, and building a dataset may take hours.
     with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
         params, last = loop(run, termination, watchdog)
@@ -233,7 +233,7 @@ def finish(run: Run, params, last: dict) -> dict:
     """
     config, workdir = run.config, run.workdir
     result, frames = report.evaluate(config, params, run.tokenizer, run.mesh), None
-    if distributed.is_main():
+    if distributed.is_primary():
         print("\n" + report.as_text(config, result))
     if jax.process_count() == 1:
         frames = report.show_samples(config, LM(config, params, run.tokenizer, run.mesh))
@@ -270,7 +270,7 @@ def main(argv=None) -> None:
     distributed.start(args)
     began = time.perf_counter()
     result = train(config, workdir)
-    if distributed.is_main():
+    if distributed.is_primary():
         print(json.dumps({**result, "seconds": round(time.perf_counter() - began, 1)}))
 
 

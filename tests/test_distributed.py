@@ -54,7 +54,7 @@ def test_alone_nothing_is_started(monkeypatch):
     for name in ("JAX_COORDINATOR_ADDRESS", "TPU_WORKER_HOSTNAMES", "SLURM_JOB_ID", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     distributed.start(arguments())
-    assert distributed.is_main()
+    assert distributed.is_primary()
     done = []
     distributed.first(lambda: done.append(1))
     assert done == [1]

@@ -30,7 +30,7 @@ from gener_jax.cli import command
 from gener_jax.inference.lm import LM
 from gener_jax.inference.variants.protocols import CONTEXT, PROTOCOLS
 from gener_jax.model import decoder, flops, memory
-from gener_jax.runtime.progress import say
+from gener_jax.runtime.progress import log
 
 
 def sequences(rows: int, tokens: int, k: int) -> list[str]:
@@ -60,7 +60,7 @@ def beside(args, job: str, run, amount: float, unit: str, **options) -> dict:
     if args.peer:
         found[f"peer_{unit}"] = round(statistics.median(theirs))
         found["ratio"] = round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 2)
-    say(f"{args.size} {job} {options}: {found}")
+    log(f"{args.size} {job} {options}: {found}")
     return found
 
 

@@ -34,7 +34,7 @@ from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import batch_sharding, mesh_of
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.runtime.progress import say
+from gener_jax.runtime.progress import log
 from gener_jax.training.step import init_state, make_train_step
 
 
@@ -126,7 +126,7 @@ def beside(args) -> dict:
     for _ in range(args.rounds):
         ours.append(child(["-m", "gener_jax.benchmarks.train", *common, "--remat", args.remat]))
         theirs.append(child([args.peer, "train", *common, *(["--remat"] if args.remat in ("block", "full") else [])]))
-        say(f"{ours[-1][0]['tokens_per_s']:,.0f} tokens/s, peer {theirs[-1][0]['tokens_per_s']:,.0f}")
+        log(f"{ours[-1][0]['tokens_per_s']:,.0f} tokens/s, peer {theirs[-1][0]['tokens_per_s']:,.0f}")
     ratios = [a["tokens_per_s"] / b["tokens_per_s"] for (a, _), (b, _) in zip(ours, theirs, strict=True)]
     return {
         **ours[-1][0],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.runtime.progress import say
+from gener_jax.runtime.progress import log
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -77,17 +77,17 @@ def start(args: argparse.Namespace) -> None:
         raise ConfigError(f"the processes cannot connect by {around}: {line}") from error
 
 
-def is_main() -> bool:
+def is_primary() -> bool:
     """Whether this is the primary process, which writes logs, configuration and messages."""
     import jax
 
     return jax.process_index() == 0
 
 
-def tell(text: str) -> None:
-    """`say` on the primary process alone."""
-    if is_main():
-        say(text)
+def log_primary(text: str) -> None:
+    """`log` on the primary process alone."""
+    if is_primary():
+        log(text)
 
 
 def first(work: Callable[[], None]) -> None:
@@ -104,7 +104,7 @@ def first(work: Callable[[], None]) -> None:
         work()
         return
     fault = None
-    if is_main():
+    if is_primary():
         try:
             work()
         except Exception as error:

@@ -24,7 +24,7 @@ class Progress:
         elif not self._quiet and (step - self._printed >= self._every or step == self._total):
             self._printed = step
             left = "" if math.isnan(seconds_left) else f"  {seconds_left / 60:.1f} min left"
-            say(f"step {step}/{self._total}  {text}{left}")
+            log(f"step {step}/{self._total}  {text}{left}")
 
     def close(self) -> None:
         """Ends the bar's line."""
@@ -32,7 +32,7 @@ class Progress:
             self._bar.close()
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Writes one line to standard error, around a progress bar."""
     tqdm.write(text, file=sys.stderr)
 
@@ -57,7 +57,7 @@ class Rate:
             self._bar.update(done)
         elif now - self._printed > self._seconds:
             self._printed = now
-            say(self.line())
+            log(self.line())
 
     def line(self) -> str:
         """The state of the work and its rate, as one line."""
@@ -71,4 +71,4 @@ class Rate:
         """Ends with a line."""
         if self._bar is not None:
             self._bar.close()
-        say(self.line())
+        log(self.line())

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from gener_jax.config import Config, flatten
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
-from gener_jax.runtime.progress import say
+from gener_jax.runtime.progress import log
 from gener_jax.runtime.transfer import fetch
 from gener_jax.storage import run_folder
 from gener_jax.training.step import GradientStats, State
@@ -164,7 +164,7 @@ class Checkpoints:
                 state, loader = self.restore(step, target)
             except DamagedError as error:
                 fault = error
-                say(f"warning: {error}")
+                log(f"warning: {error}")
             if not distributed.all_agree(fault is None):  # the damage may be visible to one process only
                 damaged.append(
                     (
@@ -192,7 +192,7 @@ class Checkpoints:
             aside.mkdir(exist_ok=True)
             name = next(n for n in itertools.count(1) if not (aside / f"{step}.{n}").exists())
             os.replace(self._folder / "checkpoints" / str(step), aside / f"{step}.{name}")
-            say(f"moved checkpoint {step} to {aside / f'{step}.{name}'}: it is damaged")
+            log(f"moved checkpoint {step} to {aside / f'{step}.{name}'}: it is damaged")
 
     def close(self) -> None:
         """Waits until everything is written.

@@ -10,7 +10,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from gener_jax.runtime.progress import say
+from gener_jax.runtime.progress import log
 
 STUCK = 75  # exit status: try again (EX_TEMPFAIL)
 
@@ -73,7 +73,7 @@ class Watchdog:
         while not self._done.wait(min(self._seconds / 10, 10)):
             if time.monotonic() - self._beat > self._seconds:
                 minutes = self._seconds / 60
-                say(
+                log(
                     f"error: {self._what} has taken more than {minutes:g} minutes (train.watchdog_minutes). "
                     "The same command resumes from the last checkpoint. Stacks of all threads:"
                 )

@@ -12,7 +12,7 @@ from gener_jax.data.loader import TokenStream, device_batches
 from gener_jax.data.tokenizer import Tokenizer
 from gener_jax.model.sharding import batch_sharding
 from gener_jax.runtime import distributed, errors
-from gener_jax.runtime.distributed import tell
+from gener_jax.runtime.distributed import log_primary
 from gener_jax.runtime.errors import Terminated, TrainingError
 from gener_jax.runtime.progress import Progress
 from gener_jax.runtime.transfer import fetch
@@ -82,7 +82,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     steps = {name: make_train_step(config, mesh, run.tokenizer.token_bases, name) for name in ("ce", "fns")}
     evaluator = Evaluator(run, termination, watchdog)
     batches = device_batches(run.stream, config.train.batch_size, start, num_steps - start, batch_sharding(mesh))
-    progress = Progress(num_steps, start, every, quiet=not distributed.is_main())
+    progress = Progress(num_steps, start, every, quiet=not distributed.is_primary())
     profile = Profile(config.train, run.workdir)
     clock, last, pending = Clock(), logged(run.workdir / "log.jsonl", start), None
     compiled_at = None  # seconds and step after the first step: speed excludes compilation
@@ -101,7 +101,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
             bases_per_token = stats["kept"] / stats["tokens"] if stats["tokens"] else 0.0
             values["bases_per_s"] = values["tokens_per_s"] * bases_per_token
         if values["consecutive_skips"]:
-            tell(
+            log_primary(
                 f"warning: step {step} was skipped: loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g};"
                 f" {values['skipped']} so far, {values['consecutive_skips']} in a row"
             )
@@ -146,7 +146,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
         held_out = evaluator(state.params)
         run.log.write(step, held_out=held_out)
         recovered = f", recovery {held_out['recovery']:.3f}" if "recovery" in held_out else ""
-        tell(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}{recovered}")
+        log_primary(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}{recovered}")
         return held_out["bits_per_base"]
 
     def due(step):  # every checkpoint is evaluated, since one of them is the best

@@ -76,7 +76,7 @@ class Log:
           ConfigError: if a writer's package is not installed.
         """
         self._file, self._others = None, []
-        if not distributed.is_main():
+        if not distributed.is_primary():
             return
         path = folder / "log.jsonl"
         if path.exists():
