@@ -132,7 +132,7 @@ def prepare(config: Config, workdir: Path) -> Run:
     with errors.refusing():
         mesh = mesh_of(config)
         target = abstract_state(config, mesh)
-    distributed.first(lambda: prepare_data(config, tokenizer))
+    distributed.run_on_primary(lambda: prepare_data(config, tokenizer))
     distributed.check_shared(Path(config.data.path))
     stream = TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
     if config.data.repeat_weight != 1 and not stream.has_lower_case():
@@ -160,7 +160,7 @@ def prepare(config: Config, workdir: Path) -> Run:
         if config.train.init_from is not None:
             state = dataclasses.replace(state, params=None)  # frees the initial ones before the others are read
             state = dataclasses.replace(state, params=initial_params(config, mesh))
-    distributed.first(lambda: run_folder.describe(workdir, config))
+    distributed.run_on_primary(lambda: run_folder.describe(workdir, config))
     distributed.check_shared(workdir)
     run_log = Log(workdir, start, config, evaluated=evaluated)
     return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, evaluated, state, run_log)

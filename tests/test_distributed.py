@@ -56,7 +56,7 @@ def test_alone_nothing_is_started(monkeypatch):
     distributed.start(arguments())
     assert distributed.is_primary()
     done = []
-    distributed.first(lambda: done.append(1))
+    distributed.run_on_primary(lambda: done.append(1))
     assert done == [1]
 
 
@@ -74,7 +74,7 @@ def main():
     distributed.start(parser.parse_args())
     def work():
         raise ConfigError("the data are not there")
-    distributed.first(work)
+    distributed.run_on_primary(work)
 
 command.run(main)
 """

@@ -90,7 +90,7 @@ def log_primary(text: str) -> None:
         log(text)
 
 
-def first(work: Callable[[], None]) -> None:
+def run_on_primary(work: Callable[[], None]) -> None:
     """Runs `work` on the primary process while the others, which share its folders, wait.
 
     Raises:

@@ -57,7 +57,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int):
         self._folder = folder
-        distributed.first(lambda: self._move_away(run_folder.unreadable_metrics(folder)))
+        distributed.run_on_primary(lambda: self._move_away(run_folder.unreadable_metrics(folder)))
         self._manager = run_folder.open_manager(folder, keep)
 
     @property
@@ -94,7 +94,9 @@ class Checkpoints:
           CheckpointError: if it cannot be written.
         """
         with run_folder.writing(self._folder):
-            distributed.first(lambda: run_folder.write_metrics(self._folder, step, {"bits_per_base": bits_per_base}))
+            distributed.run_on_primary(
+                lambda: run_folder.write_metrics(self._folder, step, {"bits_per_base": bits_per_base})
+            )
             self._manager.reload()
 
     def restore(self, step: int, target: State) -> tuple[State, dict]:
@@ -175,7 +177,7 @@ class Checkpoints:
                 )
                 continue
             if damaged:
-                distributed.first(lambda: self._move_away([step for step, _ in damaged]))
+                distributed.run_on_primary(lambda: self._move_away([step for step, _ in damaged]))
                 self._manager.reload()
             return step, state, loader
         if damaged:
