@@ -86,7 +86,7 @@ def main(argv=None) -> None:
     add("--batch_tokens", type=int, help=f"tokens read together [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]")
     add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
-    with errors.refusing(f"--prefix {args.prefix}"):
+    with errors.user_errors(f"--prefix {args.prefix}"):
         only_special(args.prefix)
     writers = {".npz": write_npz, ".parquet": write_parquet}
     if args.output.suffix not in writers:
@@ -119,14 +119,14 @@ def main(argv=None) -> None:
         if not len(sequence.codes):
             raise DataError(f"{args.fasta}: record {sequence.name}: is empty; remove it")
         tokens = -(-len(sequence.codes) // lm.tokenizer.k) + prefix.count("<") if lm.tokenizer.kind == "kmer" else 0
-        with errors.refusing(f"{args.fasta}: record {sequence.name}"):
+        with errors.user_errors(f"{args.fasta}: record {sequence.name}"):
             lm.check_length(-(-tokens // args.chunks) + 2, f"in {args.chunks} chunk(s) (--chunks), it")
 
     def write(group: list[fasta.Sequence]) -> None:
         texts = [prefix + bases.decode(s.codes) for s in group]
         for sequence in group:
             check(sequence)
-        with errors.refusing(f"{args.fasta}: records {group[0].name} to {group[-1].name}"):
+        with errors.user_errors(f"{args.fasta}: records {group[0].name} to {group[-1].name}"):
             found = lm.embed(texts, batch_tokens=args.batch_tokens, **options)
         names.extend(s.name for s in group)
         tokens.extend(len(x) if args.pooling == "tokens" else 1 for x in found)

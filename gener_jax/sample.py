@@ -70,7 +70,7 @@ def main(argv=None) -> None:
         given["prompts"] = tuple(args.prompt)
     if args.fasta is not None and args.prompt:
         raise ConfigError("give either --prompt or --fasta, not both")
-    with errors.refusing(f"--prefix {args.prefix}"):
+    with errors.user_errors(f"--prefix {args.prefix}"):
         only_special(args.prefix)
     for path in filter(None, (args.output, args.log_probs)):
         if not path.name or path.is_dir():
@@ -82,10 +82,12 @@ def main(argv=None) -> None:
         records = [(s.name, bases.decode(s.codes)) for s in fasta_file.read(args.fasta)]
         names, prompts = [name for name, _ in records], [text for _, text in records]
     prompts = [args.prefix + p for p in prompts]
-    with errors.refusing("--prompt" if args.fasta is None else f"--fasta {args.fasta}"):  # before parameters are read
+    with errors.user_errors(
+        "--prompt" if args.fasta is None else f"--fasta {args.fasta}"
+    ):  # before parameters are read
         tokenizer, _ = for_config(config)
         ids = [split_prompt(tokenizer, p, args.remainder)[0] for p in prompts for _ in range(sample.num_samples)]
-    with errors.refusing():
+    with errors.user_errors():
         constraints = Constraints(
             max_run=args.max_run, avoid=tuple(args.avoid), gc=args.gc and tuple(args.gc), open_frame=args.open_frame,
             stop_codon=args.stop_codon, genetic_code=args.genetic_code,
@@ -93,7 +95,7 @@ def main(argv=None) -> None:
     rows, slots = cache_size(ids, sample.num_bases, tokenizer, BATCH_SIZE)
     keep_programs(config, folder)
     lm = from_config(config, folder, step=args.step, batch=rows, tokens=slots)
-    with errors.refusing():
+    with errors.user_errors():
         continuations = lm.generate(
             prompts, sample.num_bases, num_samples=sample.num_samples, temperature=sample.temperature,
             top_k=sample.top_k, top_p=sample.top_p, mode=args.mode, seed=sample.seed, stop=args.stop,

@@ -207,7 +207,7 @@ def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict
         "protocol": args.protocol, "context": args.context, "phases": args.phases, "strand": args.strand,
         "marginals": args.score == "base", "batch_tokens": args.batch_tokens,
     }  # fmt: skip
-    with errors.refusing():
+    with errors.user_errors():
         list(lm.score_variants([], {}, **options))  # wrong options are told before anything is read or written
     genome = Genome.read(args.fasta, args.aliases)
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
@@ -227,7 +227,7 @@ def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict
     records = itertools.islice(_records(args.vcf), out.done, None)
     while block := list(itertools.islice(records, _RECORDS)):
         variants = [Variant(r.contig, r.start, r.ref, alt) for r in block for alt in r.alts]
-        with errors.refusing():
+        with errors.user_errors():
             scores = iter(lm.score_variants(variants, genome, **options))
         rows = []
         for record in block:
@@ -260,7 +260,7 @@ def score_fasta(lm: LM, args, made_of: dict) -> dict:
                 flag = f"needs {tokens} tokens of context, the model was made for {longest}"
             flags.append(flag)
         good = [args.prefix + bases.decode(s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
-        with errors.refusing():
+        with errors.user_errors():
             scores = iter(lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens))
         rows = []
         for sequence, flag in zip(group, flags, strict=True):
@@ -325,7 +325,7 @@ def main(argv=None) -> None:
             raise ConfigError(
                 f"--output {args.output}: sequences are written as a table; give a name that ends in .tsv"
             )
-    with errors.refusing(f"--prefix {args.prefix}"):
+    with errors.user_errors(f"--prefix {args.prefix}"):
         only_special(args.prefix)
     if args.batch_tokens is not None and args.batch_tokens < 1:
         raise ConfigError(f"--batch_tokens {args.batch_tokens}: has to be positive")

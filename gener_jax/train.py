@@ -118,7 +118,7 @@ def prepare(config: Config, workdir: Path) -> Run:
       ConfigError, DataError, CheckpointError: one line each, before anything is trained.
     """
     tokenizer, config = for_config(config)
-    with errors.refusing("sample.prompts"):  # now, not after training
+    with errors.user_errors("sample.prompts"):  # now, not after training
         for prompt in config.sample.prompts:
             split_prompt(tokenizer, prompt)
     check(config)
@@ -129,7 +129,7 @@ def prepare(config: Config, workdir: Path) -> Run:
         raise DataError(
             f"{config.data.path}: does not exist; build it first with one process, since this run has several"
         )
-    with errors.refusing():
+    with errors.user_errors():
         mesh = mesh_of(config)
         target = abstract_state(config, mesh)
     distributed.run_on_primary(lambda: prepare_data(config, tokenizer))

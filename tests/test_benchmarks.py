@@ -48,7 +48,7 @@ CASE = kernels.Case("blockwise", "float32", 64, 32, None, False)
 
 
 def test_what_a_kernel_gets_wrong_or_refuses_is_said(monkeypatch):
-    refusing, wrong = CASE._replace(kernel="splash"), CASE._replace(window=5)
+    user_errors, wrong = CASE._replace(kernel="splash"), CASE._replace(window=5)
     attention = kernels.attention
 
     def planted(*arrays, implementation, window, **options):
@@ -56,11 +56,11 @@ def test_what_a_kernel_gets_wrong_or_refuses_is_said(monkeypatch):
         return attention(*arrays, implementation=implementation, window=window, **options) * jnp.float32(factor)
 
     monkeypatch.setattr(kernels, "attention", planted)
-    found = dict(kernels.compare([CASE, refusing, wrong], heads=8))
-    assert list(found) == [CASE, refusing, wrong]
+    found = dict(kernels.compare([CASE, user_errors, wrong], heads=8))
+    assert list(found) == [CASE, user_errors, wrong]
     assert "error" not in found[CASE]
     assert 0 <= found[CASE]["keys"] < 1e-5
-    assert found[refusing] == {"refused": "takes lengths that are multiples of 128, not 32"}
+    assert found[user_errors] == {"refused": "takes lengths that are multiples of 128, not 32"}
     assert found[wrong]["error"] == "over 1e-05"
     assert found[wrong]["output"] == pytest.approx(1e-3, rel=0.1)
 

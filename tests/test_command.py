@@ -180,9 +180,9 @@ def test_a_fault_of_the_program_is_not_dressed_up(error):
 
 
 def test_refusing_turns_a_value_error_into_a_line():
-    with pytest.raises(ConfigError, match=r"^--prompt: no base$"), errors.refusing("--prompt"):
+    with pytest.raises(ConfigError, match=r"^--prompt: no base$"), errors.user_errors("--prompt"):
         raise ValueError("no base")
-    with pytest.raises(DataError, match=r"^damaged"), errors.refusing("x"):
+    with pytest.raises(DataError, match=r"^damaged"), errors.user_errors("x"):
         raise DataError("damaged")
 
 

@@ -53,7 +53,7 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
     """The figures of a configuration's training step."""
     tokenizer, config = for_config(config)
     peak_before = memory.peak()
-    with errors.refusing():
+    with errors.user_errors():
         mesh = mesh_of(config, devices)
     shape = (config.train.batch_size, config.data.context_length + 1)
     ids = np.random.default_rng(0).integers(NUM_SPECIAL, tokenizer.vocab_size, shape, dtype=np.int32)

@@ -63,7 +63,7 @@ class Terminated(Exception):
 
 
 @contextlib.contextmanager
-def refusing(what: str = ""):
+def user_errors(what: str = ""):
     """Turns a ValueError of the user's input into a ConfigError, with `what` in front; a context manager."""
     try:
         yield

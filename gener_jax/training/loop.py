@@ -53,7 +53,7 @@ class Evaluator:
         self._held_out = HeldOut(run.config, run.held_out, run.tokenizer, run.mesh)
         self._recovery = None
         if run.config.eval.recovery_genes:
-            with errors.refusing():
+            with errors.user_errors():
                 self._recovery = Recovery(run.config, run.held_out, run.tokenizer, run.mesh)
         self._termination, self._watchdog = termination, watchdog
 
