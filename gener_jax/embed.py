@@ -31,7 +31,7 @@ from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, log
 from gener_jax.storage import run_folder
 from gener_jax.storage.compilation import keep_programs
-from gener_jax.storage.files import Growing, of_file
+from gener_jax.storage.files import ResumableFile, of_file
 
 _SEQUENCES = 4096  # between two writings
 _ROWS = 256  # of a table that are in memory at a time
@@ -104,12 +104,12 @@ def main(argv=None) -> None:
     keep_programs(config, folder)
     lm = from_config(config, folder, step=args.step)
     options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder", "prefix")}
-    made_of = {
+    fingerprint = {
         "checkpoint": str(folder), "step": lm.step, **options, "fasta": of_file(args.fasta),
         "config": json.loads(dumps(config)),
     }  # fmt: skip
     began = time.perf_counter()
-    raw = Growing(args.output.with_name(args.output.name + ".rows"), made_of, resume=str(args.fasta) != "-")
+    raw = ResumableFile(args.output.with_name(args.output.name + ".rows"), fingerprint, resume=str(args.fasta) != "-")
     names, tokens = raw.facts.get("names", []), raw.facts.get("tokens", [])
     if raw.done:
         log(f"going on behind sequence {raw.done:,}")
@@ -148,7 +148,7 @@ def main(argv=None) -> None:
     writers[args.output.suffix](args.output, raw.partial, width, names, tokens if args.pooling == "tokens" else None)
     raw.discard()
     facts = {"sequences": len(names), "width": width}
-    described = {**made_of, **facts, "environment": run_folder.environment()}
+    described = {**fingerprint, **facts, "environment": run_folder.environment()}
     args.output.with_name(args.output.name + ".json").write_text(json.dumps(described, indent=2) + "\n")
     print(json.dumps({"output": str(args.output), **facts, "seconds": round(time.perf_counter() - began, 1)}))
 

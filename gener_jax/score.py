@@ -37,7 +37,7 @@ from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, log
 from gener_jax.storage import run_folder
 from gener_jax.storage.compilation import keep_programs
-from gener_jax.storage.files import Growing, of_file
+from gener_jax.storage.files import ResumableFile, of_file
 
 VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "score", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
@@ -61,9 +61,9 @@ def number(value: float | None) -> str:
 class Output:
     """Rows as they come: to a file that can be gone on with, or to standard output."""
 
-    def __init__(self, path: Path | None, made_of: dict, header: str):
-        piped = {"path": "-"} in made_of.values()  # what comes that way next is something else
-        self._file = None if path is None else Growing(path, made_of, resume=not piped)
+    def __init__(self, path: Path | None, fingerprint: dict, header: str):
+        piped = {"path": "-"} in fingerprint.values()  # what comes that way next is something else
+        self._file = None if path is None else ResumableFile(path, fingerprint, resume=not piped)
         self.done = 0 if path is None else self._file.done
         self.counts = collections.Counter({} if path is None else self._file.facts.get("counts", {}))
         if not self.done:
@@ -201,7 +201,7 @@ def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
     return rows
 
 
-def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict:
+def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> dict:
     """The VCF's variants; returns the last line's object."""
     options = {
         "protocol": args.protocol, "context": args.context, "phases": args.phases, "strand": args.strand,
@@ -218,7 +218,7 @@ def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict
         alleles += len(record.alts)
     line = overlap(config, folder, lm.step, list(marked.codes()), args.check_overlap)
     log(line)
-    out = Output(args.output, made_of, _variant_header(args.vcf, as_vcf))
+    out = Output(args.output, fingerprint, _variant_header(args.vcf, as_vcf))
     if out.done:
         log(f"going on behind record {out.done:,}")
     rate, counts = Rate("variant", alleles, out.counts.total()), out.counts
@@ -239,13 +239,13 @@ def score_vcf(lm: LM, args, made_of: dict, config: Config, folder: Path) -> dict
         out.write(rows, len(block))
     rate.close()
     facts = {"records": total, **counts, "overlap": line}
-    out.finish({**made_of, **facts, "environment": run_folder.environment()})
+    out.finish({**fingerprint, **facts, "environment": run_folder.environment()})
     return facts
 
 
-def score_fasta(lm: LM, args, made_of: dict) -> dict:
+def score_fasta(lm: LM, args, fingerprint: dict) -> dict:
     """The FASTA's sequences; returns the last line's object."""
-    out = Output(args.output, made_of, "\t".join(SEQUENCE_COLUMNS) + "\n")
+    out = Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n")
     if out.done:
         log(f"going on behind sequence {out.done:,}")
     rate, counts = Rate("sequence", None, 0), out.counts
@@ -284,7 +284,7 @@ def score_fasta(lm: LM, args, made_of: dict) -> dict:
     if group:
         write(group)
     rate.close()
-    out.finish({**made_of, **counts, "environment": run_folder.environment()})
+    out.finish({**fingerprint, **counts, "environment": run_folder.environment()})
     return dict(counts)
 
 
@@ -336,12 +336,12 @@ def main(argv=None) -> None:
     if lm.tokenizer.kind != "kmer":
         raise ConfigError(f"{folder}: scoring needs a k-mer tokenizer, not {lm.tokenizer.name}")
     options = ("score", "strand") + (("protocol", "context", "phases") if args.vcf else ("prefix",))
-    made_of = {
+    fingerprint = {
         "checkpoint": str(folder), "step": lm.step, **{name: getattr(args, name) for name in options}, **files,
         "config": json.loads(dumps(config)),
     }  # fmt: skip
     began = time.perf_counter()
-    facts = score_vcf(lm, args, made_of, config, folder) if args.vcf else score_fasta(lm, args, made_of)
+    facts = score_vcf(lm, args, fingerprint, config, folder) if args.vcf else score_fasta(lm, args, fingerprint)
     if args.output is not None:
         print(json.dumps({"output": str(args.output), **facts, "seconds": round(time.perf_counter() - began, 1)}))
 

@@ -73,21 +73,21 @@ def _umask() -> int:
     return mask
 
 
-class Growing:
+class ResumableFile:
     """An output file written in chunks to `<path>.partial`, resumed after a stop, and renamed when it is complete.
 
     `<path>.partial.json` records what it is made of, so that it is never resumed from other input.
     """
 
-    def __init__(self, path: Path, made_of: dict, *, resume: bool = True):
-        """`made_of`: plain values that determine every byte; without `resume`, a partial file is started again.
+    def __init__(self, path: Path, fingerprint: dict, *, resume: bool = True):
+        """`fingerprint`: plain values that determine every byte; without `resume`, a partial file is started again.
 
         Raises:
           ConfigError: if the file exists, or the partial file was made of something else.
         """
         if not path.name or path.is_dir():
             raise ConfigError(f"{path}: is a folder; give the name of a file")
-        self.path, self._made_of = path, json.loads(json.dumps(made_of))
+        self.path, self._fingerprint = path, json.loads(json.dumps(fingerprint))
         self.partial = path.with_name(path.name + ".partial")
         self._state = path.with_name(path.name + ".partial.json")
         if os.path.lexists(path):
@@ -96,9 +96,13 @@ class Growing:
         self.done, self.facts, size = 0, {}, 0
         state = read_json(self._state, 64 << 20) if resume and self._state.exists() and self.partial.exists() else {}
         if state.get("done"):
-            before = state.get("made_of")
-            if before != self._made_of:
-                names = [n for n in self._made_of if not isinstance(before, dict) or before.get(n) != self._made_of[n]]
+            before = state.get("fingerprint")
+            if before != self._fingerprint:
+                names = [
+                    n
+                    for n in self._fingerprint
+                    if not isinstance(before, dict) or before.get(n) != self._fingerprint[n]
+                ]
                 raise ConfigError(
                     f"{self.partial}: was started with another {', '.join(names) or 'setting'}; give the same again, "
                     "or remove it to start over"
@@ -114,7 +118,7 @@ class Growing:
         self._file.flush()
         os.fsync(self._file.fileno())
         self.done, self.facts = done, {**self.facts, **facts}
-        state = {"made_of": self._made_of, "done": done, "facts": self.facts, "bytes": self._file.tell()}
+        state = {"fingerprint": self._fingerprint, "done": done, "facts": self.facts, "bytes": self._file.tell()}
         beside = self._state.with_suffix(".tmp")
         beside.write_text(json.dumps(state))
         os.replace(beside, self._state)
