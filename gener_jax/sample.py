@@ -54,10 +54,22 @@ def main(argv=None) -> None:
     add("--stop", action="append", default=[], metavar="TOKEN", choices=SPECIAL_TOKENS,
         help="a special token that ends a sample, e.g. </s>")  # fmt: skip
     add("--stop_codon", action="store_true", help="end a sample after the first stop codon in the prompt's frame")
-    add("--open_frame", type=int, default=0, metavar="BASES", help="no stop codon in that frame within this many bases")
+    add(
+        "--min_orf_length",
+        type=int,
+        default=0,
+        metavar="BASES",
+        help="no stop codon in that frame within this many bases",
+    )
     add("--genetic_code", type=int, default=1, help="NCBI's number of the genetic code of the frame [1]")
-    add("--max_run", type=int, metavar="N", help="longest homopolymer, in bases")
-    add("--avoid", action="append", default=[], metavar="MOTIF", help="a motif (IUPAC) to avoid on both strands")
+    add("--max_homopolymer", type=int, metavar="N", help="longest homopolymer, in bases")
+    add(
+        "--forbidden_motifs",
+        action="append",
+        default=[],
+        metavar="MOTIF",
+        help="a motif (IUPAC) to avoid on both strands",
+    )
     add("--gc", type=float, nargs=2, metavar=("MIN", "MAX"), help="range of a continuation's GC content, as fractions")
     add("--log_probs", type=Path, metavar="FILE", help="TSV of each base and its log-probability in nats")
     add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
@@ -89,7 +101,7 @@ def main(argv=None) -> None:
         ids = [split_prompt(tokenizer, p, args.remainder)[0] for p in prompts for _ in range(sample.num_samples)]
     with errors.user_errors():
         constraints = Constraints(
-            max_run=args.max_run, avoid=tuple(args.avoid), gc=args.gc and tuple(args.gc), open_frame=args.open_frame,
+            max_homopolymer=args.max_homopolymer, forbidden_motifs=tuple(args.forbidden_motifs), gc=args.gc and tuple(args.gc), min_orf_length=args.min_orf_length,
             stop_codon=args.stop_codon, genetic_code=args.genetic_code,
         )  # fmt: skip
     rows, slots = cache_size(ids, sample.num_bases, tokenizer, BATCH_SIZE)

@@ -39,7 +39,7 @@ def drawn(lm, prompts, constraints, **options):
 @pytest.mark.parametrize("mode", ["token", pytest.param("base", marks=pytest.mark.slow)])
 def test_all_together(mode, lm):
     prompts = ["", "A", "GGG", "GAATT", "<cds>ATGGC"] * 3
-    c = Constraints(max_run=3, avoid=("GAATTC", "RGCY", "TTTN"), gc=(0.45, 0.55), open_frame=24)
+    c = Constraints(max_homopolymer=3, forbidden_motifs=("GAATTC", "RGCY", "TTTN"), gc=(0.45, 0.55), min_orf_length=24)
     free = lm.generate(prompts, BASES, seed=2, mode=mode)
     kept = drawn(lm, prompts, c, mode=mode)
     motifs = re.compile("GAATTC|[AG]GC[CT]|TTT[ACGT]|[ACGT]AAA")  # the last: the other strand of the one before
@@ -77,7 +77,7 @@ def test_a_row_ends_behind_the_first_stop_codon_in_frame(lm):
             assert len(c.text) == BASES
             assert stop is None
     assert ends == {"length", "stop codon"}
-    for c in drawn(lm, ["ATG"] * 16, Constraints(stop_codon=True, open_frame=30)):
+    for c in drawn(lm, ["ATG"] * 16, Constraints(stop_codon=True, min_orf_length=30)):
         stop = first_stop("ATG" + c.text)
         assert stop is None or stop >= 30
 
@@ -92,25 +92,25 @@ def test_another_genetic_code(lm):
 
 def test_what_the_prompt_completes_is_the_prompts(lm):
     """Whether its last bases are a whole token or left over."""
-    for c in drawn(lm, ["TAA", "ATAA", "ATGTAAT", "ATGTAACC"] * 4, Constraints(stop_codon=True, open_frame=99)):
+    for c in drawn(lm, ["TAA", "ATAA", "ATGTAAT", "ATGTAACC"] * 4, Constraints(stop_codon=True, min_orf_length=99)):
         assert (c.end, len(c.text)) == ("length", BASES)
-    for c in drawn(lm, ["AAAAAA", "AAAAAAA", "CAAAAAAA"] * 5, Constraints(max_run=4)):
+    for c in drawn(lm, ["AAAAAA", "AAAAAAA", "CAAAAAAA"] * 5, Constraints(max_homopolymer=4)):
         assert c.text[0] != "A"
-    for options in ({"constraints": Constraints(max_run=3)}, {"log_probs": True}):
+    for options in ({"constraints": Constraints(max_homopolymer=3)}, {"log_probs": True}):
         with raises(InputError, argument="prompts[1]", value="ACGNA"):
             lm.generate(["A", "ACGNA"], 6, **options)
 
 
 def test_no_constraint_changes_nothing(lm):
     expected = lm.generate(PROMPTS * 2, BASES, seed=3)
-    loose = Constraints(max_run=100, gc=(0, 1), avoid=("ACGTTGCAACGTTGCATTTT",))
+    loose = Constraints(max_homopolymer=100, gc=(0, 1), forbidden_motifs=("ACGTTGCAACGTTGCATTTT",))
     assert lm.generate(PROMPTS * 2, BASES, seed=3, constraints=loose) == expected
     assert not Constraints(genetic_code=11).any()
 
 
 def test_what_nothing_keeps_to_is_refused(lm):
-    with raises(InputError, argument="constraints", value=Constraints(avoid=("N",))):
-        drawn(lm, ["ACG"] * 16, Constraints(avoid=("N",)))
+    with raises(InputError, argument="constraints", value=Constraints(forbidden_motifs=("N",))):
+        drawn(lm, ["ACG"] * 16, Constraints(forbidden_motifs=("N",)))
     with raises(InputError, argument="gc", value=(0.45, 0.55)):
         lm.generate(["ACG"], 1, constraints=Constraints(gc=(0.45, 0.55)))
 
@@ -119,7 +119,7 @@ def test_what_nothing_keeps_to_is_refused(lm):
 def test_tables_follow_the_text(k):
     """Token by token the automata say what a search of the whole text says."""
     tokenizer = make_lm(k).tokenizer
-    c = Constraints(max_run=4, avoid=("GAATTC", "GANTC"), open_frame=9)
+    c = Constraints(max_homopolymer=4, forbidden_motifs=("GAATTC", "GANTC"), min_orf_length=9)
     rng = np.random.default_rng(k)
     motifs = re.compile("(?=(GAATTC|GA[ACGT]TC|A{5}|C{5}|G{5}|T{5}))")
     prompts = ["".join(rng.choice(list("ACGT"), n, p=[0.5, 0.1, 0.3, 0.1])) for n in [*range(12), *range(30, 42)]]
@@ -143,7 +143,7 @@ def test_tables_follow_the_text(k):
 
 def test_errors():
     for argument, value in [
-        ("max_run", 0), ("avoid", "GAATTC"), ("avoid", ("GAXTC",)), ("gc", (0.6, 0.4)), ("open_frame", -1),
+        ("max_homopolymer", 0), ("forbidden_motifs", "GAATTC"), ("forbidden_motifs", ("GAXTC",)), ("gc", (0.6, 0.4)), ("min_orf_length", -1),
         ("genetic_code", 99),
     ]:  # fmt: skip
         with raises(InputError, argument=argument, value=value):

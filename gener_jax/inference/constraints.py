@@ -31,12 +31,13 @@ class Constraints:
     """Constraints on the DNA at the end of the prompt and the continuation together; `gc`, on the continuation alone.
 
     Args:
-      max_run: longest homopolymer, in bases.
-      avoid: motifs that must not occur on either strand, in IUPAC letters, such as restriction sites ("GAATTC").
+      max_homopolymer: longest homopolymer, in bases.
+      forbidden_motifs: motifs that must not occur on either strand, in IUPAC letters, such as restriction sites
+        ("GAATTC").
       gc: minimum and maximum GC content of the whole continuation, as fractions. During generation GC stays within a
         few bases of this range, so that the last bases need not correct it.
-      open_frame: no stop codon may begin within this number of bases of the reading frame. The frame begins with the
-        DNA at the end of the prompt (after its last special token), or with the continuation if there is none.
+      min_orf_length: no stop codon may begin within this number of bases of the reading frame. The frame begins with
+        the DNA at the end of the prompt (after its last special token), or with the continuation if there is none.
       stop_codon: whether a row ends after the first stop codon in that frame.
       genetic_code: NCBI's number of the genetic code of the frame.
 
@@ -44,27 +45,29 @@ class Constraints:
       InputError: if a value is invalid.
     """
 
-    max_run: int | None = None
-    avoid: tuple[str, ...] = ()
+    max_homopolymer: int | None = None
+    forbidden_motifs: tuple[str, ...] = ()
     gc: tuple[float, float] | None = None
-    open_frame: int = 0
+    min_orf_length: int = 0
     stop_codon: bool = False
     genetic_code: int = 1
 
     def __post_init__(self):
-        if self.max_run is not None and self.max_run < 1:
-            raise InputError("must be positive", "max_run", self.max_run)
-        if isinstance(self.avoid, str):
-            raise InputError("must be a list of motifs, not a string", "avoid", self.avoid)
-        for motif in self.avoid:
+        if self.max_homopolymer is not None and self.max_homopolymer < 1:
+            raise InputError("must be positive", "max_homopolymer", self.max_homopolymer)
+        if isinstance(self.forbidden_motifs, str):
+            raise InputError("must be a list of motifs, not a string", "forbidden_motifs", self.forbidden_motifs)
+        for motif in self.forbidden_motifs:
             if not motif or set(motif.upper()) - _IUPAC.keys():
                 raise InputError(
-                    f"motif {motif!r} must consist of IUPAC letters ({''.join(_IUPAC)})", "avoid", self.avoid
+                    f"motif {motif!r} must consist of IUPAC letters ({''.join(_IUPAC)})",
+                    "forbidden_motifs",
+                    self.forbidden_motifs,
                 )
         if self.gc is not None and not (len(self.gc) == 2 and 0 <= self.gc[0] <= self.gc[1] <= 1):
             raise InputError("must be the minimum and maximum GC fraction, from 0 to 1", "gc", self.gc)
-        if self.open_frame < 0:
-            raise InputError("must not be negative", "open_frame", self.open_frame)
+        if self.min_orf_length < 0:
+            raise InputError("must not be negative", "min_orf_length", self.min_orf_length)
         if not translation.known_code(self.genetic_code):
             raise InputError("NCBI has no such genetic code", "genetic_code", self.genetic_code)
 
@@ -84,7 +87,7 @@ class Tables:
     gc: Int[Array, "k+1 V"]  # number of G and C among the first 0 … k bases of the token
     gc_range: Float[Array, "2"]  # minimum and maximum fraction
     gc_bounds: Int[Array, "2"]  # minimum and maximum number of G and C in the whole continuation
-    open_frame: Int[Array, ""]
+    min_orf_length: Int[Array, ""]
     ends_at_stop: Bool[Array, ""]
 
 
@@ -106,7 +109,7 @@ def tables(
     if least > largest:
         raise InputError(f"no whole number of G and C of {num_bases} bases is in this range", "gc", constraints.gc)
     k, special = tokenizer.k, tokenizer.vocab_size - 4**tokenizer.k
-    motifs = _motifs(constraints.max_run, tuple(sorted(m.upper() for m in constraints.avoid)))
+    motifs = _motifs(constraints.max_homopolymer, tuple(sorted(m.upper() for m in constraints.forbidden_motifs)))
     motif_next, ends, motif_starts = _over_tokens(*motifs, k, special, prompts)
     frame_next, stops, frame_starts = _over_tokens(*_frame(constraints.genetic_code), k, special, prompts)
     begin = np.array([motif_starts, frame_starts, [len(dna) for dna, _ in prompts]], np.int32).reshape(3, -1).T
@@ -115,22 +118,22 @@ def tables(
     gc[1:, special:] = np.cumsum(is_gc, axis=1).T
     return Tables(
         motif_next, ends > 0, frame_next, stops, gc, np.array([low, high], np.float32),
-        np.array([least, largest], np.int32), np.int32(constraints.open_frame), np.bool_(constraints.stop_codon),
+        np.array([least, largest], np.int32), np.int32(constraints.min_orf_length), np.bool_(constraints.stop_codon),
     ), begin  # fmt: skip
 
 
 @functools.lru_cache(maxsize=64)
-def _motifs(max_run: int | None, avoid: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _motifs(max_homopolymer: int | None, forbidden_motifs: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """The next state for each state and base, int32 [S, 5], and whether a motif ends there, bool [S, 5].
 
     A state is a set of partial matches (motif, letters matched): the subset construction, which for motifs of A, C, G
     and T gives the automaton of Aho and Corasick.
     """
     complement = dict(zip("ACGTRYSWKMBDHVN", "TGCAYRSWMKVHDBN", strict=True))
-    motifs = {m.replace("U", "T") for m in avoid}
+    motifs = {m.replace("U", "T") for m in forbidden_motifs}
     motifs |= {"".join(complement[c] for c in reversed(m)) for m in motifs}
-    if max_run is not None:
-        motifs |= {base * (max_run + 1) for base in "ACGT"}
+    if max_homopolymer is not None:
+        motifs |= {base * (max_homopolymer + 1) for base in "ACGT"}
     sets = [[{bases.LETTERS.index(b) for b in _IUPAC[letter]} for letter in motif] for motif in sorted(motifs)]
     states, step, bad = {frozenset(): 0}, [], []
     for state in (order := [frozenset()]):
@@ -144,7 +147,9 @@ def _motifs(max_run: int | None, avoid: tuple[str, ...]) -> tuple[np.ndarray, np
                 order.append(following)
                 if len(states) > _MAX_STATES:
                     raise InputError(
-                        f"these motifs need more than {_MAX_STATES} states; give fewer or shorter ones", "avoid", avoid
+                        f"these motifs need more than {_MAX_STATES} states; give fewer or shorter ones",
+                        "forbidden_motifs",
+                        forbidden_motifs,
                     )
             transitions[code] = states[following]
         step.append(transitions)
@@ -230,5 +235,5 @@ def allowed(t: Tables, motif_state, frame_state, frame_bases, gc, made, remainin
     slack = SLACK * rest / jnp.maximum(wanted[:, None], 1) + 1
     spread = (gc <= t.gc_range[1] * made + slack) & (gc >= t.gc_range[0] * made - slack)
     stop = t.frame_stop[frame_state]
-    open_ = (stop == 0) | (frame_bases[:, None] + stop - 3 >= t.open_frame)
+    open_ = (stop == 0) | (frame_bases[:, None] + stop - 3 >= t.min_orf_length)
     return ~t.motif_bad[motif_state] & open_ & can_end & spread
