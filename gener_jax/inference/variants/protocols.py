@@ -78,13 +78,14 @@ def edge_masses(
     return log_masses(log_p, codes.astype(jnp.int32))
 
 
-class _Asked:
+class Deduplicated:
     """Rows that variants need, each once: neighbours share contexts and reference windows."""
 
     def __init__(self):
         self.rows, self._numbers = [], {}
 
     def number(self, row, key: bytes) -> int:
+        """The number of the row with this key; a new row is added."""
         if key not in self._numbers:
             self._numbers[key] = len(self.rows)
             self.rows.append(row)
@@ -184,7 +185,7 @@ def _score_next_kmer(
 ) -> list[tuple[str, np.ndarray | str]]:
     """By site: the score's name; and value, log p of reference and alternate, float [phases, 3], or why not."""
     k = lm.tokenizer.k
-    edges, sequences = _Asked(), _Asked()
+    edges, sequences = Deduplicated(), Deduplicated()
     plans = []
     for site in sites:
         plan = []
@@ -264,7 +265,7 @@ def _score_windows(
 ) -> list[tuple[str, np.ndarray]]:
     """The same for windows around the variant."""
     k = lm.tokenizer.k
-    asked, plans = _Asked(), []
+    asked, plans = Deduplicated(), []
     length = context // k * k
     for site in sites:
         plan = []
