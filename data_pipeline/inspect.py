@@ -191,7 +191,8 @@ def build_report(info: dict) -> list[str]:
             sampled = f", of a sample of one in {leakage['sampled_one_in']}" if leakage["sampled_one_in"] > 1 else ""
             near = row["near_copies"]
             lines.append(
-                f"{name}: {100 * row['fraction_in_training']:.3f} % of its {leakage['kmer_length']}-mers occur in training"
+                f"{name}: {100 * row['fraction_in_training']:.3f} % of its {leakage['kmer_length']}-mers occur in "
+                "training"
                 f"{sampled}; near copies: {near['regions']:,} of {row['regions']:,} regions ({near['bases']:,} bases)"
             )
     return lines

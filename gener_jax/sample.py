@@ -101,7 +101,8 @@ def main(argv=None) -> None:
         ids = [split_prompt(tokenizer, p, args.remainder)[0] for p in prompts for _ in range(sample.num_samples)]
     with errors.user_errors():
         constraints = Constraints(
-            max_homopolymer=args.max_homopolymer, forbidden_motifs=tuple(args.forbidden_motifs), gc=args.gc and tuple(args.gc), min_orf_length=args.min_orf_length,
+            max_homopolymer=args.max_homopolymer, forbidden_motifs=tuple(args.forbidden_motifs),
+            gc=args.gc and tuple(args.gc), min_orf_length=args.min_orf_length,
             stop_codon=args.stop_codon, genetic_code=args.genetic_code,
         )  # fmt: skip
     rows, slots = cache_size(ids, sample.num_bases, tokenizer, BATCH_SIZE)

@@ -143,7 +143,8 @@ def test_tables_follow_the_text(k):
 
 def test_errors():
     for argument, value in [
-        ("max_homopolymer", 0), ("forbidden_motifs", "GAATTC"), ("forbidden_motifs", ("GAXTC",)), ("gc", (0.6, 0.4)), ("min_orf_length", -1),
+        ("max_homopolymer", 0), ("forbidden_motifs", "GAATTC"), ("forbidden_motifs", ("GAXTC",)), ("gc", (0.6, 0.4)),
+        ("min_orf_length", -1),
         ("genetic_code", 99),
     ]:  # fmt: skip
         with raises(InputError, argument=argument, value=value):

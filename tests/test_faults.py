@@ -194,7 +194,8 @@ def test_a_changed_loader_state_is_damage(straight, dataset, tmp_path, capsys):
 
 def test_a_run_that_blows_up_is_stopped(dataset, tmp_path, capsys):
     config = tiny.config(
-        dataset, optimizer__peak_learning_rate="1e30", optimizer__max_consecutive_skips="3", checkpoint__every_steps="50",
+        dataset, optimizer__peak_learning_rate="1e30", optimizer__max_consecutive_skips="3",
+        checkpoint__every_steps="50",
         eval__every_steps="50", train__writers="",
     )  # fmt: skip
     with pytest.raises(

@@ -86,7 +86,8 @@ def test_report():
             "near_copies": {"regions": 1, "bases": 50},
         },
         "test": {
-            "regions": 1, "bases": 70, "kmers": 39, "fraction_in_training": 0.0, "near_copies": {"regions": 0, "bases": 0},
+            "regions": 1, "bases": 70, "kmers": 39, "fraction_in_training": 0.0,
+            "near_copies": {"regions": 0, "bases": 0},
         },
     }  # fmt: skip
 

@@ -49,7 +49,7 @@ ITEM = {UINT16: np.dtype("<u2"), UINT32: np.dtype("<u4")}
 INDEX_COLUMNS = {
     "length": np.int64,  # bases
     "tokens": np.int64,  # 0 in a dataset of bases
-    "record": np.int64,  # the entry of the first chunk, counted over the split's shards
+    "entry": np.int64,  # the entry of the first chunk, counted over the split's shards
     "slot": np.int32,  # the number of the first chunk in that entry
     "start": np.int64,
     "end": np.int64,
@@ -228,7 +228,7 @@ class RegionSource:
         if not 0 <= start <= stop <= self._units[region]:
             unit = self.storage
             raise IndexError(f"{unit} {start} to {stop} of region {region}, which has {self._units[region]} {unit}")
-        number, slot = int(self.index["record"][region]), int(self.index["slot"][region])
+        number, slot = int(self.index["entry"][region]), int(self.index["slot"][region])
         at = start
         while at < stop:
             chunk, first = divmod(at, self.chunk_length)
@@ -294,10 +294,10 @@ class RegionSource:
         for name, column in index.items():
             if column.dtype != INDEX_COLUMNS[name] or column.shape != (facts["regions"],):
                 raise self._damaged(path, f"column {name} is {column.dtype} {column.shape}")
-        last = index["record"] + np.maximum(index["length" if self.storage == "bases" else "tokens"] - 1, 0) // (
+        last = index["entry"] + np.maximum(index["length" if self.storage == "bases" else "tokens"] - 1, 0) // (
             self.chunk_length
         )
-        if len(last) and not (index["record"].min() >= 0 and last.max() < self._first[-1]):
+        if len(last) and not (index["entry"].min() >= 0 and last.max() < self._first[-1]):
             raise self._damaged(path, f"refers to entries beyond the {self._first[-1]} of the shards")
         return index
 

@@ -76,7 +76,7 @@ class DatasetWriter:
         self.write(split, packed, np.zeros(1, np.int64), np.zeros(1, np.float32))
 
     def write(self, split: str, packed: Packed, chosen: np.ndarray, train_overlap: np.ndarray) -> None:
-        """Appends the regions `chosen`, int64 [n], of `packed` to a split; `train_overlap`, float32 [n], is as in the index."""
+        """Appends the regions `chosen`, int64 [n], of `packed` to a split; `train_overlap` is float32 [n]."""
         self.splits[split].write(packed, chosen, train_overlap)
 
     def close(self, **info) -> dict:

@@ -40,7 +40,7 @@ class Span(NamedTuple):
     """The location of a region on its record, and its annotation.
 
     `start` >= `end` if it crosses the origin of a circle; strand is +1 or -1. `segments` are the (start, end, strand)
-    of a spliced region in 5' to 3' order, empty for a region of one interval. `frame` is the number of bases before the
+    of a spliced region in 5' to 3' order, empty for a region of one interval. `reading_frame` is the number of bases before the
     first complete codon, -1 for non-coding regions (it does not give the length of a 3' flank). `translation` is one of
     translation.OUTCOMES, or empty.
     """
@@ -53,7 +53,7 @@ class Span(NamedTuple):
     gene: str = ""
     locus_tag: str = ""
     product: str = ""
-    frame: int = -1
+    reading_frame: int = -1
     genetic_code: int = 0  # NCBI's number; 0 for non-coding regions
     exceptions: str = ""  # the qualifiers of translation.EXCEPTIONS, as written
     translation: str = ""
@@ -98,7 +98,7 @@ class Region(NamedTuple):
     gene: str = ""
     locus_tag: str = ""
     product: str = ""
-    frame: int = -1
+    reading_frame: int = -1
     genetic_code: int = 0
     exceptions: str = ""
     translation: str = ""
@@ -220,7 +220,7 @@ def _subregion(region: Region, start: int, end: int) -> Region:
             )
             segments.append((*ends, strand))
         at += segment_end - segment_start
-    frame = region.frame
+    frame = region.reading_frame
     if frame >= 0:
         frame = frame - start if start < frame else (frame - start) % 3
         frame = frame if frame < end - start else -1  # no codon starts in it
@@ -232,7 +232,7 @@ def _subregion(region: Region, start: int, end: int) -> Region:
         segments=interval[3],
         codes=region.codes[start:end],
         lower_case=locations.within(region.lower_case, start, end),
-        frame=frame,
+        reading_frame=frame,
     )
 
 
@@ -348,7 +348,7 @@ def _coding(span: Span, feature: Feature) -> Span:
         for value in feature.qualifiers.get(key, ())
     ]
     return span._replace(
-        frame=int(codon_start) - 1 if codon_start in ("1", "2", "3") else -1,
+        reading_frame=int(codon_start) - 1 if codon_start in ("1", "2", "3") else -1,
         genetic_code=int(genetic_code) if known else 0,
         exceptions="; ".join(exceptions),
     )
@@ -358,7 +358,7 @@ def _translation(record: Record, span: Span, feature: Feature, ledger: Ledger) -
     """Compares a CDS without flanks with its annotation, and counts the outcome."""
     intervals = span.stranded_intervals(len(record.codes))
     codes = _joined(record, intervals)
-    outcome = translation.check(codes, intervals, feature.qualifiers, span.frame, span.genetic_code)
+    outcome = translation.check(codes, intervals, feature.qualifiers, span.reading_frame, span.genetic_code)
     ledger.note(f"translation: {outcome}", len(codes))
     return outcome
 
@@ -396,8 +396,8 @@ def _flanked(span: Span, record: Record, flank: int) -> Span:
             *locations.extended(segments[-1], 0, three, length),
         )
     start, end, strand, segments = locations.enclosing(segments, length if record.circular else None)
-    frame = span.frame + five if span.frame >= 0 else -1
-    return span._replace(start=start, end=end, strand=strand, segments=segments, frame=frame)
+    frame = span.reading_frame + five if span.reading_frame >= 0 else -1
+    return span._replace(start=start, end=end, strand=strand, segments=segments, reading_frame=frame)
 
 
 def _outer_spans(feature: Feature, record: Record, ledger: Ledger) -> list[Interval]:

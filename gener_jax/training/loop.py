@@ -113,8 +113,9 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
                 run.checkpoints.close()
             raise TrainingError(
                 f"{run.workdir}: the last {values['consecutive_skips']} steps up to {step} were skipped "
-                "(optimizer.max_consecutive_skips): their gradients were not finite, or exceeded optimizer.grad_norm_spike_factor "
-                f"{config.optimizer.grad_norm_spike_factor:g} times the usual norm. The last checkpoint is of step {saved}. "
+                "(optimizer.max_consecutive_skips): their gradients were not finite, or exceeded "
+                f"optimizer.grad_norm_spike_factor {config.optimizer.grad_norm_spike_factor:g} times the usual norm. "
+                f"The last checkpoint is of step {saved}. "
                 "Check the data there, lower the rate, or allow more; the same command resumes from the checkpoint"
             )
         speed = values.get("tokens_per_s")

@@ -8,7 +8,7 @@ from gener_jax.config import Config, Optimizer
 
 
 def learning_rate(config: Config) -> optax.Schedule:
-    """Linear warm-up from 0 to the peak, then the schedule: `cosine` decays along half a cosine to `final_learning_rate_ratio` of the
+    """Linear warm-up from 0 to the peak, then the schedule: `cosine` decays to `final_learning_rate_ratio` of the
     peak at the last step; `wsd` stays at the peak and decays linearly to the same in the last `decay_fraction` of
     steps.
 
