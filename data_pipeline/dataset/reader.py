@@ -58,11 +58,11 @@ INDEX_COLUMNS = {
     "taxon": np.int8,
     "accession": np.int32,
     "assembly": np.int32,
-    "frame": np.int32,  # bases before the first complete codon; -1 for non-coding regions
+    "reading_frame": np.int32,  # bases before the first complete codon; -1 for non-coding regions
     "genetic_code": np.int8,  # NCBI's number; 0 for non-coding regions
     "train_overlap": np.float32,  # fraction of a held-out region's 32-mers found in training; NaN: not measured
 }
-NAME_COLUMNS = ("gene", "locus_tag", "product", "parts", "exceptions", "translation")
+NAME_COLUMNS = ("gene", "locus_tag", "product", "segments", "exceptions", "translation")
 
 # The four codes of each byte, the first in the low bits: unpacking is one table lookup.
 _UNPACK = (np.arange(256, dtype=np.uint8)[:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3

@@ -155,7 +155,7 @@ class Data:
 
     path: str = "datasets/refseq"  # a folder that data_pipeline.build wrote
     build_from: tuple[str, ...] = ()  # annotated genomes to build it from, where it is absent
-    storage: str = "bases"  # what to build: bases, or tokens (fixed phase and strand; what bpe needs)
+    storage: str = "bases"  # how to build it: bases, or token_ids (fixed phase and strand; bpe needs it)
     validation_fraction: float = 0.05  # of the regions to build, held out
     context_length: int = 16384  # tokens of input
     random_phase: bool = True  # start every region at a random offset below k bases, another one each epoch
@@ -167,7 +167,7 @@ class Data:
 
     def __post_init__(self):
         check = _fields_of("data", self)
-        check("records", *_one_of(("bases", "tokens")))
+        check("storage", *_one_of(("bases", "token_ids")))
         check("context_length prefetch", *_POSITIVE)
         check("num_workers", *_NOT_NEGATIVE)
         check("validation_fraction", 0 < self.validation_fraction < 1, "must be between 0 and 1")

@@ -59,7 +59,7 @@ class Scored:
     """
 
     score: str
-    value: float = float("nan")
+    llr: float = float("nan")
     spread: float | None = None
     log_p_ref: float = float("nan")
     log_p_alt: float = float("nan")
@@ -167,8 +167,8 @@ def _group(lm, variants, genome, run, context, largest, phases, strand, batch_to
         if several:
             number = min(map(len, values))
             spread = float(np.mean([v[:number, 0] for v in values], axis=0).std())
-        value, log_p_ref, log_p_alt = np.mean([v.mean(0) for v in values], axis=0).tolist()
-        found.append(Scored(name, value, spread, log_p_ref, log_p_alt))
+        llr, log_p_ref, log_p_alt = np.mean([v.mean(0) for v in values], axis=0).tolist()
+        found.append(Scored(name, llr, spread, log_p_ref, log_p_alt))
     return found
 
 
@@ -183,7 +183,7 @@ def _no_right_edge(site: Site, context: int) -> str:
 def _score_next_kmer(
     lm, sites: list[Site], context: int, phases: int, batch_tokens: int
 ) -> list[tuple[str, np.ndarray | str]]:
-    """By site: the score's name; and value, log p of reference and alternate, float [phases, 3], or why not."""
+    """By site: the score's name; and llr, log p of reference and alternate, float [phases, 3], or why not."""
     k = lm.tokenizer.k
     edges, sequences = Deduplicated(), Deduplicated()
     plans = []
@@ -229,8 +229,8 @@ def _score_next_kmer(
                 rest = 0.0 if first is None else sums[first]
                 log_ref, log_alt = sums[second] - rest, sums[third] - rest
             # Without ε for sequences: their likelihoods are far below it.
-            value = log_ref - np.logaddexp(log_alt, np.log(_EPSILON)) if one_base else log_ref - log_alt
-            values.append((value, log_ref, log_alt))
+            llr = log_ref - np.logaddexp(log_alt, np.log(_EPSILON)) if one_base else log_ref - log_alt
+            values.append((llr, log_ref, log_alt))
         name = "next_kmer" if one_base else "next_kmer_sequence"
         found.append((name, _no_right_edge(site, context) or np.array(values)))
     return found
