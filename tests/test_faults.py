@@ -186,7 +186,7 @@ def test_a_changed_loader_state_is_damage(straight, dataset, tmp_path, capsys):
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
     train.train(tiny.config(dataset), folder)
     err = capsys.readouterr().err
-    assert "its `loader` is not what was saved" in err
+    assert "`loader` differs from what was saved" in err
     assert f"resuming {folder} at step 9" in err
     assert same_state(state_of(folder), state_of(straight))
     assert log_of(folder) == log_of(straight)

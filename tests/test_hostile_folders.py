@@ -143,7 +143,7 @@ def test_refuses_missing_and_damaged_files(small, tmp_path):
         read(tmp_path)
     for text in (b"{", b"[]", b"null", b"[" * 100_000, b" " * (2 << 20), b"\xff{}", b'{"a": ' + b"9" * 5000 + b"}"):
         (tmp_path / "config.json").write_bytes(text)
-        with pytest.raises(CheckpointError, match=r"config\.json: (cannot be read|holds no|has more than)"):
+        with pytest.raises(CheckpointError, match=r"config\.json: (cannot be read|holds no|is larger than)"):
             gener_jax.load(tmp_path)
 
 

@@ -459,7 +459,7 @@ def test_bpe(genomes, tmp_path):
     order = permute(np.arange(len(source)), len(source), subkey(3, 0, 0))
     texts = [bases.decode(plain.read(int(r), 0, int(plain.index["length"][r]))) for r in order]
     assert tokenizer.decode(ids).split("<s>")[1:] == texts
-    with pytest.raises(DataError, match="holds bases, which only k-mers are read from"):
+    with pytest.raises(DataError, match="holds bases, which only k-mer tokenizers read"):
         TokenStream(plain, tokenizer, data(genomes), 3)
 
 

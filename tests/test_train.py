@@ -251,7 +251,7 @@ def test_evaluate_warns_of_data_that_the_run_was_not_trained_on(straight, capsys
     build(tiny.GENOMES, tmp_path / "other", validation_fraction=0.2, seed=1)
     capsys.readouterr()
     evaluate.main([*arguments, f"--config.data.path={tmp_path / 'other'}"])
-    assert "other is not the dataset this run was trained on" in capsys.readouterr().err
+    assert "other is not the dataset of this run" in capsys.readouterr().err
 
 
 @pytest.mark.slow

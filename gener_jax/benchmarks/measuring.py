@@ -113,5 +113,10 @@ def last_json(command: list[str]) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Prints the machine as a JSON line."""
     print(json.dumps(machine()))
+
+
+if __name__ == "__main__":
+    main()
