@@ -20,7 +20,7 @@ def test_the_figures_of_training(tmp_path):
     from gener_jax.data.tokenizer import for_config
 
     per_token = flops.training(for_config(config)[1].model, 32)
-    assert found["tflops_a_device"] == pytest.approx(per_token * found["tokens_per_s"] / 2 / 1e12)
+    assert found["tflops_per_device"] == pytest.approx(per_token * found["tokens_per_s"] / 2 / 1e12)
     assert found["mfu"] is None  # the table of devices has no CPU
     assert found["compile_s"] > 0
     assert found["compiled_gib"] > 0

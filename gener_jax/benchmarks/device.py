@@ -139,7 +139,7 @@ def jobs(scale: Scale, peer: str | None) -> list[Job]:
     return [dataclasses.replace(job, arguments=tuple(map(str, job.arguments))) for job in found]
 
 
-__doc__ += "\n".join(f"    {job.name:21} {job.about}" for job in jobs(FULL, None))
+__doc__ += "\n".join(f"    {job.name:26} {job.about}" for job in jobs(FULL, None))
 
 
 def run(job: Job, limit: float, environment: dict[str, str], log: Path, result: Callable[[dict], None]) -> str | None:
