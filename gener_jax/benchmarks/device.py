@@ -45,6 +45,7 @@ FLAGS = {
 }
 
 NO_AUTOTUNING = {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}  # for many small programs, whose time is mostly compilation
+MACHINE = "import json; from gener_jax.benchmarks import measuring; print(json.dumps(measuring.machine()))"
 DEFAULT_SETTINGS = ("train", "train_more", "decode", "decode_many")  # the jobs that the peer is compared with
 
 
@@ -110,7 +111,7 @@ def jobs(scale: Scale, peer: str | None) -> list[Job]:
     peer_short = [peer, "train", *ours, "--repeats", fewer, *_shapes(scale.peer_train[:1])]
     sdpa = [] if scale is TINY else ["--sdpa", "default", "cudnn"]
     found = [
-        Job("machine", "device, versions, memory bandwidth", 15, ("-m", "gener_jax.benchmarks.measuring")),
+        Job("machine", "device, versions, memory bandwidth", 15, ("-c", MACHINE)),
         Job("train", "training at short and long context", 40, (*train, *_shapes(scale.train))),
         Job("peer_train", "the peer's training, with default and cuDNN attention", 45, (*peer_train, *sdpa),
             needs_peer=True),

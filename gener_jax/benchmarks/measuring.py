@@ -1,7 +1,4 @@
-"""Shared by the benchmarks of models: sizes, random weights, timers, bandwidth, and JSON lines of results.
-
-Run as a module it prints one JSON line about the device: its name, versions and memory bandwidth.
-"""
+"""Shared by the benchmarks of models: sizes, random weights, timers, bandwidth, and JSON lines of results."""
 
 import json
 import statistics
@@ -115,7 +112,3 @@ def last_json(command: list[str]) -> dict:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise SystemExit(f"error: {' '.join(command[1:3])}: {reason}")
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-if __name__ == "__main__":
-    print(json.dumps(machine()))
