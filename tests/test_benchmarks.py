@@ -1,4 +1,4 @@
-"""What the benchmarks of models print: the figures follow from each other; no speed is asserted."""
+"""Benchmarks of models: the printed figures agree with each other. No speed is asserted."""
 
 import json
 import sys
@@ -20,14 +20,14 @@ def test_the_figures_of_training(tmp_path):
     from gener_jax.data.tokenizer import for_config
 
     per_token = flops.training(for_config(config)[1].model, 32)
-    assert found["tflops_a_device"] == pytest.approx(per_token * found["tokens_per_s"] / 2 / 1e12)
-    assert found["mfu"] is None  # of a CPU the table says nothing
+    assert found["tflops_per_device"] == pytest.approx(per_token * found["tokens_per_s"] / 2 / 1e12)
+    assert found["mfu"] is None  # the table of devices has no CPU
     assert found["compile_s"] > 0
     assert found["compiled_gib"] > 0
     assert json.loads(json.dumps(found)) == found
 
 
-def test_beside_a_peer_each_is_a_process(tmp_path, monkeypatch):
+def test_ours_and_the_peer_each_run_in_their_own_process(tmp_path, monkeypatch):
     peer = tmp_path / "peer.py"
     peer.write_text("import json, sys; print(json.dumps({'tokens_per_s': 10.0, 'given': sys.argv[1:]}))")
     ours = tmp_path / "ours.py"
@@ -47,8 +47,8 @@ def test_beside_a_peer_each_is_a_process(tmp_path, monkeypatch):
 CASE = kernels.Case("blockwise", "float32", 64, 32, None, False)
 
 
-def test_what_a_kernel_gets_wrong_or_refuses_is_said(monkeypatch):
-    user_errors, wrong = CASE._replace(kernel="splash"), CASE._replace(window=5)
+def test_a_kernels_errors_and_refusals_are_reported(monkeypatch):
+    refused, wrong = CASE._replace(kernel="splash"), CASE._replace(window=5)
     attention = kernels.attention
 
     def planted(*arrays, implementation, window, **options):
@@ -56,23 +56,23 @@ def test_what_a_kernel_gets_wrong_or_refuses_is_said(monkeypatch):
         return attention(*arrays, implementation=implementation, window=window, **options) * jnp.float32(factor)
 
     monkeypatch.setattr(kernels, "attention", planted)
-    found = dict(kernels.compare([CASE, user_errors, wrong], heads=8))
-    assert list(found) == [CASE, user_errors, wrong]
+    found = dict(kernels.compare([CASE, refused, wrong], heads=8))
+    assert list(found) == [CASE, refused, wrong]
     assert "error" not in found[CASE]
     assert 0 <= found[CASE]["keys"] < 1e-5
-    assert found[user_errors] == {"refused": "takes lengths that are multiples of 128, not 32"}
-    assert found[wrong]["error"] == "over 1e-05"
+    assert list(found[refused]) == ["refused"]
+    assert found[wrong]["error"]
     assert found[wrong]["output"] == pytest.approx(1e-3, rel=0.1)
 
 
 def jobs_of(*programs):
-    """Jobs of a line of Python each, with the seconds they are said to take."""
+    """Jobs that run one line of Python each, of (name, line, expected seconds)."""
     return [
         device.Job(name, "", seconds, ("-c", text), {}, needs_peer=name == "peer") for name, text, seconds in programs
     ]
 
 
-def test_a_job_that_fails_or_hangs_costs_only_itself(tmp_path, monkeypatch, capsys):
+def test_a_job_that_fails_or_hangs_does_not_affect_the_others(tmp_path, monkeypatch, capsys):
     found = jobs_of(
         ("machine", 'print(\'{"platform": "gpu", "card": "H1", "jax": "0"}\')', 10),
         ("fails", "print('{\"what\": \"before\"}', flush=True); print('a word'); 1 / 0", 10),
@@ -91,30 +91,34 @@ def test_a_job_that_fails_or_hangs_costs_only_itself(tmp_path, monkeypatch, caps
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["job"] for row in rows] == ["machine", "fails", "hangs", "last"]
     assert rows[1]["what"] == "before"
-    assert rows[3]["what"] == str(tmp_path / "compiled")  # which all of them share
+    assert rows[3]["what"] == str(tmp_path / "compiled")  # shared by all jobs
     table = (tmp_path / "table.md").read_text()
     assert table in capsys.readouterr().out
     assert table.startswith("H1, jax 0, 1.2b in bfloat16, commit abc")
     ended = dict(line.strip("| ").split(" | | ") for line in table.splitlines() if "| |" in line)
     assert list(ended) == ["fails", "hangs", "peer", "long"]
-    assert ended["fails"] == "**exit status 1: ZeroDivisionError: division by zero**"
-    assert ended["hangs"] == "**stopped after 1 s**"
-    assert ended["peer"] == "**skipped: no --peer**"
-    assert ended["long"].startswith("**skipped: 5")
-    assert "a word" in (tmp_path / "log.txt").read_text()
+    assert "status 1" in ended["fails"]
+    assert [name for name, how in ended.items() if "skipped" in how] == ["peer", "long"]
+    log = (tmp_path / "log.txt").read_text()  # the output of both streams, whose order is not defined
+    assert "a word" in log
+    assert "ZeroDivisionError" in log
 
 
-def test_the_peer_stands_beside_ours_of_the_same_shape():
-    ours = [{"job": "train", "what": "train", "context": 8, "tokens_per_s": 30.0},
+def test_the_peer_is_compared_with_our_default_settings_of_the_same_shape():
+    ours = [{"job": "train_unroll", "what": "train", "context": 8, "tokens_per_s": 50.0},
+            {"job": "train", "what": "train", "context": 8, "tokens_per_s": 30.0},
+            {"job": "decode_no_graph", "what": "generate", "batch": 1, "bases_per_s": 2.0},
             {"job": "decode", "what": "generate", "batch": 1, "bases_per_s": 8.0}]  # fmt: skip
     peers = [{"job": "p", "peer": "x", "context": 8, "tokens_per_s": 10.0},
              {"job": "p", "peer": "x", "batch": 1, "bases_per_s": 4.0},
-             {"job": "p", "peer": "x", "batch": 2, "bases_per_s": 4.0}]  # fmt: skip
-    assert [device.ratio(row, ours + peers) for row in ours + peers] == [None, None, 3.0, 2.0, None]
+             {"job": "p", "peer": "x", "batch": 2, "bases_per_s": 4.0},
+             {"job": "p", "peer": "x", "context": 8, "error": "out of memory"}]  # fmt: skip
+    assert [device.ratio(row, peers + ours) for row in ours] == [None] * 4
+    assert [device.ratio(row, peers + ours) for row in peers] == [3.0, 2.0, None, None]
 
 
 def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
-    """The machine's line and one of the jobs, as on a device but for the size."""
+    """Runs the machine job and one other as on an accelerator, but with a tiny model."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert device.main(["--out", str(tmp_path), "--minutes", "10", "--only", "decode"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]

@@ -1,1 +1,1 @@
-"""Measurements, one file a job; each prints one JSON line last."""
+"""Benchmarks, one per file; each prints JSON lines on standard output."""

@@ -1,11 +1,11 @@
-"""How far each implementation of attention is from the float32 reference, outputs and gradients, on this device.
+"""Compares outputs and gradients of each attention implementation with the float32 reference, on this device.
 
     python -m gener_jax.benchmarks.kernels
 
-A JSON line a case: the relative norms of the errors of the output and of the gradients of queries, keys and values, of
-random arrays rounded to the type; head sizes 64, 96 and 128, with and without documents and a window, even and odd
-lengths. What an implementation refuses is listed with its reason. Exit status 1 where an error is over its bound, 1e-2
-in bfloat16 and 1e-5 in float32, or a case fails.
+Prints one JSON line per case: the relative norms of the errors of the output and of the gradients with respect to
+queries, keys and values, for random arrays rounded to the dtype. The cases vary the head size (64, 96, 128), document
+masks, the sliding window, and even and odd lengths. Cases that an implementation refuses are counted, with the reason.
+The exit status is 1 if an error exceeds its bound (1e-2 in bfloat16, 1e-5 in float32) or a case fails.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from gener_jax.model.kernels import KERNELS
 from gener_jax.runtime.errors import ConfigError
 
 BOUNDS = {"bfloat16": 1e-2, "float32": 1e-5}
-_PARTS = ("output", "queries", "keys", "values")
+_ARRAYS = ("output", "queries", "keys", "values")
 
 
 class Case(NamedTuple):
@@ -40,7 +40,7 @@ class Case(NamedTuple):
 
 
 def cases(length: int) -> list[Case]:
-    """All that is compared, the lengths about `length` tokens."""
+    """All cases; lengths are `length` tokens, about two thirds of it, and an odd one of about half."""
     shapes = [
         (64, length, None, False), (64, length, None, True), (64, length, length // 4, False),
         (64, length, length // 4, True), (64, length * 43 // 64, None, False), (64, length // 2 - 23, None, False),
@@ -53,7 +53,7 @@ def cases(length: int) -> list[Case]:
 
 
 def _program(case: Case, heads: int):
-    """The case lowered, and its arrays; the loss is linear in the output, with random weights."""
+    """The lowered program of a case, and its arrays; the loss is the output's inner product with random weights."""
     keys = jax.random.split(jax.random.key(0), 4)
     dtype = jnp.dtype(case.dtype)
     counts = heads, heads // 8, heads // 8, heads
@@ -77,11 +77,11 @@ def _error(error: Exception) -> dict:
     return {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"}
 
 
-def compare(asked: list[Case], heads: int = 32) -> Iterator[tuple[Case, dict]]:
-    """Each case with its errors by part; or `refused`, the reason; or `error`, of what fails or is over its bound.
+def compare(wanted: list[Case], heads: int = 32) -> Iterator[tuple[Case, dict]]:
+    """Yields each case with its errors by array; `refused` holds the reason of a refusal, `error` that of a failure.
 
-    `heads` of queries, eight to one of keys. All are lowered first and compiled beside each other, which is most of the
-    time.
+    An error above its bound counts as a failure. `heads` is the number of query heads; eight share one key head. All
+    programs are lowered first and compiled in parallel, as compilation takes most of the time.
     """
 
     def start(case):
@@ -89,7 +89,7 @@ def compare(asked: list[Case], heads: int = 32) -> Iterator[tuple[Case, dict]]:
             lowered, given = _program(case, heads)
         except ConfigError as refusal:
             return {"refused": str(refusal).split(", which ")[-1].split(": use")[0]}
-        except Exception as error:  # of kinds that a kernel's library chooses
+        except Exception as error:  # the kernels' libraries raise various classes
             return _error(error)
         return pool.submit(lowered.compile), given
 
@@ -99,51 +99,51 @@ def compare(asked: list[Case], heads: int = 32) -> Iterator[tuple[Case, dict]]:
         return [x.astype(jnp.float32) for x in (out, *gradients)]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        started, wanted, reference = {}, {}, {}
-        for case in asked:  # a case's own reference is compiled next to it, so that results come from the first on
+        started, references, reference_of = {}, {}, {}
+        for case in wanted:  # each reference is queued right after its case, so that results arrive from the start
             started[case] = start(case)
             if isinstance(started[case], tuple):
-                reference[case] = case._replace(kernel="reference")
-                if reference[case] not in wanted:
-                    wanted[reference[case]] = start(reference[case])
-        for case in asked:
-            if case not in reference:
+                reference_of[case] = case._replace(kernel="reference")
+                if reference_of[case] not in references:
+                    references[reference_of[case]] = start(reference_of[case])
+        for case in wanted:
+            if case not in reference_of:
                 yield case, started[case]
                 continue
             try:
-                if isinstance(wanted[reference[case]], tuple):
-                    wanted[reference[case]] = run(wanted[reference[case]])
-                pairs = zip(_PARTS, wanted[reference[case]], run(started.pop(case)), strict=True)
-                found = {part: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a)) for part, a, b in pairs}
-            except Exception as error:  # likewise, and of XLA's
+                if isinstance(references[reference_of[case]], tuple):
+                    references[reference_of[case]] = run(references[reference_of[case]])
+                pairs = zip(_ARRAYS, references[reference_of[case]], run(started.pop(case)), strict=True)
+                found = {name: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(a)) for name, a, b in pairs}
+            except Exception as error:  # likewise, and XLA's errors
                 yield case, _error(error)
                 continue
-            found = {part: float(f"{value:.2g}") for part, value in found.items()}
-            if not max(found.values()) <= BOUNDS[case.dtype]:  # a NaN is over every bound
-                found["error"] = f"over {BOUNDS[case.dtype]:.0e}"
+            found = {name: float(f"{value:.2g}") for name, value in found.items()}
+            if not max(found.values()) <= BOUNDS[case.dtype]:  # NaN fails too
+                found["error"] = f"exceeds {BOUNDS[case.dtype]:.0e}"
             yield case, found
 
 
 def main() -> int:
-    """Prints a JSON line a case; 1 where one of them failed."""
+    """Prints one JSON line per case; returns 1 if one of them failed."""
     parse = argparse.ArgumentParser(
         prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parse.add_argument("--length", type=int, default=2048, help="tokens [2048]")
-    parse.add_argument("--heads", type=int, default=32, help="of queries, eight to one of keys [32]")
+    parse.add_argument("--heads", type=int, default=32, help="query heads; eight share one key head [32]")
     parse.add_argument("--head_dim", type=int, nargs="+", default=[64, 96, 128], help="head sizes [64 96 128]")
     args = parse.parse_args()
     fine, refused = True, {}
-    asked = [case for case in cases(args.length) if case.head_dim in args.head_dim]
-    for case, found in compare(asked, args.heads):
+    wanted = [case for case in cases(args.length) if case.head_dim in args.head_dim]
+    for case, found in compare(wanted, args.heads):
         if "refused" in found:
             refused.setdefault((case.kernel, found["refused"]), []).append(case)
             continue
         fine &= "error" not in found
         print(json.dumps({"what": "parity", **case._asdict(), **found}), flush=True)
-    for (kernel, reason), those in refused.items():  # one line a reason
+    for (kernel, reason), those in refused.items():  # one line per reason
         print(json.dumps({"what": "parity", "kernel": kernel, "cases": len(those), "refused": reason}), flush=True)
     return 0 if fine else 1
 

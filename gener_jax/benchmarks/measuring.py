@@ -1,4 +1,4 @@
-"""What the benchmarks of a model share: its sizes, random weights, timers, and a JSON line for each result."""
+"""Shared by the benchmarks of models: sizes, random weights, timers, bandwidth, and JSON lines of results."""
 
 import json
 import statistics
@@ -29,7 +29,7 @@ SIZES = {  # layers, hidden, feed-forward, heads, key/value heads
 
 
 def model_of(size: str, dtype: str, **fields) -> Model:
-    """A published shape, or a smaller one."""
+    """The model of a size: a published shape (1.2b, 3b), or a smaller one."""
     layers, hidden, feed_forward, heads, kv_heads = SIZES[size]
     return Model(
         hidden_size=hidden, intermediate_size=feed_forward, num_hidden_layers=layers, num_attention_heads=heads,
@@ -38,7 +38,7 @@ def model_of(size: str, dtype: str, **fields) -> Model:
 
 
 def random_lm(size: str, dtype: str) -> LM:
-    """A model of a size, with random weights."""
+    """A model of a size with random weights, on the first device."""
     tokenizer, config = for_config(Config(name=size, model=model_of(size, dtype)))
 
     def init(key):
@@ -50,7 +50,7 @@ def random_lm(size: str, dtype: str) -> LM:
 
 
 def seconds(run: Callable[[], object], repeats: int) -> list[float]:
-    """Of each of `repeats` runs, after one that compiles."""
+    """The seconds of each of `repeats` calls, after one call that compiles."""
     run()
     found = []
     for _ in range(repeats):
@@ -61,9 +61,10 @@ def seconds(run: Callable[[], object], repeats: int) -> list[float]:
 
 
 def bandwidth(megabytes: int | None = None) -> dict[str, float]:
-    """Gigabytes a second that the first device reads (adding up an array) and copies (read and written).
+    """The memory bandwidth of the first device in GB/s, the best of 5 runs each.
 
-    Of an array far larger than any cache: 4 GB, on a CPU 0.4 GB.
+    Reading sums an array; copying adds 1 to it, and both bytes read and bytes written count. The array of `megabytes`
+    is far larger than any cache: 4 GB by default, on a CPU 0.4 GB.
     """
     megabytes = megabytes or (400 if jax.default_backend() == "cpu" else 4000)
     array = jnp.ones((megabytes * 250_000,), jnp.float32)
@@ -74,25 +75,25 @@ def bandwidth(megabytes: int | None = None) -> dict[str, float]:
 
 
 def median(values: list[float]) -> float:
-    """The median, to four digits."""
+    """The median, rounded to four significant digits."""
     return float(f"{statistics.median(values):.4g}")
 
 
 def line(case: dict, measure: Callable[[], dict]) -> bool:
-    """Prints what `measure` finds as a JSON line that begins with `case`; where it fails, the reason. Whether it ran.
+    """Prints `case` and the result of `measure` as one JSON line; returns whether it succeeded.
 
-    What follows in the same process is worth having where one case does not fit in the device's memory.
+    If it fails, the line holds `error` instead, so that later cases still run, as when one does not fit in memory.
     """
     try:
         found = measure()
-    except (RuntimeError, MemoryError) as error:  # jax's own are RuntimeErrors
+    except (RuntimeError, MemoryError) as error:  # jax's errors are RuntimeErrors
         found = {"error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"}
     print(json.dumps(case | found), flush=True)
     return "error" not in found
 
 
 def machine() -> dict:
-    """The device, the versions, and what the memory gives."""
+    """The device, the versions, and the memory bandwidth."""
     device = jax.devices()[0]
     return {
         "platform": device.platform, "card": device.device_kind, "devices": len(jax.devices()),
@@ -101,22 +102,13 @@ def machine() -> dict:
 
 
 def last_json(command: list[str]) -> dict:
-    """The JSON line that a program prints last.
+    """Runs a program; returns the JSON object that it prints last.
 
     Raises:
-      SystemExit: where it fails, with its last line.
+      SystemExit: if it fails, with the last line of its standard error.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise SystemExit(f"error: {' '.join(command[1:3])}: {said}")
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise SystemExit(f"error: {' '.join(command[1:3])}: {reason}")
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def main() -> None:
-    """Prints the machine as a JSON line."""
-    print(json.dumps(machine()))
-
-
-if __name__ == "__main__":
-    main()

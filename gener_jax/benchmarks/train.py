@@ -1,15 +1,15 @@
-"""How fast a configuration trains on this machine, on random tokens; beside a peer if one is given.
+"""Measures how fast a configuration trains on this machine, on random tokens, and optionally a peer program.
 
     python -m gener_jax.benchmarks.train --config=experiments/euk_1b.py --config.train.batch_size=8
     python -m gener_jax.benchmarks.train --size s --batch 4 --context 1024 --peer hf_llama.py
     python -m gener_jax.benchmarks.train --size 1.2b --dtype bfloat16 --batch 16 2 --context 2048 16384
 
 One JSON line per shape: tokens and bases per second, TFLOP/s and MFU (useful operations: causal attention halved,
-recomputation left out; the peak from a table of devices), memory (by the compiler, by formula, and the device's peak if
-this shape raised it), seconds of compilation. The step is the real one, dispatched as the training loop does; the time
-is the median of `--repeats`. With `--peer`, a program that takes `train` and then --size, --batch, --context, --dtype
-and prints a JSON line last, ours and the peer run in turns, each in its own process, `--rounds` times; ratios are
-medians over the rounds, memory is the largest that each process had.
+recomputation not counted; the peak performance is from a table of devices), memory (by the compiler, by formula, and
+the device's peak if this shape raised it), seconds of compilation. The step is that of the training loop and is
+dispatched in the same way; its time is the median of `--repeats` steps. `--peer` names a program that takes `train` and
+then --size, --batch, --context, --dtype and --repeats, and prints a JSON line last. It alternates with ours `--rounds`
+times, each run in its own process; ratios are medians over the rounds, memory is the largest of each side's processes.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from gener_jax.training.step import init_state, make_train_step
 
 
 def config_of(args, batch: int, context: int) -> Config:
-    """A configuration of a named size, of one device."""
+    """The configuration of a named size, for one device."""
     model = model_of(args.size, args.dtype, remat=args.remat)
     if args.unroll:
         model = dataclasses.replace(model, scan_unroll=model.num_hidden_layers)
@@ -50,7 +50,7 @@ def config_of(args, batch: int, context: int) -> Config:
 
 
 def measure(config: Config, repeats: int, devices=None) -> dict:
-    """The figures of a configuration's training step."""
+    """Measures the training step of a configuration; returns the object that the command prints."""
     tokenizer, config = for_config(config)
     peak_before = memory.peak()
     with errors.user_errors():
@@ -58,7 +58,7 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
     shape = (config.train.batch_size, config.data.context_length + 1)
     ids = np.random.default_rng(0).integers(NUM_SPECIAL, tokenizer.vocab_size, shape, dtype=np.int32)
     batch = {"inputs": ids[:, :-1], "targets": ids[:, 1:]}
-    if config.data.mask_documents:  # one region in four, the others whole
+    if config.data.mask_documents:  # four regions per sequence
         batch["segment_ids"] = np.repeat(np.arange(4), -(-shape[1] // 4))[None, : shape[1] - 1].repeat(shape[0], 0)
         starts = np.searchsorted(batch["segment_ids"][0], batch["segment_ids"][0])
         batch["positions"] = (np.arange(shape[1] - 1) - starts)[None].repeat(shape[0], 0)
@@ -71,7 +71,7 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         program = step.lower(state, placed).compile()
         compiled = time.perf_counter() - began
         needs = program.memory_analysis()
-        # As the training loop does, a step is dispatched before the metrics of the one before are read.
+        # As in the training loop, a step is dispatched before the metrics of the previous one are read.
         read, before = [], None
         for _ in range(repeats + 3):
             state, metrics = program(state, placed)
@@ -98,7 +98,7 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         "seconds": median,
         "tokens_per_s": tokens / median,
         "bases_per_s": tokens / median * int(tokenizer.token_bases.max()),
-        "tflops_a_device": speed,
+        "tflops_per_device": speed,
         "mfu": device and speed / device.tflops,
         "peak_gib": peak if (peak := memory.peak()) > peak_before else None,
         "compiled_gib": needs and (needs.argument_size_in_bytes + needs.temp_size_in_bytes) / memory.GIB,
@@ -108,7 +108,7 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
 
 
 def child(arguments: list[str]) -> tuple[dict, float]:
-    """A program's JSON line, and the most memory it had, in GiB."""
+    """Runs a Python program; returns its last JSON line and its peak memory on the host in GiB."""
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
     out = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -117,8 +117,8 @@ def child(arguments: list[str]) -> tuple[dict, float]:
     return json.loads(out.strip().splitlines()[-1]), usage.ru_maxrss * 1024 / memory.GIB
 
 
-def beside(args) -> dict:
-    """Ours and the peer's in turns."""
+def compare(args) -> dict:
+    """Runs ours and the peer alternately; returns our last result with the median rates and ratios."""
     (batch,), (context,) = args.batch, args.context
     common = ["--size", args.size, "--batch", batch, "--context", context, "--dtype", args.dtype]
     common = [str(x) for x in [*common, "--repeats", args.repeats]]
@@ -140,32 +140,35 @@ def beside(args) -> dict:
 
 
 def main() -> None:
-    """Prints a JSON line a shape."""
+    """Prints one JSON line per shape."""
     program = command.Command(__doc__, checkpoint=False)
     add = program.parser.add_argument
-    add("--size", choices=SIZES, help="a model's shape, instead of --config")
-    add("--batch", type=int, nargs="+", default=[4], help="of --size, one a shape [4]")
-    add("--context", type=int, nargs="+", default=[1024], help="of --size, in tokens, one a shape [1024]")
-    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of --size")
-    add("--remat", default=Model.remat, help=f"of --size [{Model.remat}]; the peer's too, where it is block or full")
-    add("--unroll", action="store_true", help="of --size: all layers unrolled, and not a scan")
-    add("--repeats", type=int, default=3)
-    add("--rounds", type=int, default=3, help="turns with the peer")
-    add("--peer", metavar="hf_llama.py", help="of --size and one shape: a program to run in turns with ours")
+    add("--size", choices=SIZES, help="the model's size, instead of --config")
+    add("--batch", type=int, nargs="+", default=[4], help="with --size: batch size, one per shape [4]")
+    add("--context", type=int, nargs="+", default=[1024], help="with --size: tokens per sequence, one per shape [1024]")
+    add("--dtype", default="float32", choices=("float32", "bfloat16"), help="with --size [float32]")
+    add("--remat", default=Model.remat, help=f"with --size [{Model.remat}]; block and full also checkpoint the peer")
+    add("--unroll", action="store_true", help="with --size: unroll all layers instead of scanning them")
+    add("--repeats", type=int, default=3, help="steps to measure [3]")
+    add("--rounds", type=int, default=3, help="rounds with the peer [3]")
+    add("--peer", metavar="hf_llama.py", help="with --size and one shape: a program to compare with")
     args, _ = program.parser.parse_known_args()
-    if min(args.repeats, args.rounds, *args.batch, *args.context) < 1:
-        raise ConfigError("--repeats, --rounds, --batch and --context must be 1 or more")
+    for name in ("repeats", "rounds", "batch", "context"):
+        if np.min(getattr(args, name)) < 1:
+            raise ConfigError("must be 1 or more", f"--{name}", getattr(args, name))
     if not args.size:
         if args.peer:
-            raise ConfigError("--peer goes with --size")
+            raise ConfigError("goes with --size", "--peer", args.peer)
         args, config, _ = program.parse(None)
         print(json.dumps(measure(config, args.repeats)))
         return
     args = program.parser.parse_args()
-    if len(args.batch) != len(args.context) or (args.peer and len(args.batch) > 1):
-        raise ConfigError("--batch and --context go in pairs, one a shape; with --peer there is one shape")
+    if len(args.batch) != len(args.context):
+        raise ConfigError(f"takes one value per value of --batch {args.batch}", "--context", args.context)
+    if args.peer and len(args.batch) > 1:
+        raise ConfigError("takes one value with --peer", "--batch", args.batch)
     if args.peer:
-        print(json.dumps(beside(args)))
+        print(json.dumps(compare(args)))
         return
     fine = True
     for batch, context in zip(args.batch, args.context, strict=True):
