@@ -3,10 +3,10 @@
     python -m gener_jax.embed --checkpoint RUN --fasta F.fa.gz --output E.npz
     python -m gener_jax.embed --checkpoint RUN --fasta F.fa.gz --output E.parquet --pooling mean
 
-An .npz file holds `names` and `embeddings`, float32 [sequences, chunks · hidden], in the order of the FASTA; with
---pooling tokens `embeddings`, [tokens of all sequences, hidden], and `tokens`, their number in each. A .parquet file
-(`pip install 'gener_jax[parquet]'`) has the columns name and embedding. Numbers go to the disk as they are made; memory
-is that of the model and a batch. The same command goes on where it was stopped.
+An .npz file holds `names` and `embeddings`, float32 [sequences, chunks · hidden], in the order of the FASTA. With
+--pooling tokens, `embeddings` is [tokens of all sequences, hidden], and `tokens` holds the number of tokens of each
+sequence. A .parquet file (`pip install 'gener_jax[parquet]'`) has the columns name and embedding. Embeddings go to disk
+as they are computed, so memory holds only the model and a batch. After a stop, the same command resumes.
 """
 
 import itertools
@@ -22,10 +22,10 @@ from data_pipeline.formats import fasta
 from data_pipeline.sequence import bases
 from gener_jax.cli import command
 from gener_jax.config import dumps
-from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_at_once
+from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
 from gener_jax.inference.embeddings import POOLINGS
 from gener_jax.inference.lm import from_config
-from gener_jax.inference.prompt import only_special
+from gener_jax.inference.prompt import check_prefix
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, log
@@ -33,16 +33,16 @@ from gener_jax.storage import run_folder
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.storage.files import ResumableFile, of_file
 
-_SEQUENCES = 4096  # between two writings
-_ROWS = 256  # of a table that are in memory at a time
-_BLOCK = 1 << 24  # bytes that are copied at a time
+_SEQUENCES = 4096  # sequences per write
+_ROWS = 256  # rows of a table in memory at a time
+_BLOCK = 1 << 24  # bytes copied at a time
 
 
 def write_npz(output: Path, raw: Path, width: int, names: list[str], tokens: list[int] | None) -> None:
-    """The file of what `raw` holds, float32 rows of `width`, which never is in memory as a whole."""
+    """Writes the .npz file atomically from `raw`, float32 rows of `width`, without reading all of it into memory."""
     rows = raw.stat().st_size // (4 * width)
-    beside = output.with_name(output.name + ".tmp")
-    with zipfile.ZipFile(beside, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    partial = output.with_name(output.name + ".tmp")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         arrays = {"names": np.array(names, str)} | ({} if tokens is None else {"tokens": np.array(tokens, np.int64)})
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as file:
@@ -52,55 +52,72 @@ def write_npz(output: Path, raw: Path, width: int, names: list[str], tokens: lis
             np.lib.format.write_array_header_1_0(file, header)
             while block := source.read(_BLOCK):
                 file.write(block)
-    beside.replace(output)
+    partial.replace(output)
 
 
 def write_parquet(output: Path, raw: Path, width: int, names: list[str], tokens: list[int] | None) -> None:
-    """The same as a table; a sequence's tokens end to end in its row."""
+    """Writes the .parquet file likewise, one row per sequence; the embeddings of its tokens are concatenated."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sizes = [width] * len(names) if tokens is None else [n * width for n in tokens]
     schema = pa.schema([("name", pa.string()), ("embedding", pa.list_(pa.float32()))])
-    beside = output.with_name(output.name + ".tmp")
-    with raw.open("rb") as source, pq.ParquetWriter(beside, schema) as writer:
+    partial = output.with_name(output.name + ".tmp")
+    with raw.open("rb") as source, pq.ParquetWriter(partial, schema) as writer:
         for first in range(0, len(names), _ROWS):
             chosen = slice(first, first + _ROWS)
             rows = [np.frombuffer(source.read(4 * size), "<f4") for size in sizes[chosen]]
             writer.write_table(pa.table({"name": names[chosen], "embedding": rows}, schema=schema))
-    beside.replace(output)
+    partial.replace(output)
 
 
 def main(argv=None) -> None:
-    """The command."""
+    """Runs the command."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
     add("--fasta", type=Path, metavar="FILE", required=True, help="plain, gzip or bgzip; - is standard input")
     add("--output", type=Path, metavar="FILE", required=True, help=".npz or .parquet")
-    add("--pooling", choices=POOLINGS, default="last", help="of a sequence's tokens")
-    add("--layer", type=int, help="0: the token embeddings; i: what leaves layer i [behind the last norm]")
-    add("--chunks", type=int, default=1, help="cut each sequence into so many, embed each, join")
-    add("--remainder", choices=("oov", "trim_left", "pad_left"), default="oov", help="what bases left over become")
-    add("--convention", choices=("v1", "v2"), help="how sequences are framed [as the model says]")
+    add("--pooling", choices=POOLINGS, default="last", help="how the tokens of a sequence are pooled [last]")
+    add("--layer", type=int, help="0: the token embeddings; i: the output of layer i [after the final norm]")
+    add(
+        "--chunks",
+        type=int,
+        default=1,
+        help="split each sequence into this many chunks, embed each and concatenate [1]",
+    )
+    add(
+        "--remainder",
+        choices=("oov", "trim_left", "pad_left"),
+        default="oov",
+        help="how bases left over at the end are encoded [oov]",
+    )
+    add("--convention", choices=("v1", "v2"), help="how sequences are framed [the model's convention]")
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each sequence, e.g. <mam><cds>")
-    add("--batch_tokens", type=int, help=f"tokens read together [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]")
+    add(
+        "--batch_tokens",
+        type=int,
+        help=f"tokens per batch, including padding [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]",
+    )
     add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
-    with errors.user_errors(f"--prefix {args.prefix}"):
-        only_special(args.prefix)
+    check_prefix(args.prefix)
     writers = {".npz": write_npz, ".parquet": write_parquet}
     if args.output.suffix not in writers:
-        raise ConfigError(f"--output {args.output}: give a name that ends in .npz or .parquet")
+        raise ConfigError("give a name that ends in .npz or .parquet", "--output", str(args.output))
     if args.output.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
         except ImportError:
-            raise ConfigError(f"--output {args.output}: pip install 'gener_jax[parquet]', or give .npz") from None
+            raise ConfigError(
+                "needs pip install 'gener_jax[parquet]'; or give a name that ends in .npz", "--output", str(args.output)
+            ) from None
     if args.output.exists():
-        raise ConfigError(f"{args.output}: exists already; remove it or give another name")
+        raise ConfigError("already exists; remove it or give another name", "--output", str(args.output))
     if args.convention:
         config = command.override(json.loads(dumps(config)), {"tokenizer.convention": args.convention})
-    args.batch_tokens = tokens_at_once(args.batch_tokens)
+    if args.batch_tokens is not None and args.batch_tokens < 1:
+        raise ConfigError("must be positive", "--batch_tokens", args.batch_tokens)
+    args.batch_tokens = tokens_per_batch(args.batch_tokens)
     keep_programs(config, folder)
     lm = from_config(config, folder, step=args.step)
     options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder", "prefix")}
@@ -112,15 +129,15 @@ def main(argv=None) -> None:
     raw = ResumableFile(args.output.with_name(args.output.name + ".rows"), fingerprint, resume=str(args.fasta) != "-")
     names, tokens = raw.facts.get("names", []), raw.facts.get("tokens", [])
     if raw.done:
-        log(f"going on behind sequence {raw.done:,}")
+        log(f"resuming after sequence {raw.done:,}")
     prefix, rate = options.pop("prefix"), Rate("sequence", None, 0)
 
     def check(sequence: fasta.Sequence) -> None:
         if not len(sequence.codes):
-            raise DataError(f"{args.fasta}: record {sequence.name}: is empty; remove it")
+            raise DataError("is empty", file=args.fasta, record=sequence.name, remedy="remove it")
         tokens = -(-len(sequence.codes) // lm.tokenizer.k) + prefix.count("<") if lm.tokenizer.kind == "kmer" else 0
         with errors.user_errors(f"{args.fasta}: record {sequence.name}"):
-            lm.check_length(-(-tokens // args.chunks) + 2, f"in {args.chunks} chunk(s) (--chunks), it")
+            lm.check_length(-(-tokens // args.chunks) + 2, "chunks", args.chunks)
 
     def write(group: list[fasta.Sequence]) -> None:
         texts = [prefix + bases.decode(s.codes) for s in group]
@@ -134,7 +151,7 @@ def main(argv=None) -> None:
         raw.append(data, len(names), names=names, tokens=tokens)
         rate.update(len(group), sum(len(s.codes) for s in group))
 
-    batches = 4 if args.pooling == "tokens" else 16  # at most, between two writings; the states of all tokens are large
+    batches = 4 if args.pooling == "tokens" else 16  # per write, at most; the states of all tokens are large
     group = []
     for sequence in itertools.islice(fasta.read(args.fasta), raw.done, None):
         group.append(sequence)

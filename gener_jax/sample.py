@@ -18,7 +18,7 @@ from gener_jax.data.tokenizer import SPECIAL_TOKENS, for_config
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.generate import BATCH_SIZE, MODES, cache_size
 from gener_jax.inference.lm import from_config
-from gener_jax.inference.prompt import REMAINDERS, only_special, split_prompt
+from gener_jax.inference.prompt import REMAINDERS, check_prefix, split_prompt
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage.compilation import keep_programs
@@ -31,7 +31,7 @@ def fasta(name: str, sequence: str, width: int = 70) -> str:
 
 
 def main(argv=None) -> None:
-    """The command."""
+    """Runs the command."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
     add("--prompt", action="append", metavar="DNA", help="DNA of any length; may be given several times")
@@ -40,7 +40,7 @@ def main(argv=None) -> None:
     add("--temperature", type=float, help="0 is greedy")
     add("--top_k", type=int, help="sample among the k most likely tokens; 0: all")
     add("--top_p", type=float, help="sample among the fewest most likely tokens with this total probability")
-    add("--seed", type=int)
+    add("--seed", type=int, help="random seed; each sample gets its own stream")
     add("--fasta", metavar="FILE", help="FASTA file of prompts; plain, gzip or bgzip; - is standard input")
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each prompt, e.g. <mam><cds>")
     add("--mode", choices=MODES, default="token", help="base: sample each base from its own distribution [token]")
@@ -82,11 +82,12 @@ def main(argv=None) -> None:
         given["prompts"] = tuple(args.prompt)
     if args.fasta is not None and args.prompt:
         raise ConfigError("give either --prompt or --fasta, not both")
-    with errors.user_errors(f"--prefix {args.prefix}"):
-        only_special(args.prefix)
-    for path in filter(None, (args.output, args.log_probs)):
+    check_prefix(args.prefix)
+    for flag, path in (("--output", args.output), ("--log_probs", args.log_probs)):
+        if path is None:
+            continue
         if not path.name or path.is_dir():
-            raise ConfigError(f"{path}: is a folder; give the name of a file")
+            raise ConfigError("is a folder; give the name of a file", flag, str(path))
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
     sample = dataclasses.replace(config.sample, **given)
     names, prompts = [""] * len(sample.prompts), list(sample.prompts)

@@ -1,4 +1,4 @@
-"""What constraints promise holds for what is generated; the automata are the definitions."""
+"""Generated sequences satisfy the constraints; the automata agree with a search of the whole text."""
 
 import re
 
@@ -28,7 +28,7 @@ def longest_run(text):
     return max((len(m[0]) for m in re.finditer(r"(.)\1*", text)), default=0)
 
 
-# Always up to 16 rows of so many bases: with and without constraints, one program each.
+# All tests generate this many bases for up to 16 rows: one program with constraints and one without.
 BASES = 60
 
 
@@ -42,7 +42,7 @@ def test_all_together(mode, lm):
     c = Constraints(max_homopolymer=3, forbidden_motifs=("GAATTC", "RGCY", "TTTN"), gc=(0.45, 0.55), min_orf_length=24)
     free = lm.generate(prompts, BASES, seed=2, mode=mode)
     kept = drawn(lm, prompts, c, mode=mode)
-    motifs = re.compile("GAATTC|[AG]GC[CT]|TTT[ACGT]|[ACGT]AAA")  # the last: the other strand of the one before
+    motifs = re.compile("GAATTC|[AG]GC[CT]|TTT[ACGT]|[ACGT]AAA")  # the last is the reverse complement of TTTN
 
     def faults(prompt, text):
         dna = prompt[prompt.rfind(">") + 1 :]
@@ -58,10 +58,12 @@ def test_all_together(mode, lm):
     found = np.array([faults(p, t.text) for p, t in zip(prompts, kept, strict=True)])
     assert not found.any()
     assert {len(t.text) for t in kept} == {BASES}
-    assert np.array([faults(p, t) for p, t in zip(prompts, free, strict=True)]).any(0).all()  # it does keep something
+    assert (
+        np.array([faults(p, t) for p, t in zip(prompts, free, strict=True)]).any(0).all()
+    )  # without constraints each fault occurs
 
 
-def test_a_row_ends_behind_the_first_stop_codon_in_frame(lm):
+def test_a_row_ends_after_the_first_stop_codon_in_frame(lm):
     prompts = (["", "A", "AT", "ATG", "<cds>ATGC", "GATGCAT"] * 3)[:16]
     found = drawn(lm, prompts, Constraints(stop_codon=True))
     plain = lm.generate(prompts, BASES, seed=2)
@@ -90,7 +92,7 @@ def test_another_genetic_code(lm):
         assert not {"TAA", "TAG"} & set(codons[:-1])
 
 
-def test_what_the_prompt_completes_is_the_prompts(lm):
+def test_motifs_and_stop_codons_of_the_prompt_do_not_count(lm):
     """Whether its last bases are a whole token or left over."""
     for c in drawn(lm, ["TAA", "ATAA", "ATGTAAT", "ATGTAACC"] * 4, Constraints(stop_codon=True, min_orf_length=99)):
         assert (c.end, len(c.text)) == ("length", BASES)
@@ -108,7 +110,7 @@ def test_no_constraint_changes_nothing(lm):
     assert not Constraints(genetic_code=11).any()
 
 
-def test_what_nothing_keeps_to_is_refused(lm):
+def test_constraints_that_nothing_satisfies_are_refused(lm):
     with raises(InputError, argument="constraints", value=Constraints(forbidden_motifs=("N",))):
         drawn(lm, ["ACG"] * 16, Constraints(forbidden_motifs=("N",)))
     with raises(InputError, argument="gc", value=(0.45, 0.55)):
@@ -117,7 +119,7 @@ def test_what_nothing_keeps_to_is_refused(lm):
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_tables_follow_the_text(k):
-    """Token by token the automata say what a search of the whole text says."""
+    """At every token the automata agree with a search of the whole text."""
     tokenizer = make_lm(k).tokenizer
     c = Constraints(max_homopolymer=4, forbidden_motifs=("GAATTC", "GANTC"), min_orf_length=9)
     rng = np.random.default_rng(k)
@@ -128,7 +130,7 @@ def test_tables_follow_the_text(k):
     for prompt, n, (motif, frame, frame_bases) in zip(prompts, whole, begin, strict=True):
         assert frame_bases == n
         text = prompt + "".join(rng.choice(list("ACGT"), 13 * k - len(prompt) % k, p=[0.5, 0.1, 0.3, 0.1]))
-        done = len(prompt)  # what the prompt completes is no event
+        done = len(prompt)  # motifs and stop codons within the prompt do not count
         for i in range(n, len(text), k):
             token = tokenizer.encode(text[i : i + k])[0]
             after = text[: i + k]

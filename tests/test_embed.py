@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 import warnings
 
 import jax
@@ -14,6 +13,8 @@ from gener_jax.inference.embeddings import pooled
 from gener_jax.inference.lm import LM
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import make_mesh
+from gener_jax.runtime.errors import InputError
+from tests.raised import raises
 from tests.test_convert import make_lm
 
 DNA = ["ACG", "TTGACCGTA", "<cds>ATGGCC", "ACGTNACGTACC", "GATTACA", "CATCATCAT" * 5]
@@ -36,7 +37,7 @@ def full_pass(model, params, ids):
 
 
 def states(lm, ids, which=0):
-    """Hidden states of one row (or its logits) by the plain pass, padded behind to one shape, which nothing sees."""
+    """Hidden states (or logits) of one row by the plain pass, right-padded to one shape; nothing attends to padding."""
     padded = np.zeros((1, 64), np.int32)
     padded[0, : len(ids)] = ids
     return np.array(full_pass(lm.model, lm.params, padded)[which])[: len(ids)]
@@ -65,7 +66,7 @@ def test_the_conventions_differ():
     assert lm.config.tokenizer.convention == "v2"
 
 
-def test_rows_are_as_if_alone(lm):
+def test_rows_do_not_depend_on_their_batch(lm):
     together = lm.embed(DNA)
     for i, text in enumerate(DNA):
         np.testing.assert_allclose(lm.embed([text])[0], together[i], atol=1e-5)
@@ -74,16 +75,17 @@ def test_rows_are_as_if_alone(lm):
     assert lm.embed([]).shape == (0, 16)
 
 
-def test_chunks_are_embedded_alone_and_joined(lm):
+def test_chunks_are_embedded_alone_and_concatenated(lm):
     long = "".join(np.random.default_rng(0).choice(list("ACGT"), 3 * 100))  # 100 tokens in a context of 64
-    with pytest.raises(ValueError, match=r"sequence 0 in 1 chunk\(s\) needs up to 10[12] tokens of context"):
+    with raises(InputError, argument="sequences[0]", value=long):
         lm.embed([long])
     found = lm.embed([long, long[:120]], chunks=3)
     assert found.shape == (2, 48)
     for row, text in zip(found, (long, long[:120]), strict=True):
-        parts = np.array_split(lm.tokenizer.encode(text), 3)
-        assert sum(map(len, parts)) == len(text) // 3  # every token is in one of them
-        np.testing.assert_allclose(row, np.concatenate([states(lm, framed(lm, part))[-1] for part in parts]), atol=1e-5)
+        chunks = np.array_split(lm.tokenizer.encode(text), 3)
+        assert sum(map(len, chunks)) == len(text) // 3  # every token is in one of them
+        expected = np.concatenate([states(lm, framed(lm, chunk))[-1] for chunk in chunks])
+        np.testing.assert_allclose(row, expected, atol=1e-5)
 
 
 def test_any_mesh_gives_the_same():
@@ -102,16 +104,16 @@ def test_few_programs_are_compiled():
 
 
 def test_left_over_bases(lm):
-    with pytest.raises(ValueError, match="1 left over"):
+    with raises(InputError, argument="sequences[0]", value="ACGT"):
         lm.embed(["ACGT"], remainder="error")
     np.testing.assert_allclose(lm.embed(["ACGT"], remainder="trim_left"), lm.embed(["CGT"]), atol=1e-6)
     np.testing.assert_allclose(lm.embed(["ACGT"]), lm.embed(["ACGNNN"]), atol=1e-6)  # <oov>, as published
 
 
-def test_an_embedding_that_knows_no_base_is_told_of(lm):
-    """All of `AC`, `GT` and `NNN` are one <oov>."""
+def test_an_embedding_without_a_known_base_gives_a_warning(lm):
+    """`AC`, `GT` and `NNN` are each encoded as one <oov>."""
     for texts, options in ((["ACG", "AC"], {}), (["<cds>GT"], {}), (["NNN"], {}), (["ACGTT"], {"chunks": 2})):
-        with pytest.warns(UserWarning, match="embedded as <oov>, whatever its bases"):
+        with pytest.warns(UserWarning, match="<oov>"):
             lm.embed(texts, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -120,30 +122,37 @@ def test_an_embedding_that_knows_no_base_is_told_of(lm):
 
 
 def test_errors(lm):
-    for arguments, options, message in [
-        ("ACG", {}, "sequences is one string: give a list"),
-        (["ACX"], {}, "character 'X' at position 2"),
-        (["ACG"], {"pooling": "first"}, "pooling 'first' is none of last, mean"),
-        (["ACG"], {"chunks": 0}, "chunks is 0"),
-        (["ACGACG"], {"chunks": 3}, "sequence 0 has 2 tokens, fewer than 3 chunk(s)"),
-        ([""], {}, "sequence 0 has 0 tokens, fewer than 1 chunk(s)"),
+    for sequences, options, argument, value in [
+        ("ACG", {}, "sequences", "ACG"),
+        (["ACG", "ACX"], {}, "sequences[1]", "ACX"),
+        (["ACG"], {"pooling": "first"}, "pooling", "first"),
+        (["ACG"], {"remainder": "constrain"}, "remainder", "constrain"),
+        (["ACG"], {"layer": 9}, "layer", 9),
+        (["ACG"], {"chunks": 0}, "chunks", 0),
+        (["ACG"], {"batch_tokens": 0}, "batch_tokens", 0),
+        (["ACGACG"], {"chunks": 3}, "sequences[0]", "ACGACG"),
+        ([""], {}, "sequences[0]", ""),
     ]:
-        with pytest.raises(ValueError, match=re.escape(message)):
-            lm.embed(arguments, **options)
+        with raises(InputError, argument=argument, value=value):
+            lm.embed(sequences, **options)
+    with raises(InputError, argument="pooling", value="separator"):
+        with_convention(lm, "v1").embed(["ACG"], pooling="separator")
+    with raises(InputError, argument="convention", value="unknown"):
+        with_convention(lm, "unknown").embed(["ACG"])
 
 
 # ------------------------------------------------------------------------------------------------ long contexts
 
 
-def test_a_window_takes_any_length_and_yarn_stretches():
+def test_a_sliding_window_allows_any_length_and_yarn_longer_ones():
     long = ["ACG" * 200]
     assert make_lm(sliding_window=32).embed(long).shape == (1, 16)
     stretched = make_lm(yarn_factor=4.0)
     assert stretched.embed(long).shape == (1, 16)
-    with pytest.raises(ValueError, match="made for 256"):
+    with raises(InputError, argument="sequences[0]", value="ACG" * 300):  # 256 positions
         stretched.embed(["ACG" * 300])
-    with pytest.raises(ValueError, match="made for 64"):
-        make_lm(sliding_window=100).embed(long)  # a window over the positions of training allows nothing
+    with raises(InputError, argument="sequences[0]", value=long[0]):  # a window larger than the trained context
+        make_lm(sliding_window=100).embed(long)
 
 
 @pytest.mark.parametrize(

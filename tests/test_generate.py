@@ -59,7 +59,7 @@ def full_pass(model, params, ids):
 
 
 def next_logits(lm, rows):
-    """Logits behind each row of ids by the full pass, [rows, V]; padded behind to one shape, which nothing sees."""
+    """Logits after each row of ids by the full pass, [rows, V]; the rows are right-padded to one shape."""
     padded = np.full((8, 16), PAD)
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row
@@ -68,17 +68,17 @@ def next_logits(lm, rows):
 
 
 def naive_greedy(lm, prompt, num_bases, stop=()):
-    """Uncached: the whole sequence again for every token."""
+    """Greedy generation without a cache: the whole sequence is read again for every token."""
     dna = prompt[prompt.rfind(">") + 1 :].upper().replace("U", "T")
-    over = dna[len(dna) - len(dna) % lm.tokenizer.k :]
-    ids = list(lm.tokenizer.encode(prompt[: len(prompt) - len(over)], add_bos=True))
+    left_over = dna[len(dna) - len(dna) % lm.tokenizer.k :]
+    ids = list(lm.tokenizer.encode(prompt[: len(prompt) - len(left_over)], add_bos=True))
     text, first = "", True
-    while len(text) - len(over) < num_bases:
+    while len(text) - len(left_over) < num_bases:
         logits = next_logits(lm, [ids])[0]
         for i, token in enumerate(lm.tokenizer.tokens):
-            fits = not first or all(a in ("N", b) for a, b in zip(over, token, strict=False))
+            fits = not first or all(a in ("N", b) for a, b in zip(left_over, token, strict=False))
             if i in stop:
-                fits = not (first and over)
+                fits = not (first and left_over)
             elif i < NUM_SPECIAL:
                 fits = False
             if not fits:
@@ -88,11 +88,11 @@ def naive_greedy(lm, prompt, num_bases, stop=()):
             break
         text += lm.tokenizer.tokens[ids[-1]]
         first = False
-    return text[len(over) : len(over) + num_bases]
+    return text[len(left_over) : len(left_over) + num_bases]
 
 
 @pytest.mark.parametrize("num_bases", [0, 1, 2, 3, 7, 12])
-def test_exactly_so_many_bases_behind_any_prompt(num_bases, lm):
+def test_any_prompt_is_continued_by_exactly_num_bases(num_bases, lm):
     for text in lm.generate(PROMPTS, num_bases, seed=1):
         assert re.fullmatch("[ACGT]*", text)
         assert len(text) == num_bases
@@ -112,20 +112,20 @@ def test_greedy_equals_the_uncached_loop(k, lm, lm3):
 
 
 def test_left_over_bases_fix_the_first_token(lm3):
-    """Greedy over tokens that begin with the left-over base: it is the best of those, not the best of all."""
+    """The first token is the best of those that begin with the left-over bases, not the best of all."""
     tokens = lm3.tokenizer.tokens
     logits = next_logits(lm3, [[BOS]])[0]
     best = 0
     prompts = ["A", "T", "C", "G", "AC", "TG"]
-    for over, text in zip(prompts, lm3.generate([*prompts, "", ""], 9, temperature=0), strict=False):
-        agree = [i for i, token in enumerate(tokens) if i >= NUM_SPECIAL and token.startswith(over)]
+    for prompt, text in zip(prompts, lm3.generate([*prompts, "", ""], 9, temperature=0), strict=False):
+        agree = [i for i, token in enumerate(tokens) if i >= NUM_SPECIAL and token.startswith(prompt)]
         token = max(agree, key=lambda i: logits[i])
         best += token == NUM_SPECIAL + int(logits[NUM_SPECIAL:].argmax())
-        assert (over + text)[:3] == tokens[token]
+        assert (prompt + text)[:3] == tokens[token]
     assert best < 3
 
 
-def test_rows_are_as_if_alone(lm):
+def test_rows_do_not_depend_on_their_batch(lm):
     seeds = list(range(len(PROMPTS)))
     together = lm.generate(PROMPTS, 12, seed=seeds)
     assert together == [lm.generate([p], 12, seed=[s])[0] for p, s in zip(PROMPTS, seeds, strict=True)]
@@ -139,7 +139,7 @@ def test_seeds(lm):
     prompts = ["ACG"] * 4
     one, again, other = (lm.generate(prompts, 12, seed=s) for s in (3, 3, 4))
     assert one == again
-    assert len({*one, *other}) == 8  # each row has its own stream, each seed another
+    assert len({*one, *other}) == 8  # each row and each seed has its own stream
     rows = lm.generate(prompts, 12, seed=[5, 6, 5, 7])
     assert rows[0] == rows[2]
     assert len(set(rows)) == 3
@@ -153,7 +153,9 @@ def test_a_longer_draw_begins_with_the_shorter(lm):
 
 
 def test_special_tokens_never_appear(loud):
-    assert (next_logits(loud, [[BOS], [BOS, 40], [BOS, 33, 41]]).argmax(-1) < NUM_SPECIAL).all()  # they would
+    assert (
+        next_logits(loud, [[BOS], [BOS, 40], [BOS, 33, 41]]).argmax(-1) < NUM_SPECIAL
+    ).all()  # they are the most likely
     for temperature in (0, 1):
         for text in loud.generate(PROMPTS, 12, temperature=temperature):
             assert re.fullmatch("[ACGT]{12}", text)
@@ -184,13 +186,13 @@ def test_a_filter_of_nothing_changes_nothing(lm):
 
 
 def naive_filter(logits, top_k, top_p):
-    """One row: sort, keep k, keep the fewest that hold p, and what ties with the last of them."""
+    """One row: sort, keep the top k, keep the fewest with mass p, and all that tie with the last of these."""
     order = np.argsort(-logits, kind="stable")
     order = order[np.isfinite(logits[order])]
     if top_k:
         order = order[logits[order] >= logits[order[min(top_k, len(order)) - 1]]]
-    shares = np.exp(logits[order].astype(np.float64) - logits.max())
-    before = np.cumsum(shares / shares.sum()) - shares / shares.sum()
+    p = np.exp(logits[order].astype(np.float64) - logits.max())
+    before = np.cumsum(p / p.sum()) - p / p.sum()
     last = order[before < top_p][-1]
     return np.where(logits >= (logits[last] if top_p < 1 else logits[order[-1]]), logits, -np.inf)
 
@@ -205,24 +207,25 @@ def test_filter_equals_its_definition(top_k):
         actual = np.asarray(filtered(logits, np.int32(top_k), np.float32(top_p)))
         expected = np.stack([naive_filter(row, top_k, top_p) for row in logits])
         differ = (np.isfinite(actual) != np.isfinite(expected)).any(-1)
-        assert differ.mean() < 0.03 if top_p < 1 else not differ.any()  # a share may round across top_p
+        assert differ.mean() < 0.03 if top_p < 1 else not differ.any()  # a sum may round across top_p
         assert np.array_equal(actual[~differ], expected[~differ])
 
 
 def test_frequencies_match_the_distribution(lm):
-    """Three bases behind a prompt with one left over: the end of that token, and a whole token behind it."""
+    """Three bases after a prompt with one left over: the rest of its token, and one whole token."""
     draws, temperature = 2048, 0.7
     texts = lm.generate(["CATGA"] * draws, 3, seed=0, temperature=temperature, batch_size=1024)
     tokens = lm.tokenizer.tokens
     ids = list(lm.tokenizer.encode("CATG", add_bos=True))
     first = [i for i, token in enumerate(tokens) if i >= NUM_SPECIAL and token[0] == "A"]
 
-    def shares(rows, among, temperature):
+    def probabilities(rows, among, temperature):
         return special.softmax(next_logits(lm, rows)[:, among].astype(np.float64) / temperature, axis=-1)
 
     def p_value(temperature):
         dna = np.arange(NUM_SPECIAL, len(tokens))
-        joint = shares([ids], first, temperature)[0][:, None] * shares([[*ids, i] for i in first], dna, temperature)
+        begin = probabilities([ids], first, temperature)[0][:, None]
+        joint = begin * probabilities([[*ids, i] for i in first], dna, temperature)
         names = [tokens[i][1] + tokens[j] for i in first for j in dna]
         counts = np.array([texts.count(name) for name in names])
         assert counts.sum() == draws
@@ -232,7 +235,7 @@ def test_frequencies_match_the_distribution(lm):
         return stats.chisquare(counts, expected).pvalue
 
     assert p_value(temperature) > 0.001
-    assert p_value(1.0) < 1e-6  # the test can tell
+    assert p_value(1.0) < 1e-6  # the test detects another temperature
 
 
 def test_logits_equal_the_full_pass(lm):
@@ -249,10 +252,10 @@ def test_any_mesh_gives_the_same(lm):
     texts = ["ACGTTGACC", "GAT", "<cds>ATGGCN", "TTGACCATGAC"]
     for found, score in zip(sharded.log_likelihood(texts, batch_tokens=32), lm.log_likelihood(texts), strict=True):
         assert found.value == pytest.approx(score.value, abs=1e-5)
-    for found, shares in zip(sharded.base_probabilities(texts), lm.base_probabilities(texts), strict=True):
-        np.testing.assert_allclose(found, shares, atol=1e-5)
+    for found, expected in zip(sharded.base_probabilities(texts), lm.base_probabilities(texts), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
     variants = [("1", 30, "A", "GTT"), ("1", 31, "C", "T")]
-    values = [[v.value for v in model.score_variants(variants, {"1": "CGTTA" * 6 + "AC" * 30}, context=24)]
+    values = [[v.llr for v in model.score_variants(variants, {"1": "CGTTA" * 6 + "AC" * 30}, context=24)]
               for model in (sharded, lm)]  # fmt: skip
     np.testing.assert_allclose(*values, atol=1e-4)
 
@@ -264,7 +267,7 @@ def test_errors(lm):
         (["ACGT", "ACXT"], {}, "prompts[1]", "ACXT"),
         (["<gene>AC"], {}, "prompts[0]", "<gene>AC"),
         (["ACG<cds>AC"], {}, "prompts[0]", "ACG<cds>AC"),
-        (["AC", "A" * 125], {}, "prompts[1]", "A" * 125),  # 65 tokens in all, the model was made for 64
+        (["AC", "A" * 125], {}, "prompts[1]", "A" * 125),  # 65 tokens in all; the model was made for 64
         *((["AC"], {name: value}, name, value) for name, value in [
             ("seed", [1, 2]), ("seed", -1), ("num_bases", -1), ("num_samples", 0), ("batch_size", 0),
             ("temperature", -0.5), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.5), ("mode", "kmer"), ("remainder", "x"),
@@ -300,13 +303,13 @@ def test_samples_of_a_prompt(lm):
     ]
 
 
-def test_streaming_gives_the_same_in_pieces(lm):
+def test_streaming_gives_the_same_text(lm):
     whole = lm.generate(["ACGTTGA"], 15, seed=3)[0]
     for every in (1, 4, 60):
-        pieces = list(lm.stream("ACGTTGA", 15, seed=3, every=every))
-        assert "".join(pieces) == whole
-        assert all(pieces)
-        assert len(pieces) > 3 or every > 4
+        texts = list(lm.stream("ACGTTGA", 15, seed=3, every=every))
+        assert "".join(texts) == whole
+        assert all(texts)
+        assert len(texts) > 3 or every > 4
 
 
 def test_streaming_ends_at_a_stop(loud):
@@ -328,7 +331,7 @@ def test_remainders(lm3):
 
 @pytest.mark.parametrize("mode", ["token", pytest.param("base", marks=pytest.mark.slow)])
 def test_log_probs_are_those_of_the_likelihood(mode, lm):
-    """Whatever drew the bases; behind left-over bases, and with a last token that is cut."""
+    """However the bases were sampled, also after left-over bases and with a truncated last token."""
     prompts = [p for p in PROMPTS if "N" not in p] + ["<cds>ATGGCCA"]
     options = {"seed": 1, "mode": mode, "temperature": 2.0, "top_k": 5}
     found = lm.generate(prompts, 11, log_probs=True, **options)
@@ -340,11 +343,11 @@ def test_log_probs_are_those_of_the_likelihood(mode, lm):
     assert lm.generate(prompts, 11, **options) == [c.text for c in found]
 
 
-def marginals(lm, ids, over, temperature):
-    """By base of the next token, its distribution given the left-over bases, tempered; [k, 4] over A, T, C, G."""
+def marginals(lm, ids, left_over, temperature):
+    """The tempered distribution of each base of the next token given the left-over bases, [k, 4] over A, T, C, G."""
     logits = next_logits(lm, [ids])[0][NUM_SPECIAL:].astype(np.float64)
     tokens = lm.tokenizer.tokens[NUM_SPECIAL:]
-    p = np.exp(logits - logits.max()) * np.array([t.startswith(over) for t in tokens])
+    p = np.exp(logits - logits.max()) * np.array([t.startswith(left_over) for t in tokens])
     by_base = np.array([[sum(p[i] for i, t in enumerate(tokens) if t[j] == b) for b in "ATCG"]
                         for j in range(lm.tokenizer.k)])  # fmt: skip
     by_base = (by_base / by_base.sum(1, keepdims=True)) ** (1 / temperature)
@@ -352,7 +355,7 @@ def marginals(lm, ids, over, temperature):
 
 
 def test_base_mode_takes_each_base_from_its_marginal(lm):
-    """The most likely; that draws have its frequencies is a slow test."""
+    """The most likely base; a slow test compares the frequencies of samples."""
     ids = list(lm.tokenizer.encode("CATG", add_bos=True))
     greedy = lm.generate(["CATGA"] * 8, 12, temperature=0, mode="base")
     assert greedy[0][0] == "ATCG"[marginals(lm, ids, "A", 1.0)[1].argmax()]
@@ -369,26 +372,26 @@ def test_base_mode_stops(loud):
 @pytest.mark.usefixtures("compiled_in_full")
 @pytest.mark.parametrize("mode", ["token", "base"])
 def test_a_hundred_thousand_draws_match_the_exact_distribution(mode, lm):
-    """Greedy's opposite: chi-squared over all strings of three bases behind a prompt with one left over."""
+    """Chi-squared over all strings of three bases after a prompt with one left over."""
     draws = 100_000
     ids = list(lm.tokenizer.encode("CATG", add_bos=True))
     texts = lm.generate(["CATGA"], 3, num_samples=draws, seed=7, mode=mode, batch_size=8192)
     tokens = lm.tokenizer.tokens
     names, joint = [], []
     for a in "ATCG":
-        behind = [*ids, int(lm.tokenizer.encode("A" + a)[0])]
+        after = [*ids, int(lm.tokenizer.encode("A" + a)[0])]
         if mode == "token":
             p = special.softmax(next_logits(lm, [ids])[0, NUM_SPECIAL:].astype(np.float64))
             agree = np.array([t[0] == "A" for t in tokens[NUM_SPECIAL:]])
             first = p[tokens.index("A" + a) - NUM_SPECIAL] / p[agree].sum()
-            then = special.softmax(next_logits(lm, [behind])[0, NUM_SPECIAL:].astype(np.float64))
+            then = special.softmax(next_logits(lm, [after])[0, NUM_SPECIAL:].astype(np.float64))
             pairs = {t: then[i] / then.sum() for i, t in enumerate(tokens[NUM_SPECIAL:])}
         else:
             first = marginals(lm, ids, "A", 1.0)[1]["ATCG".index(a)]
-            own = marginals(lm, behind, "", 1.0)
+            own = marginals(lm, after, "", 1.0)
             pairs = {b + c: own[0, i] * own[1, j] for i, b in enumerate("ATCG") for j, c in enumerate("ATCG")}
         names += [a + pair for pair in pairs]
-        joint += [first * share for share in pairs.values()]
+        joint += [first * p for p in pairs.values()]
     counts = collections.Counter(texts)
     observed, expected = np.array([counts[n] for n in names]), np.array(joint) * draws
     assert observed.sum() == draws

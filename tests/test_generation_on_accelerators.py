@@ -56,7 +56,7 @@ def lowered(tokens=64, **options):
     anything, ones = np.ones(V, bool), np.ones(B, np.int32)
     request = Request(
         keys=jax.random.split(jax.random.key(0), B), first_allowed=np.ones((B, V), bool), allowed=anything,
-        stops=~anything, token_bases=np.ones(V, np.int32), over=0 * ones, wanted=ROOM * ones,
+        stops=~anything, token_bases=np.ones(V, np.int32), left_over=0 * ones, num_bases=ROOM * ones,
         temperature=np.float32(0), top_k=np.int32(0), top_p=np.float32(1),
     )  # fmt: skip
     # A function of its own each time: jax would give what it has traced for another platform.

@@ -7,11 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipeline.errors import TokenizerError
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV
 from gener_jax.inference import batches, likelihood, prompt
 from gener_jax.inference.batches import by_length, round_up
 from gener_jax.inference.likelihood import log_masses
+from gener_jax.runtime.errors import ConfigError, InputError
+from tests.raised import raises
 from tests.test_generate import make_lm, next_logits
 
 DNA = ["A", "ACG", "TTGACCGTA", "<cds>ATGGCC", "ACGTNACGTACC", "<mam><cds>GATTACA", "CATCATCAT" * 5, "NNACG", "ACGN"]
@@ -28,7 +31,7 @@ def lm3():
 
 
 def naive(lm, text, full=True):
-    """Term by term in float64: the mass of all k-mers that agree with one base more, over the mass before."""
+    """Term by term in float64: the mass of all k-mers that agree with one more base, divided by the mass before it."""
     k = lm.tokenizer.k
     prefix, dna = prompt.split_prefix(text)
     ids = [BOS, *lm.tokenizer.encode(prefix)]
@@ -47,8 +50,8 @@ def naive(lm, text, full=True):
             agree &= np.array([token[j : j + 1] == letter for token in lm.tokenizer.tokens])
             terms.append(np.log(p[agree].sum() / before))
             before = p[agree].sum()
-        word = dna[at : at + k]
-        ids.append(OOV if "N" in word or len(word) < k else int(lm.tokenizer.encode(word)[0]))
+        kmer = dna[at : at + k]
+        ids.append(OOV if "N" in kmer or len(kmer) < k else int(lm.tokenizer.encode(kmer)[0]))
     return np.array(terms)
 
 
@@ -66,18 +69,18 @@ def test_token_score_is_the_definition(k, full, lm, lm3):
         assert plain.value == pytest.approx(score.value, abs=5e-5)
         dna = text[text.rfind(">") + 1 :]
         assert (score.bases, score.unknown) == (len(dna) - dna.count("N"), dna.count("N"))
-        words = [dna[i : i + k] for i in range(0, len(dna), k)]
-        assert score.oov == sum("N" in word for word in words)
-        assert score.tokens == sum(set(word) != {"N"} for word in words)
+        kmers = [dna[i : i + k] for i in range(0, len(dna), k)]
+        assert score.oov == sum("N" in kmer for kmer in kmers)
+        assert score.tokens == sum(set(kmer) != {"N"} for kmer in kmers)
 
 
-@pytest.mark.parametrize("length", [1, 2, 5])  # part of a token, a whole one, two and a part
+@pytest.mark.parametrize("length", [1, 2, 5])  # half a token, one token, two and a half
 def test_likelihoods_of_all_strings_add_up_to_1(length, lm):
     texts = ["".join(letters) for letters in itertools.product("ACGT", repeat=length)]
     values = np.array([s.value for s in lm.log_likelihood(texts, special_tokens=False)])
     assert np.exp(values).sum() == pytest.approx(1, abs=1e-5)
-    assert np.exp(values).std() > 1e-3 / 4**length  # no uniform distribution
-    assert np.exp([s.value for s in lm.log_likelihood(texts)]).sum() < 0.9  # by default, special tokens have a share
+    assert np.exp(values).std() > 1e-3 / 4**length  # the distribution is not uniform
+    assert np.exp([s.value for s in lm.log_likelihood(texts)]).sum() < 0.9  # by default, special tokens have some mass
 
 
 def test_an_unknown_base_is_summed_over(lm3):
@@ -86,9 +89,7 @@ def test_an_unknown_base_is_summed_over(lm3):
         filled = [text]
         for _ in range(number):
             filled = [t.replace("N", b, 1) for t in filled for b in "ACGT"]
-        full = (
-            text != "ACGN"
-        )  # a token of which nothing is known scores 0: the share of special tokens is not taken off
+        full = text != "ACGN"  # a token without a known base scores 0, so the mass of special tokens is not subtracted
         (score,) = lm3.log_likelihood([text], special_tokens=full)
         assert np.logaddexp.reduce([s.value for s in lm3.log_likelihood(filled, special_tokens=full)]) == pytest.approx(
             score.value, abs=1e-5
@@ -96,7 +97,7 @@ def test_an_unknown_base_is_summed_over(lm3):
 
 
 def naive_marginals(lm, text):
-    """[bases, 4] in the order A, C, G, T, not normalised, at phase 0."""
+    """The marginals at phase 0, [bases, 4] in the order A, C, G, T, not normalized."""
     k, out, ids = lm.tokenizer.k, [], [BOS]
     for at in range(0, len(text), k):
         p = np.asarray(jax.nn.softmax(next_logits(lm, [ids])[0]), np.float64)
@@ -122,7 +123,7 @@ def test_base_score_and_probabilities(lm3):
     own = np.array([row["ACGT".index(b)] for row, b in zip(conditional, text, strict=True)])
     np.testing.assert_allclose(np.log(own), chain, atol=1e-5)
     np.testing.assert_allclose(conditional.sum(1), 1, atol=1e-6)
-    np.testing.assert_allclose(conditional[::3], shares[::3], atol=1e-6)  # of a first base they are the same
+    np.testing.assert_allclose(conditional[::3], shares[::3], atol=1e-6)  # equal for the first base of a token
 
 
 def test_probabilities_over_all_phases(lm3):
@@ -131,7 +132,7 @@ def test_probabilities_over_all_phases(lm3):
     singles = [lm3.base_probabilities([text[p:]])[0] for p in range(3)]
     expected = [np.mean([s[i - p] for p, s in enumerate(singles) if i >= p], axis=0) for i in range(len(text))]
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    with pytest.raises(ValueError, match="phases is 2: it is 1 or 3"):
+    with raises(InputError, argument="phases", value=2):
         lm3.base_probabilities([text], phases=2)
 
 
@@ -161,7 +162,7 @@ def test_batch_order_and_padding_change_nothing(lm):
     np.testing.assert_allclose(values, np.array(alone)[order], atol=1e-5)
 
 
-def test_a_head_over_few_positions_at_a_time_is_the_same(lm, monkeypatch):
+def test_applying_the_head_to_few_positions_at_a_time_changes_nothing(lm, monkeypatch):
     expected = lm.log_likelihood(DNA, per_base=True)
     likelihood.score_rows.clear_cache()
     monkeypatch.setattr(likelihood, "_POSITIONS", 12)
@@ -196,7 +197,7 @@ def test_batches_by_length():
 
 
 def test_batches_of_about_the_usual_length():
-    """A context's own length costs little padding; what is shorter, at a contig's end, takes one of few shapes."""
+    """The usual length gets little padding; shorter contexts, near the end of a contig, get one of few shapes."""
     lengths = [1366] * 200 + np.random.default_rng(0).integers(2, 1366, 200).tolist()
     found = list(by_length(lengths, 16384, usual=1366))
     assert found[0][1:] == (8, 1376)
@@ -206,19 +207,19 @@ def test_batches_of_about_the_usual_length():
     assert [(rows, length) for _, rows, length in by_length([1380], 16384, usual=1366)] == [(1, 1536)]
 
 
-def test_an_accelerator_takes_larger_batches_and_fewer_shapes(monkeypatch):
-    assert batches.tokens_at_once() == 16384
+def test_an_accelerator_gets_larger_batches_and_fewer_shapes(monkeypatch):
+    assert batches.tokens_per_batch() == 16384
     last = {rows for n in range(1, 33) for _, rows, _ in by_length([2048] * n, 65536)}
     assert last == {1, 2, 4, 8, 16, 32}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert batches.tokens_at_once() == 65536
-    assert batches.tokens_at_once(100) == 100
+    assert batches.tokens_per_batch() == 65536
+    assert batches.tokens_per_batch(100) == 100
     last = {rows for n in range(1, 33) for _, rows, _ in by_length([2048] * n, 65536)}
     assert last == {1, 2, 8, 32}
 
 
 @pytest.mark.parametrize(("platform", "ahead"), [("cpu", 0), ("gpu", 4)])
-def test_an_accelerator_has_batches_before_the_first_is_read(platform, ahead, monkeypatch):
+def test_batches_are_dispatched_to_an_accelerator_before_the_first_is_read(platform, ahead, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     events = []
 
@@ -236,8 +237,8 @@ def test_an_accelerator_has_batches_before_the_first_is_read(platform, ahead, mo
 
     found = list(batches.results(([2 * i, 2 * i + 1], Values(i)) for i in range(20)))
     assert [(i, int(value)) for i, value in found] == [(2 * i + j, 10 * i + j) for i in range(20) for j in (0, 1)]
-    held = np.cumsum([1 if what == "made" else -1 for what, _ in events])
-    assert held.max() == ahead + 1
+    pending = np.cumsum([1 if event == "made" else -1 for event, _ in events])
+    assert pending.max() == ahead + 1
     assert events.index(("read", 0)) == ahead + 1
 
 
@@ -247,16 +248,25 @@ def test_log_masses_of_uniform_kmers():
 
 
 def test_errors(lm):
-    for texts, options, message in [
-        ("ACGT", {}, "sequences is one string"),
-        ([""], {}, "sequence 0 is empty"),
-        (["AC", "<cds>"], {}, "sequence 1 is empty"),
-        (["ACXT"], {}, "character 'X' at position 2"),
-        (["AC<cds>GT"], {}, "special token at position 2"),
-        (["AC"], {"score": "bp"}, "score 'bp' is none of token, base"),
-        (["AC"], {"strand": "?"}, "strand '\\?' is none of"),
+    for texts, options, argument, value in [
+        ("ACGT", {}, "sequences", "ACGT"),
+        ([""], {}, "sequences[0]", ""),
+        (["AC", "<cds>"], {}, "sequences[1]", "<cds>"),
+        (["ACXT"], {}, "sequences[0]", "ACXT"),
+        (["GT", "AC<cds>GT"], {}, "sequences[1]", "AC<cds>GT"),
+        (["A" * 130], {}, "sequences[0]", "A" * 130),  # 65 tokens, the model was made for 64
+        (["AC"], {"score": "bp"}, "score", "bp"),
+        (["AC"], {"strand": "?"}, "strand", "?"),
+        (["AC"], {"batch_tokens": 0}, "batch_tokens", 0),
     ]:
-        with pytest.raises(ValueError, match=message):
+        with raises(InputError, argument=argument, value=value):
             lm.log_likelihood(texts, **options)
-    with pytest.raises(ValueError, match="given 'x' is none of tokens, bases"):
+    with raises(InputError, argument="given", value="x"):
         lm.base_probabilities(["AC"], given="x")
+    with raises(InputError, argument="sequences[1]", value="ACX") as caught:
+        lm.base_probabilities(["AC", "ACX"])
+    assert caught.value.__cause__.position == 2
+    with raises(TokenizerError, position=2):
+        prompt.split_prefix("AC<cds>GT")
+    with raises(ConfigError, field="--prefix", value="<cds>AC"):
+        prompt.check_prefix("<cds>AC")

@@ -57,7 +57,7 @@ def test_base_nll_is_the_chain_rule_over_a_kmer(k):
     p = np.exp(log_softmax(logits))[..., NUM_SPECIAL:]
     for b, t in np.ndindex(3, 4):
         target = kmers[ranks[b, t]]
-        for j in range(1, k + 1):  # the first j bases: the sum over every k-mer that begins with them
+        for j in range(1, k + 1):  # the first j bases: the sum over all k-mers that begin with them
             begins = np.array([kmer.startswith(target[:j]) for kmer in kmers])
             np.testing.assert_allclose(actual[b, t, :j].sum(), -np.log(p[b, t, begins].sum()), atol=2e-5)
 
@@ -94,7 +94,7 @@ def params():
 
 
 def weighted_batch(seed=0):
-    """Ids with some <s>, <oov> and <pad>, and weights from 0 on."""
+    """A batch whose targets include <s>, <oov> and <pad>, with weights from 0 to 1."""
     rng = np.random.default_rng(seed)
     targets = rng.integers(NUM_SPECIAL, NUM_SPECIAL + 16, (8, 12))
     targets[rng.random((8, 12)) < 0.2] = rng.choice([BOS, OOV, PAD])
@@ -105,7 +105,7 @@ def weighted_batch(seed=0):
 
 @jax.jit
 def log_p(params, ids):
-    """Of every token at every place, by the model of SMALL."""
+    """Log-probabilities of every token at every position, by the model of SMALL."""
     model = decoder.Decoder(SMALL.model)
     hidden, _ = model.apply({"params": params}, ids)
     return jax.nn.log_softmax(model.apply({"params": params}, hidden, method="logits"))
@@ -123,7 +123,7 @@ def unweighted(batch):
 
 @functools.cache
 def objective():
-    """The jitted (batch) -> (sums, the objective's gradient), by the sums alone."""
+    """The jitted (params, batch) -> (the objective's gradient, sums), from `loss_sums` alone."""
 
     def run(p, batch):
         def nll(p):
@@ -143,7 +143,7 @@ def program(sizes):
 
 
 def step(batch, sizes=(1, 1, 1)):
-    """Metrics of one training step from the same parameters, and the parameters behind it."""
+    """Metrics of one training step from the same parameters, and the parameters after it."""
     mesh, run = program(sizes)
     with jax.set_mesh(mesh):
         shardings = jax.tree.map(lambda x: x.sharding, abstract_state(SMALL, mesh))
@@ -168,14 +168,14 @@ def test_the_loss_is_the_weighted_mean_over_targets():
             bases += 2
     metrics, _ = step(batch)
     assert metrics["loss"] == pytest.approx(total / weight, rel=1e-5)
-    assert metrics["bits_per_base"] == pytest.approx(nats / bases / np.log(2), rel=1e-5)  # never weighs
+    assert metrics["bits_per_base"] == pytest.approx(nats / bases / np.log(2), rel=1e-5)  # never weighted
     plain, (one, _) = sums_of()(params(), unweighted(batch)), step({**batch, "weights": np.ones((8, 12), np.float32)})
     assert one["loss"] == pytest.approx(float(plain["objective"]) / float(plain["weight"]), rel=1e-6)
     assert one["bits_per_base"] == pytest.approx(metrics["bits_per_base"], rel=1e-6)
     assert abs(metrics["loss"] - one["loss"]) > 1e-3
 
 
-def test_a_target_of_weight_0_has_no_part_in_the_gradient():
+def test_a_target_of_weight_0_does_not_contribute_to_the_gradient():
     batch = weighted_batch()
     other = {**batch, "targets": batch["targets"].copy()}
     silent = (batch["weights"] == 0) & (batch["targets"] >= NUM_SPECIAL)
@@ -192,14 +192,14 @@ def test_a_target_of_weight_0_has_no_part_in_the_gradient():
 
 
 @pytest.mark.parametrize("weights", [0.0, 1e-6])
-def test_a_batch_of_repeats_alone_is_no_nan(weights):
+def test_a_batch_of_repeats_alone_gives_no_nan(weights):
     batch = {**weighted_batch(), "weights": np.full((8, 12), weights, np.float32)}
     metrics, after = step(batch)
     assert all(np.isfinite(x) for x in metrics.values())
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
     if weights == 0:
         assert metrics["loss"] == metrics["grad_norm"] == 0
-    else:  # all alike: the plain mean
+    else:  # equal weights: the plain mean
         plain = sums_of()(params(), unweighted(batch))
         assert metrics["loss"] == pytest.approx(float(plain["objective"]) / float(plain["weight"]), rel=1e-5)
 
@@ -214,11 +214,11 @@ def test_weights_on_many_devices():
 @pytest.mark.parametrize("attention", ["reference", "blockwise"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_float32_means_float32_in_a_step(dtype, attention):
-    """On GPUs and TPUs a float32 matrix product is rounded to fewer bits unless it asks for the highest precision."""
+    """GPUs and TPUs round the inputs of a float32 matrix product to fewer bits unless it requests highest precision."""
     model = dataclasses.replace(SMALL.model, dtype=dtype, attention=attention, attention_block=4)
     c, mesh = dataclasses.replace(SMALL, model=model), make_mesh(1, 1, 1, jax.devices()[:1])
     batch = unweighted(weighted_batch())
-    with jax.set_mesh(mesh), jax.default_matmul_precision("default"):  # as it is without the tests' own setting
+    with jax.set_mesh(mesh), jax.default_matmul_precision("default"):  # the default outside the tests
         text = make_train_step(c, mesh, TOKEN_BASES).lower(abstract_state(c, mesh), batch).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert len(products) > 20
@@ -255,10 +255,10 @@ def test_fns_is_the_direct_form(k, scale):
     logits = rng.normal(size=(6, NUM_SPECIAL + 4**k)).astype(np.float32)
     if scale > 1:
         logits = np.where(rng.random(logits.shape) < 0.5, -scale, scale).astype(np.float32)
-        logits[3:] = -scale  # and rows where a single token has it all
+        logits[3:] = -scale  # and rows where one token has all the mass
         logits[3, NUM_SPECIAL + 5] = logits[4, BOS] = logits[5, NUM_SPECIAL] = scale
     targets = NUM_SPECIAL + rng.integers(0, 4**k, 6)
-    targets[5] = NUM_SPECIAL  # the one that has it all
+    targets[5] = NUM_SPECIAL  # the token with all the mass
 
     (_, values), gradient = jax.device_get(fns_and_gradient(logits, targets, k))
     expected, slow = zip(*(direct_fns(x, t, k) for x, t in zip(logits, targets, strict=True)), strict=True)
@@ -284,17 +284,19 @@ def test_marginals_and_special_mass_add_up_to_one(scale):
     assert np.array_equal(compat[..., 1:], p[..., 1:])
 
 
-def test_fns_weighs_special_tokens_by_a_kth():
-    """Of k-mers the mean over bases, of <s> a kth of its cross-entropy, of <oov> and <pad> nothing; one mean of all."""
+def test_fns_weights_special_tokens_by_one_kth():
+    """A k-mer counts with the mean over its bases, <s> with 1/k of its cross-entropy, <oov> and <pad> not at all."""
     c = dataclasses.replace(SMALL, tokenizer=config.Tokenizer(k=2), objective=config.Objective(fns_from_step=0))
     batch = unweighted(weighted_batch())
     sums, by_token = sums_of(c, "fns")(params(), batch), np.asarray(log_p(params(), batch["inputs"]), np.float64)
     total = count = 0
-    for place in np.ndindex(8, 12):
-        target = int(batch["targets"][place])
+    for position in np.ndindex(8, 12):
+        target = int(batch["targets"][position])
         if target in (OOV, PAD):
             continue
         count += 1
-        total += direct_fns(by_token[place], target, 2)[0] if target >= NUM_SPECIAL else -by_token[*place, target] / 2
+        total += (
+            direct_fns(by_token[position], target, 2)[0] if target >= NUM_SPECIAL else -by_token[*position, target] / 2
+        )
     assert float(sums["objective"]) == pytest.approx(total, rel=1e-5)
     assert int(sums["weight"]) == count

@@ -16,7 +16,7 @@ from tests.data import random_codes
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Regions with N, and some too short for any context."""
+    """A dataset of regions with N, some of them shorter than any context."""
     sequences = {
         "train": random_codes([400, 3, 90, 1, 250], 1),
         "validation": random_codes([200, 4, 77, 6, 13], 2),
@@ -30,7 +30,7 @@ def texts(dataset, split):
 
 
 class Plain:
-    """Counts in a dictionary, letter by letter."""
+    """A Markov model that counts in a dictionary, base by base."""
 
     def __init__(self, order, sequences):
         self.order, self.counts = order, collections.Counter()
@@ -40,7 +40,7 @@ class Plain:
                     self.counts[context, base] += base != "N"
 
     def contexts(self, sequence, i):
-        """The contexts of position i that hold no N, the shortest first."""
+        """The contexts of position i without N, the shortest first."""
         found = [sequence[i - o : i] for o in range(self.order + 1) if o <= i]
         return [context for context in found if "N" not in context]
 
@@ -58,13 +58,13 @@ def test_as_a_dictionary(dataset, order):
     for sequence in held_out:
         expected = [0.0 if base == "N" else plain.bits(sequence, i) for i, base in enumerate(sequence)]
         np.testing.assert_allclose(model.bits(bases.encode(sequence)), expected, rtol=0, atol=1e-12)
-    # Probabilities of a context add up to 1.
+    # The probabilities after each context add up to 1.
     for counts in model.counts:
         np.testing.assert_allclose((counts / counts.sum(-1, keepdims=True)).sum(-1), 1)
 
 
 @pytest.mark.parametrize("k", [1, 3, 6])
-def test_exactly_the_bases_that_the_model_is_scored_on(dataset, k):
+def test_the_baseline_is_scored_on_the_same_bases_as_the_model(dataset, k):
     source, tokenizer = RegionSource(dataset, "validation"), make("kmer", k)
     plain, model = Plain(5, texts(dataset, "train")), markov.fit(RegionSource(dataset, "train"), tokenizer, 5)
     total, number = 0.0, 0
@@ -96,7 +96,7 @@ def test_stored_tokens_give_the_same_baseline(tmp_path):
     assert 1.9 < found[0][0] < 2.0
 
 
-def test_nothing_to_score_is_not_a_number(dataset):
+def test_without_bases_to_score_the_result_is_nan(dataset):
     bits, scored = markov.bits_per_base(
         markov.Markov(1), RegionSource(dataset, "validation"), make("kmer"), np.array([1])
     )
@@ -105,5 +105,5 @@ def test_nothing_to_score_is_not_a_number(dataset):
 
 
 def test_a_bounded_fit(dataset):
-    one = markov.fit(RegionSource(dataset, "train"), make("kmer"), 0, max_bases=1)  # the first region, whole
+    one = markov.fit(RegionSource(dataset, "train"), make("kmer"), 0, max_bases=1)  # the whole first region
     assert one.counts[0].sum() == 4 + sum(base != "N" for base in texts(dataset, "train")[0])

@@ -30,7 +30,7 @@ def test_known_frames():
     assert longest_open_frame(bases.encode("ATGAAATAA"), STANDARD) == 2  # 0: ATG AAA, stop; 1: TGA AAT; 2: GAA ATA
     assert longest_open_frame(bases.encode("TAATAATAA"), STANDARD) == 2  # 1 and 2: AAT AAT, ATA ATA
     assert longest_open_frame(bases.encode("TGATGA"), ("TAA", "TAG")) == 2  # TGA is tryptophan in code 4
-    assert longest_open_frame(bases.encode("TANTAA"), STANDARD) == 1  # an unknown codon is no stop
+    assert longest_open_frame(bases.encode("TANTAA"), STANDARD) == 1  # an unknown codon is not a stop
 
 
 def test_means_and_controls():

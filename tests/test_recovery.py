@@ -1,4 +1,4 @@
-"""Sequence recovery in the loop against greedy generation from the same prompts."""
+"""Sequence recovery during training against greedy generation from the same prompts."""
 
 import jax
 import numpy as np
@@ -45,13 +45,13 @@ def test_recovery_is_that_of_greedy_generation(dataset, sizes):
     truths = [tokenizer.decode(truth) for _, truth in recovery.rows]
     assert len({len(p) for p in prompts}) > 1
     assert {len(t) for t in truths} == {30}
-    made = lm.generate(prompts, 30, temperature=0)
-    shares = [np.mean([a == b for a, b in zip(t, m, strict=True)]) for t, m in zip(truths, made, strict=True)]
-    assert found["recovery"] == pytest.approx(np.mean(shares))
-    assert 0.1 < found["recovery"] < 0.5  # a model that knows nothing: a quarter, more or less
+    generated = lm.generate(prompts, 30, temperature=0)
+    fractions = [np.mean([a == b for a, b in zip(t, g, strict=True)]) for t, g in zip(truths, generated, strict=True)]
+    assert found["recovery"] == pytest.approx(np.mean(fractions))
+    assert 0.1 < found["recovery"] < 0.5  # an untrained model: about a quarter
 
 
-def test_only_k_mers_of_which_thirty_is_a_multiple(dataset):
+def test_k_must_divide_the_thirty_bases(dataset):
     _, config = for_config(tiny.config(dataset, eval__recovery_genes="4"))
     with pytest.raises(ValueError, match=r"eval\.recovery_genes"):
         Recovery(config, RegionSource(dataset, "validation"), make("kmer", 4), make_mesh(1, 1, 1, ONE))

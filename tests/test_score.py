@@ -1,4 +1,4 @@
-"""The commands score and embed: files in and out, going on after a stop, bad input."""
+"""The commands score and embed: their input and output files, resuming after a stop, invalid input."""
 
 import dataclasses
 import io
@@ -22,6 +22,7 @@ from gener_jax.runtime.errors import ConfigError
 from gener_jax.score import Marked, overlap
 from gener_jax.storage import run_folder
 from tests import tiny
+from tests.raised import raises
 from tests.test_generate import make_lm
 from tests.test_vcf import HEAD
 
@@ -80,19 +81,19 @@ def test_variants_as_a_table(run, files, lm, capsys):
     expected = [(r[0], r[1], r[2], r[3], alt) for r in records for alt in r[4].split(",")]
     assert [tuple(row[c] for c in ("contig", "pos", "id", "ref", "alt")) for row in rows] == expected
     assert (last["records"], last["scored"] + last["flagged"]) == (len(records), len(rows))
-    asked = [("chr1" if c == "1" else c, int(p) - 1, ref, alt) for c, p, _, ref, alt in expected]
-    for row, scored in zip(rows, lm.score_variants(asked, {"chr1": CHROMOSOME}, context=24), strict=True):
+    requested = [("chr1" if c == "1" else c, int(p) - 1, ref, alt) for c, p, _, ref, alt in expected]
+    for row, scored in zip(rows, lm.score_variants(requested, {"chr1": CHROMOSOME}, context=24), strict=True):
         assert row["score"] == scored.score
-        assert row["flag"] == scored.flag.replace("contig 2", "contig 2")
+        assert row["flag"] == scored.flag
         assert row["llr"] == score.number(scored.llr)
     assert {row["score"] for row in rows} == {"next_kmer", "next_kmer_sequence", ""}
     flags = [row["flag"] for row in rows if row["flag"]]
-    assert flags == ["contig 2 is not in the FASTA", "ALT . is no sequence", "ALT <INS> is no sequence"]
+    assert flags == ["contig 2 is not in the FASTA", "ALT . is not a sequence", "ALT <INS> is not a sequence"]
     described = json.loads((files / "t.tsv.json").read_text())
     assert described["context"] == 24
     assert described["config"]["model"]["hidden_size"] == lm.config.model.hidden_size
     assert described["environment"]["versions"]["jax"]
-    assert "does not say what it was trained on" in described["overlap"]
+    assert "does not record its training data" in described["overlap"]
     assert sorted(p.name for p in files.iterdir()) == ["g.fa", "s.fa", "t.tsv", "t.tsv.json", "v.vcf"]
 
 
@@ -113,8 +114,8 @@ def test_variants_as_a_vcf(run, files):
             assert ("GENER_FLAG" in info and info["GENER_FLAG"].split(",")[i] != ".") == bool(row["flag"])
 
 
-def test_an_annotated_vcf_is_annotated_anew(run, files):
-    """Also one with five columns, which gets the others in its header."""
+def test_annotations_of_an_earlier_run_are_replaced(run, files):
+    """An input with five columns gets the missing columns in its header."""
     first = variants(run, files, "t.vcf")
     lines = [x if x[:2] == "##" else "\t".join(x.split("\t")[:5]) for x in (files / "v.vcf").read_text().splitlines()]
     (files / "v.vcf").write_text("\n".join(lines) + "\n")
@@ -127,7 +128,7 @@ def test_an_annotated_vcf_is_annotated_anew(run, files):
     assert "next_kmer" not in again
 
 
-def test_goes_on_where_it_was_stopped(run, files, monkeypatch):
+def test_resumes_after_a_stop(run, files, monkeypatch):
     monkeypatch.setattr(score, "_RECORDS", 4)
     whole = variants(run, files, "whole.tsv").read_bytes()
     real, calls = score.Output.write, []
@@ -182,7 +183,7 @@ def test_sequences(run, files, lm, capsys, monkeypatch):
     _, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [row[0] for row in rows] == ["a", "b", "c"]
     assert [row[-1] for row in rows][:2] == ["", "empty"]
-    assert rows[2][-1].startswith("needs 1332 tokens of context, the model was made for")
+    assert rows[2][-1].startswith("needs 1332 tokens of context, but the model was made for")
 
 
 def test_embeddings(run, files, lm, monkeypatch):
@@ -229,7 +230,7 @@ def test_embeddings(run, files, lm, monkeypatch):
     assert not list(files.glob("*.rows*"))
 
 
-def test_overlap_with_the_training_data_is_told(tmp_path, monkeypatch):
+def test_overlap_with_the_training_data_is_reported(tmp_path, monkeypatch):
     rng = np.random.default_rng(1)
     seen, new = (rng.integers(0, 4, 3000).astype(np.uint8) for _ in range(2))
     dataset = tiny.synthetic(tmp_path / "set", {"train": [seen, seen[::-1]], "validation": [new]})
@@ -239,54 +240,59 @@ def test_overlap_with_the_training_data_is_told(tmp_path, monkeypatch):
     windows = Marked(Genome.of({"1": bases.decode(bases.reverse_complement(seen)), "2": bases.decode(new)}), 24)
     windows.add("2", 1500)
     line = overlap(config, folder, 3, list(windows.codes()), "auto")
-    assert line == "none of the 32-mers of what is scored stands in the model's training data (6,000 bases)"
-    windows.add("chr1", 30)  # of the other strand
+    assert line == "no 32-mer of the scored bases occurs in the model's training data (6,000 bases)"
+    windows.add("chr1", 30)  # on the other strand
     line = overlap(config, folder, 3, list(windows.codes()), "auto")
-    assert re.match(
-        r"warning: 993 of the [\d,]+ different 32-mers of what is scored stand in the model's training", line
-    )
-    assert line.endswith("the longest stretch: 1024 bases")
-    assert "was not compared" in overlap(config, folder, 3, [new], "never")
-    assert "does not say what it was trained on" in overlap(config, folder, None, [new], "auto")
+    assert re.match(r"warning: 993 of the [\d,]+ distinct 32-mers of the scored bases occur in the model's", line)
+    assert line.endswith("the longest shared run has 1024 bases")
+    assert "were not compared" in overlap(config, folder, 3, [new], "never")
+    assert "does not record its training data" in overlap(config, folder, None, [new], "auto")
     monkeypatch.setattr(score, "_LARGEST_COMPARISON", 100)
     assert "--check_overlap always compares them" in overlap(config, folder, 3, [new], "auto")
     assert overlap(config, folder, 3, [seen], "always").startswith("warning: 2,969 of the 2,969")
     state["dataset"] = "another"
-    assert "another dataset" in overlap(config, folder, 3, [new], "auto")
+    assert "is not the dataset that the model was trained on" in overlap(config, folder, 3, [new], "auto")
 
 
 @pytest.mark.parametrize(
-    ("command", "fasta", "arguments", "kind", "words"),
+    ("command", "fasta", "arguments", "kind", "attributes"),
     [
-        (score, ">a\nMKVLAAGIV\n", [], FormatError, "line 2: record a: base 'L'"),
-        (score, ">a\nAC\n>a\nGT\n", [], FormatError, "line 3: name 'a'"),
-        (score, "", [], FileError, "s.fa: "),
-        (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], DataError, "none.vcf: cannot be read (No such file"),
-        (score, ">a\nAC\n", ["--vcf", "{}/s.fa", "--context", "24"], FormatError, "s.fa: line 1: "),
-        (score, ">a\nAC\n", ["--phases", "2", "--vcf", "{}/v.vcf", "--context", "24"], ConfigError, "phases is 2: it"),
-        (score, ">a\nAC\n", ["--vcf", "{}/v.vcf"], ConfigError, "a context of 8192 bases"),
-        (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--prefix", "<mam>"], ConfigError, "--prefix: is of sequences"),
-        (score, ">a\nAC\n", ["--prefix", "<x>"], ConfigError, "unknown special token '<x>'"),
-        (score, ">a\nAC\n", ["--prefix", "<mam>AC"], ConfigError, "--prefix <mam>AC: has DNA in it"),
-        (score, ">a\nAC\n", ["--vcf", "-"], ConfigError, "--vcf -: is read more than once"),
-        (score, ">a\nAC\n", ["--output", "{}/o.vcf.gz"], ConfigError, "o.vcf.gz: is written uncompressed"),
-        (score, ">a\nAC\n", ["--output", "{}/o.vcf"], ConfigError, "o.vcf: sequences are written as a table"),
-        (score, ">a\nAC\n", ["--output", "{}"], ConfigError, "is a folder; give the name of a file"),
-        (sample, ">a\nAC\n", ["--output", "{}"], ConfigError, "is a folder; give the name of a file"),
-        (sample, ">a\nAC\n", ["--prefix", "AC"], ConfigError, "--prefix AC: has DNA in it"),
-        (embed, ">a\nAC\n", ["--prefix", "AC", "--convention", "v1"], ConfigError, "--prefix AC: has DNA in it"),
-        (embed, ">a\nAC\n>b\n\n", ["--convention", "v1"], DataError, "record b: is empty"),
-        (embed, f">a\nAC\n>b\n{'ACG' * 99}\n", ["--convention", "v1"], ConfigError, "record b: in 1 chunk"),
-        (embed, ">a\nAC\n", ["--layer", "9", "--convention", "v1"], ConfigError, "layer is 9: the model has"),
-        (embed, ">a\nAC\n", ["--output", "{}/x.txt"], ConfigError, "give a name that ends in .npz or .parquet"),
+        (score, ">a\nMKVLAAGIV\n", [], FormatError, {"file": "s.fa", "line": 2, "record": "a"}),
+        (score, ">a\nAC\n>a\nGT\n", [], FormatError, {"file": "s.fa", "line": 3}),
+        (score, "", [], FileError, {"file": "s.fa"}),
+        (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], DataError, "none.vcf: "),
+        (score, ">a\nAC\n", ["--vcf", "{}/s.fa", "--context", "24"], FormatError, {"file": "s.fa", "line": 1}),
+        (score, ">a\nAC\n", ["--phases", "2", "--vcf", "{}/v.vcf", "--context", "24"], ConfigError, "phases is 2: "),
+        (score, ">a\nAC\n", ["--vcf", "{}/v.vcf"], ConfigError, "context is 8192: "),
+        (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--prefix", "<mam>"], ConfigError, {"field": "--prefix"}),
+        (score, ">a\nAC\n", ["--prefix", "<x>"], ConfigError, {"field": "--prefix", "value": "<x>"}),
+        (score, ">a\nAC\n", ["--prefix", "<mam>AC"], ConfigError, {"field": "--prefix", "value": "<mam>AC"}),
+        (score, ">a\nAC\n", ["--vcf", "-"], ConfigError, {"field": "--vcf", "value": "-"}),
+        (score, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, {"field": "--batch_tokens", "value": 0}),
+        (score, ">a\nAC\n", ["--output", "{}/o.vcf.gz"], ConfigError, {"field": "--output", "value": "{}/o.vcf.gz"}),
+        (score, ">a\nAC\n", ["--output", "{}/o.vcf"], ConfigError, {"field": "--output", "value": "{}/o.vcf"}),
+        (score, ">a\nAC\n", ["--output", "{}"], ConfigError, "is a folder; "),
+        (sample, ">a\nAC\n", ["--output", "{}"], ConfigError, {"field": "--output", "value": "{}"}),
+        (sample, ">a\nAC\n", ["--prefix", "AC"], ConfigError, {"field": "--prefix", "value": "AC"}),
+        (embed, ">a\nAC\n", ["--prefix", "AC"], ConfigError, {"field": "--prefix", "value": "AC"}),
+        (embed, ">a\nAC\n>b\n\n", ["--convention", "v1"], DataError, {"file": "s.fa", "record": "b"}),
+        (embed, f">a\nAC\n>b\n{'ACG' * 99}\n", ["--convention", "v1"], ConfigError, "record b: chunks is 1: "),
+        (embed, ">a\nAC\n", ["--layer", "9", "--convention", "v1"], ConfigError, "layer is 9: "),
+        (embed, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, {"field": "--batch_tokens", "value": 0}),
+        (embed, ">a\nAC\n", ["--output", "{}/x.txt"], ConfigError, {"field": "--output", "value": "{}/x.txt"}),
+        (embed, ">a\nAC\n", ["--output", "{}/s.npz"], ConfigError, {"field": "--output", "value": "{}/s.npz"}),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line(command, fasta, arguments, kind, words, run, files):
+def test_bad_input_is_one_line(command, fasta, arguments, kind, attributes, run, files):
+    """A ConfigError made from an InputError of the model has no field: there its text is compared."""
     (files / "s.fa").write_text(fasta)
-    given = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output", str(files / "o.npz")]
-    with pytest.raises(kind, match=r"^[^\n]*$") as error:
-        command.main([*given, *(a.format(files) for a in arguments)])
-    assert words in str(error.value)
+    (files / "s.npz").touch()
+    given = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output", str(files / "o.npz"), *arguments]
+    text = attributes if isinstance(attributes, str) else ""
+    expected = {} if text else attributes
+    expected = {name: value.format(files) if isinstance(value, str) else value for name, value in expected.items()}
+    with pytest.raises(kind, match=text) if text else raises(kind, **expected):
+        command.main([argument.format(files) for argument in given])
     assert not (files / "o.npz").exists()
 
 

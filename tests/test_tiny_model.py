@@ -1,4 +1,4 @@
-"""The model that ships: its size, what it knows, that every door opens it, and what its card says."""
+"""The model that ships: its size, its likelihoods, that every command loads it, and its card."""
 
 import gzip
 import importlib
@@ -11,12 +11,13 @@ from Bio import SeqIO
 from safetensors.numpy import load_file
 
 import gener_jax
-from data_pipeline.errors import DataError
+from data_pipeline.errors import FileError
 from gener_jax import embed, sample, score
 from gener_jax.assets import EXAMPLE_GENOME, TINY
 from gener_jax.storage import pretrained
 from gener_jax.train import main as train
 from tests.data import FIXTURES
+from tests.raised import raises
 
 pytestmark = pytest.mark.usefixtures("compiled_in_full")
 
@@ -30,7 +31,7 @@ def lm():
 
 @pytest.fixture(scope="module")
 def genes():
-    """Coding regions of 0.9 to 3 kb, in frame, of a plasmid and a phage that it was not trained on."""
+    """Coding regions of 0.9 to 3 kb, in frame, from a plasmid and a phage that the model was not trained on."""
     found = []
     for name in ("ypestis_plasmid_pPCP1_NC_005816.1.gb.gz", "phage_NC_000902.gbk.gz"):
         with gzip.open(FIXTURES / name, "rt") as file:
@@ -51,7 +52,7 @@ def test_is_small(lm):
     assert lm.config.tokenizer.convention == "v2"
 
 
-def test_knows_genes_it_never_saw(lm, genes):
+def test_held_out_genes_are_likelier_than_shuffled_ones(lm, genes):
     generator = np.random.default_rng(0)
     shuffled = ["".join(generator.permutation(list(gene))) for gene in genes]
     assert len(genes) >= 10
@@ -64,7 +65,7 @@ def test_generates_and_embeds(lm):
     assert np.isfinite(lm.embed(["ATGAAAGC", "GATTACA"])).all()
 
 
-def test_commands_open_it(tmp_path, capsys):
+def test_commands_load_it(tmp_path, capsys):
     fasta = tmp_path / "a.fa"
     fasta.write_text(">a\nATGAAAGCGATTACA\n>b\nGATTACA\n")
     score.main(["--checkpoint", "tiny", "--fasta", str(fasta), "--output", str(tmp_path / "a.tsv")])
@@ -76,7 +77,7 @@ def test_commands_open_it(tmp_path, capsys):
     assert np.load(tmp_path / "a.npz")["embeddings"].shape == (2, 128)
 
 
-def test_a_folder_of_that_name_goes_first(tmp_path, monkeypatch):
+def test_a_folder_of_that_name_takes_precedence(tmp_path, monkeypatch):
     assert pretrained.find("tiny") == TINY
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
@@ -95,5 +96,5 @@ def test_a_missing_record_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("GENER_JAX_GENOMES", str(tmp_path / "genomes"))
     experiment = importlib.import_module("experiments.tiny").__file__
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"genomes/NC_000913\.3\.gb: no such file"):
-        train([f"--config={experiment}", "--config.train.batch_size=8"])  # a row a device
+    with raises(FileError, file="NC_000913.3.gb"):
+        train([f"--config={experiment}", "--config.train.batch_size=8"])  # one row per device

@@ -1,12 +1,14 @@
-"""Variants: both protocols against their definitions, indels, phases, strands, and what cannot be scored."""
+"""Variant scores: both protocols against their definitions, indels, phases, strands, and flags."""
 
 import numpy as np
 import pytest
 
-from data_pipeline.errors import DataError
+from data_pipeline.errors import FileError, FormatError
 from data_pipeline.sequence import bases
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.variant import FLANK, Variant, trimmed
+from gener_jax.runtime.errors import InputError
+from tests.raised import raises
 from tests.test_generate import make_lm
 
 K = 3
@@ -33,8 +35,8 @@ def ll(lm, text):
     return lm.log_likelihood([text])[0].value if text else 0.0
 
 
-def edge(lm, v, phase=0, chromosome=CHROMOSOME):
-    """log p of an allele behind the bases before it, by the chain rule over whole sequences."""
+def continuations(lm, v, phase=0, chromosome=CHROMOSOME):
+    """log p of each allele after the bases before it, by the chain rule over whole sequences."""
     cut = v.start - phase
     upstream = chromosome[max(cut - CONTEXT, 0) : cut].lstrip("N")
     upstream = upstream[len(upstream) % K :]
@@ -44,10 +46,10 @@ def edge(lm, v, phase=0, chromosome=CHROMOSOME):
 
 
 @pytest.mark.parametrize("start", [0, 2, 30, 31, 32, 150, 199])
-def test_right_edge_is_the_definition(start, lm):
+def test_next_kmer_is_the_definition(start, lm):
     v = variant(start)
     (found,) = scored(lm, v)
-    ref, alt = edge(lm, v)
+    ref, alt = continuations(lm, v)
     assert found.score == "next_kmer"
     assert found.flag == ""
     assert found.log_p_ref == pytest.approx(ref, abs=2e-5)
@@ -56,25 +58,25 @@ def test_right_edge_is_the_definition(start, lm):
 
 
 @pytest.mark.parametrize(("length", "alt"), [(2, None), (4, None), (1, "GATTA"), (5, "A"), (2, "CCGA")])
-def test_right_edge_of_more_than_one_base(length, alt, lm):
+def test_next_kmer_of_more_than_one_base(length, alt, lm):
     ref = CHROMOSOME[60 : 60 + length]
     alt = alt or bases.decode(bases.encode(ref) ^ 1)
     v = Variant("chr1", 60, ref, alt)
     start, ref, alt = trimmed(*v[1:])
     (found,) = scored(lm, v)
-    expected = edge(lm, Variant("chr1", start, ref, alt))
+    expected = continuations(lm, Variant("chr1", start, ref, alt))
     assert found.score == "next_kmer_sequence"
     assert found.llr == pytest.approx(expected[0] - expected[1], abs=1e-4)
 
 
 def windows(v, phase=0):
     first = max(v.start - CONTEXT // 2 + phase, 0)
-    behind = CHROMOSOME[v.start + len(v.ref) : first + CONTEXT]
-    return [CHROMOSOME[first : v.start] + allele + behind for allele in (v.ref, v.alt)]
+    after = CHROMOSOME[v.start + len(v.ref) : first + CONTEXT]
+    return [CHROMOSOME[first : v.start] + allele + after for allele in (v.ref, v.alt)]
 
 
 @pytest.mark.parametrize("start", [0, 5, 60, 61, 62, 195])
-def test_centred_is_the_definition(start, lm):
+def test_window_is_the_definition(start, lm):
     v = variant(start)
     (found,) = scored(lm, v, protocol="window")
     whole = [w[: len(w) // K * K] for w in windows(v)]
@@ -88,8 +90,8 @@ def test_centred_is_the_definition(start, lm):
 
 @pytest.mark.parametrize("phases", [1, K])
 @pytest.mark.parametrize("strand", ["+", "-", "both"])
-def test_a_centred_window_holds_the_variant_to_the_last_base(strand, phases, lm):
-    """Whole k-mers end before the last k - 1 bases (the first on the minus strand): the last one is partial there."""
+def test_a_window_contains_the_variant_up_to_the_ends_of_a_contig(strand, phases, lm):
+    """Whole k-mers may end before the last k - 1 bases (the first ones, on the minus strand): there one is partial."""
     back = bases.decode(bases.reverse_complement(bases.encode(CHROMOSOME)))
 
     def of(text, at, ref, alt, phase):
@@ -100,9 +102,9 @@ def test_a_centred_window_holds_the_variant_to_the_last_base(strand, phases, lm)
         return (ll(lm, pair[0]) - ll(lm, pair[1])) / -(-len(pair[0]) // K)
 
     last = len(CHROMOSOME)
-    spots = [(0, 1), (1, 1), (2, 1), (4, 1), (0, 4), (1, 2), *((last - n, 1) for n in (1, 2, 3, 6)), (last - 5, 4),
+    sites = [(0, 1), (1, 1), (2, 1), (4, 1), (0, 4), (1, 2), *((last - n, 1) for n in (1, 2, 3, 6)), (last - 5, 4),
              (last - 2, 2)]  # fmt: skip
-    for start, length in spots:
+    for start, length in sites:
         ref = CHROMOSOME[start : start + length]
         flip = bases.decode(bases.encode(ref) ^ 1)
         alt, single = flip, {"+": [], "-": []}
@@ -121,7 +123,7 @@ def test_a_centred_window_holds_the_variant_to_the_last_base(strand, phases, lm)
     assert abs(by_base.llr) > 1e-5
 
 
-def test_centred_indels_have_windows_of_equal_content(lm):
+def test_windows_of_an_indel_hold_the_same_other_bases(lm):
     for v in (Variant("chr1", 60, CHROMOSOME[60:65], CHROMOSOME[60]), Variant("chr1", 60, CHROMOSOME[60], "GATTAC")):
         (found,) = scored(lm, v, protocol="window")
         start, ref, alt = trimmed(*v[1:])
@@ -141,7 +143,7 @@ def test_phases_and_their_spread(lm):
                 ref, alt = (ll(lm, w) for w in windows(v, phase))
                 single.append((ref - alt) / (CONTEXT // K))
         else:
-            pairs = [edge(lm, v, phase) for phase in range(K)]
+            pairs = [continuations(lm, v, phase) for phase in range(K)]
             single = [np.log(np.exp(r) / (np.exp(a) + 1e-10)) for r, a in pairs]
         assert found.llr == pytest.approx(np.mean(single), abs=5e-5)
         assert found.spread == pytest.approx(np.std(single), abs=5e-5)
@@ -149,7 +151,7 @@ def test_phases_and_their_spread(lm):
         assert scored(lm, v, protocol=protocol)[0].llr == pytest.approx(single[0], abs=5e-5)
         assert scored(lm, v, protocol=protocol)[0].spread is None
     v = Variant("chr1", 60, CHROMOSOME[60:62], bases.decode(bases.encode(CHROMOSOME[60:62]) ^ 1))
-    pairs = [edge(lm, v, phase) for phase in range(K)]
+    pairs = [continuations(lm, v, phase) for phase in range(K)]
     (found,) = scored(lm, v, phases=K)
     assert found.llr == pytest.approx(np.mean([r - a for r, a in pairs]), abs=1e-4)
 
@@ -162,7 +164,7 @@ def test_strands(lm):
         plus, minus, both = (scored(lm, v, protocol=protocol, strand=s)[0].llr for s in ("+", "-", "both"))
         if protocol == "next_kmer":
             assert minus == pytest.approx(scored(lm, opposite, genome={"chr1": back})[0].llr, abs=1e-5)
-        else:  # the window's end is cut on the strand that is read
+        else:  # the end of the window is cut on the scored strand
             first = opposite.start - CONTEXT // 2
             ref = back[first : first + CONTEXT]
             alt = ref[: CONTEXT // 2] + opposite.alt + ref[CONTEXT // 2 + 1 :]
@@ -179,7 +181,7 @@ def test_marginals(lm):
     assert found.llr == pytest.approx(ref - alt, abs=1e-5)
 
 
-def test_order_batches_and_neighbours_change_nothing(lm):
+def test_order_batches_and_nearby_variants_change_nothing(lm):
     variants = [variant(i) for i in range(20, 120, 3)] + [Variant("chr1", 60, CHROMOSOME[60], "TT")]
     variants += [Variant("chr1", 50, CHROMOSOME[50], a) for a in "ACGT" if a != CHROMOSOME[50]]
     for protocol in ("next_kmer", "window"):
@@ -190,14 +192,22 @@ def test_order_batches_and_neighbours_change_nothing(lm):
         np.testing.assert_allclose(few[::-1], expected, atol=2e-5)
 
 
-def test_a_planted_variant_has_the_right_sign(lm):
-    """Of the two alleles, the one that the model itself finds likelier scores against the other."""
-    for start in range(40, 100, 7):
-        scores = {
-            a: scored(lm, Variant("chr1", start, CHROMOSOME[start], a))[0] for a in "ACGT" if a != CHROMOSOME[start]
-        }
-        for s in scores.values():
-            assert (s.llr > 0) == (s.log_p_ref > s.log_p_alt)
+def test_a_positive_ratio_favors_the_reference(lm):
+    """For both protocols, and with the alleles exchanged the ratio changes its sign."""
+    for protocol in ("next_kmer", "window"):
+        v, swapped = variant(60), CHROMOSOME[:60] + variant(60).alt + CHROMOSOME[61:]
+        (forward,) = scored(lm, v, protocol=protocol)
+        (back,) = scored(lm, v._replace(ref=v.alt, alt=v.ref), protocol=protocol, genome={"chr1": swapped})
+        assert (forward.llr > 0) == (forward.log_p_ref > forward.log_p_alt)
+        assert back.llr == pytest.approx(-forward.llr, abs=1e-4)
+        assert abs(forward.llr) > 1e-3
+
+
+def test_old_names_of_the_protocols(lm):
+    v = variant(60)
+    assert scored(lm, v, protocol="right_edge") == scored(lm, v, protocol="next_kmer")
+    assert scored(lm, v, protocol="centred") == scored(lm, v, protocol="window")
+    assert scored(lm, v, protocol="right_edge") != scored(lm, v, protocol="centred")
 
 
 def test_windows_and_names(lm, tmp_path):
@@ -206,7 +216,7 @@ def test_windows_and_names(lm, tmp_path):
     table = tmp_path / "names.tsv"
     table.write_text("# names\nI\tNC_1.1\tsomething\nchrVII\t7\n")
     genome = Genome.read(fasta, table)
-    assert genome.pieces["NC_1.1"][0].start == 20
+    assert genome.stretches["NC_1.1"][0].start == 20
     for name, expected in {
         "NC_1.1": "NC_1.1", "chr7": "7", "7": "7", "M": "chrM", "I": "NC_1.1", "chrI": "NC_1.1", "VII": "7", "8": None,
     }.items():  # fmt: skip
@@ -214,25 +224,27 @@ def test_windows_and_names(lm, tmp_path):
     v = variant(60)
     (whole,), (window,) = scored(lm, v), scored(lm, v._replace(contig="chrI"), genome=genome)
     assert window.llr == pytest.approx(whole.llr, abs=1e-6)
-    assert "outside of the bases of NC_1.1" in scored(lm, variant(10)._replace(contig="I"), genome=genome)[0].flag
+    assert "outside the bases of NC_1.1" in scored(lm, variant(10)._replace(contig="I"), genome=genome)[0].flag
+    with raises(FileError, file="none.tsv"):
+        Genome.read(fasta, tmp_path / "none.tsv")
     fasta.write_text(f">NC_1.1:21-141\n{CHROMOSOME[20:140]}\n")
-    with pytest.raises(DataError, match=r"record NC_1\.1:21-141: has 120 bases, a window of that name 121"):
+    with raises(FormatError, file="w.fa", record="NC_1.1:21-141"):
         Genome.read(fasta)
 
 
-def test_what_cannot_be_scored_is_flagged_in_its_place(lm):
+def test_a_variant_that_cannot_be_scored_is_flagged(lm):
     other = "ACGT"["ACGT".index(CHROMOSOME[60]) - 1]
     bad = {
         Variant("chr2", 60, "A", "C"): "contig chr2 is not in the FASTA",
-        Variant("chr1", 60, other, CHROMOSOME[60]): f"REF is {other}, the FASTA has {CHROMOSOME[60]}",
-        Variant("chr1", 500, "A", "C"): "position 501 is outside of the bases of chr1 that the FASTA has (to 200)",
+        Variant("chr1", 60, other, CHROMOSOME[60]): f"REF is {other}, but the FASTA has {CHROMOSOME[60]}",
+        Variant("chr1", 500, "A", "C"): "position 501 is outside the bases of chr1 in the FASTA (up to 200)",
         Variant("chr1", 199, CHROMOSOME[199] + "A", "C"): "position 200 is outside",
         Variant("chr1", -1, "A", "C"): "position 0 is before the first base",
-        Variant("chr1", 60, "R", "C"): "REF R is not of A, C, G and T",
-        Variant("chr1", 60, CHROMOSOME[60], "<DEL>"): "ALT <DEL> is no sequence",
-        Variant("chr1", 60, CHROMOSOME[60], "*"): "ALT * is no sequence",
-        Variant("chr1", 60, CHROMOSOME[60], CHROMOSOME[60]): "ALT is REF",
-        Variant("chr1", 60, CHROMOSOME[60], "ACGTACGTAC"): "bases, up to 6 are compared in this context",
+        Variant("chr1", 60, "R", "C"): "REF R has letters other than A, C, G and T",
+        Variant("chr1", 60, CHROMOSOME[60], "<DEL>"): "ALT <DEL> is not a sequence",
+        Variant("chr1", 60, CHROMOSOME[60], "*"): "ALT * is not a sequence",
+        Variant("chr1", 60, CHROMOSOME[60], CHROMOSOME[60]): "ALT equals REF",
+        Variant("chr1", 60, CHROMOSOME[60], "ACGTACGTAC"): "an allele has 10 bases; this context allows at most 6",
     }
     good = variant(60)
     found = scored(lm, *(v for b in bad for v in (b, good)))
@@ -245,19 +257,19 @@ def test_what_cannot_be_scored_is_flagged_in_its_place(lm):
 
 @pytest.mark.parametrize("protocol", ["next_kmer", "window"])
 def test_phases_at_the_ends_of_a_contig(protocol, lm):
-    """There are fewer; what is there is averaged, on both strands."""
+    """There are fewer phases; the mean is over those that exist, on both strands."""
     for start in (0, 1, 2, 5, 9, 197, 198, 199):
         for strand in ("+", "-", "both"):
             (found,) = scored(lm, variant(start), protocol=protocol, phases=K, strand=strand)
             assert found.flag == ""
             assert np.isfinite(found.llr)
-            alone = (start == 0 and strand != "-") or (start == 199 and strand != "+")
-            assert (found.spread is None) == alone
+            one_phase = (start == 0 and strand != "-") or (start == 199 and strand != "+")
+            assert (found.spread is None) == one_phase
             assert found.spread is None or found.spread > 1e-4
 
 
 @pytest.mark.parametrize("protocol", ["next_kmer", "window"])
-def test_an_indel_is_scored_at_one_of_its_places(protocol, lm):
+def test_an_indel_has_the_same_score_wherever_it_is_written(protocol, lm):
     text = CHROMOSOME[:60] + "CAAAAAAG" + CHROMOSOME[60:]
     for strand in ("+", "-"):
         for length, written in ((1, lambda i: ("A" * 2, "A")), (2, lambda i: ("A" * 3, "A"))):
@@ -277,20 +289,20 @@ def test_an_indel_is_scored_at_one_of_its_places(protocol, lm):
 
 @pytest.mark.parametrize("strand", ["+", "-"])
 def test_an_indel_in_a_repeat_longer_than_the_context_keeps_its_context(strand, lm):
-    """What is before the repeat's first unit is the context, however far from where the record puts the change."""
-    before, behind = CHROMOSOME[:60] + "C", "C" + CHROMOSOME[60:120]
-    text = before + "AG" * 200 + behind
+    """The context is what precedes the repeat, however far the record writes the change from there."""
+    before, after = CHROMOSOME[:60] + "C", "C" + CHROMOSOME[60:120]
+    text = before + "AG" * 200 + after
     written = [Variant("chr1", 60 + 2 * i, text[60 + 2 * i :][:3], text[60 + 2 * i]) for i in (0, 1, 70, 150, 199)]
     found = [s.llr for s in scored(lm, *written, genome={"chr1": text}, strand=strand)]
     np.testing.assert_allclose(found, found[0], atol=1e-5)
     if strand == "+":
-        ref, alt = edge(lm, Variant("chr1", 61, "AG", ""), chromosome=text)
+        ref, alt = continuations(lm, Variant("chr1", 61, "AG", ""), chromosome=text)
         assert found[0] == pytest.approx(ref - alt, abs=1e-4)
 
 
 def test_indels_at_the_end_of_a_contig(lm):
     found = scored(lm, Variant("chr1", 190, CHROMOSOME[190], "GATTA"), Variant("chr1", 9, CHROMOSOME[9:11], "C"))
-    assert found[0].flag == f"fewer than {FLANK} bases behind it"
+    assert found[0].flag == f"fewer than {FLANK} bases after the variant"
     assert scored(lm, Variant("chr1", 9, CHROMOSOME[9:11], CHROMOSOME[9]), strand="-")[0].flag
 
 
@@ -305,7 +317,7 @@ def test_names_of_contigs(tmp_path):
     ]
     report.write_text("# Sequence-Name\n" + "".join("\t".join(line.split()) + "\n" for line in columns))
     genome = Genome.read(fasta, report)
-    assert genome.pieces["NC_1.1"][0].start == 20
+    assert genome.stretches["NC_1.1"][0].start == 20
     for name, expected in {"1": "NC_1.1", "CM1.1": "NC_1.1", "scf": "NT_1.1", "GL1.1": "NT_1.1"}.items():
         assert genome.contig(name) == expected
     for name in ("=", "na", "Chromosome", "160", "200", "Primary"):
@@ -318,7 +330,7 @@ def test_n_before_the_variant(lm):
     text = "N" * 50 + CHROMOSOME[50:59] + "N" + CHROMOSOME[60:]
     v = variant(70)
     (found,) = scored(lm, v, genome={"chr1": text})
-    ref, alt = edge(lm, v, chromosome=text)
+    ref, alt = continuations(lm, v, chromosome=text)
     assert found.log_p_ref == pytest.approx(ref, abs=2e-5)
     assert found.log_p_alt == pytest.approx(alt, abs=2e-5)
 
@@ -326,18 +338,14 @@ def test_n_before_the_variant(lm):
 def test_nothing_known_before_the_variant(lm):
     text = "N" * 40 + CHROMOSOME[40:]
     found = scored(lm, variant(40), variant(41), genome={"chr1": text})
-    assert [s.flag for s in found] == ["no known base in the context before it", ""]
+    assert [s.flag for s in found] == ["no known base in the context before the variant", ""]
     assert scored(lm, variant(40), genome={"chr1": text}, protocol="window")[0].flag == ""
 
 
 def test_errors(lm):
-    for options, message in [
-        ({"protocol": "left"}, "protocol 'left' is none of"),
-        ({"phases": 2}, "phases is 2: it is 1 or 3"),
-        ({"strand": "x"}, "strand 'x' is none of"),
-        ({"marginals": True}, "marginals: are of protocol window"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            scored(lm, variant(60), **options)
-    with pytest.raises(ValueError, match="a context of 8192 bases needs up to 2731"):
-        list(lm.score_variants([variant(60)], {"chr1": CHROMOSOME}))
+    for argument, value in [("protocol", "left"), ("phases", 2), ("strand", "x"), ("marginals", True)]:
+        with raises(InputError, argument=argument, value=value):
+            scored(lm, variant(60), **{argument: value})
+    for context in (5, 8192):  # less than two k-mers; more than the model's positions
+        with raises(InputError, argument="context", value=context):
+            lm.score_variants([variant(60)], {"chr1": CHROMOSOME}, context=context)

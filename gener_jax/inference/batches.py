@@ -1,7 +1,7 @@
-"""Rows of unequal length as few shapes: lengths and numbers of rows are rounded up, so few programs are compiled.
+"""Batches rows of unequal length in few shapes: lengths and numbers of rows are rounded up to compile few programs.
 
-An accelerator takes larger batches and coarser numbers of rows: there a program costs more to compile than its padding
-to compute, and the host sends it batches ahead of those that it reads.
+An accelerator gets larger batches and coarser numbers of rows, because compiling a program there costs more than
+computing the padding. The host also dispatches batches to it before it reads the results of earlier ones.
 """
 
 import collections
@@ -11,64 +11,81 @@ import jax
 import numpy as np
 
 from data_pipeline.sequence.tokenizer import PAD
+from gener_jax.runtime.errors import InputError
 
-TOKENS, TOKENS_ACCELERATED = 16384, 65536  # of a batch, padding included, unless another number is asked for
-_AHEAD = 4  # batches on their way to an accelerator while another's result is read
+TOKENS, TOKENS_ACCELERATED = 16384, 65536  # default tokens per batch, including padding
+_AHEAD = 4  # batches dispatched to an accelerator before the result of an earlier one is read
 
 
 def accelerated() -> bool:
-    """Whether programs run elsewhere than on the host's own processor."""
+    """Whether programs run on an accelerator instead of the host's CPU."""
     return jax.default_backend() != "cpu"
 
 
-def tokens_at_once(asked: int | None = None) -> int:
-    """Tokens of a batch, padding included: what is asked for, or what suits the platform."""
-    return (TOKENS_ACCELERATED if accelerated() else TOKENS) if asked is None else asked
+def tokens_per_batch(requested: int | None = None) -> int:
+    """Tokens per batch, including padding: the requested number, or the platform's default for None.
+
+    Raises:
+      InputError: of `batch_tokens`, if the number is not positive.
+    """
+    if requested is None:
+        return TOKENS_ACCELERATED if accelerated() else TOKENS
+    if requested < 1:
+        raise InputError("must be positive", "batch_tokens", requested)
+    return requested
 
 
-def listed(sequences: Sequence[str]) -> list[str]:
-    """The sequences; raises ValueError for a single string, which is one as well, of letters."""
+def as_list(sequences: Sequence[str]) -> list[str]:
+    """The sequences as a list.
+
+    Raises:
+      InputError: if `sequences` is a single string, which Python would read as a sequence of letters.
+    """
     if isinstance(sequences, str):
-        raise ValueError("sequences is one string: give a list of them")
+        raise InputError("must be a list of sequences, not a string", "sequences", sequences)
     return list(sequences)
 
 
 def round_up(n: int, least: int = 8, steps: int = 1) -> int:
-    """The next power of two, or the next of so many equal steps from one to the next; and at least `least`."""
+    """The smallest of the allowed sizes that is at least `n` and `least`.
+
+    The allowed sizes are the powers of two, and `steps` - 1 others at equal distances between two of them.
+    """
     power = 1 << (max(int(n), 1) - 1).bit_length()
     step = max(power // (2 * steps), 1) if steps > 1 else power
     return max(-(-int(n) // step) * step, least)
 
 
 def by_length(lengths: list[int], tokens: int, usual: int = 0) -> Iterator[tuple[list[int], int, int]]:
-    """Batches of rows of about equal length: the rows' numbers, and the batch's rows and tokens a row, rounded up.
+    """Yields batches of rows of similar length: the rows' indices, and the batch's rows and tokens per row, rounded up.
 
-    Lengths take one of four steps between two powers of two, or one of 32 for those of about the `usual` length; the
-    number of rows follows from it, as many as `tokens` hold (a power of two, at least one), so that there is one shape
-    a length. The last rows take a half of that, a quarter and so on (an accelerator: a quarter, a sixteenth). What is
-    over is padding. The longest rows come first: what does not fit in memory is known at once.
+    There are four sizes of length per power of two, and 32 near the `usual` length, so that these get little padding.
+    The length determines the number of rows: the largest power of two whose batch has at most `tokens` tokens, but at
+    least one. So each length has one shape, except that the last rows use a half of that number, a quarter and so on
+    (on an accelerator a quarter, a sixteenth). The rest of a batch is padding. The longest rows come first, so that
+    running out of memory happens at the start.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    usual, less = round_up(usual, steps=32), 4 if accelerated() else 2
+    usual, divisor = round_up(usual, steps=32), 4 if accelerated() else 2
     first = 0
     while first < len(order):
-        left, longest = len(order) - first, lengths[order[first]]
+        remaining, longest = len(order) - first, lengths[order[first]]
         length = round_up(longest, steps=4)
         if longest <= usual < length:
             length = usual
         rows = 1 << max(tokens // length, 1).bit_length() - 1
-        while rows > 1 and max(rows // less, 1) >= left:
-            rows = max(rows // less, 1)
+        while rows > 1 and max(rows // divisor, 1) >= remaining:
+            rows = max(rows // divisor, 1)
         yield order[first : first + rows], rows, length
         first += rows
 
 
 def results(batches: Iterable[tuple[list[int], jax.Array]]) -> Iterator[tuple[int, np.ndarray]]:
-    """The number of each row and its result, of batches (the rows' numbers, the result of all) that are made meanwhile.
+    """Yields the index and result of each row; `batches` yields the indices and results of a batch, on the device.
 
-    Some are dispatched before the first is read, so that an accelerator has work while the host reads, and few enough
-    that what is held does not grow with their number. The host's own processor gains nothing by that: there each is
-    read when it is made.
+    On an accelerator a few batches are dispatched before the first result is read, so that it computes while the host
+    reads; their number is fixed, so memory does not grow with that of the batches. On a CPU this gains nothing, so each
+    batch is read before the next one is made.
     """
     waiting, ahead = collections.deque(), _AHEAD if accelerated() else 0
 

@@ -1,4 +1,4 @@
-"""Hidden states as embeddings of whole sequences or of their tokens."""
+"""Embeddings of whole sequences or of their tokens, from hidden states."""
 
 import functools
 import warnings
@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV
-from gener_jax.inference.batches import by_length, listed, results, right_pad
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, REMAINDERS
+from gener_jax.inference.batches import as_list, by_length, results, right_pad
+from gener_jax.inference.prompt import input_errors
 from gener_jax.model.decoder import Decoder
+from gener_jax.runtime.errors import InputError
 
 POOLINGS = ("last", "mean", "separator", "tokens")
 _UNKNOWN = (
-    "a sequence, or a chunk of one, has no whole k-mer of known bases: it is embedded as <oov>, whatever its bases "
-    "(remainder pad_left reads short ones)"
+    "a sequence, or a chunk of one, has no whole k-mer of known bases, so its embedding is that of <oov> and does not "
+    "depend on its bases (remainder='pad_left' encodes short sequences)"
 )
 
 
@@ -24,12 +26,13 @@ _UNKNOWN = (
 def pooled(
     model: Decoder, params, ids: Int[Array, "B T"], lengths: Int[Array, " B"], *, layer: int, pooling: str
 ) -> Float[Array, "B ..."]:
-    """Hidden states float32 of a layer, [B, D] or, of all tokens, [B, T, D].
+    """Hidden states of a layer, pooled over tokens, float32 [B, D], or of all tokens, float32 [B, T, D].
 
     Args:
-      lengths: tokens a row; what lies behind them is not seen.
-      layer: 0 the token embeddings, i what leaves layer i un-normed; the number of layers + 1: behind the last norm.
-      pooling: "mean" over the tokens, "tokens" all, else the last.
+      lengths: tokens per row; the padding after them is not attended to.
+      layer: 0, the token embeddings; i, the output of layer i before the final norm; the number of layers + 1, after
+        the final norm.
+      pooling: "mean" of the tokens, "tokens" for all of them; any other value, the last token.
     """
     layers = model.config.num_hidden_layers
     if layer == 0:
@@ -52,27 +55,32 @@ def embed(
     lm, sequences: Sequence[str], *, pooling: str, layer: int | None, chunks: int, remainder: str, batch_tokens: int
 ) -> np.ndarray | list[np.ndarray]:
     """See `LM.embed`."""
-    sequences = listed(sequences)
+    sequences = as_list(sequences)
     if pooling not in POOLINGS:
-        raise ValueError(f"pooling {pooling!r} is none of {', '.join(POOLINGS)}")
+        raise InputError(f"must be one of {', '.join(POOLINGS)}", "pooling", pooling)
+    if remainder not in REMAINDERS:
+        raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
     layers = lm.config.model.num_hidden_layers
     if layer is not None and not 0 <= layer <= layers:
-        raise ValueError(f"layer is {layer}: the model has layers 1 to {layers}, and 0 is its embeddings")
-    for name, value in (("chunks", chunks), ("batch_tokens", batch_tokens)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}: it has to be positive")
+        raise InputError(f"must be 0 (the token embeddings) or a layer from 1 to {layers}", "layer", layer)
+    if chunks < 1:
+        raise InputError("must be positive", "chunks", chunks)
     if pooling == "separator" and len(lm.frame(np.zeros(0, np.int32))) < 2:
-        raise ValueError(f"pooling 'separator': {lm.config.name} reads sequences as v1, which has none: take last")
+        raise InputError(
+            f"{lm.config.name} frames sequences as v1, which has no separator; use 'last'", "pooling", pooling
+        )
     rows = []
-    for number, sequence in enumerate(sequences):
-        ids = lm.tokenizer.encode(sequence, remainder=remainder)
+    for i, sequence in enumerate(sequences):
+        argument = f"sequences[{i}]"
+        with input_errors(argument, sequence):
+            ids = lm.tokenizer.encode(sequence, remainder=remainder)
         if len(ids) < chunks:
-            raise ValueError(f"sequence {number} has {len(ids)} tokens, fewer than {chunks} chunk(s)")
-        parts = np.array_split(ids, chunks)
-        if any(OOV in part and (part < NUM_SPECIAL).all() for part in parts):
+            raise InputError(f"has {len(ids)} tokens, fewer than chunks ({chunks})", argument, sequence)
+        split = np.array_split(ids, chunks)
+        if any(OOV in chunk and (chunk < NUM_SPECIAL).all() for chunk in split):
             warnings.warn(_UNKNOWN, stacklevel=3)
-        rows += [lm.frame(part) for part in parts]
-        lm.check_length(max(map(len, rows[-chunks:])), f"sequence {number} in {chunks} chunk(s)")
+        rows += [lm.frame(chunk) for chunk in split]
+        lm.check_length(max(map(len, rows[-chunks:])), argument, sequence)
 
     def dispatched():
         for chosen, number, length in by_length([len(row) for row in rows], batch_tokens):
@@ -80,7 +88,7 @@ def embed(
             lengths = np.array([len(row) for row in batch], np.int32)
             with jax.set_mesh(lm.mesh):
                 states = pooled(
-                    lm.model, lm.params, right_pad(batch, length), lengths,  # nothing sees what lies behind it
+                    lm.model, lm.params, right_pad(batch, length), lengths,  # padding is not attended to
                     layer=layers + 1 if layer is None else layer, pooling=pooling,
                 )  # fmt: skip
             yield chosen, states

@@ -73,8 +73,8 @@ class Request:
     allowed: Bool[Array, " V"]  # tokens that may be any later one
     stops: Bool[Array, " V"]  # tokens that end a row; they are kept in `ids`
     token_bases: Int[Array, " V"]  # number of bases of each id
-    over: Int[Array, " B"]  # prompt bases that the first new token repeats
-    wanted: Int[Array, " B"]  # bases to generate, including those in `over`; the token that reaches it ends the row
+    left_over: Int[Array, " B"]  # number of the prompt's left-over bases, which the first new token repeats
+    num_bases: Int[Array, " B"]  # bases to generate, including `left_over`; the token that reaches them ends the row
     temperature: Float[Array, ""]
     top_k: Int[Array, ""]
     top_p: Float[Array, ""]
@@ -90,7 +90,7 @@ class State:
     positions: Int[Array, " B"]  # position of the next token
     done: Bool[Array, " B"]
     stuck: Bool[Array, " B"]  # ended because no token satisfies the constraints
-    have: Int[Array, " B"]  # bases so far, counted as in `Request.wanted`
+    have: Int[Array, " B"]  # bases so far, counted as in `Request.num_bases`
     count: Int[Array, " B"]  # new tokens of each row, without padding
     ids: Int[Array, "B R"]  # right-padded with <pad>
     cache: Cache
@@ -151,7 +151,7 @@ def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Reque
              frame_bases, gc, *, room: int, log_probs: int) -> State:  # fmt: skip
     U, P = prompts_UP.shape
     positions_UP = jnp.broadcast_to(jnp.arange(P), (U, P))
-    B = request.wanted.shape[0]
+    B = request.num_bases.shape[0]
     # The platform's kernel supports only the causal mask, and right padding needs no other.
     hidden_UPD, cache = model.apply({"params": params}, prompts_UP, positions_BT=positions_UP, keep=True)
     hidden = hidden_UPD[jnp.arange(U), lengths_U - 1]
@@ -162,7 +162,7 @@ def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Reque
         cache = cache.replace(index=index)
     zeros = jnp.zeros((B,), jnp.int32)
     return State(
-        step=jnp.int32(0), hidden=hidden, positions=lengths_U, done=request.wanted <= request.over,
+        step=jnp.int32(0), hidden=hidden, positions=lengths_U, done=request.num_bases <= request.left_over,
         stuck=jnp.zeros((B,), bool), have=zeros, count=zeros, ids=jnp.full((B, room), PAD, jnp.int32),
         cache=extend_cache(cache, room), motif_state=motif_state, frame_state=frame_state, frame_bases=frame_bases,
         gc=gc, stop_at=None if motif_state is None else zeros,
@@ -187,9 +187,9 @@ def _advance(
         logits = model.apply({"params": params}, s.hidden, method="logits")
         mask = jnp.where(s.step == 0, request.first_allowed, request.allowed)
         if t is not None:
-            remaining = request.wanted - s.have
-            kept = constraints.allowed(t, s.motif_state, s.frame_state, s.frame_bases, s.gc, s.have - request.over,
-                                       remaining, request.wanted - request.over)  # fmt: skip
+            remaining = request.num_bases - s.have
+            kept = constraints.allowed(t, s.motif_state, s.frame_state, s.frame_bases, s.gc, s.have - request.left_over,
+                                       remaining, request.num_bases - request.left_over)  # fmt: skip
             mask &= kept | (request.token_bases == 0)
         stuck = ~mask.any(-1) & ~s.done
         done = s.done | stuck
@@ -208,7 +208,7 @@ def _advance(
         have = s.have + jnp.where(done, 0, request.token_bases[token])
         if t is not None:
             stop = t.frame_stop[s.frame_state, token]
-            ends = ~done & t.ends_at_stop & (stop > 0) & (s.have + stop <= request.wanted)
+            ends = ~done & t.ends_at_stop & (stop > 0) & (s.have + stop <= request.num_bases)
             s = s.replace(
                 stop_at=jnp.where(ends, s.have + stop, s.stop_at),
                 frame_bases=s.frame_bases + have - s.have,
@@ -217,7 +217,7 @@ def _advance(
                 frame_state=t.frame_next[s.frame_state, token],
             )
             done |= ends
-        done |= request.stops[token] | (have >= request.wanted)
+        done |= request.stops[token] | (have >= request.num_bases)
         hidden, cache = model.apply(
             {"params": params}, token[:, None], positions_BT=s.positions[:, None], cache=s.cache
         )
@@ -281,13 +281,13 @@ def _known(options: dict) -> dict | None:
     return options
 
 
-def _num_rows(wanted: int) -> int:
-    """The number of rows to decode for `wanted` rows, at least two on a GPU.
+def _num_rows(number: int) -> int:
+    """The number of rows of a batch for `number` continuations: rounded up, and at least two on a GPU.
 
     XLA compiles a matrix product with one row as a multiplication and a separate sum, which on a GPU writes 8 MB of
     intermediate results per layer for a model of 1.2 billion parameters.
     """
-    return round_up(wanted, least=2 if kernels._platform() == "gpu" else 1)
+    return round_up(number, least=2 if kernels._platform() == "gpu" else 1)
 
 
 def cache_size(prompts: list[np.ndarray], num_bases: int, tokenizer: Tokenizer, batch_size: int) -> tuple[int, int]:
@@ -312,37 +312,36 @@ class Continuation(NamedTuple):
     log_probs: np.ndarray | None = None
 
 
-class Rows:
+class Batch:
     """A batch during generation: call `advance`, then `continuations`."""
 
-    def __init__(self, lm, prompts, of, keys, num_bases: int, sampling: Sampling, stops: np.ndarray,
+    def __init__(self, lm, prompts, prompt_index, keys, num_bases: int, sampling: Sampling, stops: np.ndarray,
                  constraint: constraints.Constraints, log_probs: bool):  # fmt: skip
-        """`prompts`: ids and left-over codes per prompt; `of`: index of each row's prompt; `keys`: one per row."""
+        """`prompts`: ids and left-over codes per prompt; `prompt_index`: of each row's prompt; `keys`: one per row."""
         t = lm.tokenizer
-        self.lm, self.sampling, self.stops, self.constraint, self.number = lm, sampling, stops, constraint, len(of)
+        self.lm, self.sampling, self.stops, self.constraint = lm, sampling, stops, constraint
+        self.number = len(prompt_index)
         is_dna = t.token_bases > 0
         # Prompts and rows are added to round their numbers up; those rows generate nothing and are dropped.
         prompts = prompts + [(np.array([BOS]), np.zeros(0, np.uint8))] * (round_up(len(prompts), 1) - len(prompts))
-        of = np.append(of, np.full(_num_rows(len(of)) - len(of), -1, np.int32)).astype(np.int32)
+        padding = np.full(_num_rows(self.number) - self.number, -1, np.int32)
+        of = np.append(prompt_index, padding).astype(np.int32)
         real = np.arange(len(of)) < self.number
-        left = [
-            left if is_real else left[:0] for is_real, (_, left) in zip(real, (prompts[i] for i in of), strict=True)
-        ]
-        self.over = np.array([len(x) for x in left], np.int32)
-        wanted = np.where(real, self.over + num_bases, 0).astype(np.int32)
+        left_over = [prompts[i][1] if is_real else prompts[i][1][:0] for i, is_real in zip(of, real, strict=True)]
+        self.left_over = np.array([len(x) for x in left_over], np.int32)
+        self.num_bases = np.where(real, self.left_over + num_bases, 0).astype(np.int32)
         # A stop token has no bases, so it cannot come first if the prompt has bases left over.
-        first = np.stack([agreeing(t, x.tobytes()) | (stops & (len(x) == 0)) for x in left])
+        first = np.stack([agreeing(t, x.tobytes()) | (stops & (len(x) == 0)) for x in left_over])
         tables, begun = None, [None] * 4
         if constraint.any():
-            dna = [(_last_dna(t, ids), over) for ids, over in prompts]
+            dna = [(_last_dna(t, ids), codes) for ids, codes in prompts]
             tables, begin = constraints.tables(constraint, t, num_bases, dna)
             begun = list(np.ascontiguousarray(begin[of].T))
-            begun.append(np.array([-np.isin(x, (bases.C, bases.G)).sum() for x in left], np.int32))
-        self.wanted = wanted
+            begun.append(np.array([-np.isin(x, (bases.C, bases.G)).sum() for x in left_over], np.int32))
         self.request = Request(
             keys=keys[np.minimum(np.arange(len(of)), self.number - 1)], first_allowed=first,
-            allowed=is_dna | stops, stops=stops, token_bases=t.token_bases.astype(np.int32), over=self.over,
-            wanted=wanted, temperature=np.float32(sampling.temperature), top_k=np.int32(sampling.top_k),
+            allowed=is_dna | stops, stops=stops, token_bases=t.token_bases.astype(np.int32), left_over=self.left_over,
+            num_bases=self.num_bases, temperature=np.float32(sampling.temperature), top_k=np.int32(sampling.top_k),
             top_p=np.float32(sampling.top_p), tables=tables,
         )  # fmt: skip
         lengths = np.array([len(ids) for ids, _ in prompts], np.int32)
@@ -352,7 +351,7 @@ class Rows:
         with jax.set_mesh(lm.mesh):
             self.state = programs()[0](
                 lm.model, lm.params, ids, lengths, None if one_each else of, self.request, *begun,
-                room=round_up(int(-(-wanted.max() // shortest))), log_probs=t.k if log_probs else 0,
+                room=round_up(int(-(-self.num_bases.max() // shortest))), log_probs=t.k if log_probs else 0,
             )  # fmt: skip
 
     def advance(self, until: int) -> bool:
@@ -379,17 +378,18 @@ class Rows:
         found = []
         for i in range(self.number):
             if stuck[i]:
+                generated = max(have[i] - self.left_over[i], 0)
                 raise InputError(
-                    f"no token satisfies them after {max(have[i] - self.over[i], 0)} bases of row {i}; loosen them",
+                    f"no token satisfies them after {generated} bases of row {i}; loosen them",
                     "constraints", self.constraint,
                 )  # fmt: skip
             row = ids[i, : count[i]]
-            end, last = "length", self.wanted[i]
+            end, last = "length", self.num_bases[i]
             if stop_at[i]:
                 end, last = "stop codon", stop_at[i]
             elif len(row) and self.stops[row[-1]]:
                 end, row = t.token(int(row[-1])), row[:-1]
-            kept = slice(self.over[i], last)
+            kept = slice(self.left_over[i], last)
             of_bases = None if log_probs is None else log_probs[i, : len(row)].ravel()[kept]
             found.append(Continuation(t.decode(row)[kept], end, of_bases))
         return found
@@ -402,10 +402,10 @@ def _last_dna(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4096)
-def agreeing(tokenizer: Tokenizer, left: bytes) -> np.ndarray:
+def agreeing(tokenizer: Tokenizer, left_over: bytes) -> np.ndarray:
     """Which tokens begin with these base codes, bool [vocabulary]; an N matches every base."""
     allowed = tokenizer.token_bases > 0
-    for i, code in enumerate(left):
+    for i, code in enumerate(left_over):
         if code < bases.N:
             digits = np.arange(4**tokenizer.k) // 4 ** (tokenizer.k - 1 - i) % 4
             allowed[-(4**tokenizer.k) :] &= digits == code

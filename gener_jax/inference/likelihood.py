@@ -1,10 +1,10 @@
-"""Log-likelihoods and base probabilities of DNA under a model over k-mers.
+"""Log-likelihoods and base probabilities of DNA under a k-mer model.
 
-A target is the codes of its k bases, where `bases.N` stands for a base that is unknown, or that the sequence does not
-reach any more. Its probability is the sum over all k-mers that agree with the bases that are known: of one k-mer where
-all are. The head runs over a few positions at a time, so memory is linear in the length.
+A target holds the codes of its k bases; `bases.N` marks a base that is unknown or lies after the end of the sequence.
+Its probability is the sum over all k-mers that agree with its known bases; if all are known, that is a single k-mer.
+The head is applied to a few positions at a time, so memory is linear in the length.
 
-Dimension key: B rows, T tokens, M odd targets a row, V vocabulary, D hidden, k bases a token.
+Dimension key: B rows, T tokens, M partly known targets per row, V vocabulary, D hidden, k bases per token.
 """
 
 import functools
@@ -19,31 +19,34 @@ from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, Tokenizer
-from gener_jax.inference.batches import accelerated, by_length, listed, results
-from gener_jax.inference.prompt import split_prefix
+from gener_jax.inference.batches import accelerated, as_list, by_length, results
+from gener_jax.inference.prompt import input_errors, split_prefix
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.losses import base_nll
+from gener_jax.runtime.errors import InputError
 
 SCORES = ("token", "base")
 STRANDS = ("+", "-", "both")
 GIVEN = ("tokens", "bases")
-_POSITIONS = 2048  # of the head at a time
+_POSITIONS = 2048  # to which the head is applied at a time
 _NEVER = -jnp.inf
 
 
 class Score(NamedTuple):
-    """What a sequence scores.
+    """The score of a sequence.
 
     Attributes:
-      score: its name. "token": the log-likelihood in nats of all known bases, exact. "base": the mean over the known
-        bases of the log-probability of each in its own marginal, given the tokens before its own (as Carbon prints it):
-        no likelihood.
+      score: the name of the score. "token": the exact log-likelihood of all known bases, in nats. "base": the mean over
+        the known bases of the log-probability of each in its own marginal, given the tokens before its own (as Carbon
+        prints it); this is not a likelihood.
       strand: "+", "-", or "both", the mean of the two.
-      value: the score.
-      bases, unknown: known bases, which are scored, and others (N), which are summed over.
-      tokens, oov: tokens with any known base; and those with an unknown one, which later tokens see as <oov>.
-      per_base: float32 [bases of the sequence] on the + strand, where asked for: each base's term, NaN where unknown.
-        Those of "token" are given all tokens before and the bases before in its own, and add up to the value.
+      value: the value of the score.
+      bases, unknown: the number of known bases, which are scored, and of unknown ones (N), which are marginalized over.
+      tokens, oov: the number of tokens with a known base, and of those with an unknown base, which later tokens see as
+        <oov>.
+      per_base: if requested, the term of each base, float32 [bases of the sequence], in the order of the + strand; NaN
+        for unknown bases. A term of "token" is conditioned on all earlier tokens and on the earlier bases of its own
+        token; these terms add up to the value.
     """
 
     score: str
@@ -56,10 +59,10 @@ class Score(NamedTuple):
     per_base: np.ndarray | None = None
 
 
-class Row(NamedTuple):
-    """A sequence as the model reads it: ids [tokens], and the codes [tokens, k] of the target behind each of them.
+class Framed(NamedTuple):
+    """A sequence framed for scoring: ids [tokens], and the codes [tokens, k] of the target that follows each of them.
 
-    Targets that are no DNA (special tokens of the prefix) have nothing known: they score 0.
+    The targets that are special tokens of the prefix have no known base, so they score 0.
     """
 
     ids: np.ndarray
@@ -69,28 +72,28 @@ class Row(NamedTuple):
 
     @property
     def dna(self) -> np.ndarray:
-        """The codes of its DNA, uint8 [length]."""
+        """The codes of the DNA, uint8 [length]."""
         return self.codes[self.prefix :].reshape(-1)[: self.length]
 
 
-def frame(tokenizer: Tokenizer, prefix: str, codes: np.ndarray, phase: int = 0) -> Row:
-    """<s>, the prefix and DNA codes uint8 [bases] from base `phase` on, as the model reads it and as targets."""
+def frame(tokenizer: Tokenizer, prefix: str, codes: np.ndarray, phase: int = 0) -> Framed:
+    """Frames a sequence: <s>, the special tokens of the prefix, and DNA codes uint8 [bases] from base `phase` on."""
     k = tokenizer.k
     dna = codes[phase:]
     special = tokenizer.encode(prefix)
     targets = np.full((-(-len(dna) // k), k), bases.N, np.uint8)
     targets.ravel()[: len(dna)] = dna
     ids = np.concatenate([[BOS], special, tokenizer.encode_bases(dna)])[: len(special) + len(targets)]
-    return Row(
+    return Framed(
         ids.astype(np.int32), np.concatenate([np.full((len(special), k), bases.N, np.uint8), targets]),
         len(special), len(dna),
     )  # fmt: skip
 
 
 def log_masses(log_p: Float[Array, "... kmers"], codes: Int[Array, "... k"]) -> Float[Array, "... k 4"]:
-    """log Σ p over the k-mers that agree with the known bases before the j-th and have each of the four there."""
+    """For position j and base b: log Σ p over the k-mers with base b at j that agree with the known bases before j."""
     k = codes.shape[-1]
-    tables = [log_p]  # of the first k, k-1, …, 1 bases
+    tables = [log_p]  # log-probabilities of the first k, k-1, …, 1 bases
     for _ in range(k - 1):
         tables.append(jax.nn.logsumexp(tables[-1].reshape(*log_p.shape[:-1], -1, 4), axis=-1))
     agree = jnp.ones((*log_p.shape[:-1], 1), bool)
@@ -104,21 +107,21 @@ def log_masses(log_p: Float[Array, "... kmers"], codes: Int[Array, "... k"]) -> 
 
 
 def _marginals(log_p, k: int):
-    """log p of each base at each place of the k-mer, [..., k, 4]."""
-    shares = jnp.exp(log_p).reshape(*log_p.shape[:-1], *(4,) * k)
+    """log p of each base at each position of the k-mer, [..., k, 4]."""
+    probabilities = jnp.exp(log_p).reshape(*log_p.shape[:-1], *(4,) * k)
     first = log_p.ndim - 1
-    sums = [shares.sum([first + i for i in range(k) if i != j]) for j in range(k)]
+    sums = [probabilities.sum([first + i for i in range(k) if i != j]) for j in range(k)]
     return jnp.log(jnp.maximum(jnp.stack(sums, axis=-2), jnp.finfo(jnp.float32).tiny))
 
 
 def _log_softmax(logits, k: int, full: bool):
-    """log p of the k-mers, [..., 4^k], the softmax over the whole vocabulary or over them alone."""
+    """log p of the k-mers, [..., 4^k], by a softmax over the full vocabulary (`full`) or over the k-mers alone."""
     kmers = logits[..., -(4**k) :]
     return kmers - jax.nn.logsumexp(logits if full else kmers, axis=-1, keepdims=True)
 
 
 def _over_positions(function, hidden_BTD, *others):
-    """`function(hidden, *others)` of a few positions at a time, along the length, and its results along it again."""
+    """Computes `function(hidden_BTD, *others)` for a few positions at a time and concatenates the results along T."""
     B, T = hidden_BTD.shape[:2]
     size = min(max(_POSITIONS // B, 1), T)
     chunks = -(-T // size)
@@ -139,18 +142,21 @@ def score_rows(
     params,
     ids: Int[Array, "B T"],
     codes: Int[Array, "B T k"],
-    odd: Int[Array, "B M"],
+    partly_known: Int[Array, "B M"],
     *,
     score: str,
     per_base: bool,
     full: bool,
 ) -> Float[Array, "B T ..."]:
-    """Log-probabilities of the targets behind each token, float32 [B, T] or, by base, [B, T, k]; 0 of what is unknown.
+    """Log-probabilities of the target that follows each token, float32 [B, T], or of its bases, [B, T, k].
+
+    Unknown bases and targets without a known base get 0.
 
     Args:
-      odd: the positions of the targets that have known and unknown bases; T where a row has fewer.
+      partly_known: the positions of the targets with known and unknown bases; T fills rows that have fewer.
       score: "token" or "base"; see `Score`.
-      full: the softmax over the full vocabulary, else over the k-mers alone.
+      per_base: return a term per base.
+      full: take the softmax over the full vocabulary, else over the k-mers alone.
     """
     k = codes.shape[-1]
     hidden, _ = model.apply({"params": params}, ids)
@@ -181,7 +187,8 @@ def score_rows(
     def several_kmers(hidden, codes):
         masses = log_masses(_log_softmax(head(hidden), k, full), codes)
         known = codes < bases.N
-        # Of the first known base, that of special tokens is a share too: the terms add up to the mass of what agrees.
+        # The first known base also pays for the mass of special tokens, so that the terms add up to the log-probability
+        # of the k-mers that agree with the target.
         first = jnp.cumsum(known, axis=-1) - known == 0
         before = jnp.where(first, 0, jax.nn.logsumexp(masses, axis=-1))
         found = jnp.take_along_axis(masses, jnp.minimum(codes, 3)[..., None], axis=-1)[..., 0] - before
@@ -191,32 +198,34 @@ def score_rows(
     if score == "base":
         return _over_positions(by_marginals, hidden, codes)
     found = _over_positions(one_kmer, hidden, codes)
-    if odd.shape[1]:
-        at = jnp.minimum(odd, ids.shape[1] - 1)[..., None]
+    if partly_known.shape[1]:
+        at = jnp.minimum(partly_known, ids.shape[1] - 1)[..., None]
         some = _over_positions(several_kmers, jnp.take_along_axis(hidden, at, 1), jnp.take_along_axis(codes, at, 1))
-        found = found.at[jnp.arange(len(ids))[:, None], odd].set(some, mode="drop")
+        found = found.at[jnp.arange(len(ids))[:, None], partly_known].set(some, mode="drop")
     return jnp.where(known, found, 0) if per_base else found
 
 
 @functools.partial(jax.jit, static_argnames=("model", "given"))
-def base_shares(model: Decoder, params, ids: Int[Array, "B T"], codes: Int[Array, "B T k"], *, given: str):
-    """Probabilities of A, T, C, G at each base of the targets behind each token, float32 [B, T, k, 4], of sum 1.
+def probability_rows(model: Decoder, params, ids: Int[Array, "B T"], codes: Int[Array, "B T k"], *, given: str):
+    """Probabilities of A, T, C, G at each base of the target that follows each token, float32 [B, T, k, 4].
 
-    `given` "tokens": the marginals, given the tokens before; "bases": given the bases before in the k-mer as well.
+    The four add up to 1. `given` "tokens": the marginals given the earlier tokens; "bases": conditioned also on the
+    earlier bases of the k-mer.
     """
     k = codes.shape[-1]
     hidden, _ = model.apply({"params": params}, ids)
 
-    def shares(hidden, codes):
+    def probabilities(hidden, codes):
         log_p = _log_softmax(model.apply({"params": params}, hidden, method="logits"), k, False)
         return jax.nn.softmax(log_masses(log_p, codes) if given == "bases" else _marginals(log_p, k), axis=-1)
 
-    return _over_positions(shares, hidden, codes.astype(jnp.int32))
+    return _over_positions(probabilities, hidden, codes.astype(jnp.int32))
 
 
-def odd_targets(rows: list[Row], length: int) -> np.ndarray:
-    """`odd` of `score_rows`, int32 [rows, M]: M is 0 where there are none, else a power of two (an accelerator's: of
-    64 at least, for fewer programs).
+def partly_known_targets(rows: list[Framed], length: int) -> np.ndarray:
+    """The argument `partly_known` of `score_rows`, int32 [rows, M].
+
+    M is 0 if there are none, else a power of two; on an accelerator at least 64, so that fewer programs are compiled.
     """
     found = []
     for row in rows:
@@ -224,14 +233,15 @@ def odd_targets(rows: list[Row], length: int) -> np.ndarray:
         found.append(np.flatnonzero((unknown > 0) & (unknown < row.codes.shape[1])))
     longest = max(map(len, found))
     least = 64 if accelerated() else 1
-    odd = np.full((len(rows), max(1 << (longest - 1).bit_length(), least) if longest else 0), length, np.int32)
+    size = max(1 << (longest - 1).bit_length(), least) if longest else 0
+    positions = np.full((len(rows), size), length, np.int32)
     for i, at in enumerate(found):
-        odd[i, : len(at)] = at
-    return odd
+        positions[i, : len(at)] = at
+    return positions
 
 
-def pad_rows(rows: list[Row], number: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """ids int32 [number, length] and codes uint8 [number, length, k]; what is added has nothing known."""
+def pad_rows(rows: list[Framed], number: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """ids int32 [number, length] and codes uint8 [number, length, k]; the padding has no known bases."""
     k = rows[0].codes.shape[1]
     ids = np.full((number, length), BOS, np.int32)
     codes = np.full((number, length, k), bases.N, np.uint8)
@@ -241,28 +251,34 @@ def pad_rows(rows: list[Row], number: int, length: int) -> tuple[np.ndarray, np.
 
 
 def kmers(lm, what: str) -> int:
-    """The k of the model's tokenizer; raises ValueError where it has none: `what` needs one."""
+    """The k of the model's tokenizer.
+
+    Raises:
+      InputError: if it is not a k-mer tokenizer, which `what` needs.
+    """
     if lm.tokenizer.kind != "kmer":
-        raise ValueError(f"{what} needs a k-mer tokenizer, not {lm.tokenizer.name}")
+        raise InputError(f"{what} needs a k-mer tokenizer", "tokenizer", lm.tokenizer.name)
     return lm.tokenizer.k
 
 
-def _row(lm, text: str, number: int, strand: str) -> Row:
-    """A sequence as it is scored; `number` names it in messages."""
+def _framed(lm, text: str, index: int, strand: str) -> Framed:
+    """A sequence framed for scoring; `index` is that among the sequences, for errors."""
     kmers(lm, "scoring")
-    prefix, dna = split_prefix(text)
+    argument = f"sequences[{index}]"
+    with input_errors(argument, text):
+        prefix, dna = split_prefix(text)
+        lm.tokenizer.encode(dna, remainder="oov")  # rejects characters that are not bases, with their position
     if not dna:
-        raise ValueError(f"sequence {number} is empty: there is nothing to score")
-    lm.tokenizer.encode(dna, remainder="oov")  # refuses what is no base, and says where
+        raise InputError("has no DNA to score", argument, text)
     codes = bases.encode(dna)
     row = frame(lm.tokenizer, prefix, bases.reverse_complement(codes) if strand == "-" else codes)
-    lm.check_length(len(row.ids), f"sequence {number}")
+    lm.check_length(len(row.ids), argument, text)
     return row
 
 
 def score_all(
     lm,
-    rows: list[Row],
+    rows: list[Framed],
     *,
     score: str = "token",
     per_base: bool = False,
@@ -270,7 +286,7 @@ def score_all(
     batch_tokens: int,
     usual: int = 0,
 ) -> list[np.ndarray]:
-    """Log-probabilities of the targets of framed rows, float32 [tokens] or [tokens, k], in their order.
+    """Log-probabilities of the targets of each framed sequence, float32 [tokens] or [tokens, k], in order.
 
     `usual`: see `by_length`.
     """
@@ -279,15 +295,16 @@ def score_all(
         for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens, usual):
             batch = [rows[i] for i in chosen]
             ids, codes = pad_rows(batch, number, length)
-            odd = np.full((number, 0), length, np.int32)
+            partly_known = np.full((number, 0), length, np.int32)
             if score == "token":
-                some = odd_targets(batch, length)
-                odd = np.full((number, some.shape[1]), length, np.int32)
-                odd[: len(batch)] = some
+                positions = partly_known_targets(batch, length)
+                partly_known = np.full((number, positions.shape[1]), length, np.int32)
+                partly_known[: len(batch)] = positions
             with jax.set_mesh(lm.mesh):
                 values = score_rows(
-                    lm.model, lm.params, ids, codes, odd, score=score, per_base=per_base, full=special_tokens
-                )
+                    lm.model, lm.params, ids, codes, partly_known,
+                    score=score, per_base=per_base, full=special_tokens,
+                )  # fmt: skip
             yield chosen, values
 
     found = [None] * len(rows)
@@ -302,11 +319,12 @@ def log_likelihood(
     """See `LM.log_likelihood`."""
     for name, value, choice in (("score", score, SCORES), ("strand", strand, STRANDS)):
         if value not in choice:
-            raise ValueError(f"{name} {value!r} is none of {', '.join(choice)}")
+            raise InputError(f"must be one of {', '.join(choice)}", name, value)
     strands = ("+", "-") if strand == "both" else (strand,)
-    rows = [_row(lm, text, number, s) for number, text in enumerate(listed(sequences)) for s in strands]
-    values = score_all(lm, rows, score=score, per_base=per_base, special_tokens=special_tokens,
-                             batch_tokens=batch_tokens)  # fmt: skip
+    rows = [_framed(lm, text, i, s) for i, text in enumerate(as_list(sequences)) for s in strands]
+    values = score_all(
+        lm, rows, score=score, per_base=per_base, special_tokens=special_tokens, batch_tokens=batch_tokens
+    )
     found = []
     for first in range(0, len(rows), len(strands)):
         totals, terms = [], []
@@ -321,10 +339,10 @@ def log_likelihood(
         if per_base and strands[-1] == "-":
             terms[-1] = terms[-1][::-1]
         row, unknown = own[0], own[0].dna >= bases.N
-        words = np.concatenate([unknown, np.zeros(-len(unknown) % lm.tokenizer.k, bool)])
+        padded = np.concatenate([unknown, np.zeros(-len(unknown) % lm.tokenizer.k, bool)])
         found.append(Score(
             score, strand, float(np.mean(totals)), known, int(unknown.sum()),
-            int((row.codes < bases.N).any(1).sum()), int(words.reshape(-1, lm.tokenizer.k).any(1).sum()),
+            int((row.codes < bases.N).any(1).sum()), int(padded.reshape(-1, lm.tokenizer.k).any(1).sum()),
             np.mean(terms, axis=0) if per_base else None,
         ))  # fmt: skip
     return found
@@ -333,31 +351,31 @@ def log_likelihood(
 def base_probabilities(lm, sequences: Sequence[str], *, given: str, phases: int, batch_tokens: int) -> list[np.ndarray]:
     """See `LM.base_probabilities`."""
     if given not in GIVEN:
-        raise ValueError(f"given {given!r} is none of {', '.join(GIVEN)}")
+        raise InputError(f"must be one of {', '.join(GIVEN)}", "given", given)
     k = kmers(lm, "base_probabilities")
     if phases not in (1, k):
-        raise ValueError(f"phases is {phases}: it is 1 or {k}")
-    rows, of, sequences = [], [], listed(sequences)
-    for number, text in enumerate(sequences):
-        row = _row(lm, text, number, "+")
+        raise InputError(f"must be 1 or {k}", "phases", phases)
+    rows, origins, sequences = [], [], as_list(sequences)
+    for i, text in enumerate(sequences):
+        row = _framed(lm, text, i, "+")
         prefix, dna = split_prefix(text)
         codes = bases.encode(dna)
         for phase in range(min(phases, len(codes))):
             rows.append(frame(lm.tokenizer, prefix, codes, phase) if phase else row)
-            of.append((number, phase))
+            origins.append((i, phase))
     sums = [np.zeros((len(split_prefix(text)[1]), 4), np.float32) for text in sequences]
-    times = [np.zeros((len(x), 1), np.float32) for x in sums]
+    counts = [np.zeros((len(x), 1), np.float32) for x in sums]
 
     def dispatched():
         for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens):
             ids, codes = pad_rows([rows[i] for i in chosen], number, length)
             with jax.set_mesh(lm.mesh):
-                shares = base_shares(lm.model, lm.params, ids, codes, given=given)
-            yield chosen, shares
+                probabilities = probability_rows(lm.model, lm.params, ids, codes, given=given)
+            yield chosen, probabilities
 
-    for i, share in results(dispatched()):
-        row, (sequence, phase) = rows[i], of[i]
-        sums[sequence][phase:] += share[row.prefix : len(row.ids)].reshape(-1, 4)[: row.length]
-        times[sequence][phase:] += 1
+    for i, probabilities in results(dispatched()):
+        row, (sequence, phase) = rows[i], origins[i]
+        sums[sequence][phase:] += probabilities[row.prefix : len(row.ids)].reshape(-1, 4)[: row.length]
+        counts[sequence][phase:] += 1
     order = ["ATCG".index(letter) for letter in "ACGT"]
-    return [(total / n)[:, order] for total, n in zip(sums, times, strict=True)]
+    return [(total / n)[:, order] for total, n in zip(sums, counts, strict=True)]

@@ -15,12 +15,12 @@ from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax.config import Config, with_model
 from gener_jax.data.tokenizer import Tokenizer, for_config
-from gener_jax.inference.batches import tokens_at_once
+from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.embeddings import embed
-from gener_jax.inference.generate import BATCH_SIZE, Rows, Sampling, cache_size
+from gener_jax.inference.generate import BATCH_SIZE, Batch, Sampling, cache_size
 from gener_jax.inference.likelihood import Score, base_probabilities, kmers, log_likelihood
-from gener_jax.inference.prompt import split_prompt
+from gener_jax.inference.prompt import input_errors, split_prompt
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.protocols import CONTEXT, Scored
 from gener_jax.inference.variants.protocols import score as score_variants
@@ -83,11 +83,12 @@ class LM:
           batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
 
         Raises:
-          ValueError: if a sequence is not DNA, is too long for the model's positions, or has fewer tokens than chunks.
+          InputError: if an option is invalid, or a sequence is not DNA, exceeds the model's positions, or has fewer
+            tokens than chunks.
         """
         return embed(
             self, sequences, pooling=pooling, layer=layer, chunks=chunks, remainder=remainder,
-            batch_tokens=tokens_at_once(batch_tokens),
+            batch_tokens=tokens_per_batch(batch_tokens),
         )  # fmt: skip
 
     def log_likelihood(
@@ -113,11 +114,12 @@ class LM:
           batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
 
         Raises:
-          ValueError: if a sequence is empty, is not DNA, or has more tokens than the model's positions.
+          InputError: if an option is unknown, or a sequence has no DNA, holds other characters, or has more tokens than
+            the model has positions.
         """
         return log_likelihood(
             self, sequences, score=score, strand=strand, per_base=per_base, special_tokens=special_tokens,
-            batch_tokens=tokens_at_once(batch_tokens),
+            batch_tokens=tokens_per_batch(batch_tokens),
         )  # fmt: skip
 
     def base_probabilities(
@@ -141,9 +143,9 @@ class LM:
           batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
 
         Raises:
-          ValueError: as for `log_likelihood`.
+          InputError: as for `log_likelihood`.
         """
-        batch_tokens = tokens_at_once(batch_tokens)
+        batch_tokens = tokens_per_batch(batch_tokens)
         return base_probabilities(self, sequences, given=given, phases=phases, batch_tokens=batch_tokens)
 
     def score_variants(
@@ -158,21 +160,24 @@ class LM:
         marginals: bool = False,
         batch_tokens: int | None = None,
     ) -> Iterator[Scored]:
-        """Scores variants, reference against alternate; yields results in the order of the variants (see `variants`).
+        """Yields the log-likelihood ratio of each variant, reference minus alternate, in the order of the variants.
+
+        A positive `llr` means that the model prefers the reference allele. See `variants.protocols` for the protocols.
 
         Args:
           variants: (contig, start, ref, alt), start 0-based.
           genome: a `Genome`, sequences by name, or the path of a FASTA file.
-          protocol: "next_kmer" scores given the bases before the variant; "window", the window around it.
+          protocol: "next_kmer" scores the alleles given the bases before the variant; "window" scores the window around
+            it. Their old names "right_edge" and "centred" are accepted.
           context: number of bases before the variant, or in the window.
-          phases: 1, as published; k (6), the mean over all positions of the variant in its k-mer, with its spread.
+          phases: 1, as published; k (6), the mean over all positions of the variant in its k-mer, with the spread.
           strand: "+", "-", or "both", the mean of the two.
           marginals: ("window" only) score by the mean over bases of the log of the six marginals, instead of by the
             likelihood.
           batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
 
         Raises:
-          ValueError: if an option is unknown, or the context exceeds the model's positions. A variant that cannot be
+          InputError: if an option is invalid, or the context exceeds the model's positions. A variant that cannot be
             scored raises nothing; its `flag` gives the reason.
           DataError: if the file is not FASTA.
         """
@@ -183,7 +188,7 @@ class LM:
             genome = Genome.read(genome)
         return score_variants(
             self, itertools.starmap(Variant, variants), genome, protocol=protocol, context=context, phases=phases,
-            strand=strand, marginals=marginals, batch_tokens=tokens_at_once(batch_tokens),
+            strand=strand, marginals=marginals, batch_tokens=tokens_per_batch(batch_tokens),
         )  # fmt: skip
 
     def logits(self, ids) -> np.ndarray:
@@ -197,7 +202,7 @@ class LM:
             raise InputError(f"must be integers [batch, length], not {ids.dtype} {list(ids.shape)}", "ids")
         if ids.size and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
             raise InputError(f"must be in [0, {self.tokenizer.vocab_size}), not from {ids.min()} to {ids.max()}", "ids")
-        self.check_length(ids.shape[1], "a row of ids")
+        self.check_length(ids.shape[1], "ids")
         with jax.set_mesh(self.mesh):
             return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 
@@ -280,8 +285,8 @@ class LM:
             chosen = order[first : first + batch_size]
             prompt_of = [i // num_samples for i in chosen]
             distinct = list(dict.fromkeys(prompt_of))
-            of = np.array([distinct.index(p) for p in prompt_of], np.int32)
-            batch = Rows(self, [encoded[p] for p in distinct], of, keys[np.array(chosen)], *options)
+            index = np.array([distinct.index(p) for p in prompt_of], np.int32)
+            batch = Batch(self, [encoded[p] for p in distinct], index, keys[np.array(chosen)], *options)
             batch.advance(batch.state.ids.shape[1])
             for i, continuation in zip(chosen, batch.continuations(), strict=True):
                 found[i] = continuation
@@ -313,7 +318,7 @@ class LM:
         encoded, keys = self._encode(named, num_bases, remainder), _keys(seed, 1)
         sampling = Sampling(temperature, top_k, top_p, mode)
         options = self._options(num_bases, sampling, stop, constraints, False, named, encoded)
-        batch = Rows(self, encoded, np.zeros(1, np.int32), keys, *options)
+        batch = Batch(self, encoded, np.zeros(1, np.int32), keys, *options)
         done, tokens, growing = 0, 0, True
         while growing:
             tokens += -(-every // int(self.tokenizer.token_bases.max()))
@@ -324,24 +329,20 @@ class LM:
             done = len(continuation.text)
 
     def _encode(self, prompts: dict[str, str], num_bases: int, remainder: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`split_prompt` of prompts by argument name, whose errors become InputErrors."""
+        """`split_prompt` of each prompt; the keys are argument names, which the InputErrors have."""
         if num_bases < 0:
             raise InputError("must not be negative", "num_bases", num_bases)
         shortest = self.tokenizer.token_bases[self.tokenizer.token_bases > 0].min()
         encoded = []
         for name, prompt in prompts.items():
-            try:
-                ids, left = split_prompt(self.tokenizer, prompt, remainder)
-            except InputError:  # of `remainder`
-                raise
-            except ValueError as error:
-                raise InputError(str(error), name, prompt) from error
-            self.check_length(len(ids) + -(-(len(left) + num_bases) // shortest), name, prompt)
-            encoded.append((ids, left))
+            with input_errors(name, prompt):
+                ids, left_over = split_prompt(self.tokenizer, prompt, remainder)
+            self.check_length(len(ids) + -(-(len(left_over) + num_bases) // shortest), name, prompt)
+            encoded.append((ids, left_over))
         return encoded
 
     def _options(self, num_bases, sampling, stop, constraints, log_probs: bool, prompts: dict, encoded) -> tuple:
-        """The arguments of `Rows` after the keys."""
+        """The arguments of `Batch` after the keys."""
         constraints = constraints or Constraints()
         if self.tokenizer.kind != "kmer":
             for name, value, given in (("mode", sampling.mode, sampling.mode == "base"),
@@ -350,11 +351,11 @@ class LM:
                 if given:
                     raise InputError(f"needs a k-mer tokenizer, not {self.tokenizer.name}", name, value)
         if log_probs or constraints.any():
-            for (name, prompt), (_, left) in zip(prompts.items(), encoded, strict=True):
-                if (left >= bases.N).any():
+            for (name, prompt), (_, left_over) in zip(prompts.items(), encoded, strict=True):
+                if (left_over >= bases.N).any():
                     raise InputError(
-                        f"it has an unknown base among the {len(left)} left over at its end, which neither log_probs "
-                        "nor constraints support; shorten it", name, prompt,
+                        f"it has an unknown base among the {len(left_over)} left over at its end, which neither "
+                        "log_probs nor constraints support; shorten it", name, prompt,
                     )  # fmt: skip
         stops = np.zeros(self.tokenizer.vocab_size, bool)
         for name in stop:

@@ -55,8 +55,8 @@ def ours(lm: LM, ids: np.ndarray) -> Outputs:
     anything = np.ones(vocab_size, bool)
     request = Request(
         keys=jax.random.key(0)[None], first_allowed=anything[None], allowed=anything, stops=~anything,
-        token_bases=anything.astype(np.int32), over=np.zeros(1, np.int32), wanted=np.full(1, NEW_TOKENS, np.int32),
-        temperature=np.float32(0), top_k=np.int32(0), top_p=np.float32(1),
+        token_bases=anything.astype(np.int32), left_over=np.zeros(1, np.int32),
+        num_bases=np.full(1, NEW_TOKENS, np.int32), temperature=np.float32(0), top_k=np.int32(0), top_p=np.float32(1),
     )  # fmt: skip
     prefill, advance = programs()
     with jax.set_mesh(lm.mesh):

@@ -1,1 +1,1 @@
-"""The effect of a variant, by what a model says of the sequences with and without it."""
+"""Scores variants by the log-likelihood ratio of their alleles; `protocols` defines the scores and their direction."""

@@ -1,23 +1,30 @@
-"""How much likelier a sequence is with the reference allele of a variant than with another: positive is against it.
+"""The two protocols of variant scoring: each computes a log-likelihood ratio, reference minus alternate.
 
-Two protocols of the field, and what we make of them for variants other than of one base:
+A positive ratio means that the model prefers the reference allele; many papers report the opposite sign. Each protocol
+is published for substitutions of one base, and extended here to other variants.
 
-"next_kmer" (as on ClinVar): the bases before the variant as context, N at their beginning stripped, a whole number of
-k-mers, <s> in front; log(p_ref / (p_alt + 1e-10)), p an allele's probability there. For one base it is the sum over the
-k-mers that begin with it. Where length or place need more than one k-mer, p is the exact likelihood of the allele, and,
-where the alleles' lengths differ, of `FLANK` bases behind it, the same ones for both.
+"next_kmer" (GENERator's protocol for ClinVar; old name "right_edge"): how likely is each allele as the continuation of
+the bases before the variant? The context is `<s>` and up to `context` bases that end just before the variant, without N
+at their beginning and cut at the left to a whole number of k-mers. The ratio is log(p_ref / (p_alt + 1e-10)) in nats,
+where p of one base is the sum over all k-mers that begin with it. Other variants may need more than one k-mer: there p
+is the exact likelihood of the allele, without the 1e-10. If the alleles differ in length, the `FLANK` bases after them,
+the same for both, are scored too.
 
-"window" (as on BRCA2 and TraitGym): a window from `context / 2` bases before the variant to as many behind its first
-base, cut to a whole number of k-mers; the log-likelihood with the reference allele, less that with the other, over the
-k-mers of the window. An insertion or deletion leaves the window's other bases as they are, so both have equal content,
-and the last k-mer may be partial. So it may at the end of a contig, where whole k-mers would end before the variant.
+"window" (the protocol for BRCA2 and TraitGym; old name "centred"): how likely is the whole sequence around the variant
+with each allele? The window of `context` bases begins `context / 2` bases before the variant and is cut at the right to
+a whole number of k-mers. The ratio is the log-likelihood of the window with the reference allele minus that with the
+alternate allele, divided by the number of k-mers in the reference window: nats per k-mer. With `marginals` it is the
+difference of the two windows' mean log-marginals per base. An insertion or deletion leaves the other bases of the
+window as they are, so both windows hold the same other bases, and the last k-mer may be partial. It may also be partial
+near the end of a contig, where whole k-mers would end before the variant.
 
-Averaged over phases, the variant takes every place in its k-mer: contexts then end up to k - 1 bases before it (the
-bases between are given), and windows begin up to k - 1 bases later. At the end of a contig there are fewer such places.
+Averaging over phases puts the variant at every position in its k-mer: the contexts end up to k - 1 bases before the
+variant (p is then conditioned on the bases in between), and the windows begin up to k - 1 bases later. Near the start
+of a contig, on the scored strand, there are fewer phases.
 
-Insertions and deletions are taken at the leftmost of the places that give the same sequence, on the strand that is
-read. Both alleles are scored as they are: one with more bases has more to pay, about 1.4 nats a base under a model that
-knows nothing, so insertions and deletions are best compared among themselves.
+An insertion or deletion is scored at the leftmost position, on the scored strand, that gives the same sequence. The
+alleles' lengths are not corrected for: each further base costs about 1.4 nats under an untrained model, so compare
+insertions and deletions only among themselves.
 """
 
 import dataclasses
@@ -33,29 +40,32 @@ from jaxtyping import Array, Float, Int
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS
 from gener_jax.inference.batches import by_length, results, right_pad
-from gener_jax.inference.likelihood import STRANDS, Row, frame, log_masses, score_all
+from gener_jax.inference.likelihood import STRANDS, Framed, frame, log_masses, score_all
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.variant import FLANK, Site, Variant, sites_of
 from gener_jax.model.decoder import Decoder
+from gener_jax.runtime.errors import InputError
 
 PROTOCOLS = ("next_kmer", "window")
-PROTOCOL_ALIASES = {"right_edge": "next_kmer", "centred": "window"}  # the names used before
-CONTEXT = 8192  # bases
+PROTOCOL_ALIASES = {"right_edge": "next_kmer", "centred": "window"}  # old name → name
+CONTEXT = 8192  # default, in bases
 _EPSILON = 1e-10  # of the published formula
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A variant's score, or why it has none.
+    """The score of a variant, or the reason why it has none.
 
     Attributes:
-      score: its name: "next_kmer", "next_kmer_sequence" (exact likelihoods of more than one k-mer), "window", or
-        "window_base" (mean over bases of the log-marginals).
-      llr: log-likelihood ratio, reference against alternate; mean over strands and phases.
-      spread: the standard deviation over phases; None of one phase.
-      log_p_ref, log_p_alt: of the alleles, means likewise. Right edge: their log-probabilities behind the context;
-        window: the log-likelihoods of the windows, in nats ("window_base": per base).
-      flag: empty, or one line that says why there is no score.
+      score: the name of the score: "next_kmer", "next_kmer_sequence" (exact likelihoods of more than one k-mer),
+        "window", or "window_base" (mean log-marginals per base).
+      llr: the log-likelihood ratio, reference minus alternate: positive if the model prefers the reference allele. In
+        nats ("window": per k-mer, "window_base": per base); the mean over strands and phases.
+      spread: the standard deviation of `llr` over phases; None if there is only one.
+      log_p_ref, log_p_alt: the log-probabilities in nats that are compared, also means over strands and phases: of the
+        allele after the context ("next_kmer", "next_kmer_sequence"), or of the window with it ("window_base": per
+        base).
+      flag: empty, or one line with the reason why there is no score.
     """
 
     score: str
@@ -67,10 +77,10 @@ class Scored:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def edge_masses(
+def next_kmer_masses(
     model: Decoder, params, ids: Int[Array, "B T"], lengths: Int[Array, " B"], codes: Int[Array, "B k"]
 ) -> Float[Array, "B k 4"]:
-    """`log_masses` of the token behind each row's last, the softmax over the full vocabulary."""
+    """`log_masses` of the token after the last of each row, by a softmax over the full vocabulary."""
     hidden, _ = model.apply({"params": params}, ids)
     last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
     logits = model.apply({"params": params}, last, method="logits")
@@ -79,17 +89,17 @@ def edge_masses(
 
 
 class Deduplicated:
-    """Rows that variants need, each once: neighbours share contexts and reference windows."""
+    """The rows that variants need, without duplicates: nearby variants share contexts and reference windows."""
 
     def __init__(self):
-        self.rows, self._numbers = [], {}
+        self.rows, self._indices = [], {}
 
-    def number(self, row, key: bytes) -> int:
-        """The number of the row with this key; a new row is added."""
-        if key not in self._numbers:
-            self._numbers[key] = len(self.rows)
+    def index(self, row, key: bytes) -> int:
+        """The index of the row with this key; adds the row if the key is new."""
+        if key not in self._indices:
+            self._indices[key] = len(self.rows)
             self.rows.append(row)
-        return self._numbers[key]
+        return self._indices[key]
 
 
 def score(
@@ -104,146 +114,147 @@ def score(
     marginals: bool = False,
     batch_tokens: int,
 ) -> Iterator[Scored]:
-    """The score of each variant, in their order; a few hundred are held at a time. See the module's docstring.
+    """Yields the score of each variant, in order, holding a few hundred at a time; see the module's docstring.
 
     Args:
-      lm: a model over k-mers.
-      context: bases before the variant ("next_kmer"), or of the window ("window").
-      phases: 1, as published, or k: the mean over every place of the variant in its k-mer, and its spread.
-      strand: the strand that is read: "+", "-", or "both", the mean.
-      marginals: ("window") score windows by the mean over bases of their log-marginals.
-      batch_tokens: tokens read together, padding included.
+      lm: a k-mer model.
+      protocol: "next_kmer" or "window", or one of the old names.
+      context: bases before the variant ("next_kmer"), or in the window ("window").
+      phases: 1, as published; or k, the mean over all positions of the variant in its k-mer, with the spread.
+      strand: the strand that is scored: "+", "-", or "both", the mean of the two.
+      marginals: ("window" only) score windows by the mean over bases of their log-marginals.
+      batch_tokens: tokens per batch, including padding.
 
     Raises:
-      ValueError: for an option that is none, or more context than the model has positions.
+      InputError: if an option is invalid, or the context exceeds the model's positions.
     """
     k = lm.tokenizer.k
     protocol = PROTOCOL_ALIASES.get(protocol, protocol)
     if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol {protocol!r} is none of {', '.join(PROTOCOLS)}")
+        raise InputError(f"must be one of {', '.join(PROTOCOLS)}", "protocol", protocol)
     if strand not in STRANDS:
-        raise ValueError(f"strand {strand!r} is none of {', '.join(STRANDS)}")
+        raise InputError(f"must be one of {', '.join(STRANDS)}", "strand", strand)
     if phases not in (1, k):
-        raise ValueError(f"phases is {phases}: it is 1 or {k}")
+        raise InputError(f"must be 1 or {k}", "phases", phases)
     if context < 2 * k:
-        raise ValueError(f"context is {context}: it has to be {2 * k} bases at least")
+        raise InputError(f"must be at least {2 * k} bases", "context", context)
     if marginals and protocol != "window":
-        raise ValueError("marginals: are of protocol window")
+        raise InputError(f"needs protocol window, not {protocol}", "marginals", marginals)
     tokens = context // k + 1
-    lm.check_length(tokens, f"a context of {context} bases")
+    lm.check_length(tokens, "context", context)
     longest = lm.config.model.max_length
-    # What alleles and the bases behind them add may not leave the model's positions either.
+    # The alleles and the flank after them must fit the model's positions too.
     largest = context // 4 if longest is None else min(context // 4, (longest - tokens - 1) * k - FLANK)
     run = _score_next_kmer if protocol == "next_kmer" else functools.partial(_score_windows, marginals=marginals)
 
     def groups() -> Iterator[Scored]:
-        rest, held = iter(variants), max(batch_tokens * k // context, 1) * 8
-        while group := list(itertools.islice(rest, held)):
+        remaining, size = iter(variants), max(batch_tokens * k // context, 1) * 8
+        while group := list(itertools.islice(remaining, size)):
             yield from _group(lm, group, genome, run, context, largest, phases, strand, batch_tokens)
 
     return groups()
 
 
 def _group(lm, variants, genome, run, context, largest, phases, strand, batch_tokens) -> list[Scored]:
+    """The scores of some variants; `run` computes those of a list of sites on one strand."""
     sites = [sites_of(v, genome, context, largest, "+-" if strand == "both" else strand) for v in variants]
     good = [s for s in sites if not isinstance(s, str)]
-    strands = [run(lm, list(own), context, phases, batch_tokens) for own in zip(*good, strict=True)]
+    strands = [run(lm, list(of_strand), context, phases, batch_tokens) for of_strand in zip(*good, strict=True)]
     found, at = [], 0
     for site in sites:
         if isinstance(site, str):
             found.append(Scored("", flag=site))
             continue
         name = strands[0][at][0]
-        values = [s[at][1] for s in strands]  # of each, [phases, 3]; at an edge there are fewer phases
+        values = [s[at][1] for s in strands]  # per strand [phases, 3]; near a contig's ends there are fewer phases
         at += 1
         if flags := [v for v in values if isinstance(v, str)]:
             found.append(Scored(name, flag=flags[0]))
             continue
         if not all(np.isfinite(v).all() for v in values):
-            found.append(Scored(name, flag="the model gives no finite score"))
+            found.append(Scored(name, flag="the score is not finite"))
             continue
-        several = min(map(len, values)) > 1
-        spread = None
-        if several:
-            number = min(map(len, values))
-            spread = float(np.mean([v[:number, 0] for v in values], axis=0).std())
+        common = min(map(len, values))  # phases that every strand has
+        spread = float(np.mean([v[:common, 0] for v in values], axis=0).std()) if common > 1 else None
         llr, log_p_ref, log_p_alt = np.mean([v.mean(0) for v in values], axis=0).tolist()
         found.append(Scored(name, llr, spread, log_p_ref, log_p_alt))
     return found
 
 
-def _no_right_edge(site: Site, context: int) -> str:
-    """One line that says why a site cannot be scored from the bases before it; empty where it can."""
-    if len(site.ref) != len(site.alt) and len(site.behind) < FLANK:
-        return f"fewer than {FLANK} bases behind it"
+def _next_kmer_flag(site: Site, context: int) -> str:
+    """One line with the reason why "next_kmer" cannot score a site; empty if it can."""
+    if len(site.ref) != len(site.alt) and len(site.after) < FLANK:
+        return f"fewer than {FLANK} bases after the variant"
     before = site.before[max(len(site.before) - context, 0) :]
-    return "no known base in the context before it" if len(before) and (before >= bases.N).all() else ""
+    return "no known base in the context before the variant" if len(before) and (before >= bases.N).all() else ""
 
 
 def _score_next_kmer(
     lm, sites: list[Site], context: int, phases: int, batch_tokens: int
 ) -> list[tuple[str, np.ndarray | str]]:
-    """By site: the score's name; and llr, log p of reference and alternate, float [phases, 3], or why not."""
+    """For each site: the name of the score; and (llr, log_p_ref, log_p_alt) per phase, float [phases, 3], or a flag."""
     k = lm.tokenizer.k
-    edges, sequences = Deduplicated(), Deduplicated()
+    contexts, sequences = Deduplicated(), Deduplicated()  # for one base; for longer alleles
     plans = []
     for site in sites:
         plan = []
-        for phase in range(0 if _no_right_edge(site, context) else min(phases, len(site.before) + 1)):
+        for phase in range(0 if _next_kmer_flag(site, context) else min(phases, len(site.before) + 1)):
             cut = len(site.before) - phase
             upstream, given = site.before[max(cut - context, 0) : cut], site.before[cut:]
             known = np.flatnonzero(upstream < bases.N)
             upstream = upstream[known[0] if len(known) else len(upstream) :]
             upstream = upstream[len(upstream) % k :]
-            whole = len(site.ref) == len(site.alt)
-            if whole and len(site.ref) == 1:
+            same_length = len(site.ref) == len(site.alt)
+            if same_length and len(site.ref) == 1:
                 codes = np.full(k, bases.N, np.uint8)
                 codes[:phase] = given
                 ids = np.concatenate([[BOS], lm.tokenizer.encode_bases(upstream)]).astype(np.int32)
                 key = upstream.tobytes() + b"|" + codes.tobytes()
-                plan.append((phase, edges.number((ids, codes), key), site.ref[0], site.alt[0]))
+                plan.append((phase, contexts.index((ids, codes), key), site.ref[0], site.alt[0]))
                 continue
-            flank = site.behind[: 0 if whole else FLANK]
+            flank = site.after[: 0 if same_length else FLANK]
             texts = [np.concatenate([given, allele, flank]) for allele in (site.ref, site.alt)]
-            numbers = [
-                sequences.number(_behind(lm, upstream, text), upstream.tobytes() + b"|" + text.tobytes())
-                for text in ([given] * (phase > 0) + texts)  # what is given, alone: its share is taken off again
+            indices = [
+                sequences.index(_after(lm, upstream, text), upstream.tobytes() + b"|" + text.tobytes())
+                for text in ([given] * (phase > 0) + texts)  # `given` alone too: its log-likelihood is subtracted
             ]
-            plan.append((phase, numbers[0] if phase else None, *numbers[-2:]))
+            plan.append((phase, indices[0] if phase else None, *indices[-2:]))
         plans.append(plan)
     usual = context // k + 1
-    masses = _edges(lm, edges.rows, batch_tokens, usual)
-    behind = score_all(lm, sequences.rows, batch_tokens=batch_tokens, usual=usual)
-    sums = [float(x.sum(dtype=np.float64)) for x in behind]
+    masses = _masses(lm, contexts.rows, batch_tokens, usual)
+    scores = score_all(lm, sequences.rows, batch_tokens=batch_tokens, usual=usual)
+    sums = [float(x.sum(dtype=np.float64)) for x in scores]
     found = []
     for site, plan in zip(sites, plans, strict=True):
         one_base = len(site.ref) == len(site.alt) == 1
         values = []
-        for phase, first, second, third in plan:
-            if one_base:
-                at_place = masses[first][phase].astype(np.float64)
-                # Behind given bases, of what agrees with them; else of everything, special tokens included.
-                rest = np.logaddexp.reduce(at_place) if phase else 0.0
-                log_ref, log_alt = at_place[second] - rest, at_place[third] - rest
-            else:
-                rest = 0.0 if first is None else sums[first]
-                log_ref, log_alt = sums[second] - rest, sums[third] - rest
-            # Without ε for sequences: their likelihoods are far below it.
+        for phase, row, ref, alt in plan:
+            if one_base:  # the row of the context, and the codes of the alleles
+                by_base = masses[row][phase].astype(np.float64)
+                # Conditioned on the given bases, if any: only then is the mass of special tokens excluded.
+                log_p_given = np.logaddexp.reduce(by_base) if phase else 0.0
+                log_ref, log_alt = by_base[ref] - log_p_given, by_base[alt] - log_p_given
+            else:  # the rows of the given bases alone, if any, and with each allele
+                log_p_given = 0.0 if row is None else sums[row]
+                log_ref, log_alt = sums[ref] - log_p_given, sums[alt] - log_p_given
+            # No epsilon for sequences: their likelihoods are far smaller than it.
             llr = log_ref - np.logaddexp(log_alt, np.log(_EPSILON)) if one_base else log_ref - log_alt
             values.append((llr, log_ref, log_alt))
         name = "next_kmer" if one_base else "next_kmer_sequence"
-        found.append((name, _no_right_edge(site, context) or np.array(values)))
+        found.append((name, _next_kmer_flag(site, context) or np.array(values)))
     return found
 
 
-def _behind(lm, upstream: np.ndarray, text: np.ndarray) -> Row:
-    """A row in which the bases of `text`, behind `upstream` (whole k-mers), are scored."""
+def _after(lm, upstream: np.ndarray, text: np.ndarray) -> Framed:
+    """Frames `upstream` (whole k-mers) and `text` so that only the bases of `text` are scored."""
     row = frame(lm.tokenizer, "", np.concatenate([upstream, text]))
     row.codes[: len(upstream) // lm.tokenizer.k] = bases.N
     return row
 
 
-def _edges(lm, rows: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int, usual: int) -> list[np.ndarray]:
+def _masses(lm, rows: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int, usual: int) -> list[np.ndarray]:
+    """`next_kmer_masses` of each row (ids of the context, codes of the next token), float32 [k, 4]."""
+
     def dispatched():
         for chosen, number, length in by_length([len(ids) for ids, _ in rows], batch_tokens, usual):
             empty = (np.array([BOS]), np.zeros(lm.tokenizer.k, np.uint8))
@@ -251,7 +262,7 @@ def _edges(lm, rows: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int, usu
             ids, codes = right_pad([ids for ids, _ in batch], length), np.stack([codes for _, codes in batch])
             lengths = np.array([len(ids) for ids, _ in batch], np.int32)
             with jax.set_mesh(lm.mesh):
-                masses = edge_masses(lm.model, lm.params, ids, lengths, codes)
+                masses = next_kmer_masses(lm.model, lm.params, ids, lengths, codes)
             yield chosen, masses
 
     found = [None] * len(rows)
@@ -263,35 +274,35 @@ def _edges(lm, rows: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int, usu
 def _score_windows(
     lm, sites: list[Site], context: int, phases: int, batch_tokens: int, *, marginals: bool
 ) -> list[tuple[str, np.ndarray]]:
-    """The same for windows around the variant."""
+    """As `_score_next_kmer`, by windows around the variant."""
     k = lm.tokenizer.k
-    asked, plans = Deduplicated(), []
+    windows, plans = Deduplicated(), []
     length = context // k * k
     for site in sites:
         plan = []
         for phase in range(min(phases, len(site.before) + 1)):
             before = site.before[max(len(site.before) - context // 2, 0) + phase :]
-            behind = site.behind[: max(length - len(before) - len(site.ref), 0)]
-            numbers = []
+            after = site.after[: max(length - len(before) - len(site.ref), 0)]
+            indices = []
             for allele in (site.ref, site.alt):
-                window = np.concatenate([before, allele, behind])
-                # Whole k-mers, also where the contig ends before the window, but never less than the variant.
+                window = np.concatenate([before, allele, after])
+                # Whole k-mers, also if the contig ends before the window does, but never without the variant.
                 if len(site.ref) == len(site.alt) and len(window) // k * k >= len(before) + len(allele):
                     window = window[: len(window) // k * k]
-                numbers.append(asked.number(frame(lm.tokenizer, "", window), window.tobytes()))
-            plan.append(numbers)
+                indices.append(windows.index(frame(lm.tokenizer, "", window), window.tobytes()))
+            plan.append(indices)
         plans.append(plan)
     name = "base" if marginals else "token"
-    values = score_all(lm, asked.rows, score=name, batch_tokens=batch_tokens, usual=length // k)
+    values = score_all(lm, windows.rows, score=name, batch_tokens=batch_tokens, usual=length // k)
     sums = [float(x.sum(dtype=np.float64)) for x in values]
     found = []
     for plan in plans:
-        rows = []
+        by_phase = []
         for ref, alt in plan:
             if marginals:
-                per_base = [sums[i] / max((asked.rows[i].dna < bases.N).sum(), 1) for i in (ref, alt)]
-                rows.append((per_base[0] - per_base[1], *per_base))
+                per_base = [sums[i] / max((windows.rows[i].dna < bases.N).sum(), 1) for i in (ref, alt)]
+                by_phase.append((per_base[0] - per_base[1], *per_base))
             else:
-                rows.append(((sums[ref] - sums[alt]) / len(asked.rows[ref].codes), sums[ref], sums[alt]))
-        found.append(("window_base" if marginals else "window", np.array(rows)))
+                by_phase.append(((sums[ref] - sums[alt]) / len(windows.rows[ref].codes), sums[ref], sums[alt]))
+        found.append(("window_base" if marginals else "window", np.array(by_phase)))
     return found

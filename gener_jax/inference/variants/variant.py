@@ -1,4 +1,4 @@
-"""Variants, and where one is read: trimmed, leftmost, on either strand."""
+"""Variants, and their alleles in context: trimmed, leftmost, on either strand."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ import numpy as np
 from data_pipeline.sequence import bases
 from gener_jax.inference.variants.genome import Genome
 
-FLANK = 24  # bases
+FLANK = 24  # bases after an insertion or deletion that "next_kmer" scores with both alleles
 
 
 class Variant(NamedTuple):
-    """One alternate allele: `start` is 0-based, of the first base of `ref`."""
+    """One alternate allele; `start` is the 0-based position of the first base of `ref`."""
 
     contig: str
     start: int
@@ -20,7 +20,7 @@ class Variant(NamedTuple):
 
 
 def trimmed(start: int, ref: str, alt: str) -> tuple[int, str, str]:
-    """The alleles without the bases that they share at their ends, those at the right first."""
+    """Start and alleles without the bases that the alleles share at their ends; the right end is trimmed first."""
     while ref and alt and ref[-1] == alt[-1]:
         ref, alt = ref[:-1], alt[:-1]
     shared = next((i for i, (a, b) in enumerate(zip(ref, alt, strict=False)) if a != b), min(len(ref), len(alt)))
@@ -28,44 +28,48 @@ def trimmed(start: int, ref: str, alt: str) -> tuple[int, str, str]:
 
 
 class Site(NamedTuple):
-    """A variant in the bases around it, on the strand that is read: alleles as codes, what is before and behind."""
+    """The alleles of a variant and the bases before and after them on the scored strand, as codes uint8 [bases]."""
 
     before: np.ndarray
     ref: np.ndarray
     alt: np.ndarray
-    behind: np.ndarray
+    after: np.ndarray
 
 
 def sites_of(variant: Variant, genome: Genome, context: int, largest: int, strands: str) -> list[Site] | str:
-    """The variant on each of the strands, or a line that says why it has no score; `largest`: bases of an allele."""
+    """The site of a variant on each of the strands, or one line with the reason why it cannot be scored.
+
+    `context`: bases of context; `largest`: the most bases that an allele may have, single bases excepted.
+    """
     contig = genome.contig(variant.contig)
     if contig is None:
         return genome.missing(variant.contig)
     if variant.start < 0:
         return f"position {variant.start + 1} is before the first base"
-    piece = genome.piece(contig, variant.start, variant.start + len(variant.ref))
-    if piece is None:
-        ends = max(p.start + len(p.codes) for p in genome.pieces[contig])
-        return f"position {variant.start + 1} is outside of the bases of {contig} that the FASTA has (to {ends})"
-    at = variant.start - piece.start
+    stretch = genome.stretch(contig, variant.start, variant.start + len(variant.ref))
+    if stretch is None:
+        last = max(s.start + len(s.codes) for s in genome.stretches[contig])
+        return f"position {variant.start + 1} is outside the bases of {contig} in the FASTA (up to {last})"
+    at = variant.start - stretch.start
     if set(variant.ref) - set("ACGT"):
-        return f"REF {_short(variant.ref)} is not of A, C, G and T"
-    there = bases.decode(piece.codes[at : at + len(variant.ref)])
-    if there != variant.ref:
-        return f"REF is {_short(variant.ref)}, the FASTA has {_short(there)}"
+        return f"REF {_short(variant.ref)} has letters other than A, C, G and T"
+    found = bases.decode(stretch.codes[at : at + len(variant.ref)])
+    if found != variant.ref:
+        return f"REF is {_short(variant.ref)}, but the FASTA has {_short(found)}"
     if not variant.alt or set(variant.alt) - set("ACGT"):
-        return f"ALT {_short(variant.alt)} is no sequence"
+        return f"ALT {_short(variant.alt)} is not a sequence"
     if variant.ref == variant.alt:
-        return "ALT is REF"
+        return "ALT equals REF"
     at, ref, alt = trimmed(at, variant.ref, variant.alt)
     if max(len(ref), len(alt)) > largest and not len(ref) == len(alt) == 1:
-        return f"an allele of {max(len(ref), len(alt))} bases, up to {max(largest, 0)} are compared in this context"
-    return [_placed(piece.codes, at, bases.encode(ref), bases.encode(alt), context, strand) for strand in strands]
+        return f"an allele has {max(len(ref), len(alt))} bases; this context allows at most {max(largest, 0)}"
+    return [_site(stretch.codes, at, bases.encode(ref), bases.encode(alt), context, strand) for strand in strands]
 
 
-def _placed(codes: np.ndarray, at: int, ref: np.ndarray, alt: np.ndarray, context: int, strand: str) -> Site:
-    """The alleles at `at` of a piece's codes, on the strand: an insertion or deletion at the first, on that strand, of
-    the places that give the same sequence; others where they are.
+def _site(codes: np.ndarray, at: int, ref: np.ndarray, alt: np.ndarray, context: int, strand: str) -> Site:
+    """The site of the alleles at index `at` of a stretch's codes, on a strand.
+
+    An insertion or deletion is shifted to the first position on that strand that gives the same sequence.
     """
     end = at + len(ref)
     if not len(ref) or not len(alt):
@@ -81,10 +85,10 @@ def _placed(codes: np.ndarray, at: int, ref: np.ndarray, alt: np.ndarray, contex
             allele = np.concatenate([allele, codes[end : end + shift]])[-n:]
             at, end = at + shift, end + shift
         ref, alt = (allele, alt) if len(ref) else (ref, allele)
-    # A little more than any protocol takes, on either side and either strand.
+    # A little more than any protocol uses, on either side and either strand.
     site = Site(codes[max(at - context - 256, 0) : at], ref, alt, codes[end : end + context + 256])
     rc = bases.reverse_complement
-    return site if strand == "+" else Site(rc(site.behind), rc(ref), rc(alt), rc(site.before))
+    return site if strand == "+" else Site(rc(site.after), rc(ref), rc(alt), rc(site.before))
 
 
 def _short(allele: str) -> str:
