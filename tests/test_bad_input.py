@@ -56,7 +56,7 @@ def refused(capsys):
         ({"sample__prompts": "ATX"}, 2, "sample.prompts: character 'X' at position 2"),
         ({"eval__split": "test"}, 1, "the test split is empty"),
         ({"tokenizer__kind": "bpe", "tokenizer__model_file": "absent.model", "data__storage": "token_ids"}, 2,
-         "absent.model: cannot read the BPE model"),
+         "absent.model: cannot be read"),
     ],
 )  # fmt: skip
 def test_train(dataset, tmp_path, monkeypatch, refused, changes, status, words):

@@ -226,7 +226,7 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, empty):
     [
         (["--validation_fraction", "1.5"], "validation_fraction 1.5 "),
         (["--validation_fraction", "0.6", "--test_fraction", "0.6"], "leave nothing to train on"),
-        (["--storage", "token_ids", "--tokenizer", "kmer", "--k", "99"], "k is 99"),
+        (["--storage", "token_ids", "--tokenizer", "kmer", "--k", "99"], "k 99 "),
     ],
 )
 def test_bad_arguments(tmp_path, capsys, arguments, words):

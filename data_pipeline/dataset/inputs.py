@@ -22,14 +22,14 @@ from data_pipeline.splitting.split import SPLITS
 _MANIFEST = ("sequence", "annotation", "taxon", "split")
 # If several files annotate the same sequences, the one whose format comes first here is read.
 _PREFERENCE = tuple(dict.fromkeys(FORMATS.values()))
-_DATASET = "gener_jax regions"  # records.FORMAT, repeated here because importing that module is slow
+_DATASET = "gener_jax regions"  # reader.FORMAT; importing `reader`, which needs array_record, is slow
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
     """An annotation and its bases; either may be None if the other file contains both.
 
-    `taxon` is a tag of `genome.TAXA` that overrides the records' own. `split` is one of `split.SPLITS` if the manifest
+    `taxon` is a tag of `record.TAXA` that overrides the records' own. `split` is one of `split.SPLITS` if the manifest
     fixes it. `assembly` is defined in `file_names.GenomeFile`; it is the annotation's, unless only the FASTA's is an
     NCBI accession.
     """

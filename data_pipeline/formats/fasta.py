@@ -29,7 +29,7 @@ _DATABASES = ("ref", "gb", "emb", "dbj", "tpg", "tpe", "tpd")
 
 
 class Sequence(NamedTuple):
-    """A FASTA record: `codes` uint8 [length] as in `bases`, `lower_case` int64 [runs, 2] as in `genome.Record`."""
+    """A FASTA record: `codes` uint8 [length] as in `bases`, `lower_case` int64 [runs, 2] as in `record.Record`."""
 
     name: str
     description: str

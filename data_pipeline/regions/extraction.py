@@ -40,9 +40,9 @@ class Span(NamedTuple):
     """The location of a region on its record, and its annotation.
 
     `start` >= `end` if it crosses the origin of a circle; strand is +1 or -1. `segments` are the (start, end, strand)
-    of a spliced region in 5' to 3' order, empty for a region of one interval. `reading_frame` is the number of bases before the
-    first complete codon, -1 for non-coding regions (it does not give the length of a 3' flank). `translation` is one of
-    translation.OUTCOMES, or empty.
+    of a spliced region in 5' to 3' order, empty for a region of one interval. `reading_frame` is the number of bases
+    before the first complete codon, -1 for non-coding regions (it does not give the length of a 3' flank).
+    `translation` is one of translation.OUTCOMES, or empty.
     """
 
     start: int
