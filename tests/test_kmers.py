@@ -5,8 +5,8 @@ from data_pipeline.sequence import bases, kmers
 from tests.data import random_codes
 
 
-def by_hand(text):
-    """Every window without N, the smaller of its two strands as a number in base 4."""
+def naive_canonical(text):
+    """For every window without N, the smaller of its two strands as a number in base 4."""
     found = []
     for start in range(len(text) - 31):
         window = text[start : start + 32]
@@ -17,9 +17,9 @@ def by_hand(text):
 
 
 @pytest.mark.parametrize("length", [0, 1, 31, 32, 33, 500])
-def test_canonical_by_hand(length):
+def test_canonical_equals_naive(length):
     [codes] = random_codes([length], seed=length)
-    assert kmers.canonical(codes).tolist() == by_hand(bases.decode(codes))
+    assert kmers.canonical(codes).tolist() == naive_canonical(bases.decode(codes))
 
 
 def test_both_strands_have_the_same_sketch():
@@ -34,7 +34,7 @@ def test_both_strands_have_the_same_sketch():
 
 
 @pytest.mark.parametrize("unit", ["A", "CA", "CAG", "ACGT", "AACTT", "TTAGGG"])
-def test_simple_repeats_are_in_no_sketch(unit):
+def test_simple_repeats_are_not_in_sketches(unit):
     whole = kmers.canonical(bases.encode(unit * 60))
     assert len(set(whole.tolist())) <= len(unit)
     for shift in range(len(unit)):
