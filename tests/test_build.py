@@ -24,7 +24,7 @@ from data_pipeline.sequence import bases
 from tests.data import FIXTURES, data_path
 from tests.raised import raises
 from tests.test_genbank import record_text, write
-from tests.test_records import StubTokenizer
+from tests.test_reader import StubTokenizer
 
 ROOT = Path(__file__).parents[1]
 INPUTS = sorted(FIXTURES.glob("*.gz"))

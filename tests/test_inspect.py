@@ -22,7 +22,7 @@ from data_pipeline.regions import extraction, schemes
 from tests.data import DATA, FIXTURES, data_path
 from tests.test_genbank import record_text, write
 from tests.test_gff import oracle, oracle_records
-from tests.test_records import StubTokenizer
+from tests.test_reader import StubTokenizer
 
 ROOT = Path(__file__).parents[1]
 INPUTS = sorted(FIXTURES.glob("*.gb*.gz"))
