@@ -10,7 +10,7 @@ VERBS = {
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     cli.call(VERBS)
 
 

@@ -156,7 +156,7 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of the command line."""
     parse = argparse.ArgumentParser(
         prog=cli.program(),
         description=__doc__,

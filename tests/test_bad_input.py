@@ -163,10 +163,10 @@ def test_full_disk(dataset, tmp_path):
     status, out, err = tiny.finished(tiny.command(*run, module="gener_jax.train", cwd=tmp_path, before=FULL_DISK))
     assert status == 1
     assert out == ""
-    said = [line for line in err.splitlines() if line != "tiny" and not line.startswith(("  ", "step "))]
-    assert len(said) == 1, err
-    assert said[0].startswith(f"error: {tmp_path / 'run' / 'checkpoints'}: a checkpoint cannot be written (")
-    assert len(said[0]) < 600
+    lines = [line for line in err.splitlines() if line != "tiny" and not line.startswith(("  ", "step "))]
+    assert len(lines) == 1, err
+    assert lines[0].startswith(f"error: {tmp_path / 'run' / 'checkpoints'}: a checkpoint cannot be written (")
+    assert len(lines[0]) < 600
     status, out, err = tiny.finished(tiny.command(*run, module="gener_jax.train", cwd=tmp_path))
     assert status == 0, err
     assert f"resuming {tmp_path / 'run'} at step 9" in err
@@ -189,9 +189,9 @@ def test_control_c(dataset, tmp_path):
     process = tiny.command(
         f"--config={experiment}", f"--workdir={tmp_path / 'run'}", module="gener_jax.train", cwd=tmp_path
     )
-    said = []
+    lines = []
     for line in process.stderr:
-        said.append(line)
+        lines.append(line)
         if line.startswith("step 45/"):
             process.send_signal(signal.SIGINT)
             break

@@ -1,3 +1,5 @@
+"""Tests builds of datasets: content, reproducibility, errors, interruption and options."""
+
 import gzip
 import json
 import os

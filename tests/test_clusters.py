@@ -1,3 +1,5 @@
+"""Tests splits by cluster: regions that share sequence stay together."""
+
 import numpy as np
 import pytest
 

@@ -109,10 +109,10 @@ def test_exported_run_evaluates_and_samples_alike(run, tmp_path, capsys):
     ours = last_line(capsys)
     overrides = ["--config.data.context_length=32", "--config.eval.max_regions=8", f"--config.data.path={data}"]
     evaluate.main(["--checkpoint", str(out), *overrides])
-    said = capsys.readouterr()
-    theirs = json.loads(said.out.splitlines()[-1])
+    printed = capsys.readouterr()
+    theirs = json.loads(printed.out.splitlines()[-1])
     assert theirs["bits_per_base"] == pytest.approx(ours["bits_per_base"], abs=1e-6)
-    assert "does not name its training data" in said.err
+    assert "does not name its training data" in printed.err
     drawn = []
     for folder in (run, out):
         options = ["--prompt", "ATGAC", "--num_bases", "30", "--temperature", "0", "--seed", "0", "--num_samples", "1"]
@@ -129,8 +129,8 @@ def test_training_starts_from_a_published_model(run, tmp_path, capsys):
     config = tiny.config(run.parent / "dataset", train__num_steps="2", train__init_from=str(out),
                          optimizer__peak_learning_rate="1e-30", model__rope_theta="600000")  # fmt: skip
     train(config, tmp_path / "next")
-    assert "starting from the parameters of" in (said := capsys.readouterr().err)
-    assert "model.rope_theta 500000.0 → 600000.0" in said
+    assert "starting from the parameters of" in (printed := capsys.readouterr().err)
+    assert "model.rope_theta 500000.0 → 600000.0" in printed
     assert same(gener_jax.load(tmp_path / "next").params, gener_jax.load(run).params)
     other = tiny.config(run.parent / "dataset", tokenizer__k="2", train__init_from=str(out))
     with pytest.raises(ConfigError, match=r"train\.init_from .*kmer-3"):
@@ -282,11 +282,11 @@ def test_bfloat16_needs_half_the_memory(tmp_path):
 def test_verify_without_transformers(small_folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     convert.main(["--checkpoint", str(small_folder), "--verify"])
-    said = capsys.readouterr()
-    result = json.loads(said.out.splitlines()[-1])
+    printed = capsys.readouterr()
+    result = json.loads(printed.out.splitlines()[-1])
     assert result["equal"] is None
     assert len(result["greedy"]) == 16
-    assert "nothing to compare with: pip install 'gener_jax[parity]'" in said.err
+    assert "nothing to compare with: pip install 'gener_jax[parity]'" in printed.err
 
 
 def needs_transformers():

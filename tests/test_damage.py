@@ -327,7 +327,7 @@ def pair_faults(annotation: str, sequence: str) -> list[str]:
         if line.startswith(">"):
             name = (line[1:].split() or [""])[0]
             if name in lengths:
-                faults.append(f"{name} comes twice")
+                faults.append(f"{name} occurs twice")
             lengths[name] = 0
         elif line.strip():
             found = re.sub(r"[ \t]", "", line)

@@ -1,3 +1,5 @@
+"""Tests the search for regions with the same bases."""
+
 import numpy as np
 import pytest
 

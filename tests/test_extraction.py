@@ -1,3 +1,5 @@
+"""Tests the regions of records, by every scheme, against an oracle and Biopython."""
+
 import gzip
 import hashlib
 import importlib.util
@@ -154,7 +156,7 @@ def test_whole_circle_and_overlapping_circle(tmp_path):
     assert ledger.dropped[MALFORMED] == [1, 8]
 
 
-def test_join_outer_span_includes_introns_and_linear_records_have_no_origin(tmp_path):
+def test_outer_span_of_join_includes_introns(tmp_path):
     [region], _ = find(tmp_path, [("gene", "join(2..3,6..8)", {})], "ACGTACGTAC")
     assert (region.start, region.end, bases.decode(region.codes)) == (1, 8, "CGTACGT")
     [region], _ = find(tmp_path, [("gene", "join(9..10,1..2)", {})], "ACGTACGTAC")

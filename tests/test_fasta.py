@@ -1,3 +1,5 @@
+"""Tests the FASTA reader and its errors, also against Biopython."""
+
 import gzip
 import re
 import tracemalloc

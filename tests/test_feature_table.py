@@ -1,3 +1,5 @@
+"""Tests the parser of GenBank feature tables."""
+
 import pytest
 
 from data_pipeline.errors import FormatError

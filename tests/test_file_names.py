@@ -1,3 +1,5 @@
+"""Tests what is derived from the names of genome files."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""Tests the GenBank reader and its errors."""
+
 import gzip
 
 import numpy as np

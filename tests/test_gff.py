@@ -1,3 +1,5 @@
+"""Tests the GFF3 and GTF reader and its errors, also against an oracle and GenBank files of the same genome."""
+
 import collections
 import dataclasses
 import functools
@@ -307,7 +309,7 @@ def test_regions_equal_the_oracle(name, sequence, count, tmp_path):
     assert table(gff.read(*paths, schemes.feature_kinds(schemes.GENE), tmp_path)) == found
 
 
-def test_a_real_gtf(tmp_path):
+def test_real_gtf(tmp_path):
     folder = "genomes", "eukaryote"
     path = data_path(*folder, "chicken_Galgal4_chr1_piece.gtf.gz")
     sequence = data_path(*folder, "chicken_Galgal4_chr1_piece.fa.gz")

@@ -1,3 +1,5 @@
+"""Tests how rows of GFF3 and GTF files become features."""
+
 import itertools
 
 import pytest
@@ -136,7 +138,7 @@ def test_numbered_cds_rows_are_joined_unless_they_overlap_or_are_bacterial(tmp_p
     assert len(read(tmp_path, rows + cds("g", 61), kinds={"CDS"})) == 2
 
 
-def test_the_chain_of_parents(tmp_path):
+def test_chain_of_parents(tmp_path):
     rows = [
         ("gene", 1, 90, "+", "ID=g"),
         ("gene", 1, 90, "+", "ID=h"),

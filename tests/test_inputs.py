@@ -1,3 +1,5 @@
+"""Tests how files are found and paired, by name or from a manifest, and read."""
+
 import gzip
 import json
 import os

@@ -1,3 +1,5 @@
+"""Tests the command that shows a dataset: totals, filters and FASTA output, also against an oracle."""
+
 import argparse
 import collections
 import contextlib

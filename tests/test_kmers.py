@@ -1,3 +1,5 @@
+"""Tests the canonical 32-mers, their sketches and their index."""
+
 import numpy as np
 import pytest
 
@@ -50,9 +52,9 @@ def test_index_finds_members_and_nothing_else():
     members = np.unique(generator.integers(0, 2**64, 5000, np.uint64))
     others = generator.integers(0, 2**64, 5000, np.uint64)
     index = kmers.Index(members)
-    asked = generator.permutation(np.concatenate([members[::2], others, [np.uint64(2**64 - 1), np.uint64(0)]]))
-    assert sorted(index.find(asked).tolist()) == list(range(0, len(members), 2))
-    assert len(kmers.Index(members[:0]).find(asked)) == 0
+    queries = generator.permutation(np.concatenate([members[::2], others, [np.uint64(2**64 - 1), np.uint64(0)]]))
+    assert sorted(index.find(queries).tolist()) == list(range(0, len(members), 2))
+    assert len(kmers.Index(members[:0]).find(queries)) == 0
 
 
 def test_mix_is_one_to_one_and_spreads():

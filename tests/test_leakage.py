@@ -1,3 +1,5 @@
+"""Tests the fraction of held-out 32-mers that occur in training, against a naive count."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Tests the arithmetic of intervals on linear and circular records."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,7 +49,7 @@ def test_union_overlaps_an_interval_if_a_base_is_shared(starts_and_sizes, start,
         ([(4, 10, 1), (0, 4, 1)], 10, (4, 4, 1, ())),
     ],
 )
-def test_the_enclosing_span(segments, circle, expected):
+def test_enclosing_span(segments, circle, expected):
     assert locations.enclosing(segments, circle) == expected
 
 

@@ -1,3 +1,5 @@
+"""Tests the keyed permutation that orders training data."""
+
 import numpy as np
 import pytest
 

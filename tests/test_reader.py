@@ -1,3 +1,5 @@
+"""Tests the format of a dataset on disk: what is written is read back, and damage is an error."""
+
 import contextlib
 import json
 import pickle

@@ -1,3 +1,5 @@
+"""Tests the assignment of regions to train, validation and test."""
+
 import itertools
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Tests the reading of plain, gzip and bgzip files, complete and damaged."""
+
 import gzip
 import zlib
 

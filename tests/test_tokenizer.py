@@ -156,7 +156,7 @@ def test_round_trip(text, k):
     tokenizer = KmerTokenizer(k)
     whole = "".join(p if p[:1] == "<" else p[: len(p) // k * k] for p in re.split("(<[^<>]*>)", text))
     ids = tokenizer.encode(whole)
-    if SPECIAL_TOKENS[0] not in whole:  # <oov> comes back as N
+    if SPECIAL_TOKENS[0] not in whole:  # <oov> is decoded as N
         assert tokenizer.decode(ids) == whole
     assert tokenizer.token_bases[ids].sum() == len(re.sub("<[^<>]*>", "", whole))
 

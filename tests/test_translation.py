@@ -1,3 +1,5 @@
+"""Tests the comparison of coding sequences with their annotated proteins."""
+
 import itertools
 import random
 
