@@ -1,1 +1,1 @@
-"""From annotated genomes to ArrayRecord shards: files → regions → splits → records."""
+"""From annotated genomes to ArrayRecord shards: files → records → regions → splits → entries."""

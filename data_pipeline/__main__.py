@@ -1,16 +1,16 @@
-"""Lists the commands that make and read datasets, or calls one: python -m data_pipeline build …"""
+"""Lists the commands that build and read datasets, or runs one: python -m data_pipeline build …"""
 
 from data_pipeline import cli
 
 VERBS = {
-    "build": ("data_pipeline.build", "makes a dataset of annotated genomes"),
-    "inspect": ("data_pipeline.inspect", "shows what a dataset holds"),
+    "build": ("data_pipeline.build", "builds a dataset from annotated genomes"),
+    "inspect": ("data_pipeline.inspect", "shows the content of a dataset"),
     "train_bpe": ("data_pipeline.train_bpe", "trains a byte-pair vocabulary on a dataset"),
 }
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     cli.call(VERBS)
 
 

@@ -50,7 +50,7 @@ def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of the command line."""
     parse = argparse.ArgumentParser(
         prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

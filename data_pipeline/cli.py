@@ -1,6 +1,6 @@
-"""The commands of a package by their verbs: python -m data_pipeline build …, gener-jax train …
+"""Runs the commands of a package by name: python -m data_pipeline build …, gener-jax train …
 
-A command is a module whose `main()` reads sys.argv. It is imported when it is called, not to be listed.
+A command is a module whose `main()` reads sys.argv. It is imported only when it is run, so that listing is fast.
 """
 
 import importlib
@@ -12,7 +12,7 @@ _typed: str | None = None  # "gener-jax data build", once `call` has read it
 
 
 def program() -> str:
-    """What was typed to start this process, without its arguments: for usage lines."""
+    """The command as it was typed, without its arguments, for usage lines."""
     if _typed is not None:
         return _typed
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # that of python -m
@@ -20,15 +20,15 @@ def program() -> str:
 
 
 def call(verbs: dict[str, tuple[str, str]], run: Callable = lambda main: sys.exit(main()), version: str = "") -> None:
-    """Runs the command that the first argument names; lists all where there is none, or it is --help.
+    """Runs the command that the first argument names; without one, or with --help, lists all commands.
 
     Args:
-      verbs: the module and a line of each command; a module called __main__ has verbs of its own.
+      verbs: the module and a one-line description of each command; a module called __main__ has its own commands.
       run: runs a command's `main`.
       version: what --version prints.
 
     Raises:
-      SystemExit: 2 behind one line for a verb that does not exist; else with the command's status.
+      SystemExit: with status 2 after an error line if the command does not exist; otherwise with the command's status.
     """
     global _typed
     name, (verb, *rest) = program(), sys.argv[1:] or ["--help"]

@@ -199,7 +199,7 @@ def build_report(info: dict) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of the command line."""
     parse = argparse.ArgumentParser(
         prog=cli.program(),
         description=__doc__,
@@ -218,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def inspect(options: argparse.Namespace) -> None:
-    """Executes the command.
+    """Prints the totals, or what --head and --fasta select.
 
     Raises:
       DataError: the folder is not a dataset, the output exists, or --head is below 1.

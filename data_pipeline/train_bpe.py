@@ -20,7 +20,7 @@ import sentencepiece
 
 from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.errors import ArgumentError, DatasetError, FileError
+from data_pipeline.errors import ArgumentError, DataError, DatasetError, FileError
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL, SPECIAL_TOKENS, BpeTokenizer
 
@@ -56,14 +56,16 @@ def sample(source: RegionSource, max_bases: int, seed: int) -> Iterator[str]:
 def train(chunks: list[str], vocab_size: int) -> bytes:
     """Trains a sentencepiece BPE model over A, C, G and T, with the special tokens as ids 0 to 31; returns the file.
 
-    Raises ArgumentError if vocab_size, special tokens included, is out of range or too large for these bases, and
-    ValueError if the chunks lack A, C, G or T.
+    Raises:
+      ArgumentError: vocab_size, special tokens included, is out of range or too large for these bases.
+      DataError: the chunks lack A, C, G or T.
     """
     _check_vocab_size(vocab_size)
     missing = sorted(set("ACGT").difference(*chunks))
     if missing:
-        raise ValueError(
-            f"the {sum(map(len, chunks))} training bases contain no {missing[0]}: a vocabulary needs A, C, G and T"
+        raise DataError(
+            f"the {sum(map(len, chunks))} training bases contain no {missing[0]}, but a vocabulary needs A, C, G and T",
+            remedy="train on more bases",
         )
     oov, bos, eos, pad, *control = SPECIAL_TOKENS
     model = io.BytesIO()
@@ -114,7 +116,7 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
     """Trains on the train split of a dataset of bases and writes the model; returns the facts that the command prints.
 
     Raises:
-      ValueError: the dataset is missing, damaged or contains token ids; the output exists or its folder does not; a
+      DataError: the dataset is missing, damaged or contains token ids; the output exists or its folder does not; a
         number is out of range, or vocab_size is too large for the sample. Nothing is written in that case.
     """
     output = Path(output)
@@ -154,7 +156,7 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The parser of the command line."""
     parse = argparse.ArgumentParser(
         prog=cli.program(),
         description=__doc__,

@@ -1,17 +1,17 @@
-"""What the system computes, written down to be compared: before a change of its shape, and after.
+"""Records what the system computes, so that the results before and after a refactoring can be compared.
 
     python -m tests.baseline record before.json
     python -m tests.baseline compare before.json after.json
 
-Records the programs that training, evaluation and generation lower to (sha256, without locations and without the names
+`record` writes the programs that training, evaluation and generation lower to (sha256, without locations and the names
 of functions and results, so that a rename or a moved file changes nothing), the arrays of 100 batches, the parameters
 of three seeds, the regions of two genomes, an export, 100 losses, logits, scores and generated sequences. `compare`
-lists what differs, and ends with status 1 where anything does: programs, arrays, parameters, regions and exports are
-equal or not; losses agree to 1e-6 of their size up to step 5 and 1e-4 to step 100, logits and scores to 1e-5.
+lists the differences and exits with status 1 if there are any: programs, arrays, parameters, regions and exports must
+be equal; relative tolerances are 1e-6 for losses up to step 5 and 1e-4 up to step 100, 1e-5 for logits and scores.
 
-The larger genome is found as the tests find it (GENER_JAX_TEST_DATA); without it that part is left out, and said.
-Two to three minutes of processor. Compare files of one machine and one version of jax: `compare` says where they are
-not.
+The larger genome is in the folder of the tests' data (GENER_JAX_TEST_DATA); without it, its regions are skipped with a
+warning. `record` takes two to three minutes of CPU time. Both files should come from the same machine and version of
+jax; otherwise `compare` prints a note.
 """
 
 # ruff: noqa: E402 (jax is configured before anything asks it for devices)
@@ -38,7 +38,7 @@ jax.config.update("jax_include_debug_info_in_dumps", False)
 
 import numpy as np
 
-# Everything of the system that is used here.
+# All parts of the system that are used here.
 import gener_jax
 from data_pipeline.dataset import builder, inputs
 from data_pipeline.dataset.reader import RegionSource
@@ -63,7 +63,7 @@ SCHEMES = {
 }
 STEPS, SEEDS = 100, (0, 1, 2)
 MESHES = {"1 device": ((1, 1, 1, 1), 1), "2 x 2 x 2": ((1, 2, 2, 2), 8)}  # data, fsdp, tensor, context
-LEAST_LINES = 100  # shorter programs are single operations between the large ones
+LEAST_LINES = 100  # lines; shorter programs are single operations between the large ones
 
 
 def configuration(dataset: Path, **changes: str):
@@ -78,12 +78,12 @@ def configuration(dataset: Path, **changes: str):
 
 
 def sha256(data: bytes | str) -> str:
-    """Hexadecimal."""
+    """The sha256 digest in hexadecimal."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
 def of_arrays(tree) -> str:
-    """Of the arrays of a tree: their types, shapes and bytes; not of their names."""
+    """The digest of the types, shapes and bytes of a tree's arrays, without their names."""
     found = [
         sha256(f"{x.dtype}{x.shape}".encode() + np.ascontiguousarray(x).tobytes())
         for x in map(np.asarray, jax.tree.leaves(tree))
@@ -92,7 +92,7 @@ def of_arrays(tree) -> str:
 
 
 def plain(value) -> str:
-    """A text of a value of tuples, arrays and plain values, without the names of classes and fields."""
+    """A value of tuples, arrays and plain values as text, without the names of classes and fields."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{value.shape}{sha256(np.ascontiguousarray(value).tobytes())}"
     if isinstance(value, tuple):
@@ -101,16 +101,16 @@ def plain(value) -> str:
 
 
 def normalised(text: str) -> str:
-    """A lowered program without names of results, its functions named by their order."""
+    """A lowered program without result names, and with functions named by their order."""
     text = re.sub(r'jax\.result_info = "(?:[^"\\]|\\.)*",? ?', "", text).replace(" {}", "")
     symbol = r'@(?:[\w.$\-]+|"(?:[^"\\]|\\.)*")'
     defined = re.findall(rf"(?:module|func\.func (?:public|private)) ({symbol})", text)
     names = {name: f"@f{i}" for i, name in enumerate(dict.fromkeys(defined))}
-    return re.sub(symbol, lambda m: names.get(m[0], m[0]), text)  # not those of meshes and custom calls
+    return re.sub(symbol, lambda m: names.get(m[0], m[0]), text)  # but not the names of meshes and custom calls
 
 
 def of_program(text: str) -> dict:
-    """A program's digest; and of its lines in any order, which a renamed entry of a dictionary may change alone."""
+    """The digests of a program and of its sorted lines (renaming a dictionary key may change only their order)."""
     text = normalised(text)
     lines = sorted(re.sub(r"%[\w#:.\-]+|@f\d+", "%", line).strip() for line in text.splitlines())
     return {"text": sha256(text), "lines in any order": sha256("\n".join(lines)), "number of lines": len(lines)}
@@ -118,7 +118,7 @@ def of_program(text: str) -> dict:
 
 @contextlib.contextmanager
 def programs():
-    """The programs compiled inside, but the small ones, each once: a dict that is filled at the end."""
+    """Collects the different programs compiled inside, without small ones, in a dict that is filled at the end."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_dump_ir_to", folder)
@@ -132,11 +132,11 @@ def programs():
     found.update({f"program {i}": p for i, p in enumerate(ordered)})
 
 
-# What is recorded, a function each.
+# What is recorded: one function for each.
 
 
 def training_programs(dataset: Path) -> dict:
-    """Of the training step, both objectives, on one device and on eight."""
+    """The programs of the training step for both objectives, on one device and on eight."""
     found = {}
     for name, (sizes, number) in MESHES.items():
         data, fsdp, tensor, context = sizes
@@ -152,7 +152,7 @@ def training_programs(dataset: Path) -> dict:
 
 
 def regions_of(genome: Path) -> dict:
-    """Of all regions of a genome, by each scheme."""
+    """The number, bases and digest of all regions of a genome, for each scheme."""
     found = {}
     for name, scheme in SCHEMES.items():
         digest, number, bases = hashlib.sha256(), 0, 0
@@ -168,7 +168,7 @@ def regions_of(genome: Path) -> dict:
 
 
 def dataset_arrays(dataset: Path) -> dict:
-    """Of every region's bases and soft-masked stretches, as the reader gives them."""
+    """The digests of every region's bases and soft-masked runs, as the reader returns them."""
     found = {}
     for split in ("train", "validation"):
         source = RegionSource(dataset, split)
@@ -181,7 +181,7 @@ def dataset_arrays(dataset: Path) -> dict:
 
 
 def training(dataset: Path) -> tuple[dict, list[float]]:
-    """Digests of the batches and of parameters; the losses of the first steps, on one device."""
+    """The digests of the batches and initial parameters, and the losses of the first steps, on one device."""
     config, tokenizer = configuration(dataset)
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     stream = TokenStream(RegionSource(dataset, "train"), tokenizer, config.data, config.train.seed)
@@ -202,7 +202,7 @@ def training(dataset: Path) -> tuple[dict, list[float]]:
 
 
 def evaluation(dataset: Path) -> tuple[dict, dict]:
-    """The programs of held-out evaluation, plain and by base, and what it finds of new parameters."""
+    """The programs of held-out evaluation, by token and by base, and its losses for initial parameters."""
     config, tokenizer = configuration(dataset, eval__max_regions="16")
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     params = init_state(config, mesh).params
@@ -214,46 +214,46 @@ def evaluation(dataset: Path) -> tuple[dict, dict]:
 
 
 def inference(dataset: Path) -> tuple[dict, dict]:
-    """Programs and numbers of the model that ships."""
+    """The programs and results of the shipped model."""
     lm = gener_jax.load("tiny", mesh=make_mesh(1, 1, 1, jax.devices()[:1]))
     source = RegionSource(dataset, "validation")
     long = [i for i, length in enumerate(source.index["length"].tolist()) if length >= 300][:20]
     genes = ["".join("ACGTN"[c] for c in source.read(i, 0, 300).tolist()) for i in long]
     prompts = [gene[: 20 + i] for i, gene in enumerate(genes)]
     ids = np.random.default_rng(0).integers(32, 4128, (4, 64))
-    made = {}
+    generated = {}
     with programs() as generating:
-        made["greedy"] = lm.generate(prompts, 60, temperature=0)
+        generated["greedy"] = lm.generate(prompts, 60, temperature=0)
         sampled = lm.generate(prompts, 60, temperature=0.8, top_k=50, top_p=0.95, seed=1, log_probs=True)
-        made["sampled"] = [x.text for x in sampled]
-        made["log-probabilities"] = [np.asarray(x.log_probs, np.float64).round(6).tolist() for x in sampled]
+        generated["sampled"] = [x.text for x in sampled]
+        generated["log-probabilities"] = [np.asarray(x.log_probs, np.float64).round(6).tolist() for x in sampled]
     with programs() as scoring:
         scores = [s.value for s in lm.log_likelihood(genes, strand="both")]
         logits = lm.logits(ids)
     logits = {"norm": float(np.linalg.norm(logits.astype(np.float64))), "some": logits[:, ::9, ::97].ravel().tolist()}
-    numbers = {"logits": logits, "scores": scores, "sequences": made}
+    numbers = {"logits": logits, "scores": scores, "sequences": generated}
     return {"generation": generating, "scoring and logits": scoring}, numbers
 
 
 def export(folder: Path) -> dict:
-    """Of the files of the model that ships, written as Hugging Face's."""
+    """The digests of the shipped model's files in Hugging Face's format."""
     with contextlib.redirect_stdout(io.StringIO()):
         convert.main(["--checkpoint", "tiny", "--output", str(folder), "--format", "hf", "--dtype", "float32"])
     return {name: sha256((folder / name).read_bytes()) for name in ("model.safetensors", "vocab.txt")}
 
 
 def record() -> dict:
-    """All of it."""
+    """All results."""
     with tempfile.TemporaryDirectory() as scratch:
         dataset = Path(scratch) / "dataset"
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             builder.build([EXAMPLE_GENOME], dataset, validation_fraction=0.1)
         genomes = {"example": regions_of(EXAMPLE_GENOME)}
         if SECOND_GENOME.exists():
             genomes["second"] = regions_of(SECOND_GENOME)
         else:
-            genomes["second"] = f"left out: no {SECOND_GENOME}; set GENER_JAX_TEST_DATA"
+            genomes["second"] = f"skipped: {SECOND_GENOME} does not exist; set GENER_JAX_TEST_DATA"
             print(f"warning: regions of the second genome {genomes['second']}", file=sys.stderr)
         arrays, losses = training(dataset)
         evaluating, evaluated = evaluation(dataset)
@@ -276,7 +276,7 @@ def record() -> dict:
 
 
 def leaves(tree, path: tuple = ()):
-    """(path, value) of each leaf of nested dicts and lists."""
+    """Yields (path, value) of each leaf of nested dicts and lists."""
     if isinstance(tree, dict | list):
         for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from leaves(value, (*path, str(name)))
@@ -285,7 +285,7 @@ def leaves(tree, path: tuple = ()):
 
 
 def different(first: dict, second: dict) -> list[str]:
-    """Leaves that are in one alone, or differ."""
+    """Lists the leaves that differ or are missing in one of the two."""
     first, second = dict(leaves(first)), dict(leaves(second))
     return [
         f"{' / '.join(path)}: {first.get(path, 'absent')} → {second.get(path, 'absent')}"
@@ -295,24 +295,26 @@ def different(first: dict, second: dict) -> list[str]:
 
 
 def far(first: dict, second: dict) -> list[str]:
-    """Numbers that are further apart than their tolerance, relative to their size (but of losses: to at least 1)."""
+    """Lists numbers that differ by more than their tolerance, relative to max(size, 1), or for losses to their size."""
     found, first, second = [], dict(leaves(first)), dict(leaves(second))
     for path in dict.fromkeys([*first, *second]):
         if path not in first or path not in second:
-            found.append(f"{' / '.join(path)}: in one alone")
+            found.append(f"{' / '.join(path)}: is missing in one of the two")
             continue
         a, b = first[path], second[path]
         if path[0] == "losses":
             tolerance, size = (1e-6 if int(path[1]) < 5 else 1e-4), abs(a)
         else:
             tolerance, size = 1e-5, max(abs(a), 1)
-        if not abs(a - b) <= tolerance * size:  # nor is NaN close
-            found.append(f"{' / '.join(path)}: {a!r} → {b!r}, apart by {abs(a - b) / size:.1e}, over {tolerance:.0e}")
+        if not abs(a - b) <= tolerance * size:  # true for NaN
+            found.append(
+                f"{' / '.join(path)}: {a!r} → {b!r}, differs by {abs(a - b) / size:.1e}, more than {tolerance:.0e}"
+            )
     return found
 
 
 def other_sequences(first: dict, second: dict) -> tuple[list[str], list[str]]:
-    """Greedy sequences that differ; and sampled ones, with where, and how near the probabilities before are."""
+    """Lists greedy sequences that differ, and sampled ones with the position and the log-probabilities before it."""
     greedy = [
         f"greedy {i}: {a} → {b}"
         for i, (a, b) in enumerate(zip(first["greedy"], second["greedy"], strict=True))
@@ -325,18 +327,18 @@ def other_sequences(first: dict, second: dict) -> tuple[list[str], list[str]]:
             p, q = (x["log-probabilities"][i][: at // 6 * 6] for x in (first, second))
             apart = max((abs(x - y) for x, y in zip(p, q, strict=True)), default=0.0)
             sampled.append(
-                f"sampled {i}: from base {at}: {a[at:]} → {b[at:]}; log-probabilities before apart by {apart:.0e}"
+                f"sampled {i}: from base {at}: {a[at:]} → {b[at:]}; log-probabilities before it differ by {apart:.0e}"
             )
     return greedy, sampled
 
 
 def compare(first: dict, second: dict) -> int:
-    """Prints what differs; 1 where anything does that must not."""
+    """Prints the differences; returns 1 if there is one that must not be."""
     if first["made with"] != second["made with"]:
         print(f"note: made with {first['made with']} and {second['made with']}")
-    left_out = [r for r in (first["equal"]["regions"], second["equal"]["regions"]) if isinstance(r["second"], str)]
-    if left_out:
-        print(f"note: regions of the second genome {left_out[0]['second']}")
+    skipped = [r for r in (first["equal"]["regions"], second["equal"]["regions"]) if isinstance(r["second"], str)]
+    if skipped:
+        print(f"note: regions of the second genome {skipped[0]['second']}")
         for each in (first, second):
             each["equal"]["regions"].pop("second")
     wrong = different(first["equal"], second["equal"])
@@ -350,7 +352,7 @@ def compare(first: dict, second: dict) -> int:
     wrong += far(first["close"], second["close"])
     greedy, sampled = other_sequences(first["sequences"], second["sequences"])
     wrong += greedy
-    for line in [*wrong, *(f"to be judged: {line}" for line in sampled)]:
+    for line in [*wrong, *(f"please check: {line}" for line in sampled)]:
         print(line)
     sizes = {name: sum(1 for _ in leaves(first["equal"][name])) for name in first["equal"]}
     counted = ", ".join(f"{number} of {name}" for name, number in sizes.items())
@@ -364,7 +366,7 @@ def compare(first: dict, second: dict) -> int:
 
 
 def main() -> int:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.baseline", description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("record").add_argument("file", type=Path)

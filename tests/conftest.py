@@ -1,9 +1,9 @@
-"""Every test runs on 8 simulated CPU devices, with matrix products in full float32.
+"""Runs every test on 8 simulated CPU devices, with matrix products in full float32.
 
-By `jax.config`, not the environment: a command that a test starts in a process of its own sees the devices its user
-would. All of them read a program that another has compiled, from a folder of this call's. LLVM optimises programs only
-for the tests that use `compiled_in_full`, and never for such commands: XLA itself always does, and compiling is most of
-the time that tests take.
+These are set by `jax.config`, not the environment, so that a command that a test starts in another process sees the
+devices that its user would. All processes of one pytest call share the compiled programs in a temporary folder.
+Compilation takes most of the tests' time, so LLVM optimises programs only for tests that use `compiled_in_full`, and
+never for such commands; XLA's own optimisations are always on.
 """
 
 import atexit
@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 
 _COMPILED = "JAX_COMPILATION_CACHE_DIR"
-if _COMPILED not in os.environ:  # the first process; those that it starts inherit the folder
+if _COMPILED not in os.environ:  # the first process; the others inherit the folder
     os.environ[_COMPILED] = tempfile.mkdtemp(prefix="gener_jax_compiled_")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     atexit.register(shutil.rmtree, os.environ[_COMPILED], ignore_errors=True)
@@ -30,7 +30,7 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 @pytest.fixture
 def compiled_in_full():
-    """Programs are optimised by LLVM, as a user's are: for tests of what they need, or that compute for long."""
+    """LLVM optimises programs, as for a user: for tests of memory or cost, and for long computations."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
@@ -44,7 +44,8 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def random_params(config, seed=0):
-    """Parameters of a decoder drawn by numpy, which saves compiling `init`: norms 1, the rest as wide as it says."""
+    """Random parameters of a decoder, drawn by numpy to avoid compiling `init`: norms 1, the others normal with the
+    standard deviation `initializer_range`."""
     from flax import linen as nn
 
     from gener_jax.model import decoder
@@ -57,4 +58,4 @@ def random_params(config, seed=0):
             return np.ones(leaf.shape, np.float32)
         return rng.normal(scale=config.initializer_range, size=leaf.shape).astype(np.float32)
 
-    return jax.device_put(jax.tree_util.tree_map_with_path(draw, nn.unbox(boxed)))  # `asarray` compiles a copy a shape
+    return jax.device_put(jax.tree_util.tree_map_with_path(draw, nn.unbox(boxed)))  # `asarray` compiles

@@ -1,4 +1,4 @@
-"""Where the tests find real genomes: small committed fixtures, and a larger folder that may be absent."""
+"""Finds real genomes for the tests: small committed fixtures, and a larger folder that may be missing."""
 
 import os
 from pathlib import Path
@@ -14,18 +14,18 @@ PEERS = DATA.parent / "peers"
 
 
 def data_path(*parts: str) -> Path:
-    """A file of the larger folder; skips the test where it is absent."""
+    """A file of the larger folder; skips the test if it is missing."""
     path = DATA.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"needs {'/'.join(parts)}: set GENER_JAX_TEST_DATA to the folder that holds it")
+        pytest.skip(f"needs {'/'.join(parts)}: set GENER_JAX_TEST_DATA to the folder that contains it")
     return path
 
 
 def peer_path(name: str) -> Path:
-    """A program to compare with, beside the larger folder; skips the test where it is absent."""
+    """A program to compare with, next to the larger folder; skips the test if it is missing."""
     path = PEERS / name
     if not path.exists():
-        pytest.skip(f"needs the peer program {name} beside the test data")
+        pytest.skip(f"needs the peer program {name} next to the test data")
     return path
 
 

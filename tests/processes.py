@@ -1,4 +1,4 @@
-"""A few steps on several meshes, as one of several processes: -m tests.processes DATASET DEVICES HOST:PORT N I MESH…
+"""Trains a few steps on several meshes, as one of N processes: -m tests.processes DATASET DEVICES HOST:PORT N I MESH…
 
 Prints a JSON object: for each mesh (data,fsdp,tensor,context) the losses, and the rows that this process read.
 """
@@ -17,7 +17,7 @@ MODEL = {
 
 
 def losses(dataset, mesh, steps=4):
-    """Losses of some steps of the tiny model on a mesh, and the rows of each batch that this process reads."""
+    """The losses of a few steps of the tiny model on a mesh, and the rows of each batch that this process reads."""
     from data_pipeline.dataset.reader import RegionSource
     from gener_jax.data import loader
     from gener_jax.data.tokenizer import for_config
@@ -47,7 +47,7 @@ def losses(dataset, mesh, steps=4):
 
 
 def main():
-    import tests.conftest  # noqa: F401 (first: it asks for eight devices)
+    import tests.conftest  # noqa: F401 (first, because it requests eight devices)
 
     dataset, devices, address, number, index, *meshes = sys.argv[1:]
     jax.config.update("jax_platforms", "cpu")

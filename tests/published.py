@@ -1,4 +1,4 @@
-"""Folders of Hugging Face's layout, written from the fixtures, and what our decoder makes of them."""
+"""Writes folders in Hugging Face's layout from the fixtures, and runs our decoder on them."""
 
 import functools
 import json
@@ -32,7 +32,7 @@ def write(folder, config, tensors):
 
 
 def write_shards(folder, config, tensors, number=3):
-    """The same in so many shards, names dealt out in turn, and their index."""
+    """Writes the same folder in `number` shards, tensors assigned in turn, and their index."""
     write(folder, config, {})
     (folder / "model.safetensors").unlink()
     names = [f"model-{i + 1:05}-of-{number:05}.safetensors" for i in range(number)]
@@ -49,14 +49,14 @@ def one_device():
 
 
 def read(folder, mesh=None, dtype="float32"):
-    """The model of a folder of any vocabulary, and its parameters."""
+    """The model configuration of a folder, with any vocabulary, and its parameters."""
     model = published_config.read_model(folder)
     return model, weights.read(folder, pretrained.abstract_params(model, mesh or one_device(), dtype))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(config, params, ids):
-    """What leaves each layer [L, B, T, D], the normed hidden states and the logits."""
+    """The outputs of the layers [L, B, T, D], the normed hidden states and the logits."""
     model = Decoder(config)
     (hidden, _), state = model.apply({"params": params}, ids, mutable=["intermediates"])
     return (
@@ -67,7 +67,7 @@ def run(config, params, ids):
 
 
 def assert_close(actual, expected, tolerance):
-    """Largest difference against the largest value (an element near 0 has no relative precision of its own)."""
+    """Compares the largest difference with the largest value, since elements near 0 have no relative precision."""
     assert actual.shape == expected.shape
     assert np.abs(actual - expected).max() <= tolerance * max(1, np.abs(expected).max())
 

@@ -1,4 +1,4 @@
-"""Asserts which error is raised by its class and its attributes, not by its wording."""
+"""Asserts the class and attributes of an error, not its wording."""
 
 import contextlib
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 
 @contextlib.contextmanager
 def raises(kind, **attributes):
-    """`pytest.raises` of exactly this class, with these attributes and a text of one printable line.
+    """`pytest.raises` of exactly this class, with these attributes and one printable line of text.
 
-    A file is compared by its path, or by its name alone where `file` is a plain name.
+    `file` is compared with the error's whole path, or only with its file name if it is a plain name.
     """
     with pytest.raises(kind) as caught:
         yield caught

@@ -1,6 +1,6 @@
-"""What a user can get wrong, through the commands: one clear line, an exit status, and nothing half-written.
+"""Tests user errors through the commands: one clear line, an exit status, and no incomplete output.
 
-Genomes and datasets that cannot be read are in the tests of `data_pipeline`; configurations in `test_config`.
+The tests of `data_pipeline` cover unreadable genomes and datasets, `test_config` covers configurations.
 """
 
 import json
@@ -25,8 +25,8 @@ def dataset(tmp_path_factory):
 
 
 @pytest.fixture
-def refused(capsys):
-    """Runs a command in this process, which has 8 devices; its one line, for the expected exit status."""
+def error_line(capsys):
+    """Runs a command in this process, which has 8 devices, checks its exit status and returns its error line."""
 
     def run(main, arguments, status):
         with pytest.raises(SystemExit) as caught:
@@ -56,18 +56,18 @@ def refused(capsys):
         ({"sample__prompts": "ATX"}, 2, "sample.prompts: character 'X' at position 2"),
         ({"eval__split": "test"}, 1, "the test split is empty"),
         ({"tokenizer__kind": "bpe", "tokenizer__model_file": "absent.model", "data__storage": "token_ids"}, 2,
-         "absent.model: cannot read the BPE model"),
+         "absent.model: cannot be read"),
     ],
 )  # fmt: skip
-def test_train(dataset, tmp_path, monkeypatch, refused, changes, status, words):
+def test_train(dataset, tmp_path, monkeypatch, error_line, changes, status, words):
     experiment = tiny.experiment(tmp_path / "tiny.py", dataset, **changes)
     before = sorted(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)
-    assert words in refused(train.main, ["--config", experiment, "--workdir", tmp_path / "run"], status)
+    assert words in error_line(train.main, ["--config", experiment, "--workdir", tmp_path / "run"], status)
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_large_run_without_data_and_memory(tmp_path, monkeypatch, capsys):
+def test_large_run_without_data_and_memory(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(memory, "available", lambda: 3.0)
     with pytest.raises(SystemExit) as caught:
         command.run(
@@ -83,29 +83,29 @@ def test_a_large_run_without_data_and_memory(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_truncated_shard(dataset, tmp_path, refused):
+def test_truncated_shard(dataset, tmp_path, error_line):
     damaged = tmp_path / "set"
     shutil.copytree(dataset, damaged)
     [shard] = damaged.glob("train-*.array_record")
     shard.write_bytes(shard.read_bytes()[:-1000])
     experiment = tiny.experiment(tmp_path / "tiny.py", damaged)
-    line = refused(train.main, ["--config", experiment, "--workdir", tmp_path / "run"], 1)
+    line = error_line(train.main, ["--config", experiment, "--workdir", tmp_path / "run"], 1)
     assert f"{shard}: " in line
     assert "build the dataset again" in line
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_that_cannot_be_made(dataset, tmp_path, refused):
+def test_folder_that_cannot_be_created(dataset, tmp_path, error_line):
     experiment = tiny.experiment(tmp_path / "tiny.py", dataset)
     (tmp_path / "file").write_text("x")
-    line = refused(train.main, ["--config", experiment, "--workdir", tmp_path / "file" / "run"], 1)
+    line = error_line(train.main, ["--config", experiment, "--workdir", tmp_path / "file" / "run"], 1)
     assert str(tmp_path / "file") in line
     assert (tmp_path / "file").read_text() == "x"
 
 
 @pytest.fixture(scope="module")
 def empty_run(dataset, tmp_path_factory):
-    """A folder with a config and no checkpoint."""
+    """A folder with a config but no checkpoint."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "config.json").write_text(json.dumps(json.loads(command.configuration.dumps(tiny.config(dataset)))))
     return folder
@@ -127,13 +127,13 @@ def empty_run(dataset, tmp_path_factory):
         (sample.main, ["--checkpoint", "{run}", "--prompt", "ACGT"], 1, "holds no checkpoints"),
     ],
 )
-def test_evaluate_and_sample(empty_run, tmp_path, monkeypatch, refused, main, arguments, status, words):
+def test_evaluate_and_sample(empty_run, tmp_path, monkeypatch, error_line, main, arguments, status, words):
     monkeypatch.chdir(tmp_path)
-    assert words in refused(main, [a.format(run=empty_run) for a in arguments], status)
+    assert words in error_line(main, [a.format(run=empty_run) for a in arguments], status)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stop_that_is_no_token(empty_run, capsys):
+def test_stop_that_is_not_a_token(empty_run, capsys):
     with pytest.raises(SystemExit) as caught:
         sample.main(["--checkpoint", str(empty_run), "--stop", "TAA"])
     assert caught.value.code == 2
@@ -157,23 +157,23 @@ checkpoint.Checkpoints.save = save_on_a_full_disk
 
 
 @pytest.mark.slow
-def test_a_full_disk(dataset, tmp_path):
+def test_full_disk(dataset, tmp_path):
     experiment = tiny.experiment(tmp_path / "tiny.py", dataset, mesh__fsdp="1")
     run = [f"--config={experiment}", f"--workdir={tmp_path / 'run'}"]
     status, out, err = tiny.finished(tiny.command(*run, module="gener_jax.train", cwd=tmp_path, before=FULL_DISK))
     assert status == 1
     assert out == ""
-    said = [line for line in err.splitlines() if line != "tiny" and not line.startswith(("  ", "step "))]
-    assert len(said) == 1, err
-    assert said[0].startswith(f"error: {tmp_path / 'run' / 'checkpoints'}: a checkpoint cannot be written (")
-    assert len(said[0]) < 600
+    lines = [line for line in err.splitlines() if line != "tiny" and not line.startswith(("  ", "step "))]
+    assert len(lines) == 1, err
+    assert lines[0].startswith(f"error: {tmp_path / 'run' / 'checkpoints'}: a checkpoint cannot be written (")
+    assert len(lines[0]) < 600
     status, out, err = tiny.finished(tiny.command(*run, module="gener_jax.train", cwd=tmp_path))
     assert status == 0, err
     assert f"resuming {tmp_path / 'run'} at step 9" in err
     assert "WARNING" not in err
     assert json.loads(out.splitlines()[-1])["step"] == 12
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["12", "9"]
-    # What a user sees of the other two: nothing but their own words.
+    # The other two print their own line and nothing else.
     for module, arguments in (("gener_jax.evaluate", []), ("gener_jax.sample", ["--num_bases", "12"])):
         read = tiny.command("--checkpoint", tmp_path / "run", *arguments, module=module, cwd=tmp_path)
         status, out, err = tiny.finished(read)
@@ -189,9 +189,9 @@ def test_control_c(dataset, tmp_path):
     process = tiny.command(
         f"--config={experiment}", f"--workdir={tmp_path / 'run'}", module="gener_jax.train", cwd=tmp_path
     )
-    said = []
+    lines = []
     for line in process.stderr:
-        said.append(line)
+        lines.append(line)
         if line.startswith("step 45/"):
             process.send_signal(signal.SIGINT)
             break

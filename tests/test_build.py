@@ -1,3 +1,5 @@
+"""Tests builds of datasets: content, reproducibility, errors, interruption and options."""
+
 import gzip
 import json
 import os
@@ -24,14 +26,14 @@ from data_pipeline.sequence import bases
 from tests.data import FIXTURES, data_path
 from tests.raised import raises
 from tests.test_genbank import record_text, write
-from tests.test_records import StubTokenizer
+from tests.test_reader import StubTokenizer
 
 ROOT = Path(__file__).parents[1]
 INPUTS = sorted(FIXTURES.glob("*.gz"))
 
 
 def command(*arguments, prefix=""):
-    """Runs the command in a process of its own; `prefix` is Python to run before it."""
+    """Runs the command in another process; `prefix` is Python code to run before it."""
     code = f"import sys\n{prefix}\nfrom data_pipeline import build\nsys.exit(build.main(sys.argv[1:]))"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
@@ -39,7 +41,7 @@ def command(*arguments, prefix=""):
 
 
 def region_bases(source):
-    """The bases of each region by its place."""
+    """Maps the (accession, start, end, strand) of each region to its bases."""
     return {
         (source.accessions[row["accession"]], row["start"], row["end"], row["strand"]): source.read(
             number, 0, int(row["length"])
@@ -83,7 +85,7 @@ def test_every_region_is_in_one_split_and_reads_back(tmp_path):
     assert {taxon for facts in info["splits"].values() for taxon in facts["taxa"]} == {"plt", "vir", "plm"}
 
 
-def test_equal_inputs_give_equal_bytes(tmp_path):
+def test_same_inputs_give_same_bytes(tmp_path):
     for folder in ("one", "two"):
         builder.build(INPUTS, tmp_path / folder, validation_fraction=0.2)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
@@ -94,7 +96,7 @@ def test_equal_inputs_give_equal_bytes(tmp_path):
     assert other["digest"] != json.loads((tmp_path / "one" / "dataset.json").read_text())["digest"]
 
 
-def test_more_input_moves_no_region(tmp_path):
+def test_more_inputs_move_no_region(tmp_path):
     builder.build(INPUTS[:2], tmp_path / "few", validation_fraction=0.3)
     builder.build(INPUTS[::-1], tmp_path / "more", validation_fraction=0.3)
     for split in ("train", "validation"):
@@ -102,7 +104,7 @@ def test_more_input_moves_no_region(tmp_path):
         assert few.keys() < more.keys()
 
 
-def test_taxon_override_and_taxon_unknown(tmp_path):
+def test_taxon_override_and_unknown_taxon(tmp_path):
     text = record_text([("gene", "1..6", {})]).replace("Bacteria; Somephylum", "unclassified").replace("BCT", "SYN")
     path = write(tmp_path / "a.gb", text)
     with raises(FormatError, file=path, record="TEST.1", field="taxon"):
@@ -113,13 +115,13 @@ def test_taxon_override_and_taxon_unknown(tmp_path):
         builder.build([path], tmp_path / "other", taxon="cat")
 
 
-def test_a_record_given_twice_counts_once(tmp_path):
+def test_repeated_record_is_used_once(tmp_path):
     gene = [("gene", "1..6", {})]
     same = write(tmp_path / "same.gb", record_text(gene) * 2)
     again = write(tmp_path / "again.gb", record_text(gene))
     info = builder.build([same, again], tmp_path / "set", validation_fraction=0)
     assert info["splits"]["train"]["regions"] == 1
-    # The second in the same file is skipped when it is read, the second file's when all come together.
+    # The copy in the same file is skipped when it is read, the one in the other file when the inputs are merged.
     assert info["ledger"]["records"]["skipped"] == {ledger.DUPLICATE_RECORD: {"count": 1, "bases": 10}}
     other = write(tmp_path / "other.gb", record_text(gene, "ttttttttttt"))
     with raises(MismatchError, record="TEST.1"):
@@ -128,7 +130,7 @@ def test_a_record_given_twice_counts_once(tmp_path):
     assert info["ledger"]["regions"]["found"] == {"count": 2, "bases": 12}
 
 
-def test_records_without_sequence_are_reported_beside_others(tmp_path):
+def test_records_without_sequence_are_counted(tmp_path):
     empty = write(tmp_path / "a.gb", record_text([], length=777, origin=False, name="EMPTY"))
     info = builder.build([empty, *INPUTS], tmp_path / "set")
     assert info["ledger"]["records"]["skipped"][ledger.NO_SEQUENCE] == {"count": 1, "bases": 777}
@@ -170,8 +172,8 @@ def test_command(tmp_path):
     [line] = done.stdout.splitlines()
     totals = json.loads(line)
     assert (totals["inputs"], totals["records"]["read"]["count"], totals["damaged"]) == (4, 4, 0)
-    assert sum(totals["splits"][part]["regions"] for part in ("train", "validation")) == 237
-    assert sum(totals["splits"][part]["bases"] for part in ("train", "validation")) == 179853
+    assert sum(totals["splits"][split]["regions"] for split in ("train", "validation")) == 237
+    assert sum(totals["splits"][split]["bases"] for split in ("train", "validation")) == 179853
     assert totals["regions"]["dropped"] == {ledger.DUPLICATE: {"count": 1, "bases": 114}}
     assert len(done.stderr.splitlines()) == len(INPUTS)
     assert RegionSource(tmp_path / "new" / "set", "train").digest == totals["digest"]
@@ -204,7 +206,7 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, empty):
     if content is not None:
         write(path, content)
     before = sorted(tmp_path.iterdir())
-    # A good file first: its regions are already written when the bad one is met.
+    # A good file comes first: its regions are already written when the bad one is read.
     good = [] if empty else [str(INPUTS[0])]
     assert build.main(["--input", *good, str(path), "--output", str(tmp_path / "new" / "set"), "--workers", "1"]) == 1
     out, err = capsys.readouterr()
@@ -226,7 +228,7 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, empty):
     [
         (["--validation_fraction", "1.5"], "validation_fraction 1.5 "),
         (["--validation_fraction", "0.6", "--test_fraction", "0.6"], "leave nothing to train on"),
-        (["--storage", "token_ids", "--tokenizer", "kmer", "--k", "99"], "k is 99"),
+        (["--storage", "token_ids", "--tokenizer", "kmer", "--k", "99"], "k 99 "),
     ],
 )
 def test_bad_arguments(tmp_path, capsys, arguments, words):
@@ -238,7 +240,7 @@ def test_bad_arguments(tmp_path, capsys, arguments, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_existing_output_is_left_alone(tmp_path, capsys):
+def test_existing_output_is_not_changed(tmp_path, capsys):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine").write_text("x")
     assert build.main(["--input", str(INPUTS[0]), "--output", str(tmp_path / "set")]) == 1
@@ -248,7 +250,7 @@ def test_an_existing_output_is_left_alone(tmp_path, capsys):
 
 @pytest.mark.parametrize("limit", [2000, 40_000, 132_000])
 def test_full_disk(tmp_path, limit):
-    # Enough bases that a shard passes the last limit, which its index and dataset.json do not reach.
+    # So many bases that the shard exceeds the last limit, but not the index or dataset.json.
     rng = np.random.default_rng(0)
     sequence = bases.decode(rng.integers(0, 4, 900_000).astype(np.uint8))
     path = write(tmp_path / "a.gb", record_text([("gene", "1..900000", {})], sequence))
@@ -259,9 +261,9 @@ def test_full_disk(tmp_path, limit):
     lines = done.stderr.splitlines()
     assert len([line for line in lines if "build: error: " in line]) == 1, lines
     assert "File too large" in lines[-1]
-    assert len(lines) <= 2  # the other is the line of progress
+    assert len(lines) <= 2  # the other one reports progress
     assert not (tmp_path / "set").exists()
-    # With room again the same command ends as if nothing had been.
+    # With free space, the same command gives the same dataset as an uninterrupted one.
     done = command("--input", path, "--output", tmp_path / "set", "--validation_fraction", 0)
     assert done.returncode == 0, done.stderr
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.gb", "set"]
@@ -284,10 +286,10 @@ def test_full_disk_at_the_index(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.gb"]
 
 
-SLOW = (  # the last input is read for ever
+SLOW = (  # reading the last input never ends
     "import signal, sys, time\n"
     "signal.signal(signal.SIGTERM, signal.default_int_handler)\n"
-    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells start background jobs with SIGINT ignored
     "from data_pipeline import build\n"
     "from data_pipeline.dataset import inputs\n"
     "read = inputs.records\n"
@@ -301,8 +303,8 @@ SLOW = (  # the last input is read for ever
 )
 
 
-def stopped(number, inputs, output):
-    """A build that is stopped by a signal while it reads the last of its inputs; its exit code and standard error."""
+def stopped_build(number, inputs, output):
+    """Runs a build, sends it a signal while it reads its last input, and returns its exit code and standard error."""
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, inputs[-1].name, "--input", *inputs, "--output", output, "--workers", "1"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -314,22 +316,22 @@ def stopped(number, inputs, output):
 
 
 def files(folder):
-    """Every file below a folder with its bytes."""
+    """Maps the relative path of every file in a folder to its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interruption_with_nothing_done_leaves_nothing(tmp_path, number):
-    code, err = stopped(number, INPUTS[:1], tmp_path / "set")
+def test_interrupted_before_any_input_is_finished(tmp_path, number):
+    code, err = stopped_build(number, INPUTS[:1], tmp_path / "set")
     assert code == 130
     assert err.splitlines()[-1] == "build: interrupted; nothing was written"
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_is_uninterrupted(tmp_path, number):
+def test_resumed_build_equals_uninterrupted_build(tmp_path, number):
     builder.build(INPUTS, tmp_path / "whole")
-    code, err = stopped(number, INPUTS, tmp_path / "set")
+    code, err = stopped_build(number, INPUTS, tmp_path / "set")
     if number == signal.SIGINT:
         assert code == 130
         kept = f"finished inputs are kept in {tmp_path / 'set.partial'}: run it again to resume"
@@ -337,7 +339,7 @@ def test_interrupted_is_uninterrupted(tmp_path, number):
     assert not (tmp_path / "set").exists()
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "set.partial").glob("*/spill.json")}
     assert len([path for path in done if "." not in path.parent.name]) == len(INPUTS) - 1
-    # What is done is not done again: with its files gone from under it, only the last input is read.
+    # Finished inputs are not read again: reading any input but the last fails.
     code = (
         "import sys\nfrom data_pipeline import build\nfrom data_pipeline.dataset import inputs\nread = inputs.records\n"
         "def last(source, *arguments):\n"
@@ -354,8 +356,8 @@ def test_interrupted_is_uninterrupted(tmp_path, number):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "whole"]
 
 
-def test_other_settings_do_not_take_what_is_kept(tmp_path):
-    stopped(signal.SIGKILL, INPUTS, tmp_path / "set")
+def test_other_settings_do_not_reuse_finished_inputs(tmp_path):
+    stopped_build(signal.SIGKILL, INPUTS, tmp_path / "set")
     info = builder.build(INPUTS, tmp_path / "set", scheme=Scheme("cds"))
     builder.build(INPUTS, tmp_path / "whole", scheme=Scheme("cds"))
     assert files(tmp_path / "set") == files(tmp_path / "whole")
@@ -363,13 +365,13 @@ def test_other_settings_do_not_take_what_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("split_by", ["group", "cluster"])
-def test_workers_change_nothing(tmp_path, split_by):
+def test_result_does_not_depend_on_workers(tmp_path, split_by):
     for workers in (1, 2, 4):
         builder.build(INPUTS, tmp_path / str(workers), workers=workers, split_by=split_by, validation_fraction=0.3)
     assert files(tmp_path / "1") == files(tmp_path / "2") == files(tmp_path / "4")
 
 
-def test_an_error_in_a_worker_is_one_line(tmp_path):
+def test_error_in_a_worker_is_one_line(tmp_path):
     bad = write(tmp_path / "bad.gb", TEXT[:-3])
     done = command("--input", *INPUTS, bad, "--output", tmp_path / "set", "--workers", 2)
     assert done.returncode == 1
@@ -377,7 +379,7 @@ def test_an_error_in_a_worker_is_one_line(tmp_path):
     assert f"build: error: {bad}: record TEST: " in done.stderr.splitlines()[-1]
 
 
-def test_a_killed_worker_is_one_line(tmp_path):
+def test_killed_worker_is_reported_in_one_line(tmp_path):
     prefix = (
         "import os, signal\nfrom data_pipeline.dataset import spill\n"
         "if __name__ == '__mp_main__':\n    spill.write = lambda *a: os.kill(os.getpid(), signal.SIGKILL)"
@@ -395,7 +397,7 @@ def test_a_killed_worker_is_one_line(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("build: error: a worker was killed")
 
 
-def test_two_builds_do_not_write_to_one_place(tmp_path):
+def test_two_builds_cannot_write_to_one_folder(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, INPUTS[0].name, "--input", INPUTS[0], "--output", tmp_path / "set"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -410,7 +412,7 @@ def test_two_builds_do_not_write_to_one_place(tmp_path):
     builder.build(INPUTS, tmp_path / "set")
 
 
-def test_damaged_inputs_can_be_left_out(tmp_path, capsys):
+def test_damaged_inputs_can_be_skipped(tmp_path, capsys):
     bad = write(tmp_path / "bad.gb", TEXT[:-3])
     info = builder.build([bad, *INPUTS], tmp_path / "set", skip_damaged=True)
     [row] = info["damaged"]
@@ -418,8 +420,9 @@ def test_damaged_inputs_can_be_left_out(tmp_path, capsys):
     assert row["error"].startswith(f"{bad}: ")
     assert f"skipped: {bad}" in capsys.readouterr().err
     assert sum(facts["regions"] for facts in info["splits"].values()) == 237
-    with pytest.raises(DataError, match=r"bad\.gb"):
+    with raises(DataError, field="none of 1 inputs") as caught:
         builder.build([bad], tmp_path / "other", skip_damaged=True)
+    assert str(bad) in str(caught.value)
 
 
 def test_duplicates_on_either_strand(tmp_path):
@@ -427,7 +430,7 @@ def test_duplicates_on_either_strand(tmp_path):
     reverse = bases.decode(bases.reverse_complement(bases.encode(sequence)))
     twice = [("gene", "1..12", {}), ("gene", "complement(28..39)", {})]
     one = write(tmp_path / "one.gb", record_text(twice, sequence + sequence[:12]).replace("TEST", "ONE"))
-    # The same gene on the other strand of another record, and one of its own.
+    # The same gene on the other strand of another record, and a gene that only this record has.
     other = write(
         tmp_path / "other.gb",
         record_text([("gene", "complement(16..27)", {}), ("gene", "1..9", {})], reverse).replace("TEST", "OTHER"),
@@ -473,7 +476,7 @@ def test_split_by_assembly_and_leakage(tmp_path):
     assert info["leakage"]["validation"]["kmers"] > 0
 
 
-def test_seen_is_the_share_that_stands_in_training(tmp_path):
+def test_train_overlap_is_the_fraction_found_in_training(tmp_path):
     rng = np.random.default_rng(0)
     gene = bases.decode(rng.integers(0, 4, 300).astype(np.uint8))
     other = bases.decode(rng.integers(0, 4, 300).astype(np.uint8))
@@ -498,11 +501,11 @@ def test_e_coli(tmp_path):
     info = builder.build([path], tmp_path / "set")
     assert sum(facts["regions"] for facts in info["splits"].values()) == 4498
     assert sum(facts["bases"] for facts in info["splits"].values()) == 4_179_571
-    share = info["splits"]["validation"]["bases"] / 4_179_571
-    assert 0.03 < share < 0.07
+    fraction = info["splits"]["validation"]["bases"] / 4_179_571
+    assert 0.03 < fraction < 0.07
 
 
-def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
+def test_folder_of_another_program_is_not_changed(tmp_path):
     (tmp_path / "set.partial").mkdir()
     (tmp_path / "set.partial" / "mine").write_text("x")
     with raises(FileError, file="set.partial", remedy="move it away"):
@@ -510,7 +513,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["set.partial", "mine"]
 
 
-def test_inputs_that_contradict_each_other_are_kept(tmp_path):
+def test_finished_inputs_are_kept_after_a_contradiction(tmp_path):
     gene = [("gene", "1..6", {})]
     one = write(tmp_path / "one.gb", record_text(gene))
     other = write(tmp_path / "other.gb", record_text(gene, "ttttttttttt"))
@@ -521,19 +524,19 @@ def test_inputs_that_contradict_each_other_are_kept(tmp_path):
     assert not (tmp_path / "set.partial").exists()
 
 
-def test_nothing_left_to_train_on_is_said(tmp_path, capsys):
+def test_warns_if_nothing_is_left_to_train_on(tmp_path, capsys):
     info = builder.build(INPUTS[:1], tmp_path / "set", validation_fraction=0.9, split_by="contig", seed=3)
     assert info["splits"]["train"]["regions"] == 0
     assert info["leakage"] == {}
     assert "warning: all regions are held out, none is left to train on" in capsys.readouterr().err
 
 
-def test_what_was_not_measured_is_not_zero(tmp_path):
+def test_train_overlap_is_nan_if_not_measured(tmp_path):
     builder.build(INPUTS, tmp_path / "set", validation_fraction=0.3, measure_leakage=False)
     assert np.isnan(RegionSource(tmp_path / "set", "validation").index["train_overlap"]).all()
     builder.build(INPUTS, tmp_path / "other", validation_fraction=0.3)
-    for part in ("train", "validation"):
-        assert not np.isnan(RegionSource(tmp_path / "other", part).index["train_overlap"]).any()
+    for split in ("train", "validation"):
+        assert not np.isnan(RegionSource(tmp_path / "other", split).index["train_overlap"]).any()
 
 
 def test_wrong_inputs(tmp_path):
@@ -546,7 +549,7 @@ def test_wrong_inputs(tmp_path):
     assert len(twice["inputs"]) == 1
 
 
-def test_workers_end_with_a_killed_build(tmp_path):
+def test_workers_exit_when_the_build_is_killed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, time\nfrom data_pipeline import build\nfrom data_pipeline.dataset import spill\n"
@@ -559,7 +562,7 @@ def test_workers_end_with_a_killed_build(tmp_path):
     )  # fmt: skip
     assert process.stdout.readline() == b"working\n"
     process.kill()
-    # The pipe is the workers' too: it ends when the last of them has.
+    # The workers hold the pipe too, so it ends when the last of them exits.
     reader = threading.Thread(target=process.stdout.read, daemon=True)
     reader.start()
     reader.join(30)
@@ -569,7 +572,7 @@ def test_workers_end_with_a_killed_build(tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
-    """kill -9 at random moments, of the whole group or of the parent alone; GENER_JAX_KILLS says how often."""
+    """Kills a build, its whole process group or its parent alone, at random moments, GENER_JAX_KILLS times."""
     rng = np.random.default_rng(0)
     inputs = []
     for number in range(12):  # the records of the fixtures under other names
@@ -607,7 +610,7 @@ def test_killed_at_any_moment(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_family_is_picked_by_its_product(tmp_path):
+def test_protein_family_is_selected_by_product(tmp_path):
     folder = data_path("genomes", "prokaryote")
     family = gzip.decompress(data_path("protein_families", "ribosomal_protein_prok_cds.fa.gz").read_bytes()).decode()
     expected = {"".join(entry.split("\n")[1:]).upper() for entry in family.split(">")[1:]}

@@ -1,3 +1,5 @@
+"""Tests splits by cluster: regions that share sequence stay together."""
+
 import numpy as np
 import pytest
 
@@ -6,17 +8,17 @@ from data_pipeline.splitting import clusters, split
 from data_pipeline.splitting.duplicates import MEMORY_BYTES
 from tests.data import random_codes
 
-SHARES = (0.2, 0.2)
+FRACTIONS = (0.2, 0.2)
 
 
 class World:
-    """Inputs of regions, each a list of (sequence, name of its overlap group)."""
+    """Inputs, each a list of regions: (sequence, name of its overlap group)."""
 
     def __init__(self, *inputs, fixed=None):
         self.inputs = inputs
         self.fixed = fixed or [None] * len(inputs)
 
-    def assign(self, memory_bytes=MEMORY_BYTES, shares=SHARES):
+    def assign(self, memory_bytes=MEMORY_BYTES, fractions=FRACTIONS):
         def sketches(number):
             found = [kmers.sketch(codes) for codes, _ in self.inputs[number]]
             owners = np.repeat(np.arange(len(found)), [len(some) for some in found])
@@ -25,11 +27,11 @@ class World:
         split_hashes = [np.array([split._hash(0, name) for _, name in regions], np.uint64) for regions in self.inputs]
         lengths = [np.array([len(codes) for codes, _ in regions], np.int64) for regions in self.inputs]
         kept = [np.ones(len(regions), bool) for regions in self.inputs]
-        return clusters.assign(sketches, split_hashes, lengths, kept, self.fixed, *shares, memory_bytes)
+        return clusters.assign(sketches, split_hashes, lengths, kept, self.fixed, *fractions, memory_bytes)
 
 
 def families(number, copies, seed, prefix=""):
-    """`copies` mutated copies of each of `number` genes, in groups of their own."""
+    """`copies` mutated copies of each of `number` genes, each copy in its own overlap group."""
     generator = np.random.default_rng(seed)
     found = []
     for family, gene in enumerate(random_codes([600] * number, seed, unknown=False)):
@@ -41,18 +43,19 @@ def families(number, copies, seed, prefix=""):
     return found
 
 
-def test_families_stay_together_and_reach_all_parts():
+def test_families_stay_together_and_reach_all_splits():
     regions = families(100, 3, seed=1)
     [splits], [leaking] = World(regions).assign()
     assert not leaking.any()
     splits = splits.reshape(100, 3)
     assert (splits == splits[:, :1]).all()
     assert set(splits[:, 0].tolist()) == {0, 1, 2}
-    apart = split.splits_of(np.array([split._hash(0, name) for _, name in regions], np.uint64), *SHARES).reshape(100, 3)
-    assert not (apart == apart[:, :1]).all()  # by place alone they would not
+    hashes = np.array([split._hash(0, name) for _, name in regions], np.uint64)
+    apart = split.splits_of(hashes, *FRACTIONS).reshape(100, 3)
+    assert not (apart == apart[:, :1]).all()  # by overlap groups alone they would not
 
 
-def test_memory_changes_nothing():
+def test_memory_limit_does_not_change_the_result():
     world = World(families(40, 3, seed=1), families(40, 2, seed=2))
     expected = world.assign()
     for memory in (10_000, 100_000):
@@ -61,11 +64,11 @@ def test_memory_changes_nothing():
                 np.testing.assert_array_equal(one, other)
 
 
-def test_more_inputs_move_nothing():
+def test_more_inputs_move_no_region():
     generator = np.random.default_rng(3)
     first = families(60, 2, seed=1)
     second = families(30, 2, seed=2, prefix="b")
-    # Regions of a third input join halves of two genes of the others, and genes of their own.
+    # The third input has regions that join halves of two genes of the others, and other genes.
     pool = first + second
     third = []
     for number in range(40):
@@ -81,7 +84,7 @@ def test_more_inputs_move_nothing():
     assert not leaking[0].any()
     assert not leaking[1].any()
     assert 0 < leaking[2].sum() < len(third)
-    # What is kept shares no sampled 32-mer across parts.
+    # The kept regions of different splits share no sampled 32-mer.
     sides = {}
     for number, regions in enumerate((first, second, third)):
         for i, (codes, _) in enumerate(regions):
@@ -91,14 +94,14 @@ def test_more_inputs_move_nothing():
     assert all(len(found) == 1 for found in sides.values())
 
 
-def test_overlap_groups_hold_without_a_shared_kmer():
+def test_overlap_groups_stay_together_without_a_shared_kmer():
     regions = [(codes, f"g{i // 2}") for i, codes in enumerate(random_codes([20] * 60, 1, unknown=False))]
     [splits], _ = World(regions).assign()
     assert (splits[::2] == splits[1::2]).all()
     assert set(splits.tolist()) == {0, 1, 2}
 
 
-def test_a_cluster_of_nearly_everything_is_for_training():
+def test_cluster_of_nearly_everything_goes_to_training():
     [element] = random_codes([200], 9, unknown=False)
     for seed in range(20):
         regions = [
@@ -108,7 +111,7 @@ def test_a_cluster_of_nearly_everything_is_for_training():
         assert not splits.any()
 
 
-def test_a_part_that_a_manifest_fixes_wins_over_what_comes_later():
+def test_split_fixed_by_the_manifest_decides_for_later_inputs():
     regions = families(30, 1, seed=4)
     splits, leaking = World(regions, regions, fixed=[2, None]).assign()
     assert (splits[0] == 2).all()
@@ -118,12 +121,12 @@ def test_a_part_that_a_manifest_fixes_wins_over_what_comes_later():
     assert leaking[1].all()
 
 
-@pytest.mark.parametrize("shares", [(0.0, 0.0), (0.2, 0.0)])
-def test_empty_parts_stay_empty(shares):
-    [splits], _ = World(families(50, 1, seed=5)).assign(shares=shares)
-    assert set(splits.tolist()) == ({0, 1} if shares[0] else {0})
+@pytest.mark.parametrize("fractions", [(0.0, 0.0), (0.2, 0.0)])
+def test_splits_of_fraction_zero_are_empty(fractions):
+    [splits], _ = World(families(50, 1, seed=5)).assign(fractions=fractions)
+    assert set(splits.tolist()) == ({0, 1} if fractions[0] else {0})
 
 
-def test_no_region():
+def test_no_regions():
     splits, leaking = World([], families(3, 1, seed=0), []).assign()
     assert [len(split) for split in splits] == [0, 3, 0] == [len(split) for split in leaking]

@@ -1,6 +1,6 @@
-"""Damaged copies of real files: each is read as before, or its loss is counted, or it is refused in one line.
+"""Builds from damaged copies of real files: each gives the same regions, or a counted loss, or a one-line error.
 
-GENER_JAX_DAMAGED=3000 for more copies than the few of an ordinary run; a table by kind of damage is printed (-s).
+GENER_JAX_DAMAGED is the number of copies (3000 for a soak test); prints a table by kind of damage (-s).
 """
 
 import collections
@@ -32,13 +32,13 @@ from tests.data import DATA, FIXTURES, PEERS
 from tests.test_gff import oracle, oracle_records
 
 COPIES = int(os.environ.get("GENER_JAX_DAMAGED", "150"))
-SECONDS, MEMORY = 20, 2 << 30  # for one copy, which takes a twentieth of a second and some MB
+SECONDS, MEMORY = 20, 2 << 30  # limits per copy; one normally needs a twentieth of a second and some MB
 BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 KINDS = ("gene", "CDS", "tRNA", "rRNA", "ncRNA", "tmRNA", "misc_RNA")
 IUPAC = set("ACGTUNRYSWKMBDHV")
 
 
-# The files before they are damaged, whole or cut down to what is built in a moment.
+# The files before they are damaged, some of them shortened so that a build is fast.
 
 
 def unpacked(path: Path) -> bytes:
@@ -50,8 +50,8 @@ def first_records(text: bytes, count: int) -> bytes:
     return text[: ends[min(count, len(ends)) - 1]]
 
 
-def piece(annotation: bytes, sequence: bytes, name: bytes, length: int) -> tuple[bytes, bytes]:
-    """The first `length` bases of one sequence of a FASTA, and the rows of an annotation that lie there."""
+def excerpt(annotation: bytes, sequence: bytes, name: bytes, length: int) -> tuple[bytes, bytes]:
+    """The first `length` bases of one sequence of a FASTA, and the rows of the annotation in that range."""
     letters = re.search(rb"^>" + re.escape(name) + rb"\b[^\n]*\n([^>]*)", sequence, re.M)[1].replace(b"\n", b"")[
         :length
     ]
@@ -66,7 +66,7 @@ def piece(annotation: bytes, sequence: bytes, name: bytes, length: int) -> tuple
 
 @functools.cache
 def originals() -> dict[str, dict[str, bytes]]:
-    """File names and their plain contents, by the name of the case."""
+    """Maps the name of each case to its file names and their uncompressed contents."""
     cases = {path.name.split(".")[0]: {"a.gbff": unpacked(path)} for path in sorted(FIXTURES.glob("*.gb*.gz"))}
     genomes = DATA / "genomes"
     if not genomes.exists():
@@ -99,14 +99,14 @@ def originals() -> dict[str, dict[str, bytes]]:
         ("worm", "celegans_1pct.gff3", "celegans_1pct.fa", b"I", 25_000),
         ("chicken", "chicken_Galgal4_chr1_piece.gtf", "chicken_Galgal4_chr1_piece.fa", b"1", 60_000),
     ):
-        rows, sequences = piece(
+        rows, sequences = excerpt(
             *(unpacked(genomes / "eukaryote" / f"{x}.gz") for x in (annotation, sequence)), name, length
         )
         cases[case] = {f"a.{annotation.rsplit('.', 1)[1]}": rows, "a.fa": sequences}
     return cases
 
 
-# Damage to the text, and to the packed file.
+# Damage to the text and to the compressed file.
 
 
 def lines_of(text: bytes) -> list[bytes]:
@@ -173,7 +173,7 @@ def huge_number(text: bytes, generator: random.Random) -> bytes:
 
 
 def letters(text: bytes, generator: random.Random) -> bytes:
-    """Another character for one letter or digit."""
+    """Replaces one letter or digit with another character."""
     at = generator.choice([generator.randrange(len(text)) for _ in range(3)])
     return text[:at] + generator.choice((b"E", b"*", b"-", b"\xff", b"\t", b"\n", b"9", b"")) + text[at + 1 :]
 
@@ -184,7 +184,7 @@ TEXT = (
 
 
 def bgzip(text: bytes) -> list[bytes]:
-    """The blocks of a bgzip file; smaller than usual, so that a small file has several."""
+    """The blocks of a bgzip file, smaller than usual, so that a small file has several."""
     blocks = []
     for at in range(0, len(text), 8192):
         part = text[at : at + 8192]
@@ -246,11 +246,11 @@ def remove_packed(text: bytes, generator: random.Random) -> bytes:
 PACKED = (flip_packed, truncate_packed, trailer, garbage_between, blocks_moved, remove_packed)
 
 
-# What is wrong with a damaged file, found by other and slower code than the readers'.
+# What is wrong with a damaged file, by slower code that is independent of the readers.
 
 
 def unpacked_whole(content: bytes) -> bytes | None:
-    """The text of a file; None for a gzip stream that is damaged."""
+    """The text of a file; None if its gzip stream is damaged."""
     if content[:2] != b"\x1f\x8b":
         return content
     text = b""
@@ -272,7 +272,7 @@ LOCATION = re.compile(
 
 
 def genbank_faults(text: str) -> list[str]:
-    """What a GenBank file must not hold. Those that begin with `location` may be counted; others are refused."""
+    """The faults of a GenBank file. Those that begin with `location` may be counted; the others must be rejected."""
     faults, inside, declared, letters, part, location = [], False, None, 0, "", None
 
     def end_location():
@@ -321,13 +321,13 @@ def genbank_faults(text: str) -> list[str]:
 
 
 def pair_faults(annotation: str, sequence: str) -> list[str]:
-    """What a pair of GFF3 or GTF and FASTA must not hold; all of them are refused."""
+    """The faults of a pair of GFF3 or GTF and FASTA files; all of them must be rejected."""
     faults, lengths, name = [], {}, None
     for line in sequence.replace("\r\n", "\n").split("\n"):
         if line.startswith(">"):
             name = (line[1:].split() or [""])[0]
             if name in lengths:
-                faults.append(f"{name} comes twice")
+                faults.append(f"{name} occurs twice")
             lengths[name] = 0
         elif line.strip():
             found = re.sub(r"[ \t]", "", line)
@@ -365,7 +365,7 @@ def faults_of(files: dict[str, bytes]) -> list[str]:
 
 
 def oracle_rows(files: dict[str, bytes], folder: Path) -> list[tuple] | str:
-    """The regions that Biopython finds in a GenBank text, or in a GFF3 with its FASTA, or how it fails."""
+    """The regions that Biopython finds in a GenBank text, or in a GFF3 with its FASTA, or its error."""
     from Bio import SeqIO
     from Bio.Seq import UndefinedSequenceError
 
@@ -406,7 +406,7 @@ def built_rows(folder: Path) -> list[tuple]:
     return sorted(rows)
 
 
-# One copy: written, built, judged.
+# One copy: write, build, judge.
 
 
 class Hang(BaseException):
@@ -415,7 +415,7 @@ class Hang(BaseException):
 
 @contextlib.contextmanager
 def bounds():
-    """Ends what takes too long or too much memory."""
+    """Limits the time and memory of one build."""
 
     def late(*_):
         raise Hang
@@ -435,7 +435,7 @@ def bounds():
 
 
 def built(folder: Path, files: dict[str, bytes]) -> dict | DataError:
-    """dataset.json of the files, or the error that rejects them. No other files may remain."""
+    """The dataset.json of a build from the files, or its error; asserts that no other files remain."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name, content in files.items():
@@ -459,7 +459,7 @@ def losses(dataset: dict) -> dict[str, int]:
 
 
 def judged(folder: Path, files: dict[str, bytes], before: dict) -> tuple[str, str]:
-    """How a damaged copy ended: same, counted, refused or other; and what is wrong with that, or nothing."""
+    """The outcome for a damaged copy (same, counted, rejected or other), and what is wrong with it, or nothing."""
     try:
         after = built(folder, files)
     except (Exception, Hang) as error:
@@ -468,15 +468,15 @@ def judged(folder: Path, files: dict[str, bytes], before: dict) -> tuple[str, st
     if isinstance(after, DataError):
         text = str(after)
         if not text.isprintable() or len(text) > 1000:
-            return "refused", f"not one short printable line: {text!r}"
+            return "rejected", f"not one short printable line: {text!r}"
         located = after.line or after.record or type(after) in (FileError, DamagedFileError, MismatchError, NoRegion)
-        whole_file = type(after) is FormatError and after.field is None  # another format, or without any record
+        whole_file = type(after) is FormatError and after.field is None  # another format, or a file without records
         if not any(name in str(after.file) for name in files) or not (located or whole_file):
-            return "refused", f"names neither line nor record: {text}"
-        return "refused", ""
+            return "rejected", f"names neither line nor record: {text}"
+        return "rejected", ""
     fatal = [fault for fault in faults if not fault.startswith("location")]
     if fatal:
-        return "accepted", f"must be refused: {fatal[0]}"
+        return "accepted", f"must be rejected: {fatal[0]}"
     earlier, later = losses(before), losses(after)
     counted = any(later[name] > earlier.get(name, 0) for name in later)
     if faults and not counted and len(faults) > sum(earlier.values()):

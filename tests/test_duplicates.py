@@ -1,10 +1,12 @@
+"""Tests the search for regions with the same bases."""
+
 import numpy as np
 import pytest
 
 from data_pipeline.splitting import duplicates
 
 
-def by_hand(digests, kept, within):
+def naive_repeated(digests, kept, within):
     first, result = {}, []
     for source, (rows, mask) in enumerate(zip(digests, kept, strict=True)):
         again = np.zeros(len(rows), bool)
@@ -18,16 +20,16 @@ def by_hand(digests, kept, within):
 
 @pytest.mark.parametrize("within", [True, False])
 @pytest.mark.parametrize("memory", [1 << 30, 4000, 64])
-def test_against_a_dictionary(within, memory):
+def test_repeated_equals_naive(within, memory):
     generator = np.random.default_rng(0)
-    # Few values, so that many rows agree in one number and not in the other.
+    # Few values, so that many digests agree in one of their two numbers only.
     digests = [generator.integers(0, 12, (n, 2)).astype(np.uint64) for n in (30, 0, 50, 1, 40)]
     kept = [generator.random(len(rows)) < 0.8 for rows in digests]
     found = duplicates.repeated(lambda i: digests[i], kept, within=within, memory_bytes=memory)
-    for mine, theirs in zip(found, by_hand(digests, kept, within), strict=True):
+    for mine, theirs in zip(found, naive_repeated(digests, kept, within), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert sum(part.sum() for part in found) > 5
 
 
-def test_nothing():
+def test_no_regions():
     assert duplicates.repeated(lambda i: None, [], within=True) == []

@@ -1,4 +1,4 @@
-"""Unusual files, each with a clear outcome: a dataset that counts them, or an error that names them."""
+"""Tests unusual files: each gives a dataset that counts it, or an error that names it."""
 
 import gzip
 import os
@@ -24,15 +24,15 @@ def built(tmp_path, *paths, **options):
     return builder.build(paths, tmp_path / "set", **{"validation_fraction": 0, **options})
 
 
-def refused(tmp_path, *paths, **options):
-    """The error of a build, which leaves no files."""
+def build_error(tmp_path, *paths, **options):
+    """Runs a build that must fail without leaving files; returns its error."""
     with pytest.raises(DataError) as caught:
         built(tmp_path, *paths, **options)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("set")]
     return caught.value
 
 
-def places(folder):
+def coordinates_of(folder):
     source = RegionSource(folder, "train")
     return [inspect.coordinates(source, number) for number in inspect.chosen(source)]
 
@@ -53,8 +53,8 @@ def edge(name):
     return data_path("genomes", "edge_cases", name)
 
 
-def test_a_record_without_sequence(tmp_path):
-    error = refused(tmp_path, edge("NT_019265.gb.gz"))
+def test_record_without_sequence(tmp_path):
+    error = build_error(tmp_path, edge("NT_019265.gb.gz"))
     check(error, NoRegion, file="NT_019265.gb.gz")
     assert f"1 {ledger.NO_SEQUENCE}" in error.problem
 
@@ -63,7 +63,7 @@ def test_short_records_of_dna_and_mrna(tmp_path):
     info = built(tmp_path, edge("cor6_6.gb.gz"))
     assert info["ledger"]["records"] == {"read": row(6, 2819), "skipped": {}}
     assert info["ledger"]["regions"]["dropped"] == {}
-    assert {name.split(":")[0] for name in places(tmp_path / "set")} == {
+    assert {name.split(":")[0] for name in coordinates_of(tmp_path / "set")} == {
         "X55053.1", "X62281.1", "M81224.1", "AJ237582.1", "L31939.1", "AF297471.1",
     }  # fmt: skip
 
@@ -78,24 +78,24 @@ def test_many_short_records(tmp_path):
     )
 
 
-def test_a_location_below_the_first_base(tmp_path):
-    error = refused(tmp_path, edge("negative_location.gb.gz"))
+def test_location_below_the_first_base(tmp_path):
+    error = build_error(tmp_path, edge("negative_location.gb.gz"))
     check(error, NoRegion, file="negative_location.gb.gz")
     assert f"1 {ledger.MALFORMED}" in error.problem
     info = built(tmp_path, edge("negative_location.gb.gz"), edge("cor6_6.gb.gz"))
     assert info["ledger"]["regions"]["dropped"][ledger.MALFORMED]["count"] == 1
 
 
-def test_a_file_that_ends_too_soon(tmp_path):
+def test_truncated_file(tmp_path):
     path = edge("no_end_marker.gb.gz")
-    check(refused(tmp_path, path), DamagedFileError, file=path, record="AB070938")
+    check(build_error(tmp_path, path), DamagedFileError, file=path, record="AB070938")
     info = built(tmp_path, path, edge("cor6_6.gb.gz"), skip_damaged=True)
     assert [damaged["files"] for damaged in info["damaged"]] == [["no_end_marker.gb.gz"]]
 
 
 def test_many_unknown_bases(tmp_path):
     built(tmp_path, edge("soybean_gbpln2_850N.seq.gz"))
-    [name] = places(tmp_path / "set")
+    [name] = coordinates_of(tmp_path / "set")
     assert name.startswith("V00451.1:")
     info = builder.build(
         [edge("soybean_gbpln2_850N.seq.gz")], tmp_path / "cut", scheme=Scheme("whole", cut_n=50), validation_fraction=0
@@ -104,10 +104,10 @@ def test_many_unknown_bases(tmp_path):
     assert info["ledger"]["regions"]["dropped"]["N runs cut out"]["bases"] == 850
 
 
-def test_the_folder_as_a_whole(tmp_path):
+def test_whole_folder(tmp_path):
     folder = edge("")
     with raises(DamagedFileError, file="no_end_marker.gb.gz", record="AB070938"):
-        built(tmp_path, folder)  # the inputs that were done by then are kept
+        built(tmp_path, folder)  # the finished inputs are kept
     info = built(tmp_path, folder, skip_damaged=True)
     read = info["ledger"]["records"]
     assert read["read"]["count"] == 1 + 6 + 94 + 1 + 1
@@ -118,17 +118,17 @@ def test_the_folder_as_a_whole(tmp_path):
 # Odd records.
 
 
-def test_a_record_without_features(tmp_path):
+def test_record_without_features(tmp_path):
     path = write(tmp_path / "a.gb", record_text() + record_text(GENE, name="OTHER"))
     info = built(tmp_path, path)
     assert info["ledger"]["records"] == {"read": row(2, 20), "skipped": {}}
-    assert places(tmp_path / "set") == ["OTHER.1:1-7(+)"]
-    error = refused((tmp_path / "b.gb").parent / "set", write(tmp_path / "b.gb", record_text()))
+    assert coordinates_of(tmp_path / "set") == ["OTHER.1:1-7(+)"]
+    error = build_error((tmp_path / "b.gb").parent / "set", write(tmp_path / "b.gb", record_text()))
     check(error, NoRegion, file="b.gb")
 
 
 @pytest.mark.parametrize(
-    ("location", "flank", "place", "sequence"),
+    ("location", "flank", "coordinates", "sequence"),
     [
         ("1..10", 0, "0-10(+)", "AACCGGTTAC"),
         ("1..10", 3, "0-10(+)", "AACCGGTTAC"),
@@ -141,17 +141,17 @@ def test_a_record_without_features(tmp_path):
         ("1..2", 3, "7-5(+)", "TACAACCG"),
     ],
 )
-def test_circles(tmp_path, location, flank, place, sequence):
+def test_circles(tmp_path, location, flank, coordinates, sequence):
     text = record_text([("gene", location, {"locus_tag": "g"})], "aaccggttac", topology="circular")
     built(tmp_path, write(tmp_path / "a.gb", text), scheme=Scheme(flank=flank))
-    assert places(tmp_path / "set") == [f"TEST.1:{place}"]
+    assert coordinates_of(tmp_path / "set") == [f"TEST.1:{coordinates}"]
     assert bases_of(tmp_path / "set") == [sequence]
 
 
-def test_a_record_without_accession(tmp_path):
+def test_record_without_accession(tmp_path):
     text = record_text(GENE).replace("ACCESSION   TEST\nVERSION     TEST.1\n", "ACCESSION   .\nVERSION     .\n")
     built(tmp_path, write(tmp_path / "a.gb", text))
-    assert places(tmp_path / "set") == ["TEST:1-7(+)"]  # the LOCUS line's name
+    assert coordinates_of(tmp_path / "set") == ["TEST:1-7(+)"]  # the LOCUS line's name
     bare = text.replace("LOCUS       TEST            ", "LOCUS                       ")
     path = write(tmp_path / "b.gb", bare)
     with raises(FormatError, file=path, record="1"):
@@ -172,11 +172,11 @@ def test_a_record_without_accession(tmp_path):
     ],
 )
 @pytest.mark.parametrize("topology", ["linear", "circular"])
-def test_locations_that_are_none_are_counted(tmp_path, location, outcome, topology):
+def test_invalid_locations_are_counted(tmp_path, location, outcome, topology):
     features = [("gene", location, {"locus_tag": "bad"}), *GENE]
     info = built(tmp_path, write(tmp_path / "a.gb", record_text(features, topology=topology)))
     assert {**info["ledger"]["regions"]["dropped"], **info["ledger"]["notes"]}[outcome]["count"] == 1
-    assert places(tmp_path / "set") == ["TEST.1:1-7(+)"]
+    assert coordinates_of(tmp_path / "set") == ["TEST.1:1-7(+)"]
 
 
 @pytest.mark.parametrize(
@@ -192,20 +192,20 @@ def test_locations_that_are_none_are_counted(tmp_path, location, outcome, topolo
         ("TEST.1\n", "TEST.1\0\n", DamagedFileError, None, ""),
     ],
 )
-def test_what_would_be_lost_is_refused(tmp_path, old, new, kind, field, value):
+def test_lines_that_would_be_lost_are_rejected(tmp_path, old, new, kind, field, value):
     text = record_text(GENE)
     assert old in text
-    error = refused(tmp_path, write(tmp_path / "a.gb", text.replace(old, new)))
+    error = build_error(tmp_path, write(tmp_path / "a.gb", text.replace(old, new)))
     check(error, kind, file="a.gb", field=field)
     assert (error.value or "").startswith(value)
     assert error.line == 4 if kind is DamagedFileError else error.record == "TEST"
 
 
-def test_numbers_of_thousands_of_digits(tmp_path):
+def test_numbers_with_thousands_of_digits(tmp_path):
     write(tmp_path / "a.fa", ">s\nACGTACGT\n")
     for rows in ("s\tx\tgene\t1\t{}\t.\t+\t.\tID=g\n", "##sequence-region s 1 {}\ns\tx\tgene\t1\t4\t.\t+\t.\tID=g\n"):
         path = write(tmp_path / "a.gff", rows.format("9" * 5000))
-        error = refused(tmp_path, path, tmp_path / "a.fa", taxon="bct")
+        error = build_error(tmp_path, path, tmp_path / "a.fa", taxon="bct")
         check(error, FormatError, file="a.gff", line=1)
         assert len(str(error)) < 500 + len(str(tmp_path))
 
@@ -213,27 +213,27 @@ def test_numbers_of_thousands_of_digits(tmp_path):
 # Odd files.
 
 
-def test_files_that_are_not_what_they_seem(tmp_path):
+def test_files_with_the_wrong_suffix(tmp_path):
     text = record_text(GENE).encode()
     twice = write(tmp_path / "twice.gb.gz", gzip.compress(gzip.compress(text, mtime=0), mtime=0))
-    assert refused(tmp_path, twice).file == twice
+    assert build_error(tmp_path, twice).file == twice
     nothing = write(tmp_path / "nothing.gb.gz", gzip.compress(b"", mtime=0))
-    check(refused(tmp_path, nothing), FormatError, file=nothing)
+    check(build_error(tmp_path, nothing), FormatError, file=nothing)
     empty = write(tmp_path / "empty.gb.gz", b"")
-    check(refused(tmp_path, empty), FileError, file=empty)
+    check(build_error(tmp_path, empty), FileError, file=empty)
     folder = tmp_path / "folder.gb"
     folder.mkdir()
-    check(refused(tmp_path, folder), PairingError, file=folder)
+    check(build_error(tmp_path, folder), PairingError, file=folder)
     plain = write(tmp_path / "plain.gb.gz", text)
     built(tmp_path, plain)
-    assert places(tmp_path / "set") == ["TEST.1:1-7(+)"]
+    assert coordinates_of(tmp_path / "set") == ["TEST.1:1-7(+)"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_without_permission(tmp_path):
+def test_file_without_permission(tmp_path):
     path = write(tmp_path / "a.gb", record_text(GENE))
     path.chmod(0)
-    check(refused(tmp_path, path), FileError, file=path)
+    check(build_error(tmp_path, path), FileError, file=path)
 
 
 def test_names_with_spaces_and_other_letters(tmp_path):
@@ -244,10 +244,10 @@ def test_names_with_spaces_and_other_letters(tmp_path):
     write(folder / "жук (1).gff3", "s\tx\tgene\t1\t4\t.\t+\t.\tID=g\n")
     info = built(tmp_path, folder, taxon="bct")
     assert {file["file"] for file in info["inputs"]} == {"E. coli – K 12.gbff", "жук (1).gff3", "жук (1).fa"}
-    assert sorted(places(tmp_path / "set")) == ["TEST.1:1-7(+)", "s:0-4(+)"]
+    assert sorted(coordinates_of(tmp_path / "set")) == ["TEST.1:1-7(+)", "s:0-4(+)"]
 
 
-def test_links_that_go_round(tmp_path):
+def test_cyclic_links(tmp_path):
     folder = tmp_path / "genomes"
     folder.mkdir()
     path = write(folder / "a.gb", record_text(GENE))
@@ -263,10 +263,10 @@ def test_links_that_go_round(tmp_path):
             builder.build([folder / name], tmp_path / "other")
 
 
-def test_files_of_one_name_in_two_folders(tmp_path):
+def test_files_with_the_same_name_in_two_folders(tmp_path):
     for name, sequence in (("one", "acgtacgtaa"), ("two", "ttgacgtacc")):
         (tmp_path / name).mkdir()
         write(tmp_path / name / "genomic.gbff", record_text(GENE, sequence, name=name.upper()))
     info = built(tmp_path, tmp_path / "one", tmp_path / "two" / "genomic.gbff")
     assert [(file["file"], file["input"]) for file in info["inputs"]] == [("genomic.gbff", 0), ("genomic.gbff", 1)]
-    assert sorted(places(tmp_path / "set")) == ["ONE.1:1-7(+)", "TWO.1:1-7(+)"]
+    assert sorted(coordinates_of(tmp_path / "set")) == ["ONE.1:1-7(+)", "TWO.1:1-7(+)"]

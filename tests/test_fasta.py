@@ -1,3 +1,5 @@
+"""Tests the FASTA reader and its errors, also against Biopython."""
+
 import gzip
 import re
 import tracemalloc
@@ -21,7 +23,7 @@ def read(tmp_path, text):
 def test_names_descriptions_bases_and_masks(tmp_path):
     first, second, third = read(tmp_path, ">a the first\nACGTn\nacGT\n\n>b\n>c\tx  y \r\nRYKM\r\nU T\tt\r\n")
     assert (first.name, first.description, bases.decode(first.codes)) == ("a", "the first", "ACGTNACGT")
-    assert first.lower_case.tolist() == [[4, 7]]  # one run over two lines
+    assert first.lower_case.tolist() == [[4, 7]]  # one run across two lines
     assert first.codes.dtype == np.uint8
     assert (second.name, second.description, len(second.codes), len(second.lower_case)) == ("b", "", 0, 0)
     assert (third.name, third.description, bases.decode(third.codes)) == ("c", "x  y", "NNNNTTT")
@@ -40,14 +42,14 @@ def test_names_descriptions_bases_and_masks(tmp_path):
         ("lcl|ref", "lcl|ref"),
     ],
 )
-def test_names_of_the_databases(header, name, tmp_path):
+def test_names_in_database_headers(header, name, tmp_path):
     assert [record.name for record in read(tmp_path, f">{header}\nA\n")] == [name]
 
 
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
-        (">a\nacgt\nacg\n>b\nacg\n", [[], []]),  # one case for all
+        (">a\nacgt\nacg\n>b\nacg\n", [[], []]),  # a single case throughout
         (">a\nACGT\n>b\nACG\n", [[], []]),
         (">a\nacgt\n>b\nACGT\n>c\nacgT\n>d\nac\ngt\n", [[], [], [[0, 3]], [[0, 4]]]),
         (">a\nacgT\n>b\n>c\nacgt\n", [[[0, 3]], [], [[0, 4]]]),
@@ -61,7 +63,7 @@ def test_lower_case_throughout_masks_after_an_upper_case_letter(text, masked, tm
         assert [record.lower_case.tolist() for record in read(tmp_path, text)] == masked
 
 
-def test_the_border_of_chunks_is_nowhere(tmp_path, monkeypatch):
+def test_chunk_size_does_not_change_the_result(tmp_path, monkeypatch):
     text = b"\n\n>a x\r\nACgt\r\nacGT\r\n>b\n>c long name\nnnnnn\nNNN\nac\n>d\nACGTACGTAC"
     whole = [(r.name, r.description, r.codes.tolist(), r.lower_case.tolist()) for r in read(tmp_path, text)]
     assert len(whole) == 4
@@ -71,7 +73,7 @@ def test_the_border_of_chunks_is_nowhere(tmp_path, monkeypatch):
         assert cut == whole
 
 
-def test_a_last_header_without_newline(tmp_path):
+def test_last_header_without_newline(tmp_path):
     assert [(r.name, len(r.codes)) for r in read(tmp_path, ">a\nAC\n>b")] == [("a", 2), ("b", 0)]
 
 
@@ -96,12 +98,12 @@ def test_a_last_header_without_newline(tmp_path):
         (gzip.compress(b">a\nACGT\n", mtime=0)[:-8] + bytes(8), DamagedFileError, {}),
     ],
 )
-def test_refused(text, kind, attributes, tmp_path):
+def test_rejected_files(text, kind, attributes, tmp_path):
     with raises(kind, file=tmp_path / "x.fa", **attributes):
         read(tmp_path, text)
 
 
-def test_a_letter_is_found_in_every_chunk(tmp_path, monkeypatch):
+def test_invalid_letter_is_found_in_every_chunk(tmp_path, monkeypatch):
     text = ">a\n" + "ACGTACGT\n" * 40 + "ACG!\n"
     for size in (1, 7, 64, 1000):
         monkeypatch.setattr(stream, "CHUNK_BYTES", size)
@@ -109,7 +111,7 @@ def test_a_letter_is_found_in_every_chunk(tmp_path, monkeypatch):
             read(tmp_path, text)
 
 
-def test_memory_is_little_more_than_the_record(tmp_path):
+def test_memory_is_bounded_by_the_record(tmp_path):
     path = tmp_path / "x.fa"
     path.write_bytes(b">a\n" + (b"ACGT" * 15 + b"\n") * 400_000)
     tracemalloc.start()
@@ -117,7 +119,7 @@ def test_memory_is_little_more_than_the_record(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(record.codes) == 24_000_000
-    assert peak < 2.4 * 24_000_000  # the record, and once more while it grows
+    assert peak < 2.4 * 24_000_000  # the record, and a copy of it while its buffer grows
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_memory_is_little_more_than_the_record(tmp_path):
         "eukaryote/dmel_dm3_chr2R_2M-7M.fa.gz",
     ],
 )
-def test_real_files_against_biopython(file):
+def test_real_files_equal_biopython(file):
     from Bio import SeqIO
 
     path = data_path("genomes", *file.split("/"))
@@ -146,4 +148,4 @@ def test_real_files_against_biopython(file):
         )
         upper = upper or not letters.islower()
         assert found[name].lower_case.tolist() == masked
-    assert "dm3" not in file or len(masked) > 1000  # the one soft-masked file here
+    assert "dm3" not in file or len(masked) > 1000  # the only soft-masked file

@@ -1,3 +1,5 @@
+"""Tests the parser of GenBank feature tables."""
+
 import pytest
 
 from data_pipeline.errors import FormatError
@@ -56,7 +58,7 @@ def test_some_qualifiers(rows):
     assert feature_table.qualifiers(rows[2], ("ene", "codon")) == {}
 
 
-def test_a_table_without_rows_and_no_table():
+def test_empty_or_missing_table():
     assert feature_table.read(b"LOCUS\nFEATURES   \nORIGIN\n")[0] == []
     assert feature_table.read(b"LOCUS\nORIGIN\n") == ([], 13, 13)
     with raises(FormatError, field="FEATURES"):
@@ -73,7 +75,7 @@ def test_a_table_without_rows_and_no_table():
         ("     gene  ", "      gene "),
     ],
 )
-def test_a_table_out_of_its_columns_is_refused(old, new):
+def test_table_with_shifted_columns_is_rejected(old, new):
     assert old in HEADER
     with raises(FormatError, field="feature table line"):
         feature_table.read(HEADER.replace(old, new, 1).encode())
@@ -84,11 +86,11 @@ LOCATIONS = ["1", "<1..>2", "3^4", "join(1..2,complement(4..5))", "A1.1:3..4", "
 
 
 @pytest.mark.parametrize("text", NO_LOCATIONS)
-def test_what_is_no_location(text):
+def test_invalid_locations(text):
     assert not feature_table.is_location(text.encode())
     assert feature_table.plain(text.encode()) is None
 
 
 @pytest.mark.parametrize("text", LOCATIONS)
-def test_what_is_a_location(text):
+def test_valid_locations(text):
     assert feature_table.is_location(text.encode())

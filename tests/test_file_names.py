@@ -1,3 +1,5 @@
+"""Tests what is derived from the names of genome files."""
+
 from pathlib import Path
 
 import pytest
@@ -78,26 +80,26 @@ def test_derived_files(name, derived):
         ("a/GCF_000005845.2/../genomic.gff", "a/genomic", None, "a/genomic"),
     ],
 )
-def test_what_names_tell(name, key, taxon, assembly):
+def test_key_taxon_and_assembly_of_names(name, key, taxon, assembly):
     found = file_names.describe(Path("/data/worms", name))
     assert (found.key, found.taxon, found.assembly) == (key, taxon, assembly)
     assert found.has_ncbi_accession == assembly.startswith("GC")
 
 
-def test_a_relative_path_has_its_folder_too(tmp_path, monkeypatch):
+def test_key_of_a_relative_path_includes_its_folder(tmp_path, monkeypatch):
     (tmp_path / "worms").mkdir()
     monkeypatch.chdir(tmp_path / "worms")
     for name in ("x.fa", "./x.fa", "../worms/x.fa"):
         assert file_names.describe(Path(name)).assembly == "worms/x"
 
 
-def test_the_better_of_several_stands_first():
+def test_better_of_several_files_sorts_first():
     names = ["dna_sm.primary_assembly", "dna_sm.toplevel", "dna.primary_assembly", "dna.toplevel"]
     ranks = [file_names.describe(Path(f"Homo_sapiens.GRCh38.{name}.fa")).rank for name in names]
     assert ranks == sorted(set(ranks))
 
 
-def test_old_ensembl_names_carry_the_release_in_both():
+def test_old_ensembl_names_have_the_release_in_both_files():
     annotation = file_names.describe(Path("Homo_sapiens.GRCh37.75.gtf.gz"))
     for name, same in (("GRCh37.75.dna", True), ("GRCh37.dna", True), ("GRCh38.dna", False), ("GRCh37.p13.dna", False)):
         sequence = file_names.describe(Path(f"Homo_sapiens.{name}.toplevel.fa.gz"))

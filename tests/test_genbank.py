@@ -1,3 +1,5 @@
+"""Tests the GenBank reader and its errors."""
+
 import gzip
 
 import numpy as np
@@ -48,11 +50,11 @@ def test_fixtures(file, accession, length, circular, taxon, lineage):
     assert len(record.codes) == record.declared_length == length
     assert (record.circular, record.taxon, record.lineage[0]) == (circular, taxon, lineage)
     assert record.codes.dtype == np.uint8
-    assert len(record.lower_case) == 0  # ORIGIN is lower case by format, which masks nothing
+    assert len(record.lower_case) == 0  # GenBank writes ORIGIN in lower case, which is not masking
     assert record.features[0].kind == "source"
 
 
-def test_kinds_limits_features_but_not_the_taxon():
+def test_kinds_limit_features_but_not_the_taxon():
     [record] = genbank.read(FIXTURES / "ypestis_plasmid_pPCP1_NC_005816.1.gb.gz", kinds={"gene"})
     assert {feature.kind for feature in record.features} == {"gene"}
     assert record.taxon == "plm"
@@ -106,7 +108,7 @@ def test_qualifiers_keep_all_values_and_no_line_breaks(tmp_path):
     }
 
 
-def test_several_records_in_any_wrapping(tmp_path, monkeypatch):
+def test_several_records_in_any_compression(tmp_path, monkeypatch):
     texts = [record_text(sequence=bases.decode(np.arange(n) % 4).lower(), name=f"R{n}") for n in (1, 60, 61, 1000)]
     header = "GBBCT1.SEQ          Genetic Sequence Data Bank\n                          June 15 2024\n\n\n"
     plain = (header + "\n\n".join(texts)).encode()
@@ -135,7 +137,7 @@ def test_several_records_in_any_wrapping(tmp_path, monkeypatch):
             assert sum(counts) == len(content)
 
 
-def test_chunks_of_any_size_cut_alike(tmp_path, monkeypatch):
+def test_chunk_size_does_not_change_the_records(tmp_path, monkeypatch):
     path = write(tmp_path / "a.gb", record_text(name="A") + record_text(name="B"))
     for chunk in range(60, 120):
         monkeypatch.setattr(stream, "CHUNK_BYTES", chunk)
@@ -244,10 +246,10 @@ def test_missing_file_and_folder(tmp_path):
             list(genbank.read(path))
 
 
-def test_lines_of_sequence_out_of_order(tmp_path):
+def test_sequence_lines_out_of_order(tmp_path):
     sequence = "".join("acgt"[(i * i) % 4] for i in range(250))
     text = record_text([("gene", "1..6", {})], sequence)
-    lines = [  # in tens, as the format has it
+    lines = [  # blocks of ten bases, as the format requires
         line[:10] + " ".join(line[i : i + 10] for i in range(10, len(line), 10))
         if line[:10].strip().isdecimal()
         else line

@@ -1,3 +1,5 @@
+"""Tests the GFF3 and GTF reader and its errors, also against an oracle and GenBank files of the same genome."""
+
 import collections
 import dataclasses
 import functools
@@ -23,7 +25,7 @@ SEQUENCE = ">s\n" + "ACGTACGTAC" * 10 + "\n"
 
 
 def read(tmp_path, annotation, sequence=SEQUENCE, kinds=None, progress=None):
-    """The records of two texts (or bytes)."""
+    """Writes the annotation and the sequence, text or bytes, to files and reads the records."""
     paths = []
     for name, text in (("x.gff", annotation), ("x.fa", sequence)):
         paths.append(None if text is None else tmp_path / name)
@@ -36,26 +38,26 @@ def read(tmp_path, annotation, sequence=SEQUENCE, kinds=None, progress=None):
     return list(gff.read(*paths, kinds, scratch, progress))
 
 
-def places(record):
+def locations(record):
     return [(f.kind, [(p.start, p.end, p.strand) for p in f.segments]) for f in record.features]
 
 
-def test_a_pair(tmp_path):
+def test_annotation_with_fasta(tmp_path):
     [record] = read(tmp_path, HEAD + GENE)
-    assert places(record) == [("gene", [(10, 40, 1)]), ("CDS", [(10, 40, 1)])]
+    assert locations(record) == [("gene", [(10, 40, 1)]), ("CDS", [(10, 40, 1)])]
     assert (record.accession, record.declared_length, len(record.codes)) == ("s", 100, 100)
     assert (record.circular, record.taxon, record.taxon_id, record.organism) == (False, None, None, "")
 
 
-def test_packed_windows_and_unended_files_are_the_same(tmp_path):
-    expected = places(read(tmp_path, HEAD + GENE)[0])
+def test_compression_line_ends_and_comments_do_not_matter(tmp_path):
+    expected = locations(read(tmp_path, HEAD + GENE)[0])
     for text in (
         (HEAD + GENE).replace("\n", "\r\n").encode(),
         (HEAD + GENE).rstrip("\n").encode(),
         gzip.compress((HEAD + GENE).encode(), mtime=0),
         ("\n#!x\n# comment\n" + GENE.replace("ID=c", "ID=c;;") + "###\n").encode(),
     ):
-        assert places(read(tmp_path, text)[0]) == expected
+        assert locations(read(tmp_path, text)[0]) == expected
 
 
 def test_sequences_in_another_order_and_interleaved(tmp_path, monkeypatch):
@@ -67,14 +69,14 @@ def test_sequences_in_another_order_and_interleaved(tmp_path, monkeypatch):
     for size in (5, 64, 1 << 20):
         monkeypatch.setattr(stream, "CHUNK_BYTES", size)
         crossed = read(tmp_path, "".join(lines), sequences)
-        assert [sorted(places(record)) for record in crossed] == [sorted(places(record)) for record in whole]
+        assert [sorted(locations(record)) for record in crossed] == [sorted(locations(record)) for record in whole]
 
 
-def test_the_region_row_tells_circularity_and_taxon(tmp_path):
+def test_region_row_gives_topology_and_taxon(tmp_path):
     region = "s\tx\tregion\t1\t100\t.\t+\t.\tID=r;Dbxref=GenBank:x,taxon:4932;Is_circular=true;genome=mitochondrion\n"
     [record] = read(tmp_path, region + GENE.replace("\t40\t", "\t105\t"))
     assert (record.circular, record.taxon, record.taxon_id) == (True, "mit", "4932")
-    assert places(record)[0] == ("gene", [(10, 100, 1), (0, 5, 1)])
+    assert locations(record)[0] == ("gene", [(10, 100, 1), (0, 5, 1)])
     for genome, taxon in (
         ("chloroplast", "plt"),
         ("plasmid", "plm"),
@@ -99,7 +101,7 @@ def test_the_region_row_tells_circularity_and_taxon(tmp_path):
         ("a%7Cb", "a|b"),
     ],
 )
-def test_names_that_mean_the_same(annotated, sequence, tmp_path):
+def test_equivalent_sequence_names(annotated, sequence, tmp_path):
     [record] = read(tmp_path, GENE.replace("s\t", f"{annotated}\t"), SEQUENCE.replace(">s", f">{sequence}"))[:1]
     assert len(record.features) == 2
 
@@ -110,7 +112,7 @@ def test_two_sequences_for_one_annotation(sequence, tmp_path):
         read(tmp_path, "1\tx\tgene\t1\t2\t.\t+\t.\tID=g\n", sequence)
 
 
-def test_sequences_of_one_file_only(tmp_path):
+def test_sequences_in_only_one_of_the_files(tmp_path):
     other = GENE.replace("s\t", "t\t").replace("ID=g", "ID=h") + "##sequence-region u 1 70\n"
     known, bare, missing, declared = read(tmp_path, HEAD + GENE + other, SEQUENCE + ">v\nACGT\n")
     assert len(known.features) == 2
@@ -119,12 +121,12 @@ def test_sequences_of_one_file_only(tmp_path):
     assert (declared.accession, declared.declared_length, len(declared.codes)) == ("u", 70, 0)
 
 
-def test_sequences_inside_the_file(tmp_path):
+def test_fasta_section_of_the_annotation(tmp_path):
     for mark in ("##FASTA\n", ""):
         [record] = read(tmp_path, HEAD + GENE + mark + SEQUENCE, None)
         assert (len(record.codes), len(record.features)) == (100, 2)
         assert gff.has_sequences(tmp_path / "x.gff")
-    [record] = read(tmp_path, HEAD + GENE + "##FASTA\n>s\nNNNN\n", SEQUENCE)  # the FASTA given is taken
+    [record] = read(tmp_path, HEAD + GENE + "##FASTA\n>s\nNNNN\n", SEQUENCE)  # the given FASTA has priority
     assert len(record.codes) == 100
     with raises(FormatError, file="x.gff", section="##FASTA section", line=2, record="s", value="!"):
         read(tmp_path, HEAD + GENE + "##FASTA\n>s\nAC!T\n", None)
@@ -133,7 +135,7 @@ def test_sequences_inside_the_file(tmp_path):
     assert not gff.has_sequences(tmp_path / "x.gff")
 
 
-def test_progress_is_the_bytes_of_both_files(tmp_path):
+def test_progress_counts_the_bytes_of_both_files(tmp_path):
     seen = []
     read(tmp_path, gzip.compress((HEAD + GENE).encode(), mtime=0), SEQUENCE, progress=seen.append)
     assert sum(seen) == sum((tmp_path / name).stat().st_size for name in ("x.gff", "x.fa"))
@@ -160,7 +162,7 @@ def test_bad_rows(line, field, value, tmp_path):
         read(tmp_path, HEAD + GENE + line + "\n" + GENE)
 
 
-def test_a_row_beyond_the_sequence(tmp_path):
+def test_row_exceeds_the_sequence(tmp_path):
     with raises(MismatchError, file=tmp_path / "x.gff", line=4, field="end", value=101):
         read(tmp_path, HEAD + GENE + "s\tx\tgene\t91\t101\t.\t+\t.\tID=h\n" + GENE)
 
@@ -191,7 +193,7 @@ def test_bad_files(annotation, sequence, kind, attributes, tmp_path):
         read(tmp_path, annotation, sequence)
 
 
-# An oracle: the rules of the GenBank one, on features made from the rows by slow and plain code.
+# The oracle applies the rules of the GenBank oracle to features that simple, slow code builds from the rows.
 
 
 @functools.cache
@@ -214,7 +216,7 @@ ORACLE_GENES = ("gene", "pseudogene", "ncRNA_gene")
 
 
 def oracle_records(annotation, sequence):
-    """Biopython records whose features carry the ID of their gene as /locus_tag, which is what the oracle goes by."""
+    """Biopython records whose features have the ID of their gene as /locus_tag, by which the oracle groups them."""
     from Bio import SeqIO
     from Bio.SeqFeature import CompoundLocation, SeqFeature, SimpleLocation
 
@@ -273,7 +275,7 @@ def oracle_records(annotation, sequence):
 
 
 def table(records):
-    """What the oracle prints, as sorted rows, of our records."""
+    """The rows that the oracle would print for our records, sorted."""
     return sorted(
         (
             region.accession,
@@ -298,7 +300,7 @@ def table(records):
     ],
 )
 @pytest.mark.filterwarnings("ignore::Bio.BiopythonWarning")
-def test_regions_against_the_oracle(name, sequence, count, tmp_path):
+def test_regions_equal_the_oracle(name, sequence, count, tmp_path):
     paths = data_path("genomes", "eukaryote", name), data_path("genomes", "eukaryote", sequence)
     expected = [row for record in oracle_records(*paths) for row in oracle().regions(record, collections.Counter())]
     found = table(gff.read(*paths, None, tmp_path))
@@ -307,7 +309,7 @@ def test_regions_against_the_oracle(name, sequence, count, tmp_path):
     assert table(gff.read(*paths, schemes.feature_kinds(schemes.GENE), tmp_path)) == found
 
 
-def test_a_real_gtf(tmp_path):
+def test_real_gtf(tmp_path):
     folder = "genomes", "eukaryote"
     path = data_path(*folder, "chicken_Galgal4_chr1_piece.gtf.gz")
     sequence = data_path(*folder, "chicken_Galgal4_chr1_piece.fa.gz")
@@ -325,7 +327,7 @@ def test_a_real_gtf(tmp_path):
     for feature in record.features:
         if feature.kind == "CDS":
             assert sum(segment.end - segment.start for segment in feature.segments) == coded[feature.gene_id]
-    # The file stands one base to the left of its sequence: moved by one, each CDS begins and ends as it should.
+    # The coordinates in this file are one base too low: moved by one, each CDS begins and ends with the right codons.
     moved = dataclasses.replace(record, codes=np.roll(record.codes, -1))
     found = [bases.decode(region.codes) for region in extraction.regions(moved, schemes.Scheme("cds"))]
     assert [letters[:3] for letters in found] == ["ATG"] * 5
@@ -333,8 +335,8 @@ def test_a_real_gtf(tmp_path):
     assert [len(letters) % 3 for letters in found] == [0] * 5
 
 
-def test_ecoli_by_genbank_and_by_gff3_differ_where_the_files_do(tmp_path):
-    """The two files are annotations of different years: what only one of them has is listed from their texts alone."""
+def test_ecoli_from_genbank_and_gff3_differ_only_where_the_files_do(tmp_path):
+    """The two annotations are from different years; simple code lists the rows that only one of them has."""
     folder = "genomes", "prokaryote"
     flat, rows = (data_path(*folder, f"ecoli_K12_MG1655_NC_000913.3.{end}.gz") for end in ("gbk", "gff"))
     [record] = genbank.read(flat)
@@ -357,14 +359,14 @@ def test_ecoli_by_genbank_and_by_gff3_differ_where_the_files_do(tmp_path):
     assert set(theirs) == by_gff
     assert (len(by_genbank - by_gff), len(by_gff - by_genbank), len(by_genbank & by_gff)) == (140, 281, 4358)
     other = [(ours[place], theirs[place]) for place in sorted(by_genbank & by_gff) if ours[place] != theirs[place]]
-    # In the newer file the pseudogene ymjD codes, and the gene ralA has its ncRNA.
+    # In the newer file the pseudogene ymjD is a coding gene, and the gene ralA has an ncRNA.
     kinds = [(a[4], b[4], a[:4] == b[:4], a[5:] == b[5:]) for a, b in other]
     assert kinds == [("pseudo", "cds", True, True), ("other", "ncRNA", True, True)]
 
 
 @pytest.mark.parametrize("scheme", ["gene", "cds", "mrna"])
-def test_yeast_by_genbank_and_by_gff3_differ_where_the_files_do(scheme, tmp_path):
-    """Chromosome VII in two releases of the annotation, of which the newer has one more gene."""
+def test_yeast_from_genbank_and_gff3_differ_only_where_the_files_do(scheme, tmp_path):
+    """Chromosome VII in two releases of the annotation; the newer one has one more gene."""
     folder = "genomes", "eukaryote"
     [record] = genbank.read(data_path(*folder, "yeast_S288C_chrVII_NC_001139.9.gb.gz"))
     files = [data_path(*folder, f"yeast_S288C_R64_chrI-XII_MT.{end}.gz") for end in ("gff", "fna")]

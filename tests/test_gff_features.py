@@ -1,3 +1,5 @@
+"""Tests how rows of GFF3 and GTF files become features."""
+
 import itertools
 
 import pytest
@@ -70,7 +72,7 @@ GENE = [
 ]
 
 
-def test_a_gene_with_all_that_is_its(tmp_path):
+def test_gene_with_its_children(tmp_path):
     gene, mrna, cds, ncrna = read(tmp_path, GENE)
     assert segments(gene) == [(100, 400, -1)]
     assert segments(mrna) == [(300, 400, -1), (100, 200, -1)]
@@ -83,18 +85,18 @@ def test_a_gene_with_all_that_is_its(tmp_path):
     assert cds.qualifiers == {**names, "protein_id": ("P1",), "transl_table": ("4",), "codon_start": ("3",)}
 
 
-def test_rows_in_any_order_and_crossed(tmp_path):
+def test_order_of_rows_does_not_matter(tmp_path):
     expected = sorted(map(str, read(tmp_path, GENE)))
     for order in (GENE[::-1], GENE[3:] + GENE[:3], GENE[1::2] + GENE[::2]):
         assert sorted(map(str, read(tmp_path, order))) == expected
 
 
 @pytest.mark.parametrize("kinds", [{"gene"}, {"CDS"}, {"mRNA"}, {"ncRNA", "tRNA"}, {"gene", "CDS", "misc_RNA"}])
-def test_fewer_kinds_are_the_same_features(kinds, tmp_path):
+def test_selecting_kinds_does_not_change_the_features(kinds, tmp_path):
     assert read(tmp_path, GENE, kinds=kinds) == tuple(f for f in read(tmp_path, GENE) if f.kind in kinds)
 
 
-def test_an_mrna_without_exons_is_its_cds_and_utrs_or_itself(tmp_path):
+def test_mrna_without_exons_is_built_from_cds_and_utrs(tmp_path):
     rows = [
         ("mRNA", 101, 400, "+", "ID=t1"),
         ("five_prime_UTR", 101, 150, "+", "Parent=t1"),
@@ -109,7 +111,7 @@ def test_an_mrna_without_exons_is_its_cds_and_utrs_or_itself(tmp_path):
     assert first.gene_id is None
 
 
-def test_cds_without_id_belong_to_each_parent(tmp_path):
+def test_cds_rows_without_id_belong_to_each_parent(tmp_path):
     rows = [
         ("gene", 1, 90, "+", "ID=g"),
         ("mRNA", 1, 90, "+", "ID=a;Parent=g"),
@@ -123,7 +125,7 @@ def test_cds_without_id_belong_to_each_parent(tmp_path):
     assert [f.gene_id for f in found] == ["g", "g"]
 
 
-def test_numbered_pieces_of_a_cds_are_joined_but_no_overlapping_ones_and_no_bacterial_ones(tmp_path):
+def test_numbered_cds_rows_are_joined_unless_they_overlap_or_are_bacterial(tmp_path):
     def cds(parent, second_start):
         return [
             ("CDS", 1, 30, "+", f"ID=a;Parent={parent}", "0"),
@@ -136,7 +138,7 @@ def test_numbered_pieces_of_a_cds_are_joined_but_no_overlapping_ones_and_no_bact
     assert len(read(tmp_path, rows + cds("g", 61), kinds={"CDS"})) == 2
 
 
-def test_the_chain_of_parents(tmp_path):
+def test_chain_of_parents(tmp_path):
     rows = [
         ("gene", 1, 90, "+", "ID=g"),
         ("gene", 1, 90, "+", "ID=h"),
@@ -150,7 +152,7 @@ def test_the_chain_of_parents(tmp_path):
 
 
 @pytest.mark.parametrize("cycle", [("a", "a"), ("a", "b", "a"), ("a", "b", "c", "b")])
-def test_a_circle_of_parents_is_refused(cycle, tmp_path):
+def test_cycle_of_parents_is_rejected(cycle, tmp_path):
     rows = [("CDS", 1, 9, "+", "ID=x;Parent=a", "0")]
     rows += [("mRNA", 1, 9, "+", f"ID={name};Parent={above}") for name, above in itertools.pairwise(cycle)]
     with raises(FormatError, file="x.gff", field="ID"):
@@ -173,7 +175,7 @@ def test_pseudo(kind, attributes, pseudo, tmp_path):
     assert ("pseudo" in gene.qualifiers) == pseudo
 
 
-def test_a_pseudogene_below_a_gene_marks_it(tmp_path):
+def test_child_pseudogene_marks_its_gene(tmp_path):
     [gene] = read(tmp_path, [("gene", 1, 9, "+", "ID=g"), ("pseudogene", 1, 9, "+", "ID=t;Parent=g")])
     assert "pseudo" in gene.qualifiers
 
@@ -196,7 +198,7 @@ def test_transcript_rows(biotype, kind, tmp_path):
     assert [f.kind for f in read(tmp_path, coding)[1:]] == ["mRNA", "CDS"]
 
 
-def test_exceptions_have_genbanks_names(tmp_path):
+def test_exceptions_have_genbank_names(tmp_path):
     rows = [
         ("CDS", 1, 9, "+", "ID=a;exception=ribosomal slippage", "0"),
         ("CDS", 9, 20, "+", "ID=a;exception=ribosomal slippage", "0"),
@@ -238,7 +240,7 @@ def test_regulatory_class(tmp_path):
         ([(1, 100, "-"), (901, 1000, "-")], [(0, 100, -1), (900, 1000, -1)]),
     ],
 )
-def test_over_the_origin(rows, expected, tmp_path):
+def test_features_across_the_origin(rows, expected, tmp_path):
     four = [(800, 850), (900, 1000), (0, 100), (150, 200)]
     found = read(tmp_path, [("CDS", *row, "ID=c", "0") for row in rows], circular=True)
     if expected is None:
@@ -246,7 +248,7 @@ def test_over_the_origin(rows, expected, tmp_path):
     assert [segments(f) for f in found] == [expected]
 
 
-def test_trans_splicing_is_ordered_by_part(tmp_path):
+def test_trans_spliced_segments_are_ordered_by_part(tmp_path):
     rows = [
         ("gene", 701, 800, "-", "ID=g;exception=trans-splicing;part=2"),
         ("gene", 101, 200, "-", "ID=g;exception=trans-splicing;part=3/3"),
@@ -290,7 +292,7 @@ def test_gtf_without_genes_and_transcripts(tmp_path):
     ("strand", "stops", "expected"),
     [
         ("+", [(351, 353)], [(100, 200, 1), (300, 353, 1)]),
-        ("+", [(348, 350)], [(100, 200, 1), (300, 350, 1)]),  # in the CDS already
+        ("+", [(348, 350)], [(100, 200, 1), (300, 350, 1)]),  # already in the CDS
         ("+", [(351, 351), (401, 402)], [(100, 200, 1), (300, 351, 1), (400, 402, 1)]),
         ("-", [(98, 100)], [(300, 350, -1), (97, 200, -1)]),
     ],
@@ -302,7 +304,7 @@ def test_gtf_stop_codons(strand, stops, expected, tmp_path):
     assert segments(cds) == expected
 
 
-def test_gtf_genes_of_both_strands_and_pseudogenes(tmp_path):
+def test_gtf_genes_on_both_strands_and_pseudogenes(tmp_path):
     rows = gtf(
         ("exon", 101, 200, "+", ".", 'gene_id "g"; transcript_id "t";'),
         ("exon", 301, 400, "-", ".", 'gene_id "g"; transcript_id "t";'),
@@ -329,10 +331,10 @@ def test_gtf_rows_without_transcript(tmp_path):
     assert found["CDS", "b1"].qualifiers["gene"] == ("thrL",)
 
 
-def test_gtf_without_gene_id_is_refused(tmp_path):
+def test_gtf_without_gene_id_is_rejected(tmp_path):
     with raises(FormatError, line=1, field="gene_id"):
         read(tmp_path, gtf(("CDS", 1, 9, "+", "0", 'transcript_id "t";')))
 
 
-def test_parts_are_genomes_parts(tmp_path):
+def test_segments_are_record_segments(tmp_path):
     assert read(tmp_path, GENE)[0].segments == (Segment(100, 400, -1),)

@@ -1,3 +1,5 @@
+"""Tests how files are found and paired, by name or from a manifest, and read."""
+
 import gzip
 import json
 import os
@@ -21,7 +23,7 @@ CONTENT = {"gff": GFF, "gff3": GFF, "gtf": 's\tx\tCDS\t1\t3\t.\t+\t0\tgene_id "g
 
 
 def make(folder, *names):
-    """Files of those names, their contents of their formats as far as that matters."""
+    """Creates files with these names, with content of their formats as far as it matters."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +32,7 @@ def make(folder, *names):
 
 
 def pairs(folder, *paths, annotated=True):
-    """(annotation, sequence) names of what is found, and the names of the files left out with the reasons."""
+    """The (annotation, sequence) names of the inputs found, and the names of the skipped files with the reasons."""
     found, skipped = inputs.discover(paths or [folder], annotated=annotated)
     named = [tuple(path and os.path.relpath(path, folder) for path in (x.annotation, x.sequence)) for x in found]
     return named, [os.path.relpath(line.split(": ")[0], folder) + ": " + line.split(": ", 1)[1] for line in skipped]
@@ -132,14 +134,14 @@ def test_folders(names, found, skipped, tmp_path):
     assert pairs(tmp_path) == (found, skipped)
 
 
-def test_without_annotation_fasta_alone_counts(tmp_path):
+def test_fasta_alone_is_an_input_without_annotated(tmp_path):
     make(tmp_path, "x.gff", "x.fa", "y.fa", "z.gb", "rna.fna")
     found, skipped = pairs(tmp_path, annotated=False)
     assert found == [("x.gff", "x.fa"), (None, "y.fa"), ("z.gb", None)]
     assert skipped == ["rna.fna: derived from another file"]
 
 
-def test_a_gff_with_its_own_sequences(tmp_path):
+def test_gff_with_its_own_sequences(tmp_path):
     make(tmp_path, "x.gff", "y.gff")
     (tmp_path / "x.gff").write_text(GFF + "##FASTA\n" + FASTA)
     assert pairs(tmp_path) == ([("x.gff", None)], ["y.gff: no FASTA in its folder"])
@@ -152,7 +154,7 @@ def test_taxon_and_assembly_come_from_the_names(tmp_path):
     assert all(x.split is None for x in found)
 
 
-def test_an_assembly_is_the_same_in_any_company(tmp_path):
+def test_assembly_does_not_depend_on_other_files(tmp_path):
     make(tmp_path, "a/genome.gff", "a/genome.fa", "b/genome.gff", "b/genome.fa")
     found, _ = inputs.discover([tmp_path], annotated=True)
     assert [x.assembly for x in found] == ["a/genome", "b/genome"]
@@ -161,7 +163,7 @@ def test_an_assembly_is_the_same_in_any_company(tmp_path):
     assert manifest(tmp_path, "sequence\tannotation\nb/genome.fa\tb/genome.gff\n") == found[1:]
 
 
-def test_datasets_are_left_out(tmp_path):
+def test_datasets_are_skipped(tmp_path):
     make(tmp_path, "x.gb", "set/y.gb", "set/deep/z.gb", "other/y.gb")
     (tmp_path / "set" / "dataset.json").write_text(json.dumps({"format": dataset.FORMAT, "splits": {}}))
     for text in ("{}", "[]", "not JSON", '{"format": "another"}'):
@@ -196,7 +198,7 @@ def test_links(tmp_path):
     assert pairs(folder, folder / "b", folder, folder / "b", folder / "c")[0] == [found[1], found[0], found[2]]
 
 
-def test_many_files_in_a_folder_are_looked_at_once_each(tmp_path, monkeypatch):
+def test_each_file_of_a_large_folder_is_examined_once(tmp_path, monkeypatch):
     make(tmp_path, *(f"{number}.{end}" for number in range(300) for end in ("gff", "fa")))
     calls = []
     equal = file_names.GenomeFile.__eq__
@@ -221,7 +223,7 @@ def test_many_files_in_a_folder_are_looked_at_once_each(tmp_path, monkeypatch):
         ["x.gff", "y.gff", "x.fa", "z.fa"],
     ],
 )
-def test_an_ambiguous_folder_is_refused(names, tmp_path):
+def test_ambiguous_folder_is_rejected(names, tmp_path):
     make(tmp_path, *names)
     with raises(PairingError, file=tmp_path, remedy="give a manifest"):
         inputs.discover([tmp_path], annotated=True)
@@ -233,13 +235,13 @@ def test_named_files(tmp_path):
     def named(*names, **options):
         return pairs(tmp_path, *(tmp_path / name for name in names), **options)
 
-    assert named("x.gff") == ([("x.gff", "x.fa")], [])  # the FASTA beside it; the GenBank file was not named
-    assert named("x.fa") == ([("x.gbff", "x.fa")], [])  # the best annotation beside it
+    assert named("x.gff") == ([("x.gff", "x.fa")], [])  # the FASTA in its folder; the GenBank file was not named
+    assert named("x.fa") == ([("x.gbff", "x.fa")], [])  # the best annotation in its folder
     assert named("y.fa", "y.gff") == ([("y.gff", "y.fa")], [])
     assert named("y.fa", "x.gff", "y.gff", "x.fa", "y.gff") == ([("x.gff", "x.fa"), ("y.gff", "y.fa")], [])
     assert named("b/only.fa", "a/only.gff") == ([("a/only.gff", "b/only.fa")], [])
     assert named("z.fa", annotated=False) == ([(None, "z.fa")], [])
-    assert named("rna.fna", annotated=False) == ([(None, "rna.fna")], [])  # derived, but asked for
+    assert named("rna.fna", annotated=False) == ([(None, "rna.fna")], [])  # derived from another file, but named
     assert named("x.gff", "x.gbff")[1] == ["x.gff: x.gbff has the same annotation and its bases"]
     assert named("x.gff", "a", "b", "x.gff")[0] == [("x.gff", "x.fa")]
     with raises(PairingError, file=tmp_path / "z.fa"):
@@ -253,7 +255,7 @@ def test_named_files(tmp_path):
         named("notes.txt")
 
 
-def test_nothing_there(tmp_path):
+def test_no_input_found(tmp_path):
     with raises(PairingError, file=tmp_path):
         inputs.discover([tmp_path], annotated=True)
     with raises(PairingError):
@@ -264,7 +266,7 @@ def test_nothing_there(tmp_path):
     assert str(tmp_path / "x.fa") in str(error.value)  # the first skipped file, with the reason
 
 
-def test_the_same_file_by_two_names_counts_once(tmp_path):
+def test_same_file_under_two_names_is_read_once(tmp_path):
     make(tmp_path, "a/x.gb", "b/y.gb")
     (tmp_path / "b" / "x.gb").symlink_to(tmp_path / "a" / "x.gb")
     assert pairs(tmp_path)[0] == [("a/x.gb", None), ("b/y.gb", None)]
@@ -312,13 +314,13 @@ def test_manifest(tmp_path):
         ("annotation\ny.gb\n./y.gb\n", FormatError, {"line": 3, "field": None}),
     ],
 )
-def test_a_bad_manifest(text, kind, attributes, tmp_path):
+def test_bad_manifest(text, kind, attributes, tmp_path):
     make(tmp_path, "y.gb", "y.fa", "y.gff", "y.gtf.gz")
     with raises(kind, file=tmp_path / "m.tsv", **attributes):
         manifest(tmp_path, text)
 
 
-def test_a_manifest_of_annotations_with_their_own_bases(tmp_path):
+def test_manifest_of_annotations_with_their_own_bases(tmp_path):
     make(tmp_path, "x.gff", "y.gff.gz")
     (tmp_path / "x.gff").write_text(GFF + "##FASTA\n" + FASTA)
     whole = (tmp_path / "y.gff.gz").read_bytes()
@@ -329,7 +331,7 @@ def test_a_manifest_of_annotations_with_their_own_bases(tmp_path):
         records(tmp_path, second)
 
 
-def test_no_manifest(tmp_path):
+def test_missing_manifest(tmp_path):
     with raises(FileError, file="absent.tsv"):
         inputs.manifest(tmp_path / "absent.tsv")
     (tmp_path / "m.tsv").write_bytes(b"\xff\xfe\x00")
@@ -373,7 +375,7 @@ FEATURES             Location/Qualifiers
 CONTIG = "CONTIG      join(AB1.1:1..4)\n"
 
 
-def test_a_genbank_record_takes_its_bases_from_the_fasta(tmp_path):
+def test_genbank_record_without_bases_reads_the_fasta(tmp_path):
     flat, sequence = tmp_path / "x.gbff", tmp_path / "x.fna.gz"
     flat.write_text(
         RECORD.format(name="A", length=8, bases=CONTIG)
@@ -397,15 +399,15 @@ def test_a_genbank_record_takes_its_bases_from_the_fasta(tmp_path):
         records(tmp_path, Input(sequence, flat))
 
 
-def test_a_genbank_record_with_bases_needs_no_fasta(tmp_path):
+def test_genbank_record_with_bases_does_not_read_the_fasta(tmp_path):
     flat = FIXTURES / "phage_NC_000902.gbk.gz"
     sequence = tmp_path / "x.fa"
-    sequence.write_text("not looked at\n")
+    sequence.write_text("not read\n")
     [record], [expected] = records(tmp_path, Input(sequence, flat)), genbank.read(flat)
     assert np.array_equal(record.codes, expected.codes)
 
 
-def test_a_real_draft_genome_with_its_bases_taken_out(tmp_path):
+def test_real_draft_genome_with_its_bases_removed(tmp_path):
     path = data_path("genomes", "prokaryote", "malvi_ATCC29626_draft.gbff.gz")
     expected = list(genbank.read(path))
     with gzip.open(path, "rt") as lines:
@@ -419,7 +421,7 @@ def test_a_real_draft_genome_with_its_bases_taken_out(tmp_path):
         assert one.features == other.features
 
 
-def test_every_real_file_has_its_place():
+def test_every_real_file_is_paired():
     found, skipped = inputs.discover([data_path("genomes")], annotated=True)
     assert sum(x.annotation is not None and x.sequence is not None for x in found) == 4  # the three GFF3 and the GTF
     assert [line.split(": ")[1] for line in skipped] == [

@@ -1,3 +1,5 @@
+"""Tests the command that shows a dataset: totals, filters and FASTA output, also against an oracle."""
+
 import argparse
 import collections
 import contextlib
@@ -22,7 +24,7 @@ from data_pipeline.regions import extraction, schemes
 from tests.data import DATA, FIXTURES, data_path
 from tests.test_genbank import record_text, write
 from tests.test_gff import oracle, oracle_records
-from tests.test_records import StubTokenizer
+from tests.test_reader import StubTokenizer
 
 ROOT = Path(__file__).parents[1]
 INPUTS = sorted(FIXTURES.glob("*.gb*.gz"))
@@ -31,7 +33,7 @@ GENOMES = [
     for path in sorted((DATA / "genomes").glob("*/*.gz"))
     if path.name.split(".")[-2] in ("gb", "gbk", "gbff", "seq")
 ]
-SKIPPED = {"NT_019265.gb.gz", "negative_location.gb.gz", "no_end_marker.gb.gz"}  # no region in them
+SKIPPED = {"NT_019265.gb.gz", "negative_location.gb.gz", "no_end_marker.gb.gz"}  # they contain no region
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def printed(capsys, *arguments):
     return out
 
 
-def refused(capsys, *arguments):
+def error_line(capsys, *arguments):
     assert inspect.main(list(map(str, arguments))) == 1
     out, err = capsys.readouterr()
     assert out == ""
@@ -58,7 +60,7 @@ def refused(capsys, *arguments):
 
 
 def parsed(text):
-    """(description, bases) of each sequence of a FASTA text."""
+    """Returns (description, bases) of each sequence in a FASTA text."""
     records = [record.partition("\n") for record in re.split("^>", text, flags=re.MULTILINE)[1:]]
     return [(head, body.replace("\n", "")) for head, _, body in records]
 
@@ -67,7 +69,7 @@ PLACE = re.compile(r"(\S+):(\d+)-(\d+)\(([+-])\) (\w+) ")
 
 
 def rows(text):
-    """accession, start, end, strand, kind, bases, md5 as the oracle prints them."""
+    """Parses the rows that the oracle prints: accession, start, end, strand, kind, bases, md5."""
     found = []
     for head, body in parsed(text):
         accession, start, end, strand, kind = PLACE.match(head).groups()
@@ -91,7 +93,7 @@ def oracle_rows(paths):
     return sorted(found)
 
 
-def test_fasta_is_the_oracle_s_bases(dataset, capsys):
+def test_fasta_equals_the_oracle(dataset, capsys):
     found = rows(printed(capsys, dataset, "--fasta", "-"))
     assert found == oracle_rows(INPUTS)
     assert len(found) == 130 + 86 + 11 + 10
@@ -136,9 +138,9 @@ def test_fasta_to_a_file(dataset, tmp_path, capsys):
     assert len(parsed(text)) == count > 0
     assert {len(line) for line in text.split("\n") if not line.startswith(">")} <= set(range(81))
     assert list(tmp_path.iterdir()) == [path]
-    assert "exists already" in refused(capsys, dataset, "--fasta", path)
+    assert "exists already" in error_line(capsys, dataset, "--fasta", path)
     assert path.read_text() == text
-    assert "no such" in refused(capsys, dataset, "--fasta", tmp_path / "nowhere" / "a.fa").lower()
+    assert "no such" in error_line(capsys, dataset, "--fasta", tmp_path / "nowhere" / "a.fa").lower()
 
 
 def test_soft_masked_bases_are_in_lower_case(tmp_path, capsys):
@@ -152,7 +154,7 @@ def test_soft_masked_bases_are_in_lower_case(tmp_path, capsys):
     assert line.split()[3:] == ["2", "18", "8", "9.0", "10", "10", "50.00", "4", "6"]
 
 
-def test_parts_of_spliced_regions_are_named(tmp_path, capsys):
+def test_segments_of_spliced_regions_are_named(tmp_path, capsys):
     features = [("CDS", "join(1..3,7..10)", {"gene": "a"})]
     path = write(tmp_path / "a.gb", record_text(features, "acgtacgtaa"))
     builder.build([path], tmp_path / "set", scheme=schemes.Scheme("cds"), validation_fraction=0)
@@ -164,11 +166,11 @@ def test_parts_of_spliced_regions_are_named(tmp_path, capsys):
 
 
 def directly():
-    """The regions of all inputs, straight from the readers."""
+    """Reads the regions of all inputs without a dataset."""
     return [region for path in INPUTS for record in genbank.read(path) for region in extraction.regions(record)]
 
 
-def test_totals_are_those_of_direct_counting(dataset, capsys):
+def test_totals_equal_direct_counting(dataset, capsys):
     lines = printed(capsys, dataset).split("\n")
     assert re.fullmatch(rf"{dataset}: bases, scheme gene, digest [0-9a-f]{{12}}, 4 sequences", lines[0])
     table = [re.split(r" {2,}", line.strip()) for line in lines[1 : lines.index(next(x for x in lines if "all" in x))]]
@@ -188,11 +190,11 @@ def test_totals_are_those_of_direct_counting(dataset, capsys):
     assert found.keys() == expected.keys()
     for key, mine in expected.items():
         lengths = [len(region.codes) for region in mine]
-        count, total, parts = found[key]
+        count, total, rows_ = found[key]
         assert (count, total) == (len(mine), sum(lengths))
-        assert (min(part[0] for part in parts), max(part[1] for part in parts)) == (min(lengths), max(lengths))
+        assert (min(row[0] for row in rows_), max(row[1] for row in rows_)) == (min(lengths), max(lengths))
         gc = sum(int(np.isin(region.codes, (2, 3)).sum()) for region in mine)
-        assert abs(sum(part[2] for part in parts) - gc) < 0.0001 * total
+        assert abs(sum(row[2] for row in rows_) - gc) < 0.0001 * total
     [whole] = [line.split() for line in lines if line.startswith("all ")]
     lengths = sorted((len(region.codes) for region in directly()), reverse=True)
     half = next(length for at, length in enumerate(lengths) if 2 * sum(lengths[: at + 1]) >= sum(lengths))
@@ -248,10 +250,10 @@ def test_head_gives_the_first_regions(dataset, capsys):
             assert f" gene={gene}" in head or gene == "-"
 
 
-def test_tokens_have_no_bases_to_show(tmp_path, capsys):
+def test_token_ids_cannot_be_written_as_fasta(tmp_path, capsys):
     builder.build(INPUTS, tmp_path / "set", tokenizer=StubTokenizer())
     capsys.readouterr()
-    assert "--storage bases" in refused(capsys, tmp_path / "set", "--fasta", "-")
+    assert "--storage bases" in error_line(capsys, tmp_path / "set", "--fasta", "-")
     lines = printed(capsys, tmp_path / "set").splitlines()
     assert ": token_ids, scheme gene" in lines[0]
     [whole] = [line.split() for line in lines if line.startswith("all ")]
@@ -272,9 +274,9 @@ def test_tokens_have_no_bases_to_show(tmp_path, capsys):
         (["{dataset}", "--head", "-1"], "--head"),
     ],
 )
-def test_bad_arguments_give_one_line(dataset, tmp_path, capsys, arguments, words):
+def test_bad_arguments_are_reported_in_one_line(dataset, tmp_path, capsys, arguments, words):
     names = {"empty": tmp_path, "dataset": dataset}
-    assert words in refused(capsys, *(argument.format(**names) for argument in arguments))
+    assert words in error_line(capsys, *(argument.format(**names) for argument in arguments))
 
 
 @pytest.mark.parametrize("arguments", [["--kinds", "intron"], ["--taxa", "cat"], ["--head", "few"], []])
@@ -296,7 +298,7 @@ def test_help(capsys):
 
 
 @pytest.mark.parametrize("options", [["--fasta", "-"], ["--head", "100000"]])
-def test_a_closed_pipe_is_no_error(dataset, options):
+def test_closed_pipe_is_not_an_error(dataset, options):
     command = [sys.executable, "-m", "data_pipeline.inspect", str(dataset), *options]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline()
@@ -305,6 +307,6 @@ def test_a_closed_pipe_is_no_error(dataset, options):
     assert process.wait() == 0
 
 
-def test_fasta_counts_what_it_writes(dataset):
+def test_write_fasta_returns_the_number_of_regions(dataset):
     source, text = RegionSource(dataset, "train"), io.StringIO()
     assert inspect.fasta(source, inspect.chosen(source, kinds=["tRNA"]), text) == len(parsed(text.getvalue())) > 0

@@ -1,3 +1,5 @@
+"""Tests the canonical 32-mers, their sketches and their index."""
+
 import numpy as np
 import pytest
 
@@ -5,8 +7,8 @@ from data_pipeline.sequence import bases, kmers
 from tests.data import random_codes
 
 
-def by_hand(text):
-    """Every window without N, the smaller of its two strands as a number in base 4."""
+def naive_canonical(text):
+    """For every window without N, the smaller of its two strands as a number in base 4."""
     found = []
     for start in range(len(text) - 31):
         window = text[start : start + 32]
@@ -17,9 +19,9 @@ def by_hand(text):
 
 
 @pytest.mark.parametrize("length", [0, 1, 31, 32, 33, 500])
-def test_canonical_by_hand(length):
+def test_canonical_equals_naive(length):
     [codes] = random_codes([length], seed=length)
-    assert kmers.canonical(codes).tolist() == by_hand(bases.decode(codes))
+    assert kmers.canonical(codes).tolist() == naive_canonical(bases.decode(codes))
 
 
 def test_both_strands_have_the_same_sketch():
@@ -34,7 +36,7 @@ def test_both_strands_have_the_same_sketch():
 
 
 @pytest.mark.parametrize("unit", ["A", "CA", "CAG", "ACGT", "AACTT", "TTAGGG"])
-def test_simple_repeats_are_in_no_sketch(unit):
+def test_simple_repeats_are_not_in_sketches(unit):
     whole = kmers.canonical(bases.encode(unit * 60))
     assert len(set(whole.tolist())) <= len(unit)
     for shift in range(len(unit)):
@@ -50,9 +52,9 @@ def test_index_finds_members_and_nothing_else():
     members = np.unique(generator.integers(0, 2**64, 5000, np.uint64))
     others = generator.integers(0, 2**64, 5000, np.uint64)
     index = kmers.Index(members)
-    asked = generator.permutation(np.concatenate([members[::2], others, [np.uint64(2**64 - 1), np.uint64(0)]]))
-    assert sorted(index.find(asked).tolist()) == list(range(0, len(members), 2))
-    assert len(kmers.Index(members[:0]).find(asked)) == 0
+    queries = generator.permutation(np.concatenate([members[::2], others, [np.uint64(2**64 - 1), np.uint64(0)]]))
+    assert sorted(index.find(queries).tolist()) == list(range(0, len(members), 2))
+    assert len(kmers.Index(members[:0]).find(queries)) == 0
 
 
 def test_mix_is_one_to_one_and_spreads():

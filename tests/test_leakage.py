@@ -1,13 +1,15 @@
+"""Tests the fraction of held-out 32-mers that occur in training, against a naive count."""
+
 import numpy as np
 import pytest
 
 from data_pipeline.sequence import bases, kmers
 from data_pipeline.splitting import leakage
 from tests.data import random_codes
-from tests.test_kmers import by_hand
+from tests.test_kmers import naive_canonical
 
 
-def shares(training, held, sample=1):
+def fractions(training, held, sample=1):
     hashes, sizes = leakage.hash_regions(held, sample)
     members, which = np.unique(hashes, return_inverse=True)
     return leakage.train_overlaps(
@@ -16,7 +18,7 @@ def shares(training, held, sample=1):
 
 
 def batches(sequences):
-    """All but the first sequence in one batch, with up to three bases behind each that belong to none."""
+    """All sequences but the first in one batch, each followed by up to three bases that belong to none."""
     for some in (sequences[:1], sequences[1:]):
         starts = np.cumsum([0, *(-(-len(codes) // 4) * 4 for codes in some)])
         codes = np.full(starts[-1], bases.A, np.uint8)
@@ -25,52 +27,52 @@ def batches(sequences):
         yield codes, starts[:-1], np.array([len(sequence) for sequence in some], np.int64)
 
 
-def directly(training, held):
-    train_overlap = {kmer for codes in training for kmer in by_hand(bases.decode(codes))}
+def naive_fractions(training, held):
+    known = {kmer for codes in training for kmer in naive_canonical(bases.decode(codes))}
     found = []
     for codes in held:
-        mine = by_hand(bases.decode(codes))
-        found.append(np.mean([kmer in train_overlap for kmer in mine]) if mine else 0)
+        mine = naive_canonical(bases.decode(codes))
+        found.append(np.mean([kmer in known for kmer in mine]) if mine else 0)
     return np.array(found, np.float32)
 
 
-def test_shares_by_hand():
+def test_fractions_of_known_sequences():
     training = random_codes([500, 31, 0, 900, 32], seed=1)
     held = [*random_codes([300, 10, 0], seed=2)]
     held.append(bases.reverse_complement(training[0][100:400]))
     held.append(np.concatenate([training[3][:200], held[0][:150]]))
     held.append(training[4])
-    found, _ = shares(training, held)
-    np.testing.assert_allclose(found, directly(training, held), rtol=1e-6)
+    found, _ = fractions(training, held)
+    np.testing.assert_allclose(found, naive_fractions(training, held), rtol=1e-6)
     assert found[3] == 1
     assert 0.3 < found[4] < 0.8
     assert found[0] == found[1] == found[2] == 0
 
 
-def test_windows_over_the_borders_of_chunks_count(monkeypatch):
+def test_windows_across_chunk_borders_count(monkeypatch):
     monkeypatch.setattr(leakage, "CHUNK", 50)
     training = random_codes([500, 31, 49, 50, 51, 81, 82, 900], seed=1)
     held = [codes[5:-3] for codes in training] + random_codes([200], seed=2)
-    found, _ = shares(training, held)
-    np.testing.assert_allclose(found, directly(training, held), rtol=1e-6)
+    found, _ = fractions(training, held)
+    np.testing.assert_allclose(found, naive_fractions(training, held), rtol=1e-6)
 
 
-def test_a_sample_estimates_the_share():
+def test_sample_estimates_the_fraction():
     training = random_codes([40_000], seed=1, unknown=False)
     held = [np.concatenate([training[0][:12_000], *random_codes([8_000], seed=2, unknown=False)])]
-    exact, all_kmers = shares(training, held)
-    found, sizes = shares(training, held, sample=8)
+    exact, all_kmers = fractions(training, held)
+    found, sizes = fractions(training, held, sample=8)
     assert sizes[0] == pytest.approx(all_kmers[0] / 8, rel=0.1)
     assert found[0] == pytest.approx(exact[0], abs=0.04)
 
 
-def test_identity_keeps_the_share_that_the_docstring_says():
+def test_copy_of_known_identity_shares_the_documented_fraction():
     generator = np.random.default_rng(0)
     [gene] = random_codes([200_000], seed=1, unknown=False)
     copy = gene.copy()
     changed = generator.random(len(copy)) < 0.07
     copy[changed] = (copy[changed] + generator.integers(1, 4, changed.sum())) % 4
-    found, _ = shares([gene], [copy])
+    found, _ = fractions([gene], [copy])
     assert found[0] == pytest.approx(0.93**32, rel=0.1) == pytest.approx(leakage.NEAR_COPY, rel=0.1)
 
 

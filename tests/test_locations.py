@@ -1,3 +1,5 @@
+"""Tests the arithmetic of intervals on linear and circular records."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +9,7 @@ from data_pipeline.sequence import bases, locations
 
 
 @given(start=st.integers(0, 50), length=st.integers(1, 200), max_length=st.integers(1, 60) | st.none())
-def test_near_equal_pieces_cover_all_once(start, length, max_length):
+def test_windows_cover_all_bases_once(start, length, max_length):
     intervals = locations.near_equal(start, start + length, max_length)
     assert [at for interval in intervals for at in range(*interval)] == list(range(start, start + length))
     lengths = [end - begin for begin, end in intervals]
@@ -16,7 +18,7 @@ def test_near_equal_pieces_cover_all_once(start, length, max_length):
 
 
 @given(mask=st.lists(st.booleans(), min_size=1, max_size=40), ends=st.tuples(st.integers(0, 40), st.integers(0, 40)))
-def test_runs_within_a_stretch_and_joined_again(mask, ends):
+def test_runs_clipped_to_intervals_and_joined_again(mask, ends):
     start, end = sorted(min(at, len(mask)) for at in ends)
     mask = np.array(mask)
     runs = bases.runs(mask)
@@ -28,8 +30,8 @@ def test_runs_within_a_stretch_and_joined_again(mask, ends):
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 8)), max_size=6), st.integers(0, 40), st.integers(1, 8))
-def test_unions_are_touched_where_a_base_is_shared(stretches, start, length):
-    intervals = [(begin, begin + size) for begin, size in stretches]
+def test_union_overlaps_an_interval_if_a_base_is_shared(starts_and_sizes, start, length):
+    intervals = [(begin, begin + size) for begin, size in starts_and_sizes]
     covered = {at for interval in intervals for at in range(*interval)}
     touched = locations.touches(locations.union(intervals), start, start + length)
     assert touched == bool(covered & set(range(start, start + length)))
@@ -47,11 +49,11 @@ def test_unions_are_touched_where_a_base_is_shared(stretches, start, length):
         ([(4, 10, 1), (0, 4, 1)], 10, (4, 4, 1, ())),
     ],
 )
-def test_the_enclosing_span(segments, circle, expected):
+def test_enclosing_span(segments, circle, expected):
     assert locations.enclosing(segments, circle) == expected
 
 
-def test_ends_over_the_origin_need_parts_that_meet_there_on_one_strand():
+def test_ends_across_the_origin_need_segments_that_meet_there_on_one_strand():
     assert locations.ends_over_origin([(8, 10, 1), (0, 3, 1)], 10) == (8, 3)
     assert locations.ends_over_origin([(8, 9, 1), (0, 3, 1)], 10) is None
     assert locations.ends_over_origin([(8, 10, 1), (0, 3, -1)], 10) is None
@@ -59,7 +61,7 @@ def test_ends_over_the_origin_need_parts_that_meet_there_on_one_strand():
     assert locations.ends_over_origin([], 10) is None
 
 
-def test_lengthened_parts_run_over_the_origin():
+def test_extended_segments_cross_the_origin():
     assert locations.extended((2, 5, 1), 1, 3, 10) == ((1, 8, 1),)
     assert locations.extended((2, 5, -1), 1, 2, 10) == ((0, 6, -1),)
     assert locations.extended((2, 5, 1), 4, 0, 10) == ((8, 10, 1), (0, 5, 1))
@@ -67,7 +69,7 @@ def test_lengthened_parts_run_over_the_origin():
     assert locations.extended((7, 9, 1), 0, 3, 10) == ((7, 10, 1), (0, 2, 1))
 
 
-def test_room_to_the_next_part_or_the_end():
+def test_room_to_the_next_segment_or_the_end():
     segments = [(2, 4, 1), (6, 7, 1)]
     assert locations.room(2, -1, segments, 10, False) == 2
     assert locations.room(7, 1, segments, 10, False) == 3

@@ -1,4 +1,4 @@
-"""The quickstart learns what a newcomer is promised, in a fifth of its steps."""
+"""Tests that the quickstart learns what the README promises, in a fifth of its steps."""
 
 import json
 from pathlib import Path

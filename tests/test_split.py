@@ -1,3 +1,5 @@
+"""Tests the assignment of regions to train, validation and test."""
+
 import itertools
 
 import numpy as np
@@ -28,8 +30,8 @@ def split_hashes(spans, by="group", seed=0, assembly="GCF_1", **of):
     return split.split_hashes(record(**of), spans, by=by, seed=seed, assembly=assembly)
 
 
-def splits(spans, seed=0, shares=None, **of):
-    found = split.splits_of(np.array(split_hashes(spans, seed=seed, **of), np.uint64), **(shares or SHARES))
+def splits(spans, seed=0, fractions=None, **of):
+    found = split.splits_of(np.array(split_hashes(spans, seed=seed, **of), np.uint64), **(fractions or FRACTIONS))
     return [split.SPLITS[name] for name in found]
 
 
@@ -37,10 +39,10 @@ def genes(starts):
     return [Span(start, start + 1, 1, "cds") for start in starts]
 
 
-SHARES = {"validation_fraction": 0.3, "test_fraction": 0.3}
+FRACTIONS = {"validation_fraction": 0.3, "test_fraction": 0.3}
 SPANS = st.lists(
     st.tuples(st.integers(0, LENGTH - 1), st.integers(1, 30), st.sampled_from([1, -1])).map(
-        lambda t: Span(t[0], (t[0] + t[1] - 1) % LENGTH + 1, t[2], "cds")  # some run over the origin
+        lambda t: Span(t[0], (t[0] + t[1] - 1) % LENGTH + 1, t[2], "cds")  # some cross the origin
     ),
     max_size=12,
 )
@@ -51,7 +53,7 @@ def covered(span):
 
 
 def closure(spans):
-    """Groups by the definition: transitive overlap, by repeated merging of sets."""
+    """The groups of transitive overlap, by repeated merging of sets."""
     sets = [({number}, covered(span)) for number, span in enumerate(spans)]
     merged = True
     while merged:
@@ -68,14 +70,14 @@ def closure(spans):
 
 @settings(max_examples=150, deadline=None)
 @given(spans=SPANS)
-def test_groups_are_the_transitive_overlaps(spans):
+def test_groups_are_transitive_overlaps(spans):
     found = split.groups(spans, LENGTH)
     assert {frozenset(np.flatnonzero(found == group).tolist()) for group in set(found.tolist())} == closure(spans)
 
 
 @settings(max_examples=150, deadline=None)
 @given(spans=SPANS, more=SPANS, seed=st.integers(0, 100))
-def test_parts_share_no_base_and_do_not_move(spans, more, seed):
+def test_splits_share_no_base_and_regions_do_not_move(spans, more, seed):
     found = splits(spans, seed)
     bases_of = {name: set() for name in split.SPLITS}
     for span, name in zip(spans, found, strict=True):
@@ -89,8 +91,8 @@ def test_parts_share_no_base_and_do_not_move(spans, more, seed):
     assert backwards[::-1] == found
 
 
-def test_the_hash_is_fixed_for_good():
-    # These values must never change: a part that moves leaks validation data into training.
+def test_split_hash_never_changes():
+    # These values must never change: a region that moves to another split leaks validation data into training.
     found = splits(genes(range(8)), accession="NC_000913.3")
     assert found == HASHED
     assert found != splits(genes(range(8)), seed=1, accession="NC_000913.3")
@@ -100,24 +102,24 @@ def test_the_hash_is_fixed_for_good():
 HASHED = ["validation", "train", "test", "validation", "train", "train", "test", "validation"]
 
 
-def test_shares_are_met_and_test_leaves_validation_alone():
+def test_fractions_are_met_and_test_does_not_change_validation():
     def counts(validation_fraction, test_fraction):
-        shares = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
-        found = splits(genes(range(20000)), shares=shares, length=20001)
+        fractions = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+        found = splits(genes(range(20000)), fractions=fractions, length=20001)
         return found, {name: found.count(name) / len(found) for name in split.SPLITS}
 
-    found, share = counts(0.05, 0.1)
-    assert share["validation"] == pytest.approx(0.05, abs=0.006)
-    assert share["test"] == pytest.approx(0.1, abs=0.009)
-    without, share = counts(0.05, 0)
-    assert share["test"] == 0
+    found, fraction = counts(0.05, 0.1)
+    assert fraction["validation"] == pytest.approx(0.05, abs=0.006)
+    assert fraction["test"] == pytest.approx(0.1, abs=0.009)
+    without, fraction = counts(0.05, 0)
+    assert fraction["test"] == 0
     assert [name == "validation" for name in found] == [name == "validation" for name in without]
 
 
-@pytest.mark.parametrize("shares", [(-0.1, 0), (0, 1.0), (0.5, 0.5), (float("nan"), 0)])
-def test_bad_shares(shares):
+@pytest.mark.parametrize("fractions", [(-0.1, 0), (0, 1.0), (0.5, 0.5), (float("nan"), 0)])
+def test_bad_fractions(fractions):
     with pytest.raises(ArgumentError):
-        split.check_fractions(*shares)
+        split.check_fractions(*fractions)
 
 
 def test_real_records_keep_overlaps_together():
@@ -125,7 +127,7 @@ def test_real_records_keep_overlaps_together():
         for record in genbank.read(path):
             spans = extraction.find(record, schemes.Scheme(), Ledger())
             where = split.split_hashes(record, spans, by="group", seed=0, assembly="")
-            found = split.splits_of(np.array(where, np.uint64), **SHARES)
+            found = split.splits_of(np.array(where, np.uint64), **FRACTIONS)
             owner = np.full(len(record.codes), -1)
             assert len(set(found.tolist())) > 1 or len(spans) < 20
             for span, code in zip(spans, found, strict=True):
@@ -146,7 +148,7 @@ def test_contig_assembly_and_organism_stay_together():
         assert set(found) == set(split_hashes(genes([7, 9]), by))
         assert set(found) != set(split_hashes(spans, by, **names))
         assert set(found) != set(split_hashes(spans, by, seed=1))
-    # Without an organism the assembly stands for it, and so it does for names that many assemblies have.
+    # Without an organism the assembly is used instead, as for sequence names that occur in many assemblies.
     for by, of in (("taxon", {"organism": ""}), ("contig", {"accession": "chr1"}), ("group", {"accession": "chr1"})):
         assert set(split_hashes(spans, by, **of)).isdisjoint(split_hashes(spans, by, **of, assembly="GCF_2")), by
     for by in ("taxon", "contig", "group"):
@@ -158,7 +160,7 @@ def test_contig_assembly_and_organism_stay_together():
     assert split_hashes(spans, "cluster") == split_hashes(spans)
 
 
-def test_spliced_regions_are_grouped_by_the_bases_they_hold():
+def test_spliced_regions_are_grouped_by_their_bases():
     spans = [
         Span(0, 100, 1, "cds", ((0, 10, 1), (90, 100, 1))),
         Span(20, 60, -1, "cds"),  # inside the intron

@@ -1,3 +1,5 @@
+"""Tests the reading of plain, gzip and bgzip files, complete and damaged."""
+
 import gzip
 import zlib
 
@@ -29,7 +31,7 @@ def bgzip(data: bytes) -> list[bytes]:
         gzip.compress(TEXT, mtime=0),
         gzip.compress(TEXT[:70000], mtime=0) + gzip.compress(TEXT[70000:], mtime=0),
         b"".join(bgzip(TEXT)),
-        gzip.compress(TEXT, mtime=0) + bytes(512),  # padded by a tape
+        gzip.compress(TEXT, mtime=0) + bytes(512),  # padding, as on tapes
     ],
     ids=["plain", "gzip", "members", "bgzip", "padded"],
 )
@@ -62,7 +64,7 @@ def test_damage_is_an_error(packed, kind, tmp_path):
         list(stream.chunks(path, lambda count: None))
 
 
-def test_the_line_of_a_nul(tmp_path, monkeypatch):
+def test_error_gives_the_line_of_a_nul(tmp_path, monkeypatch):
     path = tmp_path / "x"
     path.write_bytes(b"one\ntwo\nth\0ree\n")
     for size in (1, 5, 1000):

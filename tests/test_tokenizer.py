@@ -1,4 +1,4 @@
-"""Tokenizers against a naive reading of their rules, the published vocabulary's digests, and a peer's ids."""
+"""Compares the tokenizers with a naive implementation, the published digests, and another program's ids."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline import train_bpe
-from data_pipeline.errors import TokenizerError
+from data_pipeline.errors import ArgumentError, FileError, FormatError, TokenizerError
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import (
     BOS,
@@ -35,6 +35,7 @@ from data_pipeline.sequence.tokenizer import (
 )
 from gener_jax.benchmarks import tokenizer as benchmark
 from tests.data import data_path, peer_path
+from tests.raised import raises
 
 YEAST = ("genomes", "eukaryote", "yeast_S288C_R64_chrI-XII_MT.fna.gz")
 RANKS = {k: {"".join(p): i for i, p in enumerate(itertools.product("ATCG", repeat=k), 32)} for k in range(1, 9)}
@@ -45,7 +46,7 @@ CLEAN = st.lists(st.one_of(st.text("ACGT", max_size=40), st.sampled_from(SPECIAL
 
 
 def naive_encode(text: str, k: int, remainder: str) -> list[int] | None:
-    """The rules, a letter at a time; None where the text is refused."""
+    """Applies the rules letter by letter; None if the text must be rejected."""
     ids = []
     for part in re.split("(<[^<>]*>)", text):
         if part.startswith("<"):
@@ -135,7 +136,7 @@ def test_digests_differ():
 
 @settings(deadline=None, max_examples=200)
 @given(TEXTS, st.integers(1, 8), st.sampled_from(REMAINDERS), st.booleans())
-def test_encode_is_the_rule(text, k, remainder, add_bos):
+def test_encode_equals_naive_encode(text, k, remainder, add_bos):
     tokenizer = KmerTokenizer(k)
     expected = naive_encode(text, k, remainder)
     if expected is None:
@@ -155,7 +156,7 @@ def test_round_trip(text, k):
     tokenizer = KmerTokenizer(k)
     whole = "".join(p if p[:1] == "<" else p[: len(p) // k * k] for p in re.split("(<[^<>]*>)", text))
     ids = tokenizer.encode(whole)
-    if SPECIAL_TOKENS[0] not in whole:  # <oov> comes back as N
+    if SPECIAL_TOKENS[0] not in whole:  # <oov> is decoded as N
         assert tokenizer.decode(ids) == whole
     assert tokenizer.token_bases[ids].sum() == len(re.sub("<[^<>]*>", "", whole))
 
@@ -173,7 +174,7 @@ def test_encode_bases(letters, k):
 
 @pytest.mark.parametrize("k", [1, 5, 6, 8])
 def test_long_text(k):
-    """Longer than a block of the encoder, with N, soft-masked bases and U among the plain ones."""
+    """A text longer than a block of the encoder, with N, U and soft-masked bases."""
     text = random_dna(200_000 // k * k, seed=k)
     text = text[:70_000] + "N" * 700 + "acgu" * 10 + "R" + text[70_741:]
     ids = KmerTokenizer(k).encode(text)
@@ -182,8 +183,8 @@ def test_long_text(k):
     assert KmerTokenizer(k).decode(ids) == naive_decode(ids, k)
 
 
-def test_peer_rule():
-    """The plain loop and dictionary, on every plain machine; `test_peer` has the published genome."""
+def test_peer_algorithm():
+    """The benchmark's loop with a dictionary gives the same ids; `test_peer` compares on a published genome."""
     text = random_dna(200_001, letters=b"ACGT" * 50 + b"N")
     loop = [RANKS[6].get(text[i : i + 6], 0) for i in range(0, len(text), 6)]
     assert KmerTokenizer().encode(text, remainder="oov").tolist() == loop
@@ -247,7 +248,7 @@ def test_bad_text(text, value, position, remainder, bpe_file):
 
 
 @pytest.mark.parametrize("character", sorted(set(map(chr, range(256))) - set("ACGTUNRYSWKMBDHVacgtunryswkmbdhv<>")))
-def test_every_other_character_is_refused(character):
+def test_other_characters_are_rejected(character):
     with pytest.raises(TokenizerError) as error:
         KmerTokenizer(6).encode(f"ACGT{character}A".encode("latin-1"))
     assert (error.value.value, error.value.position) == (character, 4)
@@ -279,7 +280,7 @@ def test_bad_ids(bpe_file):
             tokenizer.decode([32.0])
 
 
-def test_decode_takes_any_integers():
+def test_decode_accepts_all_integer_types():
     ids = [1, 32, 4127, 0, 2]
     for array in (ids, tuple(ids), np.array(ids, np.uint16), np.array(ids, np.int64)):
         assert KmerTokenizer().decode(array) == "<s>AAAAAAGGGGGGNNNNNN</s>"
@@ -323,7 +324,7 @@ def test_bpe_vocabulary(bpe_file):
     ids = tokenizer.encode(text)
     assert ids.tolist() == tokenizer.encode_bases(bases.encode(text)).tolist()
     assert ids.tolist() == sentencepiece.SentencePieceProcessor(model_file=bpe_file).encode(text)
-    assert len(ids) < 2500  # more than two bases a token
+    assert len(ids) < 2500  # more than two bases per token
 
 
 def test_bpe_long_run_is_cut(bpe_file):
@@ -352,36 +353,32 @@ def test_bad_models(tmp_path, bpe_file):
     ours = {"unk_piece": "<oov>", "unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": 3, "pad_piece": "<pad>"}
     ours |= {"control_symbols": SPECIAL_TOKENS[4:], "add_dummy_prefix": False}
     good = Path(bpe_file).read_bytes()
-    cases = {
-        "is not a sentencepiece model": b"garbage",
-        "truncated|is no|has no": good[: len(good) // 2],
-        "not the special tokens": foreign_model(vocab_size=60),
-        "piece '▁.*' is not of A, C, G and T": foreign_model(vocab_size=60, **ours | {"add_dummy_prefix": True}),
-        "piece 'X' is not of": foreign_model(vocab_size=60, user_defined_symbols=["X"], **ours),
-        "not a sentencepiece model|not the special tokens": b"",
-    }
-    for i, (message, content) in enumerate(cases.items()):
+    cases = [
+        (b"garbage", "sentencepiece"),
+        (good[: len(good) // 2], ""),
+        (foreign_model(vocab_size=60), "special tokens"),
+        (foreign_model(vocab_size=60, **ours | {"add_dummy_prefix": True}), "piece '▁"),
+        (foreign_model(vocab_size=60, user_defined_symbols=["X"], **ours), "piece 'X'"),
+        (b"", ""),
+    ]
+    for i, (content, named) in enumerate(cases):
         path = tmp_path / f"{i}.model"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=message) as error:
+        with raises(FormatError, file=path) as error:
             BpeTokenizer(str(path))
-        assert str(error.value).startswith(str(path))
-        assert "\n" not in str(error.value)
+        assert named in error.value.problem
 
 
 def test_make(tmp_path, bpe_file):
     assert make("kmer", 3) == KmerTokenizer(3)
     assert make("kmer", 6, "") == KmerTokenizer()
     assert make("bpe", 6, bpe_file) == BpeTokenizer(bpe_file)
-    for arguments, message in [
-        (("word",), "tokenizer kind 'word' is neither"),
-        (("kmer", 0), "k is 0"),
-        (("kmer", 9), "k is 9"),
-        (("kmer", True), "k is True"),
-        (("kmer", "6"), "k is '6'"),
-        (("bpe", 6, ""), "needs a model_file"),
-        (("bpe", 6, str(tmp_path / "none.model")), "none.model: cannot read the BPE model: No such file"),
-        (("bpe", 6, str(tmp_path)), "cannot read the BPE model: Is a directory"),
+    for arguments, kind, attributes in [
+        (("word",), ArgumentError, {"field": "kind", "value": "word"}),
+        *[(("kmer", k), ArgumentError, {"field": "k", "value": k}) for k in (0, 9, True, "6")],
+        (("bpe", 6, ""), ArgumentError, {"field": "model_file"}),
+        (("bpe", 6, str(tmp_path / "none.model")), FileError, {"file": tmp_path / "none.model"}),
+        (("bpe", 6, str(tmp_path)), FileError, {"file": tmp_path}),
     ]:
-        with pytest.raises(ValueError, match=message):
+        with raises(kind, **attributes):
             make(*arguments)

@@ -1,4 +1,4 @@
-"""Training of byte-pair vocabularies: what is sampled, that it repeats to the byte, and the errors."""
+"""Tests the training of byte-pair vocabularies: the sample, reproducibility to the byte, and errors."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def dataset(tmp_path_factory):
     return write(tmp_path_factory.mktemp("bpe") / "dataset", LETTERS)
 
 
-def test_sample_takes_every_base_once(dataset):
+def test_sample_contains_every_base_once(dataset):
     chunks = list(train_bpe.sample(RegionSource(dataset, "train"), 10**9, 0))
     assert sum(map(len, chunks)) == BASES
     assert max(map(len, chunks)) == train_bpe.CHUNK
@@ -104,7 +104,7 @@ def test_command(dataset, tmp_path, capsys):
     text = MOTIF * 300
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert len(ids) < len(text) / 6  # it has learnt the repeated motif
+    assert len(ids) < len(text) / 6  # the vocabulary contains the repeated motif
 
 
 def test_seed_and_validation_split(tmp_path, dataset):
@@ -116,8 +116,7 @@ def test_seed_and_validation_split(tmp_path, dataset):
     assert (tmp_path / "a.model").read_bytes() == (tmp_path / "c.model").read_bytes()
 
 
-def test_larger_vocabularies_begin_alike(tmp_path, dataset):
-    """A larger vocabulary from the same bases begins with the same merges."""
+def test_larger_vocabularies_begin_with_the_same_merges(tmp_path, dataset):
     small = train_bpe.build(dataset, 100, tmp_path / "100.model")
     large = train_bpe.build(dataset, 300, tmp_path / "300.model")
     assert small["bases"] == large["bases"] == BASES

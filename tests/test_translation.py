@@ -1,3 +1,5 @@
+"""Tests the comparison of coding sequences with their annotated proteins."""
+
 import itertools
 import random
 
@@ -15,7 +17,7 @@ from tests.data import FIXTURES, data_path
 CODES = sorted(CodonTable.unambiguous_dna_by_id)
 
 
-@pytest.mark.filterwarnings("ignore::Bio.BiopythonWarning")  # codons that stop in some places only
+@pytest.mark.filterwarnings("ignore::Bio.BiopythonWarning")  # codons that are stops in some positions only
 @pytest.mark.parametrize("genetic_code", CODES)
 def test_every_codon_of_every_code_equals_biopython(genetic_code):
     codons = ["".join(letters) for letters in itertools.product("ACGTN", repeat=3)]
@@ -37,7 +39,7 @@ def test_no_codons_and_unknown_codes():
 
 
 def check(sequence, annotated=None, *, reading_frame=0, genetic_code=1, segments=None, **qualifiers):
-    """The outcome for bases that stand alone, at the beginning of their record unless `segments` say otherwise."""
+    """The outcome for a CDS at the start of its record, unless `segments` are given."""
     values = {key: (value,) for key, value in qualifiers.items()}
     if annotated is not None:
         values["translation"] = (annotated,)
@@ -49,16 +51,16 @@ def check(sequence, annotated=None, *, reading_frame=0, genetic_code=1, segments
     ("arguments", "outcome"),
     [
         (("ATGGCCTAA", "MA"), "equal"),
-        (("ATGGCCTAA", "M A"), "equal"),  # wrapped over lines
+        (("ATGGCCTAA", "M A"), "equal"),  # wrapped across lines
         (("ATGGCCTAA", "MG"), "different"),
         (("ATGGCCTAA", "MAA"), "different"),
         (("ATGGCCTAA", ""), "different"),
-        (("GTGGCCTAA", "MA"), "equal but for the first codon"),  # GTG starts nothing in code 1
+        (("GTGGCCTAA", "MA"), "equal but for the first codon"),  # GTG is not a start codon in code 1
         (("TTGGCCTAA", "MA"), "equal"),
-        (("TTGGCCTAA", "LA"), "equal"),  # its beginning may lie elsewhere
+        (("TTGGCCTAA", "LA"), "equal"),  # the start codon may be outside the record
         (("ATGTTGGCC", "MMA"), "different"),
-        (("ATGGCC", "MA"), "equal"),  # its end may lie elsewhere
-        (("ATGGCCGC", "MAA"), "equal"),  # GC is alanine whatever follows
+        (("ATGGCC", "MA"), "equal"),  # the stop codon may be outside the record
+        (("ATGGCCGC", "MAA"), "equal"),  # GCN is alanine
         (("ATGGCCGC", "MA"), "equal"),
         (("ATGGCCTA", "MA"), "equal"),
         (("ATGGCCG", "MAA"), "different"),
@@ -87,7 +89,7 @@ def test_outcomes_by_frame_code_and_qualifier():
     assert check("ATGTGATAA", "MW", genetic_code=4) == "equal"
     assert check("ATGTGATAA", "M*", genetic_code=1) == "equal"
     assert check("ATGTGATGA", "MW", genetic_code=31) == "different"
-    assert check("ATGTAATAA", "ME", genetic_code=31) == "equal"  # TAA: an amino acid within, a stop at the end
+    assert check("ATGTAATAA", "ME", genetic_code=31) == "equal"  # TAA is an amino acid inside and a stop at the end
     assert check("ATGGCC", "MA", genetic_code=0) == "unreadable frame or genetic code"
     assert check("ATGGCC", "MA", reading_frame=-1) == "unreadable frame or genetic code"
     assert check("ATGGCC", "MG", pseudo="") == check("ATGGCC", pseudogene="unknown") == "pseudo"
@@ -106,7 +108,7 @@ def test_outcomes_by_frame_code_and_qualifier():
         ("(pos:join(5,11..12),aa:Sec)", [(0, 5, 1), (10, 14, 1)], 1, "CATGTGATA", "MU"),
         ("(pos:1..3,aa:Met)", [(0, 6, 1)], 0, "CCCGCC", "MA"),
         ("(pos:complement(join(5,11..12)),aa:Sec)", [(10, 15, -1), (0, 5, -1)], 0, "ATGTGAAAAA", "MUK"),
-        ("(pos:7,aa:Sec)", [(0, 10, 1)], 1, "CATGTGATAA", "MU"),  # any base names its codon
+        ("(pos:7,aa:Sec)", [(0, 10, 1)], 1, "CATGTGATAA", "MU"),  # any base identifies its codon
         ("(pos:complement(4),aa:Sec)", [(0, 9, -1)], 0, "ATGTGATAA", "MU"),
         ("(pos:7..8,aa:TERM)", [(0, 8, 1)], 0, "ATGGCCTA", "MA"),
         ("(pos:7,aa:TERM)", [(0, 7, 1)], 0, "ATGGCCT", "MA"),
@@ -117,11 +119,11 @@ def test_translation_exceptions(text, segments, reading_frame, sequence, annotat
 
 
 @pytest.mark.parametrize("text", ["(pos:900..902,aa:Sec)", "(pos:1..3,aa:Sec)", "nonsense", ""])
-def test_translation_exceptions_that_lie_elsewhere(text):
+def test_translation_exceptions_outside_the_segments(text):
     assert check("ATGTGATAA", "MU", transl_except=text) == "different, with an exception annotated"
 
 
-def test_random_proteins_are_told_from_changed_ones():
+def test_changed_random_proteins_are_detected():
     random.seed(1)
     for _ in range(200):
         sequence = "ATG" + "".join(random.choices("ACGT", k=3 * random.randint(1, 30)))
@@ -155,17 +157,17 @@ def test_fixtures(file, expected):
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        # The three formate dehydrogenases' selenocysteine, and prfB's slip, are read as annotated.
+        # The selenocysteine of three formate dehydrogenases and the frameshift of prfB are translated as annotated.
         ("prokaryote/ecoli_K12_MG1655_NC_000913.3.gbk.gz", {"equal": 4140, "pseudo": 179}),
         ("prokaryote/mmycoides_GM12_NZ_CP001668.gbff.gz", {"equal": 857, "pseudo": 4}),
         ("eukaryote/yeast_S288C_chrVII_NC_001139.9.gb.gz", {"equal": 541}),
-        # Proteins made from transcripts, which differ from the genome in one to three amino acids.
+        # Proteins derived from transcripts differ from the genome in one to three amino acids.
         (
             "eukaryote/human_NC_000023.11_DMD_region.gb.gz",
             {"equal": 14, "different, with an exception annotated": 12},
         ),
-        # GTG and its like start in code 11, which a file of 1998 does not name; CT875 is two features, cut at the
-        # origin, each with the whole protein.
+        # Codons such as GTG are starts in code 11, which a file of 1998 does not give; CT875 is two features, cut at
+        # the origin, each with the whole protein.
         (
             "prokaryote/ctrachomatis_1998_CG0037.gbk.gz",
             {"equal": 820, "equal but for the first codon": 73, "different": 2},

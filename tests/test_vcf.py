@@ -1,4 +1,4 @@
-"""What the VCF reader accepts, and the errors for what it does not."""
+"""Tests the VCF reader and its errors."""
 
 import gzip
 
@@ -45,7 +45,7 @@ def test_records(compressed, end, tmp_path):
         (HEAD + "chr1\t5\t.\tA\tT\0\n", DamagedFileError, {"line": 4}),
     ],
 )
-def test_what_is_not_vcf(text, kind, attributes, tmp_path):
+def test_files_that_are_not_vcf(text, kind, attributes, tmp_path):
     with raises(kind, file=tmp_path / "v.vcf", **attributes):
         read(tmp_path / "v.vcf", text)
 

@@ -1,4 +1,4 @@
-"""The exported tokenizer against ours, by the library that `AutoTokenizer` runs on."""
+"""Compares the exported tokenizer, loaded by `transformers.AutoTokenizer`, with ours."""
 
 import json
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS, KmerTokenizer
+from gener_jax.runtime.errors import CheckpointError
 from gener_jax.storage.huggingface import vocabulary
 
 
@@ -16,7 +17,7 @@ def write(folder, k):
 
 
 def random_texts(number, seed):
-    """DNA of either case with U, N and other IUPAC letters, of any length, special tokens anywhere."""
+    """DNA of any length in upper and lower case, with U, N, other IUPAC letters and special tokens anywhere."""
     rng = np.random.default_rng(seed)
     for _ in range(number):
         parts = []
@@ -45,10 +46,12 @@ def test_published_files():
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 6])
-def test_our_own_check_passes(k, tmp_path):
+def test_check_accepts_only_our_vocabulary(k, tmp_path):
     vocabulary.check(write(tmp_path, k), KmerTokenizer(k))
-    with pytest.raises(ValueError, match=r"vocab\.txt: (gives|has no)"):
+    with pytest.raises(CheckpointError) as caught:
         vocabulary.check(tmp_path, KmerTokenizer(k + 1))
+    assert caught.value.path == tmp_path / "vocab.txt"
+    assert caught.value.name
 
 
 @pytest.mark.slow
@@ -62,7 +65,7 @@ def test_auto_tokenizer_gives_our_ids(k, tmp_path):
         expected = ours.encode(text, add_bos=True, remainder="oov").tolist()
         assert ids == expected, text
         seen.update(expected)
-    assert len(seen & set(range(32))) == 32  # every special token came by
+    assert len(seen & set(range(32))) == 32  # every special token occurred
     assert theirs(["ACGTNACGTNAC", "AAAAAATTTTTT"])["input_ids"] == [
         ours.encode(text, add_bos=True, remainder="oov").tolist() for text in ("ACGTNACGTNAC", "AAAAAATTTTTT")
     ]

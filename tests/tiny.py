@@ -1,4 +1,4 @@
-"""Datasets and runs of seconds, and the programs run on them, for the tests of the loop around the model."""
+"""Makes datasets, configurations and commands that take seconds, for the tests of training."""
 
 import os
 import subprocess
@@ -36,19 +36,19 @@ def synthetic(
     """A dataset of given base codes by split; `soft_masked` makes runs of them lower case."""
     folder.mkdir(parents=True)
     writer = DatasetWriter(folder, **options)
-    for part, regions in sequences.items():
+    for split, regions in sequences.items():
         for i, codes in enumerate(regions):
             kind, taxon = kinds[i % len(kinds)], ("bct", "vir")[i % 2]
             assert kind in KINDS
             assert taxon in TAXA
             lower = random_runs(len(codes), i) if soft_masked else np.zeros((0, 2), np.int64)
-            writer.add(part, Region(part, 0, len(codes), 1, kind, taxon, np.asarray(codes, np.uint8), lower))
+            writer.add(split, Region(split, 0, len(codes), 1, kind, taxon, np.asarray(codes, np.uint8), lower))
     writer.close()
     return folder
 
 
 def random_runs(length: int, seed: int) -> np.ndarray:
-    """Disjoint (start, end) of stretches of some ten bases, about half of a region in all."""
+    """Disjoint intervals (start, end) of about ten bases, in total about half of a region."""
     cuts = np.unique(np.random.default_rng(seed).integers(0, length + 1, length // 8 + 2))
     return cuts[: len(cuts) // 2 * 2].reshape(-1, 2)
 
@@ -79,7 +79,7 @@ SMALL = {
 
 
 def config(dataset: Path, **changes: str) -> Config:
-    """A run of seconds; `changes` as on the command line, with `__` for the dot."""
+    """The configuration of a run of seconds; `changes` as on the command line, with `__` for the dot."""
     values = {}
     texts = {**SMALL, "data.path": str(dataset), **{name.replace("__", "."): text for name, text in changes.items()}}
     for name, text in texts.items():
@@ -92,7 +92,7 @@ def config(dataset: Path, **changes: str) -> Config:
 
 
 def experiment(path: Path, dataset: Path, **changes: str) -> Path:
-    """The same as an experiment file."""
+    """Writes the same configuration as an experiment file."""
     texts = {**SMALL, "data.path": str(dataset), **{name.replace("__", "."): text for name, text in changes.items()}}
     lines = [
         f"    config.{name} = {parse_value(name, str(text))!r}\n" for name, text in texts.items() if name != "name"
@@ -105,8 +105,9 @@ def experiment(path: Path, dataset: Path, **changes: str) -> Path:
 
 
 def command(*arguments, module: str, cwd: Path, before: str = "", **options) -> subprocess.Popen:
-    """A program in a process of its own on one CPU device; `before` is Python that runs first."""
-    before = f"signal.signal(signal.SIGINT, signal.default_int_handler)\n{before}"  # a background job ignores it
+    """Starts a module in another process on one CPU device; `before` is Python code that runs first."""
+    # A shell starts background jobs with SIGINT ignored.
+    before = f"signal.signal(signal.SIGINT, signal.default_int_handler)\n{before}"
     code = f"import runpy, signal, sys\n{before}\nsys.argv[0] = 'x'\nrunpy.run_module({module!r}, run_name='__main__')"
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
@@ -118,6 +119,6 @@ def command(*arguments, module: str, cwd: Path, before: str = "", **options) -> 
 
 
 def finished(process: subprocess.Popen, seconds: float = 300) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a program that ends."""
+    """Waits for a program; returns its exit status, standard output and standard error."""
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err

@@ -1,1 +1,1 @@
-"""A dataset: what it is built from, how it is built, and what it is on disk."""
+"""Datasets: their inputs, how they are built, and their format on disk."""

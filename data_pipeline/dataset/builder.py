@@ -1,4 +1,4 @@
-"""Builds a dataset: inputs in parallel to spills, merged into shards, whole or not at all."""
+"""Builds a dataset: reads the inputs in parallel into spills, which are merged into shards."""
 
 import contextlib
 import dataclasses
@@ -51,7 +51,7 @@ def build(
       inputs: files and folders, as for `inputs.discover`, or `Input`s.
       output: the folder to create; it must not exist. During the build, `output`.partial contains the finished inputs.
       scheme: which intervals become regions.
-      taxon: the tag of every region, one of genome.TAXA; None: from each file's name or record.
+      taxon: the tag of every region, one of record.TAXA; None: from each file's name or record.
       validation_fraction: fraction of the groups defined by `split_by`, 0 to 1, that goes to validation.
       test_fraction: the same for test.
       split_by: which regions are kept in one split, one of split.BY.

@@ -22,14 +22,14 @@ from data_pipeline.splitting.split import SPLITS
 _MANIFEST = ("sequence", "annotation", "taxon", "split")
 # If several files annotate the same sequences, the one whose format comes first here is read.
 _PREFERENCE = tuple(dict.fromkeys(FORMATS.values()))
-_DATASET = "gener_jax regions"  # records.FORMAT, repeated here because importing that module is slow
+_DATASET = "gener_jax regions"  # reader.FORMAT; importing `reader`, which needs array_record, is slow
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
     """An annotation and its bases; either may be None if the other file contains both.
 
-    `taxon` is a tag of `genome.TAXA` that overrides the records' own. `split` is one of `split.SPLITS` if the manifest
+    `taxon` is a tag of `record.TAXA` that overrides the records' own. `split` is one of `split.SPLITS` if the manifest
     fixes it. `assembly` is defined in `file_names.GenomeFile`; it is the annotation's, unless only the FASTA's is an
     NCBI accession.
     """
@@ -273,12 +273,12 @@ class _Folder:
         """Pairs the files; adds a line for each skipped file to `skipped` and unpaired named files to `spare`."""
         paths = [path for real, path in self.walked.items() if real not in self.named]
         mine = [file_names.describe(path) for path in (*self.named.values(), *_originals(paths, skipped))]
-        beside = self._beside()
+        partners = self._possible_partners()
         annotations = _preferred([file for file in mine if file.annotates], skipped)
         sequences = _preferred([file for file in mine if not file.annotates], skipped)
-        others = _preferred([file for file in beside if not file.annotates])
+        others = _preferred([file for file in partners if not file.annotates])
         if annotated and not annotations:
-            annotations = _preferred([file for file in beside if file.annotates])
+            annotations = _preferred([file for file in partners if file.annotates])
         found: list[Input] = []
         partners: dict[str, GenomeFile] = {}
         for file in (*sequences, *others):
@@ -310,7 +310,7 @@ class _Folder:
                 skipped.append(f"{file.path}: no {'FASTA' if file.annotates else 'annotation'} in its folder")
         return sorted((x for x in found if own.intersection(x.files)), key=lambda x: x.files[0].name)
 
-    def _beside(self) -> list[GenomeFile]:
+    def _possible_partners(self) -> list[GenomeFile]:
         """The files of a folder that was not searched, except the named ones."""
         if self.walked:
             return []

@@ -1,4 +1,4 @@
-"""Writes a dataset: regions into entries and shards, an index and dataset.json, in the format of `records`."""
+"""Writes a dataset in the format that `reader` describes: shards of entries, an index and dataset.json."""
 
 import contextlib
 import hashlib

@@ -1,1 +1,1 @@
-"""The files that sequences and annotations come in, one reader a format."""
+"""File formats of sequences and annotations: one reader per format."""

@@ -29,7 +29,7 @@ _DATABASES = ("ref", "gb", "emb", "dbj", "tpg", "tpe", "tpd")
 
 
 class Sequence(NamedTuple):
-    """A FASTA record: `codes` uint8 [length] as in `bases`, `lower_case` int64 [runs, 2] as in `genome.Record`."""
+    """A FASTA record: `codes` uint8 [length] as in `bases`, `lower_case` int64 [runs, 2] as in `record.Record`."""
 
     name: str
     description: str
@@ -145,7 +145,7 @@ class _RecordBuilder:
         letters = text.translate(None, _BLANKS)
         codes = letters.translate(CODES)
         if OUTSIDE in codes:
-            self._refuse(text, line)
+            self._reject(text, line)
         lower = bases.runs(np.frombuffer(letters, np.uint8) >= ord("a"))
         if len(lower):
             self.runs.append(lower + len(self.codes))
@@ -161,7 +161,7 @@ class _RecordBuilder:
         lower_case = runs if masks else soft_masked(runs, len(codes))
         return Sequence(self.header.name, self.header.description, codes, lower_case)
 
-    def _refuse(self, text: bytes, line: int) -> None:
+    def _reject(self, text: bytes, line: int) -> None:
         for number, row in enumerate(text.split(b"\n"), line):
             letters = row.translate(None, _BLANKS)
             at = letters.translate(CODES).find(OUTSIDE)

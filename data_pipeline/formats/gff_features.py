@@ -287,7 +287,7 @@ class _Builder:
         return [row for row in children if row.kind == "exon"] or _merged(children) or rows
 
     def _with_stop_codons(self, rows: list[Row]) -> list[Row]:
-        """A CDS with its stop codon, which GTF gives in a row of its own."""
+        """A CDS with its stop codon, which GTF gives in a separate row."""
         whole = list(rows)
         for stop in (row for name in self.parents[rows[0].line] for row in self.children[name]):
             if stop.kind != "stop_codon" or any(row.start <= stop.start and stop.end <= row.end for row in rows):

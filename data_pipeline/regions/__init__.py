@@ -1,1 +1,1 @@
-"""Which stretches of a record are learnt from, and what is lost on the way."""
+"""Selects the regions of a record that the model is trained on, and counts what is dropped."""

@@ -1,4 +1,4 @@
-"""The schemes by which regions are chosen: their kinds, and what they read of a record."""
+"""The schemes that select regions: the kinds of region they produce, and the features and qualifiers they need."""
 
 import dataclasses
 import re
@@ -22,7 +22,7 @@ SCHEMES = {"gene": (*KINDS[:7], "regulatory"), "whole": ("whole",), "mrna": ("mR
 class Scheme:
     """Which intervals of a record become regions, and how they are cut. Lengths are in bases.
 
-    `gene`: the rules above. `whole`: the whole record, in windows. `mrna`, `cds`: those features, spliced.
+    `gene`: the rules in `extraction`. `whole`: the whole record, in windows. `mrna`, `cds`: those features, spliced.
     """
 
     name: str = "gene"

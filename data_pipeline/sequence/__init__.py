@@ -1,1 +1,1 @@
-"""Sequences in memory: bases, annotated records, locations, codons, k-mers, tokens."""
+"""Sequences in memory: bases, annotated records, locations, codons, k-mers and tokens."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Interval = tuple[int, int, int]  # start, end, strand; a genome.Segment works too
+Interval = tuple[int, int, int]  # start, end, strand; a record.Segment works too
 
 
 def inside(segments: Sequence[Interval], length: int) -> bool:

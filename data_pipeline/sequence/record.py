@@ -1,7 +1,7 @@
 """The common form of an annotated sequence from any file format: a record's bases and its features.
 
-Every reader (`genbank`, `fasta`, `gff`) returns it, and `regions` uses nothing else. Coordinates are 0-based,
-half-open.
+Every reader in `formats` (`genbank`, `fasta`, `gff`) returns it, and `regions.extraction` uses nothing else.
+Coordinates are 0-based, half-open.
 """
 
 import dataclasses

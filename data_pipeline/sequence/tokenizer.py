@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from data_pipeline.errors import TokenizerError
+from data_pipeline.errors import ArgumentError, FileError, FormatError, TokenizerError
 from data_pipeline.sequence import bases
 
 # fmt: off
@@ -32,6 +32,7 @@ NUM_SPECIAL = len(SPECIAL_TOKENS)
 OOV, BOS, EOS, PAD, MASK = range(5)
 
 MAX_K = 8
+_TRAIN = "train one with python -m data_pipeline.train_bpe"
 BPE_SPAN = 16384
 REMAINDERS = ("error", "trim_left", "pad_left", "oov")
 
@@ -168,7 +169,7 @@ class KmerTokenizer(Tokenizer):
 
     def __post_init__(self):
         if type(self.k) is not int or not 1 <= self.k <= MAX_K:
-            raise ValueError(f"k is {self.k!r}: k-mer tokenizers have k from 1 to {MAX_K}")
+            raise ArgumentError(f"must be a whole number from 1 to {MAX_K}", field="k", value=self.k)
 
     def __reduce__(self):  # without the tables, which the other process computes again
         return KmerTokenizer, (self.k,)
@@ -318,7 +319,9 @@ class BpeTokenizer(Tokenizer):
     slows down with longer texts, so runs of bases are cut every 16 384 bases from the start of the run, and no piece
     crosses a cut.
 
-    Raises ValueError if the file is missing or is not a model with such a vocabulary.
+    Raises:
+      FileError: the file is missing or cannot be read.
+      FormatError: it is not a sentencepiece model with such a vocabulary.
     """
 
     model_file: str = field(compare=False)
@@ -329,7 +332,7 @@ class BpeTokenizer(Tokenizer):
         try:
             model = Path(self.model_file).read_bytes()
         except OSError as error:
-            raise ValueError(f"{self.model_file}: cannot read the BPE model: {error.strerror}") from None
+            raise FileError(f"cannot be read ({error.strerror})", file=self.model_file, remedy=_TRAIN) from None
         object.__setattr__(self, "model", model)
         pieces = self.tokens[NUM_SPECIAL:]
         missing = sorted(set("ACGT") - set(pieces))
@@ -342,9 +345,9 @@ class BpeTokenizer(Tokenizer):
         elif other is not None:
             reason = f"its piece {other!r} is not of A, C, G and T"
         elif "".join(self.tokens[i] for i in self._processor.encode("ACGTTGCA")) != "ACGTTGCA":
-            reason = "it does not give back the bases it reads"
+            reason = "decoding does not return the encoded bases"
         if reason:
-            raise ValueError(f"{self.model_file}: {reason}: train one with python -m data_pipeline.train_bpe")
+            raise FormatError(f"is not a DNA vocabulary: {reason}", file=self.model_file, remedy=_TRAIN)
 
     def __getstate__(self):
         return {"model_file": self.model_file, "model": self.model}
@@ -363,7 +366,7 @@ class BpeTokenizer(Tokenizer):
         try:
             processor.LoadFromSerializedProto(self.model)
         except RuntimeError:
-            raise ValueError(f"{self.model_file} is not a sentencepiece model") from None
+            raise FormatError("is not a sentencepiece model", file=self.model_file, remedy=_TRAIN) from None
         return processor
 
     @functools.cached_property
@@ -395,12 +398,14 @@ class BpeTokenizer(Tokenizer):
 def make(kind: str, k: int = 6, model_file: str | None = None) -> Tokenizer:
     """The tokenizer that a configuration names: "kmer" with its k, or "bpe" with its model file.
 
-    Raises ValueError for another kind, a k outside 1 to 8, and a missing or unusable model file.
+    Raises:
+      ArgumentError: another kind, a k outside 1 to 8, or no model file for "bpe".
+      FileError, FormatError: as `BpeTokenizer`.
     """
     if kind == "kmer":
         return KmerTokenizer(k)
     if kind == "bpe":
         if not model_file:
-            raise ValueError("a bpe tokenizer needs a model_file: train one with python -m data_pipeline.train_bpe")
+            raise ArgumentError("is missing: a bpe tokenizer needs one", field="model_file", remedy=_TRAIN)
         return BpeTokenizer(str(model_file))
-    raise ValueError(f"tokenizer kind {kind!r} is neither 'kmer' nor 'bpe'")
+    raise ArgumentError("must be kmer or bpe", field="kind", value=kind)

@@ -1,1 +1,1 @@
-"""What is held out, and what of it is found in the training split."""
+"""Assigns regions to splits, and measures how much of the held-out regions occurs in training."""

@@ -1,4 +1,4 @@
-"""Assigns splits to regions that share sequence: repeats, duplicated genes and homologues stay on one side.
+"""Assigns splits to regions that share sequence: repeats, duplicated genes and homologues stay in one split.
 
 Regions of one overlap group, and regions whose sketches (`kmers.sketch`) share a 32-mer, are linked. Inputs are
 processed in order, so that a later input does not move earlier regions: a region linked to an earlier input takes the

@@ -1,3 +1,5 @@
+"""Tests the regions of records, by every scheme, against an oracle and Biopython."""
+
 import gzip
 import hashlib
 import importlib.util
@@ -25,7 +27,7 @@ GENBANK_SUFFIXES = (".gb.gz", ".gbk.gz", ".gbff.gz", ".seq.gz")
 
 
 def table(path, ledger=None):
-    """The rows that the oracle prints, and their text."""
+    """The rows that the oracle would print for a file, and their text."""
     rows = []
     for record in genbank.read(path, schemes.feature_kinds(schemes.GENE)):
         for region in extraction.regions(record, schemes.GENE, ledger):
@@ -128,8 +130,8 @@ def find(tmp_path, features, sequence, topology="linear", scheme=schemes.GENE):
     return list(extraction.regions(record, scheme, ledger)), ledger
 
 
-def test_over_the_origin_on_either_strand_with_lower_case(tmp_path):
-    sequence = "acGTTTTTTTCa"  # soft-masked at both ends of the circle: one run over the origin
+def test_regions_across_the_origin_on_both_strands_with_lower_case(tmp_path):
+    sequence = "acGTTTTTTTCa"  # soft-masked at both ends of the circle: one run across the origin
     for location, text, runs in [
         ("join(10..12,1..4)", "TCAACGT", [[2, 5]]),
         ("complement(join(10..12,1..4))", "ACGTTGA", [[2, 5]]),
@@ -144,7 +146,7 @@ def test_over_the_origin_on_either_strand_with_lower_case(tmp_path):
         assert (region.kind, region.taxon, region.accession) == ("other", "bct", "TEST.1")
 
 
-def test_whole_circle_and_more_than_that(tmp_path):
+def test_whole_circle_and_overlapping_circle(tmp_path):
     [region], _ = find(tmp_path, [("gene", "join(4..8,1..3)", {})], "ACGGTTTA", "circular")
     assert (region.start, region.end, bases.decode(region.codes)) == (3, 3, "GTTTAACG")
     [region], _ = find(tmp_path, [("gene", "complement(join(4..8,1..3))", {})], "ACGGTTTA", "circular")
@@ -154,14 +156,14 @@ def test_whole_circle_and_more_than_that(tmp_path):
     assert ledger.dropped[MALFORMED] == [1, 8]
 
 
-def test_join_outer_span_includes_introns_and_linear_records_have_no_origin(tmp_path):
+def test_outer_span_of_join_includes_introns(tmp_path):
     [region], _ = find(tmp_path, [("gene", "join(2..3,6..8)", {})], "ACGTACGTAC")
     assert (region.start, region.end, bases.decode(region.codes)) == (1, 8, "CGTACGT")
     [region], _ = find(tmp_path, [("gene", "join(9..10,1..2)", {})], "ACGTACGTAC")
     assert (region.start, region.end) == (0, 10)
 
 
-def test_everything_left_out_is_counted(tmp_path):
+def test_everything_dropped_is_counted(tmp_path):
     gene = {"locus_tag": "a"}
     features = [
         ("gene", "1..4", gene),
@@ -181,7 +183,7 @@ def test_everything_left_out_is_counted(tmp_path):
     ledger.check(len(found), sum(len(region.codes) for region in found))
 
 
-def test_kind_is_the_best_of_the_features_of_the_gene(tmp_path):
+def test_kind_is_the_best_among_the_features_of_the_gene(tmp_path):
     tag = {"locus_tag": "a"}
     for products, kind in [
         ([], "other"),
@@ -204,7 +206,7 @@ LENGTH = 120
 
 @st.composite
 def locations(draw):
-    """GenBank locations on a record of LENGTH bases that have no fault."""
+    """Valid GenBank locations on a record of LENGTH bases."""
     style = draw(st.sampled_from(["span", "span", "complement", "join", "join_complement", "mixed", "origin"]))
     cuts = sorted(2 * cut for cut in draw(st.lists(st.integers(1, LENGTH // 2), min_size=4, max_size=4, unique=True)))
     if style == "origin":
@@ -240,25 +242,25 @@ def test_random_records_equal_the_oracle(oracle, tmp_path_factory, features, top
     path = write(tmp_path_factory.getbasetemp() / "random.gb", text)
     ledger = Ledger()
     found = table(path, ledger)
-    assert found == expected  # a linear "9..3" is a fault to both
+    assert found == expected  # both reject "9..3" on a linear record
 
 
-def spell(text, region):
-    """A region's bases read off its record's text by its coordinates alone; case is kept."""
+def expected_bases(text, region):
+    """A region's bases, taken from its record's text by its coordinates alone, with their case."""
     if region.segments:
-        stretches = region.segments
+        intervals = region.segments
     elif region.start < region.end:
-        stretches = [(region.start, region.end, region.strand)]
+        intervals = [(region.start, region.end, region.strand)]
     else:
-        stretches = [(region.start, len(text), region.strand), (0, region.end, region.strand)][:: region.strand]
-    forward = [(text[start:end], strand) for start, end, strand in stretches]
+        intervals = [(region.start, len(text), region.strand), (0, region.end, region.strand)][:: region.strand]
+    forward = [(text[start:end], strand) for start, end, strand in intervals]
     complement = str.maketrans("ACGTacgt", "TGCAtgca")
     return "".join(segment if strand > 0 else segment[::-1].translate(complement) for segment, strand in forward)
 
 
-def check_spelling(text, region):
-    """A region's bases and soft-masked stretches are those of its place."""
-    spelled = spell(text, region)
+def check_bases(text, region):
+    """Asserts that a region has the bases and soft-masked runs of its coordinates."""
+    spelled = expected_bases(text, region)
     assert bases.decode(region.codes) == re.sub("[^ACGT]", "N", spelled.upper())
     if text.lower() != text and text.upper() != text:
         lower = np.array([letter.islower() for letter in spelled])
@@ -294,7 +296,7 @@ CODING_QUALIFIERS = st.fixed_dictionaries(
     gene=st.sampled_from([None, None, "a"]),
     seed=st.randoms(use_true_random=False),
 )
-def test_random_records_are_accounted_for(
+def test_all_regions_of_random_records_are_counted(
     tmp_path_factory, features, topology, name, flank, min_length, max_length, cut_n, gene, seed
 ):
     choose = {} if name == "whole" else {"flank": flank, "gene": gene}
@@ -315,40 +317,40 @@ def test_random_records_are_accounted_for(
     kept = []
     for span in spans:
         whole = extraction.extract(record, span, "mam")
-        check_spelling(sequence, whole)
+        check_bases(sequence, whole)
         assert len(whole.codes) == span.length(LENGTH) >= min_length
         assert whole.taxon == "mam"
-        places = [at for start, end in span.intervals(LENGTH) for at in range(start, end)]
+        positions = [at for start, end in span.intervals(LENGTH) for at in range(start, end)]
         if not span.segments:
-            assert len(places) == len(set(places))
-        pieces = list(extraction.cut(whole, scheme, ledger))
-        kept += pieces
-        for piece in pieces:
-            check_spelling(sequence, piece)
-            assert min_length <= len(piece.codes) <= (max_length or LENGTH)
+            assert len(positions) == len(set(positions))
+        subregions = list(extraction.cut(whole, scheme, ledger))
+        kept += subregions
+        for subregion in subregions:
+            check_bases(sequence, subregion)
+            assert min_length <= len(subregion.codes) <= (max_length or LENGTH)
         if min_length == 1:
             text = bases.decode(whole.codes)
-            stretches = [segment for segment in re.split(f"N{{{cut_n},}}", text) if segment] if cut_n else [text]
-            expected = [-(-len(segment) // (max_length or LENGTH)) for segment in stretches]
-            assert len(pieces) == sum(expected)
-            assert "".join(bases.decode(piece.codes) for piece in pieces) == "".join(stretches)
+            runs = [segment for segment in re.split(f"N{{{cut_n},}}", text) if segment] if cut_n else [text]
+            expected = [-(-len(segment) // (max_length or LENGTH)) for segment in runs]
+            assert len(subregions) == sum(expected)
+            assert "".join(bases.decode(subregion.codes) for subregion in subregions) == "".join(runs)
             offset = 0
-            for piece in pieces:
-                offset = text.index(bases.decode(piece.codes), offset)
-                if piece.reading_frame >= 0 and not cut_n:
-                    assert (offset + piece.reading_frame - whole.reading_frame) % 3 == 0
-                    assert offset + piece.reading_frame >= whole.reading_frame
-                    assert piece.reading_frame < 3 or offset < whole.reading_frame
-                offset += len(piece.codes)
-            lengths = [len(piece.codes) for piece in pieces]
-            if len(stretches) == 1 and lengths:
+            for subregion in subregions:
+                offset = text.index(bases.decode(subregion.codes), offset)
+                if subregion.reading_frame >= 0 and not cut_n:
+                    assert (offset + subregion.reading_frame - whole.reading_frame) % 3 == 0
+                    assert offset + subregion.reading_frame >= whole.reading_frame
+                    assert subregion.reading_frame < 3 or offset < whole.reading_frame
+                offset += len(subregion.codes)
+            lengths = [len(subregion.codes) for subregion in subregions]
+            if len(runs) == 1 and lengths:
                 assert max(lengths) - min(lengths) <= 1
-    ledger.check(len(kept), sum(len(piece.codes) for piece in kept))
+    ledger.check(len(kept), sum(len(subregion.codes) for subregion in kept))
     assert [r.codes.tolist() for r in extraction.regions(record, scheme)] == [r.codes.tolist() for r in kept]
 
 
 def spliced(tmp_path, features, sequence, topology="linear", **scheme):
-    """(bases, start, end, strand, parts, frame) of each region of the scheme `cds`, and the ledger."""
+    """(bases, start, end, strand, segments, reading frame) of each region of the scheme `cds`, and the ledger."""
     found, ledger = find(tmp_path, features, sequence, topology, Scheme("cds", **scheme))
     ledger.check(len(found), sum(len(region.codes) for region in found))
     return [(bases.decode(r.codes), r.start, r.end, r.strand, r.segments, r.reading_frame) for r in found], ledger
@@ -365,13 +367,13 @@ TWELVE = "ACGTTGCAAGCC"
         ("complement(3..5)", "linear", ("AAC", 2, 5, -1, (), 0)),
         ("join(2..3,6..8)", "linear", ("CGGCA", 1, 8, 1, ((1, 3, 1), (5, 8, 1)), 0)),
         ("complement(join(2..3,6..8))", "linear", ("TGCCG", 1, 8, -1, ((5, 8, -1), (1, 3, -1)), 0)),
-        ("join(2..3,3..5)", "linear", ("CGGTT", 1, 5, 1, ((1, 3, 1), (2, 5, 1)), 0)),  # slips back by a base
+        ("join(2..3,3..5)", "linear", ("CGGTT", 1, 5, 1, ((1, 3, 1), (2, 5, 1)), 0)),  # slips back
         ("join(complement(6..8),2..3)", "linear", ("TGCCG", 1, 8, -1, ((5, 8, -1), (1, 3, 1)), 0)),
         ("join(6..8,2..3)", "linear", ("GCACG", 1, 8, 1, ((5, 8, 1), (1, 3, 1)), 0)),
         ("join(10..12,1..2)", "circular", ("GCCAC", 9, 2, 1, (), 0)),
         ("complement(join(10..12,1..2))", "circular", ("GTGGC", 9, 2, -1, (), 0)),
         ("join(7..8,10..12,1..2)", "circular", ("CAGCCAC", 6, 2, 1, ((6, 8, 1), (9, 12, 1), (0, 2, 1)), 0)),
-        ("join(7..8,2..3)", "circular", ("CACG", 1, 8, 1, ((6, 8, 1), (1, 3, 1)), 0)),  # an intron over the origin
+        ("join(7..8,2..3)", "circular", ("CACG", 1, 8, 1, ((6, 8, 1), (1, 3, 1)), 0)),  # an intron across the origin
     ],
 )
 def test_spliced_locations(tmp_path, location, topology, expected):
@@ -381,7 +383,7 @@ def test_spliced_locations(tmp_path, location, topology, expected):
     assert (region.kind, region.reading_frame, region.genetic_code) == ("mRNA", -1, 0)
 
 
-def test_lower_case_of_joined_parts(tmp_path):
+def test_lower_case_of_joined_segments(tmp_path):
     features = [("CDS", "join(1..3,5..6,9..9)", {}), ("CDS", "complement(join(1..3,5..7))", {}), ("CDS", "8..9", {})]
     found, _ = find(tmp_path, features, "AcGTacGTacGT", scheme=Scheme("cds"))
     assert [(bases.decode(r.codes), r.lower_case.tolist()) for r in found] == [
@@ -395,12 +397,12 @@ def test_lower_case_of_joined_parts(tmp_path):
 
 @pytest.mark.parametrize("topology", ["linear", "circular"])
 @pytest.mark.parametrize("name", ["gene", "cds"])
-def test_a_place_between_two_bases_is_malformed(tmp_path, topology, name):
+def test_location_between_two_bases_is_malformed(tmp_path, topology, name):
     found, ledger = find(tmp_path, [("CDS", "3^4", {})], TWELVE, topology, Scheme(name))
     assert (found, ledger.found, ledger.dropped) == ([], [1, 0], {MALFORMED: [1, 0]})
 
 
-def test_isoforms_differ_by_their_parts(tmp_path):
+def test_isoforms_differ_by_their_segments(tmp_path):
     found, ledger = spliced(
         tmp_path,
         [
@@ -419,7 +421,7 @@ def test_isoforms_differ_by_their_parts(tmp_path):
     assert ledger.notes == {"translation: no /translation": [2, 9]}
 
 
-def test_coding_regions_keep_their_frame_code_and_exceptions(tmp_path):
+def test_coding_regions_have_reading_frame_genetic_code_and_exceptions(tmp_path):
     qualifiers = {"codon_start": "2", "transl_table": "11", "ribosomal_slippage": None, "transl_except": "(pos:1,aa:X)"}
     features = [
         ("CDS", "1..7", qualifiers | {"gene": "a", "locus_tag": "b_1", "product": "c"}),
@@ -449,7 +451,7 @@ def test_coding_regions_keep_their_frame_code_and_exceptions(tmp_path):
         ("2..3", "circular", 2, (11, 5, ())),
         ("11..12", "circular", 2, (8, 2, ())),
         ("11..12", "circular", 1, (9, 1, ())),
-        ("5..6", "circular", 5, (11, 11, ())),  # ten bases more: the whole circle
+        ("5..6", "circular", 5, (11, 11, ())),  # ten more bases: the whole circle
         ("5..6", "circular", 50, (11, 11, ())),
         ("1..12", "circular", 5, (0, 12, ())),
         ("join(12..12,1..5)", "circular", 2, (9, 7, ())),
@@ -457,7 +459,7 @@ def test_coding_regions_keep_their_frame_code_and_exceptions(tmp_path):
         ("complement(join(5..6,8..8))", "linear", 9, (0, 12, ((7, 12, -1), (0, 6, -1)))),
         ("join(2..2,4..4)", "circular", 2, (11, 6, ((11, 12, 1), (0, 2, 1), (3, 6, 1)))),
         ("complement(join(2..2,11..11))", "circular", 2, (0, 12, ((10, 12, -1), (0, 2, -1)))),
-        ("join(8..9,3..4)", "linear", 9, (2, 9, ((5, 9, 1), (2, 5, 1)))),  # trans-spliced: one gap, shared
+        ("join(8..9,3..4)", "linear", 9, (2, 9, ((5, 9, 1), (2, 5, 1)))),  # trans-spliced: both flanks share one gap
         ("join(complement(5..6),9..9)", "linear", 2, (4, 11, ((4, 8, -1), (8, 11, 1)))),
     ],
 )
@@ -469,7 +471,7 @@ def test_flanks(tmp_path, location, topology, flank, expected):
     assert (start, end, segments) == expected
     assert text[reading_frame - 1 :].startswith(
         inner[:1]
-    )  # codon_start 2: a base of the region stands before its frame
+    )  # codon_start 2: one base of the region precedes its reading frame
 
 
 def test_whole_records_in_near_equal_windows(tmp_path):
@@ -493,7 +495,7 @@ def test_whole_records_in_near_equal_windows(tmp_path):
     ledger.check(0, 0)
 
 
-def test_pieces_keep_their_place_over_the_origin(tmp_path):
+def test_cut_regions_keep_their_coordinates_across_the_origin(tmp_path):
     features = [("gene", "complement(join(9..12,1..5))", {})]
     found, _ = find(tmp_path, features, TWELVE, "circular", Scheme(max_length=4))
     assert [(r.start, r.end, bases.decode(r.codes)) for r in found] == [(2, 5, "AAC"), (11, 2, "GTG"), (8, 11, "GCT")]
@@ -506,7 +508,7 @@ def test_pieces_keep_their_place_over_the_origin(tmp_path):
     assert (ledger.found, ledger.cut, ledger.dropped) == ([1, 9], 1, {extraction.UNKNOWN: [0, 3]})
 
 
-def test_pieces_keep_their_frame(tmp_path):
+def test_cut_regions_keep_their_reading_frame(tmp_path):
     feature = ("CDS", "join(1..5,7..12)", {"codon_start": "3"})
     found, _ = find(tmp_path, [feature], TWELVE, scheme=Scheme("cds", max_length=4))
     assert [(bases.decode(r.codes), r.reading_frame) for r in found] == [("ACG", 2), ("TTCA", 2), ("AGCC", 1)]
@@ -566,7 +568,7 @@ def test_regulatory_features_on_request(tmp_path):
     ]
 
 
-def test_children_are_matched_by_gene_id_where_there_is_one():
+def test_children_are_matched_by_gene_id_if_given():
     def feature(kind, start, end, gene_id=None, **qualifiers):
         values = {key: (value,) for key, value in qualifiers.items()}
         return Feature(kind, (Segment(start, end, 1),), values, gene_id)
@@ -606,13 +608,13 @@ def test_children_are_matched_by_gene_id_where_there_is_one():
         ({"product": "*"}, "product", "*"),
     ],
 )
-def test_schemes_check_themselves(arguments, field, value):
+def test_bad_schemes(arguments, field, value):
     with raises(ArgumentError, field=field, value=value):
         Scheme(**arguments)
 
 
 def check_against_biopython(path):
-    """The bases of every CDS and mRNA, and the proteins, are those that Biopython makes; returns CDS compared."""
+    """Compares the bases of every CDS and mRNA, and the proteins, with Biopython's; returns the number of CDS."""
     from Bio import BiopythonWarning, SeqIO
     from Bio.Data import CodonTable
     from Bio.Seq import UndefinedSequenceError
@@ -685,7 +687,7 @@ def test_spliced_genomes_equal_biopython():
     assert compared > 13_000
 
 
-def test_what_is_filtered_out_does_not_stand_for_others(tmp_path):
+def test_filtered_features_do_not_represent_their_gene(tmp_path):
     features = [("gene", "1..8", {"gene": "one"}), ("gene", "1..8", {"gene": "two"})]
     [record] = genbank.read(write(tmp_path / "a.gb", record_text(features)))
     for name in ("one", "two"):

@@ -1,3 +1,5 @@
+"""Tests the format of a dataset on disk: what is written is read back, and damage is an error."""
+
 import contextlib
 import json
 import pickle
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.dataset import reader as records
+from data_pipeline.dataset import reader
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.errors import DataError, DatasetError
@@ -21,7 +23,7 @@ from tests.raised import raises
 
 
 class StubTokenizer:
-    """Triplets as numbers in base 5: enough of a tokenizer to be stored."""
+    """Encodes codons as numbers in base 5: a minimal tokenizer for storage."""
 
     name, k, digest = "triplets", 3, "d" * 64
 
@@ -59,11 +61,11 @@ def lower_mask(region):
     return mask
 
 
-def write(folder, regions, part="train", **options):
+def write(folder, regions, split="train", **options):
     folder.mkdir(parents=True)
     writer = DatasetWriter(folder, **options)
     for region in regions:
-        writer.add(part, region)
+        writer.add(split, region)
     return writer.close()
 
 
@@ -71,16 +73,16 @@ def write(folder, regions, part="train", **options):
 @settings(deadline=None)
 def test_pack_and_unpack_any_slice(codes, data):
     codes = np.array(codes, np.uint8)
-    packed = np.frombuffer(records.pack(codes), np.uint8)
+    packed = np.frombuffer(reader.pack(codes), np.uint8)
     assert len(packed) == -(-len(codes) // 4)
     start = data.draw(st.integers(0, len(codes)))
     stop = data.draw(st.integers(start, len(codes)))
-    np.testing.assert_array_equal(records.unpack(packed, start, stop), codes[start:stop])
+    np.testing.assert_array_equal(reader.unpack(packed, start, stop), codes[start:stop])
 
 
-def test_packed_bytes_are_as_documented():
-    assert records.pack(bases.encode("TCGA")) == bytes([1 | 2 << 2 | 3 << 4 | 0 << 6])
-    assert records.pack(bases.encode("N")) == b"\0"
+def test_packed_bytes_follow_the_documentation():
+    assert reader.pack(bases.encode("TCGA")) == bytes([1 | 2 << 2 | 3 << 4 | 0 << 6])
+    assert reader.pack(bases.encode("N")) == b"\0"
 
 
 @settings(max_examples=40, deadline=None)
@@ -147,7 +149,7 @@ def test_tokens(tmp_path, vocab_size, size):
         source.read(0, 0, 1)
 
 
-def test_ids_outside_the_vocabulary_are_refused(tmp_path):
+def test_ids_outside_the_vocabulary_are_rejected(tmp_path):
     tokenizer = StubTokenizer()
     tokenizer.vocab_size = 10
     tokenizer.encode_bases = lambda codes: np.array([3, 10])
@@ -163,19 +165,19 @@ def dataset(tmp_path):
     return tmp_path / "set", regions
 
 
-def test_records_are_about_64_kib_and_readable_alone(dataset):
+def test_entries_have_about_64_kib_and_can_be_read_alone(dataset):
     folder, regions = dataset
     source = RegionSource(folder, "train")
     [shard] = source.info["splits"]["train"]["shards"]
-    reader = records.ArrayRecordReader(str(folder / shard["file"]))
-    sizes = [len(raw) for raw in reader.read_all()]
+    shards = reader.ArrayRecordReader(str(folder / shard["file"]))
+    sizes = [len(raw) for raw in shards.read_all()]
     assert len(sizes) == source.info["splits"]["train"]["entries"]
     assert max(sizes) < 80_000
-    assert sizes[0] > 60_000  # of short regions
-    assert source.index["entry"][301] == source.index["entry"][300] + 3  # 600 000 bases: two whole pieces and a rest
+    assert sizes[0] > 60_000  # entries of short regions
+    assert source.index["entry"][301] == source.index["entry"][300] + 3  # 600 000 bases: two full chunks and a part
     number, slot = source.index["entry"][17], source.index["slot"][17]
-    [raw] = reader.read([int(number)])
-    row = records._Entry(raw, "here", 0).metadata()[slot]
+    [raw] = shards.read([int(number)])
+    row = reader._Entry(raw, "here", 0).metadata()[slot]
     region = regions[17]
     assert row == {
         "accession": region.accession,
@@ -202,7 +204,7 @@ def test_threads_and_pickles_read_the_same(dataset):
     assert len(copy._cache) <= 2
 
 
-def test_a_replaced_dataset_is_noticed(dataset):
+def test_replaced_dataset_is_detected(dataset):
     folder, regions = dataset
     pickled = pickle.dumps(RegionSource(folder, "train"))
     shutil.rmtree(folder)
@@ -227,7 +229,7 @@ def test_slices_outside_a_region(dataset):
             source.read(region, start, stop)
 
 
-def test_digest_covers_content_and_not_shards(tmp_path):
+def test_digest_covers_content_but_not_shards(tmp_path):
     rng = np.random.default_rng(3)
     regions = [random_region(rng, 50, number) for number in range(5)]
     one = write(tmp_path / "one", regions)
@@ -244,8 +246,8 @@ def test_digest_covers_content_and_not_shards(tmp_path):
         ]
     ):
         digests.add(write(tmp_path / str(number), change)["digest"])
-    digests.add(write(tmp_path / "part", regions, part="test")["digest"])
-    digests.add(write(tmp_path / "pieces", regions, chunk_length=12)["digest"])
+    digests.add(write(tmp_path / "split", regions, split="test")["digest"])
+    digests.add(write(tmp_path / "chunks", regions, chunk_length=12)["digest"])
     assert len(digests) == 8
 
 
@@ -334,11 +336,11 @@ def test_unknown_split(dataset):
 
 @given(at=st.integers(0, 200), value=st.integers(0, 255))
 @settings(max_examples=300, deadline=None)
-def test_a_changed_byte_of_a_record_never_reads_outside_it(one_record, at, value):
-    raw = bytearray(one_record)
+def test_changed_byte_of_an_entry_never_reads_outside_it(one_entry, at, value):
+    raw = bytearray(one_entry)
     raw[at] = value
-    with contextlib.suppress(DataError):  # noticed
-        entry = records._Entry(bytes(raw), "here", 0)
+    with contextlib.suppress(DataError):  # the damage was detected
+        entry = reader._Entry(bytes(raw), "here", 0)
         for slot in range(len(entry.chunks)):
             _, offset, length = entry.chunks[slot][:3]
             entry.check(slot, slot, offset, length)
@@ -346,9 +348,9 @@ def test_a_changed_byte_of_a_record_never_reads_outside_it(one_record, at, value
 
 
 @pytest.fixture(scope="module")
-def one_record(tmp_path_factory):
+def one_entry(tmp_path_factory):
     rng = np.random.default_rng(4)
     folder = tmp_path_factory.mktemp("one") / "set"
     write(folder, [random_region(rng, 90, number) for number in range(3)])
-    [raw] = records.ArrayRecordReader(str(folder / "train-00000-of-00001.array_record")).read_all()
+    [raw] = reader.ArrayRecordReader(str(folder / "train-00000-of-00001.array_record")).read_all()
     return raw
