@@ -25,7 +25,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from gener_jax.config import Model
-from gener_jax.model import rope
+from gener_jax.model import kernels, rope
 from gener_jax.model.attention import Segments, cached_attention, keep_attention, matmul_precision
 from gener_jax.model.parallel import sharded_attention
 from gener_jax.model.sharding import constrain
@@ -105,7 +105,10 @@ def _linear_backward(_, saved, dy):
     tokens = tuple(range(x.ndim - 1))
     a, b = (x, dy) if x.shape[-1] <= dy.shape[-1] else (dy, x)
     with matmul_precision(x.dtype):  # traced on its own, outside of the model's context
-        dw = jax.lax.dot_general(a, b, ((tokens, tokens), ((), ())))
+        # On CPU, jax 0.11 and 0.12 accumulate a product whose result is transposed in the type of that result. In
+        # bfloat16 the gradient of the head was 7 % off after 4096 tokens. GPUs and TPUs accumulate in float32.
+        accumulator = jnp.float32 if kernels._platform() == "cpu" else None
+        dw = jax.lax.dot_general(a, b, ((tokens, tokens), ((), ())), preferred_element_type=accumulator).astype(w.dtype)
         return dy @ w.T, dw if a is x else dw.T
 
 
