@@ -60,7 +60,7 @@ def test_what_a_kernel_gets_wrong_or_refuses_is_said(monkeypatch):
     assert list(found) == [CASE, user_errors, wrong]
     assert "error" not in found[CASE]
     assert 0 <= found[CASE]["keys"] < 1e-5
-    assert found[user_errors] == {"refused": "takes lengths that are multiples of 128, not 32"}
+    assert found[user_errors] == {"refused": "supports lengths that are multiples of 128, not 32"}
     assert found[wrong]["error"] == "over 1e-05"
     assert found[wrong]["output"] == pytest.approx(1e-3, rel=0.1)
 
