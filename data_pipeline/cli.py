@@ -1,6 +1,6 @@
-"""Runs the commands of a package by name: python -m data_pipeline build …, gener-jax train …
+"""Calls a package's commands by name: python -m data_pipeline build …, gener-jax train …
 
-A command is a module whose `main()` reads sys.argv. It is imported only when it is run, so that listing is fast.
+A command is a module whose `main()` reads sys.argv. It is imported only when it is called.
 """
 
 import importlib
@@ -12,10 +12,10 @@ _typed: str | None = None  # "gener-jax data build", once `call` has read it
 
 
 def program() -> str:
-    """The command as it was typed, without its arguments, for usage lines."""
+    """The command that the user typed, without arguments, for usage lines."""
     if _typed is not None:
         return _typed
-    spec = getattr(sys.modules["__main__"], "__spec__", None)  # that of python -m
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # set by python -m
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 
@@ -23,12 +23,12 @@ def call(verbs: dict[str, tuple[str, str]], run: Callable = lambda main: sys.exi
     """Runs the command that the first argument names; without one, or with --help, lists all commands.
 
     Args:
-      verbs: the module and a one-line description of each command; a module called __main__ has its own commands.
-      run: runs a command's `main`.
-      version: what --version prints.
+      verbs: name → (module, one-line description); a module called __main__ has further commands.
+      run: a function that runs the `main` of a command.
+      version: the text that --version prints.
 
     Raises:
-      SystemExit: with status 2 after an error line if the command does not exist; otherwise with the command's status.
+      SystemExit: with status 2, after one line, if there is no such command; else with the status of the command.
     """
     global _typed
     name, (verb, *rest) = program(), sys.argv[1:] or ["--help"]
@@ -39,7 +39,7 @@ def call(verbs: dict[str, tuple[str, str]], run: Callable = lambda main: sys.exi
     elif verb == "--version" and version:
         print(version)
     elif verb not in verbs:
-        print(f"{name}: error: {verb!r} is not one of its commands: {', '.join(verbs)}", file=sys.stderr)
+        print(f"{name}: error: {verb!r} is not a command; give one of {', '.join(verbs)}", file=sys.stderr)
         sys.exit(2)
     else:
         _typed = f"{name} {verb}"

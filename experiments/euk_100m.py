@@ -1,10 +1,10 @@
-"""A GENERator of 107 million parameters: one GPU, one day.
+"""A GENERator of 107 million parameters, for one GPU and one day.
 
     python -m gener_jax.train --config=experiments/euk_100m.py
 
-4096 tokens (24 576 bases) of context, 524 288 tokens a step, 60 000 steps: 31 billion tokens, about 3e19 operations,
-which an H100 does in a day at 40 % of its peak. The data are those of `euk_1b.py`, or your own: a smaller genome
-set makes more epochs. Shape and rates are our choice. Not trained here.
+The context is 4096 tokens (24 576 bases). The run has 60 000 steps of 524 288 tokens: 31 billion tokens and about 3e19
+operations, which take an H100 a day at 40 % of its peak. Use the data of `euk_1b.py` or your own; a smaller set of
+genomes means more epochs. Shape and learning rates are our choice. We have not trained it.
 """
 
 from gener_jax.config import base

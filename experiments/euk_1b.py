@@ -2,17 +2,17 @@
 
     python -m gener_jax.train --config=experiments/euk_1b.py
 
-The data: RefSeq eukaryotes, 386 Gbp, the gene regions alone.
-Fetch the annotated GenBank files of the release, then
+Data: RefSeq eukaryotes, 386 Gbp, only their gene regions.
+Download the annotated GenBank files of the release, then run
 
     python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_eukaryote
 
-Expect 185 000 steps of 2.1 million tokens (388 billion, 6 epochs): about 2.7e21 FLOPs. The authors took 368 hours on 32
-A100s for the recipe; its parameters are counted by the tests; it was not trained here. Peak rate, warm-up, floor,
-beta2 and clipping are unpublished and our choice.
+The run has 185 000 steps of 2.1 million tokens (388 billion, 6 epochs), about 2.7e21 FLOPs. The authors report 368
+hours on 32 A100s for this recipe. We have not trained it; the tests check the number of parameters. Peak learning
+rate, warm-up, final rate, beta2 and clipping are unpublished, so they are our choice.
 
-By formula 69 GiB a device on 32 GPUs; eight need `--config.train.accumulate=8` (37 GiB). `python -m gener_jax.plan`
-tells what other machines need.
+By formula it needs 69 GiB per device on 32 GPUs, and 37 GiB on eight with `--config.train.accumulate=8`. For other
+machines run `python -m gener_jax.plan`.
 """
 
 from gener_jax.config import base
@@ -20,7 +20,7 @@ from gener_jax.config import base
 
 def get_config():
     config = base()
-    config.model.update(dtype="bfloat16", remat="dots")  # the shape is the base's
-    config.eval.max_regions = 2000  # of millions
+    config.model.update(dtype="bfloat16", remat="dots")  # the shape is that of base()
+    config.eval.max_regions = 2000  # there are millions
     config.data.path = "datasets/refseq_eukaryote"
     return config

@@ -2,9 +2,9 @@
 
     python -m gener_jax.train --config=experiments/euk_1b_fns.py
 
-The data and the size are those of `euk_1b.py`. FNS takes over after a tenth of the steps at a sixth of the rate, with a
-warm-up–stable–decay schedule, as in Carbon's recipe (100 of 1000 billion tokens at 3e-4, then 5e-5; never FNS from the
-start). What GENERator v2 did is not published in such detail. Not trained here.
+Data and model size are those of `euk_1b.py`. After a tenth of the steps FNS replaces cross-entropy, at a sixth of the
+learning rate, with a warm-up–stable–decay schedule. This follows Carbon's recipe (100 of 1000 billion tokens at 3e-4,
+then 5e-5; never FNS from the start). GENERator v2's recipe is not published in such detail. We have not trained it.
 """
 
 from gener_jax.config import base

@@ -2,10 +2,10 @@
 
     python -m gener_jax.train --config=experiments/euk_1b_long.py
 
-Goes on from the parameters of a run of `euk_1b.py` (`train.init_from`) with RoPE base 5e6 instead of 5e5, as Carbon
-stretched its context; steps, batch and rate are our choice: 10 000 steps of 2.1 million tokens at a tenth of the peak.
-Longer inputs still, by YaRN: `gener_jax.load(folder, yarn_factor=4)`. Not trained here. Where one device cannot hold a
-sequence, cut it: `--config.mesh.context=4`.
+It starts from the parameters of a run of `euk_1b.py` (`train.init_from`) and raises the RoPE base from 5e5 to 5e6, as
+Carbon did to extend its context. It has 10 000 steps of 2.1 million tokens at a tenth of the peak learning rate; steps,
+batch size and rate are our choice. We have not trained it. If a sequence does not fit one device, shard it with
+`--config.mesh.context=4`. YaRN allows even longer inputs: `gener_jax.load(folder, yarn_factor=4)`.
 """
 
 from gener_jax.config import base

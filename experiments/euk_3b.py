@@ -2,12 +2,13 @@
 
     python -m gener_jax.train --config=experiments/euk_3b.py
 
-The data: RefSeq eukaryotes, 422 Gbp, the gene regions alone.
-Fetch the annotated GenBank files of the release, then
+Data: RefSeq eukaryotes, 422 Gbp, only their gene regions.
+Download the annotated GenBank files of the release, then run
 
     python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_eukaryote
 
-Expect the recipe of euk_1b at 2.6 times its cost; its parameters are counted by the tests; it was not trained here.
+The recipe is that of euk_1b and costs 2.6 times as much. We have not trained it; the tests check the number of
+parameters.
 """
 
 from gener_jax.config import base
@@ -16,6 +17,6 @@ from gener_jax.config import base
 def get_config():
     config = base()
     config.model.update(hidden_size=3072, intermediate_size=8448, num_hidden_layers=30, dtype="bfloat16", remat="dots")
-    config.eval.max_regions = 2000  # of millions
+    config.eval.max_regions = 2000  # there are millions
     config.data.path = "datasets/refseq_eukaryote"
     return config

@@ -2,12 +2,12 @@
 
     python -m gener_jax.train --config=experiments/prok_1b.py
 
-The data: RefSeq bacteria and archaea, 515 Gbp, the gene regions alone.
-Fetch the annotated GenBank files of the release, then
+Data: RefSeq bacteria and archaea, 515 Gbp, only their gene regions.
+Download the annotated GenBank files of the release, then run
 
     python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_prokaryote
 
-Expect the cost of euk_1b; its parameters are counted by the tests; it was not trained here.
+The cost is that of euk_1b. We have not trained it; the tests check the number of parameters.
 """
 
 from gener_jax.config import base
@@ -15,7 +15,7 @@ from gener_jax.config import base
 
 def get_config():
     config = base()
-    config.model.update(dtype="bfloat16", remat="dots")  # the shape is the base's
-    config.eval.max_regions = 2000  # of millions
+    config.model.update(dtype="bfloat16", remat="dots")  # the shape is that of base()
+    config.eval.max_regions = 2000  # there are millions
     config.data.path = "datasets/refseq_prokaryote"
     return config

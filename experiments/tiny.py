@@ -1,13 +1,13 @@
-"""The small model that ships: `gener_jax.load("tiny")`, trained from 12 public NCBI records of bacteria, phages, yeast,
+"""The small model of the package, `gener_jax.load("tiny")`, trained on 12 public NCBI records: bacteria, phages, yeast,
 a chloroplast and human gene regions.
 
     export GENER_JAX_GENOMES=genomes
     python -m gener_jax.train --config=experiments/tiny.py
 
-Expect 1.87 held-out bits per base after 40 minutes on two cores (order 0 1.989, order 5 1.944);
-`gener_jax/assets/tiny/README.md` says the rest. The records, each a GenBank file named as in `RECORDS` in the
-folder GENER_JAX_GENOMES (where that is not set: genomes/); a twelfth ships with the package. NCBI gives them at
-https://www.ncbi.nlm.nih.gov/nuccore/ACCESSION by "Send to: Complete Record, File, GenBank (full)", and by address:
+It reaches 1.87 held-out bits per base after 40 minutes on two cores (Markov models: 1.989 for order 0, 1.944 for order
+5); for details see `gener_jax/assets/tiny/README.md`. One record is part of the package. The other eleven must be
+GenBank files in the folder GENER_JAX_GENOMES (default: genomes/), named as in `RECORDS`. Download them from
+https://www.ncbi.nlm.nih.gov/nuccore/ACCESSION with "Send to: Complete Record, File, GenBank (full)", or by script:
 
     mkdir -p genomes
     from="https://eutils.ncbi.nlm.nih.gov/entrez/eutils/efetch.fcgi?db=nuccore&rettype=gbwithparts&retmode=text"
@@ -17,8 +17,9 @@ https://www.ncbi.nlm.nih.gov/nuccore/ACCESSION by "Send to: Complete Record, Fil
     get NC_000001.10_MARK1 "NC_000001.10&seq_start=220696568&seq_stop=220839800"
     get NC_000006.12_CDKN1A "NC_000006.12&seq_start=36671460&seq_stop=36689339"
 
-Bases of an accession with its version never change; NCBI's annotation does, and with it the regions a little. Human
-chromosome 17 is left out, so that the measured variants of BRCA1 stay unseen.
+The bases of an accession with its version never change, but NCBI's annotation does, which changes the regions slightly.
+Human chromosome 17 is left out, so that the training data do not contain BRCA1, whose measured variants serve as a
+benchmark.
 """
 
 import os
@@ -55,7 +56,7 @@ def get_config():
     )
     config.data.update(
         path="datasets/tiny",
-        # The twelfth, NZ_CP001668.1, Mycoplasma mycoides GM12, ships.
+        # The twelfth, NZ_CP001668.1 (Mycoplasma mycoides GM12), is part of the package.
         build_from=(str(EXAMPLE_GENOME), *(str(genomes / f"{record}.gb") for record in RECORDS)),
         context_length=512,  # tokens, 3072 bases
         reverse_complement=True,

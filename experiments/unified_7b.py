@@ -1,14 +1,15 @@
-"""A 7b over all of RefSeq: 7 013 404 672 parameters, 16 384 tokens (98 304 bases) of context.
+"""A 7b model of all of RefSeq: 7 013 404 672 parameters, 16 384 tokens (98 304 bases) of context.
 
     python -m gener_jax.train --config=experiments/unified_7b.py --config.mesh.fsdp=-1 --config.mesh.tensor=4
 
-The data: RefSeq eukaryotes and prokaryotes, 937 Gbp, the gene regions alone.
-Fetch the annotated GenBank files of the release, then
+Data: RefSeq eukaryotes and prokaryotes, 937 Gbp, only their gene regions.
+Download the annotated GenBank files of the release, then run
 
     python -m data_pipeline.build --input FILES.genomic.gbff.gz --output datasets/refseq_all
 
-The authors never released this model: its shape is our choice. Its parameters are counted by the tests;
-it was not trained here. By formula 76 GiB a device on 128 GPUs; 64 need `--config.train.accumulate=2` (77 GiB) or more.
+The authors have not released this model, so its shape is our choice. We have not trained it; the tests check the number
+of parameters. By formula it needs 76 GiB per device on 128 GPUs; 64 GPUs need `--config.train.accumulate=2` (77 GiB) or
+more.
 """
 
 from gener_jax.config import base
@@ -24,7 +25,7 @@ def get_config():
         dtype="bfloat16",
         remat="dots",
     )
-    config.eval.max_regions = 2000  # of millions
+    config.eval.max_regions = 2000  # there are millions
     config.data.path = "datasets/refseq_all"
     config.optimizer.peak_learning_rate = 3e-4
     return config

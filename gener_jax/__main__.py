@@ -1,4 +1,4 @@
-"""Lists the commands, or calls one: gener-jax train …, which is python -m gener_jax train …"""
+"""Lists the commands or runs one: gener-jax train …, or python -m gener_jax train …"""
 
 import importlib.metadata
 import platform
@@ -8,21 +8,27 @@ from gener_jax import __version__
 from gener_jax.cli.calling import run
 
 VERBS = {
-    "data": ("data_pipeline.__main__", "build, inspect, train_bpe: datasets of annotated genomes"),
+    "data": (
+        "data_pipeline.__main__",
+        "datasets of annotated genomes: build, inspect, train_bpe",
+    ),
     "train": ("gener_jax.train", "trains a model, or resumes a run"),
-    "evaluate": ("gener_jax.evaluate", "held-out loss and bits per base of a model"),
+    "evaluate": ("gener_jax.evaluate", "computes the held-out loss and bits per base of a model"),
     "sample": ("gener_jax.sample", "generates DNA"),
     "score": ("gener_jax.score", "scores variants (VCF) or sequences (FASTA)"),
     "embed": ("gener_jax.embed", "embeds sequences (FASTA)"),
-    "convert": ("gener_jax.convert", "converts to or from a Hugging Face folder, or verifies one"),
-    "plan": ("gener_jax.plan", "tells whether a configuration fits a machine, and which would be fastest there"),
-    "xla_flags": ("gener_jax.xla_flags", "prints the flags for XLA on a GPU or TPU"),
-    "benchmark": ("gener_jax.benchmarks.__main__", "train, inference, loader, build, tokenizer: speed and memory"),
+    "convert": ("gener_jax.convert", "converts a model to or from a Hugging Face folder, or verifies one"),
+    "plan": ("gener_jax.plan", "estimates whether a configuration fits a machine, and which is fastest there"),
+    "xla_flags": ("gener_jax.xla_flags", "prints XLA flags for a GPU or TPU"),
+    "benchmark": (
+        "gener_jax.benchmarks.__main__",
+        "speed and memory: train, inference, loader, build, tokenizer",
+    ),
 }
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command line `gener-jax`."""
     jax, python = importlib.metadata.version("jax"), platform.python_version()
     cli.call(VERBS, run, f"gener_jax {__version__}, jax {jax}, Python {python}")
 

@@ -63,7 +63,7 @@ def machine_of(args) -> Machine:
             or not kind.startswith("v")
             or not all(n.isdecimal() and int(n) for n in shape.split("x"))
         ):
-            raise ConfigError("write v5p:4x4x4, or v4, v5e, v6e with a shape", "--topology", args.topology)
+            raise ConfigError("must be v4, v5e, v5p or v6e with a shape, as in v5p:4x4x4", "--topology", args.topology)
         device, number = flops.DEVICES[kind], math.prod(int(n) for n in shape.split("x"))
         return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)
     if args.devices is not None and args.devices < 1:
@@ -72,7 +72,7 @@ def machine_of(args) -> Machine:
         raise ConfigError("give --devices N with --device NAME or --device_memory_gib G, or --topology v5p:4x4x4")
     device = flops.DEVICES[args.device] if args.device else None
     if not (device or args.device_memory_gib):
-        raise ConfigError("give --device NAME or --device_memory_gib G, the memory of a device")
+        raise ConfigError("give --device NAME or --device_memory_gib G, the memory per device")
     return Machine(args.devices, args.device_memory_gib or device.memory_gib, device, None)
 
 
@@ -285,7 +285,7 @@ def main(argv=None) -> None:
     if not 0 < args.mfu <= 1:
         raise ConfigError("must be above 0 and at most 1", "--mfu", args.mfu)
     if args.compile and not machine.topology:
-        raise ConfigError("--compile needs --topology: only TPUs are compiled for without one")
+        raise ConfigError("needs --topology, since only TPU programs compile without the device", "--compile", True)
     m, length = config.model, config.data.context_length
     tokens = config.train.batch_size * length
     kind = machine.topology or f"{machine.devices} × {args.device or 'device'}"

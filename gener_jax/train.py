@@ -16,7 +16,7 @@ import jax
 from data_pipeline.dataset.builder import build
 from data_pipeline.dataset.inputs import discover
 from data_pipeline.dataset.reader import RegionSource, read_info
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, DatasetError
 from gener_jax import __version__
 from gener_jax.cli import command
 from gener_jax.config import Config
@@ -46,8 +46,8 @@ def check(config: Config) -> None:
     problems = []
     if not (Path(config.data.path) / "dataset.json").exists() and not config.data.build_from:
         problems.append(
-            f"no dataset at {config.data.path} (config.data.path): get annotated genomes, e.g. "
-            "https://ftp.ncbi.nlm.nih.gov/refseq/release/DIVISION/*.genomic.gbff.gz, then make it with "
+            f"no dataset at {config.data.path} (config.data.path); download annotated genomes, such as "
+            "https://ftp.ncbi.nlm.nih.gov/refseq/release/DIVISION/*.genomic.gbff.gz, then build it with "
             f"python -m data_pipeline.build --input *.gbff.gz --output {config.data.path}"
         )
     if config.train.check_memory and (line := memory.training_shortage(config)):
@@ -108,7 +108,9 @@ def check_built(config: Config) -> None:
         if was != value
     ]
     if differences:
-        raise DataError(f"{wanted.path}: was built with {'; '.join(differences)}; take another config.data.path")
+        raise DatasetError(
+            f"was built with {'; '.join(differences)}", file=wanted.path, remedy="use another config.data.path"
+        )
 
 
 def prepare(config: Config, workdir: Path) -> Run:
@@ -126,8 +128,10 @@ def prepare(config: Config, workdir: Path) -> Run:
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))
     config = dataclasses.replace(config, data=data)
     if jax.process_count() > 1 and not (Path(config.data.path) / "dataset.json").exists():
-        raise DataError(
-            f"{config.data.path}: does not exist; build it first with one process, since this run has several"
+        raise DatasetError(
+            "does not exist",
+            file=config.data.path,
+            remedy="build it with one process before this run with several",
         )
     with errors.user_errors():
         mesh = mesh_of(config)
@@ -137,15 +141,18 @@ def prepare(config: Config, workdir: Path) -> Run:
     stream = TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
     if config.data.repeat_weight != 1 and not stream.has_lower_case():
         log(
-            f"warning: no lower case in the bases of {config.data.path} that were looked at: data.repeat_weight "
-            f"{config.data.repeat_weight} does nothing to them"
+            f"warning: no lower case in the sampled bases of {config.data.path}, so data.repeat_weight "
+            f"{config.data.repeat_weight} has no effect on them"
         )
     held_out = RegionSource(config.data.path, config.eval.split)
     if len(held_out) == 0:
-        raise DataError(f"{config.data.path}: the {config.eval.split} split is empty; build with a larger share for it")
+        raise DatasetError(
+            "has no regions", file=config.data.path, field="split", value=config.eval.split,
+            remedy="build with a larger fraction for it",
+        )  # fmt: skip
 
-    # 1. The folder's config must be this one.  2. The newest checkpoint that restores gives parameters, optimizer and
-    # step.  3. Its loader digest must be this one's.  4. The log is cut back to its step.
+    # 1. The config of the folder must equal this one. 2. The newest checkpoint that can be restored gives parameters,
+    # optimizer and step. 3. Its loader digest must equal that of the stream. 4. The log is truncated to its step.
     checkpoint.check_folder(workdir, config)
     keep_programs(config, workdir)
     checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
@@ -172,10 +179,11 @@ def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
     for name, digest in (("dataset", stream.source.digest), ("digest", stream.digest)):
         allowed = "data.path" in allowing or (name == "digest" and any(a.startswith(_READING) for a in allowing))
         if loader_state[name] != digest and not allowed:
-            raise DataError(
-                f"{config.data.path}: is not the data that this run started with ({name} {digest[:12]}, was "
-                f"{loader_state[name][:12]}); take another --workdir, or allow data.path by train.allow_changes"
-            )
+            raise DatasetError(
+                f"is not that of the data with which this run started, {loader_state[name][:12]}",
+                file=config.data.path, field=name, value=digest[:12],
+                remedy="use another --workdir, or allow data.path with train.allow_changes",
+            )  # fmt: skip
 
 
 def screen(run: Run) -> str:

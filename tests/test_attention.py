@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from gener_jax.model.attention import Segments, attention
+from gener_jax.runtime.errors import ConfigError
+from tests.raised import raises
 
 CONCRETE = ["reference", "blockwise"]
 
@@ -17,7 +19,7 @@ def inputs(T, S=None, N=4, K=2, B=2, H=8, seed=0):
 
 
 def documents(B, T, seed=0):
-    """Sorted ids, so documents are contiguous, with other edges in every row."""
+    """Sorted ids: contiguous documents, with different boundaries in each row."""
     return jnp.asarray(np.sort(np.random.default_rng(seed).integers(1, 5, (B, T)), axis=1), jnp.int32)
 
 
@@ -31,20 +33,20 @@ def value_and_grads(q, k, v, weights, segments=None, offset=0, **options):
     return out, *grads
 
 
-def by_hand(q, k, v, segments=None, window=None, offset=0):
-    """Attention by its definition, a query at a time, in float64."""
+def definition(q, k, v, segments=None, window=None, offset=0):
+    """Attention by its definition, for one query after another, in float64."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
     out = np.zeros_like(q)
     for b, t, n in np.ndindex(*q.shape[:3]):
         kv = n // (q.shape[2] // k.shape[2])
-        seen = np.arange(k.shape[1]) <= offset + t
+        allowed = np.arange(k.shape[1]) <= offset + t
         if window is not None:
-            seen &= np.arange(k.shape[1]) > offset + t - window
+            allowed &= np.arange(k.shape[1]) > offset + t - window
         if segments is not None:
-            seen &= np.asarray(segments.keys)[b] == np.asarray(segments.queries)[b, t]
-        scores = k[b, seen, kv] @ q[b, t, n] / np.sqrt(q.shape[-1])
+            allowed &= np.asarray(segments.keys)[b] == np.asarray(segments.queries)[b, t]
+        scores = k[b, allowed, kv] @ q[b, t, n] / np.sqrt(q.shape[-1])
         weights = np.exp(scores - scores.max())
-        out[b, t, n] = weights @ v[b, seen, kv] / weights.sum()
+        out[b, t, n] = weights @ v[b, allowed, kv] / weights.sum()
     return out
 
 
@@ -52,10 +54,10 @@ def by_hand(q, k, v, segments=None, window=None, offset=0):
     ("T", "S", "N", "K", "block", "segmented", "window"),
     [
         (45, None, 4, 2, 16, True, None),  # a padded last block
-        (45, None, 4, 4, 16, False, 20),  # a key/value head a query head; window over a block
-        (32, None, 4, 1, 16, True, 7),  # one for all; whole blocks; window below a block
-        (20, 53, 4, 2, 8, True, 11),  # behind a cache
-        pytest.param(45, None, 4, 1, 256, True, 7, marks=pytest.mark.slow),  # one block, cut down to the length
+        (45, None, 4, 4, 16, False, 20),  # one key/value head per query head; a window larger than a block
+        (32, None, 4, 1, 16, True, 7),  # one key/value head; whole blocks; a window smaller than a block
+        (20, 53, 4, 2, 8, True, 11),  # queries after cached keys
+        pytest.param(45, None, 4, 1, 256, True, 7, marks=pytest.mark.slow),  # one block, reduced to the length
         pytest.param(20, 53, 4, 2, 8, False, None, marks=pytest.mark.slow),
         pytest.param(45, None, 4, 2, 1, True, 5, marks=pytest.mark.slow),
         pytest.param(1, None, 4, 2, 16, False, None, marks=pytest.mark.slow),
@@ -64,7 +66,7 @@ def by_hand(q, k, v, segments=None, window=None, offset=0):
 )
 def test_blockwise_and_reference_equal_the_definition(T, S, N, K, block, segmented, window):
     q, k, v = inputs(T, S, N, K)
-    offset = 0 if S is None else S - T - 3  # the last slots are still empty
+    offset = 0 if S is None else S - T - 3  # the last slots are empty
     segments = None
     if segmented:
         keys = documents(2, k.shape[1])
@@ -74,7 +76,7 @@ def test_blockwise_and_reference_equal_the_definition(T, S, N, K, block, segment
         value_and_grads(q, k, v, weights, segments, offset, implementation=name, window=window, block=block)
         for name in CONCRETE
     )
-    np.testing.assert_allclose(reference[0], by_hand(q, k, v, segments, window, offset), atol=2e-6)
+    np.testing.assert_allclose(reference[0], definition(q, k, v, segments, window, offset), atol=2e-6)
     for expected, actual in zip(reference, blockwise, strict=True):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert float(jnp.abs(reference[2]).max()) > 1e-3 or T == 1  # the gradients compared are not all zero
@@ -95,7 +97,7 @@ def test_documents_are_isolated_to_the_bit(implementation):
     for before, after in zip(*both(ids), strict=True):  # outputs and gradients
         assert np.array_equal(before[:, ~other], after[:, ~other])
         assert not np.array_equal(before[:, other], after[:, other])
-    before, after = (out for out, *_ in both(np.ones_like(ids)))  # one document: only what lies behind sees it
+    before, after = (out for out, *_ in both(np.ones_like(ids)))  # one document: only later tokens change
     assert np.array_equal(before[:, :13], after[:, :13])
     assert not np.array_equal(before[:, 33:], after[:, 33:])
 
@@ -116,7 +118,7 @@ def test_bfloat16_stays_near_float32(implementation):
         *(x.astype(jnp.bfloat16) for x in (q, k, v))
     )
     assert low.dtype == jnp.bfloat16
-    np.testing.assert_allclose(low.astype(jnp.float32), by_hand(q, k, v), atol=0.05)
+    np.testing.assert_allclose(low.astype(jnp.float32), definition(q, k, v), atol=0.05)
 
 
 def test_auto_is_blockwise_over_one_block_and_reference_below():
@@ -127,18 +129,18 @@ def test_auto_is_blockwise_over_one_block_and_reference_below():
 
     assert jaxpr(17, "auto") == jaxpr(17, "blockwise") != jaxpr(17, "reference")
     assert jaxpr(16, "auto") == jaxpr(16, "reference") != jaxpr(16, "blockwise")
-    # A device's piece of a long sequence, and a prompt behind a long cache: few queries, many keys.
+    # Few queries and many keys, as for a chunk of a long sequence on one device, and for a prompt after a long cache.
     assert jaxpr(33, "auto", 8) == jaxpr(33, "blockwise", 8) != jaxpr(33, "reference", 8)
     assert jaxpr(32, "auto", 8) == jaxpr(32, "reference", 8) != jaxpr(32, "blockwise", 8)
 
 
 def test_errors():
     q, k, v = inputs(8)
-    with pytest.raises(ValueError, match=r"model\.attention is 'flash': one of auto, reference, blockwise"):
+    with raises(ConfigError, field="model.attention", value="flash"):
         attention(q, k, v, implementation="flash")
-    with pytest.raises(ValueError, match="4 query heads do not group over 3"):
+    with pytest.raises(ValueError, match=r"4 query heads .* 3 key/value heads"):
         attention(q, *inputs(8, K=3)[1:])
-    with pytest.raises(ValueError, match="queries reach slot 9, keys only slot 7"):
+    with pytest.raises(ValueError, match=r"slot 9.* slot 7"):
         attention(q, k, v, implementation="blockwise", offset=2)
 
 

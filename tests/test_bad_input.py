@@ -54,7 +54,7 @@ def error_line(capsys):
         ({"model__hidden_size": "20"}, 2, "= 20 is not divisible by mesh fsdp = 8"),
         ({"model__vocab_size": "100"}, 2, "model.vocab_size is 100: kmer-3 has 96 tokens"),
         ({"sample__prompts": "ATX"}, 2, "sample.prompts: character 'X' at position 2"),
-        ({"eval__split": "test"}, 1, "the test split is empty"),
+        ({"eval__split": "test"}, 1, "split 'test' has no regions"),
         ({"tokenizer__kind": "bpe", "tokenizer__model_file": "absent.model", "data__storage": "token_ids"}, 2,
          "absent.model: cannot be read"),
     ],

@@ -1,4 +1,4 @@
-"""What is kept, what is restored, and what is said where it cannot be; on a state of a few hundred numbers."""
+"""Which checkpoints are kept, what is restored, and the errors if that fails, with a state of a few hundred numbers."""
 
 import dataclasses
 import json
@@ -19,6 +19,7 @@ from gener_jax.training import checkpoint
 from gener_jax.training.checkpoint import Checkpoints
 from gener_jax.training.step import abstract_state
 from tests import tiny
+from tests.raised import raises
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def state(config, mesh):
-    """A state whose every number differs from a fresh one's."""
+    """A state in which most numbers differ from those of a new one."""
     generator = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: jax.device_put(generator.integers(-9, 9, x.shape).astype(x.dtype), x.sharding),
@@ -62,15 +63,15 @@ def same(one, other):
         ([None, 2.0, 1.5, None, 1.8, None, None], [30, 60, 70], 30),
         ([2.0, 1.9, 1.8, 1.7], [30, 40], 40),
         ([1.0, 2.0, 3.0], [10, 20, 30], 10),
-        ([None, None, None, None], [30, 40], None),  # none was looked at
-        ([1.5, math.nan, None, math.nan, math.nan], [10, 40, 50], 10),  # a run that blew up
+        ([None, None, None, None], [30, 40], None),  # none was evaluated
+        ([1.5, math.nan, None, math.nan, math.nan], [10, 40, 50], 10),  # a run that diverged
     ],
 )
 def test_the_newest_two_and_the_best_are_kept(tmp_path, config, mesh, state, bits, kept, best):
     assert save(tmp_path, config, state, bits) == kept
     target = abstract_params(config.model, mesh)
     if best is None:
-        with pytest.raises(CheckpointError, match="none is the best"):
+        with raises(CheckpointError, path=tmp_path):
             run_folder.restore_params(tmp_path, target, "best")
     else:
         assert run_folder.restore_params(tmp_path, target, "best")[1] == best
@@ -79,7 +80,7 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path, config, mesh, state, bit
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == kept  # reading removes nothing
 
 
-def test_the_best_of_a_run_in_two_parts(tmp_path, config, state):
+def test_the_best_of_a_resumed_run(tmp_path, config, state):
     save(tmp_path, config, state, [1.0, 2.0, 2.0])
     checkpoints = Checkpoints(tmp_path, 2)
     for step in (40, 50, 60):
@@ -130,8 +131,8 @@ def replaced(config, **fields):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"intermediate_size": 64}, r"\['down'\] is \(1, 32, 16\), the model's \(1, 64, 16\)"),
-        ({"num_hidden_layers": 2}, r"the model's \(2, "),
+        ({"intermediate_size": 64}, "['down'] is (1, 32, 16), the model's (1, 64, 16)"),
+        ({"num_hidden_layers": 2}, "the model's (2, "),
     ],
 )
 def test_another_shape_is_one_line(saved, config, mesh, fields, words):
@@ -141,26 +142,26 @@ def test_another_shape_is_one_line(saved, config, mesh, fields, words):
         lambda: run_folder.restore_params(saved, abstract_params(other.model, mesh)),
         lambda: checkpoints.restore(20, abstract_state(other, mesh)),
     ):
-        with pytest.raises(CheckpointError, match=words) as caught:
+        with raises(CheckpointError) as caught:
             restore()
-        assert "\n" not in str(caught.value)
-        assert "is model.* what it was trained with?" in str(caught.value)
+        assert words in str(caught.value)
     checkpoints.close()
 
 
-def test_what_is_not_there(tmp_path, saved, config, mesh):
+def test_missing_checkpoints(tmp_path, saved, config, mesh):
     target = abstract_params(config.model, mesh)
-    with pytest.raises(CheckpointError, match="holds no checkpoints; train one with"):
+    with raises(CheckpointError, path=tmp_path):
         run_folder.restore_params(tmp_path, target)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(CheckpointError, match="holds no complete checkpoint yet"):
+    with raises(CheckpointError, path=tmp_path, name=None):
         run_folder.restore_params(tmp_path, target)
     for step in (15, "worst"):
-        with pytest.raises(CheckpointError, match=f"has no checkpoint of step {step}; it has 10, 20"):
+        with raises(CheckpointError, path=saved, name="step", value=step) as caught:
             run_folder.restore_params(saved, target, step)
+        assert "10, 20" in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of tensorstore's threads
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from tensorstore's threads
 @pytest.mark.parametrize("damage", ["truncated", "absent", "metadata"])
 @pytest.mark.parametrize("item", ["params", "optimizer"])
 def test_damage_is_one_line(tmp_path, saved, config, mesh, damage, item):
@@ -180,26 +181,26 @@ def test_damage_is_one_line(tmp_path, saved, config, mesh, damage, item):
         checkpoints.restore(20, abstract_state(config, mesh))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
-    restored, _ = checkpoints.restore(10, abstract_state(config, mesh))  # the one before is whole
+    restored, _ = checkpoints.restore(10, abstract_state(config, mesh))  # the previous one is intact
     assert int(restored.step) == 10
     checkpoints.close()
 
 
-def test_what_a_kill_left_is_cleared_away(tmp_path, saved, config, mesh, state):
+def test_the_rest_of_a_killed_save_is_removed(tmp_path, saved, config, mesh, state):
     shutil.copytree(saved, tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
     left = folder / "30.orbax-checkpoint-tmp"
     shutil.copytree(folder / "20", left, ignore=lambda *_: ["commit_success.txt"])
     assert run_folder.restore_params(tmp_path / "run", abstract_params(config.model, mesh))[1] == 20
-    assert left.exists()  # reading leaves a run alone that may be going on
+    assert left.exists()  # reading changes nothing, since the run may be alive
     checkpoints = Checkpoints(tmp_path / "run", 2)
     assert checkpoints.latest_step == 20
-    checkpoints.save(40, state, {}, config, None)  # which waits for the clearing
+    checkpoints.save(40, state, {}, config, None)  # waits for the removal
     checkpoints.close()
     assert not left.exists()
 
 
-def test_what_decides_a_run_may_not_change(tmp_path, config):
+def test_fields_that_decide_the_result_may_not_change(tmp_path, config):
     checkpoint.check_folder(tmp_path / "new", config)
     run_folder.describe(tmp_path, config)
     checkpoint.check_folder(tmp_path, config)
@@ -242,7 +243,7 @@ def test_what_decides_a_run_may_not_change(tmp_path, config):
 def test_environment(tmp_path, config):
     run_folder.describe(tmp_path, config)
     run_folder.describe(tmp_path, config)
-    environment, _ = json.loads((tmp_path / "environment.json").read_text())  # an entry a start
+    environment, _ = json.loads((tmp_path / "environment.json").read_text())  # one object per start
     assert environment["versions"]["jax"] == jax.__version__
     assert len(environment["devices"]) == 8
     assert environment["command"]

@@ -17,7 +17,7 @@ LISTS = {"python -m gener_jax": top, "python -m data_pipeline": data, "python -m
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """What `main` of a list prints for arguments, its status, and what was typed at the end."""
+    """Runs `main` of a list; returns its status, standard output and error, and the command that was typed."""
 
     def run(module, *arguments, program="/somewhere/bin/gener-jax"):
         monkeypatch.setattr(sys, "argv", [program, *arguments])
@@ -39,13 +39,13 @@ def test_lists_its_commands(call, module, arguments):
     usage, empty, *lines = out.splitlines()
     assert (status, usage[:16], empty, err) == (0, "usage: gener-jax", "", "")
     assert [line.split()[0] for line in lines] == list(module.VERBS)
-    for line, (_, says) in zip(lines, module.VERBS.values(), strict=True):
+    for line, (_, description) in zip(lines, module.VERBS.values(), strict=True):
         assert len(line) < 120
-        assert line.endswith(f" {says}")
+        assert line.endswith(f" {description}")
 
 
 def test_every_command_is_listed():
-    """A file that can be run as a module has a verb, and a verb's module is there."""
+    """Every file that can be run as a module is listed, and every listed module exists."""
     listed = {name for module in LISTS.values() for name, _ in module.VERBS.values()}
     assert all(importlib.util.find_spec(name) for name in listed)
     runnable = {
@@ -54,10 +54,10 @@ def test_every_command_is_listed():
         for path in package.rglob("*.py")
         if '\nif __name__ == "__main__":' in path.read_text()
     }
-    assert runnable == listed | {"gener_jax.__main__"}
+    assert runnable == listed | {"gener_jax.__main__", "gener_jax.benchmarks.measuring"}  # device.py runs the latter
 
 
-def test_a_command_is_told_what_was_typed(call):
+def test_usage_shows_the_command_that_was_typed(call):
     for arguments in (["data", "build"], ["xla_flags"], ["benchmark", "tokenizer"], ["plan"]):
         status, out, err, typed = call(top, *arguments, "--help")
         assert (status, err, typed) == (0, "", " ".join(["gener-jax", *arguments]))
@@ -67,7 +67,7 @@ def test_a_command_is_told_what_was_typed(call):
     assert "gener-jax benchmark tokenizer: error: " in err
 
 
-def test_status_and_last_line_are_the_commands(call, tmp_path):
+def test_status_and_last_line_are_those_of_the_command(call, tmp_path):
     status, out, err, _ = call(top, "xla_flags", "tpu")
     assert (status, out[:23], err) == (0, "export LIBTPU_INIT_ARGS", "")
     status, out, err, _ = call(top, "data", "inspect", str(tmp_path / "absent"))
@@ -75,14 +75,14 @@ def test_status_and_last_line_are_the_commands(call, tmp_path):
     assert err.startswith("inspect: error: ")
     status, _, err, _ = call(top, "benchmark", "tokenizer", str(tmp_path / "absent"))
     assert (status, err[:28]) == (1, "benchmarks.tokenizer: error:")
-    status, _, err, _ = call(top, "train")  # a ConfigError, made a line by command.run
+    status, _, err, _ = call(top, "train")  # a ConfigError, which command.run turns into one line
     assert (status, err) == (2, "error: give --config=FILE.py\n")
 
 
 def test_a_verb_that_does_not_exist_is_one_line(call):
     status, out, err, _ = call(top, "trian", "--config", "x")
     assert (status, out) == (2, "")
-    assert err == f"gener-jax: error: 'trian' is not one of its commands: {', '.join(top.VERBS)}\n"
+    assert err == f"gener-jax: error: 'trian' is not a command; give one of {', '.join(top.VERBS)}\n"
     assert "gener-jax data: error: 'bulid'" in call(top, "data", "bulid")[2]
 
 
@@ -93,7 +93,7 @@ def test_version(call):
 
 @pytest.mark.parametrize(("name", "module"), LISTS.items(), ids=LISTS)
 def test_as_a_module(name, module):
-    """From another folder, in a process of its own; what is listed is not imported."""
+    """In a new process; the listed modules are not imported."""
     program = f"import runpy, sys; runpy.run_module({name.split()[-1]!r}, run_name='__main__', alter_sys=True); " + (
         f"assert not {{'jax', 'numpy', *{[m for m, _ in module.VERBS.values()]}}} & set(sys.modules)"
     )

@@ -29,7 +29,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def ids():
-    """Two rows without a token twice, so that the gradient of an input is that of its row of the embedding."""
+    """Two rows in which no token repeats, so that an input's gradient is that of its embedding."""
     rng = np.random.default_rng(0)
     return np.array([rng.permutation(TINY.vocab_size)[:T] for _ in range(2)], np.int32)
 
@@ -52,7 +52,7 @@ def loss_and_grads(c, params, ids):
 
 
 def test_no_gradient_reaches_the_future(params, ids):
-    """By blockwise attention; test_attention compares the others with it."""
+    """With blockwise attention; test_attention compares the other implementations with it."""
     c = dataclasses.replace(TINY, attention="blockwise")
     ids = ids[:1]
 
@@ -109,7 +109,7 @@ def test_init_gives_the_tree_in_float32():
         assert 0.27 < np.asarray(weight).std() < 0.33  # initializer_range
         assert abs(np.asarray(weight).mean()) < 0.05
     one, other, _ = np.asarray(layers["q"])
-    assert not np.array_equal(one, other)  # each layer draws its own
+    assert not np.array_equal(one, other)  # each layer has its own random numbers
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
     assert none is None
     by_layer = decoder.unstack(params)
     assert jax.tree.all(jax.tree.map(np.array_equal, decoder.stack(by_layer), params))
-    with pytest.raises(ValueError, match="a cache takes parameters by layer"):
+    with pytest.raises(ValueError, match="unstack"):
         apply(c, params, ids, cache=empty_cache(c, 2, T))
     cache, done, logits = empty_cache(c, 2, T + 3), 0, []
     for chunk in (7, 7, *[1] * (T - 14)):  # two chunks of the prompt, then token by token
@@ -136,7 +136,8 @@ def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
     assert cache.segment_ids.tolist() == [[1] * T + [0] * 3] * 2
 
 
-# With the marks of each in the program. How a policy is printed differs by jax: the next test tells them apart.
+# Each with text that it adds to the program. How a policy is printed depends on the version of jax, so only the next
+# test distinguishes policies.
 SWITCHES = {
     "remat dots": ({"remat": "dots"}, ["policy="]),
     "remat block": ({"remat": "block", "attention": "blockwise"}, ["policy=", "while["]),
@@ -167,7 +168,7 @@ def test_switches_change_nothing(switch, params, ids, plain):
 
 @pytest.fixture(scope="module")
 def program(params, ids):
-    """The traced loss and gradients with blockwise attention, by what is computed again."""
+    """The traced loss and gradients with blockwise attention for each remat policy."""
 
     @functools.cache
     def traced(remat):
@@ -180,9 +181,11 @@ def program(params, ids):
 @pytest.mark.parametrize(
     ("remat", "loops", "products"), [("none", 4, 0), ("dots", 4, 0), ("block", 4, 6), ("full", 6, 10)]
 )
-def test_what_is_computed_again(remat, loops, products, program):
-    """Blockwise attention has two while loops forward, with two products each, and two backward; computed again, it has
-    its forward ones once more. Of a layer's seven products, nobody needs the last one's result.
+def test_what_remat_recomputes(remat, loops, products, program):
+    """Blockwise attention has two while loops forward, with two products each, and two backward.
+
+    Recomputing it repeats the forward ones. Of the seven products of a layer, the backward pass does not need the last
+    one's result.
     """
     assert program(remat).count("while[") == loops
     assert program(remat).count("dot_general[") - program("none").count("dot_general[") == products
@@ -194,7 +197,7 @@ def test_bfloat16_computes_low_and_keeps_float32(params, ids):
     assert {x.dtype for x in jax.tree.leaves(boxed)} == {jnp.dtype("float32")}
     small = jax.tree.map(
         lambda x: x if x.ndim == 1 else np.asarray(x) / 4, params
-    )  # shallower logits, so that rounding is small
+    )  # smaller logits, so that the rounding error is small
     hidden, logits, _ = apply(c, small, ids)
     cache = empty_cache(c, 2, T)
     assert hidden.dtype == cache.k[0].dtype == jnp.bfloat16
@@ -222,7 +225,7 @@ def test_packed_documents_are_as_if_alone(implementation, params, ids):
     together = np.asarray(apply(c, params, ids, packed, segments)[1])
     for start, n in zip((0, 7, 16), lengths, strict=True):
         alone = apply(c, params, np.pad(ids[:, start : start + n], ((0, 0), (0, T - n))), packed * 0 + np.arange(T),
-                      packed * 0)[1]  # padded behind, which causality hides  # fmt: skip
+                      packed * 0)[1]  # padded at the end, which the causal mask hides  # fmt: skip
         np.testing.assert_allclose(together[:, start : start + n], np.asarray(alone)[:, :n], atol=1e-5)
     changed = np.where(np.arange(T) < 7, ids ^ 1, ids)
     after = np.asarray(apply(c, params, changed, packed, segments)[1])
@@ -232,7 +235,7 @@ def test_packed_documents_are_as_if_alone(implementation, params, ids):
     assert np.abs(joined[:, 7:] - together[:, 7:]).max() > 1e-2
 
 
-@pytest.mark.parametrize("outputs", [3, 40])  # either factor of the weight's gradient is the smaller
+@pytest.mark.parametrize("outputs", [3, 40])  # so that each factor of the weight's gradient is the smaller one once
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_linear_has_the_gradients_of_a_matrix_product(outputs, dtype):
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What generation is on a GPU, seen without one: programs lowered for CUDA, and both ways of one query, on the CPU."""
+"""Generation on a GPU, tested without one: programs lowered for CUDA, and both attentions of one query on CPU."""
 
 import functools
 import re
@@ -27,7 +27,7 @@ B, V, ROOM = 2, MODEL.vocab_size, 16
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Choices as for a GPU, and cuDNN lowered without asking for its version."""
+    """Makes the choices as for a GPU, and lowers cuDNN without a check of its version."""
     monkeypatch.setattr(kernels, "_platform", lambda: "gpu")
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
@@ -36,7 +36,7 @@ def gpu(monkeypatch):
 
 @pytest.mark.parametrize("window", [None, 5])
 @pytest.mark.parametrize("offset", [0, 3, 130, 299])
-def test_one_query_by_blocks_and_at_once(offset, window):
+def test_one_query_by_blocks_equals_one_product(offset, window):
     keys = jax.random.split(jax.random.key(offset), 3)
     q, k, v = (jax.random.normal(key, shape) for key, shape in
                zip(keys, [(3, 1, 8, 16), (3, 2, 16, 300), (3, 2, 300, 16)], strict=True))  # fmt: skip
@@ -51,7 +51,7 @@ def abstract(tree):
 
 
 def lowered(tokens=64, **options):
-    """What reads prompts of so many tokens, and the decode loop, as text for CUDA."""
+    """The prefill of prompts of `tokens` tokens and the decode loop, lowered to text for CUDA."""
     model, params = Decoder(MODEL), abstract(unstack(random_params(MODEL)))
     anything, ones = np.ones(V, bool), np.ones(B, np.int32)
     request = Request(
@@ -59,13 +59,13 @@ def lowered(tokens=64, **options):
         stops=~anything, token_bases=np.ones(V, np.int32), left_over=0 * ones, num_bases=ROOM * ones,
         temperature=np.float32(0), top_k=np.int32(0), top_p=np.float32(1),
     )  # fmt: skip
-    # A function of its own each time: jax would give what it has traced for another platform.
+    # A new function each time, since jax would reuse what it traced for another platform.
     prefill = jax.jit(functools.partial(generate._prefill, model, room=ROOM, log_probs=0))
-    read = prefill.trace(params, np.ones((B, tokens), np.int32), tokens * ones, None, request, *[None] * 4)
-    asked = {"filtered": False, "greedy": True, "base_mode": 0} | options
-    advance = jax.jit(functools.partial(generate._advance, model, **asked))
-    grown = advance.trace(params, request, abstract(read.out_info), jnp.int32(8))
-    return (x.lower(lowering_platforms=("cuda",)).as_text() for x in (read, grown))
+    prefilled = prefill.trace(params, np.ones((B, tokens), np.int32), tokens * ones, None, request, *[None] * 4)
+    static = {"filtered": False, "greedy": True, "base_mode": 0} | options
+    advance = jax.jit(functools.partial(generate._advance, model, **static))
+    decoded = advance.trace(params, request, abstract(prefilled.out_info), jnp.int32(8))
+    return (x.lower(lowering_platforms=("cuda",)).as_text() for x in (prefilled, decoded))
 
 
 @pytest.mark.usefixtures("gpu")
@@ -77,19 +77,19 @@ def test_a_token_is_decoded_without_a_loop_or_a_branch(base_mode):
 
 
 @pytest.mark.usefixtures("gpu")
-def test_prompts_are_read_by_the_platforms_kernel():
+def test_prefill_uses_the_platforms_kernel():
     text, _ = lowered(tokens=4096)
     assert len(re.findall(r"custom_call @__cudnn\$fmha", text)) == MODEL.num_hidden_layers
     assert "stablehlo.while" not in text
 
 
-def test_on_a_cpu_a_token_visits_the_filled_blocks():
+def test_on_cpu_a_token_visits_the_filled_blocks():
     _, text = lowered()
     assert text.count("stablehlo.while") == 1 + MODEL.num_hidden_layers
 
 
 def test_programs_of_a_gpu_give_the_same(monkeypatch):
-    """On the CPU, by the choices of a GPU: one row becomes two."""
+    """On CPU with the choices of a GPU, where one row is padded to two."""
     lm = make_lm(2)
     expected = [lm.generate([prompt], 12, seed=3) for prompt in PROMPTS]
     monkeypatch.setattr(kernels, "_platform", lambda: "gpu")
@@ -100,14 +100,14 @@ def test_programs_of_a_gpu_give_the_same(monkeypatch):
     jax.clear_caches()
 
 
-def test_options_that_this_compiler_lacks_are_said_and_left_out(monkeypatch):
+def test_unknown_compiler_options_are_reported_and_omitted(monkeypatch):
     monkeypatch.setattr(generate, "_AS_ONE_GRAPH", {"xla_no_such_option": 1})
     with pytest.warns(UserWarning, match="no CUDA graph of a loop here"):
         generate._programs.__wrapped__("gpu", True)
 
 
 @pytest.mark.parametrize(("flags", "graphs"), [("", True), ("--xla_gpu_enable_command_buffer=", False)])
-def test_flags_of_a_users_own_win_over_graphs(flags, graphs, monkeypatch):
+def test_the_users_own_flags_disable_graphs(flags, graphs, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", flags)
     monkeypatch.setattr(generate, "_programs", lambda platform, graphs: graphs)
     assert generate.programs() == graphs

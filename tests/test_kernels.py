@@ -1,4 +1,4 @@
-"""The platforms' attention kernels: what an interpreter runs here against the reference, and what each refuses."""
+"""Attention kernels: interpreted ones against the reference, and the cases that each does not support."""
 
 import importlib.util
 import os
@@ -13,6 +13,8 @@ import pytest
 from gener_jax import config
 from gener_jax.model import decoder, kernels
 from gener_jax.model.attention import Segments, attention
+from gener_jax.runtime.errors import ConfigError
+from tests.raised import raises
 
 
 def arrays(length=512, heads=4, key_heads=2, head_dim=64, dtype=jnp.float32):
@@ -62,27 +64,27 @@ def case(length=256, head_dim=64, dtype=jnp.bfloat16, offset=0, segments=False, 
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "words"),
+    ("name", "options", "words"),
     [
-        ("cudnn", {"segments": True}, "has no mask of documents"),
-        ("cudnn", {"dtype": jnp.float32}, "takes bfloat16 and float16, not float32"),
+        ("cudnn", {"segments": True}, "has no document mask"),
+        ("cudnn", {"dtype": jnp.float32}, "supports bfloat16 and float16, not float32"),
         ("cudnn", {"head_dim": 256}, "multiples of 8 up to 128, not 256"),
-        ("cudnn", {"offset": 5, "keys": 300}, "not to a cache"),
+        ("cudnn", {"offset": 5, "keys": 300}, "not a cache"),
         ("triton", {"window": 9}, "has no sliding window"),
         ("triton", {"length": 100}, "multiples of 64, not 100"),
         ("triton", {"head_dim": 96}, "powers of two, not 96"),
         ("triton", {"dtype": jnp.float32}, "float32 in TF32"),
         ("splash", {"length": 200}, "multiples of 128, not 200"),
-        ("splash", {"offset": jnp.int32(0)}, "not over a context axis"),
+        ("splash", {"offset": jnp.int32(0)}, "or a context axis"),
     ],
 )
-def test_a_mask_that_would_be_dropped_is_an_error(name, asked, words):
-    asked = case(**asked)
+def test_an_unsupported_case_is_an_error(name, options, words):
+    asked = case(**options)
     assert words in kernels.refusal(name, asked)
     q = jnp.zeros(asked.queries.shape, asked.queries.dtype)
     k = jnp.zeros(asked.keys.shape, asked.keys.dtype)
     ids = jnp.zeros(q.shape[:2], jnp.int32)
-    with pytest.raises(ValueError, match=f"model.attention is {name}, which .*: use auto or blockwise"):
+    with raises(ConfigError, field="model.attention", value=name):
         attention(
             q, k, k, implementation=name, offset=asked.offset, window=asked.window,
             segments=Segments(ids, ids) if asked.segments else None,
@@ -90,7 +92,7 @@ def test_a_mask_that_would_be_dropped_is_an_error(name, asked, words):
 
 
 @pytest.mark.parametrize("name", kernels.KERNELS)
-def test_what_is_taken(name, monkeypatch):
+def test_supported_cases(name, monkeypatch):
     assert "not on cpu" in kernels.refusal(name, case())
     monkeypatch.setattr(kernels, "_platform", lambda: "tpu" if name == "splash" else "gpu")
     assert kernels.refusal(name, case()) is None
@@ -103,7 +105,7 @@ def test_evaluation_and_generation_take_any_mask():
     shapes = jax.eval_shape(
         lambda: decoder.init(decoder.Decoder(config.Model(vocab_size=48, attention="splash")), jax.random.key(0))
     )
-    assert shapes["norm"]  # drawn, though the kernel takes no single token
+    assert shapes["norm"]  # initialised, though the kernel supports no single token
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ for head_dim in (64, 96, 128):
 @pytest.mark.soak
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[plan]'")
 def test_splash_compiles_for_a_tpu_at_every_head_size():
-    """Forward and backward, with segment ids and a window; no TPU is needed."""
+    """Compiles the forward and backward pass with segment ids and a window; needs no TPU."""
     environment = {**os.environ, "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

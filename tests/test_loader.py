@@ -1,4 +1,4 @@
-"""The stream of tokens against a plain loop over whole regions, and the batches against the stream."""
+"""The token stream, compared with a simple loop over whole regions, and batches, compared with the stream."""
 
 import dataclasses
 import hashlib
@@ -18,8 +18,8 @@ import pytest
 from jax.sharding import NamedSharding
 
 from data_pipeline import train_bpe
-from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.errors import DataError
+from data_pipeline.dataset.reader import REBUILD, RegionSource
+from data_pipeline.errors import DatasetError
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, make
 from gener_jax.config import Data
@@ -28,6 +28,7 @@ from gener_jax.data.permutation import mix, permute, subkey
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from tests import tiny
 from tests.data import random_codes
+from tests.raised import raises
 
 LENGTHS = [700, 5, 6, 1, 64, 333, 12, 7, 129, 11]
 KMERS = {k: {"".join(t): NUM_SPECIAL + i for i, t in enumerate(itertools.product("ATCG", repeat=k))} for k in (3, 6)}
@@ -39,7 +40,7 @@ def data(path, **options):
 
 @pytest.fixture(scope="module")
 def long_regions(tmp_path_factory):
-    """Regions cut into many pieces of 50 bases, with N, and some shorter than a k-mer."""
+    """Regions in many chunks of 50 bases, with N; some are shorter than a k-mer."""
     folder = tmp_path_factory.mktemp("data") / "synthetic"
     return tiny.synthetic(folder, {"train": random_codes(LENGTHS, 0)}, chunk_length=52)
 
@@ -51,7 +52,7 @@ def genomes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def soft_masked(tmp_path_factory):
-    """Such regions again, about half of their bases lower case."""
+    """The same regions with about half of the bases in lower case."""
     folder = tmp_path_factory.mktemp("data") / "masked"
     return tiny.synthetic(folder, {"train": random_codes(LENGTHS, 0)}, soft_masked=True, chunk_length=52)
 
@@ -62,7 +63,7 @@ def dataset(request):
 
 
 def plain_epoch(source, k, options, seed, epoch):
-    """Ids, and the region each belongs to, of one epoch: whole regions as text, cut letter by letter."""
+    """The ids of one epoch and the region of each, from whole regions as text, split letter by letter."""
     ids, owners = [], []
     complement = str.maketrans("ACGTN", "TGCAN")
     for region in permute(np.arange(len(source)), len(source), subkey(seed, epoch, 0)).tolist():
@@ -79,7 +80,7 @@ def plain_epoch(source, k, options, seed, epoch):
 
 @pytest.mark.parametrize("k", [3, 6])
 @pytest.mark.parametrize(("random_phase", "reverse"), [(False, False), (True, False), (False, True), (True, True)])
-def test_the_stream_is_what_a_plain_loop_gives(dataset, k, random_phase, reverse):
+def test_the_stream_equals_a_simple_loop(dataset, k, random_phase, reverse):
     source, options = (
         RegionSource(dataset, "train"),
         data(dataset, random_phase=random_phase, reverse_complement=reverse),
@@ -98,7 +99,7 @@ def test_the_stream_is_what_a_plain_loop_gives(dataset, k, random_phase, reverse
 
 
 def plain_weights(source, k, options, seed, epoch):
-    """The weight of every token of an epoch, letter by letter: 1 of <s> and of upper case."""
+    """The weight of every token of an epoch, letter by letter: 1 for <s> and upper case."""
     weights = []
     for region in permute(np.arange(len(source)), len(source), subkey(seed, epoch, 0)).tolist():
         lower = source.lower_case(region, 0, int(source.index["length"][region])).tolist()
@@ -113,13 +114,13 @@ def plain_weights(source, k, options, seed, epoch):
 
 @pytest.mark.parametrize("k", [3, 6])
 @pytest.mark.parametrize(("random_phase", "reverse"), [(False, False), (True, False), (False, True), (True, True)])
-def test_weights_are_what_a_plain_loop_gives(soft_masked, k, random_phase, reverse):
+def test_weights_equal_those_of_a_simple_loop(soft_masked, k, random_phase, reverse):
     source = RegionSource(soft_masked, "train")
     options = data(soft_masked, random_phase=random_phase, reverse_complement=reverse, repeat_weight=0.1)
     stream = TokenStream(source, make("kmer", k), options, seed=5)
     unweighted = TokenStream(source, make("kmer", k), dataclasses.replace(options, repeat_weight=1.0), seed=5)
     weights = list(itertools.chain.from_iterable(plain_weights(source, k, options, 5, epoch) for epoch in range(3)))
-    assert len({round(w, 6) for w in weights}) > k  # from none to all of a k-mer
+    assert len({round(w, 6) for w in weights}) > k  # from none to all bases of a k-mer
     ids, documents, found = stream.read(0, len(weights))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, weights, rtol=1e-6)
@@ -132,7 +133,7 @@ def test_weights_are_what_a_plain_loop_gives(soft_masked, k, random_phase, rever
         assert np.array_equal(stream.read(start, stop)[2], found[start:stop])
 
 
-def test_weights_of_a_batch_are_its_targets(soft_masked):
+def test_weights_of_a_batch_are_those_of_its_targets(soft_masked):
     source, options = RegionSource(soft_masked, "train"), data(soft_masked, repeat_weight=0.0, mask_documents=True)
     stream = TokenStream(source, make("kmer", 6), options, seed=5)
     without = TokenStream(source, make("kmer", 6), dataclasses.replace(options, repeat_weight=1.0), seed=5)
@@ -159,9 +160,8 @@ def test_weights_need_lower_case(soft_masked, long_regions, genomes, tmp_path):
     bpe = make("bpe", model_file=train_bpe.build(genomes, 64, tmp_path / "bpe.model")["output"])
     pieces = tiny.genomes(tmp_path / "bpe", tokenizer=bpe)
     for folder, tokenizer in ((kmers, make("kmer", 6)), (pieces, bpe)):
-        with pytest.raises(DataError, match=r"keep no lower case: set data\.repeat_weight to 1, or build") as caught:
+        with raises(DatasetError, file=folder, field="data.repeat_weight", value=0.1):
             stream(folder, tokenizer, reverse_complement=False)
-        assert "\n" not in str(caught.value)
 
 
 def test_documents_are_the_regions(dataset):
@@ -192,13 +192,13 @@ def test_documents_are_the_regions(dataset):
 
 @pytest.mark.parametrize("length", [1, 7, 64, 3000])
 def test_every_window_once(long_regions, length):
-    """Also where an epoch, of some 200 tokens, is shorter than a window, so that most epochs begin none."""
+    """Also if an epoch, of about 200 tokens, is shorter than a window, so that most epochs start none."""
     stream = TokenStream(
         RegionSource(long_regions, "train"), make("kmer", 6), data(long_regions, context_length=length), 3
     )
     numbers = range(700) if length == 1 else range(40)
     windows = [stream.window(number) for number in numbers]
-    complete = []  # an epoch's windows are a permutation of its numbers
+    complete = []  # the windows of an epoch are a permutation of their numbers
     for number, window in zip(numbers, windows, strict=True):
         epoch = stream.epoch_of(number * length)
         assert epoch == stream.epoch_of(window * length)
@@ -213,12 +213,12 @@ def test_every_window_once(long_regions, length):
 
 
 class Watched(RegionSource):
-    """Remembers which bases were read."""
+    """Counts how often each base is read."""
 
     def read(self, region, start, stop):
-        if not hasattr(self, "seen"):
-            self.seen = [np.zeros(n, np.int64) for n in self.index["length"].tolist()]
-        self.seen[region][start:stop] += 1
+        if not hasattr(self, "times_read"):
+            self.times_read = [np.zeros(n, np.int64) for n in self.index["length"].tolist()]
+        self.times_read[region][start:stop] += 1
         return super().read(region, start, stop)
 
 
@@ -231,19 +231,19 @@ def test_no_base_twice_and_few_lost(dataset, reverse):
         assert stats["kept"] + stats["lost_at_start"] + stats["lost_at_end"] == stats["region_bases"]
         assert stats["region_bases"] == source.index["length"].sum()
         start, stop = stream._epoch(epoch).start, stream._epoch(epoch).stop
-        source.seen = [np.zeros(n, np.int64) for n in source.index["length"].tolist()]
+        source.times_read = [np.zeros(n, np.int64) for n in source.index["length"].tolist()]
         for at in range(start, stop, 37):
             stream.read(at, min(at + 37, stop))
-        assert max(seen.max() for seen in source.seen) == 1
-        assert sum(int(seen.sum()) for seen in source.seen) == stats["kept"]
-        for seen in source.seen:
-            inside = np.flatnonzero(seen)
+        assert max(times.max() for times in source.times_read) == 1
+        assert sum(int(times.sum()) for times in source.times_read) == stats["kept"]
+        for times in source.times_read:
+            inside = np.flatnonzero(times)
             if len(inside):
-                assert seen[inside[0] : inside[-1] + 1].all()
+                assert times[inside[0] : inside[-1] + 1].all()
                 assert inside[0] <= 5
-                assert len(seen) - 1 - inside[-1] <= 5
+                assert len(times) - 1 - inside[-1] <= 5
             else:
-                assert len(seen) < 11  # up to five at the start, and five at the end
+                assert len(times) < 11  # up to five are lost at the start, and five at the end
 
 
 def test_phases_strands_and_order_change_with_epoch_and_seed(dataset):
@@ -293,7 +293,7 @@ def test_a_batch_is_a_function_of_seed_and_number(dataset, masked):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("sizes", [(1, 8, 1, 1), (2, 1, 2, 2), (1, 2, 1, 4)])
-def test_each_device_gets_its_part_of_a_batch(dataset, masked, sizes):
+def test_each_device_gets_its_shard_of_a_batch(dataset, masked, sizes):
     stream = TokenStream(RegionSource(dataset, "train"), make("kmer", 6), data(dataset, mask_documents=masked), 4)
     sharding = batch_sharding(make_mesh(*sizes[:3], context=sizes[3]))
     placed = list(device_batches(stream, 8, 3, 4, sharding))
@@ -301,11 +301,11 @@ def test_each_device_gets_its_part_of_a_batch(dataset, masked, sizes):
         assert batch.keys() == whole.keys()
         for name, x in batch.items():
             assert np.array_equal(x, whole[name])
-            assert {part.data.shape for part in x.addressable_shards} == {sharding.shard_shape(x.shape)}
+            assert {shard.data.shape for shard in x.addressable_shards} == {sharding.shard_shape(x.shape)}
 
 
 class Process(NamedTuple):
-    """The part of a sharding that the devices of one of several processes hold."""
+    """A sharding as seen by one of several processes, which has some of the devices."""
 
     sharding: NamedSharding
     devices: set
@@ -319,7 +319,7 @@ class Process(NamedTuple):
     [
         ((8, 1, 1, 1), ([0, 1, 2, 3], [4, 5, 6, 7])),
         ((2, 2, 1, 2), ([0, 1, 2, 3], [4, 5, 6, 7])),
-        ((1, 1, 1, 8), (list(range(8)), list(range(8)))),  # each has a piece of every row
+        ((1, 1, 1, 8), (list(range(8)), list(range(8)))),  # each has a chunk of every row
         ((1, 1, 8, 1), (list(range(8)), list(range(8)))),
     ],
 )
@@ -330,7 +330,7 @@ def test_a_process_reads_only_the_rows_its_devices_hold(sizes, expected):
 
 
 def reading(folder, genomes, body):
-    """A program that reads with `host_batches(stream(workers), …)`."""
+    """Writes a program that reads with `host_batches(stream(workers), …)`."""
     head = f"""
     import hashlib, itertools, multiprocessing, subprocess, time
     from data_pipeline.dataset.reader import RegionSource
@@ -373,17 +373,17 @@ def test_workers_give_the_same_batches(genomes, tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_end_with_the_trainer_and_by_its_word_only(genomes, tmp_path):
+def test_workers_end_only_with_the_trainer(genomes, tmp_path):
     program = reading(
         tmp_path,
         genomes,
         """
         batches = host_batches(stream(2), 8, 0, 1000)
         digest = hashlib.sha256()
-        for batch in itertools.islice(batches, 4):  # some of each
+        for batch in itertools.islice(batches, 4):  # from both workers
             digest.update(batch["inputs"].tobytes())
         children = multiprocessing.active_children()
-        for name in ("TERM", "INT"):  # by a third party, as a batch system or a terminal sends them
+        for name in ("TERM", "INT"):  # sent to the workers too by a batch system or a terminal
             subprocess.run(["kill", f"-{name}", *(str(child.pid) for child in children)], check=True)
         time.sleep(1)
         for batch in itertools.islice(batches, 96):
@@ -400,7 +400,7 @@ def test_workers_end_with_the_trainer_and_by_its_word_only(genomes, tmp_path):
     process = subprocess.Popen([sys.executable, program], env=environment, stdout=subprocess.PIPE, text=True)
     assert [process.stdout.readline() for _ in range(2)] == ["2 2\n", "True\n"]
     process.kill()
-    process.communicate(timeout=30)  # what they print to is closed: none is left
+    process.communicate(timeout=30)  # returns once all workers have closed their output
 
 
 def test_digest(long_regions, genomes, tmp_path):
@@ -409,7 +409,7 @@ def test_digest(long_regions, genomes, tmp_path):
 
     first = digest()
     assert digest() == first
-    assert digest(seed=1) == first  # the seed is kept beside it
+    assert digest(seed=1) == first  # the seed is stored separately
     assert digest(num_workers=2, prefetch=9) == first
     others = [
         digest(path=genomes), digest(path=genomes, split="validation"), digest(k=3), digest(context_length=17),
@@ -418,7 +418,7 @@ def test_digest(long_regions, genomes, tmp_path):
     ]  # fmt: skip
     assert len({first, *others}) == 10
     assert digest(repeat_weight=1.0) == first
-    settings = {  # as before there was a weight, so that such runs go on
+    settings = {  # those of runs from before repeat_weight existed, which must still resume
         "context_length": 16, "dataset": RegionSource(long_regions, "train").digest, "mask_documents": False,
         "random_phase": True, "reverse_complement": True, "split": "train", "tokenizer": make("kmer", 6).digest,
     }  # fmt: skip
@@ -438,9 +438,9 @@ def test_stored_tokens_stream_as_bases_do(genomes, tmp_path):
     end = 2 * stats["tokens"]
     assert one.read(0, end)[0].tolist() == other.read(0, end)[0].tolist()
     assert equal(batches(one, 4, 0, 5), batches(other, 4, 0, 5))
-    with pytest.raises(DataError, match=r"holds tokens of another kmer-6 than config\.tokenizer's kmer-3"):
+    with raises(DatasetError, file=stored, field="tokenizer", value="kmer-6"):
         TokenStream(RegionSource(stored, "train"), make("kmer", 3), data(stored, **options), 3)
-    with pytest.raises(DataError, match=r"data\.reverse_complement"):
+    with raises(DatasetError, file=stored, field="data.reverse_complement", value=True):
         TokenStream(RegionSource(stored, "train"), make("kmer", 6), data(stored), 3)
 
 
@@ -459,23 +459,23 @@ def test_bpe(genomes, tmp_path):
     order = permute(np.arange(len(source)), len(source), subkey(3, 0, 0))
     texts = [bases.decode(plain.read(int(r), 0, int(plain.index["length"][r]))) for r in order]
     assert tokenizer.decode(ids).split("<s>")[1:] == texts
-    with pytest.raises(DataError, match="holds bases, which only k-mer tokenizers read"):
+    with raises(DatasetError, file=genomes, field="storage", value="bases"):
         TokenStream(plain, tokenizer, data(genomes), 3)
 
 
 def test_nothing_to_read(tmp_path):
     folder = tiny.synthetic(tmp_path / "set", {"train": random_codes([5, 2, 1], 0)})
-    with pytest.raises(DataError, match="no region of the train split holds a whole token"):
+    with raises(DatasetError, file=folder, field="split", value="train"):
         TokenStream(RegionSource(folder, "train"), make("kmer", 6), data(folder), 0)
-    with pytest.raises(DataError, match="the validation split holds no region"):
+    with raises(DatasetError, file=folder, field="split", value="validation"):
         TokenStream(RegionSource(folder, "validation"), make("kmer", 6), data(folder), 0)
     assert TokenStream(RegionSource(folder, "train"), make("kmer", 3), data(folder), 0).example(0)["inputs"].shape == (
         16,
     )
 
 
-def test_epochs_that_phases_leave_empty_are_passed_over(tmp_path):
-    """One region of one k-mer: five epochs in six start behind it."""
+def test_epochs_without_tokens_are_skipped(tmp_path):
+    """One region of one k-mer: in five of six epochs the phase leaves no whole k-mer."""
     folder = tiny.synthetic(tmp_path / "set", {"train": [np.arange(6) % 4]})
     source, options = RegionSource(folder, "train"), data(folder, reverse_complement=False)
     stream = TokenStream(source, make("kmer", 6), options, 0)
@@ -485,7 +485,7 @@ def test_epochs_that_phases_leave_empty_are_passed_over(tmp_path):
     assert stream.example(3)["inputs"].shape == (16,)
 
 
-def test_damage_met_while_reading_is_a_line(genomes, tmp_path):
+def test_damage_found_while_reading_is_one_line(genomes, tmp_path):
     folder = tmp_path / "damaged"
     shutil.copytree(genomes, folder)
     [shard] = folder.glob("train-*.array_record")
@@ -493,6 +493,5 @@ def test_damage_met_while_reading_is_a_line(genomes, tmp_path):
     raw[len(raw) // 8 : len(raw) // 8 + 64] = bytes(64)
     shard.write_bytes(raw)
     stream = TokenStream(RegionSource(folder, "train"), make("kmer", 6), data(folder), 0)
-    with pytest.raises(DataError, match="build the dataset again") as caught:
+    with raises(DatasetError, file=shard, remedy=REBUILD):
         batches(stream, 8, 0, 30)
-    assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What an install makes of a clone: by its path (pip install -e), and as a wheel in another place."""
+"""Installing a clone: by its path (pip install -e), and as a wheel in another folder."""
 
 import email
 import os
@@ -36,7 +36,7 @@ def run(*arguments, cwd, **environment):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A folder with a clone called gener_jax, the wheel of it, and the one that pip makes for an editable install."""
+    """A folder with a clone called gener_jax, its wheel, and the wheel that pip makes for an editable install."""
     folder = tmp_path_factory.mktemp("packaging")
     clone = folder / "gener_jax"
     for package in ("gener_jax", "data_pipeline"):
@@ -52,7 +52,7 @@ def built(tmp_path_factory):
 
 
 def installed(built, kind, folder):
-    """The wheel's files in a folder, as an installer puts them."""
+    """Unpacks the wheel into a folder, as an installer does."""
     [wheel] = (built / kind).glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder)
@@ -60,7 +60,7 @@ def installed(built, kind, folder):
 
 
 def test_a_program_in_the_folder_above_finds_the_package(built, tmp_path):
-    """There the clone itself is a package without content, which Python takes unless the install is on its path."""
+    """From there the clone is an empty namespace package, which Python finds unless the install is on its path."""
     site = installed(built, "editable", tmp_path)
     program = "import site, sys; site.addsitedir(sys.argv[1]); import gener_jax, data_pipeline as d; "
     program += "print(gener_jax.load.__name__, gener_jax.__file__, d.__file__)"
@@ -87,8 +87,8 @@ def test_what_the_wheel_holds(built, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_wheel_trains_an_experiment_of_elsewhere(built, tmp_path):
-    """The shipped chromosome becomes a dataset, and two steps are trained: no file of the clone is read."""
+def test_the_wheel_trains_a_copied_experiment(built, tmp_path):
+    """Builds a dataset of the packaged chromosome and trains two steps, without any file of the clone."""
     pytest.importorskip("pip")
     [wheel] = (built / "wheel").glob("*.whl")
     site, work = tmp_path / "site", tmp_path / "work"

@@ -1,4 +1,4 @@
-"""Attention and training over the context axis, and over several processes."""
+"""Attention and training over the context axis and over several processes."""
 
 import functools
 import itertools
@@ -17,9 +17,14 @@ from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.runtime import errors
 from gener_jax.training.step import abstract_state, make_train_step
 from tests import processes, tiny
+from tests.raised import raises
 
 MESHES = [m for m in itertools.product((1, 2, 4, 8), repeat=4) if np.prod(m) == 8]  # data, fsdp, tensor, context
-SOME = [(2, 1, 4, 1), (1, 1, 1, 8), (1, 2, 2, 2)]  # every axis, rows cut between processes or not; a soak has all
+SOME = [
+    (2, 1, 4, 1),
+    (1, 1, 1, 8),
+    (1, 2, 2, 2),
+]  # all axes, rows divided between processes or not
 
 
 def test_there_are_twenty_meshes():
@@ -35,13 +40,13 @@ def test_the_balanced_order(n):
         batch = jax.jit(parallel.balance)({"inputs": ids, "targets": ids + 1})
         assert np.array_equal(jax.jit(parallel.restore)(batch["inputs"]), ids)
     assert np.array_equal(batch["targets"], batch["inputs"] + 1)
-    pieces = np.asarray(batch["positions"][0]).reshape(n, 2, -1)  # each device's two
+    chunks = np.asarray(batch["positions"][0]).reshape(n, 2, -1)  # two per device
     width = 8 // n
-    for device, (early, late) in enumerate(pieces):
+    for device, (early, late) in enumerate(chunks):
         assert early.tolist() == list(range(device * width, (device + 1) * width))
         last = 2 * n - 1 - device
         assert late.tolist() == list(range(last * width, (last + 1) * width))
-    assert parallel.balance({"inputs": ids}).keys() == {"inputs"}  # no mesh: as it is
+    assert parallel.balance({"inputs": ids}).keys() == {"inputs"}  # unchanged without a mesh
 
 
 def arrays(heads, key_heads, length=32, batch=4, head_dim=8):
@@ -58,7 +63,7 @@ def arrays(heads, key_heads, length=32, batch=4, head_dim=8):
         ((1, 1, 1, 8), 4, 2, False, None, "blockwise"),
         ((1, 2, 1, 4), 4, 4, True, 9, "blockwise"),
         ((1, 1, 4, 2), 8, 2, True, None, "blockwise"),  # two devices share a key head
-        ((1, 1, 2, 4), 6, 3, False, None, "blockwise"),  # a device's heads have two key heads
+        ((1, 1, 2, 4), 6, 3, False, None, "blockwise"),  # two key heads per device
         ((2, 1, 2, 2), 4, 2, True, 5, "reference"),
         ((2, 2, 2, 1), 4, 2, True, None, "blockwise"),
     ],
@@ -96,16 +101,16 @@ def test_attention_on_a_mesh_is_attention(sizes, heads, key_heads, segmented, wi
 @pytest.mark.parametrize(
     ("sizes", "heads", "key_heads", "segmented"),
     [
-        ((1, 2, 1, 4), 4, 1, True),  # a head a device, one key head for all
-        ((1, 1, 2, 4), 16, 8, False),  # two query heads of one key head a device
-        ((2, 1, 2, 2), 12, 4, True),  # a device's three heads have one key head
-        ((1, 1, 1, 8), 24, 4, False),  # half of a key head's six
+        ((1, 2, 1, 4), 4, 1, True),  # one head per device, one key head in all
+        ((1, 1, 2, 4), 16, 8, False),  # two query heads per device, which share a key head
+        ((2, 1, 2, 2), 12, 4, True),  # three heads per device, which share a key head
+        ((1, 1, 1, 8), 24, 4, False),  # half of the six query heads of a key head
         ((2, 1, 1, 4), 24, 4, True),
         ((1, 1, 1, 8), 32, 32, False),
     ],
 )
 def test_a_kernel_over_the_context_axis_is_attention(monkeypatch, sizes, heads, key_heads, segmented):
-    """Heads are exchanged for length: the kernel, here the reference in its place, is given the whole sequence."""
+    """Heads are exchanged for length, so that the kernel (replaced by the reference here) gets the whole sequence."""
     lengths = []
 
     def run(name, q, k, v, ids, window, *, name_kept):
@@ -125,14 +130,14 @@ def test_heads_that_do_not_divide_take_blockwise_or_are_refused(monkeypatch):
     q, k, v, _, _ = arrays(4, 2)
     with (
         jax.set_mesh(make_mesh(1, 1, 1, context=8)),
-        pytest.raises(errors.ConfigError, match="its 8 devices can share, not 4: use auto or blockwise"),
+        raises(errors.ConfigError, field="model.attention", value="cudnn"),
     ):
         parallel.sharded_attention(q, k, v, implementation="cudnn", offset=0)
 
 
 def test_what_does_not_divide_is_refused():
     q, k, v, _, _ = arrays(4, 2, length=20)
-    with jax.set_mesh(make_mesh(1, 1, 1, context=8)), pytest.raises(ValueError, match="twice mesh context = 16"):
+    with jax.set_mesh(make_mesh(1, 1, 1, context=8)), pytest.raises(ValueError, match=r"20 tokens .* = 16"):
         parallel.sharded_attention(q, k, v, implementation="blockwise", offset=0)
 
 
@@ -156,7 +161,7 @@ def test_a_devices_memory_falls_with_the_number_of_devices():
         with jax.set_mesh(mesh):
             program = step.lower(abstract_state(LONG, mesh), {"inputs": row, "targets": row}).compile()
         sizes[n] = program.memory_analysis().temp_size_in_bytes / 2**20
-    print("temporary memory of a step over the context axis, MiB a device:", sizes)
+    print("temporary memory of a step over the context axis, MiB per device:", sizes)
     assert sizes[8] < 0.2 * sizes[1]
 
 
@@ -165,11 +170,11 @@ def test_a_devices_work_falls_with_the_number_of_devices():
     blocks = length // block
 
     def trips(n, device):
-        """Blocks of keys that a device visits for its two pieces of queries: the loop's own bounds."""
+        """Key blocks that a device visits for its two chunks of queries, by the bounds of the loop."""
         rows, total = length // (2 * n), 0
-        for piece in (device, 2 * n - 1 - device):
+        for chunk in (device, 2 * n - 1 - device):
             for i in range(rows // block):
-                first, last = _bounds(i, piece * rows, None, block, block, blocks)
+                first, last = _bounds(i, chunk * rows, None, block, block, blocks)
                 total += int(last) - int(first)
         return total
 
@@ -178,7 +183,7 @@ def test_a_devices_work_falls_with_the_number_of_devices():
     for n in (2, 4, 8):
         each = {trips(n, device) for device in range(n)}
         assert len(each) == 1  # balanced
-        assert each.pop() * n == alone  # and nothing done twice
+        assert each.pop() * n == alone  # and no work is repeated
 
 
 def free_port():
@@ -196,7 +201,7 @@ def run_meshes(folder, dataset, meshes, devices, num_processes):
     ]
     found = []
     for process in running:
-        status, out, err = tiny.finished(process, seconds=1500)  # of which each mesh takes some ten
+        status, out, err = tiny.finished(process, seconds=1500)  # each mesh takes about ten
         assert status == 0, err[-3000:]
         found.append(json.loads(out.splitlines()[-1]))
     return [{m: one[name] for m, name in zip(meshes, names, strict=True)} for one in found]
@@ -209,8 +214,8 @@ def test_two_processes_are_one_process_is_one_device(tmp_path, meshes):
     dataset = tiny.genomes(tmp_path / "genomes")
     expected, rows = processes.losses(dataset, (1, 1, 1, 1))
     assert rows == list(range(8))
-    assert abs(expected[0] - expected[-1]) > 1e-3  # it moves
-    eight = {mesh: processes.losses(dataset, mesh) for mesh in meshes}  # this process has eight
+    assert abs(expected[0] - expected[-1]) > 1e-3  # the loss changes
+    eight = {mesh: processes.losses(dataset, mesh) for mesh in meshes}  # on the eight devices of this process
     two = run_meshes(tmp_path, dataset, meshes, devices=4, num_processes=2)
     for mesh in meshes:
         np.testing.assert_allclose(eight[mesh][0], expected, atol=1e-5, rtol=0, err_msg=str(mesh))
@@ -218,7 +223,7 @@ def test_two_processes_are_one_process_is_one_device(tmp_path, meshes):
             np.testing.assert_allclose(process[mesh][0], expected, atol=1e-5, rtol=0, err_msg=str(mesh))
         read = [process[mesh][1] for process in two]
         assert sorted(set(read[0] + read[1])) == list(range(8))
-        if mesh[0] * mesh[1] > 1:  # rows are cut between the processes
+        if mesh[0] * mesh[1] > 1:  # rows are divided between the processes
             assert len(read[0]) == len(read[1]) == 4
     print({mesh: max(abs(a - b) for a, b in zip(two[0][mesh][0], expected, strict=True)) for mesh in meshes})
 

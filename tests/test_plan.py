@@ -1,4 +1,4 @@
-"""Plans: the formulas against what is allocated, what is suggested, and where every experiment's parameters lie."""
+"""Plans: formulas compared with allocations, suggestions, and the parameter shardings of every experiment."""
 
 import dataclasses
 import json
@@ -19,6 +19,7 @@ from gener_jax.model import flops, memory
 from gener_jax.model.sharding import check_divides, make_mesh
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.training.step import abstract_state
+from tests.raised import raises
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py"))
@@ -38,17 +39,17 @@ def config_of(name, **overrides):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_where_an_experiments_parameters_lie(name):
-    """`GENER_JAX_WRITE=1` writes the files anew."""
+def test_the_shardings_of_an_experiment(name):
+    """`GENER_JAX_WRITE=1` rewrites the files."""
     config, lines = config_of(name), []
     for sizes in ((1, 8, 1, 1), (1, 2, 2, 2)):
         mesh = make_mesh(*sizes[:3], context=sizes[3])
         lines.append("mesh " + " ".join(f"{axis}={size}" for axis, size in mesh.shape.items()))
         for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_state(config, mesh)):
             spec = ", ".join("·".join(a) if isinstance(a, tuple) else str(a or "-") for a in leaf.sharding.spec)
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            parameter = jax.tree_util.keystr(path, simple=True, separator="/")
             lines.append(
-                f"{where} {leaf.dtype} {list(leaf.shape)} [{spec}] {list(leaf.sharding.shard_shape(leaf.shape))}"
+                f"{parameter} {leaf.dtype} {list(leaf.shape)} [{spec}] {list(leaf.sharding.shard_shape(leaf.shape))}"
             )
     text = "\n".join(lines) + "\n"
     file = DUMPS / f"{SAME_SHAPES.get(name, name)}.txt"
@@ -74,14 +75,14 @@ def test_the_state_is_what_the_formula_says():
     assert memory.training_needs(low, 8)["optimizer"] == need["optimizer"] / 2
 
 
-def test_operations_by_hand():
+def test_operations_equal_a_direct_count():
     m = config_of("euk_1b").model
-    by_hand = 26 * (2048 * 2048 * 2 + 2 * 2048 * 256 + 3 * 2048 * 5632) + 2048 * 4128
-    assert flops.matrix_parameters(m) == by_hand
-    seen = sum(min(i + 1, 100) for i in range(1000)) / 1000
-    assert flops.mean_keys(1000, 100) == pytest.approx(seen)
+    expected = 26 * (2048 * 2048 * 2 + 2 * 2048 * 256 + 3 * 2048 * 5632) + 2048 * 4128
+    assert flops.matrix_parameters(m) == expected
+    mean_keys = sum(min(i + 1, 100) for i in range(1000)) / 1000
+    assert flops.mean_keys(1000, 100) == pytest.approx(mean_keys)
     assert flops.mean_keys(1000) == 500.5
-    forward = 2 * by_hand + 26 * 2 * 2 * 2048 * 500.5  # scores and values
+    forward = 2 * expected + 26 * 2 * 2 * 2048 * 500.5  # products of scores and values
     assert flops.training(m, 1000) == 3 * forward
     assert flops.device_of("NVIDIA H100 80GB HBM3").tflops == 989
     assert flops.device_of("TPU v5 lite").tflops == 197
@@ -105,7 +106,7 @@ def run(capsys, *arguments):
     ],
 )
 def test_what_is_suggested_can_be_trained(capsys, name, machine):
-    """By the program that trains: its check of the mesh, and its formula of what the printed flags need."""
+    """Checks the mesh and the memory formula as training does, with the printed flags."""
     out, result = run(capsys, f"--config={ROOT / 'experiments' / name}.py", *machine)
     best = result["suggested"]
     [line] = [x for x in out.splitlines() if x.startswith("  set ")]
@@ -119,7 +120,7 @@ def test_what_is_suggested_can_be_trained(capsys, name, machine):
     assert out.count("inference on one device") == 1
 
 
-def test_what_does_not_fit_is_said(capsys):
+def test_a_model_that_does_not_fit_is_reported(capsys):
     small = f"--config={ROOT / 'experiments' / 'unified_7b'}.py", "--devices=4", "--device_memory_gib=16"
     out, result = run(capsys, *small)
     assert "nothing fits" in out
@@ -129,27 +130,27 @@ def test_what_does_not_fit_is_said(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "field"),
     [
-        ([], "give --devices N"),
-        (["--devices=8"], "the memory of a device"),
-        (["--topology=v5p"], "write v5p:4x4x4"),
-        (["--topology=v9:2x2"], "write v5p:4x4x4"),
-        (["--topology=v5p:²"], "write v5p:4x4x4"),
-        (["--topology=h100:8"], "write v5p:4x4x4"),
-        (["--topology=v5e:2x2", "--devices=8"], "not both"),
-        (["--devices=-4", "--device=h100"], "--devices is -4: "),
-        (["--devices=4", "--device_memory_gib=nan"], "--device_memory_gib is nan: "),
-        (["--devices=8", "--device=h100", "--compile"], "--compile needs --topology"),
-        (["--devices=8", "--device=h100", "--mfu=2"], "--mfu is 2.0: "),
+        ([], None),
+        (["--devices=8"], None),
+        (["--topology=v5p"], "--topology"),
+        (["--topology=v9:2x2"], "--topology"),
+        (["--topology=v5p:²"], "--topology"),
+        (["--topology=h100:8"], "--topology"),
+        (["--topology=v5e:2x2", "--devices=8"], None),
+        (["--devices=-4", "--device=h100"], "--devices"),
+        (["--devices=4", "--device_memory_gib=nan"], "--device_memory_gib"),
+        (["--devices=8", "--device=h100", "--compile"], "--compile"),
+        (["--devices=8", "--device=h100", "--mfu=2"], "--mfu"),
     ],
 )
-def test_command_lines_that_are_wrong(arguments, words):
-    with pytest.raises(ConfigError, match=words):
+def test_command_lines_that_are_wrong(arguments, field):
+    with raises(ConfigError, field=field):
         plan.main([f"--config={ROOT / 'experiments' / 'euk_1b'}.py", *arguments])
 
 
-def test_sending_by_hand():
+def test_communication_equals_a_direct_count():
     config = config_of("euk_1b", mesh__data=2, mesh__fsdp=4, train__batch_size=8, model__remat="none")
     found = {(one.kind, one.axis): one.gib * 2**30 for one in plan.collectives(config, 8)}
     n = 1_162_061_824
@@ -166,7 +167,7 @@ def has_libtpu():
 @pytest.mark.soak
 @pytest.mark.skipif(not has_libtpu(), reason="needs libtpu: pip install -e '.[plan]'")
 def test_the_formula_is_near_the_tpu_compilers(tmp_path):
-    """The 1.2b training step, splash attention included, compiled for a TPU; minutes."""
+    """Compiles the 1.2b training step with splash attention for a TPU, which takes minutes."""
     command_ = [
         sys.executable,
         "-m",
@@ -188,7 +189,7 @@ def test_xlas_flags_are_known_to_xla(capsys):
     line = capsys.readouterr().out.strip()
     assert line.startswith('export XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu')
     flags = " ".join(xla_flags.FLAGS["gpu"])
-    program = "import jax; jax.config.update('jax_platforms', 'cpu'); jax.devices()"  # ends at a flag it does not know
+    program = "import jax; jax.config.update('jax_platforms', 'cpu'); jax.devices()"  # fails at an unknown flag
     for text, status in ((flags, True), (flags + " --xla_gpu_no_such_flag=true", False)):
         done = subprocess.run(
             [sys.executable, "-c", program], env={**os.environ, "XLA_FLAGS": text}, capture_output=True

@@ -34,7 +34,7 @@ def mesh_of(data, fsdp, tensor):
 
 
 def batches(count):
-    """Random ids that repeat, so that there is something to learn."""
+    """Four random batches, repeated, so that the loss can decrease."""
     rng = np.random.default_rng(0)
     ids = rng.integers(32, VOCAB, (4, BATCH, CONTEXT + 1), dtype=np.int32)
     targets = np.where(rng.random((4, BATCH, CONTEXT)) < 0.2, PAD, ids[:, :, 1:])
@@ -43,7 +43,7 @@ def batches(count):
 
 @functools.cache
 def first_state():
-    """A new state on one device, where it is drawn, as numpy arrays."""
+    """A new state, initialised on one device, as numpy arrays."""
     alone = mesh_of(1, 1, 1)
     with jax.set_mesh(alone):
         return jax.device_get(init_state(TINY, alone))
@@ -51,7 +51,7 @@ def first_state():
 
 @functools.cache
 def step_of(sizes):
-    """A mesh, the jitted step on it, and where its state lies."""
+    """A mesh, its jitted training step, and the shardings of its state."""
     mesh = mesh_of(*sizes)
     with jax.set_mesh(mesh):
         step = make_train_step(TINY, mesh, TOKEN_BASES)
@@ -60,7 +60,7 @@ def step_of(sizes):
 
 @functools.cache
 def train(sizes, steps):
-    """Metrics of each step, the state at the end, and how many programs the step became."""
+    """The metrics of each step, the final state, and the number of compiled programs of the step."""
     mesh, step, shardings = step_of(sizes)
     with jax.set_mesh(mesh):
         state, metrics = jax.device_put(first_state(), shardings), []
@@ -71,7 +71,7 @@ def train(sizes, steps):
 
 
 def shard_shapes(tree):
-    """Parameter path → the shape of one device's part."""
+    """Parameter path → the shape of a shard."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): x.sharding.shard_shape(x.shape) for path, x in leaves
@@ -114,12 +114,12 @@ def test_key_value_heads_are_whole_where_tensor_exceeds_them():
 
 def test_sizes_that_do_not_divide_raise():
     mesh = mesh_of(1, 2, 4)
-    with pytest.raises(ValueError, match="heads = 6 is not divisible by mesh tensor = 4"):
+    with pytest.raises(ValueError, match=r"heads = 6 .* tensor = 4"):
         spec(("embed", "heads", "head_dim"), mesh, (16, 6, 4))
-    with pytest.raises(ValueError, match="batch = 3 is not divisible by mesh fsdp = 2"):
+    with pytest.raises(ValueError, match=r"batch = 3 .* fsdp = 2"):
         spec(("batch",), mesh, (3,))
     odd = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, vocab_size=50))
-    with pytest.raises(ValueError, match="vocab = 50 is not divisible"):
+    with pytest.raises(ValueError, match="vocab = 50"):
         abstract_state(odd, mesh)
 
 
@@ -147,7 +147,7 @@ def test_constrain_places_activations_on_the_mesh_that_is_set():
     mesh = mesh_of(2, 2, 2)
     with jax.set_mesh(mesh):
         placed = jax.jit(lambda x: constrain(x, "batch", "length", "mlp"))(x)
-        odd = jax.jit(lambda x: constrain(x[:3], "batch", "length", "mlp"))(x)  # an activation may stay whole
+        odd = jax.jit(lambda x: constrain(x[:3], "batch", "length", "mlp"))(x)  # an activation may stay unsharded
     assert placed.sharding.is_equivalent_to(NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor")), 3)
     assert odd.addressable_shards[0].data.shape == (3, 6, 8)
 
@@ -156,7 +156,7 @@ def test_state_is_born_sharded():
     mesh = mesh_of(2, 2, 2)
     with jax.set_mesh(mesh):
         state = init_state(TINY, mesh)
-    expected = {  # all but layers, head size and the norms in halves
+    expected = {  # halves, except for layers, head size and norms
         "embed_tokens": (24, 8),
         "layers/input_norm/scale": (2, 16),
         "layers/post_attention_norm/scale": (2, 16),
@@ -177,7 +177,7 @@ def test_state_is_born_sharded():
     assert len(moments) == 1
     assert shard_shapes(moments[0].mu) == shard_shapes(moments[0].nu) == expected
     for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(first_state()), strict=True):
-        assert np.array_equal(x, y)  # the same draw on any mesh
+        assert np.array_equal(x, y)  # the same initial values on any mesh
     assert shard_shapes(abstract_state(TINY, mesh)) == shard_shapes(state)
 
 
@@ -192,12 +192,12 @@ def test_eight_devices_train_as_one():
     expected, alone, _ = train((1, 1, 1), STEPS)
     metrics, state, _ = train((2, 2, 2), STEPS)
     losses, wanted = ([m["loss"] for m in run] for run in (metrics, expected))
-    assert wanted[0] == pytest.approx(np.log(VOCAB), abs=0.1)  # the mean over what is no padding
+    assert wanted[0] == pytest.approx(np.log(VOCAB), abs=0.1)  # the mean excludes padding
     assert wanted[-1] < wanted[0] - 0.1  # it learns
     np.testing.assert_allclose(losses, wanted, atol=1e-5)
     np.testing.assert_allclose([m["grad_norm"] for m in metrics], [m["grad_norm"] for m in expected], rtol=1e-4)
     assert int(state.step) == STEPS
-    # Adam divides by the gradient's size, so a parameter whose gradient is near 0 feels its rounding most.
+    # Adam divides by the size of the gradient, so rounding matters most where a gradient is near 0.
     for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-4)
     assert {x.sharding.num_devices for x in jax.tree.leaves(state)} == {8}
@@ -213,7 +213,7 @@ def test_fifty_steps_compile_once_and_reuse_the_old_state():
             state, _ = step(old, batch)
             assert all(x.is_deleted() for x in jax.tree.leaves(old))
             assert not any(x.is_deleted() for x in jax.tree.leaves(batch))
-            if number:  # the first state lies in numpy's memory
+            if number:  # the first state is in numpy's memory
                 assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.params)] == places
     assert step._cache_size() == 1
     assert int(state.step) == 50

@@ -1,5 +1,4 @@
-"""One step of training: accumulation, what is recomputed, steps that are skipped, the switch of objectives, the state's
-bits."""
+"""One training step: accumulation, skipped steps, the switch of objectives, the dtype of the optimizer state."""
 
 import dataclasses
 import functools
@@ -43,22 +42,22 @@ def changed(**fields):
 
 
 def batch(seed=0, rows=10, padded=True):
-    """Ids; rows are padded to very different lengths, so parts of a batch have other numbers of targets."""
+    """A batch whose rows are padded to very different lengths, so that microbatches have unequal numbers of targets."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(NUM_SPECIAL, NUM_SPECIAL + 16, (rows, 13)).astype(np.int32)
     ids[rng.random(ids.shape) < 0.1] = BOS
     targets = ids[:, 1:].copy()
     if padded:
         targets[np.arange(12)[None] >= rng.integers(1, 13, rows)[:, None]] = PAD
-        targets[[0, 5]] = OOV  # rows without any target, one of five parts
+        targets[[0, 5]] = OOV  # rows without targets, one whole microbatch of five
     return {"inputs": ids[:, :-1], "targets": targets, "weights": np.ones(targets.shape, np.float32)}
 
 
 def first_state(c, mesh):
     shapes = abstract_state(c, mesh)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    drawn = dataclasses.replace(zeros, params=jax.device_get(random_params(c.model)))
-    return jax.device_put(drawn, jax.tree.map(lambda x: x.sharding, shapes))
+    initial = dataclasses.replace(zeros, params=jax.device_get(random_params(c.model)))
+    return jax.device_put(initial, jax.tree.map(lambda x: x.sharding, shapes))
 
 
 @functools.cache
@@ -67,7 +66,7 @@ def step_of(c, mesh, objective):
 
 
 def run(c, batches, objective="ce", sizes=(1, 1, 1), state=None):
-    """Metrics of each step and the state at the end, as numpy."""
+    """The metrics of each step and the final state, as numpy arrays."""
     mesh = make_mesh(*sizes, jax.devices()[: int(np.prod(sizes))])
     with jax.set_mesh(mesh):
         step, out = step_of(c, mesh, objective), []
@@ -95,8 +94,8 @@ def usual_after_three(monkeypatch):
     monkeypatch.setattr("gener_jax.training.step._EMA_STEPS", 3)
 
 
-def test_accumulated_parts_are_the_whole_batch():
-    """Five parts of two rows, of very unequal numbers of targets, one of none, on two devices, against all ten rows."""
+def test_accumulated_microbatches_equal_the_whole_batch():
+    """Five microbatches of two rows on two devices against ten rows at once; targets are unequal, one has none."""
     batches = [batch(0), batch(1)]
     for i, b in enumerate(batches):
         b["weights"] = np.random.default_rng(i).choice([0, 0.5, 1], b["targets"].shape).astype(np.float32)
@@ -110,7 +109,7 @@ def test_accumulated_parts_are_the_whole_batch():
     with jax.set_mesh(mesh):
         program = make_train_step(ACCUMULATED, mesh, TOKEN_BASES).lower(abstract_state(ACCUMULATED, mesh), batch())
     assert "tensor<5x2x12xi32>" in program.as_text()  # the switch was on
-    # The mean of the parts' means would be another loss: the comparison can fail.
+    # The mean of the microbatches' means would be another loss, so the comparison can fail.
     b = batch(0)
     only = [{**b, "targets": np.where(np.arange(10)[:, None] == i, b["targets"], PAD)} for i in (1, 2)]
     rows = [run(SWITCHED, [one], "fns")[0][0]["loss"] for one in only]
@@ -120,12 +119,12 @@ def test_accumulated_parts_are_the_whole_batch():
 
 
 def with_nan(c, batches, at, value=np.nan):
-    """A run in which the weights of one batch's targets are not numbers, or too large."""
+    """A run in which the target weights of the batches `at` are `value`."""
     batches = [{**b, "weights": np.full_like(b["weights"], value if i in at else 1)} for i, b in enumerate(batches)]
     return run(c, batches)
 
 
-def test_a_gradient_that_is_no_number_is_skipped():
+def test_a_gradient_that_is_not_finite_is_skipped():
     batches = [batch(i) for i in range(4)]
     metrics, state = with_nan(SMALL, batches, at=(1, 2))
     assert [m["skipped"] for m in metrics] == [0, 1, 2, 2]
@@ -136,23 +135,23 @@ def test_a_gradient_that_is_no_number_is_skipped():
     adam = next(x for x in state.opt_state if hasattr(x, "mu"))
     assert int(adam.count) == 2
     _, before = with_nan(SMALL, batches[:1], at=())
-    _, behind = with_nan(SMALL, batches[:3], at=(1, 2))
-    same = jax.tree.map(np.array_equal, (before.params, before.opt_state), (behind.params, behind.opt_state))
-    assert jax.tree.all(same)  # nothing but the counts moves
+    _, after = with_nan(SMALL, batches[:3], at=(1, 2))
+    same = jax.tree.map(np.array_equal, (before.params, before.opt_state), (after.params, after.opt_state))
+    assert jax.tree.all(same)  # only the counts change
 
 
-def test_a_gradient_far_over_the_usual_is_skipped():
+def test_a_gradient_far_above_the_usual_is_skipped():
     batches = [batch(i, padded=False) for i in range(6)]
-    # One target alone has a far larger gradient than the mean of 120.
+    # A single target has a far larger gradient than the mean of 120.
     batches[4]["weights"][:] = 0
     batches[4]["weights"][0, 0] = 1
     metrics, state = run(ACCUMULATED, batches, "fns", sizes=(2, 1, 1))
     norms = [m["grad_norm"] for m in metrics]
     assert norms[4] > 4 * np.mean(norms[:4])
     assert [m["skipped"] for m in metrics] == [0, 0, 0, 0, 1, 1]
-    assert float(state.gradient_stats.grad_norm_ema) < 2 * np.mean(norms[:4])  # it is no part of what is usual
+    assert float(state.gradient_stats.grad_norm_ema) < 2 * np.mean(norms[:4])  # the spike does not enter the average
     assert run(SMALL, batches)[0][-1]["skipped"] == 0
-    early = [batches[0], batches[4], *batches[1:3]]  # before a norm is usual, nothing is over it
+    early = [batches[0], batches[4], *batches[1:3]]  # before the average exists, nothing exceeds it
     assert run(ACCUMULATED, early, "fns", sizes=(2, 1, 1))[0][-1]["skipped"] == 0
 
 
@@ -165,7 +164,7 @@ def test_the_switch_of_objectives():
     assert not any("fns_bits_per_base" in m for m in straight)
     assert [m["learning_rate"] for m in straight + metrics] == pytest.approx([*rates(4), *(2 * rates(4)[2:])], rel=1e-5)
     assert metrics[0]["loss"] != straight[2]["loss"]
-    # The same parameters, so the same bits by token, whatever is minimised.
+    # The parameters are the same, so the bits by token are the same under either loss.
     assert metrics[0]["bits_per_base"] == pytest.approx(straight[2]["bits_per_base"], rel=1e-6)
     assert not np.array_equal(state.params["lm_head"], other.params["lm_head"])
     with raises(ConfigError, field="objective.fns_learning_rate", value=1e-4):
@@ -206,7 +205,7 @@ def test_the_moments_in_bfloat16():
     np.testing.assert_allclose([m["loss"] for m in metrics], [m["loss"] for m in expected], atol=0.03)
 
 
-def test_rounding_at_random_is_right_in_the_mean():
+def test_stochastic_rounding_is_unbiased():
     x = np.float32([1.0, 1 + 1 / 512, -3.14159, 1e-30, 0.0, np.inf, -np.inf])
 
     def moved(moment, key):
@@ -225,7 +224,7 @@ def test_rounding_at_random_is_right_in_the_mean():
         assert len(set(drawn[:, i])) == 2  # the two neighbours
         assert abs(drawn[:, i].mean() / float(x[i]) - 1) < 3e-4
         assert abs(nearest[i] / float(x[i]) - 1) > 1e-4
-    # A moment that moves by a thousandth a step arrives, where rounding to the nearest would keep it where it is.
+    # A moment that changes by a thousandth per step moves; rounding to nearest would leave it unchanged.
     assert 1.6 < moment.mean() < 1.66  # 2 − 0.999^1000
     assert jnp.bfloat16(1.0 * 0.999 + 0.001 * 2) == 1
 
@@ -247,7 +246,7 @@ def test_schedules():
     np.testing.assert_allclose(carbon, np.where(np.arange(101) < 40, wsd, 0.25 * wsd), atol=1e-6)
 
 
-def test_the_optimizer_is_adamw_behind_a_clip():
+def test_the_optimizer_is_adamw_after_clipping():
     batches = [batch(0, padded=False), batch(1, padded=False)]
     metrics, state = run(SMALL, batches)
     assert all(m["grad_norm"] > 2 * SMALL.optimizer.clip_norm for m in metrics)

@@ -1,4 +1,4 @@
-"""The whole loop on a model of some thousand numbers: resumed runs, what is written, what leaves the device."""
+"""The training loop with a model of a few thousand parameters: resumed runs, written files, transfers."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ import pytest
 
 from data_pipeline import train_bpe
 from data_pipeline.dataset.builder import build
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DatasetError
 from data_pipeline.sequence.tokenizer import make
 from gener_jax import evaluate, sample, train
 from gener_jax.cli import command
@@ -31,6 +31,7 @@ from gener_jax.training import checkpoint, loop
 from gener_jax.training.step import abstract_state
 from tests import tiny
 from tests.data import random_codes
+from tests.raised import raises
 
 SPEEDS = ("tokens_per_s", "bases_per_s")
 
@@ -41,7 +42,7 @@ def dataset(tmp_path_factory):
 
 
 def state_of(folder, step=None, devices=8):
-    """A checkpoint's parameters and optimizer state as numpy arrays, by name, and the loader's state."""
+    """The parameters and optimizer state of a checkpoint as numpy arrays by name, and the loader's state."""
     _, config = for_config(run_folder.read_config(folder))
     target = abstract_state(config, make_mesh(1, -1, 1, devices=jax.devices()[:devices]))
     checkpoints = checkpoint.Checkpoints(folder, 2)
@@ -56,13 +57,13 @@ def same_state(one, other):
 
 
 def log_of(folder):
-    """The log without the speeds."""
+    """The log without speeds."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in SPEEDS} for line in lines]
 
 
 class Watch:
-    """What a run in this process does: the batches it takes, its programs, how often it reads the device."""
+    """Records what a run in this process does: its batches, its programs, and its reads from the device."""
 
     def __init__(self, patch, stop_at=None):
         self.batches, self.fetches, self.guarded, self.steps = {}, {"train": 0, "held_out": 0, "checksum": 0}, [], []
@@ -79,7 +80,7 @@ class Watch:
                     raise KeyboardInterrupt
                 with contextlib.suppress(jax.errors.JaxRuntimeError):
                     jnp.zeros(3) + np.ones(3)
-                    self.guarded.append("a transfer nobody asked for")
+                    self.guarded.append("an implicit transfer was possible")
                 return step(state, batch)
 
             return run
@@ -104,7 +105,7 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def straight(dataset, tmp_path_factory):
-    """Twelve steps without a stop, through the command."""
+    """Twelve uninterrupted steps, run by the command."""
     folder = tmp_path_factory.mktemp("straight")
     experiment = tiny.experiment(folder / "tiny.py", dataset)
     out = io.StringIO()
@@ -116,7 +117,7 @@ def straight(dataset, tmp_path_factory):
     return watch
 
 
-def test_a_run_says_and_writes_what_it_should(straight, dataset):
+def test_what_a_run_prints_and_writes(straight, dataset):
     last = json.loads(straight.out.splitlines()[-1])
     assert last["step"] == 12
     for name in (
@@ -136,7 +137,7 @@ def test_a_run_says_and_writes_what_it_should(straight, dataset):
     assert steps[-1]["loss"] == last["train_loss"] < steps[0]["loss"]
     evaluations = [line for line in log if "held_out" in line]
     assert [line["step"] for line in evaluations] == [3, 4, 6, 8, 9, 12]  # each checkpoint too
-    # The look at the end and the final evaluation are of the same regions, but another program.
+    # The evaluation of the last step and the final one use the same regions but different programs.
     assert evaluations[-1]["held_out"]["loss"] == pytest.approx(last["loss"], abs=1e-6)
     assert sorted(p.name for p in straight.folder.iterdir()) == [
         "checkpoints", "config.json", "environment.json", "log.jsonl",
@@ -149,7 +150,7 @@ def test_a_run_says_and_writes_what_it_should(straight, dataset):
     assert sorted(int(p.name) for p in (straight.folder / "checkpoints").iterdir()) == [9, 12]
 
 
-def test_metrics_are_read_once_a_step_and_nothing_crosses_unasked(straight):
+def test_metrics_are_read_once_per_step_without_implicit_transfers(straight):
     assert straight.fetches["train"] == 12
     assert straight.fetches["held_out"] > 0
     assert straight.total == sum(straight.fetches.values())
@@ -157,55 +158,56 @@ def test_metrics_are_read_once_a_step_and_nothing_crosses_unasked(straight):
     assert [step._cache_size() for step in straight.steps] == [1, 0]  # cross-entropy; FNS, which this run does not use
 
 
-def test_the_guard_of_that_test_would_have_seen_it():
+def test_the_transfer_guard_of_that_test_works():
     with jax.transfer_guard("disallow"), pytest.raises(jax.errors.JaxRuntimeError):
         jnp.zeros(3) + np.ones(3)
 
 
-def test_stopped_twice_is_never_stopped(straight, dataset, tmp_path, monkeypatch):
-    """Ctrl-C after steps 5 and 11, behind the checkpoints of 3 and 9: the same numbers to the last bit."""
+def test_a_run_stopped_twice_equals_an_uninterrupted_one(straight, dataset, tmp_path, monkeypatch):
+    """Ctrl-C after steps 5 and 11, so that the run resumes from 3 and 9; the results are equal to the bit."""
     config, batches = tiny.config(dataset), {}
-    for stop, behind in ((5, 3), (11, 9), (None, None)):
+    for stop, saved in ((5, 3), (11, 9), (None, None)):
         with monkeypatch.context() as patch:
             watch = Watch(patch, stop)
             if stop is not None:
-                with pytest.raises(KeyboardInterrupt, match=f"after step {behind}; the same command resumes there"):
+                with pytest.raises(KeyboardInterrupt, match=f"after step {saved};"):
                     train.train(config, tmp_path / "run")
-                assert log_of(tmp_path / "run")[-1]["step"] > behind  # which the next run cuts back
+                assert log_of(tmp_path / "run")[-1]["step"] > saved  # the next run truncates this
             else:
                 result = train.train(config, tmp_path / "run")
             for number, digest in watch.batches.items():
                 assert batches.setdefault(number, digest) == digest
     assert batches == straight.batches
     assert watch.batches.keys() == {10, 11, 12}
-    assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 3  # of each start
+    assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 3  # one per start
     assert same_state(state_of(tmp_path / "run"), state_of(straight.folder))
     assert log_of(tmp_path / "run") == log_of(straight.folder)
     assert result["loss"] == json.loads(straight.out.splitlines()[-1])["loss"]
 
 
-def test_a_finished_run_is_told_again(straight, dataset, capsys):
+def test_a_finished_run_prints_its_result_again(straight, dataset, capsys):
     before, log = state_of(straight.folder), (straight.folder / "log.jsonl").read_text()
     result = train.train(tiny.config(dataset), straight.folder)
-    told = json.loads(straight.out.splitlines()[-1])
-    assert (result["step"], result["loss"]) == (12, told["loss"])
+    expected = json.loads(straight.out.splitlines()[-1])
+    assert (result["step"], result["loss"]) == (12, expected["loss"])
     assert same_state(before, state_of(straight.folder))
     assert (straight.folder / "log.jsonl").read_text() == log
     assert "resuming" in capsys.readouterr().err
 
 
-def test_another_run_may_not_go_on_in_the_folder(straight, dataset, tmp_path):
+def test_a_folder_cannot_be_resumed_by_another_run(straight, dataset, tmp_path):
     before = {path: path.read_bytes() for path in straight.folder.glob("*.json*")}
-    with pytest.raises(ConfigError, match=r"model.hidden_size: 16 → 32.*train.seed: 0 → 1"):
+    with raises(ConfigError) as caught:
         train.train(tiny.config(dataset, model__hidden_size="32", train__seed="1"), straight.folder)
+    assert re.search(r"model.hidden_size: 16 → 32.*train.seed: 0 → 1", str(caught.value))
     other = tiny.genomes(tmp_path / "other", validation_fraction=0.3)
-    with pytest.raises(DataError, match="is not the data that this run started with"):
+    with raises(DatasetError, file=tmp_path / "other"):
         train.train(tiny.config(other), straight.folder)
     assert before == {path: path.read_bytes() for path in straight.folder.glob("*.json*")}
 
 
 @pytest.mark.slow
-def test_a_longer_run_on_another_mesh_where_it_is_allowed(straight, dataset, tmp_path):
+def test_a_longer_run_on_another_mesh_if_allowed(straight, dataset, tmp_path):
     shutil.copytree(straight.folder, tmp_path / "run")
     changed = {"train__num_steps": "14", "mesh__data": "8", "mesh__fsdp": "1"}
     with pytest.raises(ConfigError, match=r"--config.train.allow_changes=train.num_steps$"):
@@ -217,14 +219,14 @@ def test_a_longer_run_on_another_mesh_where_it_is_allowed(straight, dataset, tmp
 
 
 def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
-    told = json.loads(straight.out.splitlines()[-1])
+    expected = json.loads(straight.out.splitlines()[-1])
     evaluate.main(["--checkpoint", str(straight.folder)])
     out = capsys.readouterr().out
     last = json.loads(out.splitlines()[-1])
     for name in ("loss", "bits_per_base", "markov_0", "markov_5", "bits_by_codon_position"):
-        assert last[name] == told[name], name
+        assert last[name] == expected[name], name
     assert (last["step"], last["split"]) == (12, "validation")
-    assert last["train_loss"] == told["train_loss"]
+    assert last["train_loss"] == expected["train_loss"]
     assert last["tokens_per_s"] > 0
     assert f"{last['bits_per_base']:.4f}" in out
     evaluate.main(["--checkpoint", str(straight.folder), "--config.eval.split=train", "--step", "9"])
@@ -256,8 +258,8 @@ def test_evaluate_warns_of_data_that_the_run_was_not_trained_on(straight, capsys
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_in_full")
-def test_a_repeat_is_learnt_and_given_back(tmp_path):
-    """Every 6-mer of 2 kb comes once, so that a good model knows what follows each."""
+def test_a_sequence_is_memorised_and_generated(tmp_path):
+    """Every 6-mer of 2 kb occurs once, so that a trained model knows the next one."""
     [codes] = random_codes([1998], 3, unknown=False)
     dataset = tiny.synthetic(tmp_path / "set", {"train": [codes], "validation": [codes]})
     config = tiny.config(
@@ -270,8 +272,8 @@ def test_a_repeat_is_learnt_and_given_back(tmp_path):
     result = train.train(config, tmp_path / "run")
     assert result["train_loss"] < 0.01
     text = make("kmer").decode(make("kmer").encode_bases(codes))
-    [given] = load(tmp_path / "run").generate([text[:60]], 600, temperature=0)
-    assert given == text[60:660]
+    [generated] = load(tmp_path / "run").generate([text[:60]], 600, temperature=0)
+    assert generated == text[60:660]
 
 
 @pytest.mark.slow
@@ -303,11 +305,11 @@ def test_bpe_trains_resumes_evaluates_and_samples(tmp_path, monkeypatch, capsys)
 def test_repeats_weigh_less_in_training_and_alike_in_evaluation(tmp_path, capsys):
     codes = random_codes([900, 700, 400], 1)
     dataset = tiny.synthetic(tmp_path / "set", {"train": codes, "validation": codes[:2]}, soft_masked=True)
-    short = {"checkpoint__every_steps": "12", "eval__every_steps": "12"}  # its step is that of the other tests' runs
+    short = {"checkpoint__every_steps": "12", "eval__every_steps": "12"}  # its program is that of the other runs
     config = tiny.config(dataset, data__repeat_weight="0.1", **short)
     result, log = train.train(config, tmp_path / "run"), log_of(tmp_path / "run")
     plain, plain_log = train.train(tiny.config(dataset, **short), tmp_path / "plain"), log_of(tmp_path / "plain")
-    assert log[0]["bits_per_base"] == plain_log[0]["bits_per_base"]  # of the same parameters and batch
+    assert log[0]["bits_per_base"] == plain_log[0]["bits_per_base"]  # same parameters and batch
     assert log[0]["loss"] != plain_log[0]["loss"]
     assert result["bits_per_base"] != plain["bits_per_base"]
     assert set(result["by_case"]) == {"soft-masked", "not soft-masked"}
@@ -318,11 +320,11 @@ def test_repeats_weigh_less_in_training_and_alike_in_evaluation(tmp_path, capsys
     upper = tiny.synthetic(tmp_path / "upper", {"train": codes, "validation": codes[:2]})
     with pytest.raises(ConfigError, match=r"data.repeat_weight: 1.0 → 0.1"):
         train.train(tiny.config(upper, data__repeat_weight="0.1", **short), tmp_path / "plain")
-    assert capsys.readouterr().err.count("no lower case in the bases of") == 1
+    assert capsys.readouterr().err.count("warning: no lower case in ") == 1
 
 
-def test_the_config_of_the_helper_is_the_experiment_files(dataset, tmp_path):
-    """So that what is shown here of one holds of the other."""
+def test_the_config_of_the_helper_is_that_of_the_experiment_file(dataset, tmp_path):
+    """So that tests of one also apply to the other."""
     _, read, _ = command.Command("", checkpoint=False).parse(
         ["--config", str(tiny.experiment(tmp_path / "tiny.py", dataset))]
     )

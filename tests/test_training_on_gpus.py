@@ -1,4 +1,4 @@
-"""The training path as a GPU gets it: text that jax lowers for CUDA without one, and bfloat16's gradients."""
+"""Training on a GPU: the text that jax lowers for CUDA, which needs no GPU, and gradients in bfloat16."""
 
 import functools
 import re
@@ -21,7 +21,7 @@ from tests.conftest import random_params
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Attention is chosen, and cuDNN asked, as on an H100."""
+    """Attention is chosen, and cuDNN's support checked, as on an H100."""
     monkeypatch.setattr(kernels, "_platform", lambda: "gpu")
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
@@ -53,16 +53,16 @@ def lowered(c):
 
 @pytest.mark.parametrize(("remat", "forwards"), [("none", 1), ("dots", 1), ("block", 1), ("full", 2)])
 def test_attention_is_computed_once_where_remat_keeps_it(gpu, remat, forwards):
-    """The layers' scan has one body forward and one backward, so the text has each call once a layer."""
+    """The scan over layers has one forward and one backward body, so each call occurs once in the text per layer."""
     c = model(dtype="bfloat16", remat=remat)
     calls = Counter(re.findall(r"custom_call @(__cudnn\$\w+)", lowered(c)))
     assert calls == {"__cudnn$fmhaSoftmax": forwards, "__cudnn$fmhaSoftmaxBackward": 1}
-    program = str(traced(c, documents=True).jaxpr)  # documents go to Triton
+    program = str(traced(c, documents=True).jaxpr)  # document masks need Triton
     assert Counter(re.findall(r"name=(mha_(?:for|back)ward)", program)) == {"mha_forward": forwards, "mha_backward": 1}
 
 
 def test_the_embeddings_gradient_is_summed_in_float32(gpu):
-    """Of an id's many tokens: in bfloat16 a long sum stops growing."""
+    """The gradient of an id sums over all its tokens; in bfloat16 a long sum stops growing."""
     text = lowered(model(dtype="bfloat16"))
     sums = re.findall(r'"stablehlo.scatter".*?\}\) : \(.*?\) -> (\S+)', text, re.DOTALL)
     assert "tensor<48x128xf32>" in sums
@@ -70,9 +70,14 @@ def test_the_embeddings_gradient_is_summed_in_float32(gpu):
 
 
 def test_gradients_in_bfloat16_are_float32s_where_an_id_repeats():
+    """bfloat16 rounds by 0.0011 (root mean square) each time.
+
+    Sixty independent roundings in a row give 0.0085, the largest error found; the limit is twice that. A sum over the
+    4096 tokens in bfloat16 exceeds it (0.075 for the head).
+    """
     c = model(initializer_range=0.05, attention="reference")
     ids = np.random.default_rng(0).integers(1, 48, (8, 512))
-    ids[np.random.default_rng(1).random(ids.shape) < 0.1] = 0  # poly-A, say
+    ids[np.random.default_rng(1).random(ids.shape) < 0.1] = 0  # such as poly-A
     params = random_params(c)
     gradients = [
         jax.jit(jax.grad(functools.partial(loss, model(dtype=dtype, initializer_range=0.05, attention="reference"))))(
@@ -82,13 +87,14 @@ def test_gradients_in_bfloat16_are_float32s_where_an_id_repeats():
     ]
     exact, low = ({jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(g)} for g in gradients)
     errors = {name: float(jnp.linalg.norm(low[name] - x) / jnp.linalg.norm(x)) for name, x in exact.items()}
-    row = "['embed_tokens']"
-    errors["the repeated id"] = float(jnp.linalg.norm(low[row][0] - exact[row][0]) / jnp.linalg.norm(exact[row][0]))
-    assert max(errors.values()) < 0.03, errors
+    table = "['embed_tokens']"
+    repeated, expected = low[table][0], exact[table][0]
+    errors["the repeated id"] = float(jnp.linalg.norm(repeated - expected) / jnp.linalg.norm(expected))
+    assert max(errors.values()) < 0.017, errors
 
 
 def test_the_context_axis_has_the_kernel(gpu):
-    """Once forward and once backward, over the whole length; heads that do not divide are attended to blockwise."""
+    """The kernel runs once forward and once backward over the whole length; blockwise if the heads do not divide."""
 
     def calls(heads):
         def total(q, k, v):

@@ -1,1 +1,1 @@
-"""The command line: parsing, overrides, and how a command fails."""
+"""The command line: parsing, overrides, errors and exit statuses."""

@@ -1,4 +1,4 @@
-"""How a verb is run: jax is imported with it, not with the list of verbs."""
+"""Runs a command; listing the commands does not import jax."""
 
 from collections.abc import Callable
 

@@ -5,8 +5,8 @@
     --workdir=DIR               the run's folder; default runs/<config name>
     --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
 
-Exit status: 0; 1 for unusable input; 2 for an invalid command line or configuration; 75 stuck; 130 interrupted; 143
-stopped by SIGTERM, the state saved.
+Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 75 stuck; 130 interrupted; 143
+stopped by SIGTERM after saving the state.
 """
 
 import argparse
@@ -31,25 +31,25 @@ def load_experiment(path: str) -> dict:
     """The fields returned by an experiment file's `get_config()`; the config's name is that of the file."""
     file = Path(path)
     if not file.is_file():
-        raise ConfigError(f"--config {path}: no such file")
+        raise ConfigError("no such file", "--config", path)
     if file.suffix != ".py":
-        raise ConfigError(f"--config {path}: not a Python file; give one such as experiments/quickstart.py")
+        raise ConfigError("not a Python file; give one such as experiments/quickstart.py", "--config", path)
     spec = importlib.util.spec_from_file_location(f"experiment_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         values = module.get_config().to_dict()
-    except Exception as error:  # any error of the file is its author's to fix, so one line is enough
+    except Exception as error:  # the author of the file can fix any error in it, so one line is enough
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(file)] or [getattr(error, "lineno", None)]
         at = f"line {lines[-1]}: " if lines[-1] else ""
         text = (str(error).splitlines() or [""])[0]
-        raise ConfigError(f"--config {path}: {at}{type(error).__name__}: {text}") from error
+        raise ConfigError(f"{at}{type(error).__name__}: {text}", "--config", path) from error
     return {**values, "name": file.stem}
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Splits arguments into all others and a dict of those of the form `--config.x.y=value` or `--config.x.y value`."""
+    """Separates `--config.x.y=value` and `--config.x.y value`, returned as a dict, from all other arguments."""
     rest, overrides, it = [], {}, iter(argv)
     for argument in it:
         if argument.startswith("--config."):
@@ -57,7 +57,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             if not equals:
                 value = next(it, None)
                 if value is None or value.startswith("--"):
-                    raise ConfigError(f"--config.{name} has no value")
+                    raise ConfigError(f"--config.{name} needs a value")
             overrides[name] = value
         else:
             rest.append(argument)
@@ -77,14 +77,14 @@ def override(values: dict, overrides: dict[str, str]) -> Config:
 
 
 def step(text: str) -> int | str:
-    """The value of --step: a checkpoint's number, or "best"."""
+    """Parses the value of --step: the step of a checkpoint, or "best"."""
     if text != "best" and not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} must be a step number or best")
+        raise argparse.ArgumentTypeError(f"{text!r} must be the step of a checkpoint, or best")
     return text if text == "best" else int(text)
 
 
 class Command:
-    """A program: its parser and, after `parse`, its arguments, configuration and folder."""
+    """A program's parser, which also resolves its configuration and the run's folder."""
 
     def __init__(self, description: str, *, checkpoint: bool):
         self.parser = argparse.ArgumentParser(
@@ -99,19 +99,21 @@ class Command:
         if checkpoint:
             self.parser.add_argument(
                 "--checkpoint", metavar="DIR",
-                help="instead of both: a run's folder, a Hugging Face folder, tiny (the model that ships with the "
-                "package), or a name in the local Hugging Face cache, such as "
+                help="use this model instead of --config and --workdir: a run's folder, a Hugging Face folder, tiny "
+                "(which comes with the package), or a name in the local Hugging Face cache, such as "
                 "GenerTeam/GENERator-v2-eukaryote-1.2b-base",
             )  # fmt: skip
-            self.parser.add_argument("--download", action="store_true", help="download a name that is not in the cache")
+            self.parser.add_argument(
+                "--download", action="store_true", help="download a model that is not in the cache"
+            )
 
     def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Path]:
-        """Arguments, the resolved configuration, and the run's folder."""
+        """Returns the arguments, the resolved configuration and the run's folder."""
         rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
         args = self.parser.parse_args(rest)
         if getattr(args, "checkpoint", None) is not None:
             if args.config or args.workdir:
-                raise ConfigError("give --checkpoint alone, or --config and --workdir")
+                raise ConfigError("cannot be combined with --config or --workdir", "--checkpoint", args.checkpoint)
             from gener_jax.storage import pretrained  # imports jax, so only after the command line is checked
 
             folder = pretrained.find(args.checkpoint, download=args.download)
@@ -135,7 +137,7 @@ def run(main: Callable[[], int | None]) -> None:
 
     from gener_jax.runtime.errors import CheckpointError, Terminated, TrainingError
 
-    # orbax and its event loop log pages about errors that are one line here.
+    # orbax and its event loop log at length about errors that are reported in one line here.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unless_loop_closed
@@ -149,12 +151,7 @@ def run(main: Callable[[], int | None]) -> None:
     except Terminated as stopped:
         print(f"stopped {stopped}", file=sys.stderr)
         sys.exit(143)
-    except (
-        DataError,
-        CheckpointError,
-        TrainingError,
-        OSError,
-    ) as error:  # any other ValueError is a bug
+    except (DataError, CheckpointError, TrainingError, OSError) as error:  # any other ValueError is a bug
         _fail(1, error)
     except MemoryError as error:
         _fail(1, f"out of memory: {error}" if str(error) else "out of memory")
@@ -173,6 +170,6 @@ def _unless_loop_closed(unraisable) -> None:
 
 
 def _fail(status: int, error) -> None:
-    sys.unraisablehook = lambda _: None  # threads still writing a checkpoint would report the same error at length
+    sys.unraisablehook = lambda _: None  # threads that still write a checkpoint would repeat the error at length
     print(f"error: {error}", file=sys.stderr)
     sys.exit(status)

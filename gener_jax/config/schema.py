@@ -1,7 +1,7 @@
-"""Every knob of a run, declared once: frozen dataclasses that check themselves, and the ConfigDict made from them.
+"""Every setting of a run, declared once: frozen dataclasses that check their values, and the ConfigDict made from them.
 
 An experiment file starts from `base()`, a locked `ml_collections.ConfigDict` with the published recipe, and changes
-what differs. `resolve` turns it into a `Config`. Reading files and command lines is `gener_jax.cli.command`'s part.
+what differs. `resolve` turns it into a `Config`. `gener_jax.cli.command` reads files and command lines.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ def _require(condition: bool, field: str, value, problem: str) -> None:
 
 
 def _fields_of(section: str, values):
-    """`check(name, condition, problem)` for the fields of a section; the condition must hold of each name's value."""
+    """Returns `check(names, condition, problem)`, which raises unless the value of each field meets the condition."""
 
     def check(names: str, condition, problem: str) -> None:
         for name in names.split():
@@ -41,7 +41,7 @@ def _not_negative(value) -> bool:
 
 
 def _one_of(choices) -> tuple:
-    """The condition and the problem of a field that is one of some choices."""
+    """The condition and problem of a field whose value must be one of `choices`."""
     return lambda value: value in choices, f"must be one of {', '.join(choices)}"
 
 
@@ -52,16 +52,16 @@ _SEED = (lambda value: 0 <= value < 2**32, "must be at least 0 and below 2^32")
 
 ATTENTION = ("auto", "reference", "blockwise", "cudnn", "triton", "splash")
 REMAT = (
-    "none",  # nothing
-    "dots",  # all but matrix products and attention
-    "block",  # each layer from its input, but not its attention
-    "full",  # each layer from its input
+    "none",  # recomputes nothing
+    "dots",  # recomputes all but matrix products and attention
+    "block",  # recomputes each layer from its input, except attention
+    "full",  # recomputes each layer from its input
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The decoder; the first block has the names of the published config.json."""
+    """The decoder; the first block of fields has the names of the published config.json."""
 
     vocab_size: int | None = None  # None: the tokenizer's
     hidden_size: int = 2048
@@ -74,17 +74,17 @@ class Model:
     rms_norm_eps: float = 1e-5
     rope_theta: float = 500_000.0
     initializer_range: float = 0.02
-    sliding_window: int | None = None  # tokens back that a token sees, itself included; None: all
-    yarn_factor: float = 1.0  # YaRN stretches max_position_embeddings by this; 1: it does not
-    yarn_beta_fast: float = 32.0  # turns in the context above which a pair of dimensions keeps its frequency
-    yarn_beta_slow: float = 1.0  # turns below which its frequency is divided by yarn_factor
-    yarn_attention_factor: float | None = None  # of cosine and sine; None: 0.1 ln(yarn_factor) + 1
+    sliding_window: int | None = None  # tokens that a token attends to, itself included; None: all before it
+    yarn_factor: float = 1.0  # factor by which YaRN extends max_position_embeddings; 1: no YaRN
+    yarn_beta_fast: float = 32.0  # rotations within the context above which a frequency is unchanged
+    yarn_beta_slow: float = 1.0  # rotations below which it is divided by yarn_factor
+    yarn_attention_factor: float | None = None  # scale of cosine and sine; None: 0.1 ln(yarn_factor) + 1
 
-    dtype: str = "float32"  # of the computation; parameters are float32
+    dtype: str = "float32"  # compute dtype; parameters are float32
     attention: str = "auto"  # auto, or one of ATTENTION
-    attention_block: int = 256  # tokens
-    remat: str = "dots"  # what the backward pass computes again, from least to most: one of REMAT
-    scan_unroll: int = 1  # layers a step of the scan; num_hidden_layers unrolls it, and remat then saves little
+    attention_block: int = 256  # tokens per block of blockwise attention
+    remat: str = "dots"  # what the backward pass recomputes: one of REMAT, from least to most
+    scan_unroll: int = 1  # layers per scan iteration; at num_hidden_layers remat saves little memory
 
     def __post_init__(self):
         check = _fields_of("model", self)
@@ -122,8 +122,9 @@ class Model:
 
     @property
     def max_length(self) -> int | None:
-        """Tokens that an input may have: the positions of training, stretched; None (any) where a window within them
-        keeps every distance one that was trained.
+        """The most tokens of an input: the positions of training, extended by YaRN.
+
+        None (no limit) if a sliding window is no longer than that, since no distance then exceeds those of training.
         """
         positions = int(self.max_position_embeddings * self.yarn_factor)
         return None if self.sliding_window is not None and self.sliding_window <= positions else positions
@@ -131,12 +132,12 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """How DNA becomes ids."""
+    """How DNA is converted to token ids."""
 
-    kind: str = "kmer"  # kmer, bpe
-    k: int = 6  # bases a k-mer, 1 to 8
-    model_file: str | None = None  # a sentencepiece model, for bpe
-    convention: str = "v2"  # how a sequence is framed to be embedded: v1 <s> DNA, v2 <s> DNA <s>; or unknown
+    kind: str = "kmer"  # kmer or bpe
+    k: int = 6  # bases per k-mer, 1 to 8
+    model_file: str | None = None  # the sentencepiece model of bpe
+    convention: str = "v2"  # framing for embeddings: v1 <s> DNA, v2 <s> DNA <s>, or unknown
 
     def __post_init__(self):
         check = _fields_of("tokenizer", self)
@@ -154,16 +155,16 @@ class Data:
     """The dataset and how it is read."""
 
     path: str = "datasets/refseq"  # a folder that data_pipeline.build wrote
-    build_from: tuple[str, ...] = ()  # annotated genomes to build it from, where it is absent
-    storage: str = "bases"  # how to build it: bases, or token_ids (fixed phase and strand; bpe needs it)
-    validation_fraction: float = 0.05  # of the regions to build, held out
+    build_from: tuple[str, ...] = ()  # annotated genomes to build it from if it does not exist
+    storage: str = "bases"  # what a built dataset stores: bases, or token_ids (fixed phase and strand; bpe needs it)
+    validation_fraction: float = 0.05  # fraction of regions that a build holds out for validation
     context_length: int = 16384  # tokens of input
-    random_phase: bool = True  # start every region at a random offset below k bases, another one each epoch
-    reverse_complement: bool = False  # read every region on a random strand, another one each epoch
-    mask_documents: bool = False  # regions in one window do not see each other
-    repeat_weight: float = 1.0  # of a lower-case (soft-masked) base in the training loss; the others weigh 1
-    num_workers: int = 0  # processes that read; 0 reads in threads
-    prefetch: int = 4  # batches read ahead
+    random_phase: bool = True  # start each region at a random offset below k bases, new in each epoch
+    reverse_complement: bool = False  # read each region on a random strand, new in each epoch
+    mask_documents: bool = False  # attention does not cross regions in one window
+    repeat_weight: float = 1.0  # weight of lower-case (soft-masked) bases in the training loss; others: 1
+    num_workers: int = 0  # processes that read data; 0: threads instead
+    prefetch: int = 4  # batches that are read in advance
 
     def __post_init__(self):
         check = _fields_of("data", self)
@@ -174,18 +175,18 @@ class Data:
         check("repeat_weight", 0 <= self.repeat_weight < math.inf, "must be finite and not negative")
         check(
             "repeat_weight", self.repeat_weight == 1 or self.storage == "bases",
-            f"needs lower case, which data.storage {self.storage} does not keep; set it to 1, or data.storage to bases",
+            f"needs lower case, which data.storage {self.storage} does not store; set it to 1, or change data.storage",
         )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is minimised: cross-entropy of tokens, or FNS, the cross-entropy of their bases' marginals."""
+    """The training loss: cross-entropy of tokens, or FNS, the cross-entropy of the marginals of their bases."""
 
-    fns_from_step: int | None = None  # FNS behind so many steps of cross-entropy; 0: from the start; none: never
-    fns_learning_rate: float | None = None  # the peak rate from there on; none: the same
-    z_loss: float = 0.0  # times the squared log of the softmax's sum
-    compat: bool = False  # FNS adds the special tokens' mass to A, as the published code does
+    fns_from_step: int | None = None  # steps of cross-entropy before FNS; none: no FNS
+    fns_learning_rate: float | None = None  # peak learning rate during FNS; none: unchanged
+    z_loss: float = 0.0  # coefficient of the squared log-sum-exp of the logits
+    compat: bool = False  # FNS adds the probability of special tokens to A, as the published code does
 
     def __post_init__(self):
         check = _fields_of("objective", self)
@@ -193,34 +194,32 @@ class Objective:
         check("fns_from_step", start is None or start >= 0, "must be 0 or more, or none")
         check("fns_learning_rate", rate is None or rate > 0, "must be positive, or none")
         check("z_loss", 0 <= self.z_loss < math.inf, "must be finite and not negative")
-        without = "does nothing without objective.fns_from_step; set that, or leave this out"
+        without = "has no effect without objective.fns_from_step; set that, or remove this"
         check("fns_learning_rate", start is not None or rate is None, without)
         check("compat", start is not None or not self.compat, without)
 
     def at(self, step: int) -> str:
-        """What the step behind `step` others minimises: ce or fns."""
+        """The loss of the step that follows `step` completed ones: ce or fns."""
         return "fns" if self.fns_from_step is not None and step >= self.fns_from_step else "ce"
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW with warm-up and a schedule."""
+    """AdamW with linear warm-up and a learning-rate schedule."""
 
     peak_learning_rate: float = 4e-4
     warmup_steps: int = 2000
-    schedule: str = "cosine"  # behind the warm-up: cosine, or wsd (stable, then linear decay)
-    decay_fraction: float = 0.2  # of all steps, at the end, in which wsd decays
-    final_learning_rate_ratio: float = 0.1  # of the peak rate, reached at the last step
+    schedule: str = "cosine"  # after warm-up: cosine, or wsd (constant, then linear decay)
+    decay_fraction: float = 0.2  # final fraction of the steps, in which wsd decays
+    final_learning_rate_ratio: float = 0.1  # learning rate of the last step, relative to the peak
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
-    weight_decay: float = 0.1  # of matrices only
-    clip_norm: float = 1.0  # of the whole gradient
-    state_dtype: str = "float32"  # of the two moments as they are kept; bfloat16 rounds them at random
-    grad_norm_spike_factor: float = (
-        10.0  # a gradient so many times its usual norm is skipped; 0: only one that is not finite
-    )
-    max_consecutive_skips: int = 20  # skipped steps in a row that stop the run
+    weight_decay: float = 0.1  # for matrices only
+    clip_norm: float = 1.0  # largest norm of the whole gradient
+    state_dtype: str = "float32"  # dtype of the two stored moments; bfloat16 uses stochastic rounding
+    grad_norm_spike_factor: float = 10.0  # skip steps above this times the usual norm; 0: only non-finite ones
+    max_consecutive_skips: int = 20  # consecutive skipped steps after which the run stops
 
     def __post_init__(self):
         check = _fields_of("optimizer", self)
@@ -240,29 +239,29 @@ class Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """The loop."""
+    """The training loop."""
 
     num_steps: int = 185_000
-    batch_size: int = 128  # sequences a step, over all devices
-    accumulate: int = 1  # parts of a batch, one after the other; the step is that of the whole
-    seed: int = 0  # of parameters and data
+    batch_size: int = 128  # sequences per step, over all devices
+    accumulate: int = 1  # microbatches per step, processed one after another
+    seed: int = 0  # for parameters and data order
     log_every_steps: int = 10
-    writers: tuple[str, ...] = ()  # beside log.jsonl: tensorboard, wandb
+    writers: tuple[str, ...] = ()  # in addition to log.jsonl: tensorboard, wandb
     wandb_project: str = "gener_jax"
-    watchdog_minutes: float = 30.0  # without a step, a batch of evaluation or a save: the run is stuck; 0: never
-    profile_from: int | None = None  # a step from which `profile_steps` are traced, to profile/ in the run's folder
+    watchdog_minutes: float = 30.0  # minutes without a step, eval batch or save until a run is stuck; 0: off
+    profile_from: int | None = None  # first of `profile_steps` traced steps; writes profile/ in the run's folder
     profile_steps: int = 3
-    compilation_cache: str | None = None  # a folder for compiled programs; none: see `compilation`
-    init_from: str | None = None  # a folder whose parameters the run starts from: a run's, or a Hugging Face folder
-    check_memory: bool = True  # refuse to start where the estimate is over what a device has
-    allow_changes: tuple[str, ...] = ()  # fields that may differ from the run being resumed, e.g. "train.num_steps"
+    compilation_cache: str | None = None  # folder for compiled programs; none: see `storage.compilation`
+    init_from: str | None = None  # folder of the initial parameters: a run's, or a Hugging Face folder
+    check_memory: bool = True  # do not start if the estimate exceeds the memory of a device
+    allow_changes: tuple[str, ...] = ()  # fields that may differ from those of the resumed run, e.g. "train.num_steps"
 
     def __post_init__(self):
         check = _fields_of("train", self)
         check("num_steps batch_size accumulate log_every_steps profile_steps", *_POSITIVE)
-        check("writers", set(self.writers) <= {"tensorboard", "wandb"}, "may hold tensorboard and wandb")
+        check("writers", set(self.writers) <= {"tensorboard", "wandb"}, "may contain only tensorboard and wandb")
         check("watchdog_minutes", 0 <= self.watchdog_minutes < math.inf, "must be finite and not negative")
-        check("profile_from", self.profile_from is None or self.profile_from > 0, "must be a step from 1 on, or none")
+        check("profile_from", self.profile_from is None or self.profile_from > 0, "must be at least 1, or none")
         check(
             "batch_size", self.batch_size % self.accumulate == 0, f"must be divisible by accumulate {self.accumulate}"
         )
@@ -271,7 +270,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices along each axis; −1 takes the rest."""
+    """Devices along each axis; −1: all that remain."""
 
     data: int = 1
     fsdp: int = -1
@@ -280,17 +279,21 @@ class Mesh:
 
     def __post_init__(self):
         check = _fields_of("mesh", self)
-        check("data fsdp tensor context", lambda size: size > 0 or size == -1, "must be positive, or -1 for the rest")
+        check(
+            "data fsdp tensor context",
+            lambda size: size > 0 or size == -1,
+            "must be positive, or -1",
+        )
         sizes = dataclasses.astuple(self)
-        _require(sizes.count(-1) < 2, "mesh", sizes, "only one axis may be -1, which takes the rest")
+        _require(sizes.count(-1) < 2, "mesh", sizes, "only one axis may be -1")
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """When to save, and what to keep beside the best."""
+    """When to save, and how many checkpoints to keep."""
 
     every_steps: int = 1000
-    keep: int = 2  # newest ones
+    keep: int = 2  # newest checkpoints to keep, in addition to the best
 
     def __post_init__(self):
         check = _fields_of("checkpoint", self)
@@ -304,10 +307,10 @@ class Eval:
 
     split: str = "validation"
     every_steps: int = 1000
-    batch_size: int = 8  # windows of the context
-    max_regions: int | None = None  # evaluate the first so many in a keyed order; None: all
-    recovery_genes: int = 0  # held-out genes whose next 30 bases are written greedily at each look
-    baselines: bool = True  # Markov models of order 0 and 5 beside the final evaluation
+    batch_size: int = 8  # windows of one context length
+    max_regions: int | None = None  # regions to evaluate, the first in a fixed random order; None: all
+    recovery_genes: int = 0  # held-out genes whose next 30 bases each evaluation generates greedily
+    baselines: bool = True  # compare with Markov models of order 0 and 5 in the final evaluation
 
     def __post_init__(self):
         check = _fields_of("eval", self)
@@ -319,22 +322,22 @@ class Eval:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What `sample` draws, and what `train` prints at the end."""
+    """What `sample` generates, and what `train` generates at the end."""
 
     prompts: tuple[str, ...] = ("",)
     num_bases: int = 600
-    num_samples: int = 1  # a prompt
+    num_samples: int = 1  # per prompt
     temperature: float = 1.0  # 0: greedy
-    top_k: int = 0  # 0: all
+    top_k: int = 0  # 0: no limit
     top_p: float = 1.0
     seed: int = 0
-    stop_codons: tuple[str, ...] = ("TAA", "TAG", "TGA")  # of the genetic code, for the statistics of reading frames
+    stop_codons: tuple[str, ...] = ("TAA", "TAG", "TGA")  # of the genetic code, for reading-frame statistics
 
     def __post_init__(self):
         check = _fields_of("sample", self)
-        check("prompts", len(self.prompts) > 0, "must hold at least one prompt")
+        check("prompts", len(self.prompts) > 0, "must contain at least one prompt")
         codons = all(len(codon) == 3 and not set(codon) - set("ACGT") for codon in self.stop_codons)
-        check("stop_codons", codons, "must hold codons: three of A, C, G and T each")
+        check("stop_codons", codons, "must contain codons, of three letters A, C, G or T each")
         check("num_bases temperature top_k", *_NOT_NEGATIVE)
         check("num_samples", *_POSITIVE)
         check("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1")
@@ -343,7 +346,7 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run."""
+    """The configuration of a run."""
 
     name: str = "base"
     model: Model = dataclasses.field(default_factory=Model)
@@ -370,7 +373,7 @@ class Config:
         )  # fmt: skip
         _require(
             self.tokenizer.kind != "bpe" or self.data.storage == "token_ids", "data.storage", self.data.storage,
-            "tokenizer.kind bpe needs a dataset of tokens: data.storage=token_ids "
+            "tokenizer.kind bpe needs a dataset of token ids; set data.storage=token_ids "
             "(python -m data_pipeline.build --storage token_ids --tokenizer bpe --model_file FILE)",
         )  # fmt: skip
         _require(
@@ -382,7 +385,7 @@ class Config:
 
 
 def _field_types(cls) -> dict[str, tuple[type, bool]]:
-    """Field name → (type, whether None is a value)."""
+    """Field name → (type, whether the value may be None)."""
     types_ = {}
     for name, hint in typing.get_type_hints(cls).items():
         if isinstance(hint, types.UnionType):
@@ -393,7 +396,7 @@ def _field_types(cls) -> dict[str, tuple[type, bool]]:
 
 
 def to_config_dict(config) -> ConfigDict:
-    """A dataclass as a locked ConfigDict; fields that may be None keep their type as placeholders."""
+    """A dataclass as a locked ConfigDict; a field that is None becomes a placeholder with its type."""
     result = ConfigDict()
     for name, (type_, _) in _field_types(type(config)).items():
         value = getattr(config, name)
@@ -406,9 +409,9 @@ def to_config_dict(config) -> ConfigDict:
 
 
 def base() -> ConfigDict:
-    """The published recipe of the 1.2b model, to be changed by an experiment file."""
+    """The published recipe of the 1.2b model, which an experiment file changes."""
     values = to_config_dict(Config())
-    with values.unlocked():  # worked out again from the sizes that an experiment sets
+    with values.unlocked():  # computed later from the sizes that an experiment sets
         values.model.head_dim = config_dict.placeholder(int)
     return values
 
@@ -437,19 +440,19 @@ def _build(cls, values: Mapping, path: str):
 
 
 def resolve(values: ConfigDict | Mapping) -> Config:
-    """The checked, frozen form of a ConfigDict (or of the mapping that a run's config.json holds).
+    """The checked, frozen form of a ConfigDict, or of the mapping in a run's config.json.
 
     Raises:
-      ConfigError: one line, naming the field.
+      ConfigError: with the field and its value.
     """
     return _build(Config, values.to_dict() if isinstance(values, ConfigDict) else values, "")
 
 
 def with_model(config: Config, **fields) -> Config:
-    """The configuration with other fields of its model; a context that they make too long is shortened.
+    """The configuration with fields of its model replaced; shortens the context if it becomes too long.
 
     Raises:
-      ConfigError: one line, naming the field.
+      ConfigError: with the field and its value.
     """
     model = _build(Model, {**dataclasses.asdict(config.model), **fields}, "model.")
     context = (
@@ -459,7 +462,7 @@ def with_model(config: Config, **fields) -> Config:
 
 
 def flatten(config, path: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted name, value) of every field."""
+    """Yields (dotted name, value) for every field."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -469,10 +472,12 @@ def flatten(config, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def parse_value(name: str, text: str):
-    """The value of `--config.NAME=TEXT` by the field's type; "none" where None is allowed, commas between list items.
+    """Converts TEXT of `--config.NAME=TEXT` to the type of the field.
+
+    "none" is None if the field allows it; items of a list are separated by commas.
 
     Raises:
-      ConfigError: if there is no such field, or the text is not of its type.
+      ConfigError: if there is no such field, or the text cannot be converted to its type.
     """
     cls, field = Config, f"config.{name}"
     *sections, last = name.split(".")
@@ -487,7 +492,7 @@ def parse_value(name: str, text: str):
     if optional and text.lower() == "none":
         return None
     if type_ is tuple:
-        return tuple(part for part in text.split(",") if part)
+        return tuple(item for item in text.split(",") if item)
     if type_ is bool:
         _require(text.lower() in ("true", "false"), field, text, "must be true or false")
         return text.lower() == "true"
@@ -498,5 +503,5 @@ def parse_value(name: str, text: str):
 
 
 def dumps(config: Config) -> str:
-    """The resolved configuration as JSON, one field a line."""
+    """The resolved configuration as JSON, one field per line."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"

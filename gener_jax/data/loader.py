@@ -28,7 +28,7 @@ import numpy as np
 from absl import flags
 
 from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DatasetError
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, Tokenizer
 from gener_jax.config import Data
@@ -57,38 +57,41 @@ class TokenStream:
     """Windows of the endless token stream, by number. A random-access source for grain; picklable.
 
     Raises:
-      DataError: if the split is empty, or the dataset holds tokens of another tokenizer, or tokens to which
-        `data.reverse_complement` or `data.repeat_weight` cannot be applied.
+      DatasetError: if the split has no region with a whole token, the dataset has another tokenizer, or it stores
+        token ids, to which `data.reverse_complement` and `data.repeat_weight` cannot be applied.
     """
 
     def __init__(self, source: RegionSource, tokenizer: Tokenizer, data: Data, seed: int):
         self.source, self.tokenizer, self.data, self.seed = source, tokenizer, data, seed
         if len(source) == 0:
-            raise DataError(f"{source.folder}: the {source.split} split holds no region")
+            raise DatasetError("has no regions", file=source.folder, field="split", value=source.split)
         if source.storage == "token_ids" and source.info["tokenizer"]["digest"] != tokenizer.digest:
             stored = source.info["tokenizer"]["name"]
-            raise DataError(
-                f"{source.folder}: holds tokens of another {stored} than config.tokenizer's {tokenizer.name}; "
-                "build it with the same tokenizer"
-            )
+            raise DatasetError(
+                f"is not the tokenizer of the configuration, {tokenizer.name}", file=source.folder, field="tokenizer",
+                value=stored, remedy="build the dataset with the same tokenizer",
+            )  # fmt: skip
         if source.storage == "bases" and tokenizer.kind != "kmer":
-            raise DataError(
-                f"{source.folder}: holds bases, which only k-mer tokenizers read; for {tokenizer.name} build it with "
-                "--storage token_ids --tokenizer bpe --model_file FILE"
-            )
+            raise DatasetError(
+                f"can only be read by k-mer tokenizers, not by {tokenizer.name}", file=source.folder, field="storage",
+                value=source.storage, remedy="build it with --storage token_ids --tokenizer bpe --model_file FILE",
+            )  # fmt: skip
         self.k = tokenizer.k if source.storage == "bases" else 0
         if source.storage == "token_ids" and data.reverse_complement:
-            raise DataError(
-                f"{source.folder}: holds tokens, whose strand is fixed: set data.reverse_complement to false, or "
-                "build it with --storage bases"
-            )
+            raise DatasetError(
+                "needs bases, and this dataset stores token ids, whose strand is fixed", file=source.folder,
+                field="data.reverse_complement", value=True, remedy="set it to false, or build with --storage bases",
+            )  # fmt: skip
         if source.storage == "token_ids" and data.repeat_weight != 1:
-            raise DataError(
-                f"{source.folder}: holds tokens, which keep no lower case: set data.repeat_weight to 1, or build it "
-                "with --storage bases"
-            )
+            raise DatasetError(
+                "needs lower case, and this dataset stores token ids, which have none", file=source.folder,
+                field="data.repeat_weight", value=data.repeat_weight,
+                remedy="set it to 1, or build with --storage bases",
+            )  # fmt: skip
         if not (source.index["length"].max() // self.k if self.k else source.index["tokens"].max()):
-            raise DataError(f"{source.folder}: no region of the {source.split} split holds a whole token")
+            raise DatasetError(
+                "has no region that contains a whole token", file=source.folder, field="split", value=source.split
+            )
         settings = {
             "dataset": source.digest,
             "split": source.split,
@@ -98,7 +101,7 @@ class TokenStream:
             "reverse_complement": data.reverse_complement,
             "mask_documents": data.mask_documents,
         }
-        self._weights = None  # of a k-mer, by the number of its lower-case bases
+        self._weights = None  # weight of a k-mer, indexed by its number of lower-case bases
         if data.repeat_weight != 1:  # runs from before this field existed keep their digest
             settings["repeat_weight"] = data.repeat_weight
             self._weights = (1 + (data.repeat_weight - 1) * np.arange(self.k + 1) / self.k).astype(np.float32)

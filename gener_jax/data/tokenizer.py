@@ -18,11 +18,11 @@ def for_config(config: Config) -> tuple[Tokenizer, Config]:
     try:
         tokenizer = make(config.tokenizer.kind, config.tokenizer.k, config.tokenizer.model_file)
     except ValueError as error:
-        raise ConfigError(f"tokenizer: {error}") from None
+        raise ConfigError(str(error), "tokenizer", config.tokenizer.model_file or config.tokenizer.kind) from None
     size = config.model.vocab_size
     if size not in (None, tokenizer.vocab_size):
         raise ConfigError(
-            f"{tokenizer.name} has {tokenizer.vocab_size} tokens; leave it unset to take the tokenizer's",
+            f"{tokenizer.name} has {tokenizer.vocab_size} tokens; leave it unset to use the tokenizer's",
             "model.vocab_size", size,
         )  # fmt: skip
     model = dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size)

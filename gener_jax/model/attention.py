@@ -1,10 +1,11 @@
-"""Causal grouped-query attention: one mask, several implementations, one place where the choice is made.
+"""Causal grouped-query attention: one mask, several implementations, and the function that chooses one of them.
 
-Dimension key: B batch, T queries, S keys, K key/value heads, G query heads a key/value head, N = K·G query heads,
-H head dimension.
+Dimension key: B batch, T queries, S keys, K key/value heads, G query heads per key/value head, N = K·G query
+heads, H head dimension.
 
-A query at slot i sees the keys at slots j with j ≤ i, with i − j < window where a window is given, and with the same
-segment id where segment ids are given. A query's own slot is always among its keys, so no row is ever empty.
+A query at slot i attends to the keys at slots j with j ≤ i. With a window, i − j must also be less than the window;
+with segment ids, those of query and key must be equal. A query always attends to its own slot, so it has at least one
+key.
 """
 
 import functools
@@ -19,24 +20,24 @@ from gener_jax.config import ATTENTION
 from gener_jax.model import kernels
 from gener_jax.runtime.errors import ConfigError
 
-_MASKED = -1e30  # finite: exp(x - x) of a block that is masked as a whole stays a number, and is rescaled to zero later
-KEPT = "attention"  # the name of what remat may keep of attention: its output and log-sum-exp
+_MASKED = -1e30  # finite, so that a block with all scores masked gives no NaN; its sum is later rescaled to zero
+KEPT = "attention"  # the checkpoint name of attention's output and log-sum-exp, which remat may keep
 _NAMED = jax.checkpoint_policies.save_only_these_names(KEPT)
 
 
 def keep_attention(primitive, *_, **params) -> bool:
-    """The policy of remat that keeps attention's output and log-sum-exp, whichever implementation made them."""
+    """The remat policy that keeps the output and log-sum-exp of attention, of any implementation."""
     return kernels.is_forward(primitive) or _NAMED(primitive, **params)
 
 
 def matmul_precision(dtype):
-    """The context for matrix products of a type: float32 means it on GPUs and TPUs too, not TF32 or bf16 passes."""
-    # A configuration's type is a string, which equals no type of jax.
+    """Context manager for matrix products of a dtype: float32 is not replaced by TF32 on a GPU or bf16 on a TPU."""
+    # The dtype in a configuration is a string, which does not equal a dtype of jax.
     return jax.default_matmul_precision("highest" if jnp.dtype(dtype) == jnp.float32 else "default")
 
 
 class Segments(NamedTuple):
-    """Which document each slot belongs to; slots of different documents do not see each other."""
+    """The document id of each slot; a query attends only to keys of its own document."""
 
     queries: Int[Array, "B T"]
     keys: Int[Array, "B S"]
@@ -58,25 +59,26 @@ def attention(
     Args:
       implementation: "reference" (materialises T × S scores), "blockwise" (memory linear in length, forward and
         backward), one of `kernels` ("cudnn" and "triton" on a GPU, "splash" on a TPU, of a sequence with itself), or
-        "auto": the platform's kernel where it takes the case, else blockwise where there are more scores than in one
-        block.
+        "auto": a kernel of the platform that supports the case; else blockwise if the scores exceed one block, or
+        reference.
       offset: the slot of the first query; the first key is at slot 0.
-      segments: document ids of queries and keys; None lets all see each other.
-      window: how many slots back a query sees, itself included; None for all.
-      block: queries and keys a block of the blockwise implementation, in tokens.
+      segments: document ids of queries and keys; None: all are one document.
+      window: the number of slots a query attends to, its own included; None: all up to its own.
+      block: tokens per block of queries and of keys in the blockwise implementation.
 
     Raises:
-      ValueError: for an unknown implementation, heads that do not group, queries behind the last key.
-      ConfigError: for a mask that the implementation would drop, or where it cannot run.
+      ValueError: if the query heads are not a multiple of the key/value heads, or a query is after the last key.
+      ConfigError: if the implementation is unknown, does not support the mask, shape or dtype, or cannot run on this
+        platform.
     """
     if q_BTNH.shape[2] % k_BSKH.shape[2]:
-        raise ValueError(f"{q_BTNH.shape[2]} query heads do not group over {k_BSKH.shape[2]} key/value heads")
+        raise ValueError(f"{q_BTNH.shape[2]} query heads are not a multiple of {k_BSKH.shape[2]} key/value heads")
     last = (offset if isinstance(offset, int) else 0) + q_BTNH.shape[1] - 1
     if last >= k_BSKH.shape[1]:
-        raise ValueError(f"queries reach slot {last}, keys only slot {k_BSKH.shape[1] - 1}")
+        raise ValueError(f"the last query is at slot {last}, but the last key at slot {k_BSKH.shape[1] - 1}")
     case = kernels.Case(q_BTNH, k_BSKH, offset, segments is not None, window)
     if implementation == "auto":
-        scores = q_BTNH.shape[1] * k_BSKH.shape[1]  # few queries may have many keys: in a cache, on a context axis
+        scores = q_BTNH.shape[1] * k_BSKH.shape[1]  # the lengths differ with a cache and on a context axis
         implementation = kernels.choice(case) or ("blockwise" if scores > block**2 else "reference")
     if implementation == "reference":
         return _reference(q_BTNH, k_BSKH, v_BSKH, offset, segments, window)
@@ -84,10 +86,10 @@ def attention(
         return _blockwise(q_BTNH, k_BSKH, v_BSKH, offset, segments, window, block)
     if implementation in kernels.KERNELS:
         if refused := kernels.refusal(implementation, case):
-            raise ConfigError(f"model.attention is {implementation}, which {refused}: use auto or blockwise")
+            raise ConfigError(f"this kernel {refused}; use auto or blockwise", "model.attention", implementation)
         ids = None if segments is None else segments.queries
         return kernels.run(implementation, q_BTNH, k_BSKH, v_BSKH, ids, window, name_kept=KEPT)
-    raise ValueError(f"model.attention is {implementation!r}: one of {', '.join(ATTENTION)}")
+    raise ConfigError(f"must be one of {', '.join(ATTENTION)}", "model.attention", implementation)
 
 
 def cached_attention(
@@ -101,13 +103,13 @@ def cached_attention(
     window: int | None = None,
     block: int = 256,
 ) -> Float[Array, "B T N H"]:
-    """`attention` over a cache, whose slots after the last query are empty; a single query has a way of its own.
+    """`attention` over a cache, whose slots after the last query are empty.
 
-    The cache's layout is that way's: a query's products with its keys then run along slots, and its sum of values along
-    the head dimension, which are the directions in memory.
+    A single query per row, the case of decoding, has an implementation of its own, and the cache has the layout that
+    suits it: the products of query and keys are contiguous along slots, and the sum of values along the head dimension.
 
-    On a CPU a single query visits the filled blocks of slots in turn. An accelerator starts a kernel for every step of
-    such a loop, and asks the host whether it ends; there it is one masked product over all slots.
+    On CPU it loops over the filled blocks of slots. An accelerator would launch a kernel per iteration of that loop and
+    ask the host after each whether to stop, so there it computes one masked product over all slots.
     """
     if q_BTNH.shape[1] == 1:
         one_query = _one_query_by_blocks if kernels._platform() == "cpu" else _one_query
@@ -120,7 +122,7 @@ def cached_attention(
 
 
 def _one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
-    """All slots at once; the empty ones are read too, and masked."""
+    """One product over all slots, which reads the empty ones too and masks them."""
     B, _, N, H = q_BTNH.shape
     K, S = v_BKSH.shape[1:3]
     q_BKGH = q_BTNH.reshape(B, K, N // K, H)
@@ -130,14 +132,15 @@ def _one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
     return _product("bkgs,bksh->bkgh", weights_BKGS, v_BKSH).reshape(B, 1, N, H).astype(q_BTNH.dtype)
 
 
-_SLOTS = 128  # a block of the cache that a single query visits at once
+_SLOTS = 128  # slots per block of the cache
 
 
 def _one_query_by_blocks(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
-    """Blocks of slots in turn, with a running maximum m and sum l; empty slots at the end are never read.
+    """A loop over blocks of slots with a running maximum m and sum l; it never reads the empty blocks at the end.
 
-    Products and sums, not matrix products: with two to eight queries a head, reading the cache is all the work, and XLA
-    fuses these into one reading of each block. On CPU it takes half the time of the matrix products.
+    It uses elementwise products and sums instead of matrix products. With two to eight queries per key/value head the
+    time is that of reading the cache, and XLA fuses these operations so that each block is read once. On CPU this takes
+    half the time of matrix products.
     """
     B, _, N, H = q_BTNH.shape
     K, S = v_BKSH.shape[1:3]
@@ -146,7 +149,7 @@ def _one_query_by_blocks(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
 
     def visit(j, carry):
         m, l, o = carry  # noqa: E741 (the names of the papers)
-        start = jnp.minimum(j * size, S - size)  # the last block reaches back where S is no multiple
+        start = jnp.minimum(j * size, S - size)  # the last block overlaps the one before if S is not a multiple
         k = _slice(k_BKHS, start, size, 3)[:, :, None].astype(jnp.float32)
         v = _slice(v_BKSH, start, size, 2)[:, :, None].astype(jnp.float32)
         slots = start + jnp.arange(size)
@@ -157,7 +160,7 @@ def _one_query_by_blocks(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
         mask = mask[:, None, None]
         scores = jnp.where(mask, (q_BKGH[..., None] * k).sum(-2), _MASKED)
         new_m = jnp.maximum(m, scores.max(-1, keepdims=True))
-        # A block that is masked as a whole before any other leaves m at its start, where exp would give 1 for all.
+        # If all scores so far are masked, new_m is _MASKED too and exp gives 1, so p needs the mask as well.
         p = jnp.where(mask, jnp.exp(scores - new_m), 0)
         scale = jnp.exp(m - new_m)
         return new_m, l * scale + p.sum(-1, keepdims=True), o * scale + (p[..., None] * v).sum(-2)
@@ -169,7 +172,7 @@ def _one_query_by_blocks(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
 
 
 def _allowed(q_slots, k_slots, q_segments, k_segments, window):
-    """The mask, [B or 1, 1, 1, T, S]: which query slot sees which key slot."""
+    """The mask, [B or 1, 1, 1, T, S]: whether a query slot attends to a key slot."""
     mask = k_slots[None, :] <= q_slots[:, None]
     if window is not None:
         mask &= q_slots[:, None] - k_slots[None, :] < window
@@ -192,17 +195,17 @@ def _reference(q_BTNH, k_BSKH, v_BSKH, offset, segments, window):
 
 
 # Blockwise attention (FlashAttention, Dao et al. 2022, algorithms 1 and 4). The forward pass keeps a running maximum m
-# and sum a query and saves only the output and log-sum-exp; the backward pass computes each block's weights again.
-# Plain autodiff through the loops would keep every block's weights. Blocks that the mask hides as a whole are never
-# visited: the loop bounds are computed from the slots. Rows are taken one after another, which keeps a block of scores
-# small enough for a cache, whatever the batch.
+# and a sum per query, and saves only the output and the log-sum-exp; the backward pass recomputes the weights of each
+# block. Autodiff through the loops would save the weights of all blocks. The loop bounds follow from the slots and skip
+# blocks in which every score is masked. The rows of a batch are processed one after another, so that a block of scores
+# fits a processor's cache for any batch size.
 
 
 def _blockwise(q_BTNH, k_BSKH, v_BSKH, offset, segments, window, block):
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
     bq, bk = min(block, T), min(block, S)
-    # Padded keys lie behind every query's slot and padded queries are cut off again, so neither needs a mask.
+    # Padded keys are after the slot of every query, and padded queries are removed below, so neither needs a mask.
     q = _pad_to(q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4), 3, bq)
     k, v = (_pad_to(x.transpose(0, 2, 1, 3), 2, bk) for x in (k_BSKH, v_BSKH))
     q_seg = k_seg = None
@@ -222,14 +225,14 @@ def _slice(x, start, size, axis):
 
 
 def _bounds(i, offset, window, bq, bk, num_key_blocks):
-    """First and last + 1 key block that the queries of block i can see."""
+    """The first key block that a query of block i attends to, and the last one plus 1."""
     last = jnp.minimum((offset + (i + 1) * bq - 1) // bk + 1, num_key_blocks)
     first = 0 if window is None else jnp.maximum(offset + i * bq - window + 1, 0) // bk
     return first, last
 
 
 def _block_mask(i, j, offset, q_seg, k_seg, window, bq, bk):
-    """Which queries of block i see which keys of block j, of one row: [bq, bk]."""
+    """The mask of query block i and key block j for one row, [bq, bk]."""
     ids = lambda x, block, size: None if x is None else _slice(x, block * size, size, 0)[None]  # noqa: E731
     q_slots, k_slots = offset + i * bq + jnp.arange(bq), j * bk + jnp.arange(bk)
     mask = _allowed(q_slots, k_slots, ids(q_seg, i, bq), ids(k_seg, j, bk), window)
@@ -252,28 +255,29 @@ def _flash_forward(q, k, v, offset, q_seg, k_seg, window, bq, bk):
 
 
 def _over_keys(body, i, start, *, offset, q_seg, k_seg, window, bq, bk, num_key_blocks):
-    """Carry of `body(j, mask, carry)` over the key blocks j that queries of block i can see.
+    """The final carry of `body(j, mask, carry)`, called for the key blocks j that a query of block i attends to.
 
-    The blocks that all of these queries see whole, which are most of a long sequence's, get None for their mask.
+    The mask is None for a block in which no score is masked; these are most of the blocks of a long sequence.
     """
     first, last = _bounds(i, offset, window, bq, bk, num_key_blocks)
-    if q_seg is None and window is None and num_key_blocks > 1:  # else one body less to compile
-        whole = (offset + i * bq + 1) // bk
-        start = jax.lax.fori_loop(first, whole, lambda j, carry: body(j, None, carry), start)
-        first = whole
+    if q_seg is None and window is None and num_key_blocks > 1:  # else one loop, which compiles faster
+        unmasked = (offset + i * bq + 1) // bk
+        start = jax.lax.fori_loop(first, unmasked, lambda j, carry: body(j, None, carry), start)
+        first = unmasked
     masked = lambda j, carry: body(j, _block_mask(i, j, offset, q_seg, k_seg, window, bq, bk), carry)  # noqa: E731
     return jax.lax.fori_loop(first, last, masked, start)
 
 
 def _scores(q_i, kt_j, mask):
-    s = _product("kgqh,khs->kgqs", q_i, kt_j) * q_i.shape[-1] ** -0.5
+    """Scores [K, G, bq, bk] of queries that are scaled already."""
+    s = _product("kgqh,khs->kgqs", q_i, kt_j)
     return s if mask is None else jnp.where(mask, s, _MASKED)
 
 
 def _row_forward(q, k, v, q_seg, k_seg, *, bq, bk, **masks):
     """Output [K, G, T, H] and log-sum-exp [K, G, T] of queries [K, G, T, H] over keys [K, S, H]."""
     K, G, T, H = q.shape
-    kt = k.swapaxes(1, 2)
+    q, kt = q * H**-0.5, k.swapaxes(1, 2)  # scaling the queries saves a pass over the scores
     over_keys = functools.partial(
         _over_keys, q_seg=q_seg, k_seg=k_seg, bq=bq, bk=bk, num_key_blocks=k.shape[1] // bk, **masks
     )
@@ -301,19 +305,20 @@ def _row_forward(q, k, v, q_seg, k_seg, *, bq, bk, **masks):
 def _flash_backward(window, bq, bk, saved, d_out):
     q, k, v, offset, q_seg, k_seg, out, lse = saved
     row = lambda x: _row_backward(*x, offset=offset, window=window, bq=bq, bk=bk)  # noqa: E731
-    with matmul_precision(q.dtype):  # traced on its own, outside of the model's context
+    with matmul_precision(q.dtype):  # traced separately, outside the model's context
         dq, dk, dv = jax.lax.map(row, (q, k, v, q_seg, k_seg, out, lse, d_out))
     return dq, dk, dv, None, None, None
 
 
 def _row_backward(q, k, v, q_seg, k_seg, out, lse, d_out, *, bq, bk, **masks):
-    """Gradients of q, k and v, of one row.
+    """Gradients of q, k and v for one row.
 
-    No product transposes a block of scores, only blocks of heads, which are smaller, and those once a block of
-    queries: the gradients of keys and values are summed as [K, H, S]. Transposes of scores took half of this pass's
-    time on CPU.
+    The gradients of keys and values are accumulated as [K, H, S], so that no product transposes a block of scores; that
+    took half the time of this pass on CPU. Only queries and output gradients are transposed, which are smaller, and
+    only once per block of queries.
     """
     T, H = q.shape[2:]
+    q = q * H**-0.5
     kt, vt = k.swapaxes(1, 2), v.swapaxes(1, 2)
     delta = _product("kgqh,kgqh->kgq", out, d_out)
     over_keys = functools.partial(
@@ -330,13 +335,13 @@ def _row_backward(q, k, v, q_seg, k_seg, out, lse, d_out, *, bq, bk, **masks):
             dq_i, dkt, dvt = carry
             p = jnp.exp(_scores(q_i, _slice(kt, j * bk, bk, 2), mask) - lse_i)
             dp = _product("kgqh,khs->kgqs", do_i, _slice(vt, j * bk, bk, 2))
-            ds = (p * (dp - delta_i) * H**-0.5).astype(q.dtype)
+            ds = (p * (dp - delta_i)).astype(q.dtype)
             dvt = _add(dvt, _product("khgq,kgqs->khs", dot_i, p.astype(do_i.dtype)), j * bk)
             dkt = _add(dkt, _product("khgq,kgqs->khs", qt_i, ds), j * bk)
             return dq_i + _product("kgqs,ksh->kgqh", ds, _slice(k, j * bk, bk, 1)), dkt, dvt
 
         dq_i, dkt, dvt = over_keys(keys, i, (jnp.zeros(q_i.shape, jnp.float32), dkt, dvt))
-        return jax.lax.dynamic_update_slice_in_dim(dq, dq_i.astype(q.dtype), i * bq, 2), dkt, dvt
+        return jax.lax.dynamic_update_slice_in_dim(dq, (dq_i * H**-0.5).astype(q.dtype), i * bq, 2), dkt, dvt
 
     start = (jnp.zeros_like(q), jnp.zeros(kt.shape, jnp.float32), jnp.zeros(vt.shape, jnp.float32))
     dq, dkt, dvt = jax.lax.fori_loop(0, T // bq, queries, start)

@@ -1,13 +1,14 @@
-"""GENERator's decoder: a Llama over DNA tokens, as pure functions over a tree of parameters.
+"""GENERator's decoder: a Llama model over DNA tokens, as pure functions of a parameter tree.
 
     model = Decoder(config)
     params = init(model, key)                                  # plain arrays
     hidden_BTD, _ = model.apply({"params": params}, ids_BT)
     logits_BTV = model.apply({"params": params}, hidden_BTD, method="logits")
 
-The tree has one of two forms, and the decoder runs over the one it is given. Stacked over layers ("layers/q" [L, …]),
-as training and checkpoints have it, the layers are one scanned program. By layer ("layers_0/q", …; see `unstack`), as
-inference has it, they are unrolled: a scan would copy each layer's weights and cache out of its stack for every token.
+The tree has one of two forms, and the decoder accepts both. Training and checkpoints use parameters stacked over layers
+("layers/q" [L, …]); the decoder then scans over the layers. Inference uses parameters by layer ("layers_0/q", …; see
+`unstack`); the layers are then unrolled, because a scan would copy each layer's weights and cache out of the stack for
+every token.
 
 Dimension key: B batch, T tokens, S cache slots, D hidden, F feed-forward, N query heads, K key/value heads, H head
 dimension, V vocabulary, L layers.
@@ -25,7 +26,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from gener_jax.config import Model
-from gener_jax.model import rope
+from gener_jax.model import kernels, rope
 from gener_jax.model.attention import Segments, cached_attention, keep_attention, matmul_precision
 from gener_jax.model.parallel import sharded_attention
 from gener_jax.model.sharding import constrain
@@ -33,14 +34,15 @@ from gener_jax.model.sharding import constrain
 
 @struct.dataclass
 class Cache:
-    """Keys and values of the tokens seen so far, an array a layer; slots are shared by all rows, `segment_ids` 0 marks
-    empty ones.
+    """Keys and values of the tokens so far, one array per layer.
+
+    All rows use the same slots; `segment_ids` is 0 where a slot is empty.
     """
 
     k: tuple[Float[Array, "B K H S"], ...]
     v: tuple[Float[Array, "B K S H"], ...]
     segment_ids: Int[Array, "B S"]
-    index: Int[Array, ""]  # the slot that the next token takes
+    index: Int[Array, ""]  # the slot of the next token
 
 
 def empty_cache(config: Model, batch: int, slots: int) -> Cache:
@@ -53,7 +55,7 @@ def empty_cache(config: Model, batch: int, slots: int) -> Cache:
 
 
 def extend_cache(cache: Cache, slots: int) -> Cache:
-    """The cache with so many empty slots more behind its own."""
+    """The cache with `slots` empty slots appended."""
     return Cache(
         tuple(jnp.pad(k, [(0, 0)] * 3 + [(0, slots)]) for k in cache.k),
         tuple(jnp.pad(v, [(0, 0)] * 2 + [(0, slots), (0, 0)]) for v in cache.v),
@@ -63,7 +65,7 @@ def extend_cache(cache: Cache, slots: int) -> Cache:
 
 
 def end_together(cache: Cache, lengths_B: Int[Array, " B"]) -> Cache:
-    """A full cache of right-padded rows of so many tokens, each moved so that all end in the last slot."""
+    """Shifts the rows of a full, right-padded cache, of `lengths_B` tokens each, so that all end in the last slot."""
     move = lambda axis: jax.vmap(functools.partial(jnp.roll, axis=axis))  # noqa: E731
     slots = cache.segment_ids.shape[1]
     pad_B = slots - lengths_B
@@ -90,11 +92,11 @@ class RMSNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def linear(x: Float[Array, "... I"], w: Float[Array, "I O"], dtype=None) -> Float[Array, "... O"]:
-    """x @ w in `dtype` (default: theirs), with the weight's gradient taken so that the smaller factor is transposed.
+    """x @ w in `dtype` (default: theirs), with a gradient of w that transposes the smaller factor.
 
-    JAX's own rule transposes the gradient of the output, always. On CPU, XLA does that by a copy, into which it fuses
-    whatever the gradient is computed from. Backward, the gradient of the output is rounded to the type of x first: with
-    bfloat16 that of the float32 logits too, so that their products are not float32's on an accelerator.
+    JAX's own rule always transposes the gradient of the output. On CPU, XLA does so with a copy, and fuses into it the
+    computation of that gradient. The backward pass first rounds the gradient of the output to the dtype of x. With
+    bfloat16 this includes the gradient of the float32 logits, so that an accelerator multiplies in bfloat16.
     """
     return jnp.matmul(x, w, preferred_element_type=dtype)
 
@@ -104,13 +106,16 @@ def _linear_backward(_, saved, dy):
     dy = dy.astype(x.dtype)
     tokens = tuple(range(x.ndim - 1))
     a, b = (x, dy) if x.shape[-1] <= dy.shape[-1] else (dy, x)
-    with matmul_precision(x.dtype):  # traced on its own, outside of the model's context
-        dw = jax.lax.dot_general(a, b, ((tokens, tokens), ((), ())))
+    with matmul_precision(x.dtype):  # traced separately, outside the model's context
+        # On CPU, jax 0.11 and 0.12 accumulate a product whose result is transposed in the type of that result. In
+        # bfloat16 the gradient of the head was 7 % off after 4096 tokens. GPUs and TPUs accumulate in float32.
+        accumulator = jnp.float32 if kernels._platform() == "cpu" else None
+        dw = jax.lax.dot_general(a, b, ((tokens, tokens), ((), ())), preferred_element_type=accumulator).astype(w.dtype)
         return dy @ w.T, dw if a is x else dw.T
 
 
 linear.defvjp(lambda x, w, dtype: (linear(x, w, dtype), (x, w)), _linear_backward)
-_PRODUCT = "product"  # remat's policies see no matrix product in a function with a gradient of its own, but its name
+_PRODUCT = "product"  # a checkpoint name, since remat policies do not see matrix products inside a custom_vjp function
 
 
 class Block(nn.Module):
@@ -124,7 +129,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD, cache_kv, angles, segments, slot, keep=False):
-        """One layer: `cache_kv` is its (k, v) or None; returns x and its new (k, v), with `keep` from None too."""
+        """`cache_kv` is the layer's (k, v) or None. Returns x and the new (k, v), without a cache only if `keep`."""
         c = self.config
         D, N, K, H, F = c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.intermediate_size
         with jax.named_scope("attention"):
@@ -138,7 +143,7 @@ class Block(nn.Module):
             how = {
                 "implementation": c.attention, "segments": segments, "window": c.sliding_window,
                 "block": c.attention_block,
-                # Not `slot`: the scan makes an array of it, and a kernel has to know that a sequence begins at 0.
+                # Without a cache not `slot`, which the scan turns into an array: kernels need a static offset of 0.
                 "offset": 0 if cache_kv is None else slot,
             }  # fmt: skip
             k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
@@ -151,7 +156,7 @@ class Block(nn.Module):
                 cache_kv = (k_BKHS, v_BKSH)
                 out_BTNH = cached_attention(q_BTNH, k_BKHS, v_BKSH, **how)
             o_NHD = self._weight("o", (N, H, D), ("heads", "head_dim", "embed"))
-            # Heads joined first: XLA transposes the weights, on every call, for a sum over two dimensions.
+            # Heads and head_dim are merged first: for a sum over two dimensions XLA transposes the weights every time.
             out_BTD = linear(out_BTNH.reshape(*out_BTNH.shape[:2], -1), o_NHD.reshape(-1, D))
             x_BTD += constrain(checkpoint_name(out_BTD, _PRODUCT), "batch", "length", "hidden")
         with jax.named_scope("mlp"):
@@ -167,7 +172,7 @@ class Block(nn.Module):
 
 
 _save_both = jax.checkpoint_policies.save_from_both_policies
-_REMAT = {  # what the backward pass may keep of a layer's forward pass, beside its input
+_REMAT = {  # what a layer's forward pass saves for the backward pass, in addition to its input
     "dots": _save_both(
         _save_both(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, keep_attention),
         jax.checkpoint_policies.save_only_these_names(_PRODUCT),
@@ -178,7 +183,7 @@ _REMAT = {  # what the backward pass may keep of a layer's forward pass, beside 
 
 
 class Decoder(nn.Module):
-    """The whole model up to the last norm; the head is a method of its own."""
+    """The model up to the final norm; the head is the method `logits`."""
 
     config: Model
 
@@ -215,25 +220,31 @@ class Decoder(nn.Module):
         cache: Cache | None = None,
         keep: bool = False,
     ):
-        """Hidden states after the last norm, [B, T, D] in the compute dtype, and the cache with these tokens added.
+        """Hidden states after the final norm, [B, T, D] in the compute dtype, and the cache with these tokens added.
 
         Args:
           ids_BT: token ids.
-          positions_BT: rotary positions in tokens; default: 0, 1, … (behind the cache's tokens, where one is given).
-            On a mesh with a context axis they have to be given: the tokens come in `parallel.balance`'s order.
-          segment_ids_BT: documents that do not see each other; with a cache: 0 for padding, 1 for tokens.
-          cache: keys and values so far; None for a pass without one, which returns None. Takes parameters by layer.
-          keep: return the cache that these tokens fill, of a pass without one, which the platform's kernel may take.
+          positions_BT: rotary positions in tokens; default: 0, 1, …, or continuing after the tokens of the cache. On a
+            mesh with a context axis they are required, since the tokens are in the order of `parallel.balance`.
+          segment_ids_BT: document ids, which attention does not cross; with a cache: 0 for padding, 1 for tokens.
+          cache: keys and values so far; needs parameters by layer. Without one, the returned cache is None.
+          keep: without a cache, return one that holds exactly these tokens; needs parameters by layer. Such a pass may
+            use the platform's attention kernel.
 
-        With `mutable=["intermediates"]`, `apply` also returns what leaves each layer, un-normed, [L, B, T, D] (by
-        layer: an array a layer).
+        With `mutable=["intermediates"]`, `apply` also returns the output of each layer before any norm, [L, B, T, D]
+        (with parameters by layer: one array per layer).
+
+        Raises:
+          ValueError: if positions are missing on a mesh with a context axis, or a cache comes with stacked parameters.
         """
         c = self.config
         slot = 0 if cache is None else cache.index
         if positions_BT is None:
             mesh = jax.sharding.get_abstract_mesh()
             if not mesh.empty and mesh.shape.get("context", 1) > 1:
-                raise ValueError("a mesh with a context axis takes tokens in the balanced order, with their positions")
+                raise ValueError(
+                    "a mesh with a context axis needs positions, since its tokens are in the balanced order"
+                )
             positions_BT = slot + jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
         if cache is not None:
             if segment_ids_BT is None:
@@ -243,9 +254,9 @@ class Decoder(nn.Module):
         else:
             segments = None if segment_ids_BT is None else Segments(segment_ids_BT, segment_ids_BT)
         angles = rope.angles(positions_BT, c)
-        # The table gathered over fsdp first, which is small; looking up in a cut one would replicate what is found.
-        # Cast after the look-up, so that the gradients of an id's many tokens are summed in float32: in bfloat16 a sum
-        # stops growing where its terms fall below 1/256 of it.
+        # The table is small and is gathered over fsdp first; indexing a sharded table would replicate the result.
+        # The rows are cast after indexing, so that the gradients of all tokens with one id are summed in float32. In
+        # bfloat16 a sum stops growing once its terms are below 1/256 of it.
         table_VD = constrain(self.embedding_VD, "vocab", "hidden")
         embedded_BTD = jnp.take(table_VD, ids_BT, axis=0).astype(c.dtype)
         embedded_BTD = constrain(embedded_BTD, "batch", "length", "hidden")
@@ -253,7 +264,7 @@ class Decoder(nn.Module):
         with matmul_precision(c.dtype):
             if isinstance(self.layers, nn.Module):
                 if cache is not None or keep:
-                    raise ValueError("a cache takes parameters by layer: decoder.unstack(params)")
+                    raise ValueError("a cache needs parameters by layer; use decoder.unstack(params)")
                 x_BTD, _ = self.layers(x_BTD, None, angles, segments, slot)
                 return self.norm(x_BTD), None
             kept = []
@@ -267,24 +278,27 @@ class Decoder(nn.Module):
         return self.norm(x_BTD), cache
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """The untied head: float32 logits of hidden states of any leading shape."""
+        """The untied output head: float32 logits of hidden states with any leading shape."""
         head_DV = self.lm_head_DV.astype(self.config.dtype)
         with matmul_precision(self.config.dtype):
             return linear(hidden, head_DV, jnp.float32)
 
 
 def init(model: Decoder, key: jax.Array):
-    """Parameters boxed with their logical axes (`nn.unbox` gives plain arrays); norms 1, matrices N(0, 0.02²)."""
+    """Parameters boxed with their logical axes (`nn.unbox` gives plain arrays).
+
+    Norms are 1; matrices are drawn from a normal distribution with standard deviation `config.initializer_range`.
+    """
     one = jnp.zeros((1, 1), jnp.int32)
-    model = Decoder(dataclasses.replace(model.config, attention="reference"))  # a kernel would refuse one token
+    model = Decoder(dataclasses.replace(model.config, attention="reference"))  # kernels do not support a single token
     return model.init(key, one, positions_BT=one)["params"]
 
 
 def unstack(params, *, donate: bool = False):
-    """Stacked parameters by layer: "layers/q" [L, …] becomes "layers_0/q" …; a tree by layer is returned as it is.
+    """Splits stacked parameters by layer: "layers/q" [L, …] becomes "layers_0/q", …; a tree by layer is unchanged.
 
-    `donate` frees each stacked array as soon as it is taken apart, so that this needs one of them more than the model.
-    Takes arrays, or their shapes with shardings.
+    Takes arrays, or shapes with shardings. `donate` frees each stacked array once it is split, so that memory for only
+    one stacked array is needed in addition to the model.
     """
     if "layers" not in params:
         return params
@@ -294,44 +308,44 @@ def unstack(params, *, donate: bool = False):
         if isinstance(sharding, NamedSharding):
             sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
         if isinstance(leaf, jax.ShapeDtypeStruct):
-            parts = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding)] * leaf.shape[0]
+            by_layer = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype, sharding=sharding)] * leaf.shape[0]
         else:
-            parts = jax.block_until_ready(_take_apart(sharding, leaf.shape[0])(leaf))
+            by_layer = jax.block_until_ready(_split(sharding, leaf.shape[0])(leaf))
             if donate:
                 leaf.delete()
-        for i, part in enumerate(parts):
-            at = out.setdefault(f"layers_{i}", {})
+        for i, array in enumerate(by_layer):
+            node = out.setdefault(f"layers_{i}", {})
             for name in path[:-1]:
-                at = at.setdefault(name, {})
-            at[path[-1]] = part
+                node = node.setdefault(name, {})
+            node[path[-1]] = array
     return out
 
 
 def stack(params, *, donate: bool = False):
-    """The inverse of `unstack`, of arrays."""
+    """The inverse of `unstack`, for arrays."""
     if "layers" in params:
         return params
     layers = [traverse_util.flatten_dict(params[f"layers_{i}"]) for i in range(sum("layers_" in n for n in params))]
     stacked = {}
     for path in layers[0]:
-        parts = [layer[path] for layer in layers]
-        sharding = parts[0].sharding
+        by_layer = [layer[path] for layer in layers]
+        sharding = by_layer[0].sharding
         if isinstance(sharding, NamedSharding):
             sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
-        stacked[path] = jax.block_until_ready(jax.jit(jnp.stack, out_shardings=sharding)(parts))
+        stacked[path] = jax.block_until_ready(jax.jit(jnp.stack, out_shardings=sharding)(by_layer))
         if donate:
-            jax.tree.map(lambda x: x.delete(), parts)
+            jax.tree.map(lambda x: x.delete(), by_layer)
     rest = {name: leaf for name, leaf in params.items() if not name.startswith("layers_")}
     return {**rest, "layers": traverse_util.unflatten_dict(stacked)}
 
 
 @functools.cache
-def _take_apart(sharding, layers: int):
+def _split(sharding, layers: int):
     return jax.jit(lambda stacked: [stacked[i] for i in range(layers)], out_shardings=[sharding] * layers)
 
 
 @functools.lru_cache
 def num_parameters(config: Model) -> int:
-    """How many parameters a model has, by abstract evaluation: nothing is allocated."""
+    """The number of parameters of a model, by abstract evaluation, which allocates nothing."""
     shapes = jax.eval_shape(functools.partial(init, Decoder(config)), jax.random.key(0))
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))

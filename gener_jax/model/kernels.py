@@ -1,9 +1,8 @@
-"""Attention kernels of a platform's own: cuDNN and Pallas/Triton on GPUs, splash on TPUs.
+"""Attention kernels for a platform: cuDNN and Pallas/Triton on GPUs, splash on TPUs.
 
-Each attends a sequence to itself, causally. `refusal` says of each what it cannot do: none drops a mask in silence, and
-none computes float32 in less: cuDNN has no float32 and Triton's backward pass would take TF32, so a GPU attends in
-float32 without a kernel.
-Dimension key as in `attention`.
+Each computes causal self-attention of whole sequences. `refusal` reports what a kernel does not support, so that no
+mask is ignored and float32 keeps its precision. cuDNN has no float32, and Triton's backward pass would use TF32, so on
+a GPU float32 attention runs without a kernel. Dimension key as in `attention`.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ KERNELS = ("cudnn", "triton", "splash")
 
 
 class Case(NamedTuple):
-    """What is asked of an implementation."""
+    """The properties of an attention call that decide which implementations support it."""
 
     queries: jax.Array
     keys: jax.Array
@@ -31,14 +30,16 @@ class Case(NamedTuple):
 
 
 def for_any_mask(model: Model) -> Model:
-    """The same model, its attention `auto` where a platform's kernel is named: evaluation and generation have documents
-    and caches, which it may refuse; `auto` takes it where it does not.
+    """The same model, with `auto` in place of a named kernel.
+
+    Evaluation and generation have document masks and caches, which a kernel may not support; `auto` uses the kernel
+    where it does.
     """
     return dataclasses.replace(model, attention="auto") if model.attention in KERNELS else model
 
 
 def choice(case: Case) -> str | None:
-    """The kernel for this platform that takes the case, the fastest first; None: none does."""
+    """The fastest kernel of this platform that supports the case, or None."""
     kernels = {"gpu": ("cudnn", "triton"), "tpu": ("splash",)}.get(_platform(), ())
     return next((name for name in kernels if refusal(name, case) is None), None)
 
@@ -46,50 +47,53 @@ def choice(case: Case) -> str | None:
 def _platform() -> str:
     mesh = jax.sharding.get_abstract_mesh()
     device = None if mesh.empty else mesh.abstract_device
-    return jax.default_backend() if device is None else device.platform  # what is compiled for need not be here
+    return (
+        jax.default_backend() if device is None else device.platform
+    )  # compiling may be for a device that this machine lacks
 
 
 def refusal(name: str, case: Case) -> str | None:
-    """What is in the way of a kernel, to follow "model.attention is NAME, which"; None: nothing."""
+    """Why a kernel cannot compute the case, as a predicate whose subject is the kernel; None if it can."""
     length, head_dim = case.queries.shape[1], case.queries.shape[3]
     if not isinstance(case.offset, int) or case.offset or case.keys.shape[1] != length:
-        return "attends a sequence to itself, not to a cache and not over a context axis"
+        return "supports only a whole sequence attending to itself, not a cache or a context axis"
     if name == "cudnn":
         if case.segments:
-            return "has no mask of documents (data.mask_documents)"
+            return "has no document mask (data.mask_documents)"
         if case.queries.dtype not in (jnp.bfloat16, jnp.float16):
-            return f"takes bfloat16 and float16, not {case.queries.dtype}"
+            return f"supports bfloat16 and float16, not {case.queries.dtype}"
         if length % 2:
-            return f"takes even lengths, not {length}"  # its backward pass
+            return f"supports even lengths, not {length}"  # because of its backward pass
         if head_dim % 8 or head_dim > 128:
-            return f"takes head sizes that are multiples of 8 up to 128, not {head_dim}"
+            return f"supports head sizes that are multiples of 8 up to 128, not {head_dim}"
     if name == "triton":
         if case.window is not None:
             return "has no sliding window"
         if length % 64:
-            return f"takes lengths that are multiples of 64, not {length}"
+            return f"supports lengths that are multiples of 64, not {length}"
         if case.queries.dtype == jnp.float32:
-            return "multiplies float32 in TF32 (its backward pass)"
+            return "multiplies float32 in TF32 in its backward pass"
         if head_dim & (head_dim - 1):
-            return f"takes head sizes that are powers of two, not {head_dim}"
+            return f"supports head sizes that are powers of two, not {head_dim}"
     if name == "splash" and length % 128:
-        return f"takes lengths that are multiples of 128, not {length}"
+        return f"supports lengths that are multiples of 128, not {length}"
     platform = "tpu" if name == "splash" else "gpu"
     return None if _platform() == platform else f"runs on a {platform.upper()}, not on {_platform()}"
 
 
 def is_forward(primitive) -> bool:
-    """Whether remat sees cuDNN's forward pass, whose results have no name for it to keep them by."""
+    """Whether a primitive is cuDNN's forward pass, whose results have no checkpoint name that remat could match."""
     return primitive.name == "dot_product_attention_fwd_wrapper"
 
 
 def run(name: str, q_BTNH, k_BTKH, v_BTKH, ids_BT, window: int | None, *, name_kept: str, interpret: bool = False):
-    """Attention by a kernel that does not refuse it; the result has the queries' dtype.
+    """Attention by a kernel that supports the case (see `refusal`); the result has the queries' dtype.
 
     Args:
-      ids_BT: documents that do not see each other, or None.
-      name_kept: the name under which remat may keep what the backward pass needs (of cuDNN's: by `is_forward`).
-      interpret: Pallas kernels without their hardware, slowly.
+      ids_BT: document ids, or None.
+      name_kept: the checkpoint name of what the backward pass needs, so that remat may keep it (cuDNN's results have
+        none; see `is_forward`).
+      interpret: run Pallas kernels in their interpreter, which is slow but needs no GPU or TPU.
     """
     if name == "cudnn":
         sides = None if window is None else (window - 1, 0)
@@ -103,13 +107,13 @@ def run(name: str, q_BTNH, k_BTKH, v_BTKH, ids_BT, window: int | None, *, name_k
 
 def _triton(q_BTNH, k_BTKH, v_BTKH, ids_BT, name_kept, interpret):
     groups = q_BTNH.shape[2] // k_BTKH.shape[2]
-    k, v = (jnp.repeat(x, groups, axis=2) for x in (k_BTKH, v_BTKH))  # the kernel has a key head a query head
+    k, v = (jnp.repeat(x, groups, axis=2) for x in (k_BTKH, v_BTKH))  # the kernel needs one key head per query head
     return _mha(q_BTNH, k, v, ids_BT, name_kept, interpret)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _mha(q, k, v, ids, name_kept, interpret):
-    """The kernel's own function, but that what its backward pass needs has a name."""
+    """The kernel's function, with checkpoint names on what its backward pass needs."""
     return _mha_forward(q, k, v, ids, name_kept, interpret)[0]
 
 
@@ -132,7 +136,7 @@ def _mha_forward(q, k, v, ids, name_kept, interpret):
 
 def _mha_backward(name_kept, interpret, saved, d_out):
     triton, scale, sizes = _mha_options(d_out)
-    # Then: backward_pass_impl, num_warps, num_stages, grid, interpret, debug, return_residuals
+    # The arguments after sizes: backward_pass_impl, num_warps, num_stages, grid, interpret, debug, return_residuals
     return triton._mha_backward(scale, True, sizes, "triton", None, 2, None, interpret, False, False, saved, d_out)
 
 

@@ -1,18 +1,18 @@
 """Attention over a mesh: rows over data and fsdp, heads over tensor, the sequence over context.
 
-Left to itself the compiler gathers every operand of blockwise attention on every device, so `jax.shard_map` says who
-computes what. Over `context` each device gathers the keys and values, which grouped-query attention makes few; the
-gradients of the gathered ones are summed on the way back to their owners. Of the queries it has
+By itself, the compiler gathers every operand of blockwise attention on every device, so `jax.shard_map` fixes what each
+device computes. Over `context` each device gathers the keys and values, which are small with grouped-query attention;
+the backward pass sums their gradients onto the devices that own them. For the queries there are two ways:
 
-- its own heads over the whole length, where the platform has a kernel for that and the devices' number divides the
-  heads: heads are exchanged for length, and back (Ulysses, Jacobs et al. 2023). Kernels attend from the sequence's
-  first token on, to all of it.
-- its own part of the length, all heads, where not: blockwise attention takes queries from anywhere.
+- If the platform has a kernel for the case and the number of devices divides the number of heads, heads are exchanged
+  for length (Ulysses, Jacobs et al. 2023): each device computes its own heads over the whole length, and the result is
+  exchanged back. This is needed because kernels support only whole sequences.
+- Otherwise each device computes all heads for its own queries, blockwise, which supports queries at any offset.
 
-Under a causal mask the last queries see the most keys. The sequence is therefore cut into twice as many pieces as there
-are devices, and device i has pieces i and 2n − 1 − i: the same work for each. That is the *balanced order*, in which
-batches come (`balance`) and results leave; positions and segment ids travel with their tokens, and nothing but
-attention looks at a token's neighbours.
+Under a causal mask the last queries attend to the most keys. The sequence is therefore divided into 2n chunks for n
+devices, and device i holds chunks i and 2n − 1 − i, so that every device has the same work. This is the *balanced
+order*. `balance` puts batches into it, and results are in it. Positions and segment ids move with their tokens, and
+only attention depends on the order of tokens.
 """
 
 import jax
@@ -31,9 +31,9 @@ def _context() -> int:
 
 
 def balance(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """A batch of arrays [rows, length] in the balanced order, `positions` added; as it is where context is 1.
+    """The arrays [rows, length] of a batch in the balanced order, with `positions` added; unchanged if context is 1.
 
-    Moves token ids between devices, nothing larger. Takes the mesh that is set.
+    Uses the current mesh. Only token ids move between devices, nothing larger.
     """
     n = _context()
     if n == 1:
@@ -45,30 +45,32 @@ def balance(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def restore(x: jax.Array) -> jax.Array:
-    """[rows, length, …] of the balanced order in the order of the sequence."""
+    """Converts an array [rows, length, …] from the balanced order to the order of the sequence."""
     n = _context()
     return x if n == 1 else _to_natural(x, n)
 
 
 def _to_balanced(x, n):
-    pieces = x.reshape(x.shape[0], 2, n, -1, *x.shape[2:])  # [rows, half, device, …]
-    pieces = jnp.stack([pieces[:, 0], pieces[:, 1, ::-1]], axis=2)
-    return pieces.reshape(x.shape)
+    chunks = x.reshape(x.shape[0], 2, n, -1, *x.shape[2:])  # [rows, half, device, …]
+    chunks = jnp.stack([chunks[:, 0], chunks[:, 1, ::-1]], axis=2)
+    return chunks.reshape(x.shape)
 
 
 def _to_natural(x, n):
-    pieces = x.reshape(x.shape[0], n, 2, -1, *x.shape[2:])
-    return jnp.concatenate([pieces[:, :, 0], pieces[:, ::-1, 1]], axis=1).reshape(x.shape)
+    chunks = x.reshape(x.shape[0], n, 2, -1, *x.shape[2:])
+    return jnp.concatenate([chunks[:, :, 0], chunks[:, ::-1, 1]], axis=1).reshape(x.shape)
 
 
 def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = None, **how) -> jax.Array:
-    """`attention` of a sequence with itself on the mesh that is set; over context, of sequences in the balanced order.
+    """Self-attention on the current mesh; over context, sequences are in the balanced order.
 
-    Dimension key as in `attention`; T is the whole length, the same for queries and keys.
+    The keyword arguments `how` are those of `attention`, and so is the dimension key; T is the whole length, the same
+    for queries and keys.
 
     Raises:
-      ConfigError: for a platform's kernel, named, where mesh context does not divide a device's heads; "auto" takes
-        blockwise attention there.
+      ConfigError: if a kernel is named and mesh.context does not divide the heads per device; "auto" uses blockwise
+        attention then.
+      ValueError: if twice mesh.context does not divide the length.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -76,13 +78,13 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
     q_spec = spec(("batch", "length", "heads", "head_dim"), mesh, q_BTNH.shape, activation=True)
     kv_spec = spec(("batch", "length", "kv_heads", "head_dim"), mesh, k_BTKH.shape, activation=True)
     ids_spec = PartitionSpec(*q_spec[:2])
-    n = mesh.shape["context"] if q_BTNH.shape[1] > 1 else 1  # one token, as `init` has it, is not cut
+    n = mesh.shape["context"] if q_BTNH.shape[1] > 1 else 1  # `init` passes one token, which is not divided
     if q_BTNH.shape[1] % (2 * n) and n > 1:
         raise ValueError(f"a length of {q_BTNH.shape[1]} tokens is not divisible by twice mesh context = {2 * n}")
     groups = q_BTNH.shape[2] // k_BTKH.shape[2]
 
     def local(q, k, v, ids):
-        if q_spec[2] is not None and kv_spec[2] is None:  # heads are cut, key heads are not
+        if q_spec[2] is not None and kv_spec[2] is None:  # query heads are sharded, key heads are not
             first = jax.lax.axis_index("tensor") * q.shape[2]
             k, v = (_own_key_heads(x, first, q.shape[2], groups) for x in (k, v))
         if n == 1:
@@ -93,9 +95,9 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
             return _by_heads(q, k, v, keys, n, how)
         rank, half = jax.lax.axis_index("context"), q.shape[1] // 2
         out = []
-        for part, piece in ((slice(0, half), rank), (slice(half, None), 2 * n - 1 - rank)):
-            own = None if ids is None else Segments(ids[:, part], keys)
-            out.append(attention(q[:, part], k, v, segments=own, **{**how, "offset": piece * half}))
+        for tokens, chunk in ((slice(0, half), rank), (slice(half, None), 2 * n - 1 - rank)):
+            own = None if ids is None else Segments(ids[:, tokens], keys)
+            out.append(attention(q[:, tokens], k, v, segments=own, **{**how, "offset": chunk * half}))
         return jnp.concatenate(out, axis=1)
 
     ids = None if segments is None else segments.queries
@@ -106,7 +108,7 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
 
 
 def _exchanges(q_BTNH, k_BSKH, ids_BS, n, how) -> bool:
-    """Whether a kernel takes this device's share of the heads over the whole length."""
+    """Whether a kernel computes this device's heads over the whole length."""
     name = how.get("implementation", "auto")
     if name not in ("auto", *kernels.KERNELS):
         return False
@@ -115,16 +117,18 @@ def _exchanges(q_BTNH, k_BSKH, ids_BS, n, how) -> bool:
         if name == "auto":
             return False
         raise ConfigError(
-            f"model.attention is {name}, which over a context axis needs heads that its {n} devices can share, not "
-            f"{heads}: use auto or blockwise, or another mesh.context"
-        )
+            f"over a context axis this kernel needs a number of heads per device that mesh.context {n} divides, not "
+            f"{heads}; use auto or blockwise, or another mesh.context", "model.attention", name,
+        )  # fmt: skip
     queries = jax.ShapeDtypeStruct((B, k_BSKH.shape[1], heads // n, H), q_BTNH.dtype)
     case = kernels.Case(queries, k_BSKH, how["offset"], ids_BS is not None, how.get("window"))
-    return name != "auto" or kernels.choice(case) is not None  # a named one refuses in words, if it does
+    return (
+        name != "auto" or kernels.choice(case) is not None
+    )  # `attention` raises if a named kernel does not support it
 
 
 def _by_heads(q_BTNH, k_BSKH, v_BSKH, ids_BS, n, how):
-    """Attention of all heads at this device's tokens, by all tokens of this device's heads, [B, T / n, N, H]."""
+    """Attention of all heads for this device's tokens, [B, T / n, N, H], by two exchanges of heads for length."""
     heads = q_BTNH.shape[2] // n
     first, groups = jax.lax.axis_index("context") * heads, q_BTNH.shape[2] // k_BSKH.shape[2]
     k, v = (_own_key_heads(x, first, heads, groups) for x in (k_BSKH, v_BSKH))
@@ -134,7 +138,7 @@ def _by_heads(q_BTNH, k_BSKH, v_BSKH, ids_BS, n, how):
 
 
 def _own_key_heads(x_BSKH, first, heads, groups):
-    """The key heads of the `heads` query heads from `first` on: those that they share, else one for each."""
+    """The key heads of query heads `first` to `first + heads − 1`: shared if these form groups, else one per head."""
     if groups % heads == 0 or heads % groups == 0:
         return jax.lax.dynamic_slice_in_dim(x_BSKH, first // groups, max(heads // groups, 1), axis=2)
     return jnp.take(x_BSKH, (first + jnp.arange(heads)) // groups, axis=2)
