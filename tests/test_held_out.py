@@ -176,13 +176,13 @@ def test_regions_without_near_copies(setting, dataset, result, plain):
     assert row["loss"] == pytest.approx(-np.mean(rows), abs=1e-5)
     assert "by_case" not in found
     text = report.as_text(config, {**found, "markov_0": 2.0})
-    assert f"\n  without near copies in training (train_overlap < 10 %)  {row['bits_per_base']:.4f}  (" in text
+    assert f"\n  without near copies in training (< 10 % of 32-mers)  {row['bits_per_base']:.4f}  (" in text
     assert f"({row['regions']} regions, {row['bases']:,} bases)" in text
     assert "near copies" not in report.as_text(config, result)
     source.index["train_overlap"][:] = 1
     found = HeldOut(config, source, tokenizer, mesh)(params)
     assert found["without_near_copies"] == {"regions": 0, "tokens": 0, "bases": 0}
-    assert "(train_overlap < 10 %)  none  (0 regions, 0 bases)" in report.as_text(config, found)
+    assert "(< 10 % of 32-mers)  none  (0 regions, 0 bases)" in report.as_text(config, found)
     train = RegionSource(dataset, "train")
     assert "without_near_copies" not in HeldOut(config, train, tokenizer, mesh)(params)
 

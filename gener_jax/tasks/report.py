@@ -48,7 +48,7 @@ def as_text(config: Config, result: dict) -> str:
     if new is not None and new["regions"] < result["regions"]:
         bits = f"{new['bits_per_base']:.4f}" if new["bases"] else "none"
         lines.append(
-            f"  without near copies in training ({100 * NEAR_COPY:.0f} % of 32-mers)  {bits}  "
+            f"  without near copies in training (< {100 * NEAR_COPY:.0f} % of 32-mers)  {bits}  "
             f"({new['regions']} regions, {new['bases']:,} bases)"
         )
     if "bits_by_codon_position" in result:
