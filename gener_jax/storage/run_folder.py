@@ -200,9 +200,9 @@ def describe(folder: Path, config: Config) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config.tokenizer.kind == "bpe" and not (folder / _TOKENIZER).exists():
-        beside = folder / f"{_TOKENIZER}.partial"
-        shutil.copyfile(config.tokenizer.model_file, beside)
-        os.replace(beside, folder / _TOKENIZER)
+        partial = folder / f"{_TOKENIZER}.partial"
+        shutil.copyfile(config.tokenizer.model_file, partial)
+        os.replace(partial, folder / _TOKENIZER)
     _write(folder / "config.json", dumps(config))
     path = folder / "environment.json"
     try:
@@ -214,9 +214,9 @@ def describe(folder: Path, config: Config) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_suffix(".partial")
-    beside.write_text(text)
-    os.replace(beside, path)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def environment() -> dict:
