@@ -98,7 +98,7 @@ def _first_line(error: Exception) -> str:
 
 def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items, params):
     """Restores `items` of a step, after checking that its parameters have the shapes of `params`."""
-    where = f"{folder / 'checkpoints' / str(step)}"
+    where = folder / "checkpoints" / str(step)
     try:
         saved = manager.item_metadata(step)["params"]
         found = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(saved)}
@@ -109,6 +109,8 @@ def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items
                     where,
                     f"has another shape: {name} is {found.get(name, 'absent')}, the model's "
                     f"{wanted.get(name, 'absent')}; is model.* what it was trained with?",
+                    name=name,
+                    value=found.get(name),
                 )
         present = set(manager.item_metadata(step).keys())
         if missing := sorted(set(items.keys()) - present):
