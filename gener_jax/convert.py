@@ -49,8 +49,9 @@ def write_published(folder: Path, config: Config, tokenizer, params, dtype: str 
 
 
 def verify(lm: LM, folder: Path | None) -> dict:
-    """Prints our model's outputs beside those of transformers; returns the last line's object, with `equal` None if
-    transformers is not installed.
+    """Prints our model's outputs next to those of transformers.
+
+    Returns the object of the last line; its `equal` is None if transformers is not installed.
 
     `folder` holds the model as published; None writes it to a temporary folder first.
     """

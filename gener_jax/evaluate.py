@@ -1,6 +1,6 @@
 """Evaluates a run on held-out regions: python -m gener_jax.evaluate --checkpoint RUN [--config.eval.split=train]
 
-Loss, perplexity and bits per base, by kind and taxon, beside Markov baselines on the same bases. The last line on
+Prints loss, perplexity and bits per base, by kind and taxon, and Markov baselines on the same bases. The last line on
 standard output is one JSON object.
 """
 

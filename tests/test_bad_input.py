@@ -44,10 +44,10 @@ def error_line(capsys):
 @pytest.mark.parametrize(
     ("changes", "status", "words"),
     [
-        ({"data__path": "absent/set"}, 1, "then make it with python -m data_pipeline.build --input"),
+        ({"data__path": "absent/set"}, 1, "then build it with python -m data_pipeline.build --input"),
         ({"data__path": "absent/set", "data__build_from": "absent.gb"}, 1, "absent.gb: no such file"),
         ({"sample__prompts": "ATGA<cds>ATG"}, 2, "sample.prompts: 4 bases from position 0"),
-        ({"data__validation_fraction": "0.4", "data__build_from": "absent.gb"}, 1, "take another config.data.path"),
+        ({"data__validation_fraction": "0.4", "data__build_from": "absent.gb"}, 1, "use another config.data.path"),
         ({"mesh__fsdp": "3"}, 2, "does not fit 8 device(s)"),
         ({"mesh__fsdp": "5", "mesh__data": "-1"}, 2, "does not fit 8 device(s)"),
         ({"train__batch_size": "12"}, 2, "train.batch_size is 12: not divisible by mesh data·fsdp = 8"),

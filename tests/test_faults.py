@@ -1,4 +1,4 @@
-"""What a run survives and says: signals, damaged checkpoints, gradients out of order, stuck steps, full disks."""
+"""Faults that a run survives or reports: signals, damaged checkpoints, bad gradients, stuck steps, full disks."""
 
 import json
 import os
@@ -25,6 +25,7 @@ from gener_jax.training.checkpoint import Checkpoints
 from gener_jax.training.faults import STUCK
 from gener_jax.training.step import abstract_state
 from tests import tiny
+from tests.raised import raises
 from tests.test_parallel import free_port
 from tests.test_train import log_of, same_state, state_of
 
@@ -38,14 +39,14 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(dataset, tmp_path_factory):
-    """Twelve steps without a stop."""
+    """Twelve uninterrupted steps."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     train.train(tiny.config(dataset), folder)
     return folder
 
 
 def signalling(patch, step, signal_=signal.SIGTERM):
-    """A signal comes while a step is on its way."""
+    """Sends a signal to this process before the given step runs."""
     make_step = loop.make_train_step
 
     def watched(*arguments):
@@ -62,20 +63,20 @@ def signalling(patch, step, signal_=signal.SIGTERM):
 
 
 def best_of(folder: Path) -> tuple[int, float]:
-    """The best step and its bits per base, of the run's checkpoints."""
+    """The best step among the checkpoints of a run, and its bits per base."""
     with run_folder.open_manager(folder) as manager:
         best = manager.best_step()
         return best, manager.metrics(best)["bits_per_base"]
 
 
-def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(straight, dataset, tmp_path, monkeypatch):
+def test_sigterm_saves_the_step_and_the_run_resumes_to_the_same_bits(straight, dataset, tmp_path, monkeypatch):
     folder, config = tmp_path / "run", tiny.config(dataset)
     with monkeypatch.context() as patch:
         signalling(patch, 5)
-        with pytest.raises(Terminated, match="by SIGTERM after step 5, which is saved; the same command resumes there"):
+        with pytest.raises(Terminated, match="SIGTERM after step 5"):
             train.train(config, folder)
     assert (folder / "checkpoints" / "5").is_dir()
-    with monkeypatch.context() as patch:  # and while step 8 is looked at
+    with monkeypatch.context() as patch:  # during the evaluation of step 8
         evaluation = loop.HeldOut.__call__
         patch.setattr(
             loop.HeldOut, "__call__",
@@ -85,8 +86,8 @@ def test_sigterm_saves_the_step_and_the_run_goes_on_to_the_same_bits(straight, d
             train.train(config, folder)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert best_of(folder)[0] == 3
-    shutil.rmtree(folder / "checkpoints" / "6" / "metrics")  # as good as none
-    with monkeypatch.context() as patch:  # step 6 is looked at first
+    shutil.rmtree(folder / "checkpoints" / "6" / "metrics")  # as if it had none
+    with monkeypatch.context() as patch:  # step 6 is evaluated first
         signalling(patch, 7, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             train.train(config, folder)
@@ -103,7 +104,7 @@ def arrays_of(folder: Path, item: str) -> list[Path]:
 
 
 def damage(folder: Path, kind: str, rng: random.Random) -> None:
-    """Spoils a checkpoint's folder."""
+    """Damages the folder of a checkpoint."""
     item = rng.choice(["params", "optimizer"])
     if kind == "truncated":
         for path in arrays_of(folder, item):
@@ -113,7 +114,7 @@ def damage(folder: Path, kind: str, rng: random.Random) -> None:
             path.write_bytes(b"")
     elif kind == "removed":
         shutil.rmtree(folder / item)
-    elif kind == "flipped":  # a bit in a hundred bytes, as no file system's own check would let pass
+    elif kind == "flipped":  # one bit per hundred bytes, far more than a file system would miss
         for path in arrays_of(folder, item):
             data = bytearray(path.read_bytes())
             for at in range(50, len(data), 100):
@@ -135,10 +136,10 @@ def damage(folder: Path, kind: str, rng: random.Random) -> None:
 DAMAGES = ("truncated", "emptied", "removed", "flipped", "metadata", "metrics", "loader")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of tensorstore's threads
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from tensorstore's threads
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_passed_over(straight, dataset, tmp_path, capsys, kind):
-    """A run that resumes from the one before is `test_a_changed_loader_state_is_damage`."""
+def test_a_damaged_checkpoint_is_reported_and_skipped(straight, dataset, tmp_path, capsys, kind):
+    """`test_a_changed_loader_state_is_damage` covers a run that resumes from the previous one."""
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     damage(folder / "checkpoints" / "12", kind, random.Random(0))
@@ -153,26 +154,26 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(straight, dataset, tmp_pa
     assert same_state(state_of(folder), state_of(straight, 9))
 
 
-def test_where_all_are_damaged_nothing_is_begun_anew(straight, dataset, tmp_path):
+def test_a_run_with_only_damaged_checkpoints_does_not_restart(straight, dataset, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     for step in ("9", "12"):
         damage(folder / "checkpoints" / step, "emptied", random.Random(0))
-    with pytest.raises(DamagedError, match="checkpoints/12: cannot be read"):
+    with raises(DamagedError, path=folder / "checkpoints" / "12"):
         train.train(tiny.config(dataset), folder)
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["12", "9"]
     for step in ("9", "12"):
         damage(folder / "checkpoints" / step, "metrics", random.Random(0))
     for _ in range(2):
-        with pytest.raises(DamagedError, match="/damaged: "):
+        with raises(DamagedError, path=folder / "damaged"):
             train.train(tiny.config(dataset), folder)
 
 
-def test_another_kind_of_optimizer_state_is_no_damage(straight, dataset, tmp_path):
+def test_another_optimizer_dtype_is_not_damage(straight, dataset, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     config = tiny.config(dataset, optimizer__state_dtype="bfloat16", train__allow_changes="optimizer.state_dtype")
-    with pytest.raises(CheckpointError, match=r"optimizer\.state_dtype"):
+    with raises(CheckpointError, name="optimizer.state_dtype"):
         train.train(config, folder)
     assert not (folder / "damaged").exists()
 
@@ -192,16 +193,15 @@ def test_a_changed_loader_state_is_damage(straight, dataset, tmp_path, capsys):
     assert log_of(folder) == log_of(straight)
 
 
-def test_a_run_that_blows_up_is_stopped(dataset, tmp_path, capsys):
+def test_a_diverging_run_is_stopped(dataset, tmp_path, capsys):
     config = tiny.config(
         dataset, optimizer__peak_learning_rate="1e30", optimizer__max_consecutive_skips="3",
         checkpoint__every_steps="50",
         eval__every_steps="50", train__writers="",
     )  # fmt: skip
-    with pytest.raises(
-        TrainingError, match=r"the last 3 steps up to (\d+) were skipped .*last checkpoint is of step 0"
-    ):
+    with raises(TrainingError) as caught:
         train.train(config, tmp_path / "run")
+    assert re.search(r"last 3 steps.*step 0", str(caught.value))
     err = capsys.readouterr().err
     assert re.search(r"^warning: step \d+ was skipped: loss .*, gradient norm .*; 3 so far, 3 in a row", err, re.M)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -217,7 +217,7 @@ step.make_train_step = lambda *a: (lambda state, batch: time.sleep(1000))
 
 
 @pytest.mark.slow
-def test_a_stuck_step_ends_the_process_and_says_where(dataset, tmp_path):
+def test_a_stuck_step_ends_the_process_and_shows_where(dataset, tmp_path):
     experiment = tiny.experiment(tmp_path / "tiny.py", dataset, train__watchdog_minutes="0.3", **ONE)
     status, out, err = tiny.finished(
         tiny.command(f"--config={experiment}", module="gener_jax.train", cwd=tmp_path, before=STUCK_STEP)
@@ -228,7 +228,7 @@ def test_a_stuck_step_ends_the_process_and_says_where(dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_written_beside_the_log(dataset, tmp_path, monkeypatch):
+def test_other_writers_and_the_profile(dataset, tmp_path, monkeypatch):
     logged = []
     fake = types.SimpleNamespace(
         init=lambda **options: types.SimpleNamespace(
@@ -275,7 +275,7 @@ def events(folder):
 @pytest.mark.parametrize("writer", ["tensorboard", "wandb"])
 def test_a_writer_that_is_not_installed_is_one_line(dataset, tmp_path, monkeypatch, writer):
     monkeypatch.setitem(sys.modules, {"tensorboard": "tensorboardX"}.get(writer, writer), None)
-    with pytest.raises(ConfigError, match=rf"train\.writers is '{writer}': .*pip install"):
+    with raises(ConfigError, field="train.writers", value=writer):
         train.train(tiny.config(dataset, train__writers=writer), tmp_path / "run")
 
 
@@ -285,27 +285,28 @@ def start(experiment, folder, *more):
 
 
 def interrupt(process, signal_, step, seconds):
-    """Sends a signal so long after the process has said that a step is done; its status, what it said, the step."""
-    said, last = [], 0
+    """Sends a signal `seconds` after the process reports a step; returns its status, its output and its last step."""
+    output, last = [], 0
     for line in process.stderr:
-        said.append(line)
+        output.append(line)
         if match := re.match(r"step (\d+)/", line):
             last = int(match[1])
             if last >= step:
                 break
     time.sleep(seconds)
     process.send_signal(signal_)
-    rest = process.stderr.read()  # not `communicate`, which would not see what was read ahead
+    rest = process.stderr.read()  # `communicate` would miss the text that is already buffered
     process.wait(timeout=120)
     steps = [int(n) for n in re.findall(r"^step (\d+)/", rest, re.M)]
-    return process.returncode, "".join(said) + rest, max([last, *steps])
+    return process.returncode, "".join(output) + rest, max([last, *steps])
 
 
 @pytest.mark.slow
 def test_chaos(dataset, tmp_path):
-    """kill -9 and SIGTERM in turn at random moments, the newest checkpoint damaged in a third; GENER_JAX_CHAOS=50 for
-    a soak. The end is bit-equal to an undisturbed run, and no more is repeated than an interval, a save, and an
-    interval a damaged checkpoint. The last part reads its data in two processes.
+    """Alternates kill -9 and SIGTERM at random times, and damages the newest checkpoint after a third of them.
+
+    The result is bit-equal to that of an undisturbed run. A restart repeats at most two checkpoint intervals, and one
+    more per damaged checkpoint. The last start reads its data in two processes. GENER_JAX_CHAOS=50 makes a soak.
     """
     number, every = int(os.environ.get("GENER_JAX_CHAOS", "2")), 3
     total = max(60, 12 * number)
@@ -327,7 +328,7 @@ def test_chaos(dataset, tmp_path):
             status, err, done = interrupt(process, which, step, rng.uniform(0, 0.2))
             kinds[which.name] = kinds.get(which.name, 0) + 1
         resumed = int((re.findall(r"^resuming .* at step (\d+)$", err, re.M) or ["0"])[0])
-        # An interval, and another where the save of the last one was not yet done; each damaged one costs one more.
+        # One interval, another if the last save was incomplete, and one more per damaged checkpoint.
         assert reached - resumed <= 2 * every + damaged * every, (reached, resumed, damaged)
         if damaged and resumed:
             assert "moved checkpoint" in err
@@ -350,23 +351,24 @@ def test_chaos(dataset, tmp_path):
     assert all(p.name.isdigit() for p in (folder / "checkpoints").iterdir())
 
 
-SIGTERM_IN_A_LOOK = """
+SIGTERM_IN_EVALUATION = """
 import os, signal, time
 from gener_jax.training import loop
 moved = loop.Evaluator._moved
 def slowly(self, done, total):
-    if '--process_id=1' in sys.argv and not hasattr(self, 'seen'):
+    if '--process_id=1' in sys.argv and not hasattr(self, 'called'):
         os.kill(os.getpid(), signal.SIGTERM)
-    self.seen = time.sleep(0.5)
+    self.called = time.sleep(0.5)
     moved(self, done, total)
 loop.Evaluator._moved = slowly
 """
 
 
 @pytest.mark.slow
-def test_two_processes_train_save_stop_and_go_on_alone(dataset, tmp_path):
-    """2 × 4 devices, SIGTERM to one of them while they evaluate; resumed on 1 × 8; resumed on 1 × 1; against a run
-    without a stop, in this process.
+def test_two_processes_stop_and_one_resumes(dataset, tmp_path):
+    """Two processes of 4 devices get SIGTERM during an evaluation; one of 8 and then one of 1 device resume.
+
+    The losses equal those of an uninterrupted run in this process.
     """
     experiment = tiny.experiment(
         tmp_path / "tiny.py", dataset, mesh__data="1", mesh__fsdp="2", mesh__context="2", mesh__tensor="2",
@@ -380,11 +382,11 @@ def test_two_processes_train_save_stop_and_go_on_alone(dataset, tmp_path):
         return tiny.command(*arguments, module="gener_jax.train", cwd=tmp_path, before=before)
 
     joined = "--coordinator", f"127.0.0.1:{port}", "--num_processes=2"
-    both = [one(4, *joined, f"--process_id={i}", before=SIGTERM_IN_A_LOOK) for i in (0, 1)]
+    both = [one(4, *joined, f"--process_id={i}", before=SIGTERM_IN_EVALUATION) for i in (0, 1)]
     for process in both:
         status, _, err = tiny.finished(process)
         assert status == 143, err[-3000:]
-        assert "stopped by SIGTERM after step 3, which is saved" in err  # the first look, not done
+        assert "stopped by SIGTERM after step 3, which is saved" in err  # during the first evaluation
     saved = 3
     assert not any("held_out" in line for line in log_of(tmp_path / "run"))
     status, err, _ = interrupt(one(8), signal.SIGTERM, saved + 3, 0)
@@ -405,7 +407,7 @@ def test_two_processes_train_save_stop_and_go_on_alone(dataset, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0 or not Path("/proc/mounts").exists(), reason="mounting takes root")
 @pytest.mark.slow
-def test_a_full_disk_leaves_the_checkpoint_before(dataset, tmp_path, straight, capsys):
+def test_a_full_disk_leaves_the_previous_checkpoint(dataset, tmp_path, straight, capsys):
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.system(f"mount -t tmpfs -o size=3m tmpfs {disk} 2>/dev/null"):
@@ -415,9 +417,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(dataset, tmp_path, straight, c
         room = shutil.disk_usage(disk).free
         (disk / "filler").write_bytes(b"x" * (room - 30_000))
         config = tiny.config(dataset, train__num_steps="18", train__allow_changes="train.num_steps")
-        with pytest.raises(CheckpointError, match=r"cannot be written .*, and the same command") as caught:
+        with raises(CheckpointError, path=disk / "run" / "checkpoints"):
             train.train(config, disk / "run")
-        assert "\n" not in str(caught.value)
         (disk / "filler").unlink()
         capsys.readouterr()
         assert train.train(config, disk / "run")["step"] == 18

@@ -22,7 +22,7 @@ KINDS = ("cds", "tRNA", "pseudo")
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """Regions of less than a token, of exactly a context, of a little more and of several; some with N."""
+    """Regions below one token, of exactly one context, slightly longer, and several contexts long; some contain N."""
     lengths = [2, 3, 96, 99, 97, 700, 40, 333, 12, 100, 5, 61]
     sequences = {"train": random_codes([900, 300], 1), "validation": random_codes(lengths, 2)}
     return tiny.synthetic(tmp_path_factory.mktemp("data") / "set", sequences, kinds=KINDS, soft_masked=True)
@@ -44,7 +44,7 @@ def result(setting, dataset):
 
 @pytest.fixture(scope="module")
 def plain(setting, dataset):
-    """(region, token number, id, nats) of every token, a chunk of one region at a time, and log p of the vocabulary."""
+    """(region, token index, id, log p of the vocabulary) of every token, computed for one chunk at a time."""
     config, tokenizer, _, params = setting
     params = jax.device_get(params)
     model = decoder.Decoder(config.model)
@@ -59,7 +59,7 @@ def plain(setting, dataset):
         ids = region_ids(source, tokenizer, region)
         for start in range(0, len(ids), LENGTH):
             chunk = ids[start : start + LENGTH]
-            inputs = np.zeros((1, LENGTH), np.int32)  # what stands behind the chunk cannot be seen from it
+            inputs = np.zeros((1, LENGTH), np.int32)  # what follows the chunk does not affect it
             inputs[0, : len(chunk)] = [BOS, *chunk[:-1]]
             found = np.asarray(log_p(params, inputs))[0]
             for i, token in enumerate(chunk.tolist()):
@@ -67,7 +67,7 @@ def plain(setting, dataset):
     return rows
 
 
-def test_as_one_region_at_a_time(setting, dataset, result, plain):
+def test_sums_equal_those_of_one_chunk_at_a_time(setting, dataset, result, plain):
     config, tokenizer, _, _ = setting
     source = RegionSource(dataset, "validation")
     assert config.data.context_length == LENGTH
@@ -89,7 +89,7 @@ def test_as_one_region_at_a_time(setting, dataset, result, plain):
         assert found["perplexity"] == pytest.approx(math.exp(expected["loss"]), rel=1e-4)
 
     agree(result, summed(lambda region: True))
-    assert result["regions"] == 11  # one holds no whole token
+    assert result["regions"] == 11  # one contains no whole token
     assert set(result["by_kind"]) == set(KINDS)
     for kind, found in result["by_kind"].items():
         agree(found, summed(lambda r, kind=kind: source.kinds[source.index["kind"][r]] == kind))
@@ -110,7 +110,7 @@ def test_groups_add_up(result, group):
 
 
 def test_bits_by_codon_position(setting, dataset, result, plain):
-    """By the sum of p over the 3-mers that begin alike, in coding regions only; the three average to bits per base."""
+    """Sums p over the 3-mers with the same first bases, in coding regions; the three average to the bits per base."""
     _, tokenizer, _, _ = setting
     source = RegionSource(dataset, "validation")
     bits, number = [0.0, 0.0, 0.0], 0
@@ -119,12 +119,12 @@ def test_bits_by_codon_position(setting, dataset, result, plain):
             continue
         p, before = np.exp(log_p), 1.0
         for j in range(3):
-            alike = [
+            same_start = [
                 i
                 for i, text in enumerate(tokenizer.tokens)
                 if i >= 32 and text[: j + 1] == tokenizer.tokens[token][: j + 1]
             ]
-            now = p[alike].sum()
+            now = p[same_start].sum()
             bits[j] -= math.log2(now / before)
             before = now
         number += 1
@@ -135,7 +135,7 @@ def test_bits_by_codon_position(setting, dataset, result, plain):
 
 
 def test_bits_by_case(dataset, result, plain, setting):
-    """The chain rule base by base, each base's case looked up in its whole region; the two average to the total."""
+    """Uses the chain rule for each base, with the case from the whole region; the two cases average to the total."""
     _, tokenizer, _, _ = setting
     source = RegionSource(dataset, "validation")
     lower = [source.lower_case(r, 0, n) for r, n in enumerate(source.index["length"].tolist())]
@@ -176,13 +176,13 @@ def test_regions_without_near_copies(setting, dataset, result, plain):
     assert row["loss"] == pytest.approx(-np.mean(rows), abs=1e-5)
     assert "by_case" not in found
     text = report.as_text(config, {**found, "markov_0": 2.0})
-    assert f"\n  without near copies in training (< 10 % of 32-mers)  {row['bits_per_base']:.4f}  (" in text
+    assert f"\n  without near copies in training (train_overlap < 10 %)  {row['bits_per_base']:.4f}  (" in text
     assert f"({row['regions']} regions, {row['bases']:,} bases)" in text
     assert "near copies" not in report.as_text(config, result)
     source.index["train_overlap"][:] = 1
     found = HeldOut(config, source, tokenizer, mesh)(params)
     assert found["without_near_copies"] == {"regions": 0, "tokens": 0, "bases": 0}
-    assert "(< 10 % of 32-mers)  none  (0 regions, 0 bases)" in report.as_text(config, found)
+    assert "(train_overlap < 10 %)  none  (0 regions, 0 bases)" in report.as_text(config, found)
     train = RegionSource(dataset, "train")
     assert "without_near_copies" not in HeldOut(config, train, tokenizer, mesh)(params)
 

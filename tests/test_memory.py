@@ -1,5 +1,5 @@
-"""The compiled training step's memory grows with the length of the context, not with its square; loading a published
-model takes its own size and one shard."""
+"""The memory of a compiled training step is linear in the context length; loading a published model needs its size and
+one shard."""
 
 import json
 import subprocess
@@ -36,21 +36,21 @@ def compiled_step(length: int, **model):
 
 @pytest.mark.slow
 def test_step_memory_is_linear_in_length():
-    """The 1.2b width with two layers: 16 384 tokens against 4096; with materialised attention it is over 8 times."""
-    remat = "full"  # of the others, what a layer keeps is tested below
+    """Two layers of 1.2b width at 16 384 and 4096 tokens; materialised scores would give a ratio above 8."""
+    remat = "full"  # the next test covers the other policies
     short, _ = compiled_step(4096, remat=remat)
     long, config = compiled_step(16384, remat=remat)
     sizes = [c.memory_analysis().temp_size_in_bytes for c in (short, long)]
     print(f"remat {remat}: temporary memory {sizes[0] / 2**30:.2f} GiB at 4096, {sizes[1] / 2**30:.2f} at 16384 tokens")
     assert sizes[1] < 4.5 * sizes[0]
-    # The formula that refuses runs is of the same size as what the compiler plans.
+    # The formula that decides whether a run starts must agree with the compiler within a factor of two.
     assert 0.5 < memory.training_needs(config, 1)["activations"] / (sizes[1] / 2**30) < 2
 
 
 @pytest.mark.parametrize("remat", configuration.REMAT)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_a_layer_keeps_is_what_its_program_keeps(remat, dtype):
-    """The formula against the arrays that the scan over layers hands to its backward pass, in a traced program."""
+def test_the_formula_for_saved_activations_equals_the_program(remat, dtype):
+    """Compares the formula with the arrays that the scan over layers saves for its backward pass, as traced."""
     tokens = 128
     model = configuration.Model(
         vocab_size=68, hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
@@ -64,11 +64,11 @@ def test_what_a_layer_keeps_is_what_its_program_keeps(remat, dtype):
     traced = jax.make_jaxpr(jax.grad(total))(random_params(model), np.zeros((1, tokens), np.int32))
     kept = []
     for scan in (e for e in traced.eqns if e.primitive.name == "scan" and not e.params["reverse"]):
-        of_a_layer = scan.params["jaxpr"].out_avals  # what is stacked has a dimension more outside than there
-        stacked = [x.aval for x, one in zip(scan.outvars, of_a_layer, strict=True) if x.aval.ndim > one.ndim]
-        kept.append(sum(x.size // 2 * x.dtype.itemsize for x in stacked if tokens in x.shape))  # not of weights
-    share = memory.kept_by_a_layer(model) * tokens / max(kept)
-    assert 0.98 < share < 1.02
+        per_layer = scan.params["jaxpr"].out_avals  # stacked outputs have one more dimension outside the scan
+        stacked = [x.aval for x, one in zip(scan.outvars, per_layer, strict=True) if x.aval.ndim > one.ndim]
+        kept.append(sum(x.size // 2 * x.dtype.itemsize for x in stacked if tokens in x.shape))  # not weights
+    ratio = memory.kept_by_a_layer(model) * tokens / max(kept)
+    assert 0.98 < ratio < 1.02
 
 
 @pytest.mark.parametrize(
@@ -89,10 +89,10 @@ import jax
 import gener_jax
 
 def peak():
-    # Of this program alone: getrusage's would include what started it.
+    # The peak of this process alone; getrusage would include its parent.
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 
-lm = gener_jax.load(sys.argv[1])  # of the same shapes but for the layers: what the programs take is in the first peak
+lm = gener_jax.load(sys.argv[1])  # equal shapes but one layer: the first peak includes the programs
 before = peak()
 lm = gener_jax.load(sys.argv[2])
 print(json.dumps([before, peak(), sum(x.nbytes for x in jax.tree.leaves(lm.params))]))
@@ -101,7 +101,7 @@ print(json.dumps([before, peak(), sum(x.nbytes for x in jax.tree.leaves(lm.param
 
 @pytest.mark.slow
 def test_a_published_model_is_loaded_shard_by_shard(tmp_path):
-    """16 layers of 1024: 755 MB in eight shards of up to 100 MB."""
+    """16 layers of width 1024: 755 MB in eight shards of up to 100 MB."""
     if not sys.platform.startswith("linux"):
         pytest.skip("reads /proc")
     for layers in (1, 16):

@@ -59,7 +59,7 @@ def training(model: Model, length: int) -> float:
 
 
 def device_of(kind: str) -> Device | None:
-    """The table's entry for jax's name of a device; None if there is none."""
+    """The entry of the table for the name that jax gives a device, or None."""
     found = [
         (len(name), device) for device in DEVICES.values() for name in device.names if name.lower() in kind.lower()
     ]

@@ -49,7 +49,7 @@ class ConfigError(ValueError):
     Attributes:
       field: the dotted name of the field ("model.hidden_size") or the flag ("--step") that is wrong; None where no
         single one is.
-      value: the value it has; None where there is none.
+      value: its value; None if it has none.
     """
 
     def __init__(self, problem: str, field: str | None = None, value=None):
@@ -64,7 +64,7 @@ class Terminated(Exception):
 
 @contextlib.contextmanager
 def user_errors(what: str = ""):
-    """Turns a ValueError of the user's input into a ConfigError, with `what` in front; a context manager."""
+    """Turns a ValueError of the user's input into a ConfigError, whose text starts with `what`; a context manager."""
     try:
         yield
     except (ConfigError, DataError):

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, so that the same command compiles them once."""
+"""The persistent compilation cache: the same command compiles its programs only once."""
 
 import os
 from pathlib import Path
@@ -10,16 +10,16 @@ from gener_jax.storage import pretrained
 
 
 def keep_programs(config: Config, folder: Path) -> None:
-    """Keeps what is compiled from now on, and takes it from there where it was kept before.
+    """Sets the folder in which JAX saves compiled programs and finds those of earlier runs.
 
-    In `train.compilation_cache`; where that is none and the platform a GPU or TPU: where JAX was told to
-    (JAX_COMPILATION_CACHE_DIR), else in `compiled` in the run's folder, or, of a model that is no run's, of the user's
-    cache.
+    The folder is `train.compilation_cache` if that is set. Otherwise there is none on CPU; on a GPU or TPU it is the
+    one that JAX is configured with (JAX_COMPILATION_CACHE_DIR), else `compiled` in `folder`, the run's folder. For a
+    published model it is `gener_jax/compiled` in the user's cache (XDG_CACHE_HOME, or ~/.cache).
     """
-    kept = config.train.compilation_cache
-    if kept is None and jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
+    cache = config.train.compilation_cache
+    if cache is None and jax.default_backend() != "cpu" and not jax.config.jax_compilation_cache_dir:
         if pretrained.is_published(folder):
             folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "gener_jax"
-        kept = str((folder / "compiled").absolute())
-    if kept is not None:
-        jax.config.update("jax_compilation_cache_dir", kept)
+        cache = str((folder / "compiled").absolute())
+    if cache is not None:
+        jax.config.update("jax_compilation_cache_dir", cache)

@@ -19,7 +19,7 @@ def read_text(path: Path, max_bytes: int) -> str:
       CheckpointError: if it is absent, not a regular file, larger than `max_bytes`, or not text.
     """
     try:
-        if not path.is_file():  # a pipe would block, a device never end
+        if not path.is_file():  # reading a pipe would block, and a device may never end
             raise CheckpointError(path, "no such file")
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
@@ -119,9 +119,9 @@ class ResumableFile:
         os.fsync(self._file.fileno())
         self.done, self.facts = done, {**self.facts, **facts}
         state = {"fingerprint": self._fingerprint, "done": done, "facts": self.facts, "bytes": self._file.tell()}
-        beside = self._state.with_suffix(".tmp")
-        beside.write_text(json.dumps(state))
-        os.replace(beside, self._state)
+        partial = self._state.with_suffix(".tmp")
+        partial.write_text(json.dumps(state))
+        os.replace(partial, self._state)
 
     def discard(self) -> None:
         """Removes the partial file, whose content is elsewhere now."""

@@ -98,7 +98,7 @@ def _first_line(error: Exception) -> str:
 
 def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items, params):
     """Restores `items` of a step, after checking that its parameters have the shapes of `params`."""
-    where = f"{folder / 'checkpoints' / str(step)}"
+    where = folder / "checkpoints" / str(step)
     try:
         saved = manager.item_metadata(step)["params"]
         found = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(saved)}
@@ -109,6 +109,8 @@ def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items
                     where,
                     f"has another shape: {name} is {found.get(name, 'absent')}, the model's "
                     f"{wanted.get(name, 'absent')}; is model.* what it was trained with?",
+                    name=name,
+                    value=found.get(name),
                 )
         present = set(manager.item_metadata(step).keys())
         if missing := sorted(set(items.keys()) - present):
@@ -200,9 +202,9 @@ def describe(folder: Path, config: Config) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config.tokenizer.kind == "bpe" and not (folder / _TOKENIZER).exists():
-        beside = folder / f"{_TOKENIZER}.partial"
-        shutil.copyfile(config.tokenizer.model_file, beside)
-        os.replace(beside, folder / _TOKENIZER)
+        partial = folder / f"{_TOKENIZER}.partial"
+        shutil.copyfile(config.tokenizer.model_file, partial)
+        os.replace(partial, folder / _TOKENIZER)
     _write(folder / "config.json", dumps(config))
     path = folder / "environment.json"
     try:
@@ -214,9 +216,9 @@ def describe(folder: Path, config: Config) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_suffix(".partial")
-    beside.write_text(text)
-    os.replace(beside, path)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def environment() -> dict:

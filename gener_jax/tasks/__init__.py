@@ -1,1 +1,1 @@
-"""What a model is measured by, and the baselines beside it."""
+"""Evaluations of a model, and their baselines."""

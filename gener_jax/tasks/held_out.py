@@ -1,14 +1,14 @@
-"""Held-out loss and bits per base: every region at phase 0, on its own strand, in windows of the context.
+"""Held-out loss and bits per base: each region at phase 0, on its own strand, in windows of one context length.
 
-A region's tokens are cut into chunks of the context; a chunk is read as <s> and its tokens, so that every token is a
-target once. Chunks are packed into rows as documents that do not see each other: one shape, compiled once, and little
-padding.
+The tokens of a region are split into chunks of at most one context length. The input of a chunk is <s> and its tokens
+but the last, so every token is a target once. Chunks are packed into rows as documents that do not attend to each
+other, so that all batches have one shape, which compiles once, with little padding.
 
-bits_per_base = Σ −log₂ p(target) over the targets that are DNA ÷ the bases they hold; `loss` is its twin in nats a
-token. <s>, <oov> and <pad> are no targets. (The training loss counts <s>, which ends a region, too.)
+bits_per_base is the sum of −log₂ p(target) over targets that are DNA, divided by their number of bases; `loss` is the
+same in nats per token. <s>, <oov> and <pad> are not targets. (The training loss includes <s>, which ends a region.)
 
-A region with near copies in the training split says less of what was learnt than others, so the sums are given for
-those without any beside the totals. `by_base` also tells soft-masked bases from the others.
+A region with near copies in the training split shows less of what the model has learnt, so the result also has the
+sums over regions without near copies. `by_base` adds sums over soft-masked and other bases.
 """
 
 import dataclasses
@@ -33,10 +33,10 @@ from gener_jax.runtime.transfer import fetch
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Up to a context of one region's tokens."""
+    """At most one context length of consecutive tokens of a region."""
 
     region: int
-    start: int  # the first token's number in its region
+    start: int  # the index of the first token in its region
     ids: np.ndarray
 
 
@@ -48,13 +48,13 @@ def region_ids(source: RegionSource, tokenizer: Tokenizer, region: int) -> np.nd
 
 
 def chosen_regions(source: RegionSource, max_regions: int | None) -> np.ndarray:
-    """The regions to evaluate: all, or the first `max_regions` in an order that depends on nothing else."""
+    """The sorted indices of the regions to evaluate: all, or the first `max_regions` in a fixed random order."""
     number = len(source) if max_regions is None else min(max_regions, len(source))
     return np.sort(permute(np.arange(number), len(source), key=0)) if number < len(source) else np.arange(number)
 
 
 def _rows(chunks: list[Chunk], length: int) -> list[list[Chunk]]:
-    """Chunks packed into rows of `length` tokens: longest first, each into the first of the open rows it fits."""
+    """Packs chunks into rows of `length` tokens, longest first, each into the first of the last 64 rows with room."""
     rows, room = [], []
     for chunk in sorted(chunks, key=lambda c: -len(c.ids)):
         for i in range(max(0, len(rows) - 64), len(rows)):
@@ -70,7 +70,7 @@ def _rows(chunks: list[Chunk], length: int) -> list[list[Chunk]]:
 
 
 def _batches(rows: list[list[Chunk]], batch_size: int, length: int) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
-    """Batches, and for each target its region (−1: none) and its token number in it."""
+    """Yields batches, and for each target its region (−1: none) and its index in that region."""
     for first in range(0, len(rows), batch_size):
         batch = {
             "inputs": np.full((batch_size, length), PAD, np.int32),
@@ -96,14 +96,14 @@ def _batches(rows: list[list[Chunk]], batch_size: int, length: int) -> Iterator[
 
 
 class HeldOut:
-    """An evaluation that is compiled once and run as often as wanted."""
+    """An evaluation, which is compiled once and can be run repeatedly."""
 
     def __init__(self, config: Config, source: RegionSource, tokenizer: Tokenizer, mesh, *, by_base: bool = False):
-        """`by_base`, for k-mers only, adds bits by codon position, of coding regions without introns, and by case."""
+        """`by_base` (for k-mers only) adds bits by codon position, for coding regions without introns, and by case."""
         self.source, self.tokenizer, self.mesh, self.by_base = source, tokenizer, mesh, by_base
         self.length = config.data.context_length
-        rows_apart = mesh.shape["data"] * mesh.shape["fsdp"]
-        self.batch_size = -(-config.eval.batch_size // rows_apart) * rows_apart  # padded rows change no sum
+        row_shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        self.batch_size = -(-config.eval.batch_size // row_shards) * row_shards  # padded rows add nothing
         self.regions = chosen_regions(source, config.eval.max_regions)
         model = Decoder(kernels.for_any_mask(config.model))
 
@@ -117,14 +117,17 @@ class HeldOut:
             )
             logits = model.apply({"params": params}, hidden, method="logits")
             token = losses.token_nll(logits, batch["targets"])
-            of_bases = losses.base_nll(logits, batch["targets"], tokenizer.k) if by_base else None
-            return jax.tree.map(parallel.restore, (token, of_bases))
+            base = losses.base_nll(logits, batch["targets"], tokenizer.k) if by_base else None
+            return jax.tree.map(parallel.restore, (token, base))
 
-        # Whole on every device: every process reads all of it.
+        # Replicated, since every process reads all results.
         self._nll = jax.jit(nll, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def __call__(self, params, progress=lambda done, total: None) -> dict:
-        """Sums and means over the split, as plain numbers: see the module's docstring."""
+        """Computes the sums and means of the module's docstring over the split, as plain numbers.
+
+        `progress` is called after each batch with the numbers of tokens done and in all.
+        """
         length, chunks, done = self.length, [], 0
         for region in self.regions:
             ids = region_ids(self.source, self.tokenizer, int(region))
@@ -136,7 +139,7 @@ class HeldOut:
         bases = np.zeros(len(self.source), np.int64)
         codon_nll, codon_bases = np.zeros(3), np.zeros(3, np.int64)
         case_nll, case_bases = np.zeros(2), np.zeros(2, np.int64)  # upper, lower
-        # A gene of these taxa has no introns as a rule, so a base's place in its region tells its place in a codon.
+        # Genes of these taxa rarely have introns, so the position of a base in its region gives that in its codon.
         unspliced = [self.source.taxa.index(t) for t in ("arc", "bct", "plm", "vir") if t in self.source.taxa]
         coding = np.isin(self.source.index["taxon"], unspliced)
         coding &= self.source.index["kind"] == (self.source.kinds.index("cds") if "cds" in self.source.kinds else -1)
@@ -185,11 +188,11 @@ class HeldOut:
         return result
 
     def _lower_case(self, regions: np.ndarray, numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Which bases of a batch's targets are soft-masked, bool [batch, length, k]."""
+        """Whether each base of the targets of a batch is soft-masked, bool [batch, length, k]."""
         k = self.tokenizer.k
         lower = np.zeros((*regions.shape, k), bool)
         for row, used in enumerate(np.count_nonzero(regions >= 0, axis=1).tolist()):
-            starts = np.flatnonzero(positions[row, :used] == 0).tolist()  # of the chunks
+            starts = np.flatnonzero(positions[row, :used] == 0).tolist()  # where chunks start
             for start, stop in itertools.pairwise([*starts, used]):
                 first = int(numbers[row, start]) * k
                 found = self.source.lower_case(int(regions[row, start]), first, first + (stop - start) * k)

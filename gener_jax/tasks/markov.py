@@ -45,14 +45,14 @@ class Markov:
 
 
 def fit(source: RegionSource, tokenizer: Tokenizer, order: int, max_bases: int = 2**28) -> Markov:
-    """A model of the source's regions, each on its own strand; of the first `max_bases` in a keyed order."""
-    model, seen = Markov(order), 0
+    """Fits a model to the regions of a source, each on its own strand, up to `max_bases` in a fixed random order."""
+    model, num_bases = Markov(order), 0
     for region in permute(np.arange(len(source)), len(source), key=0):
-        if seen >= max_bases:
+        if num_bases >= max_bases:
             break
         codes = region_bases(source, tokenizer, int(region))
         model.add(codes)
-        seen += len(codes)
+        num_bases += len(codes)
     return model
 
 

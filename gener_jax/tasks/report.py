@@ -1,4 +1,4 @@
-"""The report at the end of a run: held-out bits per base beside the baselines and by group, and samples."""
+"""The report at the end of a run: held-out bits per base, in all and by group, baselines, and samples."""
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def as_text(config: Config, result: dict) -> str:
     if new is not None and new["regions"] < result["regions"]:
         bits = f"{new['bits_per_base']:.4f}" if new["bases"] else "none"
         lines.append(
-            f"  without near copies in training (< {100 * NEAR_COPY:.0f} % of 32-mers)  {bits}  "
+            f"  without near copies in training (train_overlap < {100 * NEAR_COPY:.0f} %)  {bits}  "
             f"({new['regions']} regions, {new['bases']:,} bases)"
         )
     if "bits_by_codon_position" in result:
@@ -87,8 +87,8 @@ def show_samples(config: Config, lm: LM) -> dict:
         "held-out genes": held_out_genes(config, lm.tokenizer, sample.num_bases, number=64),
     }
     frames = {name: reading_frames.mean_open_frame(group, sample.stop_codons) for name, group in groups.items()}
-    told = [f"{name} {codons:.0f}" for name, codons in frames.items() if codons is not None]
-    print(f"Longest open reading frame in {sample.num_bases} bases, in codons: {', '.join(told)}")
+    lengths = [f"{name} {codons:.0f}" for name, codons in frames.items() if codons is not None]
+    print(f"Longest open reading frame in {sample.num_bases} bases, in codons: {', '.join(lengths)}")
     if samples:
         print("Generated DNA" + (f", after the prompt {prompts[0]}" if prompts[0] else ""))
         for i in range(0, min(len(samples[0]), 240), 60):

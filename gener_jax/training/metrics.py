@@ -86,9 +86,9 @@ class Log:
                     values = json.loads(line)
                     if values["step"] < step + ("held_out" not in values or evaluated):
                         kept.append(line)
-            beside = path.with_suffix(".partial")
-            beside.write_text("".join(line + "\n" for line in kept))
-            os.replace(beside, path)
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(line + "\n" for line in kept))
+            os.replace(partial, path)
         self._others = [_WRITERS[name](folder, step, config) for name in config.train.writers]
         self._file = path.open("a")
 

@@ -171,9 +171,9 @@ def _rope(fields: dict, positions: int) -> dict:
 
 
 def write(config: Config, dtype: str) -> str:
-    """The text of config.json, in the published order; `dtype` is that of the tensors beside it.
+    """The text of config.json, in the published order; `dtype` is that of the tensors in the folder.
 
-    Raises ConfigError for a shape that transformers refuses.
+    Raises ConfigError for a shape that transformers does not support.
     """
     m = config.model
     if m.hidden_size % m.num_attention_heads:

@@ -1,8 +1,8 @@
 """The tokenizer of a folder: the published vocab.txt and token maps, and a tokenizer.json that needs no remote code.
 
-`tokenizers`, the library that `AutoTokenizer` uses, has no k-mers, but it can split a text every k letters and look
-each substring up: what is not a whole k-mer of A, C, G and T is <oov>. That equals `KmerTokenizer.encode` with
-`add_bos=True, remainder="oov"`.
+`tokenizers`, the library that `AutoTokenizer` uses, has no k-mers, but it can split a text every k letters and map
+each substring to an id; a substring that is not a k-mer of A, C, G and T becomes <oov>. That equals
+`KmerTokenizer.encode` with `add_bos=True, remainder="oov"`.
 """
 
 import json

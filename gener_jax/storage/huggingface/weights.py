@@ -110,7 +110,7 @@ def read(folder: Path, target):
     """
     files = _files(folder)
     layers = num_layers(target)
-    if layers > sum(map(len, files.values())):  # checked before a list of so many is made
+    if layers > sum(map(len, files.values())):  # checked before a list of that length is made
         raise _tensor_error(folder, _PUBLISHED["layers/q"].format(layers - 1), "is missing")
     wanted = {tensor.name: tensor for tensor in tensors(target)}
     _check_headers(files, wanted)
@@ -127,7 +127,7 @@ def read(folder: Path, target):
                 if not np.isfinite(array).all():
                     raise _tensor_error(path, name, f"holds NaN or infinity in {array.dtype}")
                 placed = _place(params[tensor.parameter], array, tensor)
-                params[tensor.parameter] = jax.block_until_ready(placed)  # or many would be in flight at once
+                params[tensor.parameter] = jax.block_until_ready(placed)  # else many transfers would be pending
                 progress.update(array.size)
     return traverse_util.unflatten_dict(params, sep="/")
 
@@ -155,7 +155,7 @@ def _files(folder: Path) -> dict[Path, list[str]]:
     for name, file_name in weight_map.items():
         is_name = isinstance(file_name, str) and Path(file_name).name == file_name
         if not is_name or not file_name.endswith(".safetensors"):
-            raise _tensor_error(index, name, f"is in {file_name!r}, which is no safetensors file beside it", file_name)
+            raise _tensor_error(index, name, f"is in {file_name!r}, not a safetensors file in this folder", file_name)
         files.setdefault(folder / file_name, []).append(name)
     if absent := sorted(path.name for path in files if not _is_file(path)):
         raise CheckpointError(folder, f"file {absent[0]!r} is missing, which {_INDEX} names", name=absent[0])
