@@ -133,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is terminated keeps its finished inputs
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated job keeps its finished inputs
     began = time.perf_counter()
     try:
         tokenizer = None
@@ -174,6 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = kept if partial.exists() else "nothing was written"
         print(f"build: interrupted; {kept}", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
     return 0
 

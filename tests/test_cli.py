@@ -54,7 +54,7 @@ def test_every_command_is_listed():
         for path in package.rglob("*.py")
         if '\nif __name__ == "__main__":' in path.read_text()
     }
-    assert runnable == listed | {"gener_jax.__main__", "gener_jax.benchmarks.measuring"}  # device.py runs the latter
+    assert runnable == listed | {"gener_jax.__main__"}
 
 
 def test_usage_shows_the_command_that_was_typed(call):
