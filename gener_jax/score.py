@@ -127,7 +127,7 @@ def overlap(config: Config, folder: Path, step: int | None, codes: list[np.ndarr
     if check == "auto" and total > _LARGEST_COMPARISON:
         return (
             f"warning: the {total:,} bases of training data were not compared with the scored bases and may contain "
-            "them; --check_overlap always compares them"
+            "them; to compare them, give --check_overlap always"
         )
     if source.storage == "token_ids":
         return "warning: the training data are stored as tokens, cannot be compared and may contain the scored bases"
@@ -265,13 +265,14 @@ def score_fasta(lm: LM, args, fingerprint: dict) -> dict:
             scores = iter(lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens))
         rows = []
         for sequence, flag in zip(group, flags, strict=True):
-            counts["flagged" if flag else "scored"] += 1
             row = (sequence.name, len(sequence.codes), args.score, args.strand)
             if flag:
                 row += ("", "", "", "", "", flag)
             else:
                 s = next(scores)
-                row += (number(s.value), s.bases, s.unknown, s.tokens, s.oov, "" if s.bases else "no known base")
+                flag = "" if s.bases else "no known base"
+                row += (number(s.value), s.bases, s.unknown, s.tokens, s.oov, flag)
+            counts["flagged" if flag else "scored"] += 1
             rows.append("\t".join(map(str, row)) + "\n")
         out.write(rows, len(group))
         rate.update(len(group), sum(len(s.codes) for s in group))
@@ -320,7 +321,7 @@ def main(argv=None) -> None:
         "--phases",
         type=int,
         default=1,
-        help="1; or 6: the mean over all positions of the variant in its 6-mer, with the spread [1]",
+        help="1; or k (6 for 6-mers): the mean over all positions of the variant in its k-mer, with the spread [1]",
     )
     add(
         "--aliases",

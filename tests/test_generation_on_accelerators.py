@@ -102,7 +102,7 @@ def test_programs_of_a_gpu_give_the_same(monkeypatch):
 
 def test_unknown_compiler_options_are_reported_and_omitted(monkeypatch):
     monkeypatch.setattr(generate, "_AS_ONE_GRAPH", {"xla_no_such_option": 1})
-    with pytest.warns(UserWarning, match="no CUDA graph of a loop here"):
+    with pytest.warns(UserWarning, match="cannot run the decode loop as one CUDA graph"):
         generate._programs.__wrapped__("gpu", True)
 
 

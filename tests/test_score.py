@@ -175,7 +175,11 @@ def test_sequences(run, files, lm, capsys, monkeypatch):
             assert (row["score"], row["strand"]) == (s.score, s.strand)
             assert float(row["value"]) == pytest.approx(s.value, rel=1e-4)
             assert [int(row[c]) for c in ("bases", "unknown", "tokens", "oov")] == [s.bases, s.unknown, s.tokens, s.oov]
-    capsys.readouterr()
+    (files / "n.fa").write_text(">unknown\nNNNNNN\n>known\nACGTAC\n")
+    score.main(["--checkpoint", str(run), "--fasta", str(files / "n.fa"), "--output", str(files / "n.tsv")])
+    assert [row["flag"] for row in table(files / "n.tsv")] == ["no known base", ""]
+    counts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (counts["scored"], counts["flagged"]) == (1, 1)
     monkeypatch.setattr(
         sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(b">a\nACGT\n>b\n\n>c\n" + b"ACGT" * 999)))
     )
@@ -248,7 +252,7 @@ def test_overlap_with_the_training_data_is_reported(tmp_path, monkeypatch):
     assert "were not compared" in overlap(config, folder, 3, [new], "never")
     assert "does not record its training data" in overlap(config, folder, None, [new], "auto")
     monkeypatch.setattr(score, "_LARGEST_COMPARISON", 100)
-    assert "--check_overlap always compares them" in overlap(config, folder, 3, [new], "auto")
+    assert "give --check_overlap always" in overlap(config, folder, 3, [new], "auto")
     assert overlap(config, folder, 3, [seen], "always").startswith("warning: 2,969 of the 2,969")
     state["dataset"] = "another"
     assert "is not the dataset that the model was trained on" in overlap(config, folder, 3, [new], "auto")

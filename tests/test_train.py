@@ -305,7 +305,7 @@ def test_bpe_trains_resumes_evaluates_and_samples(tmp_path, monkeypatch, capsys)
 def test_repeats_weigh_less_in_training_and_alike_in_evaluation(tmp_path, capsys):
     codes = random_codes([900, 700, 400], 1)
     dataset = tiny.synthetic(tmp_path / "set", {"train": codes, "validation": codes[:2]}, soft_masked=True)
-    short = {"checkpoint__every_steps": "12", "eval__every_steps": "12"}  # its program is that of the other runs
+    short = {"checkpoint__every_steps": "12", "eval__every_steps": "12"}  # shares the other runs' compiled step
     config = tiny.config(dataset, data__repeat_weight="0.1", **short)
     result, log = train.train(config, tmp_path / "run"), log_of(tmp_path / "run")
     plain, plain_log = train.train(tiny.config(dataset, **short), tmp_path / "plain"), log_of(tmp_path / "plain")

@@ -273,14 +273,15 @@ class Spill:
 def other_bases(file: str | Path, accession: str) -> MismatchError:
     """The error for an accession that names two different sequences."""
     return MismatchError(
-        "occurred before with other bases (another part of the same sequence?)",
+        "has the accession of an earlier record but different bases (another part of the same sequence?)",
         file=file, record=accession, remedy="rename one of them or build two datasets",
     )  # fmt: skip
 
 
 def _digest(codes: np.ndarray) -> bytes:
     """A 16-byte hash that is the same for a sequence and its reverse complement."""
-    # The first bases decide which strand comes first in alphabetical order, unless they are a palindrome.
+    # The strand that comes first in the order of the codes (A, T, C, G) is hashed. Its first 32 bases decide, unless
+    # they are the same on both strands.
     one, other = codes[:32].tobytes(), bases.reverse_complement(codes[-32:]).tobytes()
     if one == other:
         one, other = codes.tobytes(), bases.reverse_complement(codes).tobytes()

@@ -57,7 +57,8 @@ def read(
       FileError, DamagedFileError: as `stream.chunks`; also for a record without its `//`, with a number of bases other
         than on its LOCUS line, or with sequence lines out of order.
       FormatError: the file is not GenBank, a record is a protein or contains letters that are not IUPAC nucleotides,
-        or a feature table is out of its columns or has an unclosed quote. Both errors give the file and the record.
+        or a feature table is not aligned to its columns or has an unclosed quote. All of these errors name the file,
+        and the record if one has been read.
     """
     number = 0
     for text in _texts(Path(path), progress or (lambda count: None)):

@@ -3,7 +3,8 @@
 The scheme `gene`, in 0-based half-open coordinates of the record:
  1. A `gene` feature is a region: its outer span on its strand, introns included. If its segments are on both strands,
     or it has /trans_splicing, each segment is a region.
- 2. On a circular record, a location across the origin is one region: first its end of the record, then its start.
+ 2. On a circular record, a location across the origin is one region: on the plus strand, the end of the record and then
+    its beginning.
  3. The kind is `pseudo` if the gene has /pseudo or /pseudogene. Otherwise it is the best of CDS > tRNA > rRNA > ncRNA
     and tmRNA > misc_RNA among the features with the gene's gene_id (without one, its /locus_tag; without that, its
     /gene) that overlap it on its strand. Without such a feature it is `other`.
@@ -80,7 +81,7 @@ class Span(NamedTuple):
 
 
 class Region(NamedTuple):
-    """A gene region in its own 5' to 3' orientation.
+    """A region of any scheme, with its bases 5' to 3'.
 
     `codes` is uint8 [length] as in `bases`; `lower_case` is int64 [runs, 2], (start, end) within the region of
     soft-masked intervals. `start`, `end` and `strand` locate it on `accession` as in `Span`.

@@ -3,9 +3,9 @@
 Regions of one overlap group, and regions whose sketches (`kmers.sketch`) share a 32-mer, are linked. Inputs are
 processed in order, so that a later input does not move earlier regions: a region linked to an earlier input takes the
 split of the first region to which it is linked. The remaining regions form clusters, and the split hash of a cluster's
-first region decides its split. A cluster that is larger than its held-out split may be, as a fraction of the bases so
-far, goes to training: in a genome full of mobile elements nearly all genes form one cluster. A region that links two
-splits would leak from one to the other; the later one is dropped.
+first region decides its split. If a cluster has more bases than its held-out split may have (the fraction of all bases
+read so far), it goes to training: in a genome full of mobile elements nearly all genes form one cluster. A region that
+still shares a 32-mer with an earlier region of another split would leak, and is dropped.
 """
 
 from collections.abc import Callable, Iterator, Sequence

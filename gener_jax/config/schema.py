@@ -157,7 +157,7 @@ class Data:
     path: str = "datasets/refseq"  # a folder that data_pipeline.build wrote
     build_from: tuple[str, ...] = ()  # annotated genomes to build it from if it does not exist
     storage: str = "bases"  # what a built dataset stores: bases, or token_ids (fixed phase and strand; bpe needs it)
-    validation_fraction: float = 0.05  # fraction of regions that a build holds out for validation
+    validation_fraction: float = 0.05  # expected fraction of overlap groups that a build holds out
     context_length: int = 16384  # tokens of input
     random_phase: bool = True  # start each region at a random offset below k bases, new in each epoch
     reverse_complement: bool = False  # read each region on a random strand, new in each epoch

@@ -260,7 +260,8 @@ def _programs(platform: str, graphs: bool):
         options = _known(_AS_ONE_GRAPH)
         if options is None:
             warnings.warn(
-                "no CUDA graph of a loop here: generation is slower, as it waits for the host at every token",
+                "this XLA cannot run the decode loop as one CUDA graph: generation is slower, since it waits for the "
+                "host at every token",
                 stacklevel=3,
             )
     prefill = jax.jit(_prefill, static_argnames=("model", "room", "log_probs"))
@@ -380,7 +381,7 @@ class Batch:
             if stuck[i]:
                 generated = max(have[i] - self.left_over[i], 0)
                 raise InputError(
-                    f"no token satisfies them after {generated} bases of row {i}; loosen them",
+                    f"no token satisfies all of them after {generated} bases of row {i} of the batch; relax one",
                     "constraints", self.constraint,
                 )  # fmt: skip
             row = ids[i, : count[i]]

@@ -143,7 +143,7 @@ class Block(nn.Module):
             how = {
                 "implementation": c.attention, "segments": segments, "window": c.sliding_window,
                 "block": c.attention_block,
-                # Without a cache not `slot`, which the scan turns into an array: kernels need a static offset of 0.
+                # Kernels need a static offset of 0, but the scan turns `slot` into a traced array.
                 "offset": 0 if cache_kv is None else slot,
             }  # fmt: skip
             k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)

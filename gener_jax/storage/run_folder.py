@@ -1,4 +1,4 @@
-"""A run's folder, read and described, with orbax: `config.json`, `environment.json`, `log.jsonl` and
+"""Reads and writes a run's folder, with orbax: `config.json`, `environment.json`, `log.jsonl` and
 `checkpoints/<step>/`.
 
 Parameters and optimizer state of a step are separate items, so that inference reads the parameters alone.
@@ -107,8 +107,8 @@ def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items
             if found and wanted.get(name) != found.get(name):
                 raise CheckpointError(
                     where,
-                    f"has another shape: {name} is {found.get(name, 'absent')}, the model's "
-                    f"{wanted.get(name, 'absent')}; is model.* what it was trained with?",
+                    f"does not fit the configured model: {name} has shape {found.get(name, 'absent')} in the "
+                    f"checkpoint, {wanted.get(name, 'absent')} in the model; use the model.* it was trained with",
                     name=name,
                     value=found.get(name),
                 )
@@ -127,7 +127,7 @@ def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items
     except Exception as error:  # of a damaged file: orbax and tensorstore raise many kinds
         raise DamagedError(
             where,
-            f"cannot be read ({_first_line(error)}); if it is damaged, remove that folder and take another step",
+            f"cannot be read ({_first_line(error)}); if it is damaged, remove that folder and use another checkpoint",
         ) from error
 
 
@@ -140,7 +140,7 @@ def restore_params(folder: Path, target, step: int | str | None = None):
     if not (folder / "checkpoints").is_dir():
         raise CheckpointError(folder, "holds no checkpoints; train one with python -m gener_jax.train")
     if damaged := unreadable_metrics(folder):
-        raise DamagedError(folder / "checkpoints" / str(damaged[-1]), "damaged: remove that folder")
+        raise DamagedError(folder / "checkpoints" / str(damaged[-1]), "has unreadable metrics; remove that folder")
     with open_manager(folder) as manager:
         steps = manager.all_steps()
         if not steps:
@@ -148,7 +148,7 @@ def restore_params(folder: Path, target, step: int | str | None = None):
         if step == "best":
             step = manager.best_step()
             if step is None or _score(manager.metrics(step)) == math.inf:
-                raise CheckpointError(folder, "no checkpoint has held-out bits per base, so none is the best")
+                raise CheckpointError(folder, "no checkpoint has held-out bits per base, so there is no best one")
         step = max(steps) if step is None else step
         if step not in steps:
             raise CheckpointError(

@@ -116,7 +116,8 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
                 "(optimizer.max_consecutive_skips): their gradients were not finite, or exceeded "
                 f"optimizer.grad_norm_spike_factor {config.optimizer.grad_norm_spike_factor:g} times the usual norm. "
                 f"The last checkpoint is of step {saved}. "
-                "Check the data there, lower the rate, or allow more; the same command resumes from the checkpoint"
+                "Check the data of these steps; then resume from that checkpoint with a lower "
+                "optimizer.peak_learning_rate (named in train.allow_changes) or more max_consecutive_skips"
             )
         speed = values.get("tokens_per_s")
         left = (num_steps - step) * tokens_per_step / speed if speed else float("nan")

@@ -107,7 +107,7 @@ def _microbatches(batch, number: int):
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, number, *x.shape[1:]), 1, 0), batch)
 
 
-_EMA_STEPS = 50  # the usual norm averages over about this many steps, and is not used before as many were taken
+_EMA_STEPS = 50  # window of the mean gradient norm; no spike is detected until this many steps have been taken
 
 
 def _updated_stats(gradient_stats: GradientStats, config: Optimizer, loss, norm) -> tuple[jax.Array, GradientStats]:
