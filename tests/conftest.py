@@ -36,6 +36,19 @@ def compiled_in_full():
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture
+def gpu(monkeypatch):
+    """Attention is chosen, and cuDNN's support checked, as on an H100, so that programs can be lowered for CUDA."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    from gener_jax.model import kernels
+
+    monkeypatch.setattr(kernels, "platform", lambda: "gpu")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
+
+
 def pytest_terminal_summary(terminalreporter):
     skipped = terminalreporter.stats.get("skipped", [])
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ").split(":")[0] for report in skipped)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from gener_jax import config
 from gener_jax.inference import generate
@@ -23,15 +22,6 @@ MODEL = config.Model(
     num_key_value_heads=2, dtype="bfloat16",
 )  # fmt: skip
 B, V, ROOM = 2, MODEL.vocab_size, 16
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """Makes the choices as for a GPU, and lowers cuDNN without a check of its version."""
-    monkeypatch.setattr(kernels, "_platform", lambda: "gpu")
-    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
-    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -92,7 +82,7 @@ def test_programs_of_a_gpu_give_the_same(monkeypatch):
     """On CPU with the choices of a GPU, where one row is padded to two."""
     lm = make_lm(2)
     expected = [lm.generate([prompt], 12, seed=3) for prompt in PROMPTS]
-    monkeypatch.setattr(kernels, "_platform", lambda: "gpu")
+    monkeypatch.setattr(kernels, "platform", lambda: "gpu")
     jax.clear_caches()
     assert generate.cache_size([np.zeros(5)], 12, lm.tokenizer, 32)[0] == 2
     assert [lm.generate([prompt], 12, seed=3) for prompt in PROMPTS] == expected

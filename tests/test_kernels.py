@@ -69,6 +69,7 @@ def case(length=256, head_dim=64, dtype=jnp.bfloat16, offset=0, segments=False, 
         ("cudnn", {"segments": True}, "has no document mask"),
         ("cudnn", {"dtype": jnp.float32}, "supports bfloat16 and float16, not float32"),
         ("cudnn", {"head_dim": 256}, "multiples of 8 up to 128, not 256"),
+        ("cudnn", {"length": 1001}, "even lengths, not 1001"),
         ("cudnn", {"offset": 5, "keys": 300}, "not a cache"),
         ("triton", {"window": 9}, "has no sliding window"),
         ("triton", {"length": 100}, "multiples of 64, not 100"),
@@ -94,7 +95,7 @@ def test_an_unsupported_case_is_an_error(name, options, words):
 @pytest.mark.parametrize("name", kernels.KERNELS)
 def test_supported_cases(name, monkeypatch):
     assert "not on cpu" in kernels.refusal(name, case())
-    monkeypatch.setattr(kernels, "_platform", lambda: "tpu" if name == "splash" else "gpu")
+    monkeypatch.setattr(kernels, "platform", lambda: "tpu" if name == "splash" else "gpu")
     assert kernels.refusal(name, case()) is None
 
 
@@ -122,7 +123,7 @@ def test_evaluation_and_generation_take_any_mask():
     ],
 )
 def test_the_choice_of_a_platform(monkeypatch, platform, asked, expected):
-    monkeypatch.setattr(kernels, "_platform", lambda: platform)
+    monkeypatch.setattr(kernels, "platform", lambda: platform)
     assert kernels.choice(case(**asked)) == expected
 
 

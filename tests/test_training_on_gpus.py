@@ -9,23 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from gener_jax import config
-from gener_jax.model import decoder, kernels
+from gener_jax.model import decoder
 from gener_jax.model.losses import token_nll
 from gener_jax.model.parallel import sharded_attention
 from gener_jax.model.sharding import make_mesh
 from tests.conftest import random_params
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """Attention is chosen, and cuDNN's support checked, as on an H100."""
-    monkeypatch.setattr(kernels, "_platform", lambda: "gpu")
-    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
-    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
-    monkeypatch.setattr(cudnn, "is_cuda_compute_capability_equal", lambda capability: False)
 
 
 def model(**fields):

@@ -288,7 +288,7 @@ def _num_rows(number: int) -> int:
     XLA compiles a matrix product with one row as a multiplication and a separate sum, which on a GPU writes 8 MB of
     intermediate results per layer for a model of 1.2 billion parameters.
     """
-    return round_up(number, least=2 if kernels._platform() == "gpu" else 1)
+    return round_up(number, least=2 if kernels.platform() == "gpu" else 1)
 
 
 def cache_size(prompts: list[np.ndarray], num_bases: int, tokenizer: Tokenizer, batch_size: int) -> tuple[int, int]:

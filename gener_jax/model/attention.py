@@ -112,7 +112,7 @@ def cached_attention(
     ask the host after each whether to stop, so there it computes one masked product over all slots.
     """
     if q_BTNH.shape[1] == 1:
-        one_query = _one_query_by_blocks if kernels._platform() == "cpu" else _one_query
+        one_query = _one_query_by_blocks if kernels.platform() == "cpu" else _one_query
         return one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window)
     k_BSKH, v_BSKH = k_BKHS.transpose(0, 3, 1, 2), v_BKSH.transpose(0, 2, 1, 3)
     return attention(

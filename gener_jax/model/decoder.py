@@ -109,7 +109,7 @@ def _linear_backward(_, saved, dy):
     with matmul_precision(x.dtype):  # traced separately, outside the model's context
         # On CPU, jax 0.11 and 0.12 accumulate a product whose result is transposed in the type of that result. In
         # bfloat16 the gradient of the head was 7 % off after 4096 tokens. GPUs and TPUs accumulate in float32.
-        accumulator = jnp.float32 if kernels._platform() == "cpu" else None
+        accumulator = jnp.float32 if kernels.platform() == "cpu" else None
         dw = jax.lax.dot_general(a, b, ((tokens, tokens), ((), ())), preferred_element_type=accumulator).astype(w.dtype)
         return dy @ w.T, dw if a is x else dw.T
 

@@ -40,16 +40,15 @@ def for_any_mask(model: Model) -> Model:
 
 def choice(case: Case) -> str | None:
     """The fastest kernel of this platform that supports the case, or None."""
-    kernels = {"gpu": ("cudnn", "triton"), "tpu": ("splash",)}.get(_platform(), ())
+    kernels = {"gpu": ("cudnn", "triton"), "tpu": ("splash",)}.get(platform(), ())
     return next((name for name in kernels if refusal(name, case) is None), None)
 
 
-def _platform() -> str:
+def platform() -> str:
+    """The platform that programs are compiled for ("cpu", "gpu", "tpu"): that of the mesh, or of this machine."""
     mesh = jax.sharding.get_abstract_mesh()
-    device = None if mesh.empty else mesh.abstract_device
-    return (
-        jax.default_backend() if device is None else device.platform
-    )  # compiling may be for a device that this machine lacks
+    device = None if mesh.empty else mesh.abstract_device  # which this machine may not have
+    return jax.default_backend() if device is None else device.platform
 
 
 def refusal(name: str, case: Case) -> str | None:
@@ -77,8 +76,8 @@ def refusal(name: str, case: Case) -> str | None:
             return f"supports head sizes that are powers of two, not {head_dim}"
     if name == "splash" and length % 128:
         return f"supports lengths that are multiples of 128, not {length}"
-    platform = "tpu" if name == "splash" else "gpu"
-    return None if _platform() == platform else f"runs on a {platform.upper()}, not on {_platform()}"
+    needed = "tpu" if name == "splash" else "gpu"
+    return None if platform() == needed else f"runs on a {needed.upper()}, not on {platform()}"
 
 
 def is_forward(primitive) -> bool:
