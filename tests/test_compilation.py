@@ -11,17 +11,17 @@ from gener_jax.storage import compilation
 
 @pytest.fixture
 def cache(monkeypatch):
-    """What jax is told, and not this process's own cache."""
-    told = {}
-    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    """Captures the configuration of jax instead of changing this process's cache."""
+    given = {}
+    monkeypatch.setattr(jax.config, "update", given.__setitem__)
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/me/cache")
 
     def kept(platform, folder, named=None, env=None):
-        told.clear()
+        given.clear()
         monkeypatch.setattr(jax, "default_backend", lambda: platform)
         monkeypatch.setattr(type(jax.config), "jax_compilation_cache_dir", env, raising=False)
         compilation.keep_programs(Config(train=Train(compilation_cache=named)), folder)
-        return told.get("jax_compilation_cache_dir")
+        return given.get("jax_compilation_cache_dir")
 
     return kept
 
@@ -30,7 +30,7 @@ def test_where_programs_are_kept(cache, tmp_path):
     assert cache("cpu", tmp_path) is None
     assert cache("gpu", tmp_path) == str(tmp_path / "compiled")
     assert cache("gpu", TINY) == "/home/me/cache/gener_jax/compiled"  # nothing is written to a published model's folder
-    assert cache("gpu", tmp_path, env="/elsewhere") is None  # jax goes on with that
+    assert cache("gpu", tmp_path, env="/elsewhere") is None  # jax uses that
     for platform in ("cpu", "gpu"):
         assert cache(platform, tmp_path, "/named", env="/elsewhere") == "/named"
 
