@@ -271,6 +271,12 @@ def test_fns_is_the_direct_form(k, scale):
         assert values[5] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_marginal_below_the_floor_counts_as_the_floor():
+    logits = np.zeros((1, 36), np.float32)
+    logits[0, 32] = np.log(35 * FNS_FLOOR / 2)  # the probability of A is half the floor
+    np.testing.assert_allclose(fns_nll(logits, np.array([32]), 1), -np.log(FNS_FLOOR), rtol=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1.0, 200.0])
 def test_marginals_and_special_mass_add_up_to_one(scale):
     logits = random_logits(2, 5, NUM_SPECIAL + 4**6, scale=scale)
