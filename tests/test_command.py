@@ -137,6 +137,10 @@ def test_a_run_folder_gives_its_configuration(tmp_path):
         (tmp_path / "config.json").write_text(damaged)
         with raises(CheckpointError, path=tmp_path / "config.json"):
             parse("--checkpoint", tmp_path, checkpoint=True)
+    (tmp_path / "config.json").write_text('{"data": {"records": "bases"}}')  # as earlier versions named it
+    with raises(CheckpointError, name="data.records", value="bases") as caught:
+        parse("--checkpoint", tmp_path, checkpoint=True)
+    assert "trained again" in str(caught.value)
 
 
 @pytest.mark.parametrize(

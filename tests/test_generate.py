@@ -10,7 +10,7 @@ from scipy import special, stats
 
 from data_pipeline.sequence.tokenizer import BOS, EOS, NUM_SPECIAL, PAD, KmerTokenizer
 from gener_jax import config
-from gener_jax.inference.batches import left_pad, round_up
+from gener_jax.inference.batches import round_up
 from gener_jax.inference.generate import Sampling, filter_logits, programs
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
@@ -289,7 +289,6 @@ def test_shapes_are_rounded_up():
     assert [round_up(n) for n in (0, 1, 8, 9, 16, 17)] == [8, 8, 8, 16, 16, 32]
     assert [round_up(n, least=1) for n in (0, 1, 2, 3, 5)] == [1, 1, 2, 4, 8]
     assert [round_up(n, steps=4) for n in (1, 9, 17, 20, 33, 100, 1000, 1025)] == [8, 10, 20, 20, 40, 112, 1024, 1280]
-    assert left_pad([np.array([5, 6]), np.array([7])], 3).tolist() == [[PAD, 5, 6], [PAD, PAD, 7]]
 
 
 def test_samples_of_a_prompt(lm):

@@ -109,11 +109,3 @@ def right_pad(rows: list[np.ndarray], length: int) -> np.ndarray:
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row
     return padded
-
-
-def left_pad(rows: list[np.ndarray], length: int) -> np.ndarray:
-    """Rows of ids as int32 [rows, length], padded on the left."""
-    padded = np.full((len(rows), length), PAD, np.int32)
-    for i, row in enumerate(rows):
-        padded[i, length - len(row) :] = row
-    return padded

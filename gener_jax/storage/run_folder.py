@@ -188,7 +188,8 @@ def read_config(folder: Path) -> Config:
     try:
         config = resolve(read_json(path))
     except ConfigError as error:
-        raise CheckpointError(path, str(error), name=error.field, value=error.value) from None
+        problem = f"{error}; a run of an earlier version must be trained again"
+        raise CheckpointError(path, problem, name=error.field, value=error.value) from None
     if (folder / _TOKENIZER).exists():  # the run's own copy
         tokenizer = dataclasses.replace(config.tokenizer, model_file=str(folder / _TOKENIZER))
         config = dataclasses.replace(config, tokenizer=tokenizer)
