@@ -21,9 +21,9 @@ import jax
 import numpy as np
 
 from gener_jax.cli import command
-from gener_jax.config import Config, with_model
+from gener_jax.config import ModelSpec, with_model
 from gener_jax.inference import parity
-from gener_jax.inference.lm import LM, from_config
+from gener_jax.inference.lm import LM, from_spec
 from gener_jax.model import decoder
 from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.runtime.progress import log
@@ -33,17 +33,17 @@ from gener_jax.storage.huggingface import config as published_config
 from gener_jax.storage.huggingface import vocabulary, weights
 
 
-def write_published(folder: Path, config: Config, tokenizer, params, dtype: str = "float32") -> None:
+def write_published(folder: Path, spec: ModelSpec, params, dtype: str = "float32") -> None:
     """Writes config.json, safetensors of `dtype` and the tokenizer's files into an empty folder.
 
     Raises:
       ConfigError: if the tokenizer is not a k-mer tokenizer.
     """
-    if tokenizer.kind != "kmer":
-        raise ConfigError("only models over k-mers have a published form", "tokenizer.kind", tokenizer.kind)
-    (folder / "config.json").write_text(published_config.write(config, dtype))
-    longest = config.model.max_length or config.model.max_position_embeddings
-    for name, text in vocabulary.files(tokenizer, longest).items():
+    if spec.tokenizer.kind != "kmer":
+        raise ConfigError("only models over k-mers have a published form", "tokenizer.kind", spec.tokenizer.kind)
+    (folder / "config.json").write_text(published_config.write(spec, dtype))
+    longest = spec.model.max_length or spec.model.max_position_embeddings
+    for name, text in vocabulary.files(spec.tokenizer.make(), longest).items():
         (folder / name).write_text(text)
     weights.write(folder, params, dtype)
 
@@ -57,14 +57,14 @@ def verify(lm: LM, folder: Path | None) -> dict:
     """
     ids = parity.probe_ids(lm)
     ours = parity.ours(lm, ids)
-    result = {"tokens": ids.size, "dtype": lm.config.model.dtype, "greedy": ours.greedy, "equal": None}
+    result = {"tokens": ids.size, "dtype": lm.spec.model.dtype, "greedy": ours.greedy, "equal": None}
     print(f"greedy ids, ours          {' '.join(map(str, ours.greedy))}")
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gener_jax_verify_")))
-            write_published(folder, lm.config, lm.tokenizer, lm.params)
+            write_published(folder, lm.spec, lm.params)
         try:
-            theirs = parity.theirs(folder, ids, lm.config.model)
+            theirs = parity.theirs(folder, ids, lm.spec.model)
         except ImportError as error:
             log(f"nothing to compare with: pip install 'gener_jax[parity]' ({error})")
             return result
@@ -101,18 +101,18 @@ def main(argv=None) -> None:
     dtype = args.dtype or (weights.stored_dtype(folder) if published else "float32")
     if args.format == "hf" and dtype is None:
         raise ConfigError(f"{folder}: its tensors have several types; give --dtype")
-    lm = from_config(with_model(config, dtype="float32"), folder, step=args.step)
+    lm = from_spec(with_model(config.spec, dtype="float32"), folder, step=args.step)
     result = {"checkpoint": str(folder), "step": lm.step}
-    if published and pretrained.read_config(folder).model != lm.config.model:  # fields given on the command line
+    if published and pretrained.read_spec(folder).model != lm.spec.model:  # fields given on the command line
         published = None
     if args.verify and args.format == "run":  # before the parameters are taken apart
         result |= verify(lm, published)
     if args.output:
         with whole_folder(args.output) as partial:
             if args.format == "run":
-                run_folder.write_params(partial, lm.config, decoder.stack(lm.params, donate=True))
+                run_folder.write_params(partial, lm.spec, decoder.stack(lm.params, donate=True))
             else:
-                write_published(partial, lm.config, lm.tokenizer, lm.params, dtype)
+                write_published(partial, lm.spec, lm.params, dtype)
         published = args.output if args.format == "hf" and dtype == "float32" else published
         log(f"{args.output}: written, {sum(f.stat().st_size for f in args.output.rglob('*') if f.is_file()):,} bytes")
         result |= {"output": str(args.output), "format": args.format}

@@ -9,6 +9,7 @@ sequence. A .parquet file (`pip install 'gener_jax[parquet]'`) has the columns n
 as they are computed, so memory holds only the model and a batch. After a stop, the same command resumes.
 """
 
+import dataclasses
 import itertools
 import json
 import time
@@ -24,7 +25,7 @@ from gener_jax.cli import command
 from gener_jax.config import dumps
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
 from gener_jax.inference.embeddings import POOLINGS
-from gener_jax.inference.lm import from_config
+from gener_jax.inference.lm import from_spec
 from gener_jax.inference.prompt import check_prefix
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
@@ -91,7 +92,7 @@ def main(argv=None) -> None:
         default="oov",
         help="how bases left over at the end are encoded [oov]",
     )
-    add("--convention", choices=("v1", "v2"), help="how sequences are framed [the model's convention]")
+    add("--prompt_convention", choices=("v1", "v2"), help="how sequences are framed [the model's convention]")
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each sequence, e.g. <mam><cds>")
     add(
         "--batch_tokens",
@@ -113,17 +114,17 @@ def main(argv=None) -> None:
             ) from None
     if args.output.exists():
         raise ConfigError("already exists; remove it or give another name", "--output", str(args.output))
-    if args.convention:
-        config = command.override(json.loads(dumps(config)), {"tokenizer.convention": args.convention})
+    if args.prompt_convention:
+        config = dataclasses.replace(config, prompt_convention=args.prompt_convention)
     if args.batch_tokens is not None and args.batch_tokens < 1:
         raise ConfigError("must be positive", "--batch_tokens", args.batch_tokens)
     args.batch_tokens = tokens_per_batch(args.batch_tokens)
     keep_programs(config, folder)
-    lm = from_config(config, folder, step=args.step)
+    lm = from_spec(config.spec, folder, step=args.step)
     options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder", "prefix")}
     fingerprint = {
         "checkpoint": str(folder), "step": lm.step, **options, "fasta": of_file(args.fasta),
-        "config": json.loads(dumps(config)),
+        "spec": json.loads(dumps(config.spec)),
     }  # fmt: skip
     began = time.perf_counter()
     raw = ResumableFile(args.output.with_name(args.output.name + ".rows"), fingerprint, resume=str(args.fasta) != "-")
@@ -161,7 +162,7 @@ def main(argv=None) -> None:
     if group:
         write(group)
     rate.close()
-    width = lm.config.model.hidden_size * (1 if args.pooling == "tokens" else args.chunks)
+    width = lm.spec.model.hidden_size * (1 if args.pooling == "tokens" else args.chunks)
     writers[args.output.suffix](args.output, raw.partial, width, names, tokens if args.pooling == "tokens" else None)
     raw.discard()
     facts = {"sequences": len(names), "width": width}

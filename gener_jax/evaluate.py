@@ -9,8 +9,7 @@ import time
 
 from data_pipeline.dataset.reader import read_info
 from gener_jax.cli import command
-from gener_jax.data.tokenizer import for_config
-from gener_jax.inference.lm import from_config
+from gener_jax.inference.lm import from_spec
 from gener_jax.model.sharding import mesh_of
 from gener_jax.runtime.progress import log
 from gener_jax.storage import pretrained, run_folder
@@ -26,11 +25,11 @@ def main(argv=None) -> None:
     mesh = None
     try:
         mesh = mesh_of(config)
-        pretrained.abstract_params(for_config(config)[1].model, mesh)  # fails if the mesh does not divide the model
+        pretrained.abstract_params(config.model, mesh)  # fails if the mesh does not divide the model
     except ValueError as error:  # the run was made on a larger machine
         mesh = None
         log(f"{error}; evaluating without this mesh")
-    lm = from_config(config, folder, step=args.step, mesh=mesh)
+    lm = from_spec(config.spec, folder, step=args.step, mesh=mesh)
     step = lm.step
     trained_on = None if step is None else run_folder.read_loader_state(folder, step)
     if trained_on is None:
@@ -45,7 +44,7 @@ def main(argv=None) -> None:
             log(f"{done:,} of {total:,} tokens")
         marks.append((time.perf_counter(), done))
 
-    result = report.evaluate(lm.config, lm.params, lm.tokenizer, lm.mesh, progress)
+    result = report.evaluate(config, lm.params, lm.tokenizer, lm.mesh, progress)
     (began, first), (ended, last) = marks[:1] + marks[-1:] if marks else [(0.0, 0)] * 2
     facts = {
         "train_loss": logged(folder / "log.jsonl", step).get("loss"),

@@ -23,7 +23,6 @@ import numpy as np
 
 from gener_jax.cli import command
 from gener_jax.config import REMAT, Config, Mesh
-from gener_jax.data.tokenizer import for_config
 from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import AXES, axis_sizes, batch_sharding, check_divides, mesh_of
 from gener_jax.runtime.errors import ConfigError
@@ -253,7 +252,7 @@ def compile_for(config: Config, machine: Machine) -> dict:
     began = time.perf_counter()
     with jax.set_mesh(mesh):
         step = make_train_step(
-            config, mesh, for_config(config)[0].token_bases, config.objective.at(config.train.num_steps)
+            config, mesh, config.tokenizer.make().token_bases, config.objective.at(config.train.num_steps)
         )
         lowered = step.lower(abstract_state(config, mesh), batch)
         try:
@@ -281,7 +280,7 @@ def main(argv=None) -> None:
     add("--mfu", type=float, default=0.4, help="fraction of the peak that useful operations reach [0.4]")
     add("--compile", action="store_true", help="also compile the step for the TPU topology, with libtpu")
     args, config, _ = program.parse(argv)
-    machine, config = machine_of(args), for_config(config)[1]
+    machine = machine_of(args)
     if not 0 < args.mfu <= 1:
         raise ConfigError("must be above 0 and at most 1", "--mfu", args.mfu)
     if args.compile and not machine.topology:
@@ -312,7 +311,7 @@ def main(argv=None) -> None:
         fields |= {"model.remat": best.model.remat, "train.accumulate": best.train.accumulate}
         print("  set         " + " ".join(f"--config.{name}={value}" for name, value in fields.items()))
     result["inference_gib"] = {
-        f"{rows} × {n}": sum(memory.inference_needs(config, dict.fromkeys(AXES, 1), rows, n).values())
+        f"{rows} × {n}": sum(memory.inference_needs(config.model, dict.fromkeys(AXES, 1), rows, n).values())
         for rows, n in itertools.product((1, 16), (length // 8, length))
     }
     listed = ", ".join(f"{name} tokens {gib:.1f}" for name, gib in result["inference_gib"].items())

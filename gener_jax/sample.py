@@ -12,12 +12,12 @@ from pathlib import Path
 
 from data_pipeline.formats import fasta as fasta_file
 from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
 from gener_jax.cli import command
 from gener_jax.config import Sample
-from gener_jax.data.tokenizer import SPECIAL_TOKENS, for_config
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.generate import BATCH_SIZE, MODES, cache_size
-from gener_jax.inference.lm import from_config
+from gener_jax.inference.lm import from_spec
 from gener_jax.inference.prompt import REMAINDERS, check_prefix, split_prompt
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
@@ -98,7 +98,7 @@ def main(argv=None) -> None:
     with errors.user_errors(
         "--prompt" if args.fasta is None else f"--fasta {args.fasta}"
     ):  # before parameters are read
-        tokenizer, _ = for_config(config)
+        tokenizer = config.tokenizer.make()
         ids = [split_prompt(tokenizer, p, args.remainder)[0] for p in prompts for _ in range(sample.num_samples)]
     with errors.user_errors():
         constraints = Constraints(
@@ -108,7 +108,7 @@ def main(argv=None) -> None:
         )  # fmt: skip
     rows, slots = cache_size(ids, sample.num_bases, tokenizer, BATCH_SIZE)
     keep_programs(config, folder)
-    lm = from_config(config, folder, step=args.step, batch=rows, tokens=slots)
+    lm = from_spec(config.spec, folder, step=args.step, batch=rows, tokens=slots)
     with errors.user_errors():
         continuations = lm.generate(
             prompts, sample.num_bases, num_samples=sample.num_samples, temperature=sample.temperature,

@@ -28,7 +28,7 @@ from gener_jax.cli import command
 from gener_jax.config import Config, dumps
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
 from gener_jax.inference.likelihood import SCORES, STRANDS
-from gener_jax.inference.lm import LM, from_config
+from gener_jax.inference.lm import LM, from_spec
 from gener_jax.inference.prompt import check_prefix
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.protocols import CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, Scored
@@ -250,7 +250,7 @@ def score_fasta(lm: LM, args, fingerprint: dict) -> dict:
     if out.done:
         log(f"resuming after sequence {out.done:,}")
     rate, counts = Rate("sequence", None, 0), out.counts
-    longest, k = lm.config.model.max_length, lm.tokenizer.k
+    longest, k = lm.spec.model.max_length, lm.tokenizer.k
 
     def write(group: list[fasta.Sequence]) -> None:
         flags = []
@@ -358,13 +358,13 @@ def main(argv=None) -> None:
     files = {name: of_file(getattr(args, name)) for name in ("fasta", "vcf", "aliases")}
     args.batch_tokens = tokens_per_batch(args.batch_tokens)
     keep_programs(config, folder)
-    lm = from_config(config, folder, step=args.step)
+    lm = from_spec(config.spec, folder, step=args.step)
     if lm.tokenizer.kind != "kmer":
         raise ConfigError("scoring needs a k-mer tokenizer", "tokenizer.kind", lm.tokenizer.kind)
     options = ("score", "strand") + (("protocol", "context", "phases") if args.vcf else ("prefix",))
     fingerprint = {
         "checkpoint": str(folder), "step": lm.step, **{name: getattr(args, name) for name in options}, **files,
-        "config": json.loads(dumps(config)),
+        "spec": json.loads(dumps(config.spec)),
     }  # fmt: skip
     began = time.perf_counter()
     facts = score_vcf(lm, args, fingerprint, config, folder) if args.vcf else score_fasta(lm, args, fingerprint)

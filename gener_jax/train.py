@@ -17,11 +17,11 @@ from data_pipeline.dataset.builder import build
 from data_pipeline.dataset.inputs import discover
 from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import DataError, DatasetError
+from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax import __version__
 from gener_jax.cli import command
 from gener_jax.config import Config
 from gener_jax.data.loader import TokenStream
-from gener_jax.data.tokenizer import Tokenizer, for_config
 from gener_jax.inference.lm import LM
 from gener_jax.inference.prompt import split_prompt
 from gener_jax.model import decoder, flops, memory
@@ -81,13 +81,14 @@ def initial_params(config: Config, mesh):
       CheckpointError: if it cannot be read, or has other shapes.
     """
     folder = pretrained.find(config.train.init_from)
-    tokenizer, theirs = for_config(pretrained.read_config(folder))
-    if tokenizer.digest != for_config(config)[0].digest:
+    theirs = pretrained.read_spec(folder)
+    tokenizer = theirs.tokenizer.make()
+    if tokenizer.digest != config.tokenizer.make().digest:
         raise ConfigError(f"train.init_from {folder}: has another vocabulary ({tokenizer.name})")
     before, after = dataclasses.asdict(theirs.model), dataclasses.asdict(config.model)
     differences = [f"model.{name} {before[name]} → {value}" for name, value in after.items() if before[name] != value]
     log(f"starting from the parameters of {folder}" + (f", with {', '.join(differences)}" if differences else ""))
-    return pretrained.read_params(folder, config, mesh)[0]
+    return pretrained.read_params(folder, config.model, mesh)[0]
 
 
 def check_built(config: Config) -> None:
@@ -119,7 +120,7 @@ def prepare(config: Config, workdir: Path) -> Run:
     Raises:
       ConfigError, DataError, CheckpointError: one line each, before anything is trained.
     """
-    tokenizer, config = for_config(config)
+    tokenizer = config.tokenizer.make()
     with errors.user_errors("sample.prompts"):  # now, not after training
         for prompt in config.sample.prompts:
             split_prompt(tokenizer, prompt)
@@ -244,7 +245,7 @@ def finish(run: Run, params, last: dict) -> dict:
     if distributed.is_primary():
         print("\n" + report.as_text(config, result))
     if jax.process_count() == 1:
-        frames = report.show_samples(config, LM(config, params, run.tokenizer, run.mesh))
+        frames = report.show_samples(config, LM(config.spec, params, run.mesh))
         print(
             "Try next\n"
             f"  python -m gener_jax.sample --checkpoint {workdir} --prompt ATG --num_bases 600 --temperature 0.8\n"

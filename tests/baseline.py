@@ -47,7 +47,6 @@ from gener_jax import convert
 from gener_jax.assets import EXAMPLE_GENOME
 from gener_jax.cli import command
 from gener_jax.data.loader import TokenStream, host_batches, to_devices
-from gener_jax.data.tokenizer import for_config
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.training.step import abstract_state, init_state, make_train_step
@@ -70,8 +69,8 @@ def configuration(dataset: Path, **changes: str):
     """The quickstart's configuration and its tokenizer."""
     values = command.load_experiment(str(ROOT / "experiments" / "quickstart.py"))
     fields = {"data.path": str(dataset), **{name.replace("__", "."): text for name, text in changes.items()}}
-    tokenizer, config = for_config(command.override(values, fields))
-    return config, tokenizer
+    config = command.override(values, fields)
+    return config, config.tokenizer.make()
 
 
 # Digests.

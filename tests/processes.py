@@ -20,7 +20,6 @@ def losses(dataset, mesh, steps=4):
     """The losses of a few steps of the tiny model on a mesh, and the rows of each batch that this process reads."""
     from data_pipeline.dataset.reader import RegionSource
     from gener_jax.data import loader
-    from gener_jax.data.tokenizer import for_config
     from gener_jax.model.sharding import batch_sharding, mesh_of
     from gener_jax.runtime.transfer import fetch
     from gener_jax.training.step import abstract_state, make_train_step
@@ -28,7 +27,8 @@ def losses(dataset, mesh, steps=4):
     from tests.conftest import random_params
 
     axes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.context"), map(str, mesh), strict=True))
-    tokenizer, config = for_config(tiny.config(dataset, **MODEL, **axes))
+    config = tiny.config(dataset, **MODEL, **axes)
+    tokenizer = config.tokenizer.make()
     devices = jax.devices()[: mesh[0] * mesh[1] * mesh[2] * mesh[3]]
     mesh = mesh_of(config, devices)
     stream = loader.TokenStream(RegionSource(dataset, "train"), tokenizer, config.data, 0)

@@ -14,6 +14,7 @@ from gener_jax import evaluate, sample, train
 from gener_jax.cli import command
 from gener_jax.config import resolve
 from gener_jax.model import memory
+from gener_jax.storage import run_folder
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +108,7 @@ def test_folder_that_cannot_be_created(dataset, tmp_path, error_line):
 def empty_run(dataset, tmp_path_factory):
     """A folder with a config but no checkpoint."""
     folder = tmp_path_factory.mktemp("run")
-    (folder / "config.json").write_text(json.dumps(json.loads(command.configuration.dumps(tiny.config(dataset)))))
+    run_folder.describe(folder, tiny.config(dataset))
     return folder
 
 

@@ -12,6 +12,7 @@ from gener_jax.cli import command
 from gener_jax.config import dumps, resolve
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import CheckpointError, ConfigError
+from gener_jax.storage import run_folder
 from tests.raised import raises
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +124,7 @@ def test_a_wrong_experiment_file_is_one_line_with_its_line_number(tmp_path, name
 
 
 def test_a_run_folder_gives_its_configuration(tmp_path):
-    (tmp_path / "config.json").write_text(dumps(resolve({"name": "saved", "train": {"seed": 5}})))
+    run_folder.describe(tmp_path, resolve({"name": "saved", "train": {"seed": 5}}))
     _, config, folder = parse("--checkpoint", tmp_path, "--config.eval.split=test", checkpoint=True)
     assert (config.name, config.train.seed, config.eval.split, folder) == ("saved", 5, "test", tmp_path)
     with raises(ConfigError, field="--checkpoint", value=str(tmp_path)):

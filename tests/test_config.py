@@ -39,7 +39,7 @@ def test_base_is_the_published_model():
     config = resolve(base())
     assert config == Config()
     assert (config.model.hidden_size, config.model.head_dim, config.model.num_hidden_layers) == (2048, 64, 26)
-    assert config.model.vocab_size is None
+    assert config.model.vocab_size == 4128
 
 
 def test_base_is_locked_and_typed():
@@ -68,7 +68,7 @@ def test_a_saved_config_is_the_same_config():
         changed(),
         changed(
             name="other", data__build_from=("a.gb", "b.gb"), eval__max_regions=7, sample__prompts=("ATG", "<s>"),
-            train__allow_changes=("train.num_steps",), model__vocab_size=96,
+            train__allow_changes=("train.num_steps",), model__vocab_size=96, tokenizer__k=3,
         ),
     ):  # fmt: skip
         config = resolve(values)
@@ -81,8 +81,8 @@ def test_flatten_names_every_field():
     names = dict(flatten(Config()))
     assert names["model.hidden_size"] == 2048
     assert names["data.repeat_weight"] == 1.0
-    sections = [f.default_factory for f in dataclasses.fields(Config) if f.name != "name"]
-    assert len(names) == 1 + sum(len(dataclasses.fields(s)) for s in sections)
+    sections = [f.default_factory for f in dataclasses.fields(Config) if f.default is dataclasses.MISSING]
+    assert len(names) == 2 + sum(len(dataclasses.fields(s)) for s in sections)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_wrong_field_is_named_with_its_value(field, value):
     [
         ({"model__num_attention_heads": 3}, "model.hidden_size"),
         ({"tokenizer__kind": "bpe"}, "tokenizer.model_file"),
-        ({"tokenizer__kind": "bpe", "tokenizer__model_file": "m"}, "data.storage"),
+        ({"tokenizer__kind": "bpe", "tokenizer__model_file": "absent"}, "tokenizer"),
         ({"data__repeat_weight": 0.1, "data__storage": "token_ids"}, "data.repeat_weight"),
         ({"mesh__data": -1}, "mesh"),
         ({"model__yarn_beta_fast": 0.5}, "model.yarn_beta_fast"),

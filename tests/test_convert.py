@@ -7,6 +7,7 @@ import json
 import runpy
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -15,8 +16,7 @@ from safetensors.numpy import load_file
 
 import gener_jax
 from gener_jax import convert, evaluate, sample
-from gener_jax.config import Config, Data, Model, Tokenizer, with_model
-from gener_jax.data.tokenizer import KmerTokenizer
+from gener_jax.config import Model, ModelSpec, Tokenizer, with_model
 from gener_jax.inference.lm import LM
 from gener_jax.model import memory
 from gener_jax.model.sharding import make_mesh
@@ -38,15 +38,13 @@ MODEL = Model(
 def make_lm(**model):
     """A random model over 3-mers."""
     model = dataclasses.replace(MODEL, **model)
-    config = Config(
-        name="random", model=model, tokenizer=Tokenizer(k=3), data=Data(context_length=min(64, model.max_length or 64))
-    )
-    return LM(config, random_params(model), KmerTokenizer(3), make_mesh(1, 1, 1, jax.devices()[:1]))
+    spec = ModelSpec(name="random", model=model, tokenizer=Tokenizer(k=3))
+    return LM(spec, random_params(model), make_mesh(1, 1, 1, jax.devices()[:1]))
 
 
 def published(folder, lm, dtype="float32"):
     folder.mkdir()
-    convert.write_published(folder, lm.config, lm.tokenizer, lm.params, dtype)
+    convert.write_published(folder, lm.spec, lm.params, dtype)
     return folder
 
 
@@ -72,7 +70,7 @@ def test_round_trip_is_bit_equal(change, tmp_path, capsys):
     assert same(gener_jax.load(tmp_path / "run").params, lm.params)
     loaded = gener_jax.load(tmp_path / "second")
     assert same(loaded.params, lm.params)
-    assert dataclasses.asdict(loaded.config.model) == dataclasses.asdict(lm.config.model)
+    assert dataclasses.asdict(loaded.spec.model) == dataclasses.asdict(lm.spec.model)
     assert loaded.tokenizer.digest == lm.tokenizer.digest
     assert {"config.json", "environment.json", "checkpoints"} <= {p.name for p in (tmp_path / "run").iterdir()}
 
@@ -143,7 +141,7 @@ def test_training_starts_from_a_published_model(run, tmp_path, capsys):
 
 def test_run_cannot_resume_from_parameters_alone(run, tmp_path):
     convert.main(["--checkpoint", str(run), "--output", str(tmp_path / "alone"), "--format", "run"])
-    config = run_folder.read_config(tmp_path / "alone")
+    config = run_folder.read(tmp_path / "alone")
     evaluate.main(["--checkpoint", str(tmp_path / "alone"), "--config.eval.max_regions=4"])
     with pytest.raises(CheckpointError, match=r"--config\.train\.init_from") as caught:
         train(config, tmp_path / "alone")
@@ -215,9 +213,9 @@ def test_shapes_that_transformers_rejects_are_not_written(tmp_path):
 
 
 def test_bpe_has_no_published_form(tmp_path):
-    lm = make_lm()
+    spec = types.SimpleNamespace(tokenizer=types.SimpleNamespace(kind="bpe"))
     with raises(ConfigError, field="tokenizer.kind", value="bpe"):
-        convert.write_published(tmp_path, lm.config, dataclasses.make_dataclass("Bpe", [("kind", str, "bpe")])(), {})
+        convert.write_published(tmp_path, spec, {})
 
 
 def test_name_that_is_not_in_the_cache(tmp_path, monkeypatch):
@@ -228,7 +226,7 @@ def test_name_that_is_not_in_the_cache(tmp_path, monkeypatch):
     cached = tmp_path / "models--GenerTeam--GENERator-eukaryote-3b-base" / "snapshots" / "main"
     cached.parent.mkdir(parents=True)
     published(cached, make_lm())
-    assert gener_jax.load("GenerTeam/GENERator-eukaryote-3b-base").config.name == "GENERator-eukaryote-3b-base"
+    assert gener_jax.load("GenerTeam/GENERator-eukaryote-3b-base").spec.name == "GENERator-eukaryote-3b-base"
 
 
 # ------------------------------------------------------------------------------------------------------- memory
@@ -248,7 +246,7 @@ def test_memory_is_checked_before_loading(tmp_path, monkeypatch):
 def test_memory_of_the_cache_is_checked(tmp_path, monkeypatch):
     lm = make_lm()
     folder = published(tmp_path / "random", lm)
-    need = memory.inference_needs(lm.config, lm.mesh.shape, 1, 64)
+    need = memory.inference_needs(lm.spec.model, lm.mesh.shape, 1, 64)
     assert need["weights"] == sum(x.nbytes for x in jax.tree.leaves(lm.params)) / 2**30
     assert need["cache"] == 2 * 2 * 64 * 1 * 8 * 4 / 2**30  # k and v × layers × tokens × heads × head size × bytes
     monkeypatch.setattr(memory, "available", lambda: need["weights"] + need["cache"] / 2)
@@ -266,14 +264,14 @@ def test_memory_of_the_cache_is_checked(tmp_path, monkeypatch):
 
 def test_bfloat16_needs_half_the_memory(tmp_path):
     lm = make_lm()
-    low = with_model(lm.config, dtype="bfloat16")
-    a, b = (memory.inference_needs(c, lm.mesh.shape, 4, 64) for c in (lm.config, low))
+    low = with_model(lm.spec, dtype="bfloat16")
+    a, b = (memory.inference_needs(c.model, lm.mesh.shape, 4, 64) for c in (lm.spec, low))
     assert a["weights"] == 2 * b["weights"]
     assert a["cache"] == 2 * b["cache"]
     wide = make_mesh(2, 2, 2)
-    assert memory.inference_needs(lm.config, wide.shape, 4, 64)["weights"] == a["weights"] / 4
+    assert memory.inference_needs(lm.spec.model, wide.shape, 4, 64)["weights"] == a["weights"] / 4
     assert (
-        memory.inference_needs(lm.config, wide.shape, 4, 64)["cache"] == a["cache"] / 4
+        memory.inference_needs(lm.spec.model, wide.shape, 4, 64)["cache"] == a["cache"] / 4
     )  # one key-value head is not sharded along `tensor`
 
 
@@ -333,7 +331,7 @@ def test_folders_written_by_transformers(size, options, transformers_folders):
     assert (len(list(folder.glob("*.safetensors"))) > 1) == ("shard" in options)
     lm = gener_jax.load(folder)
     found = ours(lm, ids)
-    assert len(found.hidden) == lm.config.model.num_hidden_layers + 1 == len(states)
+    assert len(found.hidden) == lm.spec.model.num_hidden_layers + 1 == len(states)
     for layer, expected in zip(found.hidden, states, strict=True):
         assert_close(layer, expected, 1e-5)
         assert np.abs(layer - expected).max() < 1e-4
@@ -371,7 +369,7 @@ def test_four_thousand_tokens_equal_transformers(change, tmp_path):
 
     lm = make_lm(**{"head_dim": 64, "max_position_embeddings": 4096, "initializer_range": 0.1, **change})
     ids = np.random.default_rng(0).integers(32, 96, (1, 4096)).astype(np.int32)
-    theirs = parity.theirs(published(tmp_path / "hf", lm), ids, lm.config.model)
+    theirs = parity.theirs(published(tmp_path / "hf", lm), ids, lm.spec.model)
     for what, difference, size in parity.differences(parity.ours(lm, ids), theirs):
         assert difference < 1e-4 * max(1, size), what
 
@@ -408,7 +406,7 @@ def test_verify(change, tmp_path, capsys):
         "up": lm.params["layers_0"]["up"] * 1e30,
         "gate": lm.params["layers_0"]["gate"] * 1e30,
     }
-    lost = LM(lm.config, {**lm.params, "layers_0": layer}, lm.tokenizer, lm.mesh)
+    lost = LM(lm.spec, {**lm.params, "layers_0": layer}, lm.mesh)
     assert convert.verify(lost, None)["equal"] is False  # NaN is not equal
     raw["hidden_size"] = 17
     (folder / "config.json").write_text(json.dumps(raw))

@@ -9,7 +9,6 @@ import pytest
 from flax import linen as nn
 
 from gener_jax import config
-from gener_jax.data import tokenizer
 from gener_jax.model import decoder, rope
 from gener_jax.model.decoder import Decoder, empty_cache
 from gener_jax.model.losses import token_nll
@@ -81,7 +80,7 @@ def test_no_gradient_reaches_the_future(params, ids):
 )
 def test_published_sizes(experiment, count):
     made = importlib.import_module(f"experiments.{experiment}").get_config()
-    _, resolved = tokenizer.for_config(config.resolve(made))
+    resolved = config.resolve(made)
     assert resolved.model.vocab_size == 4128
     assert resolved.model.rope_theta == 500_000
     assert resolved.data.context_length == resolved.model.max_position_embeddings == 16384

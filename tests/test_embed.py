@@ -21,8 +21,7 @@ DNA = ["ACG", "TTGACCGTA", "<cds>ATGGCC", "ACGTNACGTACC", "GATTACA", "CATCATCAT"
 
 
 def with_convention(lm, convention):
-    tokenizer = dataclasses.replace(lm.config.tokenizer, convention=convention)
-    return LM(dataclasses.replace(lm.config, tokenizer=tokenizer), lm.params, lm.tokenizer, lm.mesh)
+    return LM(dataclasses.replace(lm.spec, prompt_convention=convention), lm.params, lm.mesh)
 
 
 @pytest.fixture(scope="module", params=["v1", "v2"])
@@ -44,7 +43,7 @@ def states(lm, ids, which=0):
 
 
 def framed(lm, ids):
-    return [BOS, *ids, *([BOS] if lm.config.tokenizer.convention == "v2" else [])]
+    return [BOS, *ids, *([BOS] if lm.spec.prompt_convention == "v2" else [])]
 
 
 def test_pooling_by_the_models_convention(lm):
@@ -63,7 +62,7 @@ def test_the_conventions_differ():
     lm = make_lm()
     one, two = (with_convention(lm, name).embed(DNA) for name in ("v1", "v2"))
     assert (np.abs(one - two).max(-1) > 1e-2).all()
-    assert lm.config.tokenizer.convention == "v2"
+    assert lm.spec.prompt_convention == "v2"
 
 
 def test_rows_do_not_depend_on_their_batch(lm):
@@ -91,7 +90,7 @@ def test_chunks_are_embedded_alone_and_concatenated(lm):
 def test_any_mesh_gives_the_same():
     lm, mesh = make_lm(), make_mesh(2, 2, 2)
     params = jax.device_put(lm.params, jax.sharding.NamedSharding(mesh, jax.P()))
-    np.testing.assert_allclose(LM(lm.config, params, lm.tokenizer, mesh).embed(DNA), lm.embed(DNA), atol=1e-5)
+    np.testing.assert_allclose(LM(lm.spec, params, mesh).embed(DNA), lm.embed(DNA), atol=1e-5)
 
 
 def test_few_programs_are_compiled():
@@ -137,7 +136,7 @@ def test_errors(lm):
             lm.embed(sequences, **options)
     with raises(InputError, argument="pooling", value="separator"):
         with_convention(lm, "v1").embed(["ACG"], pooling="separator")
-    with raises(InputError, argument="convention", value="unknown"):
+    with raises(InputError, argument="prompt_convention", value="unknown"):
         with_convention(lm, "unknown").embed(["ACG"])
 
 
@@ -171,7 +170,7 @@ def test_cached_decoding_equals_the_full_pass(change):
 
 def temporary_bytes(tokens, window, implementation="auto"):
     lm = make_lm(sliding_window=window, attention=implementation, attention_block=64)
-    model = Decoder(lm.config.model)
+    model = Decoder(lm.spec.model)
     row = jax.ShapeDtypeStruct((1, tokens), np.int32)
     program = jax.jit(lambda params, ids: model.apply({"params": params}, ids)[0].mean(1))
     compiled = program.lower(lm.params, row).compile()

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from gener_jax import train
-from gener_jax.data.tokenizer import for_config
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError, Terminated, TrainingError
 from gener_jax.storage import run_folder
@@ -144,7 +143,7 @@ def test_a_damaged_checkpoint_is_reported_and_skipped(straight, dataset, tmp_pat
     shutil.copytree(straight, folder)
     damage(folder / "checkpoints" / "12", kind, random.Random(0))
     checkpoints = Checkpoints(folder, 2)
-    step, state, loader = checkpoints.newest(abstract_state(for_config(tiny.config(dataset))[1], make_mesh(1, -1, 1)))
+    step, state, loader = checkpoints.newest(abstract_state(tiny.config(dataset), make_mesh(1, -1, 1)))
     checkpoints.close()
     err = capsys.readouterr().err
     assert (step, int(state.step), loader["step"]) == (9, 9, 9)

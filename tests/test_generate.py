@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from data_pipeline.sequence.tokenizer import BOS, EOS, NUM_SPECIAL, PAD, KmerTokenizer
+from data_pipeline.sequence.tokenizer import BOS, EOS, NUM_SPECIAL, PAD
 from gener_jax import config
 from gener_jax.inference.batches import round_up
 from gener_jax.inference.generate import Sampling, filter_logits, programs
@@ -29,8 +29,8 @@ def make_lm(k, loud=1.0):
     )  # fmt: skip
     params = random_params(model, seed=k)
     params["lm_head"] = params["lm_head"] * np.where(np.arange(model.vocab_size) < NUM_SPECIAL, np.float32(loud), 1)
-    whole = config.Config(model=model, tokenizer=config.Tokenizer(k=k), data=config.Data(context_length=64))
-    return LM(whole, params, KmerTokenizer(k), make_mesh(1, 1, 1, jax.devices()[:1]))
+    spec = config.ModelSpec(model=model, tokenizer=config.Tokenizer(k=k))
+    return LM(spec, params, make_mesh(1, 1, 1, jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def test_logits_equal_the_full_pass(lm):
 @pytest.mark.slow
 def test_any_mesh_gives_the_same(lm):
     wide = make_mesh(2, 2, 2)
-    sharded = LM(lm.config, jax.device_put(lm.params, jax.sharding.NamedSharding(wide, jax.P())), lm.tokenizer, wide)
+    sharded = LM(lm.spec, jax.device_put(lm.params, jax.sharding.NamedSharding(wide, jax.P())), wide)
     np.testing.assert_allclose(sharded.logits([[BOS, 40, 41]]), lm.logits([[BOS, 40, 41]]), atol=1e-5)
     assert sharded.generate(PROMPTS[:3], 12, temperature=0) == lm.generate(PROMPTS[:3], 12, temperature=0)
     texts = ["ACGTTGACC", "GAT", "<cds>ATGGCN", "TTGACCATGAC"]

@@ -7,7 +7,6 @@ import pytest
 
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.sequence.tokenizer import BOS
-from gener_jax.data.tokenizer import for_config
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tasks import report
@@ -30,7 +29,8 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def setting(dataset):
-    tokenizer, config = for_config(tiny.config(dataset, eval__max_regions="none", eval__batch_size="3"))
+    config = tiny.config(dataset, eval__max_regions="none", eval__batch_size="3")
+    tokenizer = config.tokenizer.make()
     mesh = make_mesh(1, -1, 1)
     params = jax.tree.map(lambda x: np.asarray(x) * 5, random_params(config.model))  # far from uniform
     return config, tokenizer, mesh, jax.device_put(params, jax.NamedSharding(mesh, jax.P()))

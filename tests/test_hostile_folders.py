@@ -253,13 +253,13 @@ def test_load_rejects_bad_arguments(small, tmp_path):
         ({"rope_theta": float("inf")}, "model.rope_theta"),
         ({"yarn_factor": 1e300}, "model.yarn_factor"),
         ({"dtype": "int8"}, "model.dtype"),
-        ({"convention": "v3"}, "tokenizer.convention"),
+        ({"prompt_convention": "v3"}, "prompt_convention"),
     ):
         with raises(ConfigError, field=field):
             gener_jax.load(folder, **given)
     with raises(CheckpointError, path=folder, name="step", value=3):
         gener_jax.load(folder, step=3)
     loaded = gener_jax.load(folder, max_position_embeddings=16)
-    assert loaded.config.data.context_length == 16
-    with raises(InputError, argument="convention", value="unknown"):
+    assert loaded.spec.model.max_length == 16
+    with raises(InputError, argument="prompt_convention", value="unknown"):
         loaded.embed(["ACGT"])

@@ -6,6 +6,7 @@ The fixtures llama_*.npz and mistral_*.npz were made by tests/fixtures/make_llam
 
 import dataclasses
 import json
+import types
 
 import jax
 import ml_dtypes
@@ -229,9 +230,10 @@ def test_load_opens_a_published_folder(small, tmp_path):
 def test_convention_of_published_models(name, given, convention, small, tmp_path):
     folder = tmp_path / name
     folder.mkdir(parents=True)
-    config = published_config.read(two_mers(folder, small, **({"gener_jax": {"convention": given}} if given else {})))
-    assert config.tokenizer.convention == convention
-    assert config.name == (name if "/" not in name else name.split("/")[0].split("--")[2])
+    ours = {"gener_jax": {"format": 1, "prompt_convention": given}} if given else {}
+    spec = published_config.read(two_mers(folder, small, **ours))
+    assert spec.prompt_convention == convention
+    assert spec.name == (name if "/" not in name else name.split("/")[0].split("--")[2])
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
@@ -295,7 +297,7 @@ def test_does_not_write_nan_or_infinity(params, tmp_path):
 def test_configuration_round_trip(path, tmp_path):
     raw, tensors, _ = load(path)
     model = published_config.read_model(write(tmp_path, raw, tensors))
-    config = configuration.Config(model=model, data=configuration.Data(context_length=16))
-    (tmp_path / "config.json").write_text(published_config.write(config, "float32"))
+    spec = types.SimpleNamespace(model=model, prompt_convention="v2")
+    (tmp_path / "config.json").write_text(published_config.write(spec, "float32"))
     assert published_config.read_model(tmp_path) == model
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == raw["model_type"]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from gener_jax import config as configuration
-from gener_jax.data.tokenizer import for_config
 from gener_jax.model import decoder, memory
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.storage.huggingface import config as published_config
@@ -26,7 +25,8 @@ def compiled_step(length: int, **model):
     values.model.update(num_hidden_layers=2, **model)
     values.data.context_length = length
     values.train.batch_size = 1
-    tokenizer, config = for_config(configuration.resolve(values))
+    config = configuration.resolve(values)
+    tokenizer = config.tokenizer.make()
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     row = jax.ShapeDtypeStruct((1, length), np.int32, sharding=batch_sharding(mesh))
     step = make_train_step(config, mesh, tokenizer.token_bases)

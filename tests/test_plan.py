@@ -14,7 +14,6 @@ import pytest
 from gener_jax import plan, xla_flags
 from gener_jax.cli import command
 from gener_jax.config import Mesh
-from gener_jax.data.tokenizer import for_config
 from gener_jax.model import flops, memory
 from gener_jax.model.sharding import check_divides, make_mesh
 from gener_jax.runtime.errors import ConfigError
@@ -35,7 +34,7 @@ SAME_SHAPES = {
 
 def config_of(name, **overrides):
     values = command.load_experiment(str(ROOT / "experiments" / f"{name}.py"))
-    return for_config(command.override(values, {k.replace("__", "."): str(v) for k, v in overrides.items()}))[1]
+    return command.override(values, {k.replace("__", "."): str(v) for k, v in overrides.items()})
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

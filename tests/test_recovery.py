@@ -6,7 +6,6 @@ import pytest
 
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.sequence.tokenizer import make
-from gener_jax.data.tokenizer import for_config
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
 from gener_jax.tasks.recovery import Recovery
@@ -25,22 +24,21 @@ def dataset(tmp_path_factory):
     "sizes", [(1, 1, 1, 1), pytest.param((2, 1, 2, 2), marks=pytest.mark.slow)], ids=["one device", "a mesh"]
 )
 def test_recovery_is_that_of_greedy_generation(dataset, sizes):
-    tokenizer, config = for_config(
-        tiny.config(
-            dataset,
-            eval__recovery_genes="12",
-            eval__batch_size="8",
-            data__context_length="128",
-            model__initializer_range="0.3",
-        )
+    config = tiny.config(
+        dataset,
+        eval__recovery_genes="12",
+        eval__batch_size="8",
+        data__context_length="128",
+        model__initializer_range="0.3",
     )
+    tokenizer = config.tokenizer.make()
     params, source = random_params(config.model), RegionSource(dataset, "validation")
     mesh = make_mesh(*sizes[:3], jax.devices()[: int(np.prod(sizes))], context=sizes[3])
     recovery = Recovery(config, source, tokenizer, mesh)
     placed = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     found = recovery(placed)
     assert found["genes"] == len(recovery.rows) == 12
-    lm = LM(config, params, tokenizer, make_mesh(1, 1, 1, ONE))
+    lm = LM(config.spec, params, make_mesh(1, 1, 1, ONE))
     prompts = [tokenizer.decode(prompt[1:]) for prompt, _ in recovery.rows]
     truths = [tokenizer.decode(truth) for _, truth in recovery.rows]
     assert len({len(p) for p in prompts}) > 1
@@ -52,6 +50,6 @@ def test_recovery_is_that_of_greedy_generation(dataset, sizes):
 
 
 def test_k_must_divide_the_thirty_bases(dataset):
-    _, config = for_config(tiny.config(dataset, eval__recovery_genes="4"))
+    config = tiny.config(dataset, eval__recovery_genes="4")
     with pytest.raises(ValueError, match=r"eval\.recovery_genes"):
         Recovery(config, RegionSource(dataset, "validation"), make("kmer", 4), make_mesh(1, 1, 1, ONE))

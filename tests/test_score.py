@@ -35,7 +35,7 @@ def run(tmp_path_factory):
     """A run's folder with the parameters of a random model over 3-mers."""
     folder = tmp_path_factory.mktemp("score") / "run"
     lm = make_lm(3)
-    run_folder.write_params(folder, lm.config, decoder.stack(lm.params))
+    run_folder.write_params(folder, lm.spec, decoder.stack(lm.params))
     return folder
 
 
@@ -91,7 +91,7 @@ def test_variants_as_a_table(run, files, lm, capsys):
     assert flags == ["contig 2 is not in the FASTA", "ALT . is not a sequence", "ALT <INS> is not a sequence"]
     described = json.loads((files / "t.tsv.json").read_text())
     assert described["context"] == 24
-    assert described["config"]["model"]["hidden_size"] == lm.config.model.hidden_size
+    assert described["spec"]["model"]["hidden_size"] == lm.spec.model.hidden_size
     assert described["environment"]["versions"]["jax"]
     assert "does not record its training data" in described["overlap"]
     assert sorted(p.name for p in files.iterdir()) == ["g.fa", "s.fa", "t.tsv", "t.tsv.json", "v.vcf"]
@@ -191,9 +191,8 @@ def test_sequences(run, files, lm, capsys, monkeypatch):
 
 
 def test_embeddings(run, files, lm, monkeypatch):
-    arguments = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--convention", "v2"]
-    v2 = dataclasses.replace(lm.config, tokenizer=dataclasses.replace(lm.config.tokenizer, convention="v2"))
-    two = LM(v2, lm.params, lm.tokenizer, lm.mesh)
+    arguments = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--prompt_convention", "v2"]
+    two = LM(dataclasses.replace(lm.spec, prompt_convention="v2"), lm.params, lm.mesh)
     texts = [s.replace("|x", "") for s in SEQUENCES.values()]
     monkeypatch.setattr(embed, "_SEQUENCES", 2)
     monkeypatch.setattr(embed, "_ROWS", 2)
@@ -279,9 +278,9 @@ def test_overlap_with_the_training_data_is_reported(tmp_path, monkeypatch):
         (sample, ">a\nAC\n", ["--output", "{}"], ConfigError, {"field": "--output", "value": "{}"}),
         (sample, ">a\nAC\n", ["--prefix", "AC"], ConfigError, {"field": "--prefix", "value": "AC"}),
         (embed, ">a\nAC\n", ["--prefix", "AC"], ConfigError, {"field": "--prefix", "value": "AC"}),
-        (embed, ">a\nAC\n>b\n\n", ["--convention", "v1"], DataError, {"file": "s.fa", "record": "b"}),
-        (embed, f">a\nAC\n>b\n{'ACG' * 99}\n", ["--convention", "v1"], ConfigError, "record b: chunks is 1: "),
-        (embed, ">a\nAC\n", ["--layer", "9", "--convention", "v1"], ConfigError, "layer is 9: "),
+        (embed, ">a\nAC\n>b\n\n", ["--prompt_convention", "v1"], DataError, {"file": "s.fa", "record": "b"}),
+        (embed, f">a\nAC\n>b\n{'ACG' * 99}\n", ["--prompt_convention", "v1"], ConfigError, "record b: chunks is 1: "),
+        (embed, ">a\nAC\n", ["--layer", "9", "--prompt_convention", "v1"], ConfigError, "layer is 9: "),
         (embed, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, {"field": "--batch_tokens", "value": 0}),
         (embed, ">a\nAC\n", ["--output", "{}/x.txt"], ConfigError, {"field": "--output", "value": "{}/x.txt"}),
         (embed, ">a\nAC\n", ["--output", "{}/s.npz"], ConfigError, {"field": "--output", "value": "{}/s.npz"}),

@@ -49,7 +49,7 @@ def test_is_small(lm):
     assert sum(file.stat().st_size for file in TINY.iterdir()) <= 6_000_000
     assert 1e6 <= sum(x.size for x in jax.tree.leaves(lm.params)) <= 2e6
     assert {str(x.dtype) for x in load_file(TINY / "model.safetensors").values()} == {"float16"}
-    assert lm.config.tokenizer.convention == "v2"
+    assert lm.spec.prompt_convention == "v2"
 
 
 def test_held_out_genes_are_likelier_than_shuffled_ones(lm, genes):

@@ -20,7 +20,6 @@ from gener_jax import evaluate, sample, train
 from gener_jax.cli import command
 from gener_jax.config import Config, dumps
 from gener_jax.data import loader
-from gener_jax.data.tokenizer import for_config
 from gener_jax.inference.lm import load
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime import transfer
@@ -43,7 +42,7 @@ def dataset(tmp_path_factory):
 
 def state_of(folder, step=None, devices=8):
     """The parameters and optimizer state of a checkpoint as numpy arrays by name, and the loader's state."""
-    _, config = for_config(run_folder.read_config(folder))
+    config = run_folder.read(folder)
     target = abstract_state(config, make_mesh(1, -1, 1, devices=jax.devices()[:devices]))
     checkpoints = checkpoint.Checkpoints(folder, 2)
     state, loader = checkpoints.restore(checkpoints.latest_step if step is None else step, target)
@@ -144,9 +143,9 @@ def test_what_a_run_prints_and_writes(straight, dataset):
     ]  # fmt: skip
     environment = json.loads((straight.folder / "environment.json").read_text())[0]
     assert environment["versions"]["jax"] == jax.__version__
-    config = run_folder.read_config(straight.folder)
+    config = run_folder.read(straight.folder)
     assert (config.name, config.model.vocab_size, config.model.head_dim) == ("tiny", 96, 8)
-    assert config == for_config(tiny.config(dataset))[1]
+    assert config == tiny.config(dataset)
     assert sorted(int(p.name) for p in (straight.folder / "checkpoints").iterdir()) == [9, 12]
 
 
@@ -215,7 +214,7 @@ def test_a_longer_run_on_another_mesh_if_allowed(straight, dataset, tmp_path):
     result = train.train(tiny.config(dataset, **changed, train__allow_changes="train.num_steps"), tmp_path / "run")
     assert result["step"] == 14
     assert log_of(tmp_path / "run")[: len(log_of(straight.folder))] == log_of(straight.folder)
-    assert run_folder.read_config(tmp_path / "run").train.num_steps == 14
+    assert run_folder.read(tmp_path / "run").train.num_steps == 14
 
 
 def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):

@@ -79,7 +79,7 @@ def generation(lm: LM, rows: int, args, gb_per_s: float) -> dict:
     `gb_per_s` is the measured memory bandwidth. A decoding step is counted as reading all weights but the embedding
     table, and the part of the cache that is filled, on average.
     """
-    k, model = lm.tokenizer.k, lm.config.model
+    k, model = lm.tokenizer.k, lm.spec.model
     prompts = sequences(rows, args.prompt - 1, k)
 
     def generate(new):
@@ -113,7 +113,7 @@ def prefill(lm: LM, rows: int, tokens: int, repeats: int) -> dict:
 
 def rate(lm: LM, tokens_per_s: float, length: int) -> dict:
     """The rate of forward passes, and MFU: its useful operations as a share of the device's peak (None: unknown)."""
-    model = lm.config.model
+    model = lm.spec.model
     device = flops.device_of(jax.devices()[0].device_kind) if model.dtype == "bfloat16" else None
     mfu = device and round(flops.forward(model, length) * tokens_per_s / 1e12 / device.tflops, 3)
     return {"tokens_per_s": round(tokens_per_s), "mfu": mfu}
@@ -165,7 +165,7 @@ def main() -> int:
     lm = random_lm(args.size, args.dtype)
     model, device = {"size": args.size, "dtype": args.dtype}, jax.devices()[0]
     measured = bandwidth() if args.batch else {}
-    about = {"parameters": decoder.num_parameters(lm.config.model), "device": device.device_kind, **measured}
+    about = {"parameters": decoder.num_parameters(lm.spec.model), "device": device.device_kind, **measured}
     print(json.dumps({"what": "model", **model, **about}), flush=True)
     fine = True
     for rows in args.batch:

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from gener_jax.config import Config, Model
-from gener_jax.data.tokenizer import for_config
+from gener_jax.config import Model, ModelSpec
 from gener_jax.inference.lm import LM
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
@@ -39,14 +38,14 @@ def model_of(size: str, dtype: str, **fields) -> Model:
 
 def random_lm(size: str, dtype: str) -> LM:
     """A model of a size with random weights, on the first device."""
-    tokenizer, config = for_config(Config(name=size, model=model_of(size, dtype)))
+    spec = ModelSpec(name=size, model=model_of(size, dtype))
 
     def init(key):
-        params = nn.unbox(decoder.init(decoder.Decoder(config.model), key))
+        params = nn.unbox(decoder.init(decoder.Decoder(spec.model), key))
         return traverse_util.path_aware_map(lambda path, x: x if path[-1] == "scale" else x.astype(dtype), params)
 
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
-    return LM(config, decoder.unstack(jax.jit(init)(jax.random.key(0)), donate=True), tokenizer, mesh)
+    return LM(spec, decoder.unstack(jax.jit(init)(jax.random.key(0)), donate=True), mesh)
 
 
 def seconds(run: Callable[[], object], repeats: int) -> list[float]:

@@ -29,7 +29,6 @@ from gener_jax.benchmarks.measuring import SIZES, line, model_of
 from gener_jax.cli import command
 from gener_jax.config import Config, Data, Mesh, Model, Optimizer, Train
 from gener_jax.data.loader import to_devices
-from gener_jax.data.tokenizer import for_config
 from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import batch_sharding, mesh_of
 from gener_jax.runtime import errors
@@ -51,7 +50,7 @@ def config_of(args, batch: int, context: int) -> Config:
 
 def measure(config: Config, repeats: int, devices=None) -> dict:
     """Measures the training step of a configuration; returns the object that the command prints."""
-    tokenizer, config = for_config(config)
+    tokenizer = config.tokenizer.make()
     peak_before = memory.peak()
     with errors.user_errors():
         mesh = mesh_of(config, devices)

@@ -11,8 +11,8 @@ stopped by SIGTERM after saving the state.
 
 import argparse
 import copy
+import dataclasses
 import importlib.util
-import json
 import logging
 import sys
 import traceback
@@ -117,7 +117,7 @@ class Command:
             from gener_jax.storage import pretrained  # imports jax, so only after the command line is checked
 
             folder = pretrained.find(args.checkpoint, download=args.download)
-            values = json.loads(configuration.dumps(pretrained.read_config(folder)))
+            values = dataclasses.asdict(pretrained.read_config(folder))
         elif args.config:
             values = load_experiment(args.config)
             folder = args.workdir or Path("runs") / overrides.get("name", values["name"])

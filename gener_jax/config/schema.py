@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict, config_dict
 
+from data_pipeline.sequence import tokenizer
 from gener_jax.runtime.errors import ConfigError
 
 
@@ -137,17 +138,46 @@ class Tokenizer:
     kind: str = "kmer"  # kmer or bpe
     k: int = 6  # bases per k-mer, 1 to 8
     model_file: str | None = None  # the sentencepiece model of bpe
-    convention: str = "v2"  # framing for embeddings: v1 <s> DNA, v2 <s> DNA <s>, or unknown
 
     def __post_init__(self):
         check = _fields_of("tokenizer", self)
         check("kind", *_one_of(("kmer", "bpe")))
-        check("convention", *_one_of(("v1", "v2", "unknown")))
         check("k", 1 <= self.k <= 8, "must be 1 to 8")
         check(
             "model_file", self.kind != "bpe" or self.model_file is not None,
             "tokenizer.kind bpe needs a model: python -m data_pipeline.train_bpe --dataset DIR --output bpe.model",
         )  # fmt: skip
+
+    def make(self) -> tokenizer.Tokenizer:
+        """The tokenizer.
+
+        Raises:
+          ConfigError: if its model file cannot be used.
+        """
+        try:
+            return tokenizer.make(self.kind, self.k, self.model_file)
+        except ValueError as error:
+            raise ConfigError(str(error), "tokenizer", self.model_file or self.kind) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """A model apart from its parameters and from how it was trained: what inference and published folders know."""
+
+    name: str = "base"
+    model: Model = dataclasses.field(default_factory=Model)
+    tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
+    prompt_convention: str = "v2"  # framing for embeddings: v1 <s> DNA, v2 <s> DNA <s>, or unknown
+
+    def __post_init__(self):
+        known, problem = _one_of(("v1", "v2", "unknown"))
+        _require(known(self.prompt_convention), "prompt_convention", self.prompt_convention, problem)
+        made, size = self.tokenizer.make(), self.model.vocab_size
+        _require(
+            size in (None, made.vocab_size), "model.vocab_size", size,
+            f"{made.name} has {made.vocab_size} tokens; leave it unset to use the tokenizer's",
+        )  # fmt: skip
+        object.__setattr__(self, "model", dataclasses.replace(self.model, vocab_size=made.vocab_size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,12 +375,9 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """The configuration of a run."""
+class Config(ModelSpec):
+    """The configuration of a run: its model and everything else."""
 
-    name: str = "base"
-    model: Model = dataclasses.field(default_factory=Model)
-    tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
     data: Data = dataclasses.field(default_factory=Data)
     objective: Objective = dataclasses.field(default_factory=Objective)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
@@ -361,6 +388,7 @@ class Config:
     sample: Sample = dataclasses.field(default_factory=Sample)
 
     def __post_init__(self):
+        super().__post_init__()
         longest, m = self.model.max_length, self.model
         _require(
             longest is None or self.data.context_length <= longest, "data.context_length", self.data.context_length,
@@ -382,6 +410,11 @@ class Config:
         )  # fmt: skip
         unknown = [name for name in self.train.allow_changes if name not in dict(flatten(self))]
         _require(not unknown, "train.allow_changes", self.train.allow_changes, f"no such field: {', '.join(unknown)}")
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model of the run."""
+        return ModelSpec(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ModelSpec)})
 
 
 def _field_types(cls) -> dict[str, tuple[type, bool]]:
@@ -411,7 +444,8 @@ def to_config_dict(config) -> ConfigDict:
 def base() -> ConfigDict:
     """The published recipe of the 1.2b model, which an experiment file changes."""
     values = to_config_dict(Config())
-    with values.unlocked():  # computed later from the sizes that an experiment sets
+    with values.unlocked():  # computed later from what an experiment sets
+        values.model.vocab_size = config_dict.placeholder(int)
         values.model.head_dim = config_dict.placeholder(int)
     return values
 
@@ -439,26 +473,22 @@ def _build(cls, values: Mapping, path: str):
     return cls(**made)
 
 
-def resolve(values: ConfigDict | Mapping) -> Config:
-    """The checked, frozen form of a ConfigDict, or of the mapping in a run's config.json.
+def resolve(values: ConfigDict | Mapping, cls: type = Config):
+    """The checked, frozen form of a ConfigDict, or of a mapping: a `Config`, or a `ModelSpec` if that is `cls`.
 
     Raises:
       ConfigError: with the field and its value.
     """
-    return _build(Config, values.to_dict() if isinstance(values, ConfigDict) else values, "")
+    return _build(cls, values.to_dict() if isinstance(values, ConfigDict) else values, "")
 
 
-def with_model(config: Config, **fields) -> Config:
-    """The configuration with fields of its model replaced; shortens the context if it becomes too long.
+def with_model(spec: ModelSpec, **fields) -> ModelSpec:
+    """The same with fields of its model replaced.
 
     Raises:
       ConfigError: with the field and its value.
     """
-    model = _build(Model, {**dataclasses.asdict(config.model), **fields}, "model.")
-    context = (
-        config.data.context_length if model.max_length is None else min(config.data.context_length, model.max_length)
-    )
-    return dataclasses.replace(config, model=model, data=dataclasses.replace(config.data, context_length=context))
+    return dataclasses.replace(spec, model=_build(Model, {**dataclasses.asdict(spec.model), **fields}, "model."))
 
 
 def flatten(config, path: str = "") -> Iterator[tuple[str, object]]:
@@ -502,6 +532,6 @@ def parse_value(name: str, text: str):
         raise ConfigError(f"must be of type {type_.__name__}", field, text) from None
 
 
-def dumps(config: Config) -> str:
-    """The resolved configuration as JSON, one field per line."""
-    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+def dumps(spec: ModelSpec) -> str:
+    """The resolved configuration, or a model's spec, as JSON, one field per line."""
+    return json.dumps(dataclasses.asdict(spec), indent=2) + "\n"

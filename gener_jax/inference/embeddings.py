@@ -60,14 +60,14 @@ def embed(
         raise InputError(f"must be one of {', '.join(POOLINGS)}", "pooling", pooling)
     if remainder not in REMAINDERS:
         raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
-    layers = lm.config.model.num_hidden_layers
+    layers = lm.spec.model.num_hidden_layers
     if layer is not None and not 0 <= layer <= layers:
         raise InputError(f"must be 0 (the token embeddings) or a layer from 1 to {layers}", "layer", layer)
     if chunks < 1:
         raise InputError("must be positive", "chunks", chunks)
     if pooling == "separator" and len(lm.frame(np.zeros(0, np.int32))) < 2:
         raise InputError(
-            f"{lm.config.name} frames sequences as v1, which has no separator; use 'last'", "pooling", pooling
+            f"{lm.spec.name} frames sequences as v1, which has no separator; use 'last'", "pooling", pooling
         )
     rows = []
     for i, sequence in enumerate(sequences):
@@ -99,5 +99,5 @@ def embed(
     if pooling == "tokens":
         return [np.concatenate(found[i : i + chunks]) for i in range(0, len(found), chunks)]
     if not found:
-        return np.zeros((0, chunks * lm.config.model.hidden_size), np.float32)
+        return np.zeros((0, chunks * lm.spec.model.hidden_size), np.float32)
     return np.stack(found).reshape(len(sequences), -1)

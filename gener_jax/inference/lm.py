@@ -13,8 +13,7 @@ import numpy as np
 
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS
-from gener_jax.config import Config, with_model
-from gener_jax.data.tokenizer import Tokenizer, for_config
+from gener_jax.config import ModelSpec, with_model
 from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.embeddings import embed
@@ -34,14 +33,14 @@ from gener_jax.storage import pretrained
 class LM:
     """A model, its tokenizer and its parameters on a mesh."""
 
-    def __init__(self, config: Config, params, tokenizer: Tokenizer, mesh: jax.sharding.Mesh, step: int | None = None):
+    def __init__(self, spec: ModelSpec, params, mesh: jax.sharding.Mesh, step: int | None = None):
         """`params` may be stacked or by layer, and are kept by layer; `step` is that of their checkpoint, if any."""
-        params = decoder.unstack(params)
-        self.config, self.params, self.tokenizer, self.mesh, self.step = config, params, tokenizer, mesh, step
-        self.model = decoder.Decoder(kernels.for_any_mask(config.model))
+        self.spec, self.params, self.mesh, self.step = spec, decoder.unstack(params), mesh, step
+        self.tokenizer = spec.tokenizer.make()
+        self.model = decoder.Decoder(kernels.for_any_mask(spec.model))
 
     def frame(self, ids: np.ndarray) -> np.ndarray:
-        """The ids of a sequence framed for embedding, int32 [tokens], by `config.tokenizer.convention`.
+        """The ids of a sequence framed for embedding, int32 [tokens], by `spec.prompt_convention`.
 
         v1: <s> and the sequence; v2: <s>, the sequence and a second <s>, the separator. In both the embedding is the
         hidden state of the last token, which in v2 is the separator.
@@ -49,11 +48,11 @@ class LM:
         Raises:
           InputError: if the convention is unknown.
         """
-        convention = self.config.tokenizer.convention
+        convention = self.spec.prompt_convention
         if convention == "unknown":
             raise InputError(
-                f"{self.config.name} does not specify whether sequences are framed as in v1 or v2 of GENERator; load "
-                "it with convention='v1' or 'v2'", "convention", convention,
+                f"{self.spec.name} does not specify whether sequences are framed as in v1 or v2 of GENERator; load "
+                "it with prompt_convention='v1' or 'v2'", "prompt_convention", convention,
             )  # fmt: skip
         ends = {"v1": 0, "v2": 1}[convention]
         return np.concatenate([[BOS], ids, [BOS] * ends]).astype(np.int32)
@@ -212,7 +211,7 @@ class LM:
         Raises:
           InputError: of `argument` and `value`, if it does not.
         """
-        longest = self.config.model.max_length
+        longest = self.spec.model.max_length
         if longest is not None and tokens > longest:
             raise InputError(
                 f"needs up to {tokens} tokens of context, but the model was made for {longest} "
@@ -277,7 +276,7 @@ class LM:
         order = sorted(range(len(keys)), key=lambda i: len(encoded[i // num_samples][0]))  # less padding
         ids = [encoded[i // num_samples][0] for i in order]
         if line := memory.inference_shortage(
-            self.config, self.mesh, *cache_size(ids, num_bases, self.tokenizer, batch_size)
+            self.spec, self.mesh, *cache_size(ids, num_bases, self.tokenizer, batch_size)
         ):
             raise MemoryError(line)
         found = [None] * len(keys)
@@ -389,7 +388,7 @@ def load(
     *,
     step: int | str | None = None,
     mesh: jax.sharding.Mesh | None = None,
-    convention: str | None = None,
+    prompt_convention: str | None = None,
     download: bool = False,
     check_memory: bool = True,
     **model,
@@ -402,27 +401,27 @@ def load(
         "GenerTeam/GENERator-v2-eukaryote-1.2b-base".
       step: for a run's folder: a checkpoint's step, "best" by held-out bits per base, or None for the newest.
       mesh: None: all devices along fsdp if their number divides the hidden size, else the first device alone.
-      convention: "v1" or "v2", how sequences are framed for embeddings; None: as the folder or its name implies (see
-        `LM.frame`).
+      prompt_convention: "v1" or "v2", how sequences are framed for embeddings; None: as the folder or its name
+        implies (see `LM.frame`).
       download: download a name that is not in the cache; needs `pip install 'gener_jax[hub]'`.
       check_memory: raise before loading a model that does not fit.
-      model: other fields of `config.model`. dtype="bfloat16" computes and stores in bfloat16. For longer inputs:
+      model: other fields of `spec.model`. dtype="bfloat16" computes and stores in bfloat16. For longer inputs:
         yarn_factor=4 (YaRN), rope_theta=5e6 with max_position_embeddings=65536 (another base), sliding_window=16384.
 
     Raises:
       CheckpointError: if the folder cannot be read, has no such checkpoint, or holds an unsupported model.
-      ConfigError: if `config.model` has no such field, or a value is invalid.
+      ConfigError: if the model has no such field, or a value is invalid.
       MemoryError: if the weights do not fit on the devices.
     """
     folder = pretrained.find(folder, download=download)
-    config = with_model(pretrained.read_config(folder), **model)
-    if convention is not None:
-        config = dataclasses.replace(config, tokenizer=dataclasses.replace(config.tokenizer, convention=convention))
-    return from_config(config, folder, step=step, mesh=mesh, check_memory=check_memory)
+    spec = with_model(pretrained.read_spec(folder), **model)
+    if prompt_convention is not None:
+        spec = dataclasses.replace(spec, prompt_convention=prompt_convention)
+    return from_spec(spec, folder, step=step, mesh=mesh, check_memory=check_memory)
 
 
-def from_config(
-    config: Config,
+def from_spec(
+    spec: ModelSpec,
     folder: Path,
     *,
     step: int | str | None = None,
@@ -431,7 +430,7 @@ def from_config(
     batch: int = 1,
     tokens: int = 0,
 ) -> LM:
-    """Loads the model of a folder with a changed configuration; for commands.
+    """Loads the model of a folder with a changed spec; for commands.
 
     A KV cache of `batch` rows of `tokens` tokens must fit next to the weights.
 
@@ -439,17 +438,16 @@ def from_config(
       CheckpointError: if the folder cannot be read, or has no such checkpoint.
       MemoryError: if weights and cache do not fit on the devices.
     """
-    tokenizer, config = for_config(config)
-    mesh = mesh or _default_mesh(config)
+    mesh = mesh or _default_mesh(spec)
     if check_memory:
-        if line := memory.inference_shortage(config, mesh, batch, tokens):
+        if line := memory.inference_shortage(spec, mesh, batch, tokens):
             raise MemoryError(line)
-        if line := memory.inference_shortage(config, mesh, 1, config.model.max_length or 0):
+        if line := memory.inference_shortage(spec, mesh, 1, spec.model.max_length or 0):
             warnings.warn(f"a whole context will not fit: {line}", stacklevel=3)
-    params, step = pretrained.read_params(folder, config, mesh, step=step, dtype=config.model.dtype, by_layer=True)
-    return LM(config, params, tokenizer, mesh, step)
+    params, step = pretrained.read_params(folder, spec.model, mesh, step=step, dtype=spec.model.dtype, by_layer=True)
+    return LM(spec, params, mesh, step)
 
 
-def _default_mesh(config: Config) -> jax.sharding.Mesh:
-    divides = config.model.hidden_size % len(jax.devices()) == 0
+def _default_mesh(spec: ModelSpec) -> jax.sharding.Mesh:
+    divides = spec.model.hidden_size % len(jax.devices()) == 0
     return make_mesh(1, -1, 1, None if divides else jax.devices()[:1])

@@ -32,7 +32,7 @@ class Outputs:
 
 def probe_ids(lm: LM, rows: int = 2, length: int = 256) -> np.ndarray:
     """Ids to compare on, int32 [rows, length]: <s> and random k-mers, always the same; fewer for a short context."""
-    vocab_size, longest = lm.tokenizer.vocab_size, lm.config.model.max_length
+    vocab_size, longest = lm.tokenizer.vocab_size, lm.spec.model.max_length
     if longest is not None:
         length = max(min(length, longest - NEW_TOKENS), 1)
     ids = np.random.default_rng(0).integers(NUM_SPECIAL, vocab_size, (rows, length), dtype=np.int32)

@@ -7,8 +7,7 @@ import numpy as np
 
 from data_pipeline.errors import TokenizerError
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.tokenizer import Tokenizer
-from gener_jax.data.tokenizer import KmerTokenizer
+from data_pipeline.sequence.tokenizer import KmerTokenizer, Tokenizer
 from gener_jax.runtime.errors import ConfigError, InputError
 
 REMAINDERS = ("constrain", "trim_left", "pad_left")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from gener_jax.config import Config, Model
+from gener_jax.config import Config, Model, ModelSpec
 from gener_jax.model import decoder
 from gener_jax.model.sharding import axis_sizes
 
@@ -126,13 +126,12 @@ def training_shortage(config: Config) -> str | None:
     )
 
 
-def inference_needs(config: Config, sizes: Mapping[str, int], batch: int, tokens: int) -> dict[str, float]:
+def inference_needs(m: Model, sizes: Mapping[str, int], batch: int, tokens: int) -> dict[str, float]:
     """The memory of inference in GiB per device, on a mesh of these `sizes`.
 
     Returns the `weights` in the compute dtype, sharded over fsdp and tensor, and the `cache`: the keys and values of
     `batch` rows of `tokens` tokens, the rows sharded over data and fsdp, the heads over tensor if it divides them.
     """
-    m = config.model
     bytes_, tensor = jnp.dtype(m.dtype).itemsize, sizes["tensor"]
     rows = -(-batch // (sizes["data"] * sizes["fsdp"]))
     heads = m.num_key_value_heads // (1 if m.num_key_value_heads % tensor else tensor)
@@ -142,23 +141,23 @@ def inference_needs(config: Config, sizes: Mapping[str, int], batch: int, tokens
     }
 
 
-def inference_shortage(config: Config, mesh: Mesh, batch: int = 1, tokens: int = 0) -> str | None:
+def inference_shortage(spec: ModelSpec, mesh: Mesh, batch: int = 1, tokens: int = 0) -> str | None:
     """One line if the weights and a KV cache of `batch` rows of `tokens` tokens will not fit, else None.
 
     The line gives the memory of the weights, and that of the cache by batch and length.
     """
-    need, have = inference_needs(config, mesh.shape, batch, tokens), available()
+    need, have = inference_needs(spec.model, mesh.shape, batch, tokens), available()
     if sum(need.values()) <= have:
         return None
-    longest = config.model.max_length or config.model.max_position_embeddings
+    longest = spec.model.max_length or spec.model.max_position_embeddings
     table = "; ".join(
-        f"{rows} × {length:,} tokens {inference_needs(config, mesh.shape, rows, length)['cache']:.2f}"
+        f"{rows} × {length:,} tokens {inference_needs(spec.model, mesh.shape, rows, length)['cache']:.2f}"
         for rows, length in sorted({(b, t) for b in (1, 16, batch) for t in (longest // 8, longest, tokens) if t})
     )
     return (
-        f"{config.name} needs on each of {mesh.size} {jax.devices()[0].platform} device(s) {need['weights']:.2f} GiB "
-        f"for its weights in {config.model.dtype}, and for its KV cache, in GiB by batch and length: {table}; but "
+        f"{spec.name} needs on each of {mesh.size} {jax.devices()[0].platform} device(s) {need['weights']:.2f} GiB "
+        f"for its weights in {spec.model.dtype}, and for its KV cache, in GiB by batch and length: {table}; but "
         f"there are {have:.2f} GiB; use "
-        + ("" if config.model.dtype == "bfloat16" else "dtype bfloat16, ")
+        + ("" if spec.model.dtype == "bfloat16" else "dtype bfloat16, ")
         + "more devices, a smaller batch or fewer tokens"
     )

@@ -9,7 +9,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from gener_jax import assets
-from gener_jax.config import Config, Model
+from gener_jax.config import Config, Data, Model, ModelSpec
 from gener_jax.model import decoder
 from gener_jax.model.sharding import tree_shardings
 from gener_jax.runtime.errors import CheckpointError
@@ -17,8 +17,7 @@ from gener_jax.storage import run_folder
 from gener_jax.storage.huggingface import config as published_config
 from gener_jax.storage.huggingface import hub, weights
 
-__all__ = ["abstract_params", "find", "is_published", "read_config", "read_params"]
-
+__all__ = ["abstract_params", "find", "is_published", "read_config", "read_params", "read_spec"]
 
 SHIPPED = {"tiny": assets.TINY}  # name → folder
 
@@ -35,13 +34,26 @@ def is_published(folder: Path) -> bool:
     return published_config.is_folder(folder)
 
 
-def read_config(folder: Path) -> Config:
-    """The configuration of the model in a folder.
+def read_spec(folder: Path) -> ModelSpec:
+    """The model in a folder, without its parameters.
 
     Raises:
-      CheckpointError: if there is none, or it is not of a supported model.
+      CheckpointError: if there is none, or it is not supported.
     """
-    return published_config.read(folder) if is_published(folder) else run_folder.read_config(folder)
+    return published_config.read(folder) if is_published(folder) else run_folder.read(folder, ModelSpec)
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of the run in a folder; of a model alone, its spec with the default settings of commands.
+
+    Raises:
+      CheckpointError: as `read_spec`.
+    """
+    if not is_published(folder) and run_folder.holds_run(folder):
+        return run_folder.read(folder)
+    spec = read_spec(folder)
+    data = Data(context_length=min(Data.context_length, spec.model.max_length or Data.context_length))
+    return Config(**vars(spec), data=data)
 
 
 def abstract_params(model: Model, mesh: Mesh, dtype: str = "float32"):
@@ -57,7 +69,7 @@ def abstract_params(model: Model, mesh: Mesh, dtype: str = "float32"):
 
 def read_params(
     folder: Path,
-    config: Config,
+    model: Model,
     mesh: Mesh,
     *,
     step: int | str | None = None,
@@ -67,15 +79,14 @@ def read_params(
     """The parameters, placed on a mesh, and the step of the checkpoint they come from (None for a published model).
 
     Args:
-      config: of the model, with its vocabulary size.
       step: a checkpoint's step, "best", or None for the newest; only of a run.
       dtype: of the matrices.
       by_layer: an array per layer, as inference takes them, instead of stacked layers (see `model.decoder`).
 
     Raises:
-      CheckpointError: if they cannot be read, or are not those of the configuration.
+      CheckpointError: if they cannot be read, or are not those of the model.
     """
-    target = abstract_params(config.model, mesh, dtype)
+    target = abstract_params(model, mesh, dtype)
     if not is_published(folder):
         params, step = run_folder.restore_params(folder, target, step)
         return decoder.unstack(params, donate=True) if by_layer else params, step

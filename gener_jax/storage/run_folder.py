@@ -21,10 +21,11 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from gener_jax.config import Config, dumps, resolve
+from gener_jax.config import Config, ModelSpec, resolve
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.storage.files import read_json
 
+FORMAT = 2  # of config.json; 1 had no number
 _TOKENIZER = "tokenizer.model"
 _METRICS = "metrics/metrics"  # orbax's, of a checkpoint
 
@@ -161,12 +162,10 @@ def restore_params(folder: Path, target, step: int | str | None = None):
         return restore_items(manager, folder, step, items, target)["params"], step
 
 
-def write_params(folder: Path, config: Config, params) -> None:
-    """Writes a folder that holds parameters alone, as step 0; for published models."""
-    describe(folder, config)
-    items = ocp.args.Composite(
-        params=ocp.args.StandardSave(params), config=ocp.args.JsonSave(dataclasses.asdict(config))
-    )
+def write_params(folder: Path, spec: ModelSpec, params) -> None:
+    """Writes a folder that holds a model alone, as step 0; for published models."""
+    describe(folder, spec)
+    items = ocp.args.Composite(params=ocp.args.StandardSave(params), config=ocp.args.JsonSave(dataclasses.asdict(spec)))
     with writing(folder), open_manager(folder, keep=2) as manager:
         manager.save(0, args=items, metrics={"bits_per_base": None})
         manager.wait_until_finished()
@@ -180,23 +179,41 @@ def read_loader_state(folder: Path, step: int) -> dict | None:
         return manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
 
 
-def read_config(folder: Path) -> Config:
-    """The resolved configuration that a run's folder holds."""
+def _values(folder: Path) -> dict:
     path = folder / "config.json"
     if not path.exists():
         raise CheckpointError(folder, "holds no config.json; give the folder of a run of gener_jax.train")
+    values = read_json(path)
+    if values.pop("format", 1) != FORMAT:
+        problem = f"was written by another version, and only format {FORMAT} is supported; train or convert it again"
+        raise CheckpointError(path, problem, name="format")
+    return values
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds the configuration of a run; False if it holds a model alone."""
+    return "train" in _values(folder)
+
+
+def read(folder: Path, cls: type = Config):
+    """The resolved configuration of the run in a folder, or its model's alone if `cls` is `ModelSpec`.
+
+    Raises:
+      CheckpointError: if it is missing, damaged, of another version, or of a model alone where a run is needed.
+    """
+    values = _values(folder)
+    names = [field.name for field in dataclasses.fields(cls)]
+    if missing := [name for name in names if name not in values]:
+        raise CheckpointError(folder, f"holds a model alone, without {missing[0]}; give the folder of a run")
+    if (folder / _TOKENIZER).exists() and isinstance(values["tokenizer"], dict):  # the run's own copy
+        values["tokenizer"]["model_file"] = str(folder / _TOKENIZER)
     try:
-        config = resolve(read_json(path))
+        return resolve({name: values[name] for name in names}, cls)
     except ConfigError as error:
-        problem = f"{error}; a run of an earlier version must be trained again"
-        raise CheckpointError(path, problem, name=error.field, value=error.value) from None
-    if (folder / _TOKENIZER).exists():  # the run's own copy
-        tokenizer = dataclasses.replace(config.tokenizer, model_file=str(folder / _TOKENIZER))
-        config = dataclasses.replace(config, tokenizer=tokenizer)
-    return config
+        raise CheckpointError(folder / "config.json", str(error), name=error.field, value=error.value) from None
 
 
-def describe(folder: Path, config: Config) -> None:
+def describe(folder: Path, config: ModelSpec) -> None:
     """Writes config.json, adds this start to environment.json, and copies the model of a BPE tokenizer.
 
     environment.json is a list with one object per start of the run.
@@ -206,7 +223,7 @@ def describe(folder: Path, config: Config) -> None:
         partial = folder / f"{_TOKENIZER}.partial"
         shutil.copyfile(config.tokenizer.model_file, partial)
         os.replace(partial, folder / _TOKENIZER)
-    _write(folder / "config.json", dumps(config))
+    _write(folder / "config.json", json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n")
     path = folder / "environment.json"
     try:
         starts = json.loads(path.read_text()) if path.exists() else []

@@ -5,9 +5,9 @@ import numpy as np
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DataError
 from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting.leakage import NEAR_COPY
 from gener_jax.config import Config
-from gener_jax.data.tokenizer import Tokenizer
 from gener_jax.inference.lm import LM
 from gener_jax.tasks import markov, reading_frames
 from gener_jax.tasks.held_out import HeldOut

@@ -221,7 +221,7 @@ _DECIDES = (
 )
 _FREE = (
     "data.path", "data.build_from", "data.validation_fraction", "data.num_workers", "data.prefetch",
-    "tokenizer.model_file", "tokenizer.convention", "model.attention", "model.attention_block", "model.remat",
+    "tokenizer.model_file", "model.attention", "model.attention_block", "model.remat",
     "model.scan_unroll", "optimizer.max_consecutive_skips",
 )  # fmt: skip
 
@@ -244,7 +244,7 @@ def check_folder(folder: Path, config: Config) -> None:
     """
     if not (folder / "config.json").exists():
         return
-    if changes := changed_fields(run_folder.read_config(folder), config):
+    if changes := changed_fields(run_folder.read(folder), config):
         names = ",".join(c.split(":")[0] for c in changes)
         raise ConfigError(
             f"{folder}: the configuration has changed ({'; '.join(changes)}): take another --workdir, "

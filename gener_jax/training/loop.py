@@ -7,9 +7,9 @@ from typing import Any
 import jax
 
 from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax.config import Config
 from gener_jax.data.loader import TokenStream, device_batches
-from gener_jax.data.tokenizer import Tokenizer
 from gener_jax.model.sharding import batch_sharding
 from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.distributed import log_primary

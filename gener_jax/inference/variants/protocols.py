@@ -142,7 +142,7 @@ def score(
         raise InputError(f"needs protocol window, not {protocol}", "marginals", marginals)
     tokens = context // k + 1
     lm.check_length(tokens, "context", context)
-    longest = lm.config.model.max_length
+    longest = lm.spec.model.max_length
     # The alleles and the flank after them must fit the model's positions too.
     largest = context // 4 if longest is None else min(context // 4, (longest - tokens - 1) * k - FLANK)
     run = _score_next_kmer if protocol == "next_kmer" else functools.partial(_score_windows, marginals=marginals)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from data_pipeline.sequence.tokenizer import BOS, EOS, PAD, KmerTokenizer
 from gener_jax import config as configuration
-from gener_jax.config import Config, Model
+from gener_jax.config import Model, ModelSpec
 from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.storage.files import read_json
 from gener_jax.storage.huggingface import vocabulary
 
+FORMAT = 1  # of our exports, in the field gener_jax
 _SIZES = {  # copied unchanged
     "vocab_size": int, "hidden_size": int, "intermediate_size": int, "num_hidden_layers": int,
     "num_attention_heads": int, "num_key_value_heads": int, "head_dim": int, "max_position_embeddings": int,
@@ -40,8 +41,8 @@ def is_folder(folder: Path) -> bool:
     return (folder / "config.json").exists() and bool({"model_type", "architectures"} & _fields(folder).keys())
 
 
-def read(folder: Path) -> Config:
-    """The configuration of a folder: its model, and the k of its vocabulary, which is compared with ours.
+def read(folder: Path) -> ModelSpec:
+    """The spec of a folder: its model, and the k of its vocabulary, which is compared with ours.
 
     Raises:
       CheckpointError: one line naming the file and the field that is missing, damaged, or not ours.
@@ -62,13 +63,9 @@ def read(folder: Path) -> Config:
         )  # fmt: skip
     vocabulary.check(folder, KmerTokenizer(k))
     try:
-        tokenizer = configuration.Tokenizer(k=k, convention=_convention(fields, name))
+        return ModelSpec(name, model, configuration.Tokenizer(k=k), _convention(fields, name))
     except ConfigError as error:
         raise _of_file(folder, error) from None
-    return Config(
-        name=name, model=model, tokenizer=tokenizer,
-        data=configuration.Data(context_length=model.max_position_embeddings),
-    )  # fmt: skip
 
 
 def read_model(folder: Path) -> Model:
@@ -98,9 +95,11 @@ def _name(folder: Path) -> str:
 
 def _convention(fields: dict, name: str) -> str:
     """v1 or v2, from our export's field or the published name; else unknown."""
-    ours = fields.get("gener_jax")
-    if isinstance(ours, dict) and "convention" in ours:
-        return ours["convention"]
+    if (ours := fields.get("gener_jax")) is not None:
+        if not isinstance(ours, dict) or ours.get("format") != FORMAT:
+            problem = f"only format {FORMAT} of our exports is supported; convert the model again"
+            raise ConfigError(problem, "gener_jax", ours)
+        return ours.get("prompt_convention")
     known = re.match(r"GENERator-(v2-)?(eukaryote|prokaryote)-", name)
     return "unknown" if known is None else "v2" if known[1] else "v1"
 
@@ -170,12 +169,12 @@ def _rope(fields: dict, positions: int) -> dict:
     return {"rope_theta": theta, "max_position_embeddings": before, **yarn}
 
 
-def write(config: Config, dtype: str) -> str:
+def write(spec: ModelSpec, dtype: str) -> str:
     """The text of config.json, in the published order; `dtype` is that of the tensors in the folder.
 
     Raises ConfigError for a shape that transformers does not support.
     """
-    m = config.model
+    m = spec.model
     if m.hidden_size % m.num_attention_heads:
         heads = m.num_attention_heads
         raise ConfigError(
@@ -197,7 +196,7 @@ def write(config: Config, dtype: str) -> str:
         "attention_dropout": 0.0,
         "bos_token_id": BOS,
         "eos_token_id": EOS,
-        "gener_jax": {"convention": config.tokenizer.convention},
+        "gener_jax": {"format": FORMAT, "prompt_convention": spec.prompt_convention},
         "head_dim": m.head_dim,
         "hidden_act": "silu",
         "hidden_size": m.hidden_size,
