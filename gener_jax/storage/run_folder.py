@@ -184,9 +184,9 @@ def _values(folder: Path) -> dict:
     if not path.exists():
         raise CheckpointError(folder, "holds no config.json; give the folder of a run of gener_jax.train")
     values = read_json(path)
-    if values.pop("format", 1) != FORMAT:
-        problem = f"was written by another version, and only format {FORMAT} is supported; train or convert it again"
-        raise CheckpointError(path, problem, name="format")
+    if (found := values.pop("format", 1)) != FORMAT:
+        problem = f"has format {found} of another version, not {FORMAT}; train or convert it again"
+        raise CheckpointError(path, problem, name="format", value=found)
     return values
 
 
@@ -204,7 +204,8 @@ def read(folder: Path, cls: type = Config):
     values = _values(folder)
     names = [field.name for field in dataclasses.fields(cls)]
     if missing := [name for name in names if name not in values]:
-        raise CheckpointError(folder, f"holds a model alone, without {missing[0]}; give the folder of a run")
+        problem = f"has no {missing[0]}; give the folder of a run, not that of a model alone"
+        raise CheckpointError(folder / "config.json", problem, name=missing[0])
     if (folder / _TOKENIZER).exists() and isinstance(values["tokenizer"], dict):  # the run's own copy
         values["tokenizer"]["model_file"] = str(folder / _TOKENIZER)
     try:

@@ -221,7 +221,7 @@ _DECIDES = (
 )
 _FREE = (
     "data.path", "data.build_from", "data.validation_fraction", "data.num_workers", "data.prefetch",
-    "tokenizer.model_file", "model.attention", "model.attention_block", "model.remat",
+    "tokenizer.model_file", "model.vocab_size", "model.attention", "model.attention_block", "model.remat",
     "model.scan_unroll", "optimizer.max_consecutive_skips",
 )  # fmt: skip
 
