@@ -33,15 +33,14 @@ def base_nll(logits: Float[Array, "... V"], targets: Int[Array, "..."], k: int) 
     (the probability of special tokens is part of the first base's loss). Only meaningful if the target is a k-mer;
     k-mers are the last 4ᵏ ids.
     """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)[..., -(4**k) :]
-    rank = targets - (logits.shape[-1] - 4**k)
-    prefixes = []  # log p(b₁…b_j), j = k … 1
-    for _ in range(k):
-        prefixes.append(picked(log_p, jnp.maximum(rank, 0)))
-        log_p = jax.nn.logsumexp(log_p.reshape(*log_p.shape[:-1], -1, 4), axis=-1)
-        rank = rank // 4
-    cumulative = jnp.stack([jnp.zeros_like(prefixes[0]), *prefixes[::-1]], axis=-1)
-    return -jnp.diff(cumulative, axis=-1)
+    logits = logits.astype(jnp.float32)
+    rank = jnp.maximum(targets - (logits.shape[-1] - 4**k), 0)
+    cumulative, kmers = [jax.nn.logsumexp(logits, axis=-1)], logits[..., -(4**k) :]
+    for j in reversed(range(k)):  # the k-mers with the same first bases are a quarter of those with one base less
+        quarters = kmers.reshape(*rank.shape, 4, -1)
+        kmers = jnp.take_along_axis(quarters, (rank // 4**j % 4)[..., None, None], axis=-2)[..., 0, :]
+        cumulative.append(jax.nn.logsumexp(kmers, axis=-1))
+    return -jnp.diff(jnp.stack(cumulative, axis=-1))
 
 
 @functools.cache
