@@ -8,6 +8,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import flax
@@ -31,7 +32,8 @@ from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
 from gener_jax.storage import pretrained, run_folder
 from gener_jax.storage.compilation import keep_programs
-from gener_jax.tasks import report
+from gener_jax.tasks import as_json, of_config, samples
+from gener_jax.tasks.base import Result, Task
 from gener_jax.training import checkpoint
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.loop import Run, loop
@@ -114,8 +116,10 @@ def check_built(config: Config) -> None:
         )
 
 
-def prepare(config: Config, workdir: Path) -> Run:
+def prepare(config: Config, workdir: Path, tasks: Sequence[Task] = ()) -> Run:
     """Data, mesh and state of a run: a new state, or that of the newest checkpoint in `workdir` that can be restored.
+
+    `tasks` are done in addition to those that the configuration names.
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each, before anything is trained.
@@ -145,22 +149,24 @@ def prepare(config: Config, workdir: Path) -> Run:
             f"warning: no lower case in the sampled bases of {config.data.path}, so data.repeat_weight "
             f"{config.data.repeat_weight} has no effect on them"
         )
-    held_out = RegionSource(config.data.path, config.eval.split)
-    if len(held_out) == 0:
-        raise DatasetError(
-            "has no regions", file=config.data.path, field="split", value=config.eval.split,
-            remedy="build with a larger fraction for it",
-        )  # fmt: skip
+    tasks = [*of_config(config, config.eval.tasks), *tasks]
+    metrics = {f"{task.name}.{task.metric}": task for task in tasks}
+    if config.checkpoint.best not in metrics:
+        raise ConfigError(
+            f"must be the metric of a task of this run: {', '.join(metrics)}", "checkpoint.best", config.checkpoint.best
+        )
+    higher_is_better = metrics[config.checkpoint.best].higher_is_better
 
     # 1. The config of the folder must equal this one. 2. The newest checkpoint that can be restored gives parameters,
     # optimizer and step. 3. Its loader digest must equal that of the stream. 4. The log is truncated to its step.
     checkpoint.check_folder(workdir, config)
     keep_programs(config, workdir)
-    checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+    best = config.checkpoint
+    checkpoints = checkpoint.Checkpoints(workdir, best.keep, best.best, higher_is_better=higher_is_better)
     evaluated = True
     if (newest := checkpoints.newest(target)) is not None:
         start, state, loader_state = newest
-        evaluated = checkpoints.bits_per_base(start) is not None
+        evaluated = checkpoints.value(start) is not None
         check_data(config, stream, loader_state)
         distributed.log_primary(f"resuming {workdir} at step {start}")
     else:
@@ -171,7 +177,7 @@ def prepare(config: Config, workdir: Path) -> Run:
     distributed.run_on_primary(lambda: run_folder.describe(workdir, config))
     distributed.check_shared(workdir)
     run_log = Log(workdir, start, config, evaluated=evaluated)
-    return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, evaluated, state, run_log)
+    return Run(config, workdir, tokenizer, mesh, stream, tasks, checkpoints, start, evaluated, state, run_log)
 
 
 def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
@@ -213,39 +219,41 @@ def screen(run: Run) -> str:
                  + f"; {per_token * run.tokens_per_step / 1e12:,.3g} TFLOP, {per_token / 1e9:,.3g} GFLOP per token"),
         ("training", f"{t.num_steps:,} steps, {epochs:.1f} epochs; {objective}; {config.optimizer.schedule}"),
         ("data", f"{len(stream.source):,} regions, {stats['region_bases']:,} bases, {stats['tokens']:,} tokens "
-                 f"({run.tokenizer.name}) per epoch, {kept:.1f} % of bases kept; held out: "
-                 f"{len(run.held_out):,} regions, {int(run.held_out.index['length'].sum()):,} bases"),
+                 f"({run.tokenizer.name}) per epoch, {kept:.1f} % of bases kept"),
+        ("tasks", f"{', '.join(task.name for task in run.tasks)}, every {config.eval.every_steps:,} steps"),
         ("versions", f"gener_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}, Python {python}"),
     )  # fmt: skip
     return "\n".join([config.name, *(f"  {name:9} {text}" for name, text in rows)])
 
 
-def train(config: Config, workdir: Path) -> dict:
+def train(config: Config, workdir: Path, tasks: Sequence[Task] = ()) -> dict:
     """Trains to `train.num_steps`, resuming the run in `workdir` if there is one; returns the last line's object.
+
+    `tasks` are done in addition to those that `eval.tasks` names; `checkpoint.best` may be the metric of one of them.
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each.
       Terminated: after a SIGTERM, once the state is saved.
     """
-    run = prepare(config, workdir)
+    run = prepare(config, workdir, tasks)
     distributed.log_primary(screen(run))
     # Only around the loop: SIGTERM loses nothing before and after it, and building a dataset may take hours.
     with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
-        params, last = loop(run, termination, watchdog)
-    return finish(run, params, last)
+        params, last, results = loop(run, termination, watchdog)
+    return finish(run, params, last, results)
 
 
-def finish(run: Run, params, last: dict) -> dict:
-    """The final evaluation, samples and what to try next, on standard output; returns the last line's object.
+def finish(run: Run, params, last: dict, results: dict[str, Result]) -> dict:
+    """The last results, samples and what to try next, on standard output; returns the last line's object.
 
     With several processes the primary one prints, and none draws samples; `gener_jax.sample` does, on one host.
     """
     config, workdir = run.config, run.workdir
-    result, frames = report.evaluate(config, params, run.tokenizer, run.mesh), None
+    frames = None
     if distributed.is_primary():
-        print("\n" + report.as_text(config, result))
+        print("\n" + "\n".join(result.text for result in results.values()))
     if jax.process_count() == 1:
-        frames = report.show_samples(config, LM(config.spec, params, run.mesh))
+        frames = samples.show(config, LM(config.spec, params, run.mesh))
         print(
             "Try next\n"
             f"  python -m gener_jax.sample --checkpoint {workdir} --prompt ATG --num_bases 600 --temperature 0.8\n"
@@ -253,12 +261,8 @@ def finish(run: Run, params, last: dict) -> dict:
             f"  python -m gener_jax.train --config=experiments/quickstart.py --config.data.build_from=YOUR.gbff.gz "
             "--config.data.path=datasets/yours --workdir=runs/yours"
         )
-    keep = (
-        "loss", "bits_per_base", "perplexity", "without_near_copies", "bits_by_codon_position", "by_case", "markov_0",
-        "markov_5",
-    )  # fmt: skip
     return {
-        **{name: result[name] for name in keep if name in result},
+        **as_json(results),
         "train_loss": last.get("loss"),
         "train_bits_per_base": last.get("bits_per_base"),
         "step": last["step"],

@@ -201,15 +201,14 @@ def training(dataset: Path) -> tuple[dict, list[float]]:
 
 
 def evaluation(dataset: Path) -> tuple[dict, dict]:
-    """The programs of held-out evaluation, by token and by base, and its losses for initial parameters."""
-    config, tokenizer = configuration(dataset, eval__max_regions="16")
+    """The programs of held-out evaluation, and its loss for initial parameters, which once had two programs."""
+    config, _ = configuration(dataset)
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     params = init_state(config, mesh).params
-    source, values = RegionSource(dataset, "validation"), {}
+    task = HeldOut(RegionSource(dataset, "validation"), config.data.context_length, config.eval.batch_size, 16)
     with programs() as found:
-        for by_base in (False, True):
-            values[f"by base {by_base}"] = HeldOut(config, source, tokenizer, mesh, by_base=by_base)(params)["loss"]
-    return found, values
+        loss = task.prepare(config, mesh)(params).metrics["loss"]
+    return found, dict.fromkeys(("by base False", "by base True"), loss)
 
 
 def inference(dataset: Path) -> tuple[dict, dict]:

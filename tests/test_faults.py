@@ -64,8 +64,8 @@ def signalling(patch, step, signal_=signal.SIGTERM):
 def best_of(folder: Path) -> tuple[int, float]:
     """The best step among the checkpoints of a run, and its bits per base."""
     with run_folder.open_manager(folder) as manager:
-        best = manager.best_step()
-        return best, manager.metrics(best)["bits_per_base"]
+        best = run_folder.best_step(manager)
+        return best, manager.metrics(best)["value"]
 
 
 def test_sigterm_saves_the_step_and_the_run_resumes_to_the_same_bits(straight, dataset, tmp_path, monkeypatch):
@@ -76,11 +76,12 @@ def test_sigterm_saves_the_step_and_the_run_resumes_to_the_same_bits(straight, d
             train.train(config, folder)
     assert (folder / "checkpoints" / "5").is_dir()
     with monkeypatch.context() as patch:  # during the evaluation of step 8
-        evaluation = loop.HeldOut.__call__
+        evaluation = loop.Evaluator.__call__
         patch.setattr(
-            loop.HeldOut, "__call__",
-            lambda self, params, moved: (os.kill(os.getpid(), signal.SIGTERM), evaluation(self, params, moved))[1],
-        )  # fmt: skip
+            loop.Evaluator,
+            "__call__",
+            lambda self, params: (os.kill(os.getpid(), signal.SIGTERM), evaluation(self, params))[1],
+        )
         with pytest.raises(Terminated, match="after step 6"):
             train.train(config, folder)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -238,20 +239,20 @@ def test_other_writers_and_the_profile(dataset, tmp_path, monkeypatch):
     config = tiny.config(
         dataset, train__writers="tensorboard,wandb", train__wandb_project="dna", train__num_steps="4",
         train__profile_from="2", train__profile_steps="2", eval__recovery_genes="8", eval__every_steps="2",
-        tokenizer__k="2",
+        tokenizer__k="2", eval__tasks="held_out,recovery", checkpoint__best="recovery.accuracy",
     )  # fmt: skip
     train.train(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "held_out" in line] == [2, 3, 4]
-    evaluation = next(line["held_out"] for line in lines if "held_out" in line)
-    assert 0 < evaluation["recovery"] < 0.7
+    evaluation = next(line["recovery"] for line in lines if "recovery" in line)
+    assert 0 < evaluation["accuracy"] < 0.7
     assert evaluation["genes"] == 8
     assert logged[-1] == "dna"
     assert logged[0][0] == 1
     assert logged[0][1]["loss"] == lines[0]["loss"]
-    assert (2, evaluation["recovery"]) in [(step, values.get("held_out/recovery")) for step, values in logged[:-1]]
+    assert (2, evaluation["accuracy"]) in [(step, values.get("recovery/accuracy")) for step, values in logged[:-1]]
     assert events(tmp_path / "run" / "tensorboard")[1, "train/loss"] == pytest.approx(lines[0]["loss"])
-    assert (2, "held_out/recovery") in events(tmp_path / "run" / "tensorboard")
+    assert (2, "recovery/accuracy") in events(tmp_path / "run" / "tensorboard")
     traces = [p for p in (tmp_path / "run" / "profile").rglob("*") if p.is_file()]
     assert any(p.name.endswith(".xplane.pb") for p in traces)
 

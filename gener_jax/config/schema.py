@@ -324,6 +324,7 @@ class Checkpoint:
 
     every_steps: int = 1000
     keep: int = 2  # newest checkpoints to keep, in addition to the best
+    best: str = "held_out.bits_per_base"  # the metric that chooses the best: TASK.METRIC
 
     def __post_init__(self):
         check = _fields_of("checkpoint", self)
@@ -333,20 +334,20 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
-    """Held-out evaluation."""
+    """The tasks that measure the model during training, and their options."""
 
+    tasks: tuple[str, ...] = ("held_out",)  # names in `gener_jax.tasks.TASKS`
     split: str = "validation"
     every_steps: int = 1000
     batch_size: int = 8  # windows of one context length
     max_regions: int | None = None  # regions to evaluate, the first in a fixed random order; None: all
-    recovery_genes: int = 0  # held-out genes whose next 30 bases each evaluation generates greedily
+    recovery_genes: int = 256  # held-out genes whose next 30 bases the task recovery generates greedily
     baselines: bool = True  # compare with Markov models of order 0 and 5 in the final evaluation
 
     def __post_init__(self):
         check = _fields_of("eval", self)
         check("split", *_one_of(("train", "validation", "test")))
-        check("every_steps batch_size", *_POSITIVE)
-        check("recovery_genes", *_NOT_NEGATIVE)
+        check("every_steps batch_size recovery_genes", *_POSITIVE)
         check("max_regions", self.max_regions is None or self.max_regions > 0, "must be positive, or none")
 
 

@@ -67,13 +67,14 @@ class Score(NamedTuple):
 class Framed(NamedTuple):
     """A sequence framed for scoring: ids [tokens], and the codes [tokens, k] of the target that follows each of them.
 
-    The targets that are special tokens of the prefix have no known base, so they score 0.
+    The targets that are special tokens of the prefix have no known base, so they score 0. For a tokenizer without
+    k-mers `codes` are the targets' ids [tokens].
     """
 
     ids: np.ndarray
     codes: np.ndarray
-    prefix: int  # special tokens between <s> and the DNA
-    length: int  # bases of DNA
+    prefix: int = 0  # special tokens between <s> and the DNA
+    length: int = 0  # bases of DNA
 
     @property
     def dna(self) -> np.ndarray:

@@ -7,6 +7,7 @@ Parameters and optimizer state of a step are separate items, so that inference r
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import math
@@ -30,21 +31,31 @@ _TOKENIZER = "tokenizer.model"
 _METRICS = "metrics/metrics"  # orbax's, of a checkpoint
 
 
-def _score(metrics: dict) -> float:
-    """Held-out bits per base, which choose the best checkpoint; one without them, or with NaN, is never the best."""
-    bits = metrics["bits_per_base"]
-    return math.inf if bits is None or math.isnan(bits) else bits
+def measured(name: str, value: float | None, *, higher_is_better: bool = False) -> dict:
+    """What a checkpoint stores of the metric that chooses the best one; None: not measured."""
+    return {"metric": name, "value": value, "higher_is_better": higher_is_better}
 
 
-def open_manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
-    """orbax's manager of a run's checkpoints, which keeps the newest `keep` and the best; None: for reading."""
+def _rank(metrics: dict, best: str | None) -> float:
+    """The better a checkpoint, the lower; one without the metric `best`, or with NaN, is never the best."""
+    if metrics["metric"] != best or metrics["value"] is None or math.isnan(metrics["value"]):
+        return math.inf
+    return -metrics["value"] if metrics["higher_is_better"] else metrics["value"]
+
+
+def open_manager(folder: Path, keep: int | None = None, best: str | None = None) -> ocp.CheckpointManager:
+    """orbax's manager of a run's checkpoints, which keeps the newest `keep` and the best; None: for reading.
+
+    `best` names the metric that chooses the best.
+    """
+    rank = functools.partial(_rank, best=best)
     policies = [
         checkpoint_managers.LatestN(keep),
-        checkpoint_managers.BestN(get_metric_fn=_score, reverse=True, n=1),
+        checkpoint_managers.BestN(get_metric_fn=rank, reverse=True, n=1),
     ]
     options = ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies) if keep else None,
-        best_fn=_score,  # without it orbax stores no metrics and calls the newest the best
+        best_fn=rank,  # without it orbax stores no metrics and calls the newest the best
         best_mode="min",
         create=keep is not None,
         cleanup_tmp_directories=keep is not None,  # left half-written by a kill
@@ -56,6 +67,15 @@ def open_manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager
         "config": ocp.JsonCheckpointHandler(),
     }
     return ocp.CheckpointManager(folder.absolute() / "checkpoints", options=options, item_handlers=handlers)
+
+
+def best_step(manager: ocp.CheckpointManager) -> int | None:
+    """The best step by the metric of the newest that has one, since `checkpoint.best` may have changed; or None."""
+    newest_first = sorted(manager.all_steps(), reverse=True)
+    found = {step: metrics for step in newest_first if (metrics := manager.metrics(step)) is not None}
+    ranks = {step: _rank(metrics, next(iter(found.values()))["metric"]) for step, metrics in found.items()}
+    best = min(ranks, key=ranks.get, default=None)
+    return None if best is None or ranks[best] == math.inf else best
 
 
 def write_metrics(folder: Path, step: int, metrics: dict) -> None:
@@ -71,9 +91,8 @@ def unreadable_metrics(folder: Path) -> list[int]:
     for path in (folder / "checkpoints").glob(f"*/{_METRICS}"):
         if path.parts[-3].isdigit():
             try:
-                bits = json.loads(path.read_text())["bits_per_base"]
-                if not isinstance(bits, float | int | None):
-                    raise ValueError(bits)
+                metrics = json.loads(path.read_text())
+                _rank(metrics, metrics["metric"])
             except (OSError, ValueError, KeyError, TypeError):
                 steps.append(int(path.parts[-3]))
     return sorted(steps)
@@ -147,9 +166,9 @@ def restore_params(folder: Path, target, step: int | str | None = None):
         if not steps:
             raise CheckpointError(folder, "holds no complete checkpoint yet")
         if step == "best":
-            step = manager.best_step()
-            if step is None or _score(manager.metrics(step)) == math.inf:
-                raise CheckpointError(folder, "no checkpoint has held-out bits per base, so there is no best one")
+            step = best_step(manager)
+            if step is None:
+                raise CheckpointError(folder, "no checkpoint was evaluated, so there is no best one")
         step = max(steps) if step is None else step
         if step not in steps:
             raise CheckpointError(
@@ -167,7 +186,7 @@ def write_params(folder: Path, spec: ModelSpec, params) -> None:
     describe(folder, spec)
     items = ocp.args.Composite(params=ocp.args.StandardSave(params), config=ocp.args.JsonSave(dataclasses.asdict(spec)))
     with writing(folder), open_manager(folder, keep=2) as manager:
-        manager.save(0, args=items, metrics={"bits_per_base": None})
+        manager.save(0, args=items, metrics=measured("", None))
         manager.wait_until_finished()
 
 

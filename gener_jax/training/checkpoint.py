@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gener_jax.config import Config, flatten
+from gener_jax.config import Checkpoint, Config, flatten
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.runtime.progress import log
@@ -55,20 +56,22 @@ def checksum(state: State) -> int:
 class Checkpoints:
     """The checkpoints of the run being trained."""
 
-    def __init__(self, folder: Path, keep: int):
-        self._folder = folder
+    def __init__(self, folder: Path, keep: int, best: str = Checkpoint.best, *, higher_is_better: bool = False):
+        """`best`: the name of the metric that chooses the best."""
+        self._folder, self._best = folder, best
+        self._measured = functools.partial(run_folder.measured, best, higher_is_better=higher_is_better)
         distributed.run_on_primary(lambda: self._move_away(run_folder.unreadable_metrics(folder)))
-        self._manager = run_folder.open_manager(folder, keep)
+        self._manager = run_folder.open_manager(folder, keep, best)
 
     @property
     def latest_step(self) -> int | None:
         """The newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: State, loader: dict, config: Config, bits_per_base: float | None) -> None:
+    def save(self, step: int, state: State, loader: dict, config: Config, value: float | None) -> None:
         """Starts writing; returns as soon as the arrays are copied.
 
-        `bits_per_base` of the held-out regions chooses the best; None if they were not evaluated.
+        `value` is that of the metric that chooses the best; None if it was not measured.
 
         Raises:
           CheckpointError: if this one, or the previous one, cannot be written.
@@ -80,23 +83,21 @@ class Checkpoints:
             config=ocp.args.JsonSave(dataclasses.asdict(config)),
         )
         with run_folder.writing(self._folder):
-            self._manager.save(step, args=items, metrics={"bits_per_base": bits_per_base})
+            self._manager.save(step, args=items, metrics=self._measured(value))
 
-    def bits_per_base(self, step: int) -> float | None:
-        """Held-out bits per base of a saved step; None if it was not evaluated."""
+    def value(self, step: int) -> float | None:
+        """The metric of a saved step; None if it was not measured."""
         metrics = self._manager.metrics(step)  # None if the file is gone
-        return None if metrics is None else metrics["bits_per_base"]
+        return None if metrics is None or metrics["metric"] != self._best else metrics["value"]
 
-    def evaluated(self, step: int, bits_per_base: float) -> None:
+    def evaluated(self, step: int, value: float) -> None:
         """Records the evaluation of a saved step that had been stopped during it: the step may be the best.
 
         Raises:
           CheckpointError: if it cannot be written.
         """
         with run_folder.writing(self._folder):
-            distributed.run_on_primary(
-                lambda: run_folder.write_metrics(self._folder, step, {"bits_per_base": bits_per_base})
-            )
+            distributed.run_on_primary(lambda: run_folder.write_metrics(self._folder, step, self._measured(value)))
             self._manager.reload()
 
     def restore(self, step: int, target: State) -> tuple[State, dict]:

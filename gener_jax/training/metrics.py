@@ -84,7 +84,7 @@ class Log:
             for line in path.read_text().splitlines():
                 with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a kill
                     values = json.loads(line)
-                    if values["step"] < step + ("held_out" not in values or evaluated):
+                    if values["step"] < step + ("loss" in values or evaluated):
                         kept.append(line)
             partial = path.with_suffix(".partial")
             partial.write_text("".join(line + "\n" for line in kept))
