@@ -46,6 +46,7 @@ from data_pipeline.regions import extraction, schemes
 from gener_jax import convert
 from gener_jax.assets import EXAMPLE_GENOME
 from gener_jax.cli import command
+from gener_jax.config import override
 from gener_jax.data.loader import TokenStream, host_batches, to_devices
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.tasks.held_out import HeldOut
@@ -69,7 +70,7 @@ def configuration(dataset: Path, **changes: str):
     """The quickstart's configuration and its tokenizer."""
     values = command.load_experiment(str(ROOT / "experiments" / "quickstart.py"))
     fields = {"data.path": str(dataset), **{name.replace("__", "."): text for name, text in changes.items()}}
-    config = command.override(values, fields)
+    config = override(values, fields)
     return config, config.tokenizer.make()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from gener_jax import plan, xla_flags
 from gener_jax.cli import command
-from gener_jax.config import Mesh
+from gener_jax.config import Mesh, override
 from gener_jax.model import flops, memory
 from gener_jax.model.sharding import check_divides, make_mesh
 from gener_jax.runtime.errors import ConfigError
@@ -34,7 +34,7 @@ SAME_SHAPES = {
 
 def config_of(name, **overrides):
     values = command.load_experiment(str(ROOT / "experiments" / f"{name}.py"))
-    return command.override(values, {k.replace("__", "."): str(v) for k, v in overrides.items()})
+    return override(values, {k.replace("__", "."): str(v) for k, v in overrides.items()})
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
