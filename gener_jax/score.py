@@ -22,7 +22,7 @@ import numpy as np
 from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import DataError, MismatchError
 from data_pipeline.formats import fasta, vcf
-from data_pipeline.sequence import bases, kmers
+from data_pipeline.sequence import bases, shared_kmers
 from data_pipeline.splitting import leakage
 from gener_jax.cli import command
 from gener_jax.config import Config, dumps
@@ -133,7 +133,7 @@ def overlap(config: Config, folder: Path, step: int | None, codes: list[np.ndarr
         return "warning: the training data are stored as tokens, cannot be compared and may contain the scored bases"
     sample = leakage.sampling(sum(map(len, codes)))
     hashes, _ = leakage.hash_regions(codes, sample)
-    index = kmers.Index(np.unique(hashes))
+    index = shared_kmers.Index(np.unique(hashes))
     batches = (
         (dna, np.zeros(1, np.int64), np.array([len(dna)]))
         for dna in (source.read(r, 0, int(source.index["length"][r])) for r in range(len(source)))
@@ -153,10 +153,13 @@ def _longest(codes: list[np.ndarray], seen: np.ndarray) -> int:
     longest = 0
     for dna in codes:
         for first, last in bases.runs(dna < bases.N):
-            hashes = kmers.mix(kmers.canonical(dna[first:last]))
+            hashes = shared_kmers.mix(shared_kmers.canonical(dna[first:last]))
             at = np.minimum(np.searchsorted(seen, hashes), len(seen) - 1)
             shared = bases.runs(seen[at] == hashes)
-            longest = max(longest, int((shared[:, 1] - shared[:, 0]).max(initial=1 - kmers.LENGTH)) + kmers.LENGTH - 1)
+            longest = max(
+                longest,
+                int((shared[:, 1] - shared[:, 0]).max(initial=1 - shared_kmers.LENGTH)) + shared_kmers.LENGTH - 1,
+            )
     return longest
 
 

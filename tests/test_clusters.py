@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline.sequence import kmers
+from data_pipeline.sequence import shared_kmers
 from data_pipeline.splitting import clusters, split
 from data_pipeline.splitting.duplicates import MEMORY_BYTES
 from tests.data import random_codes
@@ -20,7 +20,7 @@ class World:
 
     def assign(self, memory_bytes=MEMORY_BYTES, fractions=FRACTIONS):
         def sketches(number):
-            found = [kmers.sketch(codes) for codes, _ in self.inputs[number]]
+            found = [shared_kmers.sketch(codes) for codes, _ in self.inputs[number]]
             owners = np.repeat(np.arange(len(found)), [len(some) for some in found])
             return np.concatenate([np.zeros(0, np.uint64), *found]), owners
 
@@ -89,7 +89,7 @@ def test_more_inputs_move_no_region():
     for number, regions in enumerate((first, second, third)):
         for i, (codes, _) in enumerate(regions):
             if not leaking[number][i]:
-                for kmer in kmers.sketch(codes).tolist():
+                for kmer in shared_kmers.sketch(codes).tolist():
                     sides.setdefault(kmer, set()).add(int(splits[number][i]))
     assert all(len(found) == 1 for found in sides.values())
 

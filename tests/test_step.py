@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD
 from gener_jax import config
-from gener_jax.model import decoder
+from gener_jax.model import decoder, lora
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.training import optimizer
@@ -246,6 +247,15 @@ def test_schedules():
     np.testing.assert_allclose(carbon, np.where(np.arange(101) < 40, wsd, 0.25 * wsd), atol=1e-6)
 
 
+def test_what_decays_is_declared_by_axes_and_not_by_name():
+    boxed = jax.tree.map(lambda x: x, decoder.abstract(SMALL.model))
+    adapters = lora.init(jax.random.key(0), boxed, lambda path: path == "layers/q", rank=2, alpha=2)
+    bias = boxed["layers"]["input_norm"]["scale"]
+    decays = optimizer.decays({**boxed, "bias": bias, "scale_of_lora": adapters["layers"]["q"]})
+    kept = [path for path, decay in traverse_util.flatten_dict(decays, sep="/").items() if not decay]
+    assert sorted(kept) == ["bias", "layers/input_norm/scale", "layers/post_attention_norm/scale", "norm/scale"]
+
+
 def test_the_optimizer_is_adamw_after_clipping():
     batches = [batch(0, padded=False), batch(1, padded=False)]
     metrics, state = run(SMALL, batches)
@@ -259,8 +269,7 @@ def test_the_optimizer_is_adamw_after_clipping():
         return sums["objective"] / sums["weight"]
 
     params, structure = jax.tree.flatten(jax.device_get(random_params(SMALL.model)))
-    decayed = jax.tree.leaves(optimizer.is_matrix(structure.unflatten(params)))
-    assert decayed.count(False) == 3  # the norms
+    decayed = jax.tree.leaves(optimizer.decays(decoder.abstract(SMALL.model)))
     mean, square = [0.0] * len(params), [0.0] * len(params)
     for t, b in enumerate(batches, 1):
         grads = [np.float64(g) for g in jax.tree.leaves(gradient(structure.unflatten(params), b))]

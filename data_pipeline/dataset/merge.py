@@ -14,7 +14,7 @@ from data_pipeline.dataset.spill import Settings, Spill, other_bases
 from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.errors import DataError
 from data_pipeline.regions.ledger import DUPLICATE_RECORD, Ledger
-from data_pipeline.sequence import kmers
+from data_pipeline.sequence import shared_kmers
 from data_pipeline.splitting import clusters, duplicates, leakage, split
 
 DUPLICATES = ("inputs", "all", "keep")
@@ -192,9 +192,9 @@ class Merge:
 
 
 @functools.lru_cache(maxsize=1)
-def _index(file: Path, written: int) -> kmers.Index:
+def _index(file: Path, written: int) -> shared_kmers.Index:
     """The index of this process, created once for all inputs of a build."""
-    return kmers.Index(np.load(file, mmap_mode="r"))
+    return shared_kmers.Index(np.load(file, mmap_mode="r"))
 
 
 def _occurring(folder: Path, training: np.ndarray, file: Path, sample: int) -> np.ndarray:

@@ -27,7 +27,7 @@ from data_pipeline.dataset.reader import NAME_COLUMNS
 from data_pipeline.errors import FormatError, MismatchError
 from data_pipeline.regions import extraction, schemes
 from data_pipeline.regions.ledger import DUPLICATE_RECORD, NO_SEQUENCE, Ledger
-from data_pipeline.sequence import bases, kmers
+from data_pipeline.sequence import bases, shared_kmers
 from data_pipeline.sequence.record import TAXA, Record
 from data_pipeline.splitting import split
 
@@ -182,7 +182,7 @@ class _Writer:
             digests = b"".join([_digest(region.codes) for region in batch])
             add["digest"].append(np.frombuffer(digests, np.uint64).reshape(-1, 2))
         if self.settings.split_by == "cluster":
-            sketches = [kmers.sketch(region.codes) for region in batch]
+            sketches = [shared_kmers.sketch(region.codes) for region in batch]
             add["sketch"] += sketches
             add["sketch_size"].append(np.array([len(sketch) for sketch in sketches], np.int64))
         self.records[-1]["regions"] += len(batch)

@@ -1,6 +1,6 @@
 """Assigns splits to regions that share sequence: repeats, duplicated genes and homologues stay in one split.
 
-Regions of one overlap group, and regions whose sketches (`kmers.sketch`) share a 32-mer, are linked. Inputs are
+Regions of one overlap group, and regions whose sketches (`shared_kmers.sketch`) share a 32-mer, are linked. Inputs are
 processed in order, so that a later input does not move earlier regions: a region linked to an earlier input takes the
 split of the first region to which it is linked. The remaining regions form clusters, and the split hash of a cluster's
 first region decides its split. If a cluster has more bases than its held-out split may have (the fraction of all bases

@@ -28,6 +28,7 @@ LOGICAL_TO_MESH = {
     "head_dim": None,
     "mlp": "tensor",
     "layers": None,
+    "rank": None,  # of an adapter
 }
 
 

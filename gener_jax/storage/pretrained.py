@@ -1,6 +1,5 @@
 """The folder of a model, of either kind: a run of `gener_jax.train`, or a published model in Hugging Face's layout."""
 
-import functools
 from pathlib import Path
 
 import jax
@@ -58,7 +57,7 @@ def read_config(folder: Path) -> Config:
 
 def abstract_params(model: Model, mesh: Mesh, dtype: str = "float32"):
     """Shapes of the parameters with their shardings on a mesh, matrices in `dtype`; the norms' scales are float32."""
-    boxed = jax.eval_shape(functools.partial(decoder.init, decoder.Decoder(model)), jax.random.key(0))
+    boxed = decoder.abstract(model)
     shapes = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), tree_shardings(boxed, mesh)
     )

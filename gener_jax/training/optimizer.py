@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from gener_jax.config import Config, Optimizer
 
@@ -38,18 +39,23 @@ def learning_rate(config: Config) -> optax.Schedule:
     return rate
 
 
-def is_matrix(params):
-    """Which leaves decay: all but the scales of norms, which have two dimensions when layers are stacked."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: "scale" not in jax.tree_util.keystr(path), params)
+def decays(boxed):
+    """Which parameters decay, a bool for each: those with two or more logical axes besides that of layers.
+
+    `boxed`: the parameters that train, or their shapes, boxed with their logical axes as `decoder.abstract` returns
+    them.
+    """
+    is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
+    return jax.tree.map(lambda box: len(set(box.names) - {"layers"}) > 1, boxed, is_leaf=is_box)
 
 
-def make(config: Optimizer) -> optax.GradientTransformation:
-    """Clipping by global norm, Adam, decoupled weight decay of matrices. The train step multiplies by the rate."""
+def make(config: Optimizer, boxed) -> optax.GradientTransformation:
+    """Clipping by global norm, Adam, decoupled weight decay of what `decays`. The train step multiplies by the rate."""
     adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         adam if config.state_dtype == "float32" else _in_bfloat16(adam),
-        optax.add_decayed_weights(config.weight_decay, mask=is_matrix),
+        optax.add_decayed_weights(config.weight_decay, mask=decays(boxed)),
     )
 
 

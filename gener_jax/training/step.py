@@ -41,7 +41,7 @@ def _init(config: Config) -> State:
     params = decoder.init(decoder.Decoder(config.model), jax.random.key(config.train.seed))
     zero = lambda: jnp.zeros((), jnp.int32)  # noqa: E731 (separate arrays, because each is donated)
     gradient_stats = GradientStats(jnp.zeros((), jnp.float32), zero(), zero(), zero())
-    return State(zero(), params, optimizer.make(config.optimizer).init(params), gradient_stats)
+    return State(zero(), params, optimizer.make(config.optimizer, params).init(params), gradient_stats)
 
 
 def abstract_state(config: Config, mesh: Mesh) -> State:
@@ -134,7 +134,7 @@ def make_train_step(config: Config, mesh: Mesh, token_bases: np.ndarray, objecti
     Metrics, scalars on the device: `loss` (of the objective, nats per token), `bits_per_base`, with "fns"
     `fns_bits_per_base`, `grad_norm`, `learning_rate`, `skipped`, `consecutive_skips`.
     """
-    tx, schedule = optimizer.make(config.optimizer), optimizer.learning_rate(config)
+    tx, schedule = optimizer.make(config.optimizer, decoder.abstract(config.model)), optimizer.learning_rate(config)
 
     def step(state: State, batch):
         batch = parallel.balance(batch)
