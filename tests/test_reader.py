@@ -241,8 +241,8 @@ def test_digest_covers_content_but_not_shards(tmp_path):
             regions[::-1],
             regions[:-1],
             [*regions[:-1], random_region(rng, 50, 4)],
-            [*regions[:-1], Region(**{**regions[-1]._asdict(), "kind": "tRNA"})],
-            [*regions[:-1], Region(**{**regions[-1]._asdict(), "accession": "B.1"})],
+            [*regions[:-1], regions[-1]._replace(kind="tRNA")],
+            [*regions[:-1], regions[-1]._replace(accession="B.1")],
         ]
     ):
         digests.add(write(tmp_path / str(number), change)["digest"])
