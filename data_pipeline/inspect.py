@@ -24,6 +24,7 @@ import numpy as np
 from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import ArgumentError, DatasetError, FileError
+from data_pipeline.files import atomic
 from data_pipeline.regions import schemes
 from data_pipeline.sequence import bases, record
 from data_pipeline.splitting import split
@@ -241,15 +242,11 @@ def inspect(options: argparse.Namespace) -> None:
         path = Path(options.fasta)
         if path.exists():
             raise FileError("exists already", file=path, remedy="remove it or choose another file")
-        partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
         try:
-            with open(partial, "w") as stream:
+            with atomic(path) as partial, open(partial, "w") as stream:
                 count = sum(fasta(source, chosen(source, **filters), stream) for source in sources)
-            partial.rename(path)
         except OSError as error:
             raise FileError(f"cannot be written ({error.strerror})", file=path) from None
-        finally:
-            partial.unlink(missing_ok=True)
         print(f"{path}: {count} regions", file=sys.stderr)
         return
     if options.head is not None:

@@ -21,6 +21,7 @@ import sentencepiece
 from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import ArgumentError, DataError, DatasetError, FileError
+from data_pipeline.files import atomic
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL, SPECIAL_TOKENS, BpeTokenizer
 
@@ -138,13 +139,9 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
     total = sum(map(len, chunks))
     print(f"training {vocab_size} pieces on {total} bases of {dataset}", file=sys.stderr)
     model = train(chunks, vocab_size)
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    try:
+    with atomic(output) as partial:
         partial.write_bytes(model)
         tokenizer = BpeTokenizer(str(partial))
-        partial.rename(output)
-    finally:
-        partial.unlink(missing_ok=True)
     return {
         "output": str(output),
         "vocab_size": tokenizer.vocab_size,

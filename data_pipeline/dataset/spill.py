@@ -14,7 +14,6 @@ import dataclasses
 import gc
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from data_pipeline.dataset import inputs, packing, reader
 from data_pipeline.dataset.packing import Packed, Tokenizer
 from data_pipeline.dataset.reader import NAME_COLUMNS
 from data_pipeline.errors import FormatError, MismatchError
+from data_pipeline.files import atomic
 from data_pipeline.regions import extraction, schemes
 from data_pipeline.regions.ledger import DUPLICATE_RECORD, NO_SEQUENCE, Ledger
 from data_pipeline.sequence import bases, kmers
@@ -65,19 +65,13 @@ def write(source: inputs.Input, folder: Path, settings: Settings, progress: Call
     Raises:
       DataError: for bad input, with file and record; no files remain.
     """
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     collecting = gc.isenabled()
     gc.disable()  # a record has a hundred thousand small objects, all in use, which collection would only traverse
     try:
-        (partial / "scratch").mkdir()
-        _Writer(partial, settings).fill(source, progress)
-        shutil.rmtree(partial / "scratch")
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        with atomic(folder) as partial:
+            (partial / "scratch").mkdir(parents=True)
+            _Writer(partial, settings).fill(source, progress)
+            shutil.rmtree(partial / "scratch")
     finally:
         if collecting:
             gc.enable()

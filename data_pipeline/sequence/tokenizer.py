@@ -37,7 +37,7 @@ BPE_SPAN = 16384
 REMAINDERS = ("error", "trim_left", "pad_left", "oov")
 
 _SPECIAL = re.compile(rb"<[^<>]*>")
-_IUPAC = b"ACGTUNRYSWKMBDHVacgtunryswkmbdhv"
+_IUPAC = "".join(bases.IUPAC).encode()
 
 
 class Tokenizer:
@@ -297,7 +297,7 @@ def _key(word: np.ndarray) -> np.ndarray:
 
 def _check_letters(letters: bytes, start: int):
     """Raises TokenizerError for the first character that is not a nucleotide; `start` is the position of `letters`."""
-    other = letters.translate(None, _IUPAC)
+    other = letters.translate(None, _IUPAC + _IUPAC.lower())
     if other:
         raise _not_a_base(chr(other[0]), start + letters.index(other[:1]))
 
