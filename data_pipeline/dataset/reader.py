@@ -11,12 +11,11 @@ A region is cut into chunks of `chunk_length` (bases or tokens), and short regio
 about 64 KiB. Region r of a split starts in entry `entry[r]` at slot `slot[r]`; chunk k > 0 of a cut region is slot 0
 of entry `entry[r] + k`. An entry, little-endian:
 
-    header      magic, version, payload type, numbers of chunks, runs, payload bytes and metadata bytes
+    header      magic, version, payload type, numbers of chunks, runs and payload bytes
     chunks      int64 [chunks, 6]: region, offset in the region, length (both in bases or tokens), byte offset in the
                 payload, number of N runs, number of lower-case runs
     runs        int32 [runs, 2]: (start, length) within the chunk; the N runs of a chunk, then its lower-case runs
     payload     four bases per byte, the first in the low bits (N as 0); or token ids, uint16 or uint32
-    metadata    JSON: the accession, start, end, strand, kind and taxon of each chunk's region
 
 An entry of token ids contains a whole region at phase 0 on its own strand, and no runs: ids preserve N but not case.
 """
@@ -36,11 +35,11 @@ from data_pipeline.errors import DatasetError, one_line
 from data_pipeline.sequence import bases
 
 FORMAT = "gener_jax regions"
-VERSION = 3
+VERSION = 4
 PAYLOAD_BYTES = 1 << 16
 
 MAGIC = b"GNRR"
-HEADER = struct.Struct("<4sHHIIII")
+HEADER = struct.Struct("<4sHHIII")
 COLUMNS = 6
 _REGION, _OFFSET, _LENGTH, _BYTE, _N_RUNS, _LOWER_RUNS = range(COLUMNS)
 BASES, UINT16, UINT32 = range(3)  # payload types
@@ -86,10 +85,9 @@ def unpack(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
     return _UNPACK[packed[first : -(-stop // 4)]].reshape(-1)[start - 4 * first : stop - 4 * first]
 
 
-def join_texts(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenates texts as UTF-8, uint8 [bytes]; returns them and the end of each, int64 [texts]."""
-    encoded = [text.encode() for text in texts]
-    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(text) for text in encoded], dtype=np.int64)
+def payload_bytes(payload_type: int, units: int) -> int:
+    """The number of bytes of so many bases or tokens."""
+    return -(-units // 4) if payload_type == BASES else units * ITEM[payload_type].itemsize
 
 
 REBUILD = "build the dataset again"
@@ -309,12 +307,12 @@ class _Entry:
         self.path, self.number = path, number
         if len(raw) < HEADER.size:
             raise self._damaged("it is too short")
-        magic, version, self.payload_type, chunks, runs, payload_bytes, metadata_bytes = HEADER.unpack_from(raw)
+        magic, version, self.payload_type, chunks, runs, num_bytes = HEADER.unpack_from(raw)
         if magic != MAGIC or version != VERSION or self.payload_type not in (BASES, UINT16, UINT32):
             raise self._damaged(f"magic {magic!r}, version {version}, payload type {self.payload_type}")
         run_at = HEADER.size + 8 * COLUMNS * chunks
         payload_at = run_at + 8 * runs
-        if payload_at + payload_bytes + metadata_bytes != len(raw):
+        if payload_at + num_bytes != len(raw):
             raise self._damaged("its sizes do not add up")
         table = np.frombuffer(raw, "<i8", COLUMNS * chunks, HEADER.size).reshape(chunks, COLUMNS)
         self.chunks = table.tolist()  # Python integers: a slice needs only a few of them, one by one
@@ -323,8 +321,7 @@ class _Entry:
         if len(counts) and (counts.min() < 0 or counts.sum() != runs):
             raise self._damaged("its runs do not add up")
         self.run_ends = np.cumsum(counts)
-        self.payload = np.frombuffer(raw, np.uint8, payload_bytes, payload_at)
-        self.metadata_bytes = raw[payload_at + payload_bytes :]
+        self.payload = np.frombuffer(raw, np.uint8, num_bytes, payload_at)
 
     def _damaged(self, what: str) -> DatasetError:
         return DatasetError(f"entry {self.number} is damaged: {what}", file=self.path, remedy=REBUILD)
@@ -336,9 +333,8 @@ class _Entry:
         row = self.chunks[slot]
         if row[_REGION] != region or row[_OFFSET] != offset or last > row[_LENGTH]:
             raise self._damaged(f"chunk {slot} does not match the index")
-        length = row[_LENGTH]
-        size = -(-length // 4) if self.payload_type == BASES else length * ITEM[self.payload_type].itemsize
-        if length < 0 or row[_BYTE] < 0 or row[_BYTE] + size > len(self.payload):
+        size = payload_bytes(self.payload_type, row[_LENGTH])
+        if size < 0 or row[_BYTE] < 0 or row[_BYTE] + size > len(self.payload):
             raise self._damaged(f"chunk {slot} exceeds the payload")
 
     def read(self, slot: int, start: int, stop: int) -> np.ndarray:
@@ -360,8 +356,3 @@ class _Entry:
         found = self.all_runs[end - self.chunks[slot][column] : end].astype(np.int64)
         bounds = np.clip(np.stack([found[:, 0], found[:, 0] + found[:, 1]], 1), start, stop) - start
         return bounds[bounds[:, 0] < bounds[:, 1]]
-
-    def metadata(self) -> list[dict]:
-        """The origin of each chunk."""
-        content = json.loads(self.metadata_bytes)
-        return [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 
 from data_pipeline.errors import ArgumentError, FileError, FormatError, TokenizerError
 from data_pipeline.sequence import bases
@@ -361,7 +360,9 @@ class BpeTokenizer(Tokenizer):
         return f"bpe-{self.vocab_size}"
 
     @functools.cached_property
-    def _processor(self) -> sentencepiece.SentencePieceProcessor:
+    def _processor(self):
+        import sentencepiece  # takes 0.1 s, and k-mers do not need it
+
         processor = sentencepiece.SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(self.model)
