@@ -12,7 +12,6 @@ does; an end before the start means across the origin.
 
 import argparse
 import collections
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -270,18 +269,7 @@ def inspect(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    try:
-        inspect(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"inspect: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return cli.run("inspect", lambda: inspect(options))
 
 
 if __name__ == "__main__":

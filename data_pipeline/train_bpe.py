@@ -10,7 +10,6 @@ import argparse
 import io
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -171,18 +170,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is terminated leaves no incomplete file
-    try:
-        facts = build(options.dataset, options.vocab_size, options.output, options.max_bases, options.seed)
-    except (ValueError, OSError) as error:
-        print(f"train_bpe: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("train_bpe: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    print(json.dumps(facts))
-    return 0
+    options = vars(parser().parse_args(arguments))
+    return cli.run("train_bpe", lambda: print(json.dumps(build(**options))))
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def test_threads_and_pickles_read_the_same(dataset):
             order, threads.map(lambda i: copy.read(i, 1, len(regions[i].codes)), order), strict=True
         ):
             np.testing.assert_array_equal(got, regions[number].codes[1:])
-    assert len(copy._cache) <= 2
+    assert copy._entry.cache_info().currsize <= 2
 
 
 def test_replaced_dataset_is_detected(dataset):

@@ -20,10 +20,9 @@ of entry `entry[r] + k`. An entry, little-endian:
 An entry of token ids contains a whole region at phase 0 on its own strand, and no runs: ids preserve N but not case.
 """
 
-import collections
+import functools
 import json
 import struct
-import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -157,12 +156,12 @@ class RegionSource:
             self._check_size(file)
         self._shards = [self.folder / shard["file"] for shard in facts["shards"]]
         self._first = np.cumsum([0] + [shard["entries"] for shard in facts["shards"]])
-        self.index = self._read_index(facts)
+        self._index_path = self.folder / facts["index"]["file"]
+        self.index = self._read_index(facts["regions"])
         self._units = self.index["length" if self.storage == "bases" else "tokens"]
-        self._names: dict[str, tuple[bytes, np.ndarray]] = {}
-        self._lock = threading.Lock()
-        self._readers: dict[int, ArrayRecordReader] = {}
-        self._cache: collections.OrderedDict[int, _Entry] = collections.OrderedDict()
+        self._entry = functools.lru_cache(cached_entries)(self._read_entry)
+        self._reader = functools.cache(self._open)
+        self._texts = functools.cache(self._read_texts)
 
     def __len__(self) -> int:
         """The number of regions."""
@@ -205,19 +204,16 @@ class RegionSource:
 
     def name(self, column: str, region: int) -> str:
         """The text of a region in one of NAME_COLUMNS; empty if the annotation has none."""
-        if column not in self._names:
-            path = self.folder / self.info["splits"][self.split]["index"]["file"]
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    texts, ends = arrays[column].tobytes(), arrays[f"{column}_ends"]
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise self._damaged(path, f"has no valid table of names ({one_line(error)})") from None
-            whole = ends.dtype == np.int64 and ends.shape == (len(self),)
-            if not whole or (len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] != len(texts))):
-                raise self._damaged(path, f"column {column} does not match the number of regions")
-            self._names[column] = texts, np.concatenate([[0], ends])
-        texts, ends = self._names[column]
+        texts, ends = self._texts(column)
         return texts[ends[region] : ends[region + 1]].decode()
+
+    def _read_texts(self, column: str) -> tuple[bytes, np.ndarray]:
+        """A column's texts end to end, and their starts and the last one's end, int64 [regions + 1]."""
+        texts, ends = self._load(column, f"{column}_ends")
+        ends = np.concatenate([[0], ends])
+        if ends.shape != (len(self) + 1,) or (np.diff(ends) < 0).any() or ends[-1] != len(texts):
+            raise self._damaged(self._index_path, f"column {column} does not match the number of regions")
+        return texts.tobytes(), ends
 
     def _chunks(self, region: int, start: int, stop: int):
         """Yields for each chunk of the slice its offset in the result, its entry, its slot, and the bounds in it."""
@@ -236,26 +232,14 @@ class RegionSource:
             yield at - start, entry, slot if chunk == 0 else 0, first, last
             at += last - first
 
-    def _entry(self, number: int) -> "_Entry":
-        with self._lock:
-            if number in self._cache:
-                self._cache.move_to_end(number)
-                return self._cache[number]
-            shard = int(np.searchsorted(self._first, number, "right")) - 1
-            if shard not in self._readers:
-                self._readers[shard] = self._open(shard)
-            reader = self._readers[shard]
-        path = self._shards[shard]
+    def _read_entry(self, number: int) -> "_Entry":
+        shard = int(np.searchsorted(self._first, number, "right")) - 1
+        path, reader = self._shards[shard], self._reader(shard)
         try:
             [raw] = reader.read([number - int(self._first[shard])])
         except (RuntimeError, ValueError, IndexError) as error:
             raise self._damaged(path, f"entry {number} cannot be read ({one_line(error)})") from None
-        entry = _Entry(raw, path, number)
-        with self._lock:
-            self._cache[number] = entry
-            while len(self._cache) > self.cached_entries:
-                self._cache.popitem(last=False)
-        return entry
+        return _Entry(raw, path, number)
 
     def _open(self, shard: int) -> ArrayRecordReader:
         path = self._shards[shard]
@@ -282,21 +266,23 @@ class RegionSource:
         if size != file["bytes"]:
             raise self._damaged(path, f"has {size} bytes, but dataset.json lists {file['bytes']}")
 
-    def _read_index(self, facts: dict) -> dict[str, np.ndarray]:
-        path = self.folder / facts["index"]["file"]
+    def _load(self, *columns: str) -> list[np.ndarray]:
+        """Some columns of the index file."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                index = {name: arrays[name] for name in INDEX_COLUMNS}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise self._damaged(path, f"is not a valid index ({one_line(error)})") from None
+            with np.load(self._index_path, allow_pickle=False) as arrays:
+                return [arrays[name] for name in columns]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise self._damaged(self._index_path, f"is not a valid index ({one_line(error)})") from None
+
+    def _read_index(self, regions: int) -> dict[str, np.ndarray]:
+        index = dict(zip(INDEX_COLUMNS, self._load(*INDEX_COLUMNS), strict=True))
         for name, column in index.items():
-            if column.dtype != INDEX_COLUMNS[name] or column.shape != (facts["regions"],):
-                raise self._damaged(path, f"column {name} is {column.dtype} {column.shape}")
-        last = index["entry"] + np.maximum(index["length" if self.storage == "bases" else "tokens"] - 1, 0) // (
-            self.chunk_length
-        )
+            if column.dtype != INDEX_COLUMNS[name] or column.shape != (regions,):
+                raise self._damaged(self._index_path, f"column {name} is {column.dtype} {column.shape}")
+        units = index["length" if self.storage == "bases" else "tokens"]
+        last = index["entry"] + np.maximum(units - 1, 0) // self.chunk_length
         if len(last) and not (index["entry"].min() >= 0 and last.max() < self._first[-1]):
-            raise self._damaged(path, f"refers to entries beyond the {self._first[-1]} of the shards")
+            raise self._damaged(self._index_path, f"refers to entries beyond the {self._first[-1]} of the shards")
         return index
 
 
@@ -334,7 +320,7 @@ class _Entry:
         if row[_REGION] != region or row[_OFFSET] != offset or last > row[_LENGTH]:
             raise self._damaged(f"chunk {slot} does not match the index")
         size = payload_bytes(self.payload_type, row[_LENGTH])
-        if size < 0 or row[_BYTE] < 0 or row[_BYTE] + size > len(self.payload):
+        if min(row[_LENGTH], row[_BYTE]) < 0 or row[_BYTE] + size > len(self.payload):
             raise self._damaged(f"chunk {slot} exceeds the payload")
 
     def read(self, slot: int, start: int, stop: int) -> np.ndarray:
