@@ -44,16 +44,14 @@ class Tokenizer:
 
     kind: str
     name: str
+    tokens: list[str]  # the vocabulary in the order of the ids
     special_ids = SPECIAL_IDS
 
-    @functools.cached_property
-    def tokens(self) -> list[str]:
-        """The vocabulary in the order of the ids."""
-        raise NotImplementedError
+    def encode_bases(self, codes: np.ndarray) -> np.ndarray:
+        """Ids, int32 [tokens], of base codes, uint8 [bases], as `bases.encode` gives them."""
 
     def _encode_dna(self, letters: bytes, start: int, remainder: str) -> np.ndarray:
         """Encodes the DNA between two special tokens; `start` is its position in the text, for error messages."""
-        raise NotImplementedError
 
     @property
     def vocab_size(self) -> int:
@@ -182,11 +180,6 @@ class KmerTokenizer(Tokenizer):
     def tokens(self) -> list[str]:
         """The special tokens, then the k-mers in the order of the published vocabulary."""
         return [*SPECIAL_TOKENS, *map("".join, itertools.product("ATCG", repeat=self.k))]
-
-    @property
-    def vocab_size(self) -> int:
-        """32 special tokens and 4^k k-mers."""
-        return NUM_SPECIAL + 4**self.k
 
     def special_tokens_map(self) -> str:
         """The published special_tokens_map.json, to the byte."""
@@ -333,26 +326,15 @@ class BpeTokenizer(Tokenizer):
         except OSError as error:
             raise FileError(f"cannot be read ({error.strerror})", file=self.model_file, remedy=_TRAIN) from None
         object.__setattr__(self, "model", model)
-        pieces = self.tokens[NUM_SPECIAL:]
-        missing = sorted(set("ACGT") - set(pieces))
-        other = next((piece for piece in pieces if not piece or set(piece) - set("ACGT")), None)
-        reason = None
-        if self.tokens[:NUM_SPECIAL] != SPECIAL_TOKENS:
-            reason = f"its first {NUM_SPECIAL} pieces are not the special tokens"
-        elif missing:
-            reason = f"it has no piece for the base {missing[0]}"
-        elif other is not None:
-            reason = f"its piece {other!r} is not of A, C, G and T"
-        elif "".join(self.tokens[i] for i in self._processor.encode("ACGTTGCA")) != "ACGTTGCA":
-            reason = "decoding does not return the encoded bases"
-        if reason:
-            raise FormatError(f"is not a DNA vocabulary: {reason}", file=self.model_file, remedy=_TRAIN)
-
-    def __getstate__(self):
-        return {"model_file": self.model_file, "model": self.model}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
+        other = [piece for piece in self.tokens[NUM_SPECIAL:] if not piece or set(piece) - set("ACGT")]
+        decoded = "".join(self.tokens[i] for i in self._processor.encode("ACGTTGCA"))
+        for wrong, reason in (
+            (self.tokens[:NUM_SPECIAL] != SPECIAL_TOKENS, f"its first {NUM_SPECIAL} pieces are not the special tokens"),
+            (other, f"its piece {''.join(other[:1])!r} is not of A, C, G and T"),
+            (decoded != "ACGTTGCA", "decoding does not return the encoded bases"),
+        ):
+            if wrong:
+                raise FormatError(f"is not a DNA vocabulary: {reason}", file=self.model_file, remedy=_TRAIN)
 
     @property
     def name(self) -> str:
