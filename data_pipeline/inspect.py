@@ -12,7 +12,6 @@ does; an end before the start means across the origin.
 
 import argparse
 import collections
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import ArgumentError, DatasetError, FileError
+from data_pipeline.files import atomic
 from data_pipeline.regions import schemes
 from data_pipeline.sequence import bases, record
 from data_pipeline.splitting import split
@@ -241,15 +241,11 @@ def inspect(options: argparse.Namespace) -> None:
         path = Path(options.fasta)
         if path.exists():
             raise FileError("exists already", file=path, remedy="remove it or choose another file")
-        partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
         try:
-            with open(partial, "w") as stream:
+            with atomic(path) as partial, open(partial, "w") as stream:
                 count = sum(fasta(source, chosen(source, **filters), stream) for source in sources)
-            partial.rename(path)
         except OSError as error:
             raise FileError(f"cannot be written ({error.strerror})", file=path) from None
-        finally:
-            partial.unlink(missing_ok=True)
         print(f"{path}: {count} regions", file=sys.stderr)
         return
     if options.head is not None:
@@ -273,18 +269,7 @@ def inspect(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    try:
-        inspect(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"inspect: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return cli.run("inspect", lambda: inspect(options))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import DataError
+from data_pipeline.files import atomic
 from data_pipeline.formats import fasta
 from data_pipeline.sequence import bases
 from gener_jax.cli import command
@@ -42,8 +43,7 @@ _BLOCK = 1 << 24  # bytes copied at a time
 def write_npz(output: Path, raw: Path, width: int, names: list[str], tokens: list[int] | None) -> None:
     """Writes the .npz file atomically from `raw`, float32 rows of `width`, without reading all of it into memory."""
     rows = raw.stat().st_size // (4 * width)
-    partial = output.with_name(output.name + ".tmp")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    with atomic(output) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         arrays = {"names": np.array(names, str)} | ({} if tokens is None else {"tokens": np.array(tokens, np.int64)})
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as file:
@@ -53,7 +53,6 @@ def write_npz(output: Path, raw: Path, width: int, names: list[str], tokens: lis
             np.lib.format.write_array_header_1_0(file, header)
             while block := source.read(_BLOCK):
                 file.write(block)
-    partial.replace(output)
 
 
 def write_parquet(output: Path, raw: Path, width: int, names: list[str], tokens: list[int] | None) -> None:
@@ -63,13 +62,11 @@ def write_parquet(output: Path, raw: Path, width: int, names: list[str], tokens:
 
     sizes = [width] * len(names) if tokens is None else [n * width for n in tokens]
     schema = pa.schema([("name", pa.string()), ("embedding", pa.list_(pa.float32()))])
-    partial = output.with_name(output.name + ".tmp")
-    with raw.open("rb") as source, pq.ParquetWriter(partial, schema) as writer:
+    with raw.open("rb") as source, atomic(output) as partial, pq.ParquetWriter(partial, schema) as writer:
         for first in range(0, len(names), _ROWS):
             chosen = slice(first, first + _ROWS)
             rows = [np.frombuffer(source.read(4 * size), "<f4") for size in sizes[chosen]]
             writer.write_table(pa.table({"name": names[chosen], "embedding": rows}, schema=schema))
-    partial.replace(output)
 
 
 def main(argv=None) -> None:

@@ -6,10 +6,10 @@ also be read from a FASTA file; the records keep its names.
 """
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 
+from data_pipeline.files import write_text
 from data_pipeline.formats import fasta as fasta_file
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
@@ -127,18 +127,11 @@ def main(argv=None) -> None:
                 f"{name}\t{j}\t{b}\t{p:.6g}\n" for j, (b, p) in enumerate(zip(c.text, c.log_probs, strict=True), 1)
             ]
     if args.log_probs is not None:
-        _write(args.log_probs, "".join(table))
+        write_text(args.log_probs, "".join(table))
     if args.output is None:
         sys.stdout.write("".join(text))
     else:
-        _write(args.output, "".join(text))
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file atomically."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+        write_text(args.output, "".join(text))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def synthetic(
             assert kind in KINDS
             assert taxon in TAXA
             lower = random_runs(len(codes), i) if soft_masked else np.zeros((0, 2), np.int64)
-            writer.add(split, Region(split, 0, len(codes), 1, kind, taxon, np.asarray(codes, np.uint8), lower))
+            region = Region(0, len(codes), 1, kind, accession=split, taxon=taxon, lower_case=lower)
+            writer.add(split, region._replace(codes=np.asarray(codes, np.uint8)))
     writer.close()
     return folder
 

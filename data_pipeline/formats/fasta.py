@@ -17,11 +17,10 @@ from data_pipeline.formats import stream
 from data_pipeline.sequence import bases
 
 MAX_HEADER = 1 << 20
-_IUPAC = b"ACGTUNRYSWKMBDHV"
 OUTSIDE = 255  # the code in CODES of a character that is not an IUPAC nucleotide
 CODES = bytearray([OUTSIDE]) * 256
-for _letter in _IUPAC + _IUPAC.lower():
-    CODES[_letter] = bases.encode(bytes([_letter]))[0]
+for _letter in bases.IUPAC:
+    CODES[ord(_letter)] = CODES[ord(_letter.lower())] = bases.encode(_letter)[0]
 CODES = bytes(CODES)
 _BLANKS = b" \t\r\n"
 _WINDOW = re.compile(r"\|:\d+-\d+$")
@@ -168,7 +167,7 @@ class _RecordBuilder:
             if at >= 0:
                 letter = letters[at : at + 1].decode("latin-1")
                 raise FormatError(
-                    f"is not a nucleotide letter ({_IUPAC.decode()}, in either case)",
+                    f"is not a nucleotide letter ({''.join(bases.IUPAC)}, in either case)",
                     file=self.path, line=number, record=self.header.name, field="base", value=letter,
                     remedy="give DNA without gaps",
                 )  # fmt: skip

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from data_pipeline.errors import FormatError, one_line
 from data_pipeline.formats import stream
+from data_pipeline.sequence import bases
 
 MAX_LINE = 64 << 20  # bytes: a record of a million samples
-_BASES = frozenset("ACGTUNRYSWKMBDHV")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +92,6 @@ def _record(path: Path, number: int, line: str) -> Record:
     contig, position, identifier, ref, alts = fields[:5]
     if not position.isdecimal() or len(position) > 12:
         raise FormatError("is not a position", file=path, line=number, field="POS", value=one_line(position)[:20])
-    if not ref or set(ref.upper()) - _BASES:
+    if not ref or set(ref.upper()) - bases.IUPAC.keys():
         raise FormatError("is not DNA", file=path, line=number, field="REF", value=one_line(ref)[:20])
     return Record(number, contig, int(position) - 1, identifier, ref.upper(), tuple(alts.upper().split(",")), line)

@@ -18,10 +18,6 @@ from data_pipeline.sequence import bases, translation
 from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax.runtime.errors import InputError
 
-_IUPAC = {
-    "A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
-    "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
-}  # fmt: skip
 _MAX_STATES = 4096
 SLACK = 12  # bases by which G + C may be outside its range at the beginning of a continuation
 
@@ -58,9 +54,9 @@ class Constraints:
         if isinstance(self.forbidden_motifs, str):
             raise InputError("must be a list of motifs, not a string", "forbidden_motifs", self.forbidden_motifs)
         for motif in self.forbidden_motifs:
-            if not motif or set(motif.upper()) - _IUPAC.keys():
+            if not motif or set(motif.upper()) - bases.IUPAC.keys():
                 raise InputError(
-                    f"motif {motif!r} must consist of IUPAC letters ({''.join(_IUPAC)})",
+                    f"motif {motif!r} must consist of IUPAC letters ({''.join(bases.IUPAC)})",
                     "forbidden_motifs",
                     self.forbidden_motifs,
                 )
@@ -134,7 +130,7 @@ def _motifs(max_homopolymer: int | None, forbidden_motifs: tuple[str, ...]) -> t
     motifs |= {"".join(complement[c] for c in reversed(m)) for m in motifs}
     if max_homopolymer is not None:
         motifs |= {base * (max_homopolymer + 1) for base in "ACGT"}
-    sets = [[{bases.LETTERS.index(b) for b in _IUPAC[letter]} for letter in motif] for motif in sorted(motifs)]
+    sets = [[{bases.LETTERS.index(b) for b in bases.IUPAC[letter]} for letter in motif] for motif in sorted(motifs)]
     states, step, bad = {frozenset(): 0}, [], []
     for state in (order := [frozenset()]):
         transitions, ends = [0] * 5, [False] * 5  # N matches nothing

@@ -1,14 +1,13 @@
-"""Files from elsewhere, read within size limits; our folders and files, written atomically or resumably."""
+"""Files from elsewhere, read within size limits; our folders, written atomically, and files, written resumably."""
 
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline.errors import DataError
+from data_pipeline.files import atomic, made_parents, write_text
 from gener_jax.runtime.errors import CheckpointError, ConfigError
 
 
@@ -52,25 +51,9 @@ def whole_folder(output: Path) -> Iterator[Path]:
     """
     if os.path.lexists(output):
         raise ConfigError(f"{output}: already exists; give a new folder")
-    made = [parent for parent in output.absolute().parents if not parent.exists()]
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
-    try:
+    with made_parents(output), atomic(output) as partial:
+        partial.mkdir()
         yield partial
-        partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private to its owner
-        os.rename(partial, output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 class ResumableFile:
@@ -119,9 +102,7 @@ class ResumableFile:
         os.fsync(self._file.fileno())
         self.done, self.facts = done, {**self.facts, **facts}
         state = {"fingerprint": self._fingerprint, "done": done, "facts": self.facts, "bytes": self._file.tell()}
-        partial = self._state.with_suffix(".tmp")
-        partial.write_text(json.dumps(state))
-        os.replace(partial, self._state)
+        write_text(self._state, json.dumps(state))
 
     def discard(self) -> None:
         """Removes the partial file, whose content is elsewhere now."""

@@ -10,7 +10,6 @@ import dataclasses
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from data_pipeline.files import atomic, write_text
 from gener_jax.config import Config, ModelSpec, resolve
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.storage.files import read_json
@@ -62,7 +62,7 @@ def write_metrics(folder: Path, step: int, metrics: dict) -> None:
     """Replaces the metrics of a checkpoint."""
     path = folder / "checkpoints" / str(step) / _METRICS
     path.parent.mkdir(exist_ok=True)
-    _write(path, json.dumps(metrics))
+    write_text(path, json.dumps(metrics))
 
 
 def unreadable_metrics(folder: Path) -> list[int]:
@@ -221,23 +221,16 @@ def describe(folder: Path, config: ModelSpec) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config.tokenizer.kind == "bpe" and not (folder / _TOKENIZER).exists():
-        partial = folder / f"{_TOKENIZER}.partial"
-        shutil.copyfile(config.tokenizer.model_file, partial)
-        os.replace(partial, folder / _TOKENIZER)
-    _write(folder / "config.json", json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n")
+        with atomic(folder / _TOKENIZER) as partial:
+            shutil.copyfile(config.tokenizer.model_file, partial)
+    write_text(folder / "config.json", json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n")
     path = folder / "environment.json"
     try:
         starts = json.loads(path.read_text()) if path.exists() else []
     except ValueError as error:
         raise CheckpointError(path, f"is not valid JSON ({error}); remove it, nothing else depends on it") from None
     starts = starts if isinstance(starts, list) else [starts]  # early versions wrote one object
-    _write(path, json.dumps([*starts, environment()], indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    write_text(path, json.dumps([*starts, environment()], indent=2) + "\n")
 
 
 def environment() -> dict:

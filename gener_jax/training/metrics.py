@@ -5,12 +5,12 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import jax
 
+from data_pipeline.files import write_text
 from gener_jax.config import Config, Train
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import ConfigError
@@ -86,9 +86,7 @@ class Log:
                     values = json.loads(line)
                     if values["step"] < step + ("held_out" not in values or evaluated):
                         kept.append(line)
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            os.replace(partial, path)
+            write_text(path, "".join(line + "\n" for line in kept))
         self._others = [_WRITERS[name](folder, step, config) for name in config.train.writers]
         self._file = path.open("a")
 
