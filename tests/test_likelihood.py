@@ -3,7 +3,6 @@
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +11,6 @@ from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV
 from gener_jax.inference import batches, likelihood, prompt
 from gener_jax.inference.batches import by_length, round_up
-from gener_jax.inference.likelihood import log_masses
 from gener_jax.runtime.errors import ConfigError, InputError
 from tests.raised import raises
 from tests.test_generate import make_lm, next_logits
@@ -240,11 +238,6 @@ def test_batches_are_dispatched_to_an_accelerator_before_the_first_is_read(platf
     pending = np.cumsum([1 if event == "made" else -1 for event, _ in events])
     assert pending.max() == ahead + 1
     assert events.index(("read", 0)) == ahead + 1
-
-
-def test_log_masses_of_uniform_kmers():
-    masses = np.asarray(log_masses(jnp.full((1, 64), -np.log(64.0)), jnp.array([[4, 1, 4]])))
-    np.testing.assert_allclose(np.exp(masses[0]), [[1 / 4] * 4, [1 / 4] * 4, [1 / 16] * 4], atol=1e-6)
 
 
 def test_errors(lm):

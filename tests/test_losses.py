@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, KmerTokenizer
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD
 from gener_jax import config
 from gener_jax.model import decoder, losses
 from gener_jax.model.losses import FNS_FLOOR, fns_nll, is_target
@@ -16,8 +16,6 @@ from gener_jax.training.step import abstract_state, loss_sums, make_train_step
 from tests.conftest import random_params
 
 token_nll = jax.jit(losses.token_nll)
-base_nll = jax.jit(losses.base_nll, static_argnums=2)
-marginals = jax.jit(losses.marginals, static_argnums=1, static_argnames="compat")
 
 
 def log_softmax(logits):
@@ -43,32 +41,6 @@ def test_token_nll_is_minus_log_softmax_in_float32():
 def test_token_nll_of_extreme_logits_is_finite():
     logits = np.float32([[1e4, -1e4, 0.0]])
     np.testing.assert_allclose(token_nll(logits.repeat(3, 0), np.arange(3)), [0.0, 2e4, 1e4])
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 6])
-def test_base_nll_is_the_chain_rule_over_a_kmer(k):
-    tokenizer = KmerTokenizer(k)
-    kmers = ["".join(bases) for bases in itertools.product("ATCG", repeat=k)]
-    assert tokenizer.tokens[NUM_SPECIAL:] == kmers
-    logits = random_logits(3, 4, tokenizer.vocab_size)
-    ranks = np.random.default_rng(k).integers(0, 4**k, (3, 4))
-    actual = np.asarray(base_nll(logits, ranks + NUM_SPECIAL, k))
-    assert actual.shape == (3, 4, k)
-    p = np.exp(log_softmax(logits))[..., NUM_SPECIAL:]
-    for b, t in np.ndindex(3, 4):
-        target = kmers[ranks[b, t]]
-        for j in range(1, k + 1):  # the first j bases: the sum over all k-mers that begin with them
-            begins = np.array([kmer.startswith(target[:j]) for kmer in kmers])
-            np.testing.assert_allclose(actual[b, t, :j].sum(), -np.log(p[b, t, begins].sum()), atol=2e-5)
-
-
-def test_base_nll_charges_special_mass_to_the_first_base():
-    logits = np.zeros((3, 4, NUM_SPECIAL + 16), np.float32)
-    logits[..., BOS] = 20.0
-    first, second = np.moveaxis(np.asarray(base_nll(logits, np.full((3, 4), NUM_SPECIAL + 7), 2)), -1, 0)
-    np.testing.assert_allclose(second, np.log(4), atol=1e-5)
-    np.testing.assert_allclose(first, -log_softmax(logits)[..., NUM_SPECIAL + 7] - np.log(4), atol=1e-5)
-    assert (first > 15).all()
 
 
 def test_all_but_oov_and_pad_are_targets():
@@ -275,19 +247,6 @@ def test_a_marginal_below_the_floor_counts_as_the_floor():
     logits = np.zeros((1, 36), np.float32)
     logits[0, 32] = np.log(35 * FNS_FLOOR / 2)  # the probability of A is half the floor
     np.testing.assert_allclose(fns_nll(logits, np.array([32]), 1), -np.log(FNS_FLOOR), rtol=1e-6)
-
-
-@pytest.mark.parametrize("scale", [1.0, 200.0])
-def test_marginals_and_special_mass_add_up_to_one(scale):
-    logits = random_logits(2, 5, NUM_SPECIAL + 4**6, scale=scale)
-    p = np.asarray(marginals(logits, 6))
-    assert p.shape == (2, 5, 6, 4)
-    special = np.exp(log_softmax(logits))[..., :NUM_SPECIAL].sum(-1)
-    np.testing.assert_allclose(p.sum(-1) + special[..., None], 1, atol=1e-5)
-    compat = np.asarray(marginals(logits, 6, compat=True))
-    np.testing.assert_allclose(compat.sum(-1), 1, atol=1e-5)
-    np.testing.assert_allclose(compat[..., 0] - p[..., 0], np.broadcast_to(special[..., None], (2, 5, 6)), atol=1e-5)
-    assert np.array_equal(compat[..., 1:], p[..., 1:])
 
 
 def test_fns_weights_special_tokens_by_one_kth():

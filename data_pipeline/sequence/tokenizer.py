@@ -39,6 +39,12 @@ _SPECIAL = re.compile(rb"<[^<>]*>")
 _IUPAC = "".join(bases.IUPAC).encode()
 
 
+@functools.cache
+def kmer_codes(k: int) -> np.ndarray:
+    """The base codes of each k-mer in the order of the ids, int64 [4^k, k]."""
+    return np.arange(4**k)[:, None] >> 2 * np.arange(k - 1, -1, -1) & 3
+
+
 class Tokenizer:
     """The base of both tokenizers: special tokens written in the text, and decoding by a table of texts."""
 
@@ -266,9 +272,8 @@ def _kmer_ids(symbols: np.ndarray, k: int, alphabet: tuple) -> tuple[np.ndarray,
 def _kmer_tables(k: int, alphabet: tuple) -> tuple[np.ndarray, np.ndarray]:
     """Tables by key: the id of each k-mer, int32, and its word, uint64; the word of an unused key is 0."""
     symbols, _, shift = alphabet
-    ranks = np.arange(4**k)[:, None] >> 2 * np.arange(k - 1, -1, -1) & 3
     kmers = np.zeros((4**k, 8), np.uint8)
-    kmers[:, :k] = np.frombuffer(symbols, np.uint8)[ranks]
+    kmers[:, :k] = np.frombuffer(symbols, np.uint8)[kmer_codes(k)]
     word = kmers.view("<u8")[:, 0]
     key = _key(word << shift)
     table = np.zeros(16 ** ((k + 1) // 2), np.int32)

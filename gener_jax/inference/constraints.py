@@ -15,7 +15,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipeline.sequence import bases, translation
-from data_pipeline.sequence.tokenizer import Tokenizer
+from data_pipeline.sequence.tokenizer import NUM_SPECIAL, Tokenizer, kmer_codes
 from gener_jax.runtime.errors import InputError
 
 _MAX_STATES = 4096
@@ -104,12 +104,12 @@ def tables(
     least, largest = math.ceil(low * num_bases - 1e-6), math.floor(high * num_bases + 1e-6)
     if least > largest:
         raise InputError(f"no whole number of G and C of {num_bases} bases is in this range", "gc", constraints.gc)
-    k, special = tokenizer.k, tokenizer.vocab_size - 4**tokenizer.k
+    k, special = tokenizer.k, NUM_SPECIAL
     motifs = _motifs(constraints.max_homopolymer, tuple(sorted(m.upper() for m in constraints.forbidden_motifs)))
     motif_next, ends, motif_starts = _over_tokens(*motifs, k, special, prompts)
     frame_next, stops, frame_starts = _over_tokens(*_frame(constraints.genetic_code), k, special, prompts)
     begin = np.array([motif_starts, frame_starts, [len(dna) for dna, _ in prompts]], np.int32).reshape(3, -1).T
-    is_gc = np.isin(np.arange(4**k)[:, None] // 4 ** np.arange(k - 1, -1, -1) % 4, (bases.C, bases.G))
+    is_gc = np.isin(kmer_codes(k), (bases.C, bases.G))
     gc = np.zeros((k + 1, special + 4**k), np.int32)
     gc[1:, special:] = np.cumsum(is_gc, axis=1).T
     return Tables(

@@ -18,7 +18,7 @@ from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.embeddings import embed
 from gener_jax.inference.generate import BATCH_SIZE, Batch, Sampling, cache_size
-from gener_jax.inference.likelihood import Score, base_probabilities, kmers, log_likelihood
+from gener_jax.inference.likelihood import Score, base_probabilities, kmer_size, log_likelihood
 from gener_jax.inference.prompt import input_errors, split_prompt
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.protocols import CONTEXT, Scored
@@ -180,7 +180,7 @@ class LM:
             scored raises nothing; its `flag` gives the reason.
           DataError: if the file is not FASTA.
         """
-        kmers(self, "score_variants")
+        kmer_size(self, "score_variants")
         if isinstance(genome, dict):
             genome = Genome.of(genome)
         elif not isinstance(genome, Genome):

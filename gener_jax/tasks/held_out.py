@@ -25,7 +25,7 @@ from data_pipeline.splitting.leakage import NEAR_COPY
 from gener_jax.config import Config
 from gener_jax.data.loader import to_devices
 from gener_jax.data.permutation import permute
-from gener_jax.model import kernels, losses, parallel
+from gener_jax.model import kernels, kmers, losses, parallel
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
 from gener_jax.runtime.transfer import fetch
@@ -117,7 +117,7 @@ class HeldOut:
             )
             logits = model.apply({"params": params}, hidden, method="logits")
             token = losses.token_nll(logits, batch["targets"])
-            base = losses.base_nll(logits, batch["targets"], tokenizer.k) if by_base else None
+            base = kmers.base_nll(logits, batch["targets"], tokenizer.k) if by_base else None
             return jax.tree.map(parallel.restore, (token, base))
 
         # Replicated, since every process reads all results.

@@ -12,11 +12,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, PAD, Tokenizer
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, PAD, Tokenizer, kmer_codes
 from gener_jax.config import Config
 from gener_jax.data.loader import to_devices
 from gener_jax.data.permutation import permute
-from gener_jax.model import kernels, losses, parallel
+from gener_jax.model import kernels, parallel
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
 from gener_jax.runtime.transfer import fetch
@@ -56,7 +56,7 @@ class Recovery:
             end = min(len(ids) - self.new, context)
             if end >= self.new and (ids[: end + self.new] >= NUM_SPECIAL).all():
                 self.rows.append((np.concatenate([[BOS], ids[:end]]), ids[end : end + self.new]))
-        self._bases = losses.kmer_bases(k)
+        self._bases = kmer_codes(k)
         model = Decoder(kernels.for_any_mask(config.model))
 
         def predict(params, batch, starts):

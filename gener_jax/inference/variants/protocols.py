@@ -40,9 +40,10 @@ from jaxtyping import Array, Float, Int
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS
 from gener_jax.inference.batches import by_length, results, right_pad
-from gener_jax.inference.likelihood import STRANDS, Framed, frame, log_masses, score_all
+from gener_jax.inference.likelihood import STRANDS, Framed, frame, score_all
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.variant import FLANK, Site, Variant, sites_of
+from gener_jax.model import kmers
 from gener_jax.model.decoder import Decoder
 from gener_jax.runtime.errors import InputError
 
@@ -84,8 +85,8 @@ def next_kmer_masses(
     hidden, _ = model.apply({"params": params}, ids)
     last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
     logits = model.apply({"params": params}, last, method="logits")
-    log_p = logits[:, -(4 ** codes.shape[-1]) :] - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    return log_masses(log_p, codes.astype(jnp.int32))
+    log_p = kmers.of(jax.nn.log_softmax(logits, axis=-1), codes.shape[-1])
+    return kmers.log_masses(log_p, codes.astype(jnp.int32))
 
 
 class Deduplicated:
