@@ -88,7 +88,7 @@ def test_attention_on_a_mesh_is_attention(sizes, heads, key_heads, segmented, wi
             placed = parallel.balance({**batch, "inputs": ids})
             q, k, v, w = (placed[n].reshape(*ids.shape, -1, 8) for n in "qkvw")
             s = Segments(placed["inputs"], placed["inputs"]) if segmented else None
-            function = functools.partial(parallel.sharded_attention, segments=s, offset=0, **how)
+            function = functools.partial(parallel.sharded_attention, segments=s, **how)
             found = jax.grad(functools.partial(loss, function), (0, 1, 2), has_aux=True)(q, k, v, w)
             return jax.tree.map(parallel.restore, found)
 
@@ -132,13 +132,13 @@ def test_heads_that_do_not_divide_take_blockwise_or_are_refused(monkeypatch):
         jax.set_mesh(make_mesh(1, 1, 1, context=8)),
         raises(errors.ConfigError, field="model.attention", value="cudnn"),
     ):
-        parallel.sharded_attention(q, k, v, implementation="cudnn", offset=0)
+        parallel.sharded_attention(q, k, v, implementation="cudnn")
 
 
 def test_what_does_not_divide_is_refused():
     q, k, v, _, _ = arrays(4, 2, length=20)
     with jax.set_mesh(make_mesh(1, 1, 1, context=8)), pytest.raises(ValueError, match=r"20 tokens .* = 16"):
-        parallel.sharded_attention(q, k, v, implementation="blockwise", offset=0)
+        parallel.sharded_attention(q, k, v, implementation="blockwise")
 
 
 LONG = config.Config(

@@ -46,15 +46,6 @@ class Cache:
     index: Int[Array, ""]  # the slot of the next token
 
 
-def empty_cache(config: Model, batch: int, slots: int) -> Cache:
-    """A cache for `batch` rows of up to `slots` tokens, in the compute dtype."""
-    c = config
-    k_shape = (batch, c.num_key_value_heads, c.head_dim, slots)
-    v_shape = (batch, c.num_key_value_heads, slots, c.head_dim)
-    k, v = (tuple(jnp.zeros(shape, c.dtype) for _ in range(c.num_hidden_layers)) for shape in (k_shape, v_shape))
-    return Cache(k, v, jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
-
-
 def extend_cache(cache: Cache, slots: int) -> Cache:
     """The cache with `slots` empty slots appended."""
     return Cache(
@@ -110,21 +101,20 @@ class Block(nn.Module):
             q_BTNH = constrain(rope.rotate(q_BTNH, *angles), "batch", "length", "heads", "head_dim")
             k_BTKH = constrain(rope.rotate(k_BTKH, *angles), "batch", "length", "kv_heads", "head_dim")
             v_BTKH = constrain(v_BTKH, "batch", "length", "kv_heads", "head_dim")
-            how = {
-                "implementation": c.attention, "segments": segments, "window": c.sliding_window,
-                "block": c.attention_block,
-                # Kernels need a static offset of 0, but the scan turns `slot` into a traced array.
-                "offset": 0 if cache_kv is None else slot,
-            }  # fmt: skip
             k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
             if cache_kv is None:
-                out_BTNH = sharded_attention(q_BTNH, k_BTKH, v_BTKH, **how)
+                out_BTNH = sharded_attention(
+                    q_BTNH, k_BTKH, v_BTKH, implementation=c.attention, segments=segments, window=c.sliding_window,
+                    block=c.attention_block,
+                )  # fmt: skip
                 cache_kv = (k_BKHT, v_BKTH) if keep else None
             else:
                 k_BKHS = jax.lax.dynamic_update_slice_in_dim(cache_kv[0], k_BKHT, slot, 3)
                 v_BKSH = jax.lax.dynamic_update_slice_in_dim(cache_kv[1], v_BKTH, slot, 2)
                 cache_kv = (k_BKHS, v_BKSH)
-                out_BTNH = cached_attention(q_BTNH, k_BKHS, v_BKSH, **how)
+                out_BTNH = cached_attention(
+                    q_BTNH, k_BKHS, v_BKSH, offset=slot, segments=segments, window=c.sliding_window
+                )
             out_BTD = matrix("o", {"heads": N, "head_dim": H}, {"embed": D})(out_BTNH)
             x_BTD += constrain(out_BTD, "batch", "length", "hidden")
         with jax.named_scope("mlp"):
@@ -189,8 +179,9 @@ class Decoder(nn.Module):
           ids_BT: token ids.
           positions_BT: rotary positions in tokens; default: 0, 1, …, or continuing after the tokens of the cache. On a
             mesh with a context axis they are required, since the tokens are in the order of `parallel.balance`.
-          segment_ids_BT: document ids, which attention does not cross; with a cache: 0 for padding, 1 for tokens.
-          cache: keys and values so far; needs parameters by layer. Without one, the returned cache is None.
+          segment_ids_BT: document ids, which attention does not cross; not with a cache.
+          cache: keys and values so far, for one further token per row; needs parameters by layer. Without one, the
+            returned cache is None.
           keep: without a cache, return one that holds exactly these tokens; needs parameters by layer. Such a pass may
             use the platform's attention kernel.
 
@@ -210,10 +201,8 @@ class Decoder(nn.Module):
                 )
             positions_BT = slot + jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
         if cache is not None:
-            if segment_ids_BT is None:
-                segment_ids_BT = jnp.ones_like(ids_BT)
-            key_segments = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids_BT, slot, 1)
-            segments = Segments(segment_ids_BT, key_segments)
+            own = jnp.ones_like(ids_BT)
+            segments = Segments(own, jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, own, slot, 1))
         else:
             segments = None if segment_ids_BT is None else Segments(segment_ids_BT, segment_ids_BT)
         angles = rope.angles(positions_BT, c)
@@ -231,7 +220,7 @@ class Decoder(nn.Module):
         if keep:
             cache = Cache(*zip(*kept, strict=True), jnp.ones_like(ids_BT), jnp.int32(ids_BT.shape[1]))
         elif cache is not None:
-            cache = Cache(*zip(*kept, strict=True), key_segments, cache.index + ids_BT.shape[1])
+            cache = Cache(*zip(*kept, strict=True), segments.keys, cache.index + 1)
         return self.norm(x_BTD), cache
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:

@@ -100,36 +100,29 @@ def run(name: str, q_BTNH, k_BTKH, v_BTKH, ids_BT, window: int | None, *, name_k
             q_BTNH, k_BTKH, v_BTKH, is_causal=True, local_window_size=sides, implementation="cudnn"
         )
     if name == "triton":
-        return _triton(q_BTNH, k_BTKH, v_BTKH, ids_BT, name_kept, interpret)
+        groups = q_BTNH.shape[2] // k_BTKH.shape[2]  # the kernel needs one key head per query head
+        k, v = (jnp.repeat(x, groups, axis=2) for x in (k_BTKH, v_BTKH))
+        return _mha(q_BTNH, k, v, ids_BT, name_kept, interpret)
     return _splash(q_BTNH, k_BTKH, v_BTKH, ids_BT, window, name_kept, interpret)
-
-
-def _triton(q_BTNH, k_BTKH, v_BTKH, ids_BT, name_kept, interpret):
-    groups = q_BTNH.shape[2] // k_BTKH.shape[2]
-    k, v = (jnp.repeat(x, groups, axis=2) for x in (k_BTKH, v_BTKH))  # the kernel needs one key head per query head
-    return _mha(q_BTNH, k, v, ids_BT, name_kept, interpret)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _mha(q, k, v, ids, name_kept, interpret):
-    """The kernel's function, with checkpoint names on what its backward pass needs."""
+    """Triton's kernel, with checkpoint names on what its backward pass needs."""
     return _mha_forward(q, k, v, ids, name_kept, interpret)[0]
 
 
 def _mha_options(q):
     from jax.experimental.pallas.ops.gpu import attention as triton
 
-    block = 64
-    sizes = triton.BlockSizes(
-        block_q=block, block_k=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
-    )
-    return triton, q.shape[3] ** -0.5, sizes
+    blocks = ("block_q", "block_k", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+    return triton, q.shape[3] ** -0.5, triton.BlockSizes(**dict.fromkeys(blocks, 64))
 
 
 def _mha_forward(q, k, v, ids, name_kept, interpret):
     triton, scale, sizes = _mha_options(q)
-    out, lse = triton.mha(q, k, v, ids, scale, True, sizes, interpret=interpret, return_residuals=True)
-    out, lse = checkpoint_name(out, name_kept), checkpoint_name(lse, name_kept)
+    results = triton.mha(q, k, v, ids, scale, True, sizes, interpret=interpret, return_residuals=True)
+    out, lse = checkpoint_name(results, name_kept)
     return out, (q, k, v, ids, out, lse)
 
 

@@ -64,8 +64,8 @@ def _to_natural(x, n):
 def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = None, **how) -> jax.Array:
     """Self-attention on the current mesh; over context, sequences are in the balanced order.
 
-    The keyword arguments `how` are those of `attention`, and so is the dimension key; T is the whole length, the same
-    for queries and keys.
+    The keyword arguments `how` are those of `attention` but the offset, and so is the dimension key; T is the whole
+    length, the same for queries and keys.
 
     Raises:
       ConfigError: if a kernel is named and mesh.context does not divide the heads per device; "auto" uses blockwise
@@ -97,7 +97,7 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
         out = []
         for tokens, chunk in ((slice(0, half), rank), (slice(half, None), 2 * n - 1 - rank)):
             own = None if ids is None else Segments(ids[:, tokens], keys)
-            out.append(attention(q[:, tokens], k, v, segments=own, **{**how, "offset": chunk * half}))
+            out.append(attention(q[:, tokens], k, v, segments=own, offset=chunk * half, **how))
         return jnp.concatenate(out, axis=1)
 
     ids = None if segments is None else segments.queries
@@ -121,10 +121,8 @@ def _exchanges(q_BTNH, k_BSKH, ids_BS, n, how) -> bool:
             f"{heads}; use auto or blockwise, or another mesh.context", "model.attention", name,
         )  # fmt: skip
     queries = jax.ShapeDtypeStruct((B, k_BSKH.shape[1], heads // n, H), q_BTNH.dtype)
-    case = kernels.Case(queries, k_BSKH, how["offset"], ids_BS is not None, how.get("window"))
-    return (
-        name != "auto" or kernels.choice(case) is not None
-    )  # `attention` raises if a named kernel does not support it
+    case = kernels.Case(queries, k_BSKH, 0, ids_BS is not None, how.get("window"))
+    return name != "auto" or kernels.choice(case) is not None  # if a named kernel does not take it, `attention` raises
 
 
 def _by_heads(q_BTNH, k_BSKH, v_BSKH, ids_BS, n, how):

@@ -91,4 +91,5 @@ def read_params(
         return decoder.unstack(params, donate=True) if by_layer else params, step
     if step is not None:
         raise CheckpointError(folder, "is a published model, which has no steps", name="step", value=step)
-    return weights.read(folder, decoder.unstack(target) if by_layer else target), None
+    params = weights.read(folder, target)
+    return params if by_layer else decoder.stack(params, donate=True), None
