@@ -18,12 +18,11 @@ from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.embeddings import embed
 from gener_jax.inference.generate import BATCH_SIZE, Batch, Sampling, cache_size
-from gener_jax.inference.likelihood import Score, base_probabilities, kmers, log_likelihood
+from gener_jax.inference.likelihood import Score, base_probabilities, log_likelihood
 from gener_jax.inference.prompt import input_errors, split_prompt
 from gener_jax.inference.variants.genome import Genome
-from gener_jax.inference.variants.protocols import CONTEXT, Scored
-from gener_jax.inference.variants.protocols import score as score_variants
-from gener_jax.inference.variants.variant import Variant
+from gener_jax.inference.variants.scoring import CONTEXT, Scorer
+from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.model import decoder, kernels, memory
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import InputError
@@ -161,7 +160,7 @@ class LM:
     ) -> Iterator[Scored]:
         """Yields the log-likelihood ratio of each variant, reference minus alternate, in the order of the variants.
 
-        A positive `llr` means that the model prefers the reference allele. See `variants.protocols` for the protocols.
+        A positive `llr` means that the model prefers the reference allele. See `variants.scoring` and its protocols.
 
         Args:
           variants: (contig, start, ref, alt), start 0-based.
@@ -180,15 +179,11 @@ class LM:
             scored raises nothing; its `flag` gives the reason.
           DataError: if the file is not FASTA.
         """
-        kmers(self, "score_variants")
-        if isinstance(genome, dict):
-            genome = Genome.of(genome)
-        elif not isinstance(genome, Genome):
-            genome = Genome.read(genome)
-        return score_variants(
-            self, itertools.starmap(Variant, variants), genome, protocol=protocol, context=context, phases=phases,
-            strand=strand, marginals=marginals, batch_tokens=tokens_per_batch(batch_tokens),
+        scorer = Scorer(
+            self, protocol=protocol, context=context, phases=phases, strand=strand, marginals=marginals,
+            batch_tokens=batch_tokens,
         )  # fmt: skip
+        return scorer(itertools.starmap(Variant, variants), Genome.of(genome))
 
     def logits(self, ids) -> np.ndarray:
         """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].

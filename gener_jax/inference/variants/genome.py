@@ -1,6 +1,5 @@
 """The reference sequences of variants, by contig."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +9,7 @@ import numpy as np
 from data_pipeline.errors import FileError, FormatError
 from data_pipeline.formats import fasta
 from data_pipeline.sequence import bases
-
-_WINDOW = re.compile(r"(.+):(\d+)-(\d+)")
+from gener_jax.inference.variants.interval import Interval
 
 
 class Stretch(NamedTuple):
@@ -19,6 +17,11 @@ class Stretch(NamedTuple):
 
     start: int
     codes: np.ndarray
+
+    @property
+    def end(self) -> int:
+        """The position after its last base."""
+        return self.start + len(self.codes)
 
 
 class Genome:
@@ -37,9 +40,11 @@ class Genome:
                 self._aliases.setdefault(name, set()).update(n for n in names if n in stretches)
 
     @classmethod
-    def of(cls, sequences: dict[str, str]) -> "Genome":
-        """The genome of sequences by name."""
-        return cls({name: [Stretch(0, bases.encode(text))] for name, text in sequences.items()})
+    def of(cls, sequences: "Genome | dict[str, str] | str | Path") -> "Genome":
+        """A genome as it is, of sequences by name, or of the FASTA file of a path."""
+        if isinstance(sequences, dict):
+            return cls({name: [Stretch(0, bases.encode(text))] for name, text in sequences.items()})
+        return sequences if isinstance(sequences, Genome) else cls.read(sequences)
 
     @classmethod
     def read(cls, path: str | Path, aliases: str | Path | None = None, progress=None) -> "Genome":
@@ -51,16 +56,17 @@ class Genome:
           DataError: if a file cannot be read or is not FASTA, or if the name and the length of a stretch disagree.
         """
         stretches: dict[str, list[Stretch]] = {}
-        for record in fasta.read(path, progress):
-            name, start = record.name, 0
-            if window := _WINDOW.fullmatch(name):
-                name, start, end = window[1], int(window[2]) - 1, int(window[3])
-                if end - start != len(record.codes):
-                    raise FormatError(
-                        f"has {len(record.codes)} bases, but its name describes {end - start}", file=path,
-                        record=record.name, remedy="rename it, or extract it again with samtools faidx",
-                    )  # fmt: skip
-            stretches.setdefault(name, []).append(Stretch(start, record.codes))
+        for name, _, codes, _ in fasta.read(path, progress):
+            where = Interval.parse(name) or Interval(name, 0, len(codes))
+            if where.end - where.start != len(codes):
+                raise FormatError(
+                    f"has {len(codes)} bases, but its name describes {where.end - where.start}",
+                    file=path,
+                    record=name,
+                    remedy="rename it, or extract it again with samtools faidx",
+                )
+            codes = bases.reverse_complement(codes) if where.strand == "-" else codes
+            stretches.setdefault(where.contig, []).append(Stretch(where.start, codes))
         table = []
         if aliases is not None:
             try:
@@ -88,10 +94,10 @@ class Genome:
             return f"contig {name} may be {' or '.join(found)}"
         return f"contig {name} is not in the FASTA"
 
-    def stretch(self, contig: str, start: int, end: int) -> Stretch | None:
-        """The stretch of the contig that contains [start, end) with the most bases on both sides; None if none does."""
-        found = [s for s in self.stretches[contig] if s.start <= start and end <= s.start + len(s.codes)]
-        return max(found, key=lambda s: min(start - s.start, s.start + len(s.codes) - end), default=None)
+    def stretch(self, where: Interval) -> Stretch | None:
+        """The stretch that contains an interval of a contig with the most bases on both sides; None if none does."""
+        found = [s for s in self.stretches[where.contig] if s.start <= where.start and where.end <= s.end]
+        return max(found, key=lambda s: min(where.start - s.start, s.end - where.end), default=None)
 
 
 def _names(columns: list[str]) -> list[str]:
