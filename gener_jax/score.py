@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.errors import MismatchError
 from data_pipeline.formats import fasta, vcf
 from data_pipeline.sequence import bases
 from gener_jax.cli import command
@@ -132,14 +133,22 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
             marginals=args.score == "base", batch_tokens=args.batch_tokens,
         )  # fmt: skip
     header, records = vcf.read(args.vcf)
-    genome = Genome.read(args.fasta, args.aliases)
+    genome = Genome.read(args.fasta, args.aliases or ())
     # The VCF is read twice, which takes seconds, because what the first pass finds should be known before the hours of
-    # the second: damage at the end of the file, bases that the model was trained on, and how much there is to do.
-    windows, total, alleles = ScoredBases(genome, args.context), 0, 0
+    # the second: damage at the end of the file, other names of contigs, bases that the model was trained on, and how
+    # much there is to do.
+    windows, total, alleles, names = ScoredBases(genome, args.context), 0, 0, {}
     for record in records:
+        names[record.contig] = True
         windows.add(record.contig, record.start)
         total += 1
         alleles += len(record.alts)
+    if names and not any(map(genome.contig, names)):
+        ours, theirs = (", ".join([*itertools.islice(x, 3), "…"]) for x in (names, genome.stretches))
+        raise MismatchError(
+            f"none of its contigs ({ours}) is in {args.fasta} ({theirs})",
+            file=args.vcf, remedy="give the names of each contig in both files with --aliases",
+        )  # fmt: skip
     line = overlap(config.data.path, folder, lm.step, list(windows), args.check_overlap)
     log(line)
     as_vcf = args.output is not None and args.output.suffix == ".vcf"

@@ -42,41 +42,17 @@ def test_a_stretch_of_the_minus_strand(tmp_path):
     assert (stretch.start, stretch.end, bases.decode(stretch.codes)) == (20, 140, CHROMOSOME[20:140])
 
 
-def test_windows_and_names(tmp_path):
-    fasta = tmp_path / "w.fa"
-    fasta.write_text(f">NC_1.1:21-140\n{CHROMOSOME[20:140]}\n>7\n{CHROMOSOME}\n>chrM x\nACGT\n")
-    table = tmp_path / "names.tsv"
-    table.write_text("# names\nI\tNC_1.1\tsomething\nchrVII\t7\n")
-    genome = Genome.read(fasta, table)
-    assert genome.stretches["NC_1.1"][0].start == 20
-    for name, expected in {
-        "NC_1.1": "NC_1.1", "chr7": "7", "7": "7", "M": "chrM", "I": "NC_1.1", "chrI": "NC_1.1", "VII": "7", "8": None,
-    }.items():  # fmt: skip
-        assert genome.contig(name) == expected
+def test_stretches_and_names(tmp_path):
+    (tmp_path / "w.fa").write_text(f">gi|1|ref|NC_1.1|:21-140\n{CHROMOSOME[20:140]}\n>7\n{CHROMOSOME}\n>chrM x\nACGT\n")
+    (tmp_path / "names.tsv").write_text("I\tNC_1.1\nx\t7\nx\tchrM\n")
+    genome = Genome.of(tmp_path / "w.fa", tmp_path / "names.tsv")
+    assert [genome.contig(name) for name in ("chrI", "chr7", "MT", "8", "x")] == ["NC_1.1", "7", "chrM", None, None]
+    assert (genome.missing("8"), genome.missing("x")) == ("contig 8 is not in the FASTA", "contig x may be 7 or chrM")
+    assert Genome.of(genome, [["8", "7"]]).contig("8") == "7"
     assert genome.stretch(Interval("NC_1.1", 60, 61)).codes[40] == bases.encode(CHROMOSOME[60])
     assert genome.stretch(Interval("NC_1.1", 10, 11)) is None
     with raises(FileError, file="none.tsv"):
-        Genome.read(fasta, tmp_path / "none.tsv")
-    fasta.write_text(f">NC_1.1:21-141\n{CHROMOSOME[20:140]}\n")
+        Genome.of({"1": "ACGT"}, tmp_path / "none.tsv")
+    (tmp_path / "w.fa").write_text(f">NC_1.1:21-141\n{CHROMOSOME[20:140]}\n")
     with raises(FormatError, file="w.fa", record="NC_1.1:21-141"):
-        Genome.read(fasta)
-
-
-def test_names_of_contigs(tmp_path):
-    assert Genome.of({"1": "ACGT", "chr1": "GGGG"}).contig("1") == "1"
-    fasta = tmp_path / "w.fa"
-    fasta.write_text(f">gi|1|ref|NC_1.1|:21-140\n{CHROMOSOME[20:140]}\n>NT_1.1\n{CHROMOSOME}\n")
-    report = tmp_path / "report.txt"
-    columns = [
-        "chr1 assembled-molecule 1 Chromosome CM1.1 = NC_1.1 Primary 160 chr1",
-        "scf unlocalized-scaffold 1 Chromosome GL1.1 = NT_1.1 Primary 200 na",
-    ]
-    report.write_text("# Sequence-Name\n" + "".join("\t".join(line.split()) + "\n" for line in columns))
-    genome = Genome.read(fasta, report)
-    assert genome.stretches["NC_1.1"][0].start == 20
-    for name, expected in {"1": "NC_1.1", "CM1.1": "NC_1.1", "scf": "NT_1.1", "GL1.1": "NT_1.1"}.items():
-        assert genome.contig(name) == expected
-    for name in ("=", "na", "Chromosome", "160", "200", "Primary"):
-        assert genome.contig(name) is None
-    report.write_text("x\tNC_1.1\nx\tNT_1.1\n")
-    assert Genome.read(fasta, report).missing("x") == "contig x may be NC_1.1 or NT_1.1"
+        Genome.read(tmp_path / "w.fa")

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 import gener_jax
-from data_pipeline.errors import DataError, FileError, FormatError
+from data_pipeline.errors import DataError, FileError, FormatError, MismatchError
 from gener_jax import embed, sample, score
 from gener_jax.inference.lm import LM
 from gener_jax.inference.variants.scoring import Scorer
@@ -121,6 +121,24 @@ def test_annotations_of_an_earlier_run_are_replaced(run, files):
     assert again.count("##INFO=<ID=GENER_LLR,") == 1
     assert all(line.count("GENER_LLR=") <= 1 for line in again.splitlines()[9:])
     assert "next_kmer" not in again
+
+
+def test_names_of_contigs(run, files, capsys):
+    """Every name of a contig is scored; a file whose contigs are all unknown is an error that names --aliases."""
+    (files / "g.fa").write_text(f">gi|49175990|ref|NC_000013.11| x\n{CHROMOSOME}\n>chrM\n{CHROMOSOME}\n")
+    names = ("gi|49175990|ref|NC_000013.11|", "NC_000013.11", "13", "Chr13", "MT", "chrM")
+    row = f"\t101\t.\t{CHROMOSOME[100]}\tGATTA\n"
+    (files / "v.vcf").write_text(HEAD + "".join(name + row for name in names))
+    rows = table(variants(run, files, "t.tsv"))
+    assert [(row["contig"], row["flag"]) for row in rows] == [(name, "") for name in names]
+    assert len({row["llr"] for row in rows}) == 1
+    (files / "v.vcf").write_text(HEAD + "chrQ" + row + "NC_000013.10" + row)
+    with raises(MismatchError, file="v.vcf") as caught:
+        variants(run, files, "none.tsv")
+    assert "--aliases" in caught.value.remedy
+    (files / "names").write_text("chrQ\tchrM\n")
+    flags = [row["flag"] for row in table(variants(run, files, "some.tsv", "--aliases", str(files / "names")))]
+    assert flags == ["", "contig NC_000013.10 is not in the FASTA"]
 
 
 def test_resumes_after_a_stop(run, files, monkeypatch):

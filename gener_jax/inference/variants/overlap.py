@@ -25,17 +25,16 @@ class ScoredBases:
         self._genome, self._context = genome, context
         self._marks: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
-    def add(self, contig: str, start: int) -> bool:
-        """Marks the window of a variant; returns False if the genome does not contain it."""
+    def add(self, contig: str, start: int) -> None:
+        """Marks the window of a variant, if the genome contains it."""
         name = self._genome.contig(contig)
         stretch = None if name is None else self._genome.stretch(Interval(name, start, start + 1))
         if stretch is None:
-            return False
+            return
         empty = np.zeros(-(-len(stretch.codes) // _BUCKET), bool)
         _, marks = self._marks.setdefault((name, stretch.start), (stretch.codes, empty))
         at = start - stretch.start
         marks[max(at - self._context, 0) // _BUCKET : (at + self._context) // _BUCKET + 1] = True
-        return True
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yields each run of marked bases, codes uint8 [bases]."""
