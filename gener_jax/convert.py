@@ -84,7 +84,6 @@ def main(argv=None) -> None:
     add("--output", type=Path, metavar="DIR", help="a new folder")
     add("--format", choices=("hf", "run"), help="what to write there")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="of an hf folder's tensors [as they were stored]")
-    add("--step", type=command.step, help="of a run: a checkpoint's step, or best [the newest]")
     add("--verify", action="store_true", help="compare with transformers, on this machine")
     args, config, folder = program.parse(argv)
     if (args.output is None) != (args.format is None) or not (args.output or args.verify):

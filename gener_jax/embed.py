@@ -96,7 +96,6 @@ def main(argv=None) -> None:
         type=int,
         help=f"tokens per batch, including padding [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]",
     )
-    add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
     check_prefix(args.prefix)
     writers = {".npz": write_npz, ".parquet": write_parquet}
@@ -113,9 +112,8 @@ def main(argv=None) -> None:
         raise ConfigError("already exists; remove it or give another name", "--output", str(args.output))
     if args.prompt_convention:
         config = dataclasses.replace(config, prompt_convention=args.prompt_convention)
-    if args.batch_tokens is not None and args.batch_tokens < 1:
-        raise ConfigError("must be positive", "--batch_tokens", args.batch_tokens)
-    args.batch_tokens = tokens_per_batch(args.batch_tokens)
+    with errors.user_errors():
+        args.batch_tokens = tokens_per_batch(args.batch_tokens)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step)
     options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder", "prefix")}
@@ -137,7 +135,9 @@ def main(argv=None) -> None:
         with errors.user_errors(f"{args.fasta}: record {sequence.name}"):
             lm.check_length(-(-tokens // args.chunks) + 2, "chunks", args.chunks)
 
-    def write(group: list[fasta.Sequence]) -> None:
+    batches = 4 if args.pooling == "tokens" else 16  # per write, at most; the states of all tokens are large
+    sequences = itertools.islice(fasta.read(args.fasta), raw.done, None)
+    for group in fasta.groups(sequences, _SEQUENCES, batches * args.batch_tokens * lm.tokenizer.k):
         texts = [prefix + bases.decode(s.codes) for s in group]
         for sequence in group:
             check(sequence)
@@ -148,16 +148,6 @@ def main(argv=None) -> None:
         data = b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in found)
         raw.append(data, len(names), names=names, tokens=tokens)
         rate.update(len(group), sum(len(s.codes) for s in group))
-
-    batches = 4 if args.pooling == "tokens" else 16  # per write, at most; the states of all tokens are large
-    group = []
-    for sequence in itertools.islice(fasta.read(args.fasta), raw.done, None):
-        group.append(sequence)
-        if len(group) >= _SEQUENCES or sum(len(s.codes) for s in group) >= batches * args.batch_tokens * lm.tokenizer.k:
-            write(group)
-            group = []
-    if group:
-        write(group)
     rate.close()
     width = lm.spec.model.hidden_size * (1 if args.pooling == "tokens" else args.chunks)
     writers[args.output.suffix](args.output, raw.partial, width, names, tokens if args.pooling == "tokens" else None)

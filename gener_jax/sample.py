@@ -72,7 +72,6 @@ def main(argv=None) -> None:
     )
     add("--gc", type=float, nargs=2, metavar=("MIN", "MAX"), help="range of a continuation's GC content, as fractions")
     add("--log_probs", type=Path, metavar="FILE", help="TSV of each base and its log-probability in nats")
-    add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     add("--output", type=Path, metavar="FILE", help="where to write the FASTA [standard output]")
     args, config, folder = program.parse(argv)
     given = {

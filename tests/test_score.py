@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import re
 import sys
 
 import numpy as np
@@ -11,17 +10,13 @@ import pyarrow.parquet
 import pytest
 
 import gener_jax
-from data_pipeline.dataset.reader import read_info
-from data_pipeline.errors import DataError, FileError, FormatError
-from data_pipeline.sequence import bases
+from data_pipeline.errors import DataError, FileError, FormatError, MismatchError
 from gener_jax import embed, sample, score
 from gener_jax.inference.lm import LM
-from gener_jax.inference.variants.genome import Genome
+from gener_jax.inference.variants.scoring import Scorer
 from gener_jax.model import decoder
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.score import Marked, overlap
 from gener_jax.storage import run_folder
-from tests import tiny
 from tests.raised import raises
 from tests.test_generate import make_lm
 from tests.test_vcf import HEAD
@@ -128,6 +123,24 @@ def test_annotations_of_an_earlier_run_are_replaced(run, files):
     assert "next_kmer" not in again
 
 
+def test_names_of_contigs(run, files, capsys):
+    """Every name of a contig is scored; a file whose contigs are all unknown is an error that names --aliases."""
+    (files / "g.fa").write_text(f">gi|49175990|ref|NC_000013.11| x\n{CHROMOSOME}\n>chrM\n{CHROMOSOME}\n")
+    names = ("gi|49175990|ref|NC_000013.11|", "NC_000013.11", "13", "Chr13", "MT", "chrM")
+    row = f"\t101\t.\t{CHROMOSOME[100]}\tGATTA\n"
+    (files / "v.vcf").write_text(HEAD + "".join(name + row for name in names))
+    rows = table(variants(run, files, "t.tsv"))
+    assert [(row["contig"], row["flag"]) for row in rows] == [(name, "") for name in names]
+    assert len({row["llr"] for row in rows}) == 1
+    (files / "v.vcf").write_text(HEAD + "chrQ" + row + "NC_000013.10" + row)
+    with raises(MismatchError, file="v.vcf") as caught:
+        variants(run, files, "none.tsv")
+    assert "--aliases" in caught.value.remedy
+    (files / "names").write_text("chrQ\tchrM\n")
+    flags = [row["flag"] for row in table(variants(run, files, "some.tsv", "--aliases", str(files / "names")))]
+    assert flags == ["", "contig NC_000013.10 is not in the FASTA"]
+
+
 def test_resumes_after_a_stop(run, files, monkeypatch):
     monkeypatch.setattr(score, "_RECORDS", 4)
     whole = variants(run, files, "whole.tsv").read_bytes()
@@ -151,10 +164,8 @@ def test_resumes_after_a_stop(run, files, monkeypatch):
         variants(run, files, "t.tsv", "--protocol", "window")
     monkeypatch.setattr(score.Output, "write", real)
     scored = []
-    first = LM.score_variants
-    monkeypatch.setattr(
-        LM, "score_variants", lambda self, v, *a, **k: first(self, (scored.append(x) or x for x in v), *a, **k)
-    )
+    first = Scorer.__call__
+    monkeypatch.setattr(Scorer, "__call__", lambda self, v, *a: first(self, (scored.append(x) or x for x in v), *a))
     assert variants(run, files, "t.tsv").read_bytes() == whole
     assert 0 < len(scored) < len(table(files / "t.tsv"))
     last = json.loads((files / "t.tsv.json").read_text())
@@ -233,30 +244,6 @@ def test_embeddings(run, files, lm, monkeypatch):
     assert not list(files.glob("*.rows*"))
 
 
-def test_overlap_with_the_training_data_is_reported(tmp_path, monkeypatch):
-    rng = np.random.default_rng(1)
-    seen, new = (rng.integers(0, 4, 3000).astype(np.uint8) for _ in range(2))
-    dataset = tiny.synthetic(tmp_path / "set", {"train": [seen, seen[::-1]], "validation": [new]})
-    config, folder = tiny.config(dataset), tmp_path / "run"
-    state = {"dataset": read_info(dataset)["digest"]}
-    monkeypatch.setattr(run_folder, "read_loader_state", lambda *_: state)
-    windows = Marked(Genome.of({"1": bases.decode(bases.reverse_complement(seen)), "2": bases.decode(new)}), 24)
-    windows.add("2", 1500)
-    line = overlap(config, folder, 3, list(windows.codes()), "auto")
-    assert line == "no 32-mer of the scored bases occurs in the model's training data (6,000 bases)"
-    windows.add("chr1", 30)  # on the other strand
-    line = overlap(config, folder, 3, list(windows.codes()), "auto")
-    assert re.match(r"warning: 993 of the [\d,]+ distinct 32-mers of the scored bases occur in the model's", line)
-    assert line.endswith("the longest shared run has 1024 bases")
-    assert "were not compared" in overlap(config, folder, 3, [new], "never")
-    assert "does not record its training data" in overlap(config, folder, None, [new], "auto")
-    monkeypatch.setattr(score, "_LARGEST_COMPARISON", 100)
-    assert "give --check_overlap always" in overlap(config, folder, 3, [new], "auto")
-    assert overlap(config, folder, 3, [seen], "always").startswith("warning: 2,969 of the 2,969")
-    state["dataset"] = "another"
-    assert "is not the dataset that the model was trained on" in overlap(config, folder, 3, [new], "auto")
-
-
 @pytest.mark.parametrize(
     ("command", "fasta", "arguments", "kind", "attributes"),
     [
@@ -271,7 +258,7 @@ def test_overlap_with_the_training_data_is_reported(tmp_path, monkeypatch):
         (score, ">a\nAC\n", ["--prefix", "<x>"], ConfigError, {"field": "--prefix", "value": "<x>"}),
         (score, ">a\nAC\n", ["--prefix", "<mam>AC"], ConfigError, {"field": "--prefix", "value": "<mam>AC"}),
         (score, ">a\nAC\n", ["--vcf", "-"], ConfigError, {"field": "--vcf", "value": "-"}),
-        (score, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, {"field": "--batch_tokens", "value": 0}),
+        (score, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, "batch_tokens is 0: "),
         (score, ">a\nAC\n", ["--output", "{}/o.vcf.gz"], ConfigError, {"field": "--output", "value": "{}/o.vcf.gz"}),
         (score, ">a\nAC\n", ["--output", "{}/o.vcf"], ConfigError, {"field": "--output", "value": "{}/o.vcf"}),
         (score, ">a\nAC\n", ["--output", "{}"], ConfigError, "is a folder; "),
@@ -281,7 +268,7 @@ def test_overlap_with_the_training_data_is_reported(tmp_path, monkeypatch):
         (embed, ">a\nAC\n>b\n\n", ["--prompt_convention", "v1"], DataError, {"file": "s.fa", "record": "b"}),
         (embed, f">a\nAC\n>b\n{'ACG' * 99}\n", ["--prompt_convention", "v1"], ConfigError, "record b: chunks is 1: "),
         (embed, ">a\nAC\n", ["--layer", "9", "--prompt_convention", "v1"], ConfigError, "layer is 9: "),
-        (embed, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, {"field": "--batch_tokens", "value": 0}),
+        (embed, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, "batch_tokens is 0: "),
         (embed, ">a\nAC\n", ["--output", "{}/x.txt"], ConfigError, {"field": "--output", "value": "{}/x.txt"}),
         (embed, ">a\nAC\n", ["--output", "{}/s.npz"], ConfigError, {"field": "--output", "value": "{}/s.npz"}),
     ],

@@ -6,7 +6,7 @@ warning only), accepts letters that are not nucleotides, and does not report the
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,6 +67,19 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Ite
     if record is None:
         raise FormatError("contains no FASTA record", file=path, remedy="give a FASTA file")
     yield record.finish(masks)
+
+
+def groups(sequences: Iterable[Sequence], most: int, most_bases: int) -> Iterator[list[Sequence]]:
+    """Yields up to `most` sequences at a time; a group ends with the sequence that reaches `most_bases` bases."""
+    group, total = [], 0
+    for sequence in sequences:
+        group.append(sequence)
+        total += len(sequence.codes)
+        if len(group) == most or total >= most_bases:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
 
 
 def accession(name: str) -> str:

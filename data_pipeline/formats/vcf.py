@@ -36,8 +36,8 @@ class Record:
     text: str
 
 
-def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Iterator[str | Record]:
-    """Yields the header lines as text, then the records of a VCF file (plain, gzip or bgzip) in file order.
+def read(path: str | Path, progress: Callable[[int], None] | None = None) -> tuple[list[str], Iterator[Record]]:
+    """The header lines of a VCF file (plain, gzip or bgzip), and its records in file order.
 
     `progress` is called with the number of bytes of the file read since the last call.
 
@@ -46,25 +46,20 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Ite
         reference allele is invalid.
       FileError, DamagedFileError: as `stream.chunks`.
     """
-    path, columns = Path(path), False
-    for number, line in enumerate(_lines(path, progress or (lambda count: None)), 1):
+    path, header = Path(path), []
+    lines = enumerate(_lines(path, progress or (lambda count: None)), 1)
+    for number, line in lines:
         if number == 1 and not line.startswith("##fileformat=VCF"):
             raise FormatError(
                 f"a VCF file starts with ##fileformat=VCF…, not {one_line(line)[:40]!r}", file=path, line=1
             )
-        if line.startswith("##") and not columns:
-            yield line
-        elif line.startswith("#CHROM\t"):
-            columns = True
-            yield line
-        elif not line.strip():
-            continue
-        elif not columns:
+        if line.strip():
+            header.append(line)
+        if line.startswith("#CHROM\t"):
+            return header, (_record(path, number, line) for number, line in lines if line.strip())
+        if line.strip() and not line.startswith("##"):
             raise FormatError("a record before the line #CHROM…", file=path, line=number)
-        else:
-            yield _record(path, number, line)
-    if not columns:
-        raise FormatError("has no line #CHROM…: it is not a VCF file, or is truncated", file=path)
+    raise FormatError("has no line #CHROM…: it is not a VCF file, or is truncated", file=path)
 
 
 def _lines(path: Path, progress: Callable[[int], None]) -> Iterator[str]:

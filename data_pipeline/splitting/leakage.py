@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from data_pipeline.sequence import shared_kmers
+from data_pipeline.sequence import bases, shared_kmers
 
 MEMORY_KMERS = 1 << 25
 NEAR_COPY = 0.1  # fraction of a region's 32-mers that a copy of 93 % identity shares
@@ -47,6 +47,21 @@ def occurring(
             hashes = _sampled(codes[at : stop + shared_kmers.LENGTH - 1], sample, inside[at:stop])
             result[index.find(hashes)] = True
     return result
+
+
+def longest_shared(codes: Iterable[np.ndarray], hashes: np.ndarray) -> int:
+    """The length in bases of the longest run whose 32-mers are all among the sorted hashes; 0 if there is none.
+
+    Repeats are short, copies long.
+    """
+    longest = 0
+    for dna in codes:
+        for first, last in bases.runs(dna < bases.N):
+            found = shared_kmers.mix(shared_kmers.canonical(dna[first:last]))
+            at = np.minimum(np.searchsorted(hashes, found), len(hashes) - 1)
+            shared = bases.runs(hashes[at] == found)
+            longest = max(longest, int((shared[:, 1] - shared[:, 0]).max(initial=0)))
+    return longest + shared_kmers.LENGTH - 1 if longest else 0
 
 
 def train_overlaps(occurs: np.ndarray, members: np.ndarray, sizes: np.ndarray) -> np.ndarray:

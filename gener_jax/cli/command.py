@@ -95,6 +95,7 @@ class Command:
             self.parser.add_argument(
                 "--download", action="store_true", help="download a model that is not in the cache"
             )
+            self.parser.add_argument("--step", type=step, help="of a run: a checkpoint's step, or best [the newest]")
 
     def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Path]:
         """Returns the arguments, the resolved configuration and the run's folder."""
