@@ -238,10 +238,9 @@ def init(model: Decoder, key: jax.Array):
     return model.init(key, one, positions_BT=one)["params"]
 
 
-def variables(params):
+def variables(tree):
     """The collections for `apply` from one tree: the parameters and, under "adapters", their adapters (see `lora`)."""
-    adapters = {"adapters": params["adapters"]} if "adapters" in params else {}
-    return {"params": {name: tree for name, tree in params.items() if name != "adapters"}, **adapters}
+    return {"params": {name: x for name, x in tree.items() if name != "adapters"}, "adapters": tree.get("adapters", {})}
 
 
 def unstack(params, *, donate: bool = False):

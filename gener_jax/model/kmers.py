@@ -37,31 +37,30 @@ def ranks(codes: Int[Array, "... k"]) -> Int[Array, "..."]:
     return (codes * 4 ** jnp.arange(codes.shape[-1])[::-1]).sum(-1)
 
 
-def prefix_masses(log_p: Float[Array, "... kmers"], k: int) -> list[Float[Array, "... prefixes"]]:
-    """The log-probabilities of the first 1, 2, …, k bases, [..., 4], [..., 16], …, from those of the k-mers."""
-    masses = [log_p]
-    for _ in range(k - 1):
-        masses.append(jax.nn.logsumexp(masses[-1].reshape(*log_p.shape[:-1], -1, 4), axis=-1))
-    return masses[::-1]
-
-
 def base_nll(logits: Float[Array, "... V"], targets: Int[Array, "..."], k: int) -> Float[Array, "... k"]:
     """−log p of each base of a k-mer, given the tokens before and the bases before it in the k-mer, in nats.
 
     By the chain rule: p(b₁…b_j) is the sum of p over the k-mers with this prefix. The k terms add up to `token_nll`
     (the probability of special tokens is part of the first base's loss). Only meaningful if the target is a k-mer.
     """
+    logits = logits.astype(jnp.float32)
     rank = jnp.maximum(targets - num_special(logits.shape[-1], k), 0)
-    masses = prefix_masses(of(jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1), k), k)
-    cumulative = [picked(masses[j], rank // 4 ** (k - 1 - j)) for j in range(k)]
-    return -jnp.diff(jnp.stack([jnp.zeros_like(cumulative[0]), *cumulative], axis=-1), axis=-1)
+    cumulative, agreeing = [jax.nn.logsumexp(logits, axis=-1)], of(logits, k)
+    for j in reversed(range(k)):  # the k-mers with the same first bases are a quarter of those with one base less
+        quarters = agreeing.reshape(*rank.shape, 4, -1)
+        agreeing = jnp.take_along_axis(quarters, (rank // 4**j % 4)[..., None, None], axis=-2)[..., 0, :]
+        cumulative.append(jax.nn.logsumexp(agreeing, axis=-1))
+    return -jnp.diff(jnp.stack(cumulative, axis=-1))
 
 
 def log_masses(log_p: Float[Array, "... kmers"], codes: Int[Array, "... k"]) -> Float[Array, "... k 4"]:
     """For position j and base b: log Σ p over the k-mers with base b at j that agree with the known bases before j."""
+    tables = [log_p]  # log-probabilities of the first k, k-1, …, 1 bases
+    for _ in range(codes.shape[-1] - 1):
+        tables.append(jax.nn.logsumexp(tables[-1].reshape(*log_p.shape[:-1], -1, 4), axis=-1))
     agree = jnp.ones((*log_p.shape[:-1], 1), bool)
     found = []
-    for j, table in enumerate(prefix_masses(log_p, codes.shape[-1])):
+    for j, table in enumerate(reversed(tables)):
         by_base = table.reshape(*table.shape[:-1], -1, 4)
         found.append(jax.nn.logsumexp(jnp.where(agree[..., None], by_base, -jnp.inf), axis=-2))
         code = codes[..., j, None, None]

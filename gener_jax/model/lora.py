@@ -30,24 +30,23 @@ def init(key: jax.Array, boxed, targets: Callable[[str], bool], *, rank: int, al
       boxed: the parameters' shapes with their logical axes, as `decoder.abstract` returns them.
 
     Raises:
-      ValueError: if no path is chosen, or a parameter that is not a matrix.
+      ValueError: if a parameter is chosen that is not a matrix, or none.
     """
+    numbered = enumerate(sorted(traverse_util.flatten_dict(boxed, sep="/").items()))
+    chosen = {path: (number, box) for number, (path, box) in numbered if targets(path)}
+    if not chosen or not all(isinstance(box, Matrix) for _, box in chosen.values()):
+        raise ValueError(f"{', '.join(chosen) or 'no path'} chosen for adapters, which are of matrices")
     adapters = {}
-    for number, (path, box) in enumerate(sorted(traverse_util.flatten_dict(boxed, sep="/").items())):
-        if targets(path):
-            if not isinstance(box, Matrix):
-                raise ValueError(f"{path} is not a matrix, so it has no adapter")
-            shape, names, first = box.value.shape, box.names, int(box.names[0] == "layers")
-            last = first + box.num_inputs
-            deviation = alpha / rank / math.sqrt(math.prod(shape[first:last]))
-            a = deviation * jax.random.normal(jax.random.fold_in(key, number), (*shape[:last], rank))
-            b = jnp.zeros((*shape[:first], rank, *shape[last:]))
-            adapters[path] = {
-                "a": Matrix(a, (*names[:last], "rank"), num_inputs=box.num_inputs),
-                "b": Matrix(b, (*names[:first], "rank", *names[last:])),
-            }
-    if not adapters:
-        raise ValueError("no parameter is chosen; paths are like layers/q")
+    for path, (number, box) in chosen.items():
+        shape, names, first = box.value.shape, box.names, int(box.names[0] == "layers")
+        last = first + box.num_inputs
+        deviation = alpha / rank / math.sqrt(math.prod(shape[first:last]))
+        a = deviation * jax.random.normal(jax.random.fold_in(key, number), (*shape[:last], rank))
+        b = jnp.zeros((*shape[:first], rank, *shape[last:]))
+        adapters[path] = {
+            "a": Matrix(a, (*names[:last], "rank"), num_inputs=box.num_inputs),
+            "b": Matrix(b, (*names[:first], "rank", *names[last:])),
+        }
     return traverse_util.unflatten_dict(adapters, sep="/")
 
 

@@ -45,8 +45,11 @@ def decays(boxed):
     `boxed`: the parameters that train, or their shapes, boxed with their logical axes as `decoder.abstract` returns
     them.
     """
-    is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
-    return jax.tree.map(lambda box: len(set(box.names) - {"layers"}) > 1, boxed, is_leaf=is_box)
+    return jax.tree.map(
+        lambda box: len(set(box.names) - {"layers"}) > 1,
+        boxed,
+        is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned),
+    )
 
 
 def make(config: Optimizer, boxed) -> optax.GradientTransformation:
@@ -66,27 +69,22 @@ def _in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransforma
     second with beta2 = 0.999, would never change.
     """
 
+    def stored(state, dtype):
+        return state._replace(mu=optax.tree.cast(state.mu, dtype), nu=optax.tree.cast(state.nu, dtype))
+
     def init(params):
-        state = adam.init(params)
-        low = lambda tree: jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)  # noqa: E731
-        return state._replace(mu=low(state.mu), nu=low(state.nu))
+        return stored(adam.init(params), jnp.bfloat16)
 
     def update(grads, state, params=None):
-        high = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)  # noqa: E731
-        updates, new = adam.update(grads, state._replace(mu=high(state.mu), nu=high(state.nu)), params)
-        mu, nu = (
-            _round_at_random(tree, jax.random.fold_in(jax.random.key(number), state.count))
-            for number, tree in enumerate((new.mu, new.nu))
-        )
-        return updates, new._replace(mu=mu, nu=nu)
+        updates, new = adam.update(grads, stored(state, jnp.float32), params)
+
+        def rounded(tree, number):
+            keys = optax.tree.split_key_like(jax.random.fold_in(jax.random.key(number), state.count), tree)
+            return jax.tree.map(round_at_random, tree, keys)
+
+        return updates, new._replace(mu=rounded(new.mu, 0), nu=rounded(new.nu, 1))
 
     return optax.GradientTransformation(init, update)
-
-
-def _round_at_random(tree, key):
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    return structure.unflatten([round_at_random(x, k) for x, k in zip(leaves, keys, strict=True)])
 
 
 def round_at_random(x: jax.Array, key: jax.Array) -> jax.Array:
