@@ -92,7 +92,6 @@ def collectives(config: Config, num_devices: int) -> dict[tuple[str, str], float
     heads = m.num_key_value_heads / (1 if m.num_key_value_heads % tensor else tensor)
     keys = 2 * heads * m.head_dim * itemsize * tokens * sizes["context"] * m.num_hidden_layers
     residual = tokens * m.hidden_size * itemsize * m.num_hidden_layers
-
     exchanged = m.num_attention_heads // tensor % sizes["context"] == 0
 
     def sent(number, size):
@@ -280,9 +279,11 @@ def main(argv=None) -> None:
         f"{flops.training(m, length) * tokens * config.train.num_steps:.3g} in all; {args.mfu:.0%} MFU assumed"
     )
     result = {
-        "name": config.name, "devices": machine.devices, "device_memory_gib": machine.memory_gib,
+        "name": config.name,
+        "devices": machine.devices,
+        "device_memory_gib": machine.memory_gib,
         "flops_per_token": flops.training(m, length),
-    }  # fmt: skip
+    }
     try:
         result["given"] = described(config, machine, args.mfu)
         print(text("given", result["given"]))
