@@ -146,6 +146,7 @@ LONG = config.Config(
         vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=8,
         num_key_value_heads=1, attention="blockwise", attention_block=32,
     ),
+    tokenizer=config.Tokenizer(k=3),
     data=config.Data(context_length=2048),
     train=config.Train(batch_size=1),
 )  # fmt: skip

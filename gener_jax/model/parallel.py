@@ -89,8 +89,10 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
             k, v = (_own_key_heads(x, first, q.shape[2], groups) for x in (k, v))
         if n == 1:
             return attention(q, k, v, segments=None if ids is None else Segments(ids, ids), **how)
-        k, v = (_to_natural(jax.lax.all_gather(x, "context", axis=1, tiled=True), n) for x in (k, v))
-        keys = None if ids is None else _to_natural(jax.lax.all_gather(ids, "context", axis=1, tiled=True), n)
+        k, v, keys = (
+            None if x is None else _to_natural(jax.lax.all_gather(x, "context", axis=1, tiled=True), n)
+            for x in (k, v, ids)
+        )
         if _exchanges(q, k, keys, n, how):
             return _by_heads(q, k, v, keys, n, how)
         rank, half = jax.lax.axis_index("context"), q.shape[1] // 2
@@ -101,6 +103,8 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
         return jnp.concatenate(out, axis=1)
 
     ids = None if segments is None else segments.queries
+    # Without check_vma, in which the zeros that blockwise attention's loops begin with count as equal on all devices,
+    # and what a loop makes of them as different, so that it rejects the loops.
     return jax.shard_map(
         local, in_specs=(q_spec, kv_spec, kv_spec, None if ids is None else ids_spec), out_specs=q_spec,
         check_vma=False,
