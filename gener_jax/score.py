@@ -6,8 +6,8 @@
 Variants: one row per record and alternate allele, in the order of the VCF. The column `llr` is the log-likelihood
 ratio, reference minus alternate: positive if the model prefers the reference allele. If the output is named .vcf, it is
 the input with GENER_* fields added to INFO. Sequences: one row per FASTA record with its log-likelihood. If a record
-cannot be scored, the column `flag` gives the reason. Memory holds the bases of the FASTA and one batch. After a stop,
-the same command resumes.
+cannot be scored, the column `flag` gives the reason, and the exit status is 3. Memory holds the bases of the FASTA and
+one batch. After a stop, the same command resumes.
 """
 
 import collections
@@ -118,7 +118,7 @@ def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
     rows = []
     for alt, s in zip(record.alts, scores, strict=True):
         row = (
-            record.contig, record.start + 1, record.id, record.ref, alt, s.score, number(s.llr), number(s.spread),
+            record.contig, record.position, record.id, record.ref, alt, s.score, number(s.llr), number(s.spread),
             number(s.log_p_ref), number(s.log_p_alt), s.flag,
         )  # fmt: skip
         rows.append("\t".join(map(str, row)) + "\n")
@@ -139,8 +139,9 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
     # much there is to do.
     windows, total, alleles, names = ScoredBases(genome, args.context), 0, 0, {}
     for record in records:
-        names[record.contig] = True
-        windows.add(record.contig, record.start)
+        if not record.problem:
+            names[record.contig] = True
+            windows.add(record.contig, record.start)
         total += 1
         alleles += len(record.alts)
     if names and not any(map(genome.contig, names)):
@@ -158,10 +159,12 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
     # same.
     records = itertools.islice(vcf.read(args.vcf)[1], out.done, None)
     while block := list(itertools.islice(records, _RECORDS)):
-        scores = scorer((Variant(r.contig, r.start, r.ref, alt) for r in block for alt in r.alts), genome)
+        good = (record for record in block if not record.problem)
+        scores = scorer((Variant(r.contig, r.start, r.ref, alt) for r in good for alt in r.alts), genome)
         rows = []
         for record in block:
-            own = list(itertools.islice(scores, len(record.alts)))
+            flagged = itertools.repeat(Scored("", flag=record.problem))
+            own = list(itertools.islice(flagged if record.problem else scores, len(record.alts)))
             out.count(s.flag for s in own)
             rate.update(len(own), args.context * args.phases * len(own))
             rows += [_annotated(record, own)] if as_vcf else _rows(record, own)
@@ -174,15 +177,14 @@ def score_fasta(lm: LM, args, fingerprint: dict) -> dict:
     """Scores the sequences of the FASTA; returns the object that the command prints last."""
     out = Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence")
     rate, k, longest = Rate("sequence", None, 0), lm.tokenizer.k, lm.spec.model.max_length
-    sequences = itertools.islice(fasta.read(args.fasta), out.done, None)
+    sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
     for group in fasta.groups(sequences, _SEQUENCES, _BATCHES * args.batch_tokens * k):
         flags = []
         for sequence in group:
             tokens = args.prefix.count("<") + -(-len(sequence.codes) // k)
-            flag = "empty" if not len(sequence.codes) else ""
-            if longest is not None and tokens > longest:
-                flag = f"needs {tokens} tokens of context, but the model was made for {longest}"
-            flags.append(flag)
+            flags.append(sequence.problem or ("" if len(sequence.codes) else "empty"))
+            if longest is not None and tokens > longest and not flags[-1]:
+                flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
         good = [args.prefix + bases.decode(s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
         with errors.user_errors():
             scores = iter(lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens))
@@ -202,8 +204,8 @@ def score_fasta(lm: LM, args, fingerprint: dict) -> dict:
     return out.finish(fingerprint)
 
 
-def main(argv=None) -> None:
-    """Runs the command."""
+def main(argv=None) -> int:
+    """Runs the command; returns its exit status."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
     add("--fasta", type=Path, metavar="FILE", required=True, help="plain, gzip or bgzip; - is standard input")
@@ -280,6 +282,7 @@ def main(argv=None) -> None:
     facts = score_vcf(lm, args, fingerprint, config, folder) if args.vcf else score_fasta(lm, args, fingerprint)
     if args.output is not None:
         print(json.dumps({"output": str(args.output), **facts, "seconds": round(time.perf_counter() - began, 1)}))
+    return command.FLAGGED if facts.get("flagged") else 0
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 import gener_jax
 from data_pipeline.errors import DataError, FileError, FormatError, MismatchError
 from gener_jax import embed, sample, score
+from gener_jax.cli import command
 from gener_jax.inference.lm import LM
 from gener_jax.inference.variants.scoring import Scorer
 from gener_jax.model import decoder
@@ -245,9 +246,8 @@ def test_embeddings(run, files, lm, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("command", "fasta", "arguments", "kind", "attributes"),
+    ("program", "fasta", "arguments", "kind", "attributes"),
     [
-        (score, ">a\nMKVLAAGIV\n", [], FormatError, {"file": "s.fa", "line": 2, "record": "a"}),
         (score, ">a\nAC\n>a\nGT\n", [], FormatError, {"file": "s.fa", "line": 3}),
         (score, "", [], FileError, {"file": "s.fa"}),
         (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], DataError, "none.vcf: "),
@@ -265,15 +265,14 @@ def test_embeddings(run, files, lm, monkeypatch):
         (sample, ">a\nAC\n", ["--output", "{}"], ConfigError, {"field": "--output", "value": "{}"}),
         (sample, ">a\nAC\n", ["--prefix", "AC"], ConfigError, {"field": "--prefix", "value": "AC"}),
         (embed, ">a\nAC\n", ["--prefix", "AC"], ConfigError, {"field": "--prefix", "value": "AC"}),
-        (embed, ">a\nAC\n>b\n\n", ["--prompt_convention", "v1"], DataError, {"file": "s.fa", "record": "b"}),
-        (embed, f">a\nAC\n>b\n{'ACG' * 99}\n", ["--prompt_convention", "v1"], ConfigError, "record b: chunks is 1: "),
+        (embed, ">a\nAC\n", ["--chunks", "0", "--prompt_convention", "v1"], ConfigError, "chunks is 0: "),
         (embed, ">a\nAC\n", ["--layer", "9", "--prompt_convention", "v1"], ConfigError, "layer is 9: "),
         (embed, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, "batch_tokens is 0: "),
         (embed, ">a\nAC\n", ["--output", "{}/x.txt"], ConfigError, {"field": "--output", "value": "{}/x.txt"}),
         (embed, ">a\nAC\n", ["--output", "{}/s.npz"], ConfigError, {"field": "--output", "value": "{}/s.npz"}),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line(command, fasta, arguments, kind, attributes, run, files):
+def test_bad_input_is_one_line(program, fasta, arguments, kind, attributes, run, files):
     """A ConfigError made from an InputError of the model has no field: there its text is compared."""
     (files / "s.fa").write_text(fasta)
     (files / "s.npz").touch()
@@ -282,8 +281,72 @@ def test_bad_input_is_one_line(command, fasta, arguments, kind, attributes, run,
     expected = {} if text else attributes
     expected = {name: value.format(files) if isinstance(value, str) else value for name, value in expected.items()}
     with pytest.raises(kind, match=text) if text else raises(kind, **expected):
-        command.main([argument.format(files) for argument in given])
+        program.main([argument.format(files) for argument in given])
     assert not (files / "o.npz").exists()
+
+
+def test_a_bad_row_of_a_vcf_is_one_flagged_row(run, files):
+    """The others are scored, and the exit status says that there are flags."""
+    ref = CHROMOSOME[100]
+    bad = [f"1\t101\t.\t-\t{ref}", f"1\tx\t.\t{ref}\tGG", f"1\t101\t.\t{ref}", "1 101 . A T", f"1\t101\t.\t\t{ref}"]
+    good = f"1\t101\ta\t{ref}\tGATTA\t.\t.\t."
+    (files / "v.vcf").write_text(HEAD + "\n".join([good, *bad, good]) + "\n")
+    arguments = [
+        "--checkpoint",
+        str(run),
+        "--vcf",
+        str(files / "v.vcf"),
+        "--fasta",
+        str(files / "g.fa"),
+        "--context",
+        "24",
+    ]
+    assert score.main([*arguments, "--output", str(files / "t.tsv")]) == command.FLAGGED
+    assert score.main([*arguments, "--output", str(files / "t.vcf")]) == command.FLAGGED
+    first, *rows, last = table(files / "t.tsv")
+    assert (first["flag"], first) == ("", last)
+    assert float(first["llr"])
+    assert all(row["flag"] and not row["llr"] for row in rows)
+    assert [row["pos"] for row in rows] == ["101", "x", "101", ".", "101"]
+    assert "is not a position" in rows[1]["flag"]
+    assert rows[2]["flag"].startswith("the number of columns is 4")
+    lines = [line for line in (files / "t.vcf").read_text().splitlines() if line[0] != "#"]
+    assert ["GENER_FLAG=" in line for line in lines] == [False, *[True] * len(bad), False]
+    for line, written in zip(lines, [good, *bad, good], strict=True):
+        assert line.startswith(written.rstrip("."))
+    (files / "v.vcf").write_text(HEAD + good + "\n")
+    assert score.main([*arguments, "--output", str(files / "good.tsv")]) == 0
+
+
+def test_a_bad_record_of_a_fasta_is_one_flagged_row(run, files):
+    text = CHROMOSOME[:60]
+    records = {"good": text, "empty": "", "long": "ACG" * 9999, "protein": "ACGT\nMKVLAAGIV", "same": text}
+    (files / "s.fa").write_text("".join(f">{name}\n{text}\n" for name, text in records.items()))
+    arguments = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output"]
+    assert score.main([*arguments, str(files / "s.tsv")]) == command.FLAGGED
+    rows = table(files / "s.tsv")
+    expected = [(row["name"], bool(row["flag"])) for row in rows]
+    assert expected == [("good", False), ("empty", True), ("long", True), ("protein", True), ("same", False)]
+    assert rows[3]["flag"].startswith("line 9: 'L' is not a nucleotide letter")
+    assert rows[0]["value"] == rows[4]["value"]
+    for options in (["--pooling", "mean"], ["--pooling", "tokens"], ["--chunks", "20"]):
+        output = files / f"{options[1]}.npz"
+        assert embed.main([*arguments, str(output), "--prompt_convention", "v1", *options]) == command.FLAGGED
+        with np.load(output, allow_pickle=False) as data:
+            assert [(name, bool(flag)) for name, flag in zip(data["names"], data["flags"], strict=True)] == expected
+            if options[1] == "tokens":
+                assert data["tokens"].tolist() == [21, 0, 0, 0, 21]
+                assert np.isfinite(data["embeddings"]).all()
+            else:
+                assert np.isnan(data["embeddings"]).all(1).tolist() == [flag for _, flag in expected]
+                np.testing.assert_allclose(data["embeddings"][0], data["embeddings"][4], atol=1e-5)
+    embed.main([*arguments, str(files / "e.parquet"), "--prompt_convention", "v1"])
+    column = pyarrow.parquet.read_table(files / "e.parquet").to_pydict()["flag"]
+    assert [bool(flag) for flag in column] == [flag for _, flag in expected]
+    (files / "s.fa").write_text(f">a\n{CHROMOSOME[:60]}\n>short\nACG\n")
+    embed.main([*arguments, str(files / "short.npz"), "--prompt_convention", "v1", "--chunks", "20"])
+    with np.load(files / "short.npz", allow_pickle=False) as data:
+        assert data["flags"].tolist() == ["", "has 1 tokens, fewer than chunks (20)"]
 
 
 def test_a_line_of_ten_megabytes(run, files, capsys):

@@ -5,8 +5,8 @@
     --workdir=DIR               the run's folder; default runs/<config name>
     --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
 
-Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 75 stuck; 130 interrupted; 143
-stopped by SIGTERM after saving the state.
+Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 3 the output is complete, but some of
+its rows are flagged (score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM after saving the state.
 """
 
 import argparse
@@ -24,6 +24,8 @@ from data_pipeline.errors import DataError
 from gener_jax import config as configuration
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
+
+FLAGGED = 3  # the exit status of a command whose output has rows with a flag
 
 
 def load_experiment(path: str) -> dict:

@@ -12,12 +12,13 @@ class InputError(ValueError):
     Attributes:
       argument: the name of the argument ("top_p"), or of an item of it ("prompts[3]").
       value: the value it has; None if the text names none.
+      problem: what is wrong with it.
     """
 
     def __init__(self, problem: str, argument: str, value=None):
         """The text is "ARGUMENT is VALUE: problem", or "ARGUMENT problem" without a value; long values are cut."""
         super().__init__(f"{argument} {problem}" if value is None else f"{argument} is {repr(value)[:200]}: {problem}")
-        self.argument, self.value = argument, value
+        self.argument, self.value, self.problem = argument, value, problem
 
 
 class CheckpointError(ValueError):

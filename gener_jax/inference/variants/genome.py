@@ -57,7 +57,8 @@ class Genome:
           DataError: if a file cannot be read or is not FASTA, or if the name and the length of a stretch disagree.
         """
         stretches: dict[str, list[Stretch]] = {}
-        for name, _, codes, _ in fasta.read(path, progress):
+        for record in fasta.read(path, progress):
+            name, codes = record.name, record.codes
             where = Interval.parse(name) or Interval(name, 0, len(codes))
             if where.end - where.start != len(codes):
                 raise FormatError(
