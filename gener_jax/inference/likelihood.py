@@ -1,29 +1,33 @@
-"""Log-likelihoods and base probabilities of DNA under a k-mer model.
+"""Log-likelihoods and base probabilities of DNA.
 
-A target holds the codes of its k bases; `bases.N` marks a base that is unknown or lies after the end of the sequence.
-Its probability is the sum over all k-mers that agree with its known bases; if all are known, that is a single k-mer.
-The head is applied to a few positions at a time, so memory is linear in the length.
+A target of a k-mer model holds the codes of its k bases; `bases.N` marks a base that is unknown or lies after the end
+of the sequence. Its probability is the sum over all k-mers that agree with its known bases; if all are known, that is a
+single k-mer. A target of another model is a token id. The head is applied to a few positions at a time, so memory is
+linear in the length.
 
 Dimension key: B rows, T tokens, M partly known targets per row, V vocabulary, D hidden, k bases per token.
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, Tokenizer
-from gener_jax.inference.batches import accelerated, as_list, by_length, results
+from gener_jax.data.loader import to_devices
+from gener_jax.inference.batches import accelerated, as_list, by_batch, by_length, results
 from gener_jax.inference.prompt import input_errors, split_prefix
-from gener_jax.model import kmers
+from gener_jax.model import kmers, parallel
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.losses import token_nll
+from gener_jax.model.sharding import batch_sharding, constrain
 from gener_jax.runtime.errors import InputError
 
 SCORES = ("token", "base")
@@ -91,10 +95,14 @@ def frame(tokenizer: Tokenizer, prefix: str, codes: np.ndarray, phase: int = 0) 
 
 
 def _over_positions(function, hidden_BTD, *others):
-    """Computes `function(hidden_BTD, *others)` for a few positions at a time and concatenates the results along T."""
+    """Computes `function(hidden_BTD, *others)` for a few positions at a time and concatenates the results along T.
+
+    A context axis already divides the positions, and the others the rows.
+    """
     B, T = hidden_BTD.shape[:2]
-    size = min(max(_POSITIONS // B, 1), T)
-    chunks = -(-T // size)
+    mesh = jax.sharding.get_abstract_mesh().shape
+    size = min(max(_POSITIONS * mesh.get("data", 1) * mesh.get("fsdp", 1) // B, 1), T)
+    chunks = -(-T // size) if mesh.get("context", 1) == 1 else 1
 
     def cut(x):
         x = jnp.pad(x, [(0, 0), (0, chunks * size - T), *[(0, 0)] * (x.ndim - 2)])
@@ -111,7 +119,7 @@ def score_rows(
     model: Decoder,
     params,
     ids: Int[Array, "B T"],
-    codes: Int[Array, "B T k"],
+    codes: Int[Array, "B T k"] | Int[Array, "B T"],
     partly_known: Int[Array, "B M"],
     *,
     score: str,
@@ -120,17 +128,22 @@ def score_rows(
 ) -> Float[Array, "B T ..."]:
     """Log-probabilities of the target that follows each token, float32 [B, T], or of its bases, [B, T, k].
 
-    Unknown bases and targets without a known base get 0.
+    Unknown bases and targets without a known base get 0. Every device gets the whole result.
 
     Args:
+      model: the decoder.
+      params: its parameters, stacked or by layer.
+      ids: the tokens.
+      codes: the bases of each target; or its id, with which the options do not apply.
       partly_known: the positions of the targets with known and unknown bases; T fills rows that have fewer.
       score: "token" or "base"; see `Score`.
       per_base: return a term per base.
       full: take the softmax over the full vocabulary, else over the k-mers alone.
     """
     k = codes.shape[-1]
-    hidden, _ = model.apply({"params": params}, ids)
-    codes = codes.astype(jnp.int32)
+    batch = parallel.balance({"inputs": ids, "targets": codes})
+    hidden, _ = model.apply({"params": params}, batch["inputs"], positions_BT=batch.get("positions"))
+    codes = batch["targets"].astype(jnp.int32)
 
     def head(hidden):
         logits = model.apply({"params": params}, hidden, method="logits")
@@ -140,6 +153,9 @@ def score_rows(
         """The terms of the known bases, or their sum."""
         found = jnp.where(codes < bases.N, kmers.picked(of_bases_k, jnp.minimum(codes, 3)), 0)
         return found if per_base else found.sum(-1)
+
+    def one_token(hidden, ids):
+        return -token_nll(head(hidden), ids)
 
     def one_kmer(hidden, codes):
         logits = head(hidden)
@@ -162,14 +178,14 @@ def score_rows(
         before = jnp.where(first, 0, jax.nn.logsumexp(masses, axis=-1))
         return terms(masses - before[..., None], codes)
 
-    if score == "base":
-        return _over_positions(by_marginals, hidden, codes)
-    found = _over_positions(one_kmer, hidden, codes)
+    function = one_token if codes.ndim == 2 else by_marginals if score == "base" else one_kmer
+    found = parallel.restore(_over_positions(function, hidden, codes))
     if partly_known.shape[1]:
         at = jnp.minimum(partly_known, ids.shape[1] - 1)[..., None]
-        some = _over_positions(several_kmers, jnp.take_along_axis(hidden, at, 1), jnp.take_along_axis(codes, at, 1))
+        parts = (jnp.take_along_axis(parallel.restore(x), at, 1) for x in (hidden, codes))
+        some = _over_positions(several_kmers, *parts)
         found = found.at[jnp.arange(len(ids))[:, None], partly_known].set(some, mode="drop")
-    return found
+    return constrain(found)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "given"))
@@ -191,8 +207,8 @@ def probability_rows(model: Decoder, params, ids: Int[Array, "B T"], codes: Int[
     return _over_positions(probabilities, hidden, codes.astype(jnp.int32))
 
 
-def partly_known_targets(rows: list[Framed], length: int) -> np.ndarray:
-    """The argument `partly_known` of `score_rows`, int32 [rows, M].
+def partly_known_targets(rows: list[Framed], number: int, length: int) -> np.ndarray:
+    """The argument `partly_known` of `score_rows`, int32 [number, M], for at most as many rows.
 
     M is 0 if there are none, else a power of two; on an accelerator at least 64, so that fewer programs are compiled.
     """
@@ -203,7 +219,7 @@ def partly_known_targets(rows: list[Framed], length: int) -> np.ndarray:
     longest = max(map(len, found))
     least = 64 if accelerated() else 1
     size = max(1 << (longest - 1).bit_length(), least) if longest else 0
-    positions = np.full((len(rows), size), length, np.int32)
+    positions = np.full((number, size), length, np.int32)
     for i, at in enumerate(found):
         positions[i, : len(at)] = at
     return positions
@@ -211,9 +227,9 @@ def partly_known_targets(rows: list[Framed], length: int) -> np.ndarray:
 
 def pad_rows(rows: list[Framed], number: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """ids int32 [number, length] and codes uint8 [number, length, k]; the padding has no known bases."""
-    k = rows[0].codes.shape[1]
+    like = rows[0].codes
     ids = np.full((number, length), BOS, np.int32)
-    codes = np.full((number, length, k), bases.N, np.uint8)
+    codes = np.full((number, length, *like.shape[1:]), bases.N, like.dtype)
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)], codes[i, : len(row.ids)] = row.ids, row.codes
     return ids, codes
@@ -245,40 +261,53 @@ def _framed(lm, text: str, index: int, strand: str) -> Framed:
     return row
 
 
-def score_all(
-    lm,
-    rows: list[Framed],
+def score_batches(
+    model: Decoder,
+    params,
+    mesh: jax.sharding.Mesh,
+    lengths: list[int],
+    row: Callable[[int], Framed],
     *,
+    batch_tokens: int,
+    usual: int = 0,
     score: str = "token",
     per_base: bool = False,
     special_tokens: bool = True,
-    batch_tokens: int,
-    usual: int = 0,
-) -> list[np.ndarray]:
-    """Log-probabilities of the targets of each framed sequence, float32 [tokens] or [tokens, k], in order.
+) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    """Scores rows in batches of similar length: yields the rows of each, and the results of `score_rows` for them.
 
-    `usual`: see `by_length`.
+    Every process of the mesh must call this, and gets all results. `row` makes a row of the given length, in tokens,
+    just before it is needed; `usual`: see `by_length`.
     """
+    rows_and_length, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
     def dispatched():
-        for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens, usual):
-            batch = [rows[i] for i in chosen]
+        for chosen, number, length in by_length(lengths, batch_tokens, usual, mesh):
+            batch = [row(i) for i in chosen]
             ids, codes = pad_rows(batch, number, length)
             partly_known = np.full((number, 0), length, np.int32)
-            if score == "token":
-                positions = partly_known_targets(batch, length)
-                partly_known = np.full((number, positions.shape[1]), length, np.int32)
-                partly_known[: len(batch)] = positions
-            with jax.set_mesh(lm.mesh):
-                values = score_rows(
-                    lm.model, lm.params, ids, codes, partly_known,
-                    score=score, per_base=per_base, full=special_tokens,
-                )  # fmt: skip
+            if score == "token" and codes.ndim == 3:
+                partly_known = partly_known_targets(batch, number, length)
+            put = to_devices({"ids": ids, "codes": codes}, rows_and_length)
+            some = to_devices({"partly_known": partly_known}, whole)
+            with jax.set_mesh(mesh):
+                values = score_rows(model, params, **put, **some, score=score, per_base=per_base, full=special_tokens)
             yield chosen, values
 
+    for chosen, values in by_batch(dispatched()):
+        yield chosen, [value[: lengths[i]] for i, value in zip(chosen, values, strict=False)]
+
+
+def score_all(lm, rows: list[Framed], **options) -> list[np.ndarray]:
+    """Log-probabilities of the targets of each framed sequence, float32 [tokens] or [tokens, k], in order.
+
+    `options`: see `score_batches`.
+    """
     found = [None] * len(rows)
-    for i, value in results(dispatched()):
-        found[i] = value[: len(rows[i].ids)]
+    lengths = [len(row.ids) for row in rows]
+    for chosen, values in score_batches(lm.model, lm.params, lm.mesh, lengths, rows.__getitem__, **options):
+        for i, value in zip(chosen, values, strict=True):
+            found[i] = value
     return found
 
 
