@@ -157,15 +157,15 @@ def suggest(config: Config, machine: Machine, mfu: float) -> Config | None:
     If the kind of device is unknown, times are those of an H100.
     """
     timed = machine if machine.device else machine._replace(device=flops.DEVICES["h100"])
-    best = None
-    for candidate in candidates(config, machine):
-        if sum(needs(candidate, machine).values()) <= ROOM * machine.memory_gib:
-            # Differences of a tenth of a per cent do not count: then fewer axes and microbatches are better.
-            axes = sum(size > 1 for size in dataclasses.asdict(candidate.mesh).values())
-            cost = seconds(candidate, timed, mfu) * (1 + 1e-3 * (axes + math.log2(candidate.train.accumulate)))
-            if best is None or cost < best[0]:
-                best = cost, candidate
-    return best and best[1]
+
+    def cost(candidate):
+        # Differences of a tenth of a per cent do not count: then fewer axes and microbatches are better.
+        axes = sum(size > 1 for size in dataclasses.asdict(candidate.mesh).values())
+        return seconds(candidate, timed, mfu) * (1 + 1e-3 * (axes + math.log2(candidate.train.accumulate)))
+
+    room = ROOM * machine.memory_gib
+    fitting = (one for one in candidates(config, machine) if sum(needs(one, machine).values()) <= room)
+    return min(fitting, key=cost, default=None)
 
 
 def described(config: Config, machine: Machine, mfu: float) -> dict:

@@ -5,7 +5,6 @@ and every parameter found: none stays random. When reading, each tensor is sent 
 and each file is closed before the next is opened; when writing, one tensor at a time is fetched. The devices transpose.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -55,11 +54,6 @@ class _Tensor(NamedTuple):
     parameter: str
     shape: tuple[int, ...]  # of the parameter
     inputs: int  # its leading dimensions that are summed over; in the published tensor they come last
-
-    @property
-    def apart(self) -> tuple[int, ...]:
-        """The published shape with separate heads."""
-        return self.shape[self.inputs :] + self.shape[: self.inputs]
 
     @property
     def published(self) -> tuple[int, ...]:
@@ -115,7 +109,7 @@ def read(folder: Path, target):
         for name, (path, _, _) in stored.items():
             tensor = wanted[name]
             leaf = params[tensor.parameter]
-            with _opened(path) as file:  # per tensor, since the mapped pages of an open file count as memory
+            with _open(path) as file:  # per tensor, since the mapped pages of an open file count as memory
                 array = file.get_tensor(name).astype(leaf.dtype, copy=False)
             if not np.isfinite(array).all():
                 raise _tensor_error(path, name, f"holds NaN or infinity in {array.dtype}")
@@ -149,7 +143,7 @@ def _stored(folder: Path) -> dict[str, _Stored]:
         )
     stored = {}
     for path in paths:
-        with _opened(path) as file:
+        with _open(path) as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 if weight_map and weight_map.get(name) != path.name:
                     raise _tensor_error(path, name, f"is not in {_INDEX}, or there in another file")
@@ -161,17 +155,14 @@ def _stored(folder: Path) -> dict[str, _Stored]:
     return stored
 
 
-@contextlib.contextmanager
-def _opened(path: Path):
+def _open(path: Path) -> safe_open:
     """A safetensors file. The library checks its header against the file's size: no gap, no overlap."""
     try:
-        if not path.is_file():
+        if not path.is_file():  # opening a pipe would block
             raise OSError("no such file")
-        file = safe_open(path, framework="numpy")
+        return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(path, f"is not a complete safetensors file: {error}") from None
-    with file:
-        yield file
 
 
 def stored_dtype(folder: Path) -> str | None:
@@ -195,11 +186,12 @@ def _check(stored: dict[str, _Stored], wanted: dict[str, _Tensor]) -> None:
 
 def _place(array: np.ndarray, tensor: _Tensor, sharding: NamedSharding) -> jax.Array:
     """The parameter of one tensor. Each device is sent its own shard."""
-    axes = [*sharding.spec, *[None] * (len(tensor.shape) - len(sharding.spec))]
-    apart = NamedSharding(sharding.mesh, PartitionSpec(*axes[tensor.inputs :], *axes[: tensor.inputs]))
-    array = array.reshape(tensor.apart)
+    inputs, shape = tensor.inputs, tensor.shape
+    axes = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
+    apart = NamedSharding(sharding.mesh, PartitionSpec(*axes[inputs:], *axes[:inputs]))
+    array = array.reshape(shape[inputs:] + shape[:inputs])  # the heads separate
     on_devices = jax.make_array_from_callback(array.shape, apart, lambda index: array[index])
-    return jax.device_put(jnp.moveaxis(on_devices, range(-tensor.inputs, 0), range(tensor.inputs)), sharding)
+    return jax.device_put(jnp.moveaxis(on_devices, range(-inputs, 0), range(inputs)), sharding)
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
