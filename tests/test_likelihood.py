@@ -306,7 +306,7 @@ def test_errors(lm):
         (["A" * 130], {}, "sequences[0]", "A" * 130),  # 65 tokens, the model was made for 64
         (["AC"], {"score": "bp"}, "score", "bp"),
         (["AC"], {"strand": "?"}, "strand", "?"),
-        (["AC"], {"batch_tokens": 0}, "batch_tokens", 0),
+        *((["AC"], {"batch_tokens": value}, "batch_tokens", value) for value in (0, 6.5, "64", 2**31)),
     ]:
         with raises(InputError, argument=argument, value=value):
             lm.log_likelihood(texts, **options)

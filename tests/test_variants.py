@@ -218,6 +218,9 @@ def test_a_variant_that_cannot_be_scored_is_flagged(lm):
         Variant("chr1", 500, "A", "C"): "position 501 is outside the bases of chr1 in the FASTA (up to 200)",
         Variant("chr1", 199, CHROMOSOME[199] + "A", "C"): "position 200 is outside",
         Variant("chr1", -1, "A", "C"): "position 0 is before the first base",
+        Variant("chr1", 60.0, "A", "C"): "start must be a whole number",
+        Variant("chr1", 60, None, "C"): "contig, REF and ALT must be text",
+        Variant("chr1", 60, "-", "C"): "REF - has letters other than A, C, G and T",
         Variant("chr1", 60, "R", "C"): "REF R has letters other than A, C, G and T",
         Variant("chr1", 60, CHROMOSOME[60], "<DEL>"): "ALT <DEL> is not a sequence",
         Variant("chr1", 60, CHROMOSOME[60], "*"): "ALT * is not a sequence",
@@ -301,9 +304,9 @@ def test_nothing_known_before_the_variant(lm):
 
 
 def test_errors(lm):
-    for argument, value in [("protocol", "left"), ("phases", 2), ("strand", "x"), ("marginals", True)]:
+    for argument, value in [("protocol", "left"), ("phases", 2), ("phases", 1.0), ("strand", "x"), ("marginals", True)]:
         with raises(InputError, argument=argument, value=value):
             scored(lm, variant(60), **{argument: value})
-    for context in (5, 8192):  # less than two k-mers; more than the model's positions
+    for context in (5, 8192, 24.0, "24", 2**40):  # less than two k-mers; more than the model's positions; no int
         with raises(InputError, argument="context", value=context):
             lm.score_variants([variant(60)], {"chr1": CHROMOSOME}, context=context)

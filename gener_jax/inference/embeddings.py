@@ -13,7 +13,7 @@ from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, REMAINDERS
 from gener_jax.inference.batches import as_list, by_length, results, right_pad
 from gener_jax.inference.prompt import input_errors
 from gener_jax.model.decoder import Decoder
-from gener_jax.runtime.errors import InputError
+from gener_jax.runtime.errors import InputError, whole
 
 POOLINGS = ("last", "mean", "separator", "tokens")
 _UNKNOWN = (
@@ -58,8 +58,7 @@ def frames(lm, sequence: str, argument: str, chunks: int, remainder: str) -> lis
       InputError: of `argument`, if it is not DNA, exceeds the model's positions, or has fewer tokens than chunks; or of
         `chunks`, or the model's `prompt_convention`.
     """
-    if chunks < 1:
-        raise InputError("must be positive", "chunks", chunks)
+    chunks = whole(chunks, "chunks", 1)
     with input_errors(argument, sequence):
         ids = lm.tokenizer.encode(sequence, remainder=remainder)
     if len(ids) < chunks:

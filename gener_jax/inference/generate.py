@@ -28,7 +28,7 @@ from gener_jax.inference import constraints
 from gener_jax.inference.batches import right_pad, round_up
 from gener_jax.model import kernels, kmers
 from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
-from gener_jax.runtime.errors import InputError
+from gener_jax.runtime.errors import InputError, whole
 
 _NEVER = -jnp.inf
 BATCH_SIZE = 32  # default number of rows decoded together
@@ -55,8 +55,7 @@ class Sampling:
     def __post_init__(self):
         if self.temperature < 0:
             raise InputError("must not be negative; 0 is greedy", "temperature", self.temperature)
-        if self.top_k < 0:
-            raise InputError("must not be negative; 0 keeps all tokens", "top_k", self.top_k)
+        whole(self.top_k, "top_k")
         if not 0 < self.top_p <= 1:
             raise InputError("must be greater than 0 and at most 1", "top_p", self.top_p)
         if self.mode not in MODES:

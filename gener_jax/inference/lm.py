@@ -195,12 +195,17 @@ class LM:
         Raises:
           InputError: if the ids are not integers [batch, length] in the vocabulary, or exceed the model's positions.
         """
-        ids = np.asarray(ids)
+        try:
+            ids = np.asarray(ids)
+        except ValueError:
+            raise InputError("must be integers [batch, length], not rows of different lengths", "ids") from None
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
             raise InputError(f"must be integers [batch, length], not {ids.dtype} {list(ids.shape)}", "ids")
         if ids.size and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
             raise InputError(f"must be in [0, {self.tokenizer.vocab_size}), not from {ids.min()} to {ids.max()}", "ids")
         self.check_length(ids.shape[1], "ids")
+        if not ids.size:
+            return np.zeros((*ids.shape, self.tokenizer.vocab_size), np.float32)
         with jax.set_mesh(self.mesh):
             return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 

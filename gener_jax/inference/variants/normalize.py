@@ -3,6 +3,8 @@
 An insertion or deletion is placed at the leftmost position, on the scored strand, that gives the same sequence.
 """
 
+import numbers
+
 import numpy as np
 
 from data_pipeline.sequence import bases
@@ -50,6 +52,9 @@ def sites_of(variant: Variant, genome: Genome, context: int, largest: int, stran
 
     `context`: bases of context; `largest`: the most bases that an allele may have, single bases excepted.
     """
+    texts = (variant.contig, variant.ref, variant.alt)
+    if not isinstance(variant.start, numbers.Integral) or not all(isinstance(text, str) for text in texts):
+        return "start must be a whole number; contig, REF and ALT must be text"
     contig, position = genome.contig(variant.contig), variant.start + 1
     if contig is None:
         return genome.missing(variant.contig)

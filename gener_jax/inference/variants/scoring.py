@@ -20,7 +20,7 @@ from gener_jax.inference.variants import next_kmer, window
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.normalize import sites_of
 from gener_jax.inference.variants.variant import Scored, Variant
-from gener_jax.runtime.errors import InputError
+from gener_jax.runtime.errors import InputError, whole
 
 PROTOCOLS = ("next_kmer", "window")
 PROTOCOL_ALIASES = {"right_edge": "next_kmer", "centred": "window"}  # old name → name
@@ -43,11 +43,11 @@ class Scorer:
     ):
         """See `LM.score_variants` for the options; raises InputError for an invalid one."""
         k, protocol = kmer_size(lm, "score_variants"), PROTOCOL_ALIASES.get(protocol, protocol)
+        context, phases = whole(context, "context", 2 * k), whole(phases, "phases", 1)
         valid = (
             ("protocol", protocol, protocol in PROTOCOLS, f"must be one of {', '.join(PROTOCOLS)}"),
             ("strand", strand, strand in STRANDS, f"must be one of {', '.join(STRANDS)}"),
             ("phases", phases, phases in (1, k), f"must be 1 or {k}"),
-            ("context", context, context >= 2 * k, f"must be at least {2 * k} bases"),
             ("marginals", marginals, not marginals or protocol == "window", f"needs protocol window, not {protocol}"),
         )
         for name, value, holds, problem in valid:
