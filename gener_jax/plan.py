@@ -25,9 +25,10 @@ from data_pipeline.errors import one_line
 from gener_jax.cli import command
 from gener_jax.config import REMAT, Config, Mesh
 from gener_jax.model import decoder, flops, memory
-from gener_jax.model.sharding import AXES, axis_sizes, batch_sharding, check_divides, mesh_of
+from gener_jax.model.sharding import AXES, TOKENS, axis_sizes, batch_sharding, check_divides, mesh_of
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
+from gener_jax.training import objectives
 from gener_jax.training.step import abstract_state, make_train_step
 
 # Fraction of a device's memory that a plan uses. By compilers' figures a step needs up to 2 % more than by the formula
@@ -235,10 +236,9 @@ def compile_for(config: Config, machine: Machine) -> dict:
         batch |= {"segment_ids": row, "positions": row}
     began = time.perf_counter()
     with jax.set_mesh(mesh):
-        step = make_train_step(
-            config, mesh, config.tokenizer.make().token_bases, config.objective.at(config.train.num_steps)
-        )
-        lowered = step.lower(abstract_state(config, mesh), batch)
+        objective = objectives.of_config(config, config.tokenizer.make())(config.train.num_steps)
+        step = make_train_step(config, mesh, objective, dict.fromkeys(batch, TOKENS))
+        lowered = step.lower(abstract_state(config, mesh), {}, batch)
         try:
             stats = lowered.compile().memory_analysis()
         except jax.errors.JaxRuntimeError as error:

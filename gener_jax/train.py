@@ -21,7 +21,7 @@ from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax import __version__
 from gener_jax.cli import command
 from gener_jax.config import Config
-from gener_jax.data.loader import TokenStream
+from gener_jax.data.loader import DataSource, TokenStream
 from gener_jax.inference.lm import LM
 from gener_jax.inference.prompt import split_prompt
 from gener_jax.model import decoder, flops, memory
@@ -32,7 +32,7 @@ from gener_jax.runtime.progress import log
 from gener_jax.storage import pretrained, run_folder
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.tasks import report
-from gener_jax.training import checkpoint
+from gener_jax.training import checkpoint, objectives
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.loop import Run, loop
 from gener_jax.training.metrics import Log
@@ -163,21 +163,25 @@ def prepare(config: Config, workdir: Path) -> Run:
         evaluated = checkpoints.bits_per_base(start) is not None
         check_data(config, stream, loader_state)
         distributed.log_primary(f"resuming {workdir} at step {start}")
+        position = loader_state["position"]
     else:
-        start, state = 0, init_state(config, mesh)
+        start, position, state = 0, 0, init_state(config, mesh)
         if config.train.init_from is not None:
             state = dataclasses.replace(state, params=None)  # frees the initial ones before the others are read
             state = dataclasses.replace(state, params=initial_params(config, mesh))
     distributed.run_on_primary(lambda: run_folder.describe(workdir, config))
     distributed.check_shared(workdir)
     run_log = Log(workdir, start, config, evaluated=evaluated)
-    return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, evaluated, state, run_log)
+    return Run(
+        config, workdir, tokenizer, mesh, stream, objectives.of_config(config, tokenizer), held_out, checkpoints, start,
+        position, evaluated, state, {}, run_log,
+    )  # fmt: skip
 
 
-def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
+def check_data(config: Config, stream: DataSource, loader_state: dict) -> None:
     """Raises DataError if a checkpoint was trained on other data, unless that was allowed."""
     allowing = config.train.allow_changes
-    for name, digest in (("dataset", stream.source.digest), ("digest", stream.digest)):
+    for name, digest in (("dataset", stream.dataset), ("digest", stream.digest)):
         allowed = "data.path" in allowing or (name == "digest" and any(a.startswith(_READING) for a in allowing))
         if loader_state[name] != digest and not allowed:
             raise DatasetError(
@@ -190,7 +194,7 @@ def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
 def screen(run: Run) -> str:
     """A summary of the run before its first step, one screen of text."""
     config, stream, mesh = run.config, run.stream, run.mesh
-    m, t, stats = config.model, config.train, stream.epoch_stats(0)
+    m, t, stats = config.model, config.train, stream.stats
     need, have = memory.training_needs(config, mesh.size), memory.available()
     per_token = flops.training(m, config.data.context_length)
     epochs = t.num_steps * run.tokens_per_step / max(stats["tokens"], 1)
@@ -200,7 +204,6 @@ def screen(run: Run) -> str:
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     python = sys.version.split()[0]
-    kept = 100 * stats["kept"] / stats["region_bases"]
     rows = (
         ("model", f"{decoder.num_parameters(m):,} parameters: {m.num_hidden_layers} layers of {m.hidden_size}, "
                   f"{m.num_attention_heads} heads of {m.head_dim} on {m.num_key_value_heads} of keys; {m.dtype}, "
@@ -212,8 +215,8 @@ def screen(run: Run) -> str:
                  + (f" in {t.accumulate} microbatches" if t.accumulate > 1 else "")
                  + f"; {per_token * run.tokens_per_step / 1e12:,.3g} TFLOP, {per_token / 1e9:,.3g} GFLOP per token"),
         ("training", f"{t.num_steps:,} steps, {epochs:.1f} epochs; {objective}; {config.optimizer.schedule}"),
-        ("data", f"{len(stream.source):,} regions, {stats['region_bases']:,} bases, {stats['tokens']:,} tokens "
-                 f"({run.tokenizer.name}) per epoch, {kept:.1f} % of bases kept; held out: "
+        ("data", ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in stats.items())
+                 + f" ({run.tokenizer.name}) per epoch; held out: "
                  f"{len(run.held_out):,} regions, {int(run.held_out.index['length'].sum()):,} bases"),
         ("versions", f"gener_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}, Python {python}"),
     )  # fmt: skip

@@ -47,9 +47,10 @@ from gener_jax import convert
 from gener_jax.assets import EXAMPLE_GENOME
 from gener_jax.cli import command
 from gener_jax.config import override
-from gener_jax.data.loader import TokenStream, host_batches, to_devices
+from gener_jax.data.loader import TokenStream, to_devices
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.tasks.held_out import HeldOut
+from gener_jax.training import objectives
 from gener_jax.training.step import abstract_state, init_state, make_train_step
 from tests.data import DATA
 
@@ -143,11 +144,13 @@ def training_programs(dataset: Path) -> dict:
         mesh = make_mesh(data, fsdp, tensor, jax.devices()[:number], context=context)
         for objective, changes in (("ce", {}), ("fns", {"objective__fns_from_step": "0"})):
             config, tokenizer = configuration(dataset, **changes)
-            step = make_train_step(config, mesh, tokenizer.token_bases, objective)
             stream = TokenStream(RegionSource(dataset, "train"), tokenizer, config.data, 0)
-            batch = to_devices(next(host_batches(stream, config.train.batch_size, 0, 1)), batch_sharding(mesh))
+            step = make_train_step(config, mesh, objectives.of_config(config, tokenizer)(0), stream.axes)
+            rows = config.train.batch_size
+            batch = to_devices(next(stream.batches(0, rows, range(rows))), batch_sharding(mesh))
             with jax.set_mesh(mesh):
-                found[f"{objective}, {name}"] = of_program(step.lower(abstract_state(config, mesh), batch).as_text())
+                lowered = step.lower(abstract_state(config, mesh), {}, batch)
+            found[f"{objective}, {name}"] = of_program(lowered.as_text())
     return found
 
 
@@ -186,13 +189,13 @@ def training(dataset: Path) -> tuple[dict, list[float]]:
     config, tokenizer = configuration(dataset)
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     stream = TokenStream(RegionSource(dataset, "train"), tokenizer, config.data, config.train.seed)
-    step = make_train_step(config, mesh, tokenizer.token_bases)
-    sharding = batch_sharding(mesh)
+    step = make_train_step(config, mesh, objectives.of_config(config, tokenizer)(0), stream.axes)
+    sharding, rows = batch_sharding(mesh), config.train.batch_size
     state, digests, losses = init_state(config, mesh), [], []
     with jax.set_mesh(mesh):
-        for batch in host_batches(stream, config.train.batch_size, 0, STEPS):
+        for batch in itertools.islice(stream.batches(0, rows, range(rows)), STEPS):
             digests.append(of_arrays(batch))
-            state, metrics = step(state, to_devices(batch, sharding))
+            state, metrics = step(state, {}, to_devices(batch, sharding))
             losses.append(metrics["loss"])
     parameters = {}
     for seed in SEEDS:

@@ -44,7 +44,7 @@ def state(config, mesh):
 def save(folder, config, state, bits, every=10):
     checkpoints = Checkpoints(folder, 2)
     for i, value in enumerate(bits, 1):
-        checkpoints.save(every * i, state, {"step": every * i, "digest": "d"}, config, value)
+        checkpoints.save(every * i, state, {"position": every * i, "digest": "d"}, config, value)
     checkpoints.close()
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
@@ -102,7 +102,7 @@ def test_any_mesh_restores_every_bit(saved, config, state, sizes, devices):
     checkpoints = Checkpoints(saved, 2)
     restored, loader = checkpoints.restore(checkpoints.latest_step, target)
     checkpoints.close()
-    assert loader == {"step": 20, "digest": "d"}
+    assert loader == {"position": 20, "digest": "d"}
     assert int(restored.step) == 20
     assert same(restored.params, state.params)
     assert same(restored.opt_state, state.opt_state)

@@ -228,10 +228,6 @@ class Objective:
         check("fns_learning_rate", start is not None or rate is None, without)
         check("compat", start is not None or not self.compat, without)
 
-    def at(self, step: int) -> str:
-        """The loss of the step that follows `step` completed ones: ce or fns."""
-        return "fns" if self.fns_from_step is not None and step >= self.fns_from_step else "ce"
-
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:

@@ -27,7 +27,7 @@ from gener_jax.inference.prompt import input_errors, split_prefix
 from gener_jax.model import kmers, parallel
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.losses import token_nll
-from gener_jax.model.sharding import batch_sharding, constrain
+from gener_jax.model.sharding import TOKENS, batch_sharding, constrain
 from gener_jax.runtime.errors import InputError
 
 SCORES = ("token", "base")
@@ -141,7 +141,7 @@ def score_rows(
       full: take the softmax over the full vocabulary, else over the k-mers alone.
     """
     k = codes.shape[-1]
-    batch = parallel.balance({"inputs": ids, "targets": codes})
+    batch = parallel.balance({"inputs": ids, "targets": codes}, {"inputs": TOKENS, "targets": TOKENS})
     hidden, _ = model.apply({"params": params}, batch["inputs"], positions_BT=batch.get("positions"))
     codes = batch["targets"].astype(jnp.int32)
 

@@ -15,13 +15,15 @@ order*. `balance` puts batches into it, and results are in it. Positions and seg
 only attention depends on the order of tokens.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gener_jax.model import kernels
 from gener_jax.model.attention import Segments, attention
-from gener_jax.model.sharding import spec
+from gener_jax.model.sharding import TOKENS, spec
 from gener_jax.runtime.errors import ConfigError
 
 
@@ -30,18 +32,20 @@ def _context() -> int:
     return 1 if mesh.empty else mesh.shape.get("context", 1)
 
 
-def balance(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The arrays [rows, length] of a batch in the balanced order, with `positions` added; unchanged if context is 1.
+def balance(batch: dict[str, jax.Array], axes: Mapping[str, tuple]) -> dict[str, jax.Array]:
+    """The batch in the balanced order, with `positions` added; unchanged if context is 1.
 
-    Uses the current mesh. Only token ids move between devices, nothing larger.
+    Only arrays with `length` among their logical `axes` are reordered. Uses the current mesh. Only token ids and the
+    like move between devices, nothing larger.
     """
     n = _context()
     if n == 1:
         return batch
     if "positions" not in batch:
         like = batch["inputs"]
-        batch = {**batch, "positions": jnp.broadcast_to(jnp.arange(like.shape[1], dtype=like.dtype), like.shape)}
-    return {name: _to_balanced(x, n) for name, x in batch.items()}
+        positions = jnp.broadcast_to(jnp.arange(like.shape[1], dtype=like.dtype), like.shape)
+        batch, axes = {**batch, "positions": positions}, {**axes, "positions": TOKENS}
+    return {name: _to_balanced(x, n) if "length" in axes[name] else x for name, x in batch.items()}
 
 
 def restore(x: jax.Array) -> jax.Array:

@@ -172,7 +172,9 @@ def write_params(folder: Path, spec: ModelSpec, params) -> None:
 
 
 def read_loader_state(folder: Path, step: int) -> dict | None:
-    """The loader's state in a checkpoint: step, seed, digests of loader and dataset; None if it holds none."""
+    """The loader's state in a checkpoint: position in examples, seed, digests of loader and dataset; None if it holds
+    none.
+    """
     with open_manager(folder) as manager:
         if "loader" not in manager.item_metadata(step).keys():  # noqa: SIM118 (orbax's object is no mapping)
             return None

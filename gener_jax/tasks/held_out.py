@@ -27,7 +27,7 @@ from gener_jax.data.loader import to_devices
 from gener_jax.data.permutation import permute
 from gener_jax.model import kernels, kmers, losses, parallel
 from gener_jax.model.decoder import Decoder
-from gener_jax.model.sharding import batch_sharding
+from gener_jax.model.sharding import TOKENS, batch_sharding
 from gener_jax.runtime.transfer import fetch
 
 
@@ -108,7 +108,7 @@ class HeldOut:
         model = Decoder(kernels.for_any_mask(config.model))
 
         def nll(params, batch):
-            batch = parallel.balance(batch)
+            batch = parallel.balance(batch, dict.fromkeys(batch, TOKENS))
             hidden, _ = model.apply(
                 {"params": params},
                 batch["inputs"],

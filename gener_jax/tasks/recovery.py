@@ -18,7 +18,7 @@ from gener_jax.data.loader import to_devices
 from gener_jax.data.permutation import permute
 from gener_jax.model import kernels, parallel
 from gener_jax.model.decoder import Decoder
-from gener_jax.model.sharding import batch_sharding
+from gener_jax.model.sharding import TOKENS, batch_sharding
 from gener_jax.runtime.transfer import fetch
 from gener_jax.tasks.held_out import region_ids
 
@@ -64,7 +64,7 @@ class Recovery:
             rows = jnp.arange(len(starts))
 
             def one(ids, j):
-                part = parallel.balance({**batch, "inputs": ids})
+                part = parallel.balance({**batch, "inputs": ids}, dict.fromkeys(batch, TOKENS))
                 hidden, _ = model.apply({"params": params}, part["inputs"], positions_BT=part["positions"])
                 last = parallel.restore(hidden)[rows, starts + j - 1]
                 logits = model.apply({"params": params}, last, method="logits")

@@ -34,7 +34,7 @@ def _optimizer_item(state: State) -> dict:
     gradient_stats = {
         field.name: getattr(state.gradient_stats, field.name) for field in dataclasses.fields(GradientStats)
     }
-    return {"moments": state.opt_state, "gradient_stats": gradient_stats}
+    return {"moments": state.opt_state, "gradient_stats": gradient_stats, "rate_scale": state.rate_scale}
 
 
 @jax.jit
@@ -49,7 +49,7 @@ def _checksum(tree):
 
 def checksum(state: State) -> int:
     """A checksum over all bits of a state, the same on any mesh; computed on the devices."""
-    return int(fetch(_checksum((state.params, state.opt_state, state.gradient_stats))))
+    return int(fetch(_checksum((state.params, state.opt_state, state.gradient_stats, state.rate_scale))))
 
 
 class Checkpoints:
@@ -118,7 +118,8 @@ class Checkpoints:
         if _sealed({name: value for name, value in loader.items() if name != "crc"}) != loader:
             raise DamagedError(self._folder / "checkpoints" / str(step), "`loader` differs from what was saved")
         del loader["crc"]
-        state = State(number, restored["params"], rest["moments"], GradientStats(**rest["gradient_stats"]))
+        gradient_stats = GradientStats(**rest["gradient_stats"])
+        state = State(number, restored["params"], rest["moments"], gradient_stats, rest["rate_scale"])
         expected, found = loader.pop("checksum"), checksum(state)
         if found != expected:
             raise DamagedError(
@@ -208,6 +209,7 @@ class Checkpoints:
 
 
 # Fields that determine the result of a run. The others (mesh, intervals of saving and evaluation, paths) may change.
+# The size of the vocabulary is the tokenizer's.
 _DECIDES = (
     "model.",
     "tokenizer.",

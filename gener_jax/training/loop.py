@@ -1,6 +1,8 @@
 """The training loop: steps, with evaluations and checkpoints between them, until the end, SIGTERM or a fault."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,7 @@ import jax
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax.config import Config
-from gener_jax.data.loader import TokenStream, device_batches
-from gener_jax.model.sharding import batch_sharding
+from gener_jax.data.loader import DataSource, device_batches
 from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.distributed import log_primary
 from gener_jax.runtime.errors import Terminated, TrainingError
@@ -21,6 +22,7 @@ from gener_jax.tasks.recovery import Recovery
 from gener_jax.training import checkpoint
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.metrics import Clock, Log, Profile, logged
+from gener_jax.training.objectives import Objective
 from gener_jax.training.step import State, make_train_step
 
 
@@ -32,12 +34,15 @@ class Run:
     workdir: Path
     tokenizer: Tokenizer
     mesh: jax.sharding.Mesh
-    stream: TokenStream
+    stream: DataSource
+    objective: Callable[[int], Objective]  # of the step that follows this many completed ones
     held_out: RegionSource
     checkpoints: checkpoint.Checkpoints
     start: int  # steps done
+    position: int  # examples read in them
     evaluated: bool  # whether the last of them was evaluated, if that was due
     state: State
+    frozen: dict  # the parameters that are not trained
     log: Log
 
     @property
@@ -78,10 +83,10 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     """Runs the steps, evaluations and checkpoints; returns the final parameters and the last step's metrics."""
     config, mesh, start = run.config, run.mesh, run.start
     num_steps, every = config.train.num_steps, config.train.log_every_steps
-    stats, tokens_per_step = run.stream.epoch_stats(0), run.tokens_per_step
-    steps = {name: make_train_step(config, mesh, run.tokenizer.token_bases, name) for name in ("ce", "fns")}
+    stats, tokens_per_step = run.stream.stats, run.tokens_per_step
+    step_of = functools.cache(lambda objective: make_train_step(config, mesh, objective, run.stream.axes))
     evaluator = Evaluator(run, termination, watchdog)
-    batches = device_batches(run.stream, config.train.batch_size, start, num_steps - start, batch_sharding(mesh))
+    batches = device_batches(run.stream, config.train.batch_size, run.position, num_steps - start, mesh)
     progress = Progress(num_steps, start, every, quiet=not distributed.is_primary())
     profile = Profile(config.train, run.workdir)
     clock, last, pending = Clock(), logged(run.workdir / "log.jsonl", start), None
@@ -127,10 +132,10 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     def save(step, bits_per_base):
         nonlocal saved
         loader = {
-            "step": step,
+            "position": run.position + (step - start) * config.train.batch_size,
             "seed": config.train.seed,
             "digest": run.stream.digest,
-            "dataset": run.stream.source.digest,
+            "dataset": run.stream.dataset,
         }
         watchdog.beat(f"saving step {step}")
         run.checkpoints.save(step, state, loader, config, bits_per_base)
@@ -165,7 +170,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
             for step, batch in enumerate(batches, start + 1):
                 profile.begin(step)
-                state, metrics = steps[config.objective.at(step - 1)](state, batch)
+                state, metrics = step_of(run.objective(step - 1))(state, run.frozen, batch)
                 if pending is not None:
                     read(*pending)
                 pending = (step, metrics)
