@@ -30,6 +30,7 @@ from gener_jax.model import kernels, rope
 from gener_jax.model.attention import Segments, cached_attention, keep_attention, matmul_precision
 from gener_jax.model.parallel import sharded_attention
 from gener_jax.model.sharding import constrain
+from gener_jax.model.trainable import everything, split
 
 
 @struct.dataclass
@@ -345,7 +346,11 @@ def _split(sharding, layers: int):
 
 
 @functools.lru_cache
-def num_parameters(config: Model) -> int:
-    """The number of parameters of a model, by abstract evaluation, which allocates nothing."""
-    shapes = jax.eval_shape(functools.partial(init, Decoder(config)), jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+def abstract(config: Model):
+    """The shapes of the parameters, boxed with their logical axes, by abstract evaluation, which allocates nothing."""
+    return jax.eval_shape(functools.partial(init, Decoder(config)), jax.random.key(0))
+
+
+def num_parameters(config: Model, trains=everything) -> int:
+    """The number of parameters of a model: of those whose paths `trains` accepts."""
+    return sum(leaf.size for leaf in jax.tree.leaves(split(abstract(config), trains)[0]))
