@@ -101,6 +101,7 @@ def test_init_gives_the_tree_in_float32():
         "lm_head": (32, 48),
     }  # fmt: skip
     assert decoder.num_parameters(TINY) == sum(x.size for x in jax.tree.leaves(params))
+    assert decoder.num_parameters(TINY, lambda path: path == "lm_head") == params["lm_head"].size
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     layers = params["layers"]
     assert (np.asarray(layers["input_norm"]["scale"]) == 1).all()

@@ -68,8 +68,13 @@ def test_the_state_is_what_the_formula_says():
             return sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in leaves) / 2**30
 
         need = memory.training_needs(config, 8)
-        assert need["parameters"] == pytest.approx(gib(state.params), rel=0.01)
-        assert need["optimizer"] == pytest.approx(gib(state.opt_state), rel=0.01)
+        assert need["parameters"] == pytest.approx(gib(state.params), rel=1e-6)
+        assert need["optimizer"] == pytest.approx(gib(state.opt_state), rel=1e-6)
+        assert need["frozen"] == 0
+        parts = memory.training_needs(config, 8, trains=lambda path: path.startswith("layers"))
+        assert parts["parameters"] == parts["gradients"] == pytest.approx(gib(state.params["layers"]), rel=1e-6)
+        assert parts["parameters"] + 2 * parts["frozen"] == pytest.approx(need["parameters"])  # in bfloat16
+        assert parts["activations"] == need["activations"]
     low = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, state_dtype="bfloat16"))
     assert memory.training_needs(low, 8)["optimizer"] == need["optimizer"] / 2
 

@@ -21,6 +21,7 @@ from gener_jax.cli import command
 from gener_jax.config import Config, dumps
 from gener_jax.inference.lm import load
 from gener_jax.model.sharding import make_mesh
+from gener_jax.model.trainable import everything
 from gener_jax.runtime import transfer
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage import run_folder
@@ -39,10 +40,10 @@ def dataset(tmp_path_factory):
     return tiny.genomes(tmp_path_factory.mktemp("data") / "genomes")
 
 
-def state_of(folder, step=None, devices=8):
+def state_of(folder, step=None, devices=8, trains=everything):
     """The parameters and optimizer state of a checkpoint as numpy arrays by name, and the loader's state."""
     config = run_folder.read(folder)
-    target = abstract_state(config, make_mesh(1, -1, 1, devices=jax.devices()[:devices]))
+    target = abstract_state(config, make_mesh(1, -1, 1, devices=jax.devices()[:devices]), trains)
     checkpoints = checkpoint.Checkpoints(folder, 2)
     state, loader = checkpoints.restore(checkpoints.latest_step if step is None else step, target)
     checkpoints.close()

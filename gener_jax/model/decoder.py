@@ -31,6 +31,7 @@ from gener_jax.model.attention import Segments, cached_attention, keep_attention
 from gener_jax.model.parallel import sharded_attention
 from gener_jax.model.projection import PRODUCT, declare
 from gener_jax.model.sharding import constrain
+from gener_jax.model.trainable import everything, split
 
 
 @struct.dataclass
@@ -298,6 +299,6 @@ def abstract(config: Model):
     return jax.eval_shape(functools.partial(init, Decoder(config)), jax.random.key(0))
 
 
-def num_parameters(config: Model) -> int:
-    """The number of parameters of a model."""
-    return sum(leaf.size for leaf in jax.tree.leaves(abstract(config)))
+def num_parameters(config: Model, trains=everything) -> int:
+    """The number of parameters of a model: of those whose paths `trains` accepts."""
+    return sum(leaf.size for leaf in jax.tree.leaves(split(abstract(config), trains)[0]))

@@ -11,6 +11,7 @@ from gener_jax import assets
 from gener_jax.config import Config, Data, Model, ModelSpec
 from gener_jax.model import decoder
 from gener_jax.model.sharding import tree_shardings
+from gener_jax.model.trainable import merge, split
 from gener_jax.runtime.errors import CheckpointError
 from gener_jax.storage import run_folder
 from gener_jax.storage.huggingface import config as published_config
@@ -87,7 +88,11 @@ def read_params(
     """
     target = abstract_params(model, mesh, dtype)
     if not is_published(folder):
-        params, step = run_folder.restore_params(folder, target, step)
+        base = run_folder.base_of(folder) or {"frozen": ()}
+        trained, frozen = split(target, lambda path: path not in base["frozen"])
+        params, step = run_folder.restore_params(folder, trained, step)
+        if frozen:
+            params = merge(read_params(find(base["path"]), model, mesh, dtype=dtype)[0], params)
         return decoder.unstack(params, donate=True) if by_layer else params, step
     if step is not None:
         raise CheckpointError(folder, "is a published model, which has no steps", name="step", value=step)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint import checkpoint_managers
 
 from data_pipeline.files import atomic, write_text
@@ -26,7 +27,7 @@ from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.storage.files import read_json
 
 FORMAT = 2  # of config.json; 1 had no number
-_TOKENIZER = "tokenizer.model"
+_TOKENIZER, _BASE = "tokenizer.model", "base.json"
 _METRICS = "metrics/metrics"  # orbax's, of a checkpoint
 
 
@@ -179,6 +180,25 @@ def read_loader_state(folder: Path, step: int) -> dict | None:
         if "loader" not in manager.item_metadata(step).keys():  # noqa: SIM118 (orbax's object is no mapping)
             return None
         return manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
+
+
+def name_base(folder: Path, model: Path, frozen, checksum: int) -> None:
+    """Writes `base.json` into a run's folder: the model whose parameters the run does not train, the paths of these,
+    which its checkpoints do not hold, and a checksum over their bits.
+
+    Raises:
+      CheckpointError: if the run started with others.
+    """
+    base = {"path": str(model), "frozen": sorted(flatten_dict(frozen, sep="/")), "checksum": checksum}
+    if (before := base_of(folder) or base)["checksum"] != checksum:
+        problem = f"those of {model} have checksum {checksum}; restore that model, or take another --workdir"
+        raise CheckpointError(folder / _BASE, problem, name="checksum", value=before["checksum"])
+    _write(folder / _BASE, json.dumps(base, indent=2) + "\n")
+
+
+def base_of(folder: Path) -> dict | None:
+    """What `name_base` wrote: `path` of the model, `frozen` paths and `checksum`; None if the run trains everything."""
+    return read_json(folder / _BASE) if (folder / _BASE).exists() else None
 
 
 def _values(folder: Path) -> dict:

@@ -12,6 +12,7 @@ from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax.config import Config
 from gener_jax.data.loader import DataSource, device_batches
+from gener_jax.model.trainable import merge
 from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.distributed import log_primary
 from gener_jax.runtime.errors import Terminated, TrainingError
@@ -43,6 +44,8 @@ class Run:
     evaluated: bool  # whether the last of them was evaluated, if that was due
     state: State
     frozen: dict  # the parameters that are not trained
+    trains: Callable[[str], bool]  # as in `step.abstract_state`
+    init: Callable | None
     log: Log
 
     @property
@@ -84,7 +87,9 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     config, mesh, start = run.config, run.mesh, run.start
     num_steps, every = config.train.num_steps, config.train.log_every_steps
     stats, tokens_per_step = run.stream.stats, run.tokens_per_step
-    step_of = functools.cache(lambda objective: make_train_step(config, mesh, objective, run.stream.axes))
+    step_of = functools.cache(
+        lambda objective: make_train_step(config, mesh, objective, run.stream.axes, run.trains, run.init)
+    )
     evaluator = Evaluator(run, termination, watchdog)
     batches = device_batches(run.stream, config.train.batch_size, run.position, num_steps - start, mesh)
     progress = Progress(num_steps, start, every, quiet=not distributed.is_primary())
@@ -126,7 +131,8 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
             )
         speed = values.get("tokens_per_s")
         left = (num_steps - step) * tokens_per_step / speed if speed else float("nan")
-        text = f"loss {values['loss']:.4f}  bits/base {values['bits_per_base']:.4f}"
+        names = {"loss": "loss", "bits_per_base": "bits/base"}
+        text = "  ".join(f"{shown} {values[name]:.4f}" for name, shown in names.items() if name in values)
         progress.update(step, f"{text}  {speed:,.0f} tokens/s" if speed else text, left)
 
     def save(step, bits_per_base):
@@ -150,7 +156,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
         raise Terminated(f"by SIGTERM after step {step}, which is saved; the same command resumes there")
 
     def evaluate(step):
-        held_out = evaluator(state.params)
+        held_out = evaluator(merge(state.params, run.frozen))
         run.log.write(step, held_out=held_out)
         recovered = f", recovery {held_out['recovery']:.3f}" if "recovery" in held_out else ""
         log_primary(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}{recovered}")
@@ -200,4 +206,4 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     run.checkpoints.close()
     run.log.close()
     params, state = state.params, None  # frees the optimizer's state for the samples' copy of the parameters
-    return params, {"step": num_steps, **last}
+    return merge(params, run.frozen), {"step": num_steps, **last}

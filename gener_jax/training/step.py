@@ -40,9 +40,14 @@ class State:
     rate_scale: jax.Array  # float32 [], a factor of the schedule's learning rate; 1 unless something changes it
 
 
-def _init(config: Config, trains, init) -> State:
+def _trained(config: Config, trains, init):
+    """The initial parameters that are trained, boxed with their logical axes."""
     init = init or functools.partial(decoder.init, decoder.Decoder(config.model))
-    params, _ = split(init(jax.random.key(config.train.seed)), trains)
+    return split(init(jax.random.key(config.train.seed)), trains)[0]
+
+
+def _init(config: Config, trains, init) -> State:
+    params = _trained(config, trains, init)
     zero = lambda: jnp.zeros((), jnp.int32)  # noqa: E731 (separate arrays, because each is donated)
     gradient_stats = GradientStats(jnp.zeros((), jnp.float32), zero(), zero(), zero())
     opt_state = optimizer.make(config.optimizer, params).init(params)
