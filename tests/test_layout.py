@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "data_pipeline": (
         ("errors",),
+        ("lock",),
         ("sequence",),
         ("formats",),
         ("regions",),
