@@ -129,44 +129,45 @@ def main(argv=None) -> int:
         "spec": json.loads(dumps(config.spec)),
     }  # fmt: skip
     began = time.perf_counter()
-    raw = ResumableFile(args.output.with_name(args.output.name + ".rows"), fingerprint, resume=str(args.fasta) != "-")
-    names, tokens, flags = (raw.facts.get(name, []) for name in ("names", "tokens", "flags"))
-    if raw.done:
-        log(f"resuming after sequence {raw.done:,}")
-    prefix, rate = options.pop("prefix"), Rate("sequence", None, 0)
-    per_token = args.pooling == "tokens"
-    width = lm.spec.model.hidden_size * (1 if per_token else args.chunks)
-    missing = np.full((0 if per_token else 1, width), np.nan, "<f4")  # of a sequence that is flagged
+    rows = args.output.with_name(args.output.name + ".rows")
+    with ResumableFile(rows, fingerprint, resume=str(args.fasta) != "-") as raw:
+        names, tokens, flags = (raw.facts.get(name, []) for name in ("names", "tokens", "flags"))
+        if raw.done:
+            log(f"resuming after sequence {raw.done:,}")
+        prefix, rate = options.pop("prefix"), Rate("sequence", None, 0)
+        per_token = args.pooling == "tokens"
+        width = lm.spec.model.hidden_size * (1 if per_token else args.chunks)
+        missing = np.full((0 if per_token else 1, width), np.nan, "<f4")  # of a sequence that is flagged
 
-    def flag(sequence: fasta.Sequence) -> str:
-        if sequence.problem or not len(sequence.codes):
-            return sequence.problem or "empty"
-        try:
-            frames(lm, prefix + bases.decode(sequence.codes), "sequence", args.chunks, args.remainder)
-        except InputError as error:
-            if error.argument != "sequence":
-                raise
-            return error.problem
-        return ""
+        def flag(sequence: fasta.Sequence) -> str:
+            if sequence.problem or not len(sequence.codes):
+                return sequence.problem or "empty"
+            try:
+                frames(lm, prefix + bases.decode(sequence.codes), "sequence", args.chunks, args.remainder)
+            except InputError as error:
+                if error.argument != "sequence":
+                    raise
+                return error.problem
+            return ""
 
-    batches = 4 if per_token else 16  # per write, at most; the states of all tokens are large
-    sequences = itertools.islice(fasta.read(args.fasta, flag=True), raw.done, None)
-    for group in fasta.groups(sequences, _SEQUENCES, batches * args.batch_tokens * lm.tokenizer.k):
-        with errors.user_errors():
-            own = [flag(sequence) for sequence in group]
-            good = [prefix + bases.decode(s.codes) for s, problem in zip(group, own, strict=True) if not problem]
-            found = iter(lm.embed(good, batch_tokens=args.batch_tokens, **options))
-        states = [missing if problem else next(found).reshape(-1, width) for problem in own]
-        names += [s.name for s in group]
-        tokens += map(len, states)
-        flags += own
-        data = b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in states)
-        raw.append(data, len(names), names=names, tokens=tokens, flags=flags)
-        rate.update(len(group), sum(len(s.codes) for s in group))
-    rate.close()
-    writers[args.output.suffix](args.output, raw.partial, width, names, flags, tokens if per_token else None)
-    raw.discard()
-    flagged = sum(map(bool, flags))
+        batches = 4 if per_token else 16  # per write, at most; the states of all tokens are large
+        sequences = itertools.islice(fasta.read(args.fasta, flag=True), raw.done, None)
+        for group in fasta.groups(sequences, _SEQUENCES, batches * args.batch_tokens * lm.tokenizer.k):
+            with errors.user_errors():
+                own = [flag(sequence) for sequence in group]
+                good = [prefix + bases.decode(s.codes) for s, problem in zip(group, own, strict=True) if not problem]
+                found = iter(lm.embed(good, batch_tokens=args.batch_tokens, **options))
+            states = [missing if problem else next(found).reshape(-1, width) for problem in own]
+            names += [s.name for s in group]
+            tokens += map(len, states)
+            flags += own
+            data = b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in states)
+            raw.append(data, len(names), names=names, tokens=tokens, flags=flags)
+            rate.update(len(group), sum(len(s.codes) for s in group))
+        rate.close()
+        writers[args.output.suffix](args.output, raw.partial, width, names, flags, tokens if per_token else None)
+        raw.discard()
+        flagged = sum(map(bool, flags))
     facts = {"sequences": len(names), "flagged": flagged, "width": width}
     described = {**fingerprint, **facts, "environment": run_folder.environment()}
     args.output.with_name(args.output.name + ".json").write_text(json.dumps(described, indent=2) + "\n")

@@ -11,6 +11,7 @@ one batch. After a stop, the same command resumes.
 """
 
 import collections
+import contextlib
 import itertools
 import json
 import time
@@ -56,7 +57,7 @@ def number(value: float | None) -> str:
     return "" if value is None or np.isnan(value) else f"{value:.6g}"
 
 
-class Output:
+class Output(contextlib.AbstractContextManager):
     """Writes rows in order, to a resumable file or to standard output, and counts those that are flagged."""
 
     def __init__(self, path: Path | None, fingerprint: dict, header: str, unit: str):
@@ -68,6 +69,10 @@ class Output:
             log(f"resuming after {unit} {self.done:,}")
         else:
             self.write([header], 0)
+
+    def __exit__(self, *_):
+        if self._file is not None:
+            self._file.__exit__()
 
     def count(self, flags: Iterable[str]) -> None:
         """Counts scores by their flags; empty: not flagged."""
@@ -153,55 +158,57 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
     line = overlap(config.data.path, folder, lm.step, list(windows), args.check_overlap)
     log(line)
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
-    out = Output(args.output, fingerprint, _variant_header(header, as_vcf), "record")
-    rate = Rate("variant", alleles, out.counts.total())
-    # Blocks have a fixed number of records, so that after a stop the batches, and with them the last digits, are the
-    # same.
-    records = itertools.islice(vcf.read(args.vcf)[1], out.done, None)
-    while block := list(itertools.islice(records, _RECORDS)):
-        good = (record for record in block if not record.problem)
-        scores = scorer((Variant(r.contig, r.start, r.ref, alt) for r in good for alt in r.alts), genome)
-        rows = []
-        for record in block:
-            flagged = itertools.repeat(Scored("", flag=record.problem))
-            own = list(itertools.islice(flagged if record.problem else scores, len(record.alts)))
-            out.count(s.flag for s in own)
-            rate.update(len(own), args.context * args.phases * len(own))
-            rows += [_annotated(record, own)] if as_vcf else _rows(record, own)
-        out.write(rows, len(block))
-    rate.close()
-    return out.finish(fingerprint, records=total, overlap=line)
+    with Output(args.output, fingerprint, _variant_header(header, as_vcf), "record") as out:
+        rate = Rate("variant", alleles, out.counts.total())
+        # Blocks have a fixed number of records, so that after a stop the batches, and with them the last digits, are
+        # the same.
+        records = itertools.islice(vcf.read(args.vcf)[1], out.done, None)
+        while block := list(itertools.islice(records, _RECORDS)):
+            good = (record for record in block if not record.problem)
+            scores = scorer((Variant(r.contig, r.start, r.ref, alt) for r in good for alt in r.alts), genome)
+            rows = []
+            for record in block:
+                flagged = itertools.repeat(Scored("", flag=record.problem))
+                own = list(itertools.islice(flagged if record.problem else scores, len(record.alts)))
+                out.count(s.flag for s in own)
+                rate.update(len(own), args.context * args.phases * len(own))
+                rows += [_annotated(record, own)] if as_vcf else _rows(record, own)
+            out.write(rows, len(block))
+        rate.close()
+        return out.finish(fingerprint, records=total, overlap=line)
 
 
 def score_fasta(lm: LM, args, fingerprint: dict) -> dict:
     """Scores the sequences of the FASTA; returns the object that the command prints last."""
-    out = Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence")
-    rate, k, longest = Rate("sequence", None, 0), lm.tokenizer.k, lm.spec.model.max_length
-    sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
-    for group in fasta.groups(sequences, _SEQUENCES, _BATCHES * args.batch_tokens * k):
-        flags = []
-        for sequence in group:
-            tokens = args.prefix.count("<") + -(-len(sequence.codes) // k)
-            flags.append(sequence.problem or ("" if len(sequence.codes) else "empty"))
-            if longest is not None and tokens > longest and not flags[-1]:
-                flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
-        good = [args.prefix + bases.decode(s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
-        with errors.user_errors():
-            scores = iter(lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens))
-        rows = []
-        for i, sequence in enumerate(group):
-            cells = [""] * 5
-            if not flags[i]:
-                s = next(scores)
-                flags[i] = "" if s.bases else "no known base"
-                cells = [number(s.value), s.bases, s.unknown, s.tokens, s.oov]
-            row = (sequence.name, len(sequence.codes), args.score, args.strand, *cells, flags[i])
-            rows.append("\t".join(map(str, row)) + "\n")
-        out.count(flags)
-        out.write(rows, len(group))
-        rate.update(len(group), sum(len(s.codes) for s in group))
-    rate.close()
-    return out.finish(fingerprint)
+    with Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence") as out:
+        rate, k, longest = Rate("sequence", None, 0), lm.tokenizer.k, lm.spec.model.max_length
+        sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
+        for group in fasta.groups(sequences, _SEQUENCES, _BATCHES * args.batch_tokens * k):
+            flags = []
+            for sequence in group:
+                tokens = args.prefix.count("<") + -(-len(sequence.codes) // k)
+                flags.append(sequence.problem or ("" if len(sequence.codes) else "empty"))
+                if longest is not None and tokens > longest and not flags[-1]:
+                    flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
+            good = [args.prefix + bases.decode(s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
+            with errors.user_errors():
+                scores = iter(
+                    lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens)
+                )
+            rows = []
+            for i, sequence in enumerate(group):
+                cells = [""] * 5
+                if not flags[i]:
+                    s = next(scores)
+                    flags[i] = "" if s.bases else "no known base"
+                    cells = [number(s.value), s.bases, s.unknown, s.tokens, s.oov]
+                row = (sequence.name, len(sequence.codes), args.score, args.strand, *cells, flags[i])
+                rows.append("\t".join(map(str, row)) + "\n")
+            out.count(flags)
+            out.write(rows, len(group))
+            rate.update(len(group), sum(len(s.codes) for s in group))
+        rate.close()
+        return out.finish(fingerprint)
 
 
 def main(argv=None) -> int:

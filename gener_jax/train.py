@@ -4,6 +4,7 @@ The same command resumes from the last checkpoint, to the same parameters as a r
 standard output is one JSON object; progress and logs go to standard error and DIR/log.jsonl.
 """
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import flax
 import jax
 
+from data_pipeline import lock
 from data_pipeline.dataset.builder import build
 from data_pipeline.dataset.inputs import discover
 from data_pipeline.dataset.reader import RegionSource, read_info
@@ -219,15 +221,17 @@ def train(config: Config, workdir: Path, **parts) -> dict:
     `parts` are the keyword arguments of `prepare`: a data source, an objective, what is trained.
 
     Raises:
-      ConfigError, DataError, CheckpointError: one line each.
+      ConfigError, DataError, CheckpointError: one line each; also if another process is training there.
       Terminated: after a SIGTERM, once the state is saved.
     """
-    run = prepare(config, workdir, **parts)
-    distributed.log_primary(screen(run))
-    # Only around the loop: SIGTERM loses nothing before and after it, and building a dataset may take hours.
-    with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
-        params, last = loop(run, termination, watchdog)
-    return finish(run, params, last)
+    with contextlib.ExitStack() as stack:
+        distributed.run_on_primary(lambda: stack.enter_context(lock.held(workdir / "lock")))
+        run = prepare(config, workdir, **parts)
+        distributed.log_primary(screen(run))
+        # Only around the loop: SIGTERM loses nothing before and after it, and building a dataset may take hours.
+        with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
+            params, last = loop(run, termination, watchdog)
+        return finish(run, params, last)
 
 
 def finish(run: Run, params, last: dict) -> dict:

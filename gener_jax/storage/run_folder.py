@@ -193,7 +193,7 @@ def name_base(folder: Path, model: Path, frozen, checksum: int) -> None:
     if (before := base_of(folder) or base)["checksum"] != checksum:
         problem = f"those of {model} have checksum {checksum}; restore that model, or take another --workdir"
         raise CheckpointError(folder / _BASE, problem, name="checksum", value=before["checksum"])
-    _write(folder / _BASE, json.dumps(base, indent=2) + "\n")
+    write_text(folder / _BASE, json.dumps(base, indent=2) + "\n")
 
 
 def base_of(folder: Path) -> dict | None:
