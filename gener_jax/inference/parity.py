@@ -28,12 +28,11 @@ class Outputs:
     greedy: list[int]  # NEW_TOKENS ids generated greedily after the first row, k-mers only
 
 
-def probe_ids(lm: LM, rows: int = 2, length: int = 256) -> np.ndarray:
-    """Ids to compare on, int32 [rows, length]: <s> and random k-mers, always the same; fewer for a short context."""
-    vocab_size, longest = lm.tokenizer.vocab_size, lm.spec.model.max_length
-    if longest is not None:
-        length = max(min(length, longest - NEW_TOKENS), 1)
-    ids = np.random.default_rng(0).integers(NUM_SPECIAL, vocab_size, (rows, length), dtype=np.int32)
+def probe_ids(lm: LM) -> np.ndarray:
+    """Ids to compare on, int32 [2, 256]: <s> and random k-mers, always the same; fewer for a short context."""
+    longest = lm.spec.model.max_length
+    shape = 2, 256 if longest is None else max(min(256, longest - NEW_TOKENS), 1)
+    ids = np.random.default_rng(0).integers(NUM_SPECIAL, lm.tokenizer.vocab_size, shape, dtype=np.int32)
     ids[:, 0] = BOS
     return ids
 

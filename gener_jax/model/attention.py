@@ -22,6 +22,8 @@ from gener_jax.runtime.errors import ConfigError
 
 _MASKED = -1e30  # finite, so that a block with all scores masked gives no NaN; its sum is later rescaled to zero
 KEPT = "attention"  # the checkpoint name of attention's output and log-sum-exp, which remat may keep
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+_slice = jax.lax.dynamic_slice_in_dim
 _NAMED = jax.checkpoint_policies.save_only_these_names(KEPT)
 
 
@@ -193,9 +195,8 @@ def _blockwise(q_BTNH, k_BSKH, v_BSKH, offset, segments, window, block):
     # Padded keys are after the slot of every query, and padded queries are removed below, so neither needs a mask.
     q = _pad_to(q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4), 3, bq)
     k, v = (_pad_to(x.transpose(0, 2, 1, 3), 2, bk) for x in (k_BSKH, v_BSKH))
-    q_seg = k_seg = None
-    if segments is not None:
-        q_seg, k_seg = _pad_to(segments.queries, 1, bq), _pad_to(segments.keys, 1, bk)
+    q_seg = None if segments is None else _pad_to(segments.queries, 1, bq)
+    k_seg = None if segments is None else _pad_to(segments.keys, 1, bk)
     out = _flash(q, k, v, jnp.asarray(offset, jnp.int32), q_seg, k_seg, window, bq, bk)
     return out[:, :, :, :T].transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
@@ -205,18 +206,11 @@ def _pad_to(x, axis, multiple):
     return jnp.pad(x, [(0, missing if a == axis else 0) for a in range(x.ndim)]) if missing else x
 
 
-def _slice(x, start, size, axis):
-    return None if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis)
-
-
 def _bounds(i, offset, window, bq, bk, num_key_blocks):
     """The first key block that a query of block i attends to, and the last one plus 1."""
     last = jnp.minimum((offset + (i + 1) * bq - 1) // bk + 1, num_key_blocks)
     first = 0 if window is None else jnp.maximum(offset + i * bq - window + 1, 0) // bk
     return first, last
-
-
-_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))

@@ -24,7 +24,6 @@ from jax.sharding import PartitionSpec
 from gener_jax.model import kernels
 from gener_jax.model.attention import Segments, attention
 from gener_jax.model.sharding import TOKENS, spec
-from gener_jax.runtime.errors import ConfigError
 
 
 def _context() -> int:
@@ -72,8 +71,7 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
     length, the same for queries and keys.
 
     Raises:
-      ConfigError: if a kernel is named and mesh.context does not divide the heads per device; "auto" uses blockwise
-        attention then.
+      ConfigError: as `attention`, also if a kernel is named and mesh.context does not divide the heads per device.
       ValueError: if twice mesh.context does not divide the length.
     """
     mesh = jax.sharding.get_abstract_mesh()
@@ -118,16 +116,9 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
 def _exchanges(q_BTNH, k_BSKH, ids_BS, n, how) -> bool:
     """Whether a kernel computes this device's heads over the whole length."""
     name = how.get("implementation", "auto")
-    if name not in ("auto", *kernels.KERNELS):
-        return False
     B, _, heads, H = q_BTNH.shape
-    if heads % n:
-        if name == "auto":
-            return False
-        raise ConfigError(
-            f"over a context axis this kernel needs a number of heads per device that mesh.context {n} divides, not "
-            f"{heads}; use auto or blockwise, or another mesh.context", "model.attention", name,
-        )  # fmt: skip
+    if heads % n or name not in ("auto", *kernels.KERNELS):
+        return False
     queries = jax.ShapeDtypeStruct((B, k_BSKH.shape[1], heads // n, H), q_BTNH.dtype)
     case = kernels.Case(queries, k_BSKH, 0, ids_BS is not None, how.get("window"))
     return name != "auto" or kernels.choice(case) is not None  # if a named kernel does not take it, `attention` raises
