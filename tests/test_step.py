@@ -176,6 +176,19 @@ def test_the_switch_of_objectives():
         config.Objective(fns_learning_rate=1e-4)
 
 
+def test_the_rate_scale_multiplies_the_schedules_rate_and_stays():
+    mesh, batches = make_mesh(1, 1, 1, jax.devices()[:1]), [batch(0), batch(1)]
+    begin = jax.device_get(first_state(SMALL, mesh))
+    (full, after), (half, after_half) = (
+        run(SMALL, batches, state=dataclasses.replace(begin, rate_scale=np.float32(x))) for x in (1, 0.5)
+    )
+    assert [m["learning_rate"] for m in half] == [m["learning_rate"] / 2 for m in full]
+    assert after_half.rate_scale == 0.5
+    moved, moved_half = (x.params["lm_head"] - begin.params["lm_head"] for x in (after, after_half))
+    np.testing.assert_allclose(moved_half, moved / 2, atol=1e-7)
+    assert np.abs(moved).max() > 1e-3
+
+
 def test_fns_trains():
     metrics, _ = run(SWITCHED, [batch(0)] * 20, 2)
     bits = [m["fns_bits_per_base"] for m in metrics]

@@ -270,30 +270,23 @@ class TokenStream:
 
     def has_lower_case(self, max_bases: int = 2**24) -> bool:
         """Whether any of the first epoch's first `max_bases` bases is soft-masked; for datasets of bases."""
-        left = max_bases
-        for region in self._epoch(0).regions.tolist():
-            length = min(int(self.source.index["length"][region]), left)
-            if self.source.lower_case(region, 0, length).any():
-                return True
-            left -= length
-            if not left:
-                break
-        return False
+        regions = self._epoch(0).regions
+        lengths = self.source.index["length"][regions].astype(np.int64)
+        lengths = np.minimum(lengths, max_bases - np.cumsum(lengths) + lengths)  # what is left for each
+        some = zip(regions[lengths > 0].tolist(), lengths[lengths > 0].tolist(), strict=True)
+        return any(self.source.lower_case(region, 0, length).any() for region, length in some)
 
     def epoch_stats(self, epoch: int) -> dict[str, int]:
         """Bases of an epoch, `region_bases` = `kept` + `lost_at_start` + `lost_at_end`; its `tokens`, with <s>."""
         e = self._epoch(epoch)
         length = self.source.index["length"][e.regions].astype(np.int64)
-        if not self.k:
-            dropped = self.source.info["splits"][self.source.split]["remainder"]
-            total = int(length.sum())
-            counts = {"kept": total - dropped, "lost_at_start": 0, "lost_at_end": dropped}
-            return {"region_bases": total, **counts, "tokens": int(e.ends[-1])}
-        start = np.minimum(e.phases, length)
-        kept = (length - start) // self.k * self.k
-        counts = {"kept": kept, "lost_at_start": start, "lost_at_end": length - start - kept}
-        counts = {name: int(values.sum()) for name, values in counts.items()}
-        return {"region_bases": int(length.sum()), **counts, "tokens": int(e.ends[-1])}
+        start, total = np.minimum(e.phases, length), int(length.sum())
+        if self.k:
+            end = int(((length - start) % self.k).sum())
+        else:
+            end = self.source.info["splits"][self.source.split]["remainder"]
+        lost = {"lost_at_start": int(start.sum()), "lost_at_end": end}
+        return {"region_bases": total, "kept": total - sum(lost.values()), **lost, "tokens": int(e.ends[-1])}
 
 
 class _Rows:
