@@ -189,10 +189,9 @@ def described(config: Config, machine: Machine, mfu: float) -> dict:
         },
     }
     if machine.device:
-        speed = machine.devices * machine.device.tflops * 1e12 * mfu
-        speed /= flops.training(config.model, config.data.context_length)
-        out["tokens_per_s"] = round(speed)
-        out["days"] = round(tokens * config.train.num_steps / speed / 86400, 2)
+        operations = flops.training(config.model, config.data.context_length)
+        speed = machine.devices * machine.device.tflops * 1e12 * mfu / operations
+        out |= {"tokens_per_s": round(speed), "days": round(tokens * config.train.num_steps / speed / 86400, 2)}
     return out
 
 
@@ -307,11 +306,11 @@ def main(argv=None) -> None:
     if args.compile and best is not None:
         log(f"compiling for {machine.topology}: minutes")
         found = result["compiled"] = compile_for(best, machine)
-        error = result["suggested"]["peak_gib"] / found["peak_gib"] - 1
+        peak, formula = found["peak_gib"], result["suggested"]["peak_gib"]
         kernels = "with its attention kernel" if found["kernels"] else "without a kernel"
         print(
-            f"compiled for {machine.topology} ({kernels}) in {found['seconds']:.0f} s, not run: peak "
-            f"{found['peak_gib']:.2f} GiB per device, by formula {result['suggested']['peak_gib']:.2f} ({error:+.0%})"
+            f"compiled for {machine.topology} ({kernels}) in {found['seconds']:.0f} s, not run: peak {peak:.2f} GiB "
+            f"per device, by formula {formula:.2f} ({formula / peak - 1:+.0%})"
         )
     print(json.dumps(result))
 

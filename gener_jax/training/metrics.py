@@ -42,26 +42,23 @@ class Profile:
     """Traces some steps with jax's profiler into `profile/` of the run's folder, for TensorBoard, XProf or Perfetto."""
 
     def __init__(self, config: Train, folder: Path):
-        self._folder, self._first, self._running = folder / "profile", config.profile_from, False
-        self._last = 0 if self._first is None else self._first + config.profile_steps - 1
+        self._folder, self._first, self._trace = folder / "profile", config.profile_from, contextlib.ExitStack()
+        self._last = None if self._first is None else self._first + config.profile_steps - 1
 
     def begin(self, step: int) -> None:
         """Call before a step."""
         if step == self._first:
-            jax.profiler.start_trace(str(self._folder))
-            self._running = True
+            self._trace.enter_context(jax.profiler.trace(str(self._folder)))
 
     def end(self, step: int, metrics) -> None:
         """Call after a step; waits for the last one to trace."""
-        if self._running and step >= self._last:
+        if step == self._last:
             jax.block_until_ready(metrics)
             self.close()
 
     def close(self) -> None:
         """Writes the trace if the run ends before the last step to trace."""
-        if self._running:
-            jax.profiler.stop_trace()
-            self._running = False
+        self._trace.close()
 
 
 class Log:
