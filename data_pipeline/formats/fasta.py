@@ -70,6 +70,11 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Ite
     yield record.finish(masks)
 
 
+def names(path: str | Path) -> set[str]:
+    """The names of a FASTA file's records, without reading their bases. Raises the errors of `read`."""
+    return {item.name for item in _items(Path(path), lambda count: None) if isinstance(item, _Header)}
+
+
 def accession(name: str) -> str:
     """The accession.version of an NCBI name with bars (`gi|1|ref|NC_1.1|`); any other name is returned unchanged.
 
