@@ -297,7 +297,8 @@ def genbank_faults(text: str) -> list[str]:
         elif line[:2] == "//" and not line[2:].strip():
             end_location()
             if letters and letters != declared:
-                faults.append(f"{letters} letters, {declared} declared")
+                counted = "location: " if declared is not None and letters > declared else ""
+                faults.append(f"{counted}{letters} letters, {declared} declared")
             inside = False
         elif line.startswith(("FEATURES", "ORIGIN", "CONTIG")):
             end_location()
