@@ -98,6 +98,8 @@ def test_region_row_gives_topology_and_taxon(tmp_path):
         ("chrM", "MT"),
         ("MT", "chrM"),
         ("chrX", "X"),
+        ("Chr1", "1"),
+        ("13", "NC_000013.11"),
         ("NC_1.1", "gi|5|ref|NC_1.1|"),
         ("a%7Cb", "a|b"),
     ],

@@ -6,6 +6,7 @@ sequence. `gff_features` interprets the rows and builds features from them.
 """
 
 import collections
+import functools
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -15,7 +16,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from data_pipeline.errors import DataError, FormatError, MismatchError, PairingError
-from data_pipeline.formats import fasta, gff_features, stream
+from data_pipeline.formats import contigs, fasta, gff_features, stream
 from data_pipeline.formats.gff_features import Row
 from data_pipeline.sequence.record import LONGER, Record
 
@@ -128,20 +129,23 @@ class _Index:
         self.names: dict[str, list[list[int]]] = {}
         self.lengths: dict[str, tuple[int, int]] = {}
         self.notes: collections.Counter = collections.Counter()
+        self._exact: set[str] | None = None
         with open(self.rows, "wb") as rows:
             self._fill(kinds, rows, progress)
-        self._aliases: dict[str, str | None] = {}
-        for name in self.names:  # None: two names of the annotation share this alias
-            self._aliases[_alias(name)] = None if _alias(name) in self._aliases else name
-        self._exact: set[str] | None = None
 
     def find(self, name: str, sequence: Path) -> str:
-        """The annotation's name of a record of the FASTA `sequence`: the same; or, unless another record has exactly
-        that name, the name with or without `chr`; else the record's own."""
-        other = None if name in self.names else self._aliases.get(_alias(name))
+        """The annotation's name of a record of the FASTA `sequence`, by the rules of `contigs`; else the record's own.
+
+        A name that another record has exactly is that record's.
+        """
+        other = None if name in self.names else self._contigs.find(name)
         if other is not None and self._exact is None:
             self._exact = fasta.names(sequence)
         return name if other is None or other in self._exact else other
+
+    @functools.cached_property
+    def _contigs(self) -> contigs.Contigs:
+        return contigs.Contigs(self.names)
 
     def _fill(self, kinds: Collection[str] | None, rows, progress: Callable[[int], None]) -> None:
         wanted, known, encoded = gff_features.wanted_types(kinds), {}, {}
@@ -311,9 +315,3 @@ def _attributes(text: str, kind: str) -> dict[str, str]:
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
-
-
-def _alias(name: str) -> str:
-    """The common form of a chromosome name: `1` for `chr1` and `1`, `M` for `chrM` and `MT`."""
-    short = name[3:] if name[:3].lower() == "chr" else name
-    return "M" if short.upper() == "MT" else short
