@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from data_pipeline.errors import DOWNLOAD_AGAIN, FormatError, one_line
+from data_pipeline.errors import FormatError, one_line
 from data_pipeline.sequence.record import Segment
 
 _OPENING = b"\n                     /"  # starts each qualifier but the first
@@ -52,7 +52,7 @@ def read(header: bytes) -> tuple[list[Row], int, int]:
     found, at = [], header.find(b"\nFEATURES ")
     if at < 0:
         if b"\n     source  " in header:
-            raise FormatError("features without a FEATURES line before them", field="FEATURES", remedy=DOWNLOAD_AGAIN)
+            raise FormatError("features without a FEATURES line before them", field="FEATURES")
         return found, len(header), len(header)
     begin = at = header.find(b"\n", at + 1) + 1
     while match := _ROWS[0].match(header, at):
