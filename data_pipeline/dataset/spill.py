@@ -31,7 +31,7 @@ from data_pipeline.sequence.record import TAXA, Record
 from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting import split
 
-VERSION = 3  # of a spill's columns; the spills of another version are written again
+VERSION = 4  # of a spill's columns and of the rules for regions; spills of another version are written again
 BATCH_BASES = 1 << 24  # regions are packed in batches of at most this many bases
 
 

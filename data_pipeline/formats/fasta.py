@@ -87,6 +87,11 @@ def groups(sequences: Iterable[Sequence], most: int, most_bases: int) -> Iterato
         yield group
 
 
+def names(path: str | Path) -> set[str]:
+    """The names of a FASTA file's records, without reading their bases. Raises the errors of `read`."""
+    return {item.name for item in _items(Path(path), lambda count: None) if isinstance(item, _Header)}
+
+
 def accession(name: str) -> str:
     """The accession.version of an NCBI name with bars (`gi|1|ref|NC_1.1|`); any other name is returned unchanged.
 

@@ -8,7 +8,8 @@ The scheme `gene`, in 0-based half-open coordinates of the record:
  3. The kind is `pseudo` if the gene has /pseudo or /pseudogene. Otherwise it is the best of CDS > tRNA > rRNA > ncRNA
     and tmRNA > misc_RNA among the features with the gene's gene_id (without one, its /locus_tag; without that, its
     /gene) that overlap it on its strand. Without such a feature it is `other`.
- 4. Such a feature that overlaps no gene on its strand is a region itself. So are regulatory features, on request.
+ 4. Such a feature that overlaps no gene on its strand is a region itself, `pseudo` if it has those qualifiers itself.
+    So are regulatory features, on request.
  5. Regions on the minus strand are reverse-complemented.
  6. Regions with equal (accession, start, end, strand) count once. Everything that is dropped is counted.
 
@@ -99,6 +100,8 @@ def find(record: Record, scheme: Scheme, ledger: Ledger) -> list[Region]:
     has no regions; it is counted as skipped, with its declared length.
     """
     length = len(record.codes)
+    for name, count in record.notes.items():
+        ledger.note(name, count=count)
     if not length:
         ledger.skip(NO_SEQUENCE, record.declared_length)
         return []
@@ -227,7 +230,7 @@ def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Region,
             product = _first(feature, "product")
             for interval in _outer_spans(feature, record, ledger):
                 span = _named(interval, kind, feature, product)
-                products.append(span)
+                products.append(span._replace(kind="pseudo") if _is_pseudo(feature) else span)
                 if gene_id is not None:
                     named["gene_id"][gene_id].append(span)
                 for key in ("locus_tag", "gene"):
