@@ -3,10 +3,12 @@
     python -m gener_jax.embed --checkpoint RUN --fasta F.fa.gz --output E.npz
     python -m gener_jax.embed --checkpoint RUN --fasta F.fa.gz --output E.parquet --pooling mean
 
-An .npz file holds `names` and `embeddings`, float32 [sequences, chunks · hidden], in the order of the FASTA. With
---pooling tokens, `embeddings` is [tokens of all sequences, hidden], and `tokens` holds the number of tokens of each
-sequence. A .parquet file (`pip install 'gener_jax[parquet]'`) has the columns name and embedding. Embeddings go to disk
-as they are computed, so memory holds only the model and a batch. After a stop, the same command resumes.
+An .npz file holds `names`, `flags` and `embeddings`, float32 [sequences, chunks · hidden], in the order of the FASTA.
+With --pooling tokens, `embeddings` is [tokens of all sequences, hidden], and `tokens` holds the number of tokens of
+each sequence. A .parquet file (`pip install 'gener_jax[parquet]'`) has the columns name, flag and embedding. If a
+sequence cannot be embedded, its flag gives the reason, its embedding is NaN (or has no tokens), and the exit status is
+3. Embeddings go to disk as they are computed, so memory holds only the model and a batch. After a stop, the same
+command resumes.
 """
 
 import dataclasses
@@ -18,17 +20,17 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.errors import DataError
+from data_pipeline.files import atomic
 from data_pipeline.formats import fasta
 from data_pipeline.sequence import bases
 from gener_jax.cli import command
 from gener_jax.config import dumps
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
-from gener_jax.inference.embeddings import POOLINGS
+from gener_jax.inference.embeddings import POOLINGS, frames
 from gener_jax.inference.lm import from_spec
 from gener_jax.inference.prompt import check_prefix
 from gener_jax.runtime import errors
-from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.errors import ConfigError, InputError
 from gener_jax.runtime.progress import Rate, log
 from gener_jax.storage import run_folder
 from gener_jax.storage.compilation import keep_programs
@@ -39,12 +41,14 @@ _ROWS = 256  # rows of a table in memory at a time
 _BLOCK = 1 << 24  # bytes copied at a time
 
 
-def write_npz(output: Path, raw: Path, width: int, names: list[str], tokens: list[int] | None) -> None:
+def write_npz(
+    output: Path, raw: Path, width: int, names: list[str], flags: list[str], tokens: list[int] | None
+) -> None:
     """Writes the .npz file atomically from `raw`, float32 rows of `width`, without reading all of it into memory."""
     rows = raw.stat().st_size // (4 * width)
-    partial = output.with_name(output.name + ".tmp")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        arrays = {"names": np.array(names, str)} | ({} if tokens is None else {"tokens": np.array(tokens, np.int64)})
+    with atomic(output) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        arrays = {"names": np.array(names, str), "flags": np.array(flags, str)}
+        arrays |= {} if tokens is None else {"tokens": np.array(tokens, np.int64)}
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
@@ -53,27 +57,27 @@ def write_npz(output: Path, raw: Path, width: int, names: list[str], tokens: lis
             np.lib.format.write_array_header_1_0(file, header)
             while block := source.read(_BLOCK):
                 file.write(block)
-    partial.replace(output)
 
 
-def write_parquet(output: Path, raw: Path, width: int, names: list[str], tokens: list[int] | None) -> None:
+def write_parquet(
+    output: Path, raw: Path, width: int, names: list[str], flags: list[str], tokens: list[int] | None
+) -> None:
     """Writes the .parquet file likewise, one row per sequence; the embeddings of its tokens are concatenated."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sizes = [width] * len(names) if tokens is None else [n * width for n in tokens]
-    schema = pa.schema([("name", pa.string()), ("embedding", pa.list_(pa.float32()))])
-    partial = output.with_name(output.name + ".tmp")
-    with raw.open("rb") as source, pq.ParquetWriter(partial, schema) as writer:
+    schema = pa.schema([("name", pa.string()), ("flag", pa.string()), ("embedding", pa.list_(pa.float32()))])
+    with raw.open("rb") as source, atomic(output) as partial, pq.ParquetWriter(partial, schema) as writer:
         for first in range(0, len(names), _ROWS):
             chosen = slice(first, first + _ROWS)
             rows = [np.frombuffer(source.read(4 * size), "<f4") for size in sizes[chosen]]
-            writer.write_table(pa.table({"name": names[chosen], "embedding": rows}, schema=schema))
-    partial.replace(output)
+            columns = {"name": names[chosen], "flag": flags[chosen], "embedding": rows}
+            writer.write_table(pa.table(columns, schema=schema))
 
 
-def main(argv=None) -> None:
-    """Runs the command."""
+def main(argv=None) -> int:
+    """Runs the command; returns its exit status."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
     add("--fasta", type=Path, metavar="FILE", required=True, help="plain, gzip or bgzip; - is standard input")
@@ -99,7 +103,6 @@ def main(argv=None) -> None:
         type=int,
         help=f"tokens per batch, including padding [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]",
     )
-    add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
     check_prefix(args.prefix)
     writers = {".npz": write_npz, ".parquet": write_parquet}
@@ -116,9 +119,8 @@ def main(argv=None) -> None:
         raise ConfigError("already exists; remove it or give another name", "--output", str(args.output))
     if args.prompt_convention:
         config = dataclasses.replace(config, prompt_convention=args.prompt_convention)
-    if args.batch_tokens is not None and args.batch_tokens < 1:
-        raise ConfigError("must be positive", "--batch_tokens", args.batch_tokens)
-    args.batch_tokens = tokens_per_batch(args.batch_tokens)
+    with errors.user_errors():
+        args.batch_tokens = tokens_per_batch(args.batch_tokens)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step)
     options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder", "prefix")}
@@ -127,48 +129,50 @@ def main(argv=None) -> None:
         "spec": json.loads(dumps(config.spec)),
     }  # fmt: skip
     began = time.perf_counter()
-    raw = ResumableFile(args.output.with_name(args.output.name + ".rows"), fingerprint, resume=str(args.fasta) != "-")
-    names, tokens = raw.facts.get("names", []), raw.facts.get("tokens", [])
-    if raw.done:
-        log(f"resuming after sequence {raw.done:,}")
-    prefix, rate = options.pop("prefix"), Rate("sequence", None, 0)
+    rows = args.output.with_name(args.output.name + ".rows")
+    with ResumableFile(rows, fingerprint, resume=str(args.fasta) != "-") as raw:
+        names, tokens, flags = (raw.facts.get(name, []) for name in ("names", "tokens", "flags"))
+        if raw.done:
+            log(f"resuming after sequence {raw.done:,}")
+        prefix, rate = options.pop("prefix"), Rate("sequence", None, 0)
+        per_token = args.pooling == "tokens"
+        width = lm.spec.model.hidden_size * (1 if per_token else args.chunks)
+        missing = np.full((0 if per_token else 1, width), np.nan, "<f4")  # of a sequence that is flagged
 
-    def check(sequence: fasta.Sequence) -> None:
-        if not len(sequence.codes):
-            raise DataError("is empty", file=args.fasta, record=sequence.name, remedy="remove it")
-        tokens = -(-len(sequence.codes) // lm.tokenizer.k) + prefix.count("<") if lm.tokenizer.kind == "kmer" else 0
-        with errors.user_errors(f"{args.fasta}: record {sequence.name}"):
-            lm.check_length(-(-tokens // args.chunks) + 2, "chunks", args.chunks)
+        def flag(sequence: fasta.Sequence) -> str:
+            if sequence.problem or not len(sequence.codes):
+                return sequence.problem or "empty"
+            try:
+                frames(lm, prefix + bases.decode(sequence.codes), "sequence", args.chunks, args.remainder)
+            except InputError as error:
+                if error.argument != "sequence":
+                    raise
+                return error.problem
+            return ""
 
-    def write(group: list[fasta.Sequence]) -> None:
-        texts = [prefix + bases.decode(s.codes) for s in group]
-        for sequence in group:
-            check(sequence)
-        with errors.user_errors(f"{args.fasta}: records {group[0].name} to {group[-1].name}"):
-            found = lm.embed(texts, batch_tokens=args.batch_tokens, **options)
-        names.extend(s.name for s in group)
-        tokens.extend(len(x) if args.pooling == "tokens" else 1 for x in found)
-        data = b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in found)
-        raw.append(data, len(names), names=names, tokens=tokens)
-        rate.update(len(group), sum(len(s.codes) for s in group))
-
-    batches = 4 if args.pooling == "tokens" else 16  # per write, at most; the states of all tokens are large
-    group = []
-    for sequence in itertools.islice(fasta.read(args.fasta), raw.done, None):
-        group.append(sequence)
-        if len(group) >= _SEQUENCES or sum(len(s.codes) for s in group) >= batches * args.batch_tokens * lm.tokenizer.k:
-            write(group)
-            group = []
-    if group:
-        write(group)
-    rate.close()
-    width = lm.spec.model.hidden_size * (1 if args.pooling == "tokens" else args.chunks)
-    writers[args.output.suffix](args.output, raw.partial, width, names, tokens if args.pooling == "tokens" else None)
-    raw.discard()
-    facts = {"sequences": len(names), "width": width}
+        batches = 4 if per_token else 16  # per write, at most; the states of all tokens are large
+        sequences = itertools.islice(fasta.read(args.fasta, flag=True), raw.done, None)
+        for group in fasta.groups(sequences, _SEQUENCES, batches * args.batch_tokens * lm.tokenizer.k):
+            with errors.user_errors():
+                own = [flag(sequence) for sequence in group]
+                good = [prefix + bases.decode(s.codes) for s, problem in zip(group, own, strict=True) if not problem]
+                found = iter(lm.embed(good, batch_tokens=args.batch_tokens, **options))
+            states = [missing if problem else next(found).reshape(-1, width) for problem in own]
+            names += [s.name for s in group]
+            tokens += map(len, states)
+            flags += own
+            data = b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in states)
+            raw.append(data, len(names), names=names, tokens=tokens, flags=flags)
+            rate.update(len(group), sum(len(s.codes) for s in group))
+        rate.close()
+        writers[args.output.suffix](args.output, raw.partial, width, names, flags, tokens if per_token else None)
+        raw.discard()
+        flagged = sum(map(bool, flags))
+    facts = {"sequences": len(names), "flagged": flagged, "width": width}
     described = {**fingerprint, **facts, "environment": run_folder.environment()}
     args.output.with_name(args.output.name + ".json").write_text(json.dumps(described, indent=2) + "\n")
     print(json.dumps({"output": str(args.output), **facts, "seconds": round(time.perf_counter() - began, 1)}))
+    return command.FLAGGED if flagged else 0
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from gener_jax.training.metrics import logged
 def main(argv=None) -> None:
     """The command."""
     program = command.Command(__doc__, checkpoint=True)
-    program.parser.add_argument("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     program.parser.add_argument(
         "--tasks", metavar="NAME,…", help=f"of {', '.join(tasks.TASKS)} [eval.tasks of the run]"
     )

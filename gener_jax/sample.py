@@ -6,10 +6,10 @@ also be read from a FASTA file; the records keep its names.
 """
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 
+from data_pipeline.files import write_text
 from data_pipeline.formats import fasta as fasta_file
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
@@ -72,7 +72,6 @@ def main(argv=None) -> None:
     )
     add("--gc", type=float, nargs=2, metavar=("MIN", "MAX"), help="range of a continuation's GC content, as fractions")
     add("--log_probs", type=Path, metavar="FILE", help="TSV of each base and its log-probability in nats")
-    add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     add("--output", type=Path, metavar="FILE", help="where to write the FASTA [standard output]")
     args, config, folder = program.parse(argv)
     given = {
@@ -127,18 +126,11 @@ def main(argv=None) -> None:
                 f"{name}\t{j}\t{b}\t{p:.6g}\n" for j, (b, p) in enumerate(zip(c.text, c.log_probs, strict=True), 1)
             ]
     if args.log_probs is not None:
-        _write(args.log_probs, "".join(table))
+        write_text(args.log_probs, "".join(table))
     if args.output is None:
         sys.stdout.write("".join(text))
     else:
-        _write(args.output, "".join(text))
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file atomically."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+        write_text(args.output, "".join(text))
 
 
 if __name__ == "__main__":

@@ -61,10 +61,11 @@ def error_line(capsys):
     ],
 )  # fmt: skip
 def test_train(dataset, tmp_path, monkeypatch, error_line, changes, status, words):
-    experiment = tiny.experiment(tmp_path / "tiny.py", dataset, **changes)
+    experiment = tiny.experiment(tmp_path / "tiny.py", dataset)
     before = sorted(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)
-    assert words in error_line(train.main, ["--config", experiment, "--workdir", tmp_path / "run"], status)
+    overrides = [f"--config.{name.replace('__', '.')}={value}" for name, value in changes.items()]
+    assert words in error_line(train.main, ["--config", experiment, "--workdir", tmp_path / "run", *overrides], status)
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -334,7 +334,7 @@ def test_resumed_build_equals_uninterrupted_build(tmp_path, number):
     code, err = stopped_build(number, INPUTS, tmp_path / "set")
     if number == signal.SIGINT:
         assert code == 130
-        kept = f"finished inputs are kept in {tmp_path / 'set.partial'}: run it again to resume"
+        kept = f"{len(INPUTS) - 1} finished inputs are kept in {tmp_path / 'set.partial'}: run it again to resume"
         assert err.splitlines()[-1] == f"build: interrupted; {kept}"
     assert not (tmp_path / "set").exists()
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "set.partial").glob("*/spill.json")}

@@ -44,7 +44,7 @@ def state(config, mesh):
 def save(folder, config, state, bits, every=10):
     checkpoints = Checkpoints(folder, 2)
     for i, value in enumerate(bits, 1):
-        checkpoints.save(every * i, state, {"step": every * i, "digest": "d"}, config, value)
+        checkpoints.save(every * i, state, {"position": every * i, "digest": "d"}, config, value)
     checkpoints.close()
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
@@ -115,10 +115,11 @@ def test_any_mesh_restores_every_bit(saved, config, state, sizes, devices):
     checkpoints = Checkpoints(saved, 2)
     restored, loader = checkpoints.restore(checkpoints.latest_step, target)
     checkpoints.close()
-    assert loader == {"step": 20, "digest": "d"}
+    assert loader == {"position": 20, "digest": "d"}
     assert int(restored.step) == 20
     assert same(restored.params, state.params)
     assert same(restored.opt_state, state.opt_state)
+    assert same((restored.gradient_stats, restored.rate_scale), (state.gradient_stats, state.rate_scale))
     assert jax.tree.all(jax.tree.map(lambda x, t: x.sharding == t.sharding, restored, target))
     params, step = run_folder.restore_params(saved, abstract_params(config.model, mesh))
     assert step == 20
@@ -153,6 +154,14 @@ def test_another_shape_is_one_line(saved, config, mesh, fields, wanted):
         with raises(CheckpointError, name="['layers']['down']", value=(1, 32, 16)) as caught:
             restore()
         assert wanted in str(caught.value)
+    checkpoints.close()
+
+
+def test_another_optimizer_state_is_one_line(saved, config, mesh):
+    """Also of a checkpoint from before something was added to the state."""
+    checkpoints = Checkpoints(saved, 2)
+    with raises(CheckpointError, path=saved / "checkpoints" / "20"):
+        checkpoints.restore(20, abstract_state(config, mesh, lambda path: path == "lm_head"))
     checkpoints.close()
 
 

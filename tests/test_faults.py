@@ -51,10 +51,10 @@ def signalling(patch, step, signal_=signal.SIGTERM):
     def watched(*arguments):
         run = make_step(*arguments)
 
-        def stepped(state, batch):
+        def stepped(state, frozen, batch):
             if int(jax.device_get(state.step)) == step - 1:
                 os.kill(os.getpid(), signal_)
-            return run(state, batch)
+            return run(state, frozen, batch)
 
         return stepped
 
@@ -147,7 +147,7 @@ def test_a_damaged_checkpoint_is_reported_and_skipped(straight, dataset, tmp_pat
     step, state, loader = checkpoints.newest(abstract_state(tiny.config(dataset), make_mesh(1, -1, 1)))
     checkpoints.close()
     err = capsys.readouterr().err
-    assert (step, int(state.step), loader["step"]) == (9, 9, 9)
+    assert (step, int(state.step), loader["position"]) == (9, 9, 72)
     assert f"moved checkpoint 12 to {folder / 'damaged' / '12.1'}: it is damaged" in err
     assert (folder / "damaged" / "12.1").is_dir()
     assert all(len(line) < 700 for line in err.splitlines())
@@ -182,7 +182,7 @@ def test_a_changed_loader_state_is_damage(straight, dataset, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     [file] = [
-        p for p in (folder / "checkpoints" / "12" / "loader").rglob("*") if p.is_file() and "step" in p.read_text()
+        p for p in (folder / "checkpoints" / "12" / "loader").rglob("*") if p.is_file() and "position" in p.read_text()
     ]
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
     train.train(tiny.config(dataset), folder)
@@ -212,7 +212,7 @@ def test_a_diverging_run_is_stopped(dataset, tmp_path, capsys):
 STUCK_STEP = """
 import time
 from gener_jax.training import step
-step.make_train_step = lambda *a: (lambda state, batch: time.sleep(1000))
+step.make_train_step = lambda *a: (lambda *b: time.sleep(1000))
 """
 
 

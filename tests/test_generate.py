@@ -241,6 +241,8 @@ def test_frequencies_match_the_distribution(lm):
 def test_logits_equal_the_full_pass(lm):
     rows = [[BOS, 40, 41], [BOS, 36, 47]]
     np.testing.assert_allclose(lm.logits(rows)[:, -1], next_logits(lm, rows), atol=1e-5)
+    for shape in ((0, 4), (2, 0), (0, 0)):
+        assert lm.logits(np.zeros(shape, int)).shape == (*shape, lm.tokenizer.vocab_size)
 
 
 @pytest.mark.slow
@@ -270,7 +272,8 @@ def test_errors(lm):
         (["AC", "A" * 125], {}, "prompts[1]", "A" * 125),  # 65 tokens in all; the model was made for 64
         *((["AC"], {name: value}, name, value) for name, value in [
             ("seed", [1, 2]), ("seed", -1), ("num_bases", -1), ("num_samples", 0), ("batch_size", 0),
-            ("temperature", -0.5), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.5), ("mode", "kmer"), ("remainder", "x"),
+            ("temperature", -0.5), ("top_k", -1), ("top_k", 3 * 10**9), ("top_k", 2.5), ("top_p", 0.0), ("top_p", 1.5),
+            ("mode", "kmer"), ("remainder", "x"),
         ]),
         (["AC"], {"stop": ["<end>"]}, "stop", "<end>"),
     ]:  # fmt: skip
@@ -279,7 +282,7 @@ def test_errors(lm):
         assert str(caught.value).startswith(f"{argument} is {value!r}: ")
     with raises(InputError, argument="prompt", value="ACX"):
         list(lm.stream("ACX", 4))
-    for ids in ([1, 2], [[1.0]], [[48]], [[-1]]):
+    for ids in ([1, 2], [[1.0]], [[48]], [[-1]], [[1, 2], [3]], np.zeros((0, 4)), None):
         with raises(InputError, argument="ids"):
             lm.logits(ids)
     assert dataclasses.asdict(Sampling()) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "mode": "token"}

@@ -14,7 +14,6 @@ from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV
 from gener_jax import config
 from gener_jax.inference import batches, likelihood, prompt
 from gener_jax.inference.batches import by_length, round_up
-from gener_jax.inference.likelihood import log_masses
 from gener_jax.inference.lm import LM
 from gener_jax.model import decoder
 from gener_jax.model.decoder import Decoder
@@ -297,11 +296,6 @@ def test_batches_are_dispatched_to_an_accelerator_before_the_first_is_read(platf
     assert events.index(("read", 0)) == ahead + 1
 
 
-def test_log_masses_of_uniform_kmers():
-    masses = np.asarray(log_masses(jnp.full((1, 64), -np.log(64.0)), jnp.array([[4, 1, 4]])))
-    np.testing.assert_allclose(np.exp(masses[0]), [[1 / 4] * 4, [1 / 4] * 4, [1 / 16] * 4], atol=1e-6)
-
-
 def test_errors(lm):
     for texts, options, argument, value in [
         ("ACGT", {}, "sequences", "ACGT"),
@@ -312,7 +306,7 @@ def test_errors(lm):
         (["A" * 130], {}, "sequences[0]", "A" * 130),  # 65 tokens, the model was made for 64
         (["AC"], {"score": "bp"}, "score", "bp"),
         (["AC"], {"strand": "?"}, "strand", "?"),
-        (["AC"], {"batch_tokens": 0}, "batch_tokens", 0),
+        *((["AC"], {"batch_tokens": value}, "batch_tokens", value) for value in (0, 6.5, "64", 2**31)),
     ]:
         with raises(InputError, argument=argument, value=value):
             lm.log_likelihood(texts, **options)

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import re
 import sys
 
 import numpy as np
@@ -11,17 +10,14 @@ import pyarrow.parquet
 import pytest
 
 import gener_jax
-from data_pipeline.dataset.reader import read_info
-from data_pipeline.errors import DataError, FileError, FormatError
-from data_pipeline.sequence import bases
+from data_pipeline.errors import DataError, FileError, FormatError, MismatchError
 from gener_jax import embed, sample, score
+from gener_jax.cli import command
 from gener_jax.inference.lm import LM
-from gener_jax.inference.variants.genome import Genome
+from gener_jax.inference.variants.scoring import Scorer
 from gener_jax.model import decoder
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.score import Marked, overlap
 from gener_jax.storage import run_folder
-from tests import tiny
 from tests.raised import raises
 from tests.test_generate import make_lm
 from tests.test_vcf import HEAD
@@ -128,6 +124,24 @@ def test_annotations_of_an_earlier_run_are_replaced(run, files):
     assert "next_kmer" not in again
 
 
+def test_names_of_contigs(run, files, capsys):
+    """Every name of a contig is scored; a file whose contigs are all unknown is an error that names --aliases."""
+    (files / "g.fa").write_text(f">gi|49175990|ref|NC_000013.11| x\n{CHROMOSOME}\n>chrM\n{CHROMOSOME}\n")
+    names = ("gi|49175990|ref|NC_000013.11|", "NC_000013.11", "13", "Chr13", "MT", "chrM")
+    row = f"\t101\t.\t{CHROMOSOME[100]}\tGATTA\n"
+    (files / "v.vcf").write_text(HEAD + "".join(name + row for name in names))
+    rows = table(variants(run, files, "t.tsv"))
+    assert [(row["contig"], row["flag"]) for row in rows] == [(name, "") for name in names]
+    assert len({row["llr"] for row in rows}) == 1
+    (files / "v.vcf").write_text(HEAD + "chrQ" + row + "NC_000013.10" + row)
+    with raises(MismatchError, file="v.vcf") as caught:
+        variants(run, files, "none.tsv")
+    assert "--aliases" in caught.value.remedy
+    (files / "names").write_text("chrQ\tchrM\n")
+    flags = [row["flag"] for row in table(variants(run, files, "some.tsv", "--aliases", str(files / "names")))]
+    assert flags == ["", "contig NC_000013.10 is not in the FASTA"]
+
+
 def test_resumes_after_a_stop(run, files, monkeypatch):
     monkeypatch.setattr(score, "_RECORDS", 4)
     whole = variants(run, files, "whole.tsv").read_bytes()
@@ -151,10 +165,8 @@ def test_resumes_after_a_stop(run, files, monkeypatch):
         variants(run, files, "t.tsv", "--protocol", "window")
     monkeypatch.setattr(score.Output, "write", real)
     scored = []
-    first = LM.score_variants
-    monkeypatch.setattr(
-        LM, "score_variants", lambda self, v, *a, **k: first(self, (scored.append(x) or x for x in v), *a, **k)
-    )
+    first = Scorer.__call__
+    monkeypatch.setattr(Scorer, "__call__", lambda self, v, *a: first(self, (scored.append(x) or x for x in v), *a))
     assert variants(run, files, "t.tsv").read_bytes() == whole
     assert 0 < len(scored) < len(table(files / "t.tsv"))
     last = json.loads((files / "t.tsv.json").read_text())
@@ -233,34 +245,9 @@ def test_embeddings(run, files, lm, monkeypatch):
     assert not list(files.glob("*.rows*"))
 
 
-def test_overlap_with_the_training_data_is_reported(tmp_path, monkeypatch):
-    rng = np.random.default_rng(1)
-    seen, new = (rng.integers(0, 4, 3000).astype(np.uint8) for _ in range(2))
-    dataset = tiny.synthetic(tmp_path / "set", {"train": [seen, seen[::-1]], "validation": [new]})
-    config, folder = tiny.config(dataset), tmp_path / "run"
-    state = {"dataset": read_info(dataset)["digest"]}
-    monkeypatch.setattr(run_folder, "read_loader_state", lambda *_: state)
-    windows = Marked(Genome.of({"1": bases.decode(bases.reverse_complement(seen)), "2": bases.decode(new)}), 24)
-    windows.add("2", 1500)
-    line = overlap(config, folder, 3, list(windows.codes()), "auto")
-    assert line == "no 32-mer of the scored bases occurs in the model's training data (6,000 bases)"
-    windows.add("chr1", 30)  # on the other strand
-    line = overlap(config, folder, 3, list(windows.codes()), "auto")
-    assert re.match(r"warning: 993 of the [\d,]+ distinct 32-mers of the scored bases occur in the model's", line)
-    assert line.endswith("the longest shared run has 1024 bases")
-    assert "were not compared" in overlap(config, folder, 3, [new], "never")
-    assert "does not record its training data" in overlap(config, folder, None, [new], "auto")
-    monkeypatch.setattr(score, "_LARGEST_COMPARISON", 100)
-    assert "give --check_overlap always" in overlap(config, folder, 3, [new], "auto")
-    assert overlap(config, folder, 3, [seen], "always").startswith("warning: 2,969 of the 2,969")
-    state["dataset"] = "another"
-    assert "is not the dataset that the model was trained on" in overlap(config, folder, 3, [new], "auto")
-
-
 @pytest.mark.parametrize(
-    ("command", "fasta", "arguments", "kind", "attributes"),
+    ("program", "fasta", "arguments", "kind", "attributes"),
     [
-        (score, ">a\nMKVLAAGIV\n", [], FormatError, {"file": "s.fa", "line": 2, "record": "a"}),
         (score, ">a\nAC\n>a\nGT\n", [], FormatError, {"file": "s.fa", "line": 3}),
         (score, "", [], FileError, {"file": "s.fa"}),
         (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], DataError, "none.vcf: "),
@@ -271,22 +258,21 @@ def test_overlap_with_the_training_data_is_reported(tmp_path, monkeypatch):
         (score, ">a\nAC\n", ["--prefix", "<x>"], ConfigError, {"field": "--prefix", "value": "<x>"}),
         (score, ">a\nAC\n", ["--prefix", "<mam>AC"], ConfigError, {"field": "--prefix", "value": "<mam>AC"}),
         (score, ">a\nAC\n", ["--vcf", "-"], ConfigError, {"field": "--vcf", "value": "-"}),
-        (score, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, {"field": "--batch_tokens", "value": 0}),
+        (score, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, "batch_tokens is 0: "),
         (score, ">a\nAC\n", ["--output", "{}/o.vcf.gz"], ConfigError, {"field": "--output", "value": "{}/o.vcf.gz"}),
         (score, ">a\nAC\n", ["--output", "{}/o.vcf"], ConfigError, {"field": "--output", "value": "{}/o.vcf"}),
         (score, ">a\nAC\n", ["--output", "{}"], ConfigError, "is a folder; "),
         (sample, ">a\nAC\n", ["--output", "{}"], ConfigError, {"field": "--output", "value": "{}"}),
         (sample, ">a\nAC\n", ["--prefix", "AC"], ConfigError, {"field": "--prefix", "value": "AC"}),
         (embed, ">a\nAC\n", ["--prefix", "AC"], ConfigError, {"field": "--prefix", "value": "AC"}),
-        (embed, ">a\nAC\n>b\n\n", ["--prompt_convention", "v1"], DataError, {"file": "s.fa", "record": "b"}),
-        (embed, f">a\nAC\n>b\n{'ACG' * 99}\n", ["--prompt_convention", "v1"], ConfigError, "record b: chunks is 1: "),
+        (embed, ">a\nAC\n", ["--chunks", "0", "--prompt_convention", "v1"], ConfigError, "chunks is 0: "),
         (embed, ">a\nAC\n", ["--layer", "9", "--prompt_convention", "v1"], ConfigError, "layer is 9: "),
-        (embed, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, {"field": "--batch_tokens", "value": 0}),
+        (embed, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, "batch_tokens is 0: "),
         (embed, ">a\nAC\n", ["--output", "{}/x.txt"], ConfigError, {"field": "--output", "value": "{}/x.txt"}),
         (embed, ">a\nAC\n", ["--output", "{}/s.npz"], ConfigError, {"field": "--output", "value": "{}/s.npz"}),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line(command, fasta, arguments, kind, attributes, run, files):
+def test_bad_input_is_one_line(program, fasta, arguments, kind, attributes, run, files):
     """A ConfigError made from an InputError of the model has no field: there its text is compared."""
     (files / "s.fa").write_text(fasta)
     (files / "s.npz").touch()
@@ -295,8 +281,72 @@ def test_bad_input_is_one_line(command, fasta, arguments, kind, attributes, run,
     expected = {} if text else attributes
     expected = {name: value.format(files) if isinstance(value, str) else value for name, value in expected.items()}
     with pytest.raises(kind, match=text) if text else raises(kind, **expected):
-        command.main([argument.format(files) for argument in given])
+        program.main([argument.format(files) for argument in given])
     assert not (files / "o.npz").exists()
+
+
+def test_a_bad_row_of_a_vcf_is_one_flagged_row(run, files):
+    """The others are scored, and the exit status says that there are flags."""
+    ref = CHROMOSOME[100]
+    bad = [f"1\t101\t.\t-\t{ref}", f"1\tx\t.\t{ref}\tGG", f"1\t101\t.\t{ref}", "1 101 . A T", f"1\t101\t.\t\t{ref}"]
+    good = f"1\t101\ta\t{ref}\tGATTA\t.\t.\t."
+    (files / "v.vcf").write_text(HEAD + "\n".join([good, *bad, good]) + "\n")
+    arguments = [
+        "--checkpoint",
+        str(run),
+        "--vcf",
+        str(files / "v.vcf"),
+        "--fasta",
+        str(files / "g.fa"),
+        "--context",
+        "24",
+    ]
+    assert score.main([*arguments, "--output", str(files / "t.tsv")]) == command.FLAGGED
+    assert score.main([*arguments, "--output", str(files / "t.vcf")]) == command.FLAGGED
+    first, *rows, last = table(files / "t.tsv")
+    assert (first["flag"], first) == ("", last)
+    assert float(first["llr"])
+    assert all(row["flag"] and not row["llr"] for row in rows)
+    assert [row["pos"] for row in rows] == ["101", "x", "101", ".", "101"]
+    assert "is not a position" in rows[1]["flag"]
+    assert rows[2]["flag"].startswith("the number of columns is 4")
+    lines = [line for line in (files / "t.vcf").read_text().splitlines() if line[0] != "#"]
+    assert ["GENER_FLAG=" in line for line in lines] == [False, *[True] * len(bad), False]
+    for line, written in zip(lines, [good, *bad, good], strict=True):
+        assert line.startswith(written.rstrip("."))
+    (files / "v.vcf").write_text(HEAD + good + "\n")
+    assert score.main([*arguments, "--output", str(files / "good.tsv")]) == 0
+
+
+def test_a_bad_record_of_a_fasta_is_one_flagged_row(run, files):
+    text = CHROMOSOME[:60]
+    records = {"good": text, "empty": "", "long": "ACG" * 9999, "protein": "ACGT\nMKVLAAGIV", "same": text}
+    (files / "s.fa").write_text("".join(f">{name}\n{text}\n" for name, text in records.items()))
+    arguments = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output"]
+    assert score.main([*arguments, str(files / "s.tsv")]) == command.FLAGGED
+    rows = table(files / "s.tsv")
+    expected = [(row["name"], bool(row["flag"])) for row in rows]
+    assert expected == [("good", False), ("empty", True), ("long", True), ("protein", True), ("same", False)]
+    assert rows[3]["flag"].startswith("line 9: 'L' is not a nucleotide letter")
+    assert rows[0]["value"] == rows[4]["value"]
+    for options in (["--pooling", "mean"], ["--pooling", "tokens"], ["--chunks", "20"]):
+        output = files / f"{options[1]}.npz"
+        assert embed.main([*arguments, str(output), "--prompt_convention", "v1", *options]) == command.FLAGGED
+        with np.load(output, allow_pickle=False) as data:
+            assert [(name, bool(flag)) for name, flag in zip(data["names"], data["flags"], strict=True)] == expected
+            if options[1] == "tokens":
+                assert data["tokens"].tolist() == [21, 0, 0, 0, 21]
+                assert np.isfinite(data["embeddings"]).all()
+            else:
+                assert np.isnan(data["embeddings"]).all(1).tolist() == [flag for _, flag in expected]
+                np.testing.assert_allclose(data["embeddings"][0], data["embeddings"][4], atol=1e-5)
+    embed.main([*arguments, str(files / "e.parquet"), "--prompt_convention", "v1"])
+    column = pyarrow.parquet.read_table(files / "e.parquet").to_pydict()["flag"]
+    assert [bool(flag) for flag in column] == [flag for _, flag in expected]
+    (files / "s.fa").write_text(f">a\n{CHROMOSOME[:60]}\n>short\nACG\n")
+    embed.main([*arguments, str(files / "short.npz"), "--prompt_convention", "v1", "--chunks", "20"])
+    with np.load(files / "short.npz", allow_pickle=False) as data:
+        assert data["flags"].tolist() == ["", "has 1 tokens, fewer than chunks (20)"]
 
 
 def test_a_line_of_ten_megabytes(run, files, capsys):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from data_pipeline.errors import FileError, FormatError
 from data_pipeline.sequence import bases
-from gener_jax.inference.variants.genome import Genome
-from gener_jax.inference.variants.variant import FLANK, Variant, trimmed
+from gener_jax.inference.variants.next_kmer import FLANK
+from gener_jax.inference.variants.normalize import trimmed
+from gener_jax.inference.variants.variant import Variant
 from gener_jax.runtime.errors import InputError
 from tests.raised import raises
 from tests.test_generate import make_lm
@@ -210,28 +210,6 @@ def test_old_names_of_the_protocols(lm):
     assert scored(lm, v, protocol="right_edge") != scored(lm, v, protocol="centred")
 
 
-def test_windows_and_names(lm, tmp_path):
-    fasta = tmp_path / "w.fa"
-    fasta.write_text(f">NC_1.1:21-140\n{CHROMOSOME[20:140]}\n>7\n{CHROMOSOME}\n>chrM x\nACGT\n")
-    table = tmp_path / "names.tsv"
-    table.write_text("# names\nI\tNC_1.1\tsomething\nchrVII\t7\n")
-    genome = Genome.read(fasta, table)
-    assert genome.stretches["NC_1.1"][0].start == 20
-    for name, expected in {
-        "NC_1.1": "NC_1.1", "chr7": "7", "7": "7", "M": "chrM", "I": "NC_1.1", "chrI": "NC_1.1", "VII": "7", "8": None,
-    }.items():  # fmt: skip
-        assert genome.contig(name) == expected
-    v = variant(60)
-    (whole,), (window,) = scored(lm, v), scored(lm, v._replace(contig="chrI"), genome=genome)
-    assert window.llr == pytest.approx(whole.llr, abs=1e-6)
-    assert "outside the bases of NC_1.1" in scored(lm, variant(10)._replace(contig="I"), genome=genome)[0].flag
-    with raises(FileError, file="none.tsv"):
-        Genome.read(fasta, tmp_path / "none.tsv")
-    fasta.write_text(f">NC_1.1:21-141\n{CHROMOSOME[20:140]}\n")
-    with raises(FormatError, file="w.fa", record="NC_1.1:21-141"):
-        Genome.read(fasta)
-
-
 def test_a_variant_that_cannot_be_scored_is_flagged(lm):
     other = "ACGT"["ACGT".index(CHROMOSOME[60]) - 1]
     bad = {
@@ -240,6 +218,9 @@ def test_a_variant_that_cannot_be_scored_is_flagged(lm):
         Variant("chr1", 500, "A", "C"): "position 501 is outside the bases of chr1 in the FASTA (up to 200)",
         Variant("chr1", 199, CHROMOSOME[199] + "A", "C"): "position 200 is outside",
         Variant("chr1", -1, "A", "C"): "position 0 is before the first base",
+        Variant("chr1", 60.0, "A", "C"): "start must be a whole number",
+        Variant("chr1", 60, None, "C"): "contig, REF and ALT must be text",
+        Variant("chr1", 60, "-", "C"): "REF - has letters other than A, C, G and T",
         Variant("chr1", 60, "R", "C"): "REF R has letters other than A, C, G and T",
         Variant("chr1", 60, CHROMOSOME[60], "<DEL>"): "ALT <DEL> is not a sequence",
         Variant("chr1", 60, CHROMOSOME[60], "*"): "ALT * is not a sequence",
@@ -306,26 +287,6 @@ def test_indels_at_the_end_of_a_contig(lm):
     assert scored(lm, Variant("chr1", 9, CHROMOSOME[9:11], CHROMOSOME[9]), strand="-")[0].flag
 
 
-def test_names_of_contigs(tmp_path):
-    assert Genome.of({"1": "ACGT", "chr1": "GGGG"}).contig("1") == "1"
-    fasta = tmp_path / "w.fa"
-    fasta.write_text(f">gi|1|ref|NC_1.1|:21-140\n{CHROMOSOME[20:140]}\n>NT_1.1\n{CHROMOSOME}\n")
-    report = tmp_path / "report.txt"
-    columns = [
-        "chr1 assembled-molecule 1 Chromosome CM1.1 = NC_1.1 Primary 160 chr1",
-        "scf unlocalized-scaffold 1 Chromosome GL1.1 = NT_1.1 Primary 200 na",
-    ]
-    report.write_text("# Sequence-Name\n" + "".join("\t".join(line.split()) + "\n" for line in columns))
-    genome = Genome.read(fasta, report)
-    assert genome.stretches["NC_1.1"][0].start == 20
-    for name, expected in {"1": "NC_1.1", "CM1.1": "NC_1.1", "scf": "NT_1.1", "GL1.1": "NT_1.1"}.items():
-        assert genome.contig(name) == expected
-    for name in ("=", "na", "Chromosome", "160", "200", "Primary"):
-        assert genome.contig(name) is None
-    report.write_text("x\tNC_1.1\nx\tNT_1.1\n")
-    assert Genome.read(fasta, report).missing("x") == "contig x may be NC_1.1 or NT_1.1"
-
-
 def test_n_before_the_variant(lm):
     text = "N" * 50 + CHROMOSOME[50:59] + "N" + CHROMOSOME[60:]
     v = variant(70)
@@ -343,9 +304,9 @@ def test_nothing_known_before_the_variant(lm):
 
 
 def test_errors(lm):
-    for argument, value in [("protocol", "left"), ("phases", 2), ("strand", "x"), ("marginals", True)]:
+    for argument, value in [("protocol", "left"), ("phases", 2), ("phases", 1.0), ("strand", "x"), ("marginals", True)]:
         with raises(InputError, argument=argument, value=value):
             scored(lm, variant(60), **{argument: value})
-    for context in (5, 8192):  # less than two k-mers; more than the model's positions
+    for context in (5, 8192, 24.0, "24", 2**40):  # less than two k-mers; more than the model's positions; no int
         with raises(InputError, argument="context", value=context):
             lm.score_variants([variant(60)], {"chr1": CHROMOSOME}, context=context)

@@ -6,7 +6,7 @@ warning only), accepts letters that are not nucleotides, and does not report the
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +17,10 @@ from data_pipeline.formats import stream
 from data_pipeline.sequence import bases
 
 MAX_HEADER = 1 << 20
-_IUPAC = b"ACGTUNRYSWKMBDHV"
 OUTSIDE = 255  # the code in CODES of a character that is not an IUPAC nucleotide
 CODES = bytearray([OUTSIDE]) * 256
-for _letter in _IUPAC + _IUPAC.lower():
-    CODES[_letter] = bases.encode(bytes([_letter]))[0]
+for _letter in bases.IUPAC:
+    CODES[ord(_letter)] = CODES[ord(_letter.lower())] = bases.encode(_letter)[0]
 CODES = bytes(CODES)
 _BLANKS = b" \t\r\n"
 _WINDOW = re.compile(r"\|:\d+-\d+$")
@@ -29,15 +28,19 @@ _DATABASES = ("ref", "gb", "emb", "dbj", "tpg", "tpe", "tpd")
 
 
 class Sequence(NamedTuple):
-    """A FASTA record: `codes` uint8 [length] as in `bases`, `lower_case` int64 [runs, 2] as in `record.Record`."""
+    """A FASTA record: `codes` uint8 [length] as in `bases`, `lower_case` int64 [runs, 2] as in `record.Record`.
+
+    `problem` is empty, or says which letter is not a base; its code is N then.
+    """
 
     name: str
     description: str
     codes: np.ndarray
     lower_case: np.ndarray
+    problem: str = ""
 
 
-def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Iterator[Sequence]:
+def read(path: str | Path, progress: Callable[[int], None] | None = None, *, flag: bool = False) -> Iterator[Sequence]:
     """Yields the records of a nucleotide FASTA file (plain, gzip or bgzip) in file order, one in memory at a time.
 
     A record's name is the first word of its `>` line; of an NCBI name with bars it is the accession. A record may be
@@ -48,7 +51,8 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Ite
     Raises:
       FileError, DamagedFileError: as `stream.chunks`.
       FormatError: the file is not FASTA, a `>` line has no name, a name occurs twice, or a letter is not an IUPAC
-        nucleotide (a protein, a gap). It gives the file, line and record.
+        nucleotide (a protein, a gap), which with `flag` is the record's `problem` instead. It gives the file, line and
+        record.
     """
     path, names, record, masks = Path(path), set(), None, False
     for item in _items(path, progress or (lambda count: None)):
@@ -62,12 +66,30 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Ite
                     remedy="rename one of the records",
                 )  # fmt: skip
             names.add(item.name)
-            record = _RecordBuilder(path, item)
+            record = _RecordBuilder(path, item, flag)
         else:
             record.add(*item)
     if record is None:
         raise FormatError("contains no FASTA record", file=path, remedy="give a FASTA file")
     yield record.finish(masks)
+
+
+def groups(sequences: Iterable[Sequence], most: int, most_bases: int) -> Iterator[list[Sequence]]:
+    """Yields up to `most` sequences at a time; a group ends with the sequence that reaches `most_bases` bases."""
+    group, total = [], 0
+    for sequence in sequences:
+        group.append(sequence)
+        total += len(sequence.codes)
+        if len(group) == most or total >= most_bases:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
+
+
+def names(path: str | Path) -> set[str]:
+    """The names of a FASTA file's records, without reading their bases. Raises the errors of `read`."""
+    return {item.name for item in _items(Path(path), lambda count: None) if isinstance(item, _Header)}
 
 
 def accession(name: str) -> str:
@@ -135,8 +157,8 @@ def _header(path: Path, line: int, text: bytes) -> _Header:
 class _RecordBuilder:
     """A record under construction, line by line."""
 
-    def __init__(self, path: Path, header: _Header):
-        self.path, self.header = path, header
+    def __init__(self, path: Path, header: _Header, flag: bool):
+        self.path, self.header, self.flag, self.problem = path, header, flag, ""
         self.codes, self.runs = bytearray(), []
         self.upper = False  # whether it contains an upper-case letter
 
@@ -146,6 +168,7 @@ class _RecordBuilder:
         codes = letters.translate(CODES)
         if OUTSIDE in codes:
             self._reject(text, line)
+            codes = codes.replace(bytes([OUTSIDE]), bytes([bases.N]))
         lower = bases.runs(np.frombuffer(letters, np.uint8) >= ord("a"))
         if len(lower):
             self.runs.append(lower + len(self.codes))
@@ -159,7 +182,7 @@ class _RecordBuilder:
         joins = np.flatnonzero(runs[1:, 0] == runs[:-1, 1])  # a run that continues in the next block
         runs = np.column_stack([np.delete(runs[:, 0], joins + 1), np.delete(runs[:, 1], joins)])
         lower_case = runs if masks else soft_masked(runs, len(codes))
-        return Sequence(self.header.name, self.header.description, codes, lower_case)
+        return Sequence(self.header.name, self.header.description, codes, lower_case, self.problem)
 
     def _reject(self, text: bytes, line: int) -> None:
         for number, row in enumerate(text.split(b"\n"), line):
@@ -167,11 +190,14 @@ class _RecordBuilder:
             at = letters.translate(CODES).find(OUTSIDE)
             if at >= 0:
                 letter = letters[at : at + 1].decode("latin-1")
-                raise FormatError(
-                    f"is not a nucleotide letter ({_IUPAC.decode()}, in either case)",
+                error = FormatError(
+                    f"is not a nucleotide letter ({''.join(bases.IUPAC)}, in either case)",
                     file=self.path, line=number, record=self.header.name, field="base", value=letter,
                     remedy="give DNA without gaps",
                 )  # fmt: skip
+                if not self.flag:
+                    raise error
+                self.problem = self.problem or f"line {number}: {letter!r} {error.problem}"
 
 
 def soft_masked(lower_case: np.ndarray, length: int) -> np.ndarray:

@@ -4,67 +4,61 @@ htslib is not used because an annotated copy must preserve every other byte of a
 htslib requires every contig and field to be declared in the header, which many files do not do.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from data_pipeline.errors import FormatError, one_line
 from data_pipeline.formats import stream
 
 MAX_LINE = 64 << 20  # bytes: a record of a million samples
-_BASES = frozenset("ACGTUNRYSWKMBDHV")
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """A line of a VCF file.
 
     Attributes:
-      line: the line number in the file, counted from 1.
-      start: the 0-based position of the first base of `ref`.
+      contig, position, id: as written.
+      start: the 0-based position of the first base of `ref`; -1 if the position is not a number.
       ref, alts: the alleles as written, in upper case.
       text: the line without its line end.
+      problem: empty, or why the line is no record; a column that it lacks is ".".
     """
 
-    line: int
     contig: str
-    start: int
+    position: str
     id: str
+    start: int
     ref: str
     alts: tuple[str, ...]
     text: str
+    problem: str
 
 
-def read(path: str | Path, progress: Callable[[int], None] | None = None) -> Iterator[str | Record]:
-    """Yields the header lines as text, then the records of a VCF file (plain, gzip or bgzip) in file order.
+def read(path: str | Path, progress: Callable[[int], None] | None = None) -> tuple[list[str], Iterator[Record]]:
+    """The header lines of a VCF file (plain, gzip or bgzip), and its records in file order, one per line.
 
     `progress` is called with the number of bytes of the file read since the last call.
 
     Raises:
-      FormatError: with file and line: the file is not VCF, a line is too long or has too few columns, or a position or
-        reference allele is invalid.
+      FormatError: with file and line: the file is not VCF, or a line is too long.
       FileError, DamagedFileError: as `stream.chunks`.
     """
-    path, columns = Path(path), False
-    for number, line in enumerate(_lines(path, progress or (lambda count: None)), 1):
+    path, header = Path(path), []
+    lines = enumerate(_lines(path, progress or (lambda count: None)), 1)
+    for number, line in lines:
         if number == 1 and not line.startswith("##fileformat=VCF"):
             raise FormatError(
                 f"a VCF file starts with ##fileformat=VCF…, not {one_line(line)[:40]!r}", file=path, line=1
             )
-        if line.startswith("##") and not columns:
-            yield line
-        elif line.startswith("#CHROM\t"):
-            columns = True
-            yield line
-        elif not line.strip():
-            continue
-        elif not columns:
+        if line.strip():
+            header.append(line)
+        if line.startswith("#CHROM\t"):
+            return header, (_record(line) for _, line in lines if line.strip())
+        if line.strip() and not line.startswith("##"):
             raise FormatError("a record before the line #CHROM…", file=path, line=number)
-        else:
-            yield _record(path, number, line)
-    if not columns:
-        raise FormatError("has no line #CHROM…: it is not a VCF file, or is truncated", file=path)
+    raise FormatError("has no line #CHROM…: it is not a VCF file, or is truncated", file=path)
 
 
 def _lines(path: Path, progress: Callable[[int], None]) -> Iterator[str]:
@@ -82,16 +76,13 @@ def _lines(path: Path, progress: Callable[[int], None]) -> Iterator[str]:
             )
 
 
-def _record(path: Path, number: int, line: str) -> Record:
-    fields = line.split("\t", 5)
+def _record(line: str) -> Record:
+    fields = line.split("\t", 5)[:5]
+    contig, position, identifier, ref, alts = (*(field or "." for field in fields), *["."] * (5 - len(fields)))
+    is_number, problem = position.isdecimal() and len(position) <= 12, ""
     if len(fields) < 5:
-        raise FormatError(
-            "must be at least 5, separated by tabs",
-            file=path, line=number, field="number of columns", value=len(fields),
-        )  # fmt: skip
-    contig, position, identifier, ref, alts = fields[:5]
-    if not position.isdecimal() or len(position) > 12:
-        raise FormatError("is not a position", file=path, line=number, field="POS", value=one_line(position)[:20])
-    if not ref or set(ref.upper()) - _BASES:
-        raise FormatError("is not DNA", file=path, line=number, field="REF", value=one_line(ref)[:20])
-    return Record(number, contig, int(position) - 1, identifier, ref.upper(), tuple(alts.upper().split(",")), line)
+        problem = f"the number of columns is {len(fields)}; at least 5 are needed, separated by tabs"
+    elif not is_number:
+        problem = f"POS {one_line(position)[:20]} is not a position"
+    start = int(position) - 1 if is_number else -1
+    return Record(contig, position, identifier, start, ref.upper(), tuple(alts.upper().split(",")), line, problem)

@@ -34,7 +34,7 @@ from data_pipeline.sequence import bases
 from gener_jax.benchmarks.measuring import SIZES, bandwidth, last_json, line, median, random_lm, seconds
 from gener_jax.cli import command
 from gener_jax.inference.lm import LM
-from gener_jax.inference.variants.protocols import CONTEXT, PROTOCOLS
+from gener_jax.inference.variants.scoring import CONTEXT, PROTOCOLS
 from gener_jax.model import decoder, flops, memory
 from gener_jax.runtime.progress import log
 

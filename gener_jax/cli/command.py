@@ -5,12 +5,11 @@
     --workdir=DIR               the run's folder; default runs/<config name>
     --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
 
-Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 75 stuck; 130 interrupted; 143
-stopped by SIGTERM after saving the state.
+Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 3 the output is complete, but some of
+its rows are flagged (score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM after saving the state.
 """
 
 import argparse
-import copy
 import dataclasses
 import importlib.util
 import logging
@@ -25,6 +24,8 @@ from data_pipeline.errors import DataError
 from gener_jax import config as configuration
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
+
+FLAGGED = 3  # the exit status of a command whose output has rows with a flag
 
 
 def load_experiment(path: str) -> dict:
@@ -64,18 +65,6 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return rest, overrides
 
 
-def override(values: dict, overrides: dict[str, str]) -> Config:
-    """Applies overrides to `values` and resolves the configuration."""
-    values = copy.deepcopy(values)
-    for name, text in overrides.items():
-        *sections, last = name.split(".")
-        parsed, at = configuration.parse_value(name, text), values
-        for section in sections:
-            at = at.setdefault(section, {})
-        at[last] = parsed
-    return configuration.resolve(values)
-
-
 def step(text: str) -> int | str:
     """Parses the value of --step: the step of a checkpoint, or "best"."""
     if text != "best" and not text.isdigit():
@@ -90,11 +79,13 @@ class Command:
         self.parser = argparse.ArgumentParser(
             prog=cli.program(),
             description=description,
-            epilog="Any field of the configuration can be set with --config.section.field=value.",
+            epilog="Any field of the configuration can be set with --config.section.field=value. --print_config lists\n"
+            "the fields with their values; gener_jax/config/schema.py says what each one means.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         self.parser.add_argument("--config", metavar="FILE.py", help="an experiment file")
+        self.parser.add_argument("--print_config", action="store_true", help="print the configuration as JSON and exit")
         self.parser.add_argument("--workdir", type=Path, metavar="DIR", help="the run's folder [runs/<config name>]")
         if checkpoint:
             self.parser.add_argument(
@@ -106,6 +97,7 @@ class Command:
             self.parser.add_argument(
                 "--download", action="store_true", help="download a model that is not in the cache"
             )
+            self.parser.add_argument("--step", type=step, help="of a run: a checkpoint's step, or best [the newest]")
 
     def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Path]:
         """Returns the arguments, the resolved configuration and the run's folder."""
@@ -124,7 +116,11 @@ class Command:
         else:
             has_checkpoint = hasattr(args, "checkpoint")
             raise ConfigError("give --config=FILE.py" + (" or --checkpoint=DIR" if has_checkpoint else ""))
-        return args, override(values, overrides), folder
+        config = configuration.override(values, overrides)
+        if args.print_config:
+            print(configuration.dumps(config), end="")
+            sys.exit(0)
+        return args, config, folder
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from data_pipeline.sequence.tokenizer import PAD
-from gener_jax.runtime.errors import InputError
+from gener_jax.runtime.errors import InputError, whole
 from gener_jax.runtime.transfer import fetch
 
 TOKENS, TOKENS_ACCELERATED = 16384, 65536  # default tokens per batch, including padding
@@ -27,13 +27,11 @@ def tokens_per_batch(requested: int | None = None) -> int:
     """Tokens per batch, including padding: the requested number, or the platform's default for None.
 
     Raises:
-      InputError: of `batch_tokens`, if the number is not positive.
+      InputError: of `batch_tokens`, if it is no positive number.
     """
     if requested is None:
         return TOKENS_ACCELERATED if accelerated() else TOKENS
-    if requested < 1:
-        raise InputError("must be positive", "batch_tokens", requested)
-    return requested
+    return whole(requested, "batch_tokens", 1)
 
 
 def as_list(sequences: Sequence[str]) -> list[str]:

@@ -15,13 +15,9 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipeline.sequence import bases, translation
-from data_pipeline.sequence.tokenizer import Tokenizer
+from data_pipeline.sequence.tokenizer import NUM_SPECIAL, Tokenizer, kmer_codes
 from gener_jax.runtime.errors import InputError
 
-_IUPAC = {
-    "A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "R": "AG", "Y": "CT", "S": "CG", "W": "AT", "K": "GT", "M": "AC",
-    "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG", "N": "ACGT",
-}  # fmt: skip
 _MAX_STATES = 4096
 SLACK = 12  # bases by which G + C may be outside its range at the beginning of a continuation
 
@@ -58,9 +54,9 @@ class Constraints:
         if isinstance(self.forbidden_motifs, str):
             raise InputError("must be a list of motifs, not a string", "forbidden_motifs", self.forbidden_motifs)
         for motif in self.forbidden_motifs:
-            if not motif or set(motif.upper()) - _IUPAC.keys():
+            if not motif or set(motif.upper()) - bases.IUPAC.keys():
                 raise InputError(
-                    f"motif {motif!r} must consist of IUPAC letters ({''.join(_IUPAC)})",
+                    f"motif {motif!r} must consist of IUPAC letters ({''.join(bases.IUPAC)})",
                     "forbidden_motifs",
                     self.forbidden_motifs,
                 )
@@ -108,12 +104,12 @@ def tables(
     least, largest = math.ceil(low * num_bases - 1e-6), math.floor(high * num_bases + 1e-6)
     if least > largest:
         raise InputError(f"no whole number of G and C of {num_bases} bases is in this range", "gc", constraints.gc)
-    k, special = tokenizer.k, tokenizer.vocab_size - 4**tokenizer.k
+    k, special = tokenizer.k, NUM_SPECIAL
     motifs = _motifs(constraints.max_homopolymer, tuple(sorted(m.upper() for m in constraints.forbidden_motifs)))
     motif_next, ends, motif_starts = _over_tokens(*motifs, k, special, prompts)
     frame_next, stops, frame_starts = _over_tokens(*_frame(constraints.genetic_code), k, special, prompts)
     begin = np.array([motif_starts, frame_starts, [len(dna) for dna, _ in prompts]], np.int32).reshape(3, -1).T
-    is_gc = np.isin(np.arange(4**k)[:, None] // 4 ** np.arange(k - 1, -1, -1) % 4, (bases.C, bases.G))
+    is_gc = np.isin(kmer_codes(k), (bases.C, bases.G))
     gc = np.zeros((k + 1, special + 4**k), np.int32)
     gc[1:, special:] = np.cumsum(is_gc, axis=1).T
     return Tables(
@@ -134,7 +130,7 @@ def _motifs(max_homopolymer: int | None, forbidden_motifs: tuple[str, ...]) -> t
     motifs |= {"".join(complement[c] for c in reversed(m)) for m in motifs}
     if max_homopolymer is not None:
         motifs |= {base * (max_homopolymer + 1) for base in "ACGT"}
-    sets = [[{bases.LETTERS.index(b) for b in _IUPAC[letter]} for letter in motif] for motif in sorted(motifs)]
+    sets = [[{bases.LETTERS.index(b) for b in bases.IUPAC[letter]} for letter in motif] for motif in sorted(motifs)]
     states, step, bad = {frozenset(): 0}, [], []
     for state in (order := [frozenset()]):
         transitions, ends = [0] * 5, [False] * 5  # N matches nothing

@@ -13,7 +13,7 @@ from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, REMAINDERS
 from gener_jax.inference.batches import as_list, by_length, results, right_pad
 from gener_jax.inference.prompt import input_errors
 from gener_jax.model.decoder import Decoder
-from gener_jax.runtime.errors import InputError
+from gener_jax.runtime.errors import InputError, whole
 
 POOLINGS = ("last", "mean", "separator", "tokens")
 _UNKNOWN = (
@@ -51,6 +51,23 @@ def pooled(
     return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
 
 
+def frames(lm, sequence: str, argument: str, chunks: int, remainder: str) -> list[np.ndarray]:
+    """The ids of a sequence's chunks, each framed, int32 [tokens].
+
+    Raises:
+      InputError: of `argument`, if it is not DNA, exceeds the model's positions, or has fewer tokens than chunks; or of
+        `chunks`, or the model's `prompt_convention`.
+    """
+    chunks = whole(chunks, "chunks", 1)
+    with input_errors(argument, sequence):
+        ids = lm.tokenizer.encode(sequence, remainder=remainder)
+    if len(ids) < chunks:
+        raise InputError(f"has {len(ids)} tokens, fewer than chunks ({chunks})", argument, sequence)
+    found = [lm.frame(chunk) for chunk in np.array_split(ids, chunks)]
+    lm.check_length(max(map(len, found)), argument, sequence)
+    return found
+
+
 def embed(
     lm, sequences: Sequence[str], *, pooling: str, layer: int | None, chunks: int, remainder: str, batch_tokens: int
 ) -> np.ndarray | list[np.ndarray]:
@@ -63,24 +80,13 @@ def embed(
     layers = lm.spec.model.num_hidden_layers
     if layer is not None and not 0 <= layer <= layers:
         raise InputError(f"must be 0 (the token embeddings) or a layer from 1 to {layers}", "layer", layer)
-    if chunks < 1:
-        raise InputError("must be positive", "chunks", chunks)
     if pooling == "separator" and len(lm.frame(np.zeros(0, np.int32))) < 2:
         raise InputError(
             f"{lm.spec.name} frames sequences as v1, which has no separator; use 'last'", "pooling", pooling
         )
-    rows = []
-    for i, sequence in enumerate(sequences):
-        argument = f"sequences[{i}]"
-        with input_errors(argument, sequence):
-            ids = lm.tokenizer.encode(sequence, remainder=remainder)
-        if len(ids) < chunks:
-            raise InputError(f"has {len(ids)} tokens, fewer than chunks ({chunks})", argument, sequence)
-        split = np.array_split(ids, chunks)
-        if any(OOV in chunk and (chunk < NUM_SPECIAL).all() for chunk in split):
-            warnings.warn(_UNKNOWN, stacklevel=3)
-        rows += [lm.frame(chunk) for chunk in split]
-        lm.check_length(max(map(len, rows[-chunks:])), argument, sequence)
+    rows = [row for i, x in enumerate(sequences) for row in frames(lm, x, f"sequences[{i}]", chunks, remainder)]
+    if any(OOV in row and (row < NUM_SPECIAL).all() for row in rows):
+        warnings.warn(_UNKNOWN, stacklevel=3)
 
     def dispatched():
         for chosen, number, length in by_length([len(row) for row in rows], batch_tokens):

@@ -23,13 +23,12 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, Tokenizer
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, Tokenizer, kmer_codes
 from gener_jax.inference import constraints
 from gener_jax.inference.batches import right_pad, round_up
-from gener_jax.model import kernels
+from gener_jax.model import kernels, kmers
 from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
-from gener_jax.model.losses import base_nll
-from gener_jax.runtime.errors import InputError
+from gener_jax.runtime.errors import InputError, whole
 
 _NEVER = -jnp.inf
 BATCH_SIZE = 32  # default number of rows decoded together
@@ -56,8 +55,7 @@ class Sampling:
     def __post_init__(self):
         if self.temperature < 0:
             raise InputError("must not be negative; 0 is greedy", "temperature", self.temperature)
-        if self.top_k < 0:
-            raise InputError("must not be negative; 0 keeps all tokens", "top_k", self.top_k)
+        whole(self.top_k, "top_k")
         if not 0 < self.top_p <= 1:
             raise InputError("must be greater than 0 and at most 1", "top_p", self.top_p)
         if self.mode not in MODES:
@@ -128,18 +126,17 @@ def _draw(logits, keys, request: Request, filtered: bool, greedy: bool):
 
 def _draw_bases(logits, keys, request: Request, filtered: bool, greedy: bool, k: int):
     """Samples one token per row, each base from its own marginal; first chooses between special tokens and k-mers."""
-    B, V = logits.shape
-    special = V - 4**k
-    kmers = logits[:, special:]
-    mass = jax.nn.logsumexp(kmers, axis=-1, keepdims=True)
+    special = kmers.num_special(logits.shape[-1], k)
+    of_kmers = kmers.of(logits, k)
+    mass = jax.nn.logsumexp(of_kmers, axis=-1, keepdims=True)
     choice = _draw(jnp.concatenate([logits[:, :special], mass], axis=-1), keys, request, False, greedy)
-    probabilities = jnp.exp(kmers - jnp.where(jnp.isfinite(mass), mass, 0)).reshape(B, *(4,) * k)
-    possible = kmers > _NEVER
-    rank = jnp.zeros((B,), jnp.int32)
+    marginals = kmers.marginals(jnp.exp(of_kmers - jnp.where(jnp.isfinite(mass), mass, 0)), k)
+    possible = of_kmers > _NEVER
+    rank = jnp.zeros((len(logits),), jnp.int32)
     for j in range(k):
-        marginal = jnp.log(probabilities.sum([1 + i for i in range(k) if i != j]))
+        marginal = jnp.log(marginals[:, j])
         # Only bases that, after those already drawn, are a prefix of an allowed token.
-        possible = possible.reshape(B, 4, -1)
+        possible = possible.reshape(len(logits), 4, -1)
         marginal = jnp.where(possible.any(-1), jnp.maximum(marginal, jnp.finfo(jnp.float32).min), _NEVER)
         base = _draw(marginal, jax.vmap(jax.random.fold_in, (0, None))(keys, j + 1), request, filtered, greedy)
         possible = jnp.take_along_axis(possible, base[:, None, None], axis=1)[:, 0]
@@ -203,7 +200,7 @@ def _advance(
             ids=s.ids.at[:, s.step].set(jnp.where(done, PAD, token)), count=s.count + ~done, stuck=s.stuck | stuck
         )
         if s.log_probs is not None:
-            log_probs = -base_nll(logits, token, s.log_probs.shape[-1])
+            log_probs = -kmers.base_nll(logits, token, s.log_probs.shape[-1])
             s = s.replace(log_probs=s.log_probs.at[:, s.step].set(log_probs))
         have = s.have + jnp.where(done, 0, request.token_bases[token])
         if t is not None:
@@ -408,6 +405,5 @@ def agreeing(tokenizer: Tokenizer, left_over: bytes) -> np.ndarray:
     allowed = tokenizer.token_bases > 0
     for i, code in enumerate(left_over):
         if code < bases.N:
-            digits = np.arange(4**tokenizer.k) // 4 ** (tokenizer.k - 1 - i) % 4
-            allowed[-(4**tokenizer.k) :] &= digits == code
+            allowed[NUM_SPECIAL:] &= kmer_codes(tokenizer.k)[:, i] == code
     return allowed

@@ -24,17 +24,16 @@ from data_pipeline.sequence.tokenizer import BOS, Tokenizer
 from gener_jax.data.loader import to_devices
 from gener_jax.inference.batches import accelerated, as_list, by_batch, by_length, results
 from gener_jax.inference.prompt import input_errors, split_prefix
-from gener_jax.model import parallel
-from gener_jax.model.decoder import Decoder
-from gener_jax.model.losses import base_nll, token_nll
-from gener_jax.model.sharding import batch_sharding, constrain
+from gener_jax.model import kmers, parallel
+from gener_jax.model.decoder import Decoder, variables
+from gener_jax.model.losses import token_nll
+from gener_jax.model.sharding import TOKENS, batch_sharding, constrain
 from gener_jax.runtime.errors import InputError
 
 SCORES = ("token", "base")
 STRANDS = ("+", "-", "both")
 GIVEN = ("tokens", "bases")
 _POSITIONS = 2048  # to which the head is applied at a time
-_NEVER = -jnp.inf
 
 
 class Score(NamedTuple):
@@ -96,36 +95,6 @@ def frame(tokenizer: Tokenizer, prefix: str, codes: np.ndarray, phase: int = 0) 
     )  # fmt: skip
 
 
-def log_masses(log_p: Float[Array, "... kmers"], codes: Int[Array, "... k"]) -> Float[Array, "... k 4"]:
-    """For position j and base b: log Σ p over the k-mers with base b at j that agree with the known bases before j."""
-    k = codes.shape[-1]
-    tables = [log_p]  # log-probabilities of the first k, k-1, …, 1 bases
-    for _ in range(k - 1):
-        tables.append(jax.nn.logsumexp(tables[-1].reshape(*log_p.shape[:-1], -1, 4), axis=-1))
-    agree = jnp.ones((*log_p.shape[:-1], 1), bool)
-    found = []
-    for j, table in enumerate(reversed(tables)):
-        by_base = table.reshape(*table.shape[:-1], -1, 4)
-        found.append(jax.nn.logsumexp(jnp.where(agree[..., None], by_base, _NEVER), axis=-2))
-        code = codes[..., j, None, None]
-        agree = (agree[..., None] & ((jnp.arange(4) == code) | (code >= bases.N))).reshape(*agree.shape[:-1], -1)
-    return jnp.stack(found, axis=-2)
-
-
-def _marginals(log_p, k: int):
-    """log p of each base at each position of the k-mer, [..., k, 4]."""
-    probabilities = jnp.exp(log_p).reshape(*log_p.shape[:-1], *(4,) * k)
-    first = log_p.ndim - 1
-    sums = [probabilities.sum([first + i for i in range(k) if i != j]) for j in range(k)]
-    return jnp.log(jnp.maximum(jnp.stack(sums, axis=-2), jnp.finfo(jnp.float32).tiny))
-
-
-def _log_softmax(logits, k: int, full: bool):
-    """log p of the k-mers, [..., 4^k], by a softmax over the full vocabulary (`full`) or over the k-mers alone."""
-    kmers = logits[..., -(4**k) :]
-    return kmers - jax.nn.logsumexp(logits if full else kmers, axis=-1, keepdims=True)
-
-
 def _over_positions(function, hidden_BTD, *others):
     """Computes `function(hidden_BTD, *others)` for a few positions at a time and concatenates the results along T.
 
@@ -173,13 +142,18 @@ def score_rows(
       full: take the softmax over the full vocabulary, else over the k-mers alone.
     """
     k = codes.shape[-1]
-    batch = parallel.balance({"inputs": ids, "targets": codes})
-    hidden, _ = model.apply({"params": params}, batch["inputs"], positions_BT=batch.get("positions"))
+    batch = parallel.balance({"inputs": ids, "targets": codes}, {"inputs": TOKENS, "targets": TOKENS})
+    hidden, _ = model.apply(variables(params), batch["inputs"], positions_BT=batch.get("positions"))
     codes = batch["targets"].astype(jnp.int32)
-    known = codes < bases.N
 
     def head(hidden):
-        return model.apply({"params": params}, hidden, method="logits")
+        logits = model.apply(variables(params), hidden, method="logits")
+        return logits if full else kmers.of(logits, k)
+
+    def terms(of_bases_k, codes):
+        """The terms of the known bases, or their sum."""
+        found = jnp.where(codes < bases.N, kmers.picked(of_bases_k, jnp.minimum(codes, 3)), 0)
+        return found if per_base else found.sum(-1)
 
     def one_token(hidden, ids):
         return -token_nll(head(hidden), ids)
@@ -187,31 +161,23 @@ def score_rows(
     def one_kmer(hidden, codes):
         logits = head(hidden)
         whole = (codes < bases.N).all(-1)
-        rank = jnp.where(whole, (codes * 4 ** jnp.arange(k)[::-1]).sum(-1), 0)
-        kmers = logits[..., -(4**k) :]
+        targets = jnp.where(whole, kmers.ranks(codes), 0) + kmers.num_special(logits.shape[-1], k)
         if per_base:
-            if not full:
-                logits = kmers
-            return jnp.where(whole[..., None], -base_nll(logits, rank + logits.shape[-1] - 4**k, k), 0)
-        picked = jnp.take_along_axis(kmers, rank[..., None], axis=-1)[..., 0]
-        return jnp.where(whole, picked - jax.nn.logsumexp(logits if full else kmers, axis=-1), 0)
+            return jnp.where(whole[..., None], -kmers.base_nll(logits, targets, k), 0)
+        return jnp.where(whole, -token_nll(logits, targets), 0)
 
     def by_marginals(hidden, codes):
-        marginals = _marginals(_log_softmax(head(hidden), k, full), k)
-        found = jnp.take_along_axis(marginals, jnp.minimum(codes, 3)[..., None], axis=-1)[..., 0]
-        found = jnp.where(codes < bases.N, found, 0)
-        return found if per_base else found.sum(-1)
+        marginals = kmers.marginals(jax.nn.softmax(head(hidden), axis=-1), k)
+        return terms(jnp.log(jnp.maximum(marginals, jnp.finfo(jnp.float32).tiny)), codes)
 
     def several_kmers(hidden, codes):
-        masses = log_masses(_log_softmax(head(hidden), k, full), codes)
+        masses = kmers.log_masses(kmers.of(jax.nn.log_softmax(head(hidden), axis=-1), k), codes)
         known = codes < bases.N
         # The first known base also pays for the mass of special tokens, so that the terms add up to the log-probability
         # of the k-mers that agree with the target.
         first = jnp.cumsum(known, axis=-1) - known == 0
         before = jnp.where(first, 0, jax.nn.logsumexp(masses, axis=-1))
-        found = jnp.take_along_axis(masses, jnp.minimum(codes, 3)[..., None], axis=-1)[..., 0] - before
-        found = jnp.where(known, found, 0)
-        return found if per_base else found.sum(-1)
+        return terms(masses - before[..., None], codes)
 
     function = one_token if codes.ndim == 2 else by_marginals if score == "base" else one_kmer
     found = parallel.restore(_over_positions(function, hidden, codes))
@@ -220,8 +186,6 @@ def score_rows(
         parts = (jnp.take_along_axis(parallel.restore(x), at, 1) for x in (hidden, codes))
         some = _over_positions(several_kmers, *parts)
         found = found.at[jnp.arange(len(ids))[:, None], partly_known].set(some, mode="drop")
-    if per_base and score == "token":
-        found = jnp.where(parallel.restore(known), found, 0)
     return constrain(found)
 
 
@@ -236,8 +200,10 @@ def probability_rows(model: Decoder, params, ids: Int[Array, "B T"], codes: Int[
     hidden, _ = model.apply({"params": params}, ids)
 
     def probabilities(hidden, codes):
-        log_p = _log_softmax(model.apply({"params": params}, hidden, method="logits"), k, False)
-        return jax.nn.softmax(log_masses(log_p, codes) if given == "bases" else _marginals(log_p, k), axis=-1)
+        logits = kmers.of(model.apply({"params": params}, hidden, method="logits"), k)
+        if given == "tokens":
+            return kmers.marginals(jax.nn.softmax(logits, axis=-1), k)
+        return jax.nn.softmax(kmers.log_masses(jax.nn.log_softmax(logits, axis=-1), codes), axis=-1)
 
     return _over_positions(probabilities, hidden, codes.astype(jnp.int32))
 
@@ -270,7 +236,7 @@ def pad_rows(rows: list[Framed], number: int, length: int) -> tuple[np.ndarray, 
     return ids, codes
 
 
-def kmers(lm, what: str) -> int:
+def kmer_size(lm, what: str) -> int:
     """The k of the model's tokenizer.
 
     Raises:
@@ -283,7 +249,7 @@ def kmers(lm, what: str) -> int:
 
 def _framed(lm, text: str, index: int, strand: str) -> Framed:
     """A sequence framed for scoring; `index` is that among the sequences, for errors."""
-    kmers(lm, "scoring")
+    kmer_size(lm, "scoring")
     argument = f"sequences[{index}]"
     with input_errors(argument, text):
         prefix, dna = split_prefix(text)
@@ -385,7 +351,7 @@ def base_probabilities(lm, sequences: Sequence[str], *, given: str, phases: int,
     """See `LM.base_probabilities`."""
     if given not in GIVEN:
         raise InputError(f"must be one of {', '.join(GIVEN)}", "given", given)
-    k = kmers(lm, "base_probabilities")
+    k = kmer_size(lm, "base_probabilities")
     if phases not in (1, k):
         raise InputError(f"must be 1 or {k}", "phases", phases)
     rows, origins, sequences = [], [], as_list(sequences)

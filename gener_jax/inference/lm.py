@@ -18,12 +18,11 @@ from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.embeddings import embed
 from gener_jax.inference.generate import BATCH_SIZE, Batch, Sampling, cache_size
-from gener_jax.inference.likelihood import Score, base_probabilities, kmers, log_likelihood
+from gener_jax.inference.likelihood import Score, base_probabilities, log_likelihood
 from gener_jax.inference.prompt import input_errors, split_prompt
-from gener_jax.inference.variants.genome import Genome
-from gener_jax.inference.variants.protocols import CONTEXT, Scored
-from gener_jax.inference.variants.protocols import score as score_variants
-from gener_jax.inference.variants.variant import Variant
+from gener_jax.inference.variants.genome import Aliases, Genome
+from gener_jax.inference.variants.scoring import CONTEXT, Scorer
+from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.model import decoder, kernels, memory
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import InputError
@@ -157,11 +156,12 @@ class LM:
         phases: int = 1,
         strand: str = "+",
         marginals: bool = False,
+        aliases: Aliases = (),
         batch_tokens: int | None = None,
     ) -> Iterator[Scored]:
         """Yields the log-likelihood ratio of each variant, reference minus alternate, in the order of the variants.
 
-        A positive `llr` means that the model prefers the reference allele. See `variants.protocols` for the protocols.
+        A positive `llr` means that the model prefers the reference allele. See `variants.scoring` and its protocols.
 
         Args:
           variants: (contig, start, ref, alt), start 0-based.
@@ -173,22 +173,21 @@ class LM:
           strand: "+", "-", or "both", the mean of the two.
           marginals: ("window" only) score by the mean over bases of the log of the six marginals, instead of by the
             likelihood.
+          aliases: other names of contigs: groups of names for the same one, or a file of them: the names of a contig
+            per line, separated by tabs, or NCBI's assembly report. See `data_pipeline.formats.contigs` for the names
+            that need none.
           batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
 
         Raises:
           InputError: if an option is invalid, or the context exceeds the model's positions. A variant that cannot be
             scored raises nothing; its `flag` gives the reason.
-          DataError: if the file is not FASTA.
+          DataError: if the file is not FASTA, or that of the aliases cannot be read.
         """
-        kmers(self, "score_variants")
-        if isinstance(genome, dict):
-            genome = Genome.of(genome)
-        elif not isinstance(genome, Genome):
-            genome = Genome.read(genome)
-        return score_variants(
-            self, itertools.starmap(Variant, variants), genome, protocol=protocol, context=context, phases=phases,
-            strand=strand, marginals=marginals, batch_tokens=tokens_per_batch(batch_tokens),
+        scorer = Scorer(
+            self, protocol=protocol, context=context, phases=phases, strand=strand, marginals=marginals,
+            batch_tokens=batch_tokens,
         )  # fmt: skip
+        return scorer(itertools.starmap(Variant, variants), Genome.of(genome, aliases))
 
     def logits(self, ids) -> np.ndarray:
         """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].
@@ -196,12 +195,17 @@ class LM:
         Raises:
           InputError: if the ids are not integers [batch, length] in the vocabulary, or exceed the model's positions.
         """
-        ids = np.asarray(ids)
+        try:
+            ids = np.asarray(ids)
+        except ValueError:
+            raise InputError("must be integers [batch, length], not rows of different lengths", "ids") from None
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
             raise InputError(f"must be integers [batch, length], not {ids.dtype} {list(ids.shape)}", "ids")
         if ids.size and not 0 <= ids.min() <= ids.max() < self.tokenizer.vocab_size:
             raise InputError(f"must be in [0, {self.tokenizer.vocab_size}), not from {ids.min()} to {ids.max()}", "ids")
         self.check_length(ids.shape[1], "ids")
+        if not ids.size:
+            return np.zeros((*ids.shape, self.tokenizer.vocab_size), np.float32)
         with jax.set_mesh(self.mesh):
             return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 

@@ -1,6 +1,7 @@
 """Errors that a user can fix: one line of text, the facts as attributes."""
 
 import contextlib
+import numbers
 from pathlib import Path
 
 from data_pipeline.errors import DataError
@@ -12,12 +13,24 @@ class InputError(ValueError):
     Attributes:
       argument: the name of the argument ("top_p"), or of an item of it ("prompts[3]").
       value: the value it has; None if the text names none.
+      problem: what is wrong with it.
     """
 
     def __init__(self, problem: str, argument: str, value=None):
         """The text is "ARGUMENT is VALUE: problem", or "ARGUMENT problem" without a value; long values are cut."""
         super().__init__(f"{argument} {problem}" if value is None else f"{argument} is {repr(value)[:200]}: {problem}")
-        self.argument, self.value = argument, value
+        self.argument, self.value, self.problem = argument, value, problem
+
+
+def whole(value, argument: str, least: int = 0) -> int:
+    """A whole number from `least` to 2^31 - 1, as an int.
+
+    Raises:
+      InputError: of `argument`, if it is no such number.
+    """
+    if not isinstance(value, numbers.Integral) or not least <= value < 2**31:
+        raise InputError(f"must be a whole number from {least} to {2**31 - 1}", argument, value)
+    return int(value)
 
 
 class CheckpointError(ValueError):

@@ -1,14 +1,14 @@
-"""Files from elsewhere, read within size limits; our folders and files, written atomically or resumably."""
+"""Files from elsewhere, read within size limits; our folders, written atomically, and files, written resumably."""
 
 import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_pipeline import lock
 from data_pipeline.errors import DataError
+from data_pipeline.files import atomic, made_parents, write_text
 from gener_jax.runtime.errors import CheckpointError, ConfigError
 
 
@@ -52,31 +52,16 @@ def whole_folder(output: Path) -> Iterator[Path]:
     """
     if os.path.lexists(output):
         raise ConfigError(f"{output}: already exists; give a new folder")
-    made = [parent for parent in output.absolute().parents if not parent.exists()]
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.absolute().parent))
-    try:
+    with made_parents(output), atomic(output) as partial:
+        partial.mkdir()
         yield partial
-        partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private to its owner
-        os.rename(partial, output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-class ResumableFile:
+class ResumableFile(contextlib.AbstractContextManager):
     """An output file written in chunks to `<path>.partial`, resumed after a stop, and renamed when it is complete.
 
-    `<path>.partial.json` records what it is made of, so that it is never resumed from other input.
+    `<path>.partial.json` records what it is made of, so that it is never resumed from other input. A context manager:
+    at the end of the block the file is closed, and another process may resume it.
     """
 
     def __init__(self, path: Path, fingerprint: dict, *, resume: bool = True):
@@ -84,33 +69,42 @@ class ResumableFile:
 
         Raises:
           ConfigError: if the file exists, or the partial file was made of something else.
+          FileError: if another process is writing it.
         """
         if not path.name or path.is_dir():
             raise ConfigError(f"{path}: is a folder; give the name of a file")
         self.path, self._fingerprint = path, json.loads(json.dumps(fingerprint))
         self.partial = path.with_name(path.name + ".partial")
         self._state = path.with_name(path.name + ".partial.json")
-        if os.path.lexists(path):
-            raise ConfigError(f"{path}: already exists; remove it or give another name")
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        self.done, self.facts, size = 0, {}, 0
-        state = read_json(self._state, 64 << 20) if resume and self._state.exists() and self.partial.exists() else {}
-        if state.get("done"):
-            before = state.get("fingerprint")
-            if before != self._fingerprint:
-                names = [
-                    n
-                    for n in self._fingerprint
-                    if not isinstance(before, dict) or before.get(n) != self._fingerprint[n]
-                ]
-                raise ConfigError(
-                    f"{self.partial}: was started with another {', '.join(names) or 'setting'}; give the same again, "
-                    "or remove it to start over"
-                )
-            self.done, self.facts, size = state["done"], state["facts"], state["bytes"]
-        self._file = self.partial.open("r+b" if size else "wb")
-        self._file.truncate(size)
-        self._file.seek(size)
+        self.done, self.facts = 0, {}
+        with contextlib.ExitStack() as stack:  # releases the lock if this file cannot be opened
+            stack.enter_context(lock.held(path.with_name(path.name + ".partial.lock")))
+            if os.path.lexists(path):
+                raise ConfigError(f"{path}: already exists; remove it or give another name")
+            size = self._read_state() if resume and self._state.exists() and self.partial.exists() else 0
+            self._file = stack.enter_context(self.partial.open("r+b" if size else "wb"))
+            self._file.truncate(size)
+            self._file.seek(size)
+            self._stack = stack.pop_all()
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    def _read_state(self) -> int:
+        """Sets `done` and `facts` to those of the partial file, and returns its bytes."""
+        state = read_json(self._state, 64 << 20)
+        if not state.get("done"):
+            return 0
+        before = state.get("fingerprint")
+        if before != self._fingerprint:
+            same = before if isinstance(before, dict) else {}
+            names = [name for name, value in self._fingerprint.items() if same.get(name) != value]
+            raise ConfigError(
+                f"{self.partial}: was started with another {', '.join(names) or 'setting'}; give the same again, "
+                "or remove it to start over"
+            )
+        self.done, self.facts = state["done"], state["facts"]
+        return state["bytes"]
 
     def append(self, data: bytes, done: int, **facts) -> None:
         """Appends bytes that make `done` items complete; a stop after this loses nothing. `facts` are stored too."""
@@ -119,9 +113,7 @@ class ResumableFile:
         os.fsync(self._file.fileno())
         self.done, self.facts = done, {**self.facts, **facts}
         state = {"fingerprint": self._fingerprint, "done": done, "facts": self.facts, "bytes": self._file.tell()}
-        partial = self._state.with_suffix(".tmp")
-        partial.write_text(json.dumps(state))
-        os.replace(partial, self._state)
+        write_text(self._state, json.dumps(state))
 
     def discard(self) -> None:
         """Removes the partial file, whose content is elsewhere now."""

@@ -11,7 +11,6 @@ import functools
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import shutil
 import subprocess
@@ -20,14 +19,16 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint import checkpoint_managers
 
+from data_pipeline.files import atomic, write_text
 from gener_jax.config import Config, ModelSpec, resolve
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.storage.files import read_json
 
 FORMAT = 2  # of config.json; 1 had no number
-_TOKENIZER = "tokenizer.model"
+_TOKENIZER, _BASE = "tokenizer.model", "base.json"
 _METRICS = "metrics/metrics"  # orbax's, of a checkpoint
 
 
@@ -82,7 +83,7 @@ def write_metrics(folder: Path, step: int, metrics: dict) -> None:
     """Replaces the metrics of a checkpoint."""
     path = folder / "checkpoints" / str(step) / _METRICS
     path.parent.mkdir(exist_ok=True)
-    _write(path, json.dumps(metrics))
+    write_text(path, json.dumps(metrics))
 
 
 def unreadable_metrics(folder: Path) -> list[int]:
@@ -191,11 +192,32 @@ def write_params(folder: Path, spec: ModelSpec, params) -> None:
 
 
 def read_loader_state(folder: Path, step: int) -> dict | None:
-    """The loader's state in a checkpoint: step, seed, digests of loader and dataset; None if it holds none."""
+    """The loader's state in a checkpoint: position in examples, seed, digests of loader and dataset; None if it holds
+    none.
+    """
     with open_manager(folder) as manager:
         if "loader" not in manager.item_metadata(step).keys():  # noqa: SIM118 (orbax's object is no mapping)
             return None
         return manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
+
+
+def name_base(folder: Path, model: Path, frozen, checksum: int) -> None:
+    """Writes `base.json` into a run's folder: the model whose parameters the run does not train, the paths of these,
+    which its checkpoints do not hold, and a checksum over their bits.
+
+    Raises:
+      CheckpointError: if the run started with others.
+    """
+    base = {"path": str(model), "frozen": sorted(flatten_dict(frozen, sep="/")), "checksum": checksum}
+    if (before := base_of(folder) or base)["checksum"] != checksum:
+        problem = f"those of {model} have checksum {checksum}; restore that model, or take another --workdir"
+        raise CheckpointError(folder / _BASE, problem, name="checksum", value=before["checksum"])
+    write_text(folder / _BASE, json.dumps(base, indent=2) + "\n")
+
+
+def base_of(folder: Path) -> dict | None:
+    """What `name_base` wrote: `path` of the model, `frozen` paths and `checksum`; None if the run trains everything."""
+    return read_json(folder / _BASE) if (folder / _BASE).exists() else None
 
 
 def _values(folder: Path) -> dict:
@@ -240,23 +262,16 @@ def describe(folder: Path, config: ModelSpec) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config.tokenizer.kind == "bpe" and not (folder / _TOKENIZER).exists():
-        partial = folder / f"{_TOKENIZER}.partial"
-        shutil.copyfile(config.tokenizer.model_file, partial)
-        os.replace(partial, folder / _TOKENIZER)
-    _write(folder / "config.json", json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n")
+        with atomic(folder / _TOKENIZER) as partial:
+            shutil.copyfile(config.tokenizer.model_file, partial)
+    write_text(folder / "config.json", json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n")
     path = folder / "environment.json"
     try:
         starts = json.loads(path.read_text()) if path.exists() else []
     except ValueError as error:
         raise CheckpointError(path, f"is not valid JSON ({error}); remove it, nothing else depends on it") from None
     starts = starts if isinstance(starts, list) else [starts]  # early versions wrote one object
-    _write(path, json.dumps([*starts, environment()], indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    write_text(path, json.dumps([*starts, environment()], indent=2) + "\n")
 
 
 def environment() -> dict:

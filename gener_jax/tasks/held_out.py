@@ -20,12 +20,12 @@ import numpy as np
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DatasetError
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, Tokenizer
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, Tokenizer, kmer_codes
 from data_pipeline.splitting.leakage import NEAR_COPY
 from gener_jax.config import Config, ModelSpec
 from gener_jax.data.permutation import permute
 from gener_jax.inference.likelihood import Framed, score_batches
-from gener_jax.model import kernels, losses
+from gener_jax.model import kernels
 from gener_jax.model.decoder import Decoder
 from gener_jax.tasks import markov
 from gener_jax.tasks.base import Progress, Result, silent
@@ -73,7 +73,7 @@ class HeldOut:
         kmers = tokenizer.kind == "kmer"
         if kmers:  # of a special token all bases are unknown, so it is not scored
             codes = np.full((tokenizer.vocab_size, tokenizer.k), bases.N, np.uint8)
-            codes[NUM_SPECIAL:] = losses.kmer_bases(tokenizer.k)
+            codes[NUM_SPECIAL:] = kmer_codes(tokenizer.k)
 
         def run(params, progress: Progress = silent) -> HeldOutResult:
             found, done, in_flight = HeldOutResult(self, regions, spec.name, tokenizer), 0, {}

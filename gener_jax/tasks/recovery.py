@@ -14,13 +14,13 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, PAD, Tokenizer
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, PAD, Tokenizer, kmer_codes
 from gener_jax.config import Config, ModelSpec
 from gener_jax.data.loader import to_devices
 from gener_jax.data.permutation import permute
-from gener_jax.model import kernels, losses, parallel
-from gener_jax.model.decoder import Decoder
-from gener_jax.model.sharding import batch_sharding
+from gener_jax.model import kernels, parallel
+from gener_jax.model.decoder import Decoder, variables
+from gener_jax.model.sharding import TOKENS, batch_sharding
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.transfer import fetch
 from gener_jax.tasks.base import Progress, Result, silent
@@ -62,7 +62,7 @@ class Recovery:
         if tokenizer.kind != "kmer" or NUM_BASES % tokenizer.k:
             problem = f"{NUM_BASES} bases must be whole k-mers, and the tokenizer is {tokenizer.name}"
             raise ConfigError(problem, "eval.tasks", self.name)
-        prompts, bases = self.prompts(tokenizer), losses.kmer_bases(tokenizer.k)
+        prompts, bases = self.prompts(tokenizer), kmer_codes(tokenizer.k)
         row_shards = mesh.shape["data"] * mesh.shape["fsdp"]
         batch_size = -(-self.batch_size // row_shards) * row_shards
         model = Decoder(kernels.for_any_mask(spec.model))
@@ -72,10 +72,10 @@ class Recovery:
             rows = jnp.arange(len(starts))
 
             def one(ids, j):
-                part = parallel.balance({**batch, "inputs": ids})
-                hidden, _ = model.apply({"params": params}, part["inputs"], positions_BT=part["positions"])
+                part = parallel.balance({**batch, "inputs": ids}, dict.fromkeys(batch, TOKENS))
+                hidden, _ = model.apply(variables(params), part["inputs"], positions_BT=part["positions"])
                 last = parallel.restore(hidden)[rows, starts + j - 1]
-                logits = model.apply({"params": params}, last, method="logits")
+                logits = model.apply(variables(params), last, method="logits")
                 new = jnp.argmax(logits.at[:, :NUM_SPECIAL].set(-jnp.inf), -1).astype(ids.dtype)
                 return ids.at[rows, starts + j].set(new), new
 

@@ -22,7 +22,7 @@ from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.runtime.progress import log
 from gener_jax.runtime.transfer import fetch
 from gener_jax.storage import run_folder
-from gener_jax.training.step import GradientStats, State
+from gener_jax.training.step import State
 
 
 def _sealed(loader: dict) -> dict:
@@ -32,10 +32,7 @@ def _sealed(loader: dict) -> dict:
 
 def _optimizer_item(state: State) -> dict:
     """The item `optimizer` of a checkpoint."""
-    gradient_stats = {
-        field.name: getattr(state.gradient_stats, field.name) for field in dataclasses.fields(GradientStats)
-    }
-    return {"moments": state.opt_state, "gradient_stats": gradient_stats}
+    return {"moments": state.opt_state, "gradient_stats": state.gradient_stats, "rate_scale": state.rate_scale}
 
 
 @jax.jit
@@ -48,9 +45,14 @@ def _checksum(tree):
     return total
 
 
-def checksum(state: State) -> int:
-    """A checksum over all bits of a state, the same on any mesh; computed on the devices."""
-    return int(fetch(_checksum((state.params, state.opt_state, state.gradient_stats))))
+def checksum(tree) -> int:
+    """A checksum over all bits of a tree of arrays, the same on any mesh; computed on the devices."""
+    return int(fetch(_checksum(tree)))
+
+
+def _content(state: State) -> State:
+    """What the checksum of a checkpoint covers: all but the step, which is the name of its folder."""
+    return dataclasses.replace(state, step=None)
 
 
 class Checkpoints:
@@ -79,7 +81,7 @@ class Checkpoints:
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(_optimizer_item(state)),
-            loader=ocp.args.JsonSave(_sealed({**loader, "checksum": checksum(state)})),
+            loader=ocp.args.JsonSave(_sealed({**loader, "checksum": checksum(_content(state))})),
             config=ocp.args.JsonSave(dataclasses.asdict(config)),
         )
         with run_folder.writing(self._folder):
@@ -119,8 +121,8 @@ class Checkpoints:
         if _sealed({name: value for name, value in loader.items() if name != "crc"}) != loader:
             raise DamagedError(self._folder / "checkpoints" / str(step), "`loader` differs from what was saved")
         del loader["crc"]
-        state = State(number, restored["params"], rest["moments"], GradientStats(**rest["gradient_stats"]))
-        expected, found = loader.pop("checksum"), checksum(state)
+        state = State(number, restored["params"], rest["moments"], rest["gradient_stats"], rest["rate_scale"])
+        expected, found = loader.pop("checksum"), checksum(_content(state))
         if found != expected:
             raise DamagedError(
                 self._folder / "checkpoints" / str(step),
@@ -137,20 +139,16 @@ class Checkpoints:
         except Exception:  # damaged: the restore reports it
             return
         wanted = sorted((x.shape, str(x.dtype)) for x in jax.tree.leaves(_optimizer_item(target)))
-        if saved and saved != wanted and [s for s, _ in saved] != [s for s, _ in wanted]:
-            if len(saved) == len(wanted):
-                return  # another shape of the model, which `restore_items` names
+        where = self._folder / "checkpoints" / str(step)
+        if saved and len(saved) != len(wanted):
             raise CheckpointError(
-                self._folder / "checkpoints" / str(step),
-                "has the optimizer state of an earlier version, or of another optimizer: start a new run from its "
-                "parameters with --config.train.init_from and another --workdir",
+                where,
+                "has the optimizer state of an earlier version, of another optimizer or of other trained parameters: "
+                "start a new run from its parameters with --config.train.init_from and another --workdir",
             )
-        if saved and saved != wanted:
-            raise CheckpointError(
-                self._folder / "checkpoints" / str(step),
-                "has an optimizer state of other types than optimizer.state_dtype, which cannot change within a run",
-                name="optimizer.state_dtype",
-            )
+        if saved != wanted and [shape for shape, _ in saved] == [shape for shape, _ in wanted]:
+            problem = "has an optimizer state of other types than optimizer.state_dtype, which cannot change in a run"
+            raise CheckpointError(where, problem, name="optimizer.state_dtype")
 
     def newest(self, target: State) -> tuple[int, State, dict] | None:
         """The newest checkpoint that can be restored: its step, state and loader's state; None if there is none.
@@ -209,6 +207,7 @@ class Checkpoints:
 
 
 # Fields that determine the result of a run. The others (mesh, intervals of saving and evaluation, paths) may change.
+# The size of the vocabulary is the tokenizer's.
 _DECIDES = (
     "model.",
     "tokenizer.",

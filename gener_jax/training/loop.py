@@ -1,6 +1,8 @@
 """The training loop: steps, with evaluations and checkpoints between them, until the end, SIGTERM or a fault."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,8 @@ import jax
 
 from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax.config import Config
-from gener_jax.data.loader import TokenStream, device_batches
-from gener_jax.model.sharding import batch_sharding
+from gener_jax.data.loader import DataSource, device_batches
+from gener_jax.model.trainable import merge
 from gener_jax.runtime import distributed
 from gener_jax.runtime.distributed import log_primary
 from gener_jax.runtime.errors import Terminated, TrainingError
@@ -19,6 +21,7 @@ from gener_jax.tasks.base import Result, Task
 from gener_jax.training import checkpoint
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.metrics import Clock, Log, Profile, logged
+from gener_jax.training.objectives import Objective
 from gener_jax.training.step import State, make_train_step
 
 
@@ -30,12 +33,17 @@ class Run:
     workdir: Path
     tokenizer: Tokenizer
     mesh: jax.sharding.Mesh
-    stream: TokenStream
+    stream: DataSource
+    objective: Callable[[int], Objective]  # of the step that follows this many completed ones
     tasks: list[Task]
     checkpoints: checkpoint.Checkpoints
     start: int  # steps done
+    position: int  # examples read in them
     evaluated: bool  # whether the last of them was evaluated, if that was due
     state: State
+    frozen: dict  # the parameters that are not trained
+    trains: Callable[[str], bool]  # as in `step.abstract_state`
+    init: Callable | None
     log: Log
 
     @property
@@ -71,10 +79,12 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     """
     config, mesh, start = run.config, run.mesh, run.start
     num_steps, every = config.train.num_steps, config.train.log_every_steps
-    stats, tokens_per_step = run.stream.epoch_stats(0), run.tokens_per_step
-    steps = {name: make_train_step(config, mesh, run.tokenizer.token_bases, name) for name in ("ce", "fns")}
+    stats, tokens_per_step = run.stream.stats, run.tokens_per_step
+    step_of = functools.cache(
+        lambda objective: make_train_step(config, mesh, objective, run.stream.axes, run.trains, run.init)
+    )
     evaluator = Evaluator(run, termination, watchdog)
-    batches = device_batches(run.stream, config.train.batch_size, start, num_steps - start, batch_sharding(mesh))
+    batches = device_batches(run.stream, config.train.batch_size, run.position, num_steps - start, mesh)
     progress = Progress(num_steps, start, every, quiet=not distributed.is_primary())
     profile = Profile(config.train, run.workdir)
     clock, last, pending = Clock(), logged(run.workdir / "log.jsonl", start), None
@@ -114,16 +124,17 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
             )
         speed = values.get("tokens_per_s")
         left = (num_steps - step) * tokens_per_step / speed if speed else float("nan")
-        text = f"loss {values['loss']:.4f}  bits/base {values['bits_per_base']:.4f}"
+        names = {"loss": "loss", "bits_per_base": "bits/base"}
+        text = "  ".join(f"{shown} {values[name]:.4f}" for name, shown in names.items() if name in values)
         progress.update(step, f"{text}  {speed:,.0f} tokens/s" if speed else text, left)
 
     def save(step, value):
         nonlocal saved
         loader = {
-            "step": step,
+            "position": run.position + (step - start) * config.train.batch_size,
             "seed": config.train.seed,
             "digest": run.stream.digest,
-            "dataset": run.stream.source.digest,
+            "dataset": run.stream.dataset,
         }
         watchdog.beat(f"saving step {step}")
         run.checkpoints.save(step, state, loader, config, value)
@@ -139,7 +150,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
 
     def evaluate(step):
         nonlocal results
-        results = evaluator(state.params)
+        results = evaluator(merge(state.params, run.frozen))
         run.log.write(step, **{name: result.metrics for name, result in results.items()})
         found = [f"{task.name} {task.metric} {results[task.name].metrics[task.metric]:.4f}" for task in run.tasks]
         log_primary(f"step {step}: {', '.join(found)}")
@@ -159,7 +170,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
             for step, batch in enumerate(batches, start + 1):
                 profile.begin(step)
-                state, metrics = steps[config.objective.at(step - 1)](state, batch)
+                state, metrics = step_of(run.objective(step - 1))(state, run.frozen, batch)
                 if pending is not None:
                     read(*pending)
                 pending = (step, metrics)
@@ -187,8 +198,8 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
         profile.close()
         progress.close()
     if results is None:  # the run had ended before
-        results = evaluator(state.params)
+        results = evaluator(merge(state.params, run.frozen))
     run.checkpoints.close()
     run.log.close()
     params, state = state.params, None  # frees the optimizer's state for the samples' copy of the parameters
-    return params, {"step": num_steps, **last}, results
+    return merge(params, run.frozen), {"step": num_steps, **last}, results

@@ -1,17 +1,17 @@
 """The reference sequences of variants, by contig."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.errors import FileError, FormatError
-from data_pipeline.formats import fasta
+from data_pipeline.errors import FormatError
+from data_pipeline.formats import contigs, fasta
 from data_pipeline.sequence import bases
+from gener_jax.inference.variants.interval import Interval
 
-_WINDOW = re.compile(r"(.+):(\d+)-(\d+)")
+Aliases = str | Path | Sequence[Sequence[str]]
 
 
 class Stretch(NamedTuple):
@@ -19,6 +19,11 @@ class Stretch(NamedTuple):
 
     start: int
     codes: np.ndarray
+
+    @property
+    def end(self) -> int:
+        """The position after its last base."""
+        return self.start + len(self.codes)
 
 
 class Genome:
@@ -28,77 +33,57 @@ class Genome:
       stretches: contig → its stretches.
     """
 
-    def __init__(self, stretches: dict[str, list[Stretch]], aliases: Sequence[Sequence[str]] = ()):
-        """`aliases`: groups of names for the same contig."""
+    def __init__(self, stretches: dict[str, list[Stretch]], aliases: Aliases = ()):
+        """`aliases`: groups of names for the same contig, or a file of them (see `contigs.read_aliases`)."""
         self.stretches = stretches
-        self._aliases: dict[str, set[str]] = {}
-        for names in aliases:
-            for name in names:
-                self._aliases.setdefault(name, set()).update(n for n in names if n in stretches)
+        groups = contigs.read_aliases(aliases) if isinstance(aliases, str | Path) else aliases
+        self._contigs = contigs.Contigs(stretches, groups)
+        self._found: dict[str, str | None] = {}  # a search takes 10 µs, and a VCF has millions of rows
 
     @classmethod
-    def of(cls, sequences: dict[str, str]) -> "Genome":
-        """The genome of sequences by name."""
-        return cls({name: [Stretch(0, bases.encode(text))] for name, text in sequences.items()})
+    def of(cls, sequences: "Genome | dict[str, str] | str | Path", aliases: Aliases = ()) -> "Genome":
+        """A genome as it is, of sequences by name, or of the FASTA file of a path; `aliases` as in `Genome`."""
+        if isinstance(sequences, Genome):
+            return cls(sequences.stretches, aliases) if aliases else sequences
+        if isinstance(sequences, dict):
+            return cls({name: [Stretch(0, bases.encode(text))] for name, text in sequences.items()}, aliases)
+        return cls.read(sequences, aliases)
 
     @classmethod
-    def read(cls, path: str | Path, aliases: str | Path | None = None, progress=None) -> "Genome":
-        """Reads a FASTA file into memory, one byte per base.
-
-        `aliases` is a file with the names of one contig per line, separated by tabs, or an assembly report of NCBI.
+    def read(cls, path: str | Path, aliases: Aliases = (), progress=None) -> "Genome":
+        """Reads a FASTA file into memory, one byte per base; `aliases` as in `Genome`.
 
         Raises:
           DataError: if a file cannot be read or is not FASTA, or if the name and the length of a stretch disagree.
         """
         stretches: dict[str, list[Stretch]] = {}
         for record in fasta.read(path, progress):
-            name, start = record.name, 0
-            if window := _WINDOW.fullmatch(name):
-                name, start, end = window[1], int(window[2]) - 1, int(window[3])
-                if end - start != len(record.codes):
-                    raise FormatError(
-                        f"has {len(record.codes)} bases, but its name describes {end - start}", file=path,
-                        record=record.name, remedy="rename it, or extract it again with samtools faidx",
-                    )  # fmt: skip
-            stretches.setdefault(name, []).append(Stretch(start, record.codes))
-        table = []
-        if aliases is not None:
-            try:
-                lines = Path(aliases).read_text().splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise FileError(f"cannot be read ({error})", file=aliases) from None
-            table = [_names(line.split("\t")) for line in lines if line.strip() and not line.startswith("#")]
-        return cls(stretches, table)
+            name, codes = record.name, record.codes
+            where = Interval.parse(name) or Interval(name, 0, len(codes))
+            if where.end - where.start != len(codes):
+                raise FormatError(
+                    f"has {len(codes)} bases, but its name describes {where.end - where.start}",
+                    file=path,
+                    record=name,
+                    remedy="rename it, or extract it again with samtools faidx",
+                )
+            codes = bases.reverse_complement(codes) if where.strand == "-" else codes
+            stretches.setdefault(where.contig, []).append(Stretch(where.start, codes))
+        return cls(stretches, aliases)
 
     def contig(self, name: str) -> str | None:
-        """The contig that a name refers to, with or without `chr` or by an alias; None unless it is exactly one."""
-        found = self._candidates(name)
-        return found[0] if len(found) == 1 else None
-
-    def _candidates(self, name: str) -> list[str]:
-        other = name[3:] if name.startswith("chr") else "chr" + name
-        for known in (name, other):
-            if known in self.stretches:
-                return [known]
-        return sorted(self._aliases.get(name, set()) or self._aliases.get(other, set()))
+        """The contig that a name refers to (see `contigs`); None unless it is exactly one."""
+        if name not in self._found:
+            self._found[name] = self._contigs.find(name)
+        return self._found[name]
 
     def missing(self, name: str) -> str:
         """One line with the reason why `contig` returns None."""
-        if found := self._candidates(name):
+        if found := self._contigs.candidates(name):
             return f"contig {name} may be {' or '.join(found)}"
         return f"contig {name} is not in the FASTA"
 
-    def stretch(self, contig: str, start: int, end: int) -> Stretch | None:
-        """The stretch of the contig that contains [start, end) with the most bases on both sides; None if none does."""
-        found = [s for s in self.stretches[contig] if s.start <= start and end <= s.start + len(s.codes)]
-        return max(found, key=lambda s: min(start - s.start, s.start + len(s.codes) - end), default=None)
-
-
-def _names(columns: list[str]) -> list[str]:
-    """The names in a line of aliases: all columns, or those of an NCBI assembly report's ten that hold names."""
-    if len(columns) >= 10:
-        # The column of the molecule names this contig only if it is assembled: for an unplaced scaffold it names the
-        # chromosome that the scaffold belongs to.
-        molecule = [columns[2]] if columns[1] == "assembled-molecule" else []
-        columns = [columns[0], *molecule, columns[4], columns[6], columns[9]]
-    return [name for name in map(str.strip, columns) if name not in ("", "na")]
+    def stretch(self, where: Interval) -> Stretch | None:
+        """The stretch that contains an interval of a contig with the most bases on both sides; None if none does."""
+        found = [s for s in self.stretches[where.contig] if s.start <= where.start and where.end <= s.end]
+        return max(found, key=lambda s: min(where.start - s.start, s.end - where.end), default=None)
