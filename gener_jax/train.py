@@ -29,18 +29,20 @@ from gener_jax.inference.lm import LM
 from gener_jax.inference.prompt import split_prompt
 from gener_jax.model import flops, memory
 from gener_jax.model.sharding import mesh_of
-from gener_jax.model.trainable import everything
+from gener_jax.model.trainable import everything, merge
 from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
 from gener_jax.storage import run_folder
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.tasks import as_json, of_config, samples
-from gener_jax.tasks.base import Result, Task
+from gener_jax.tasks.base import Task
 from gener_jax.training import checkpoint, objectives
 from gener_jax.training.faults import Termination, Watchdog
-from gener_jax.training.loop import Run, loop
-from gener_jax.training.metrics import Log
+from gener_jax.training.hooks import Hook, Moment
+from gener_jax.training.loop import loop
+from gener_jax.training.metrics import Log, logged
+from gener_jax.training.run import Run
 from gener_jax.training.start import start
 from gener_jax.training.step import abstract_state
 
@@ -111,6 +113,7 @@ def prepare(
     trains=everything,
     init=None,
     tasks: Sequence[Task] = (),
+    hooks: Sequence[Hook] = (),
 ) -> Run:
     """Data, mesh and state of a run: a new state, or that of the newest checkpoint in `workdir` that can be restored.
 
@@ -122,6 +125,7 @@ def prepare(
       trains: which parameters are trained, as in `step.abstract_state`; the others are those of `train.init_from`.
       init: which parameters there are, as in `step.abstract_state`.
       tasks: what measures the model in addition to `eval.tasks`; `checkpoint.best` may be the metric of one of them.
+      hooks: what is done between steps, in this order.
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each, before anything is trained.
@@ -152,32 +156,36 @@ def prepare(
             f"{config.data.repeat_weight} has no effect on them"
         )
     tasks = [*of_config(config, config.eval.tasks), *tasks]
-    metrics = {f"{task.name}.{task.metric}": task for task in tasks}
-    if config.checkpoint.best not in metrics:
-        raise ConfigError(
-            f"must be the metric of a task of this run: {', '.join(metrics)}", "checkpoint.best", config.checkpoint.best
-        )
-    higher_is_better = metrics[config.checkpoint.best].higher_is_better
+    for kind, named in (("eval.tasks", tasks), ("hooks", hooks)):
+        names = [each.name for each in named]
+        if len(set(names)) < len(names):
+            raise ConfigError("must have different names", kind, names)
+    choices, best = {f"{task.name}.{task.metric}": task for task in tasks}, config.checkpoint.best
+    if best is not None and best not in choices:
+        raise ConfigError(f"must be one of {', '.join(choices)}: the metrics of the tasks", "checkpoint.best", best)
+    task = choices.get(best)
 
     # 1. The config of the folder must equal this one. 2. The newest checkpoint that can be restored gives parameters,
     # optimizer and step. 3. Its loader digest must equal that of the stream. 4. The log is truncated to its step.
     checkpoint.check_folder(workdir, config)
     keep_programs(config, workdir)
-    checkpoints = checkpoint.Checkpoints(
-        workdir, config.checkpoint.keep, config.checkpoint.best, higher_is_better=higher_is_better
-    )
+    higher_is_better = task is not None and task.higher_is_better
+    checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep, best, higher_is_better=higher_is_better)
     step, state, frozen, loader_state = start(config, mesh, checkpoints, workdir, trains, init)
-    evaluated, position = True, 0
+    now, position, caught_up = Moment(step, state), 0, True
     if loader_state is not None:
-        evaluated, position = checkpoints.value(step) is not None, loader_state["position"]
         check_data(config, stream, loader_state)
+        position, caught_up, now.stop = (loader_state[name] for name in ("position", "caught_up", "stop"))
+        now.metrics = loader_state["metrics"] or logged(workdir / "log.jsonl", step)
+        for hook in hooks:
+            hook.state = loader_state["hooks"].get(hook.name, hook.state)
         distributed.log_primary(f"resuming {workdir} at step {step}")
     distributed.run_on_primary(lambda: run_folder.describe(workdir, config))
     distributed.check_shared(workdir)
-    run_log = Log(workdir, step, config, evaluated=evaluated)
+    run_log = Log(workdir, step, config, evaluated=caught_up)
     objective = objective or objectives.of_config(config, tokenizer)
     return Run(
-        config, workdir, tokenizer, mesh, stream, objective, tasks, checkpoints, step, position, evaluated, state,
+        config, workdir, tokenizer, mesh, stream, objective, tasks, task, hooks, checkpoints, now, position, caught_up,
         frozen, trains, init, run_log,
     )  # fmt: skip
 
@@ -205,7 +213,7 @@ def screen(run: Run) -> str:
     objective = "cross-entropy"
     if config.objective.fns_from_step is not None:
         objective = f"cross-entropy, FNS from step {config.objective.fns_from_step:,}"
-    trained, frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (run.state.params, run.frozen))
+    trained, frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (run.start.state.params, run.frozen))
     parameters = f"{trained + frozen:,} parameters" + (f", {trained:,} of them trained" if frozen else "")
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
@@ -232,7 +240,7 @@ def screen(run: Run) -> str:
 def train(config: Config, workdir: Path, **parts) -> dict:
     """Trains to `train.num_steps`, resuming the run in `workdir` if there is one; returns the last line's object.
 
-    `parts` are the keyword arguments of `prepare`: a data source, an objective, what is trained, tasks.
+    `parts` are the keyword arguments of `prepare`: a data source, an objective, what is trained, tasks, hooks.
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each; also if another process is training there.
@@ -244,11 +252,12 @@ def train(config: Config, workdir: Path, **parts) -> dict:
         distributed.log_primary(screen(run))
         # Only around the loop: SIGTERM loses nothing before and after it, and building a dataset may take hours.
         with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
-            params, last, results = loop(run, termination, watchdog)
-        return finish(run, params, last, results)
+            now = loop(run, termination, watchdog)
+        params, now.state = merge(now.state.params, run.frozen), None  # frees the optimizer's state
+        return finish(run, params, now)
 
 
-def finish(run: Run, params, last: dict, results: dict[str, Result]) -> dict:
+def finish(run: Run, params, now: Moment) -> dict:
     """The last results, samples and what to try next, on standard output; returns the last line's object.
 
     With several processes the primary one prints, and none draws samples; `gener_jax.sample` does, on one host.
@@ -256,7 +265,7 @@ def finish(run: Run, params, last: dict, results: dict[str, Result]) -> dict:
     config, workdir = run.config, run.workdir
     frames = None
     if distributed.is_primary():
-        print("\n" + "\n".join(result.text for result in results.values()))
+        print("\n" + "\n".join(result.text for result in now.results.values()))
     if jax.process_count() == 1:
         frames = samples.show(config, LM(config.spec, params, run.mesh))
         print(
@@ -267,13 +276,11 @@ def finish(run: Run, params, last: dict, results: dict[str, Result]) -> dict:
             "--config.data.path=datasets/yours --workdir=runs/yours"
         )
     return {
-        **as_json(results),
-        "train_loss": last.get("loss"),
-        "train_bits_per_base": last.get("bits_per_base"),
-        "step": last["step"],
-        "skipped": last.get("skipped"),
-        "tokens_per_s": last.get("tokens_per_s"),
-        "bases_per_s": last.get("bases_per_s"),
+        **as_json(now.results),
+        "train_loss": now.metrics.get("loss"),
+        "train_bits_per_base": now.metrics.get("bits_per_base"),
+        "step": now.step,
+        **{name: now.metrics.get(name) for name in ("skipped", "tokens_per_s", "bases_per_s")},
         "open_frame_codons": frames,
         "peak_memory_gib": memory.peak(),
         "workdir": str(workdir),

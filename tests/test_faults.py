@@ -76,11 +76,11 @@ def test_sigterm_saves_the_step_and_the_run_resumes_to_the_same_bits(straight, d
             train.train(config, folder)
     assert (folder / "checkpoints" / "5").is_dir()
     with monkeypatch.context() as patch:  # during the evaluation of step 8
-        evaluation = loop.Evaluator.__call__
+        evaluation = loop.Evaluation.__call__
         patch.setattr(
-            loop.Evaluator,
+            loop.Evaluation,
             "__call__",
-            lambda self, params: (os.kill(os.getpid(), signal.SIGTERM), evaluation(self, params))[1],
+            lambda self, now: (os.kill(os.getpid(), signal.SIGTERM), evaluation(self, now))[1],
         )
         with pytest.raises(Terminated, match="after step 6"):
             train.train(config, folder)
@@ -201,7 +201,7 @@ def test_a_diverging_run_is_stopped(dataset, tmp_path, capsys):
     )  # fmt: skip
     with raises(TrainingError) as caught:
         train.train(config, tmp_path / "run")
-    assert re.search(r"last 3 steps.*step 0", str(caught.value))
+    assert re.search(r"last 3 steps.*then start again with", str(caught.value))
     err = capsys.readouterr().err
     assert re.search(r"^warning: step \d+ was skipped: loss .*, gradient norm .*; 3 so far, 3 in a row", err, re.M)
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -354,13 +354,13 @@ def test_chaos(dataset, tmp_path):
 SIGTERM_IN_EVALUATION = """
 import os, signal, time
 from gener_jax.training import loop
-moved = loop.Evaluator._moved
+moved = loop.Evaluation._moved
 def slowly(self, done, total):
     if '--process_id=1' in sys.argv and not hasattr(self, 'called'):
         os.kill(os.getpid(), signal.SIGTERM)
     self.called = time.sleep(0.5)
     moved(self, done, total)
-loop.Evaluator._moved = slowly
+loop.Evaluation._moved = slowly
 """
 
 

@@ -324,7 +324,7 @@ class Checkpoint:
 
     every_steps: int = 1000
     keep: int = 2  # newest checkpoints to keep, in addition to the best
-    best: str = "held_out.bits_per_base"  # the metric that chooses the best: TASK.METRIC
+    best: str | None = "held_out.bits_per_base"  # the metric that chooses the best, TASK.METRIC; none: keep no best
 
     def __post_init__(self):
         check = _fields_of("checkpoint", self)

@@ -32,7 +32,7 @@ _TOKENIZER, _BASE = "tokenizer.model", "base.json"
 _METRICS = "metrics/metrics"  # orbax's, of a checkpoint
 
 
-def measured(name: str, value: float | None, *, higher_is_better: bool = False) -> dict:
+def measured(name: str | None, value: float | None, *, higher_is_better: bool = False) -> dict:
     """What a checkpoint stores of the metric that chooses the best one; None: not measured."""
     return {"metric": name, "value": value, "higher_is_better": higher_is_better}
 
@@ -187,7 +187,7 @@ def write_params(folder: Path, spec: ModelSpec, params) -> None:
     describe(folder, spec)
     items = ocp.args.Composite(params=ocp.args.StandardSave(params), config=ocp.args.JsonSave(dataclasses.asdict(spec)))
     with writing(folder), open_manager(folder, keep=2) as manager:
-        manager.save(0, args=items, metrics=measured("", None))
+        manager.save(0, args=items, metrics=measured(None, None))
         manager.wait_until_finished()
 
 

@@ -58,9 +58,9 @@ def _content(state: State) -> State:
 class Checkpoints:
     """The checkpoints of the run being trained."""
 
-    def __init__(self, folder: Path, keep: int, best: str = Checkpoint.best, *, higher_is_better: bool = False):
+    def __init__(self, folder: Path, keep: int, best: str | None = Checkpoint.best, *, higher_is_better: bool = False):
         """`best`: the name of the metric that chooses the best."""
-        self._folder, self._best = folder, best
+        self._folder = folder
         self._measured = functools.partial(run_folder.measured, best, higher_is_better=higher_is_better)
         distributed.run_on_primary(lambda: self._move_away(run_folder.unreadable_metrics(folder)))
         self._manager = run_folder.open_manager(folder, keep, best)
@@ -86,11 +86,6 @@ class Checkpoints:
         )
         with run_folder.writing(self._folder):
             self._manager.save(step, args=items, metrics=self._measured(value))
-
-    def value(self, step: int) -> float | None:
-        """The metric of a saved step; None if it was not measured."""
-        metrics = self._manager.metrics(step)  # None if the file is gone
-        return None if metrics is None or metrics["metric"] != self._best else metrics["value"]
 
     def evaluated(self, step: int, value: float) -> None:
         """Records the evaluation of a saved step that had been stopped during it: the step may be the best.

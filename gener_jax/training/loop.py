@@ -1,70 +1,133 @@
-"""The training loop: steps, with evaluations and checkpoints between them, until the end, SIGTERM or a fault."""
+"""The training loop: steps, and what is due between them, until the end, a hook's stop, SIGTERM or a fault."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 
-from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax.config import Config
-from gener_jax.data.loader import DataSource, device_batches
+from gener_jax.data.loader import device_batches
 from gener_jax.model.trainable import merge
-from gener_jax.runtime import distributed
 from gener_jax.runtime.distributed import log_primary
 from gener_jax.runtime.errors import Terminated, TrainingError
-from gener_jax.runtime.progress import Progress
-from gener_jax.runtime.transfer import fetch
-from gener_jax.tasks.base import Result, Task
-from gener_jax.training import checkpoint
+from gener_jax.tasks.base import Result
 from gener_jax.training.faults import Termination, Watchdog
-from gener_jax.training.metrics import Clock, Log, Profile, logged
-from gener_jax.training.objectives import Objective
-from gener_jax.training.step import State, make_train_step
+from gener_jax.training.hooks import Moment
+from gener_jax.training.metrics import Profile
+from gener_jax.training.reader import Reader
+from gener_jax.training.run import Run
+from gener_jax.training.step import make_train_step
 
 
-@dataclasses.dataclass
-class Run:
-    """Everything the loop needs, made by `train.prepare` before the first step."""
+def loop(run: Run, termination: Termination, watchdog: Watchdog) -> Moment:
+    """Runs the steps, and what is due between them; returns where the run ended, evaluated and saved.
 
-    config: Config
-    workdir: Path
-    tokenizer: Tokenizer
-    mesh: jax.sharding.Mesh
-    stream: DataSource
-    objective: Callable[[int], Objective]  # of the step that follows this many completed ones
-    tasks: list[Task]
-    checkpoints: checkpoint.Checkpoints
-    start: int  # steps done
-    position: int  # examples read in them
-    evaluated: bool  # whether the last of them was evaluated, if that was due
-    state: State
-    frozen: dict  # the parameters that are not trained
-    trains: Callable[[str], bool]  # as in `step.abstract_state`
-    init: Callable | None
-    log: Log
+    Raises:
+      TrainingError: if too many steps in a row were skipped.
+      Terminated: after a SIGTERM, once the state is saved.
+    """
+    config, now, num_steps = run.config, run.start, run.config.train.num_steps
+    step_of = functools.cache(
+        lambda objective: make_train_step(config, run.mesh, objective, run.stream.axes, run.trains, run.init)
+    )
+    evaluation, saving = Evaluation(run, termination, watchdog), Saving(run, watchdog)
+    hooks = [evaluation, *run.hooks, saving]
+    reader, profile = Reader(run, watchdog), Profile(config.train, run.workdir)
 
-    @property
-    def tokens_per_step(self) -> int:
-        """Input tokens of a step, over all devices."""
-        return self.config.train.batch_size * self.config.data.context_length
+    try:
+        # What SIGTERM left undone.
+        if not run.caught_up:
+            for hook in due_at(now.step, hooks[:-1]):
+                hook(now)
+            saving.record(now)
+        left = 0 if now.stop else num_steps - now.step
+        batches = device_batches(run.stream, config.train.batch_size, run.position, left, run.mesh)
+
+        with jax.set_mesh(run.mesh), jax.transfer_guard("disallow"):
+            for step, batch in enumerate(batches, now.step + 1):
+                # The step; the metrics of the one before are read while it is computed.
+                profile.begin(step)
+                now.state, metrics = step_of(run.objective(step - 1))(now.state, run.frozen, batch)
+                now.step, now.results = step, {}
+                reader.read()
+                reader.pending = step, metrics
+                profile.end(step, metrics)
+
+                # What is due after it.
+                due, stopping = due_at(step, hooks), termination.here()
+                if due or stopping:
+                    reader.read()
+                    now.metrics = reader.last
+                if stopping:
+                    raise Terminated
+                with reader.clock.paused():
+                    for hook in due:
+                        hook(now)
+                    if now.stop:
+                        for hook in (evaluation, saving):
+                            if hook not in due:
+                                hook(now)
+                        break
+                if due:
+                    watchdog.beat(f"step {step + 1}")
+
+        # The end.
+        if now.stop:
+            log_primary(f"{run.workdir} ends at step {now.step}: {now.stop}")
+        if not now.results:  # the run had ended before
+            now.results = evaluation.results(now)
+        run.checkpoints.close()
+    except Terminated:
+        if saving.saved != now.step:
+            saving(now, caught_up=bool(now.stop) or not due_at(now.step, hooks))
+        run.checkpoints.close()
+        raise Terminated(f"by SIGTERM after step {now.step}, which is saved; the same command resumes there") from None
+    except TrainingError:
+        run.checkpoints.close()
+        raise
+    except KeyboardInterrupt:
+        run.checkpoints.close()  # one may be half-written
+        resumes = f"after step {saving.saved}; the same command resumes there"
+        raise KeyboardInterrupt(resumes if saving.saved else "before the first checkpoint") from None
+    finally:
+        profile.close()
+        reader.close()
+        run.log.close()
+    return now
 
 
-class Evaluator:
-    """The tasks of a run."""
+def due_at(step: int, hooks: Sequence) -> list:
+    """The hooks that are due after this many steps, in order."""
+    return [hook for hook in hooks if hook.due(step)]
+
+
+class Evaluation:
+    """The hook that runs the tasks and logs their metrics."""
 
     def __init__(self, run: Run, termination: Termination, watchdog: Watchdog):
+        self._run, self._termination, self._watchdog = run, termination, watchdog
         self._tasks = {task.name: task.prepare(run.config.spec, run.mesh) for task in run.tasks}
-        self._termination, self._watchdog = termination, watchdog
 
-    def __call__(self, params) -> dict[str, Result]:
+    def due(self, step: int) -> bool:
+        """With every checkpoint too, since one of them is the best."""
+        return step % self._run.config.eval.every_steps == 0 or is_saved(self._run.config, step)
+
+    def __call__(self, now: Moment) -> None:
+        """Sets the results."""
+        now.results = self.results(now)
+        if now.results:
+            self._run.log.write(now.step, **{name: result.metrics for name, result in now.results.items()})
+            found = [(task, now.results[task.name].metrics[task.metric]) for task in self._run.tasks]
+            text = ", ".join(f"{task.name} {task.metric} {value:.4f}" for task, value in found)
+            log_primary(f"step {now.step}: {text}")
+
+    def results(self, now: Moment) -> dict[str, Result]:
         """The result of each task.
 
         Raises:
           Terminated: as soon as the run must stop.
         """
+        params = merge(now.state.params, self._run.frozen)
         return {name: run(params, self._moved) for name, run in self._tasks.items()}
 
     def _moved(self, done: int, total: int) -> None:
@@ -73,133 +136,48 @@ class Evaluator:
             raise Terminated
 
 
-def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, dict, dict[str, Result]]:
-    """Runs the steps, evaluations and checkpoints; returns the final parameters, and the metrics and results of the
-    last step.
+class Saving:
+    """The hook that writes checkpoints.
+
+    Attributes:
+      saved: the step of the newest; None: there is none.
     """
-    config, mesh, start = run.config, run.mesh, run.start
-    num_steps, every = config.train.num_steps, config.train.log_every_steps
-    stats, tokens_per_step = run.stream.stats, run.tokens_per_step
-    step_of = functools.cache(
-        lambda objective: make_train_step(config, mesh, objective, run.stream.axes, run.trains, run.init)
-    )
-    evaluator = Evaluator(run, termination, watchdog)
-    batches = device_batches(run.stream, config.train.batch_size, run.position, num_steps - start, mesh)
-    progress = Progress(num_steps, start, every, quiet=not distributed.is_primary())
-    profile = Profile(config.train, run.workdir)
-    clock, last, pending = Clock(), logged(run.workdir / "log.jsonl", start), None
-    compiled_at = None  # seconds and step after the first step: speed excludes compilation
-    state, saved, results = run.state, start, None
-    run.state = None  # its buffers are donated to the first step
 
-    def read(step, metrics):
-        """Reads the metrics of a step after the next one was dispatched."""
-        nonlocal compiled_at, last
-        values = {name: x.item() for name, x in fetch(metrics).items()}
-        watchdog.beat(f"step {step + 1}")
-        if compiled_at is None:
-            compiled_at = clock.seconds, step
-        else:
-            values["tokens_per_s"] = (step - compiled_at[1]) * tokens_per_step / (clock.seconds - compiled_at[0])
-            bases_per_token = stats["kept"] / stats["tokens"] if stats["tokens"] else 0.0
-            values["bases_per_s"] = values["tokens_per_s"] * bases_per_token
-        if values["consecutive_skips"]:
-            log_primary(
-                f"warning: step {step} was skipped: loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g};"
-                f" {values['skipped']} so far, {values['consecutive_skips']} in a row"
-            )
-        last = values
-        if step % every == 0 or step == num_steps:
-            run.log.write(step, **values)
-        if values["consecutive_skips"] >= config.optimizer.max_consecutive_skips:
-            with jax.transfer_guard("allow"):
-                run.checkpoints.close()
-            raise TrainingError(
-                f"{run.workdir}: the last {values['consecutive_skips']} steps up to {step} were skipped "
-                "(optimizer.max_consecutive_skips): their gradients were not finite, or exceeded "
-                f"optimizer.grad_norm_spike_factor {config.optimizer.grad_norm_spike_factor:g} times the usual norm. "
-                f"The last checkpoint is of step {saved}. "
-                "Check the data of these steps; then resume from that checkpoint with a lower "
-                "optimizer.peak_learning_rate (named in train.allow_changes) or more max_consecutive_skips"
-            )
-        speed = values.get("tokens_per_s")
-        left = (num_steps - step) * tokens_per_step / speed if speed else float("nan")
-        names = {"loss": "loss", "bits_per_base": "bits/base"}
-        text = "  ".join(f"{shown} {values[name]:.4f}" for name, shown in names.items() if name in values)
-        progress.update(step, f"{text}  {speed:,.0f} tokens/s" if speed else text, left)
+    def __init__(self, run: Run, watchdog: Watchdog):
+        self._run, self._watchdog, self._start = run, watchdog, run.start.step
+        self.saved = run.start.step or None
 
-    def save(step, value):
-        nonlocal saved
+    def due(self, step: int) -> bool:
+        """As configured, and at the end."""
+        return is_saved(self._run.config, step)
+
+    def __call__(self, now: Moment, *, caught_up: bool = True) -> None:
+        """Saves the state, with that of all hooks; `caught_up`: those that are due at this step have been called."""
+        run = self._run
         loader = {
-            "position": run.position + (step - start) * config.train.batch_size,
-            "seed": config.train.seed,
+            "position": run.position + (now.step - self._start) * run.config.train.batch_size,
+            "seed": run.config.train.seed,
             "digest": run.stream.digest,
             "dataset": run.stream.dataset,
+            "hooks": {hook.name: hook.state for hook in run.hooks},
+            "caught_up": caught_up,
+            "stop": now.stop,
+            "metrics": now.metrics if now.stop or not caught_up else None,  # which the log may not have
         }
-        watchdog.beat(f"saving step {step}")
-        run.checkpoints.save(step, state, loader, config, value)
-        saved = step
+        self._watchdog.beat(f"saving step {now.step}")
+        run.checkpoints.save(now.step, now.state, loader, run.config, self._value(now))
+        self.saved = now.step
 
-    def stop(step):
-        with jax.transfer_guard("allow"):
-            if saved != step:
-                save(step, None)
-            run.checkpoints.close()
-            run.log.close()
-        raise Terminated(f"by SIGTERM after step {step}, which is saved; the same command resumes there")
+    def record(self, now: Moment) -> None:
+        """Records the results of a step that was saved before it was evaluated: it may be the best."""
+        if now.results:
+            self._run.checkpoints.evaluated(now.step, self._value(now))
 
-    def evaluate(step):
-        nonlocal results
-        results = evaluator(merge(state.params, run.frozen))
-        run.log.write(step, **{name: result.metrics for name, result in results.items()})
-        found = [f"{task.name} {task.metric} {results[task.name].metrics[task.metric]:.4f}" for task in run.tasks]
-        log_primary(f"step {step}: {', '.join(found)}")
-        best, metric = config.checkpoint.best.split(".")
-        return results[best].metrics[metric]
+    def _value(self, now: Moment) -> float | None:
+        best = self._run.best
+        return now.results[best.name].metrics[best.metric] if best and now.results else None
 
-    def due(step):  # every checkpoint is evaluated, since one of them is the best
-        saving = step % config.checkpoint.every_steps == 0 or step == num_steps
-        return saving, saving or step % config.eval.every_steps == 0
 
-    try:
-        if start and due(start)[1] and not run.evaluated:
-            try:
-                run.checkpoints.evaluated(start, evaluate(start))  # SIGTERM came before or during its evaluation
-            except Terminated:
-                stop(start)
-        with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
-            for step, batch in enumerate(batches, start + 1):
-                profile.begin(step)
-                state, metrics = step_of(run.objective(step - 1))(state, run.frozen, batch)
-                if pending is not None:
-                    read(*pending)
-                pending = (step, metrics)
-                profile.end(step, metrics)
-                saving, looking = due(step)
-                stopping = termination.here()
-                if looking or stopping:
-                    read(*pending)
-                    pending = None
-                if stopping:
-                    stop(step)
-                if looking:
-                    with clock.paused():
-                        try:
-                            value = evaluate(step)
-                        except Terminated:
-                            stop(step)
-                        if saving:
-                            save(step, value)
-                        watchdog.beat(f"step {step + 1}")
-    except KeyboardInterrupt:
-        run.checkpoints.close()  # one may be half-written
-        raise KeyboardInterrupt(f"after step {saved}; the same command resumes there") from None
-    finally:
-        profile.close()
-        progress.close()
-    if results is None:  # the run had ended before
-        results = evaluator(merge(state.params, run.frozen))
-    run.checkpoints.close()
-    run.log.close()
-    params, state = state.params, None  # frees the optimizer's state for the samples' copy of the parameters
-    return merge(params, run.frozen), {"step": num_steps, **last}, results
+def is_saved(config: Config, step: int) -> bool:
+    """Whether a checkpoint is due."""
+    return step % config.checkpoint.every_steps == 0 or step == config.train.num_steps
