@@ -20,13 +20,12 @@ import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.formats import fasta
-from data_pipeline.sequence import bases
 from gener_jax.cli import command
 from gener_jax.config import dumps
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
 from gener_jax.inference.embeddings import POOLINGS
 from gener_jax.inference.lm import from_spec
-from gener_jax.inference.prompt import check_prefix
+from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, log
@@ -101,7 +100,7 @@ def main(argv=None) -> None:
     )
     add("--step", type=command.step, help="a checkpoint's step, or best [the newest]")
     args, config, folder = program.parse(argv)
-    check_prefix(args.prefix)
+    special = parse_prefix(args.prefix)
     writers = {".npz": write_npz, ".parquet": write_parquet}
     if args.output.suffix not in writers:
         raise ConfigError("give a name that ends in .npz or .parquet", "--output", str(args.output))
@@ -131,21 +130,22 @@ def main(argv=None) -> None:
     names, tokens = raw.facts.get("names", []), raw.facts.get("tokens", [])
     if raw.done:
         log(f"resuming after sequence {raw.done:,}")
-    prefix, rate = options.pop("prefix"), Rate("sequence", None, 0)
+    del options["prefix"]
+    rate = Rate("sequence", None, 0)
 
     def check(sequence: fasta.Sequence) -> None:
         if not len(sequence.codes):
             raise DataError("is empty", file=args.fasta, record=sequence.name, remedy="remove it")
-        tokens = -(-len(sequence.codes) // lm.tokenizer.k) + prefix.count("<") if lm.tokenizer.kind == "kmer" else 0
+        tokens = -(-len(sequence.codes) // lm.tokenizer.k) + len(special) if lm.tokenizer.kind == "kmer" else 0
         with errors.user_errors(f"{args.fasta}: record {sequence.name}"):
             lm.check_length(-(-tokens // args.chunks) + 2, "chunks", args.chunks)
 
     def write(group: list[fasta.Sequence]) -> None:
-        texts = [prefix + bases.decode(s.codes) for s in group]
+        prompts = [Prompt(special, s.codes) for s in group]
         for sequence in group:
             check(sequence)
         with errors.user_errors(f"{args.fasta}: records {group[0].name} to {group[-1].name}"):
-            found = lm.embed(texts, batch_tokens=args.batch_tokens, **options)
+            found = lm.embed(prompts, batch_tokens=args.batch_tokens, **options)
         names.extend(s.name for s in group)
         tokens.extend(len(x) if args.pooling == "tokens" else 1 for x in found)
         data = b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in found)

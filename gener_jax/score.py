@@ -29,7 +29,7 @@ from gener_jax.config import Config, dumps
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
 from gener_jax.inference.likelihood import SCORES, STRANDS
 from gener_jax.inference.lm import LM, from_spec
-from gener_jax.inference.prompt import check_prefix
+from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.protocols import CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, Scored
 from gener_jax.inference.variants.variant import Variant
@@ -244,8 +244,8 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
     return facts
 
 
-def score_fasta(lm: LM, args, fingerprint: dict) -> dict:
-    """Scores the sequences of the FASTA; returns the object that the command prints last."""
+def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> dict:
+    """Scores the sequences of the FASTA after these special tokens; returns the object that the command prints last."""
     out = Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n")
     if out.done:
         log(f"resuming after sequence {out.done:,}")
@@ -255,12 +255,12 @@ def score_fasta(lm: LM, args, fingerprint: dict) -> dict:
     def write(group: list[fasta.Sequence]) -> None:
         flags = []
         for sequence in group:
-            tokens = args.prefix.count("<") + -(-len(sequence.codes) // k)
+            tokens = len(special) + -(-len(sequence.codes) // k)
             flag = "empty" if not len(sequence.codes) else ""
             if longest is not None and tokens > longest:
                 flag = f"needs {tokens} tokens of context, but the model was made for {longest}"
             flags.append(flag)
-        good = [args.prefix + bases.decode(s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
+        good = [Prompt(special, s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
         with errors.user_errors():
             scores = iter(lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens))
         rows = []
@@ -352,7 +352,7 @@ def main(argv=None) -> None:
             raise ConfigError(
                 "sequences are written as a table; give a name that ends in .tsv", "--output", str(args.output)
             )
-    check_prefix(args.prefix)
+    special = parse_prefix(args.prefix)
     if args.batch_tokens is not None and args.batch_tokens < 1:
         raise ConfigError("must be positive", "--batch_tokens", args.batch_tokens)
     files = {name: of_file(getattr(args, name)) for name in ("fasta", "vcf", "aliases")}
@@ -367,7 +367,10 @@ def main(argv=None) -> None:
         "spec": json.loads(dumps(config.spec)),
     }  # fmt: skip
     began = time.perf_counter()
-    facts = score_vcf(lm, args, fingerprint, config, folder) if args.vcf else score_fasta(lm, args, fingerprint)
+    if args.vcf:
+        facts = score_vcf(lm, args, fingerprint, config, folder)
+    else:
+        facts = score_fasta(lm, args, special, fingerprint)
     if args.output is not None:
         print(json.dumps({"output": str(args.output), **facts, "seconds": round(time.perf_counter() - began, 1)}))
 

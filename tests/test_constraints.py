@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from data_pipeline.sequence import bases, translation
+from data_pipeline.sequence import translation
 from gener_jax.inference.constraints import Constraints, tables
 from gener_jax.inference.generate import Continuation
+from gener_jax.inference.prompt import Prompt
 from gener_jax.runtime.errors import InputError
 from tests.raised import raises
 from tests.test_generate import PROMPTS, make_lm
@@ -125,9 +126,10 @@ def test_tables_follow_the_text(k):
     rng = np.random.default_rng(k)
     motifs = re.compile("(?=(GAATTC|GA[ACGT]TC|A{5}|C{5}|G{5}|T{5}))")
     prompts = ["".join(rng.choice(list("ACGT"), n, p=[0.5, 0.1, 0.3, 0.1])) for n in [*range(12), *range(30, 42)]]
-    whole = [len(p) // k * k for p in prompts]
-    t, begin = tables(c, tokenizer, 100, [(bases.encode(p[:n]), bases.encode(p[n:])) for p, n in zip(prompts, whole)])  # noqa: B905
-    for prompt, n, (motif, frame, frame_bases) in zip(prompts, whole, begin, strict=True):
+    encoded = [Prompt.parse(p).encode(tokenizer) for p in prompts]
+    t, begin = tables(c, tokenizer, 100, encoded)
+    for prompt, (_, whole, _), (motif, frame, frame_bases) in zip(prompts, encoded, begin, strict=True):
+        n = len(whole)
         assert frame_bases == n
         text = prompt + "".join(rng.choice(list("ACGT"), 13 * k - len(prompt) % k, p=[0.5, 0.1, 0.3, 0.1]))
         done = len(prompt)  # motifs and stop codons within the prompt do not count

@@ -84,7 +84,7 @@ def test_programs_of_a_gpu_give_the_same(monkeypatch):
     expected = [lm.generate([prompt], 12, seed=3) for prompt in PROMPTS]
     monkeypatch.setattr(kernels, "platform", lambda: "gpu")
     jax.clear_caches()
-    assert generate.cache_size([np.zeros(5)], 12, lm.tokenizer, 32)[0] == 2
+    assert generate.cache_size(1, 5, 12, lm.tokenizer)[0] == 2
     assert [lm.generate([prompt], 12, seed=3) for prompt in PROMPTS] == expected
     monkeypatch.undo()
     jax.clear_caches()

@@ -5,7 +5,7 @@ computing the padding. The host also dispatches batches to it before it reads th
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
@@ -33,17 +33,6 @@ def tokens_per_batch(requested: int | None = None) -> int:
     if requested < 1:
         raise InputError("must be positive", "batch_tokens", requested)
     return requested
-
-
-def as_list(sequences: Sequence[str]) -> list[str]:
-    """The sequences as a list.
-
-    Raises:
-      InputError: if `sequences` is a single string, which Python would read as a sequence of letters.
-    """
-    if isinstance(sequences, str):
-        raise InputError("must be a list of sequences, not a string", "sequences", sequences)
-    return list(sequences)
 
 
 def round_up(n: int, least: int = 8, steps: int = 1) -> int:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from data_pipeline.sequence import bases, translation
 from data_pipeline.sequence.tokenizer import Tokenizer
+from gener_jax.inference.prompt import Encoded
 from gener_jax.runtime.errors import InputError
 
 _IUPAC = {
@@ -92,14 +93,13 @@ class Tables:
 
 
 def tables(
-    constraints: Constraints, tokenizer: Tokenizer, num_bases: int, prompts: list[tuple[np.ndarray, np.ndarray]]
+    constraints: Constraints, tokenizer: Tokenizer, num_bases: int, prompts: list[Encoded]
 ) -> tuple[Tables, np.ndarray]:
     """The tables for `num_bases` bases over a k-mer vocabulary, in numpy, and the prompts' start states, int32 [U, 3].
 
-    Each of the U prompts is a pair: the base codes of the whole tokens of its last DNA, and those left over. Each has
-    its own start state, in which a token's first bases are the left-over ones; a motif or stop codon that ends in the
-    prompt's own bases is not counted. The three start values are the states of the motif and frame automata, and the
-    bases of the frame in whole tokens.
+    Each of the U prompts has its own start state, in which a token's first bases are the left-over ones; a motif or
+    stop codon that ends in the prompt's own bases is not counted. The three start values are the states of the motif
+    and frame automata, and the bases of the frame in whole tokens.
 
     Raises:
       InputError: if `gc` allows no whole number of G and C, or `avoid` needs too many states.
@@ -112,7 +112,7 @@ def tables(
     motifs = _motifs(constraints.max_homopolymer, tuple(sorted(m.upper() for m in constraints.forbidden_motifs)))
     motif_next, ends, motif_starts = _over_tokens(*motifs, k, special, prompts)
     frame_next, stops, frame_starts = _over_tokens(*_frame(constraints.genetic_code), k, special, prompts)
-    begin = np.array([motif_starts, frame_starts, [len(dna) for dna, _ in prompts]], np.int32).reshape(3, -1).T
+    begin = np.array([motif_starts, frame_starts, [len(prompt.whole) for prompt in prompts]], np.int32).reshape(3, -1).T
     is_gc = np.isin(np.arange(4**k)[:, None] // 4 ** np.arange(k - 1, -1, -1) % 4, (bases.C, bases.G))
     gc = np.zeros((k + 1, special + 4**k), np.int32)
     gc[1:, special:] = np.cumsum(is_gc, axis=1).T
@@ -190,9 +190,9 @@ def _over_tokens(step: np.ndarray, event: np.ndarray, k: int, special: int, prom
     following, events = np.zeros((2, padded, special + 4**k), np.int32)
     following[:number, :special] = np.arange(number)[:, None]
     following[:number, special:], events[:number, special:] = _run(step, event, np.arange(number), k)
-    for i, (dna, left) in enumerate(prompts, number):
+    for i, (_, whole, left) in enumerate(prompts, number):
         state = 0
-        for code in dna:
+        for code in whole:
             state = step[state, code]
         following[i, :special] = state
         for code in left:

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, REMAINDERS
-from gener_jax.inference.batches import as_list, by_length, results, right_pad
-from gener_jax.inference.prompt import input_errors
+from gener_jax.inference.batches import by_length, results, right_pad
+from gener_jax.inference.prompt import Prompt, as_prompts, input_errors
 from gener_jax.model.decoder import Decoder
 from gener_jax.runtime.errors import InputError
 
@@ -52,10 +52,17 @@ def pooled(
 
 
 def embed(
-    lm, sequences: Sequence[str], *, pooling: str, layer: int | None, chunks: int, remainder: str, batch_tokens: int
+    lm,
+    sequences: Iterable[str | Prompt],
+    *,
+    pooling: str,
+    layer: int | None,
+    chunks: int,
+    remainder: str,
+    batch_tokens: int,
 ) -> np.ndarray | list[np.ndarray]:
     """See `LM.embed`."""
-    sequences = as_list(sequences)
+    prompts = as_prompts(sequences, "sequences")
     if pooling not in POOLINGS:
         raise InputError(f"must be one of {', '.join(POOLINGS)}", "pooling", pooling)
     if remainder not in REMAINDERS:
@@ -70,17 +77,17 @@ def embed(
             f"{lm.spec.name} frames sequences as v1, which has no separator; use 'last'", "pooling", pooling
         )
     rows = []
-    for i, sequence in enumerate(sequences):
+    for i, text in enumerate(map(str, prompts)):
         argument = f"sequences[{i}]"
-        with input_errors(argument, sequence):
-            ids = lm.tokenizer.encode(sequence, remainder=remainder)
+        with input_errors(argument, text):
+            ids = lm.tokenizer.encode(text, remainder=remainder)
         if len(ids) < chunks:
-            raise InputError(f"has {len(ids)} tokens, fewer than chunks ({chunks})", argument, sequence)
+            raise InputError(f"has {len(ids)} tokens, fewer than chunks ({chunks})", argument, text)
         split = np.array_split(ids, chunks)
         if any(OOV in chunk and (chunk < NUM_SPECIAL).all() for chunk in split):
             warnings.warn(_UNKNOWN, stacklevel=3)
         rows += [lm.frame(chunk) for chunk in split]
-        lm.check_length(max(map(len, rows[-chunks:])), argument, sequence)
+        lm.check_length(max(map(len, rows[-chunks:])), argument, text)
 
     def dispatched():
         for chosen, number, length in by_length([len(row) for row in rows], batch_tokens):
@@ -100,4 +107,4 @@ def embed(
         return [np.concatenate(found[i : i + chunks]) for i in range(0, len(found), chunks)]
     if not found:
         return np.zeros((0, chunks * lm.spec.model.hidden_size), np.float32)
-    return np.stack(found).reshape(len(sequences), -1)
+    return np.stack(found).reshape(len(prompts), -1)

@@ -23,9 +23,10 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, Tokenizer
+from data_pipeline.sequence.tokenizer import BOS, PAD, Tokenizer
 from gener_jax.inference import constraints
 from gener_jax.inference.batches import right_pad, round_up
+from gener_jax.inference.prompt import Encoded
 from gener_jax.model import kernels
 from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
 from gener_jax.model.losses import base_nll
@@ -291,12 +292,10 @@ def _num_rows(number: int) -> int:
     return round_up(number, least=2 if kernels.platform() == "gpu" else 1)
 
 
-def cache_size(prompts: list[np.ndarray], num_bases: int, tokenizer: Tokenizer, batch_size: int) -> tuple[int, int]:
-    """Rows and slots of the largest cache for continuing the prompts (ids) by `num_bases`, `batch_size` at a time."""
+def cache_size(rows: int, prompt: int, num_bases: int, tokenizer: Tokenizer) -> tuple[int, int]:
+    """Rows and slots of the cache for continuing `rows` prompts of up to `prompt` tokens by `num_bases`."""
     shortest = tokenizer.token_bases[tokenizer.token_bases > 0].min()
-    longest = max(map(len, prompts), default=0)
-    rows = _num_rows(min(len(prompts), batch_size))
-    return rows, round_up(longest) + round_up(-(-num_bases // shortest) + 1)
+    return _num_rows(rows), round_up(prompt) + round_up(-(-num_bases // shortest) + 1)
 
 
 class Continuation(NamedTuple):
@@ -316,27 +315,27 @@ class Continuation(NamedTuple):
 class Batch:
     """A batch during generation: call `advance`, then `continuations`."""
 
-    def __init__(self, lm, prompts, prompt_index, keys, num_bases: int, sampling: Sampling, stops: np.ndarray,
-                 constraint: constraints.Constraints, log_probs: bool):  # fmt: skip
-        """`prompts`: ids and left-over codes per prompt; `prompt_index`: of each row's prompt; `keys`: one per row."""
+    def __init__(self, lm, prompts: list[Encoded], prompt_index, keys, num_bases: int, sampling: Sampling,
+                 stops: np.ndarray, constraint: constraints.Constraints, log_probs: bool):  # fmt: skip
+        """`prompt_index`: index of each row's prompt among the distinct `prompts`; `keys`: one per row."""
         t = lm.tokenizer
         self.lm, self.sampling, self.stops, self.constraint = lm, sampling, stops, constraint
         self.number = len(prompt_index)
         is_dna = t.token_bases > 0
         # Prompts and rows are added to round their numbers up; those rows generate nothing and are dropped.
-        prompts = prompts + [(np.array([BOS]), np.zeros(0, np.uint8))] * (round_up(len(prompts), 1) - len(prompts))
+        empty = Encoded(np.array([BOS]), *np.zeros((2, 0), np.uint8))
+        prompts = prompts + [empty] * (round_up(len(prompts), 1) - len(prompts))
         padding = np.full(_num_rows(self.number) - self.number, -1, np.int32)
         of = np.append(prompt_index, padding).astype(np.int32)
         real = np.arange(len(of)) < self.number
-        left_over = [prompts[i][1] if is_real else prompts[i][1][:0] for i, is_real in zip(of, real, strict=True)]
+        left_over = [(prompts[i] if is_real else empty).left_over for i, is_real in zip(of, real, strict=True)]
         self.left_over = np.array([len(x) for x in left_over], np.int32)
         self.num_bases = np.where(real, self.left_over + num_bases, 0).astype(np.int32)
         # A stop token has no bases, so it cannot come first if the prompt has bases left over.
         first = np.stack([agreeing(t, x.tobytes()) | (stops & (len(x) == 0)) for x in left_over])
         tables, begun = None, [None] * 4
         if constraint.any():
-            dna = [(_last_dna(t, ids), codes) for ids, codes in prompts]
-            tables, begin = constraints.tables(constraint, t, num_bases, dna)
+            tables, begin = constraints.tables(constraint, t, num_bases, prompts)
             begun = list(np.ascontiguousarray(begin[of].T))
             begun.append(np.array([-np.isin(x, (bases.C, bases.G)).sum() for x in left_over], np.int32))
         self.request = Request(
@@ -345,8 +344,8 @@ class Batch:
             num_bases=self.num_bases, temperature=np.float32(sampling.temperature), top_k=np.int32(sampling.top_k),
             top_p=np.float32(sampling.top_p), tables=tables,
         )  # fmt: skip
-        lengths = np.array([len(ids) for ids, _ in prompts], np.int32)
-        ids = right_pad([ids for ids, _ in prompts], round_up(int(lengths.max())))
+        lengths = np.array([len(prompt.ids) for prompt in prompts], np.int32)
+        ids = right_pad([prompt.ids for prompt in prompts], round_up(int(lengths.max())))
         shortest = t.token_bases[is_dna].min()
         one_each = len(of) == len(prompts) and np.array_equal(of[real], np.arange(self.number))
         with jax.set_mesh(lm.mesh):
@@ -394,12 +393,6 @@ class Batch:
             of_bases = None if log_probs is None else log_probs[i, : len(row)].ravel()[kept]
             found.append(Continuation(t.decode(row)[kept], end, of_bases))
         return found
-
-
-def _last_dna(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
-    """The codes of the bases after the last special token; <oov> does not count, as it represents bases."""
-    special = np.flatnonzero((ids < NUM_SPECIAL) & (ids != OOV))
-    return bases.encode(tokenizer.decode(ids[special[-1] + 1 :] if len(special) else ids))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -19,7 +19,7 @@ from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.embeddings import embed
 from gener_jax.inference.generate import BATCH_SIZE, Batch, Sampling, cache_size
 from gener_jax.inference.likelihood import Score, base_probabilities, kmers, log_likelihood
-from gener_jax.inference.prompt import input_errors, split_prompt
+from gener_jax.inference.prompt import Encoded, Prompt, as_prompt, as_prompts
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.protocols import CONTEXT, Scored
 from gener_jax.inference.variants.protocols import score as score_variants
@@ -59,7 +59,7 @@ class LM:
 
     def embed(
         self,
-        sequences: Sequence[str],
+        sequences: Iterable[str | Prompt],
         *,
         pooling: str = "last",
         layer: int | None = None,
@@ -70,7 +70,7 @@ class LM:
         """Embeddings, float32 [sequences, chunks · hidden], in the order of the sequences.
 
         Args:
-          sequences: DNA, which may contain special tokens; framed by the model's own convention (see `frame`).
+          sequences: DNA, which special tokens may precede; framed by the model's own convention (see `frame`).
           pooling: "last", the hidden state of the last token, with framing; "separator", the same, allowed only in v2,
             where that token is the second <s>; "mean", over all tokens, with framing; "tokens", a list with the hidden
             states of all tokens, float32 [tokens, hidden] per sequence (several chunks are concatenated, each framed).
@@ -92,7 +92,7 @@ class LM:
 
     def log_likelihood(
         self,
-        sequences: Sequence[str],
+        sequences: Iterable[str | Prompt],
         *,
         score: str = "token",
         strand: str = "+",
@@ -123,7 +123,7 @@ class LM:
 
     def base_probabilities(
         self,
-        sequences: Sequence[str],
+        sequences: Iterable[str | Prompt],
         *,
         given: str = "tokens",
         phases: int = 1,
@@ -220,7 +220,7 @@ class LM:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Iterable[str | Prompt],
         num_bases: int,
         *,
         num_samples: int = 1,
@@ -239,7 +239,8 @@ class LM:
         """Continues each prompt by exactly `num_bases` bases, or fewer if a token of `stop` or a stop codon ends it.
 
         Args:
-          prompts: DNA of any length, which may contain special tokens; `<s>` is prepended. A prompt may be empty.
+          prompts: DNA of any length, which special tokens may precede (`<mam><cds>ATG`): strings, or `Prompt`s. `<s>`
+            is prepended. A prompt may be empty.
           num_bases: bases to generate per continuation.
           num_samples: continuations per prompt; they are adjacent in the result.
           temperature: 0 is greedy.
@@ -263,8 +264,7 @@ class LM:
             seeds is not that of rows, or no sequence satisfies the constraints.
           MemoryError: if the KV cache will not fit.
         """
-        if isinstance(prompts, str):
-            raise InputError("must be a list of prompts, not a string", "prompts", prompts)
+        prompts = as_prompts(prompts, "prompts")
         for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
             if value < 1:
                 raise InputError("must be positive", name, value)
@@ -273,11 +273,10 @@ class LM:
         named = {f"prompts[{i}]": prompt for i, prompt in enumerate(prompts)}
         encoded = self._encode(named, num_bases, remainder)
         options = self._options(num_bases, sampling, stop, constraints, log_probs, named, encoded)
-        order = sorted(range(len(keys)), key=lambda i: len(encoded[i // num_samples][0]))  # less padding
-        ids = [encoded[i // num_samples][0] for i in order]
-        if line := memory.inference_shortage(
-            self.spec, self.mesh, *cache_size(ids, num_bases, self.tokenizer, batch_size)
-        ):
+        order = sorted(range(len(keys)), key=lambda i: len(encoded[i // num_samples].ids))  # less padding
+        longest = max((len(prompt.ids) for prompt in encoded), default=0)
+        size = cache_size(min(len(keys), batch_size), longest, num_bases, self.tokenizer)
+        if line := memory.inference_shortage(self.spec, self.mesh, *size):
             raise MemoryError(line)
         found = [None] * len(keys)
         for first in range(0, len(order), batch_size):
@@ -293,7 +292,7 @@ class LM:
 
     def stream(
         self,
-        prompt: str,
+        prompt: str | Prompt,
         num_bases: int,
         *,
         every: int = 60,
@@ -313,7 +312,7 @@ class LM:
         """
         if every < 1:
             raise InputError("must be positive", "every", every)
-        named = {"prompt": prompt}
+        named = {"prompt": as_prompt(prompt, "prompt")}
         encoded, keys = self._encode(named, num_bases, remainder), _keys(seed, 1)
         sampling = Sampling(temperature, top_k, top_p, mode)
         options = self._options(num_bases, sampling, stop, constraints, False, named, encoded)
@@ -327,17 +326,16 @@ class LM:
                 yield continuation.text[done:]
             done = len(continuation.text)
 
-    def _encode(self, prompts: dict[str, str], num_bases: int, remainder: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`split_prompt` of each prompt; the keys are argument names, which the InputErrors have."""
+    def _encode(self, prompts: dict[str, Prompt], num_bases: int, remainder: str) -> list[Encoded]:
+        """Each prompt in tokens; the keys are argument names, which the InputErrors have."""
         if num_bases < 0:
             raise InputError("must not be negative", "num_bases", num_bases)
         shortest = self.tokenizer.token_bases[self.tokenizer.token_bases > 0].min()
         encoded = []
         for name, prompt in prompts.items():
-            with input_errors(name, prompt):
-                ids, left_over = split_prompt(self.tokenizer, prompt, remainder)
-            self.check_length(len(ids) + -(-(len(left_over) + num_bases) // shortest), name, prompt)
-            encoded.append((ids, left_over))
+            encoded.append(prompt.encode(self.tokenizer, remainder))
+            ids, _, left_over = encoded[-1]
+            self.check_length(len(ids) + -(-(len(left_over) + num_bases) // shortest), name, str(prompt))
         return encoded
 
     def _options(self, num_bases, sampling, stop, constraints, log_probs: bool, prompts: dict, encoded) -> tuple:
@@ -350,11 +348,11 @@ class LM:
                 if given:
                     raise InputError(f"needs a k-mer tokenizer, not {self.tokenizer.name}", name, value)
         if log_probs or constraints.any():
-            for (name, prompt), (_, left_over) in zip(prompts.items(), encoded, strict=True):
+            for (name, prompt), (*_, left_over) in zip(prompts.items(), encoded, strict=True):
                 if (left_over >= bases.N).any():
                     raise InputError(
                         f"it has an unknown base among the {len(left_over)} left over at its end, which neither "
-                        "log_probs nor constraints support; shorten it", name, prompt,
+                        "log_probs nor constraints support; shorten it", name, str(prompt),
                     )  # fmt: skip
         stops = np.zeros(self.tokenizer.vocab_size, bool)
         for name in stop:

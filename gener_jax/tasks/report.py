@@ -9,6 +9,7 @@ from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting.leakage import NEAR_COPY
 from gener_jax.config import Config
 from gener_jax.inference.lm import LM
+from gener_jax.inference.prompt import Prompt
 from gener_jax.tasks import markov, reading_frames
 from gener_jax.tasks.held_out import HeldOut
 
@@ -74,13 +75,12 @@ def as_text(config: Config, result: dict) -> str:
 def show_samples(config: Config, lm: LM) -> dict:
     """Prints how open the samples' reading frames are, and the first sample; returns the means in codons."""
     sample = config.sample
-    prompts = [p for p in sample.prompts for _ in range(sample.num_samples)]
+    prompts = [Prompt.parse(text) for text in sample.prompts]
     samples = lm.generate(
-        prompts, sample.num_bases, temperature=sample.temperature, top_k=sample.top_k, top_p=sample.top_p,
-        seed=sample.seed,
+        prompts, sample.num_bases, num_samples=sample.num_samples, temperature=sample.temperature, top_k=sample.top_k,
+        top_p=sample.top_p, seed=sample.seed,
     )  # fmt: skip
-    texts = [p[p.rfind(">") + 1 :] + s for p, s in zip(prompts, samples, strict=True)]
-    codes = [bases.encode(text) for text in texts]
+    codes = [np.append(prompts[i // sample.num_samples].codes, bases.encode(s)) for i, s in enumerate(samples)]
     groups = {
         "generated": codes,
         "the same bases shuffled": reading_frames.shuffled(codes),
@@ -90,7 +90,7 @@ def show_samples(config: Config, lm: LM) -> dict:
     lengths = [f"{name} {codons:.0f}" for name, codons in frames.items() if codons is not None]
     print(f"Longest open reading frame in {sample.num_bases} bases, in codons: {', '.join(lengths)}")
     if samples:
-        print("Generated DNA" + (f", after the prompt {prompts[0]}" if prompts[0] else ""))
+        print("Generated DNA" + (f", after the prompt {sample.prompts[0]}" if sample.prompts[0] else ""))
         for i in range(0, min(len(samples[0]), 240), 60):
             print("  " + samples[0][i : i + 60])
     return frames

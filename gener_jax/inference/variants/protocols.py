@@ -247,7 +247,7 @@ def _score_next_kmer(
 
 def _after(lm, upstream: np.ndarray, text: np.ndarray) -> Framed:
     """Frames `upstream` (whole k-mers) and `text` so that only the bases of `text` are scored."""
-    row = frame(lm.tokenizer, "", np.concatenate([upstream, text]))
+    row = frame(lm.tokenizer, (), np.concatenate([upstream, text]))
     row.codes[: len(upstream) // lm.tokenizer.k] = bases.N
     return row
 
@@ -289,7 +289,7 @@ def _score_windows(
                 # Whole k-mers, also if the contig ends before the window does, but never without the variant.
                 if len(site.ref) == len(site.alt) and len(window) // k * k >= len(before) + len(allele):
                     window = window[: len(window) // k * k]
-                indices.append(windows.index(frame(lm.tokenizer, "", window), window.tobytes()))
+                indices.append(windows.index(frame(lm.tokenizer, (), window), window.tobytes()))
             plan.append(indices)
         plans.append(plan)
     name = "base" if marginals else "token"
