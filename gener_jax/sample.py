@@ -16,9 +16,10 @@ from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
 from gener_jax.cli import command
 from gener_jax.config import Sample
 from gener_jax.inference.constraints import Constraints
-from gener_jax.inference.generate import BATCH_SIZE, MODES, cache_size
+from gener_jax.inference.generate import BATCH_SIZE, cache_size
 from gener_jax.inference.lm import from_spec
 from gener_jax.inference.prompt import REMAINDERS, Prompt, parse_prefix
+from gener_jax.inference.samplers import MODES
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage.compilation import keep_programs

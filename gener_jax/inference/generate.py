@@ -10,7 +10,6 @@ Dimension key: B rows, U prompts, P slots of the prompts, R slots for new tokens
 token.
 """
 
-import dataclasses
 import functools
 import os
 import warnings
@@ -27,42 +26,13 @@ from data_pipeline.sequence.tokenizer import BOS, PAD, Tokenizer
 from gener_jax.inference import constraints
 from gener_jax.inference.batches import right_pad, round_up
 from gener_jax.inference.prompt import Encoded
+from gener_jax.inference.samplers import Sampler
 from gener_jax.model import kernels
 from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
 from gener_jax.model.losses import base_nll
 from gener_jax.runtime.errors import InputError
 
-_NEVER = -jnp.inf
 BATCH_SIZE = 32  # default number of rows decoded together
-MODES = ("token", "base")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is sampled: temperature is applied first, then top-k, then top-p.
-
-    `mode` "token" samples tokens. "base" samples each base of a k-mer from its own marginal under the distribution of
-    k-mers (GENERator's v2 helper; Carbon's report), which gives k-mers another distribution than "token" does;
-    temperature, top-k and top-p then apply to the four bases.
-
-    Raises:
-      InputError: if a value is out of range.
-    """
-
-    temperature: float = 1.0  # 0 is greedy
-    top_k: int = 0  # 0: all
-    top_p: float = 1.0  # keeps the smallest set of most likely tokens with at least this probability mass
-    mode: str = "token"
-
-    def __post_init__(self):
-        if self.temperature < 0:
-            raise InputError("must not be negative; 0 is greedy", "temperature", self.temperature)
-        if self.top_k < 0:
-            raise InputError("must not be negative; 0 keeps all tokens", "top_k", self.top_k)
-        if not 0 < self.top_p <= 1:
-            raise InputError("must be greater than 0 and at most 1", "top_p", self.top_p)
-        if self.mode not in MODES:
-            raise InputError(f"must be one of {', '.join(MODES)}", "mode", self.mode)
 
 
 @struct.dataclass
@@ -76,9 +46,7 @@ class Request:
     token_bases: Int[Array, " V"]  # number of bases of each id
     left_over: Int[Array, " B"]  # number of the prompt's left-over bases, which the first new token repeats
     num_bases: Int[Array, " B"]  # bases to generate, including `left_over`; the token that reaches them ends the row
-    temperature: Float[Array, ""]
-    top_k: Int[Array, ""]
-    top_p: Float[Array, ""]
+    sampler: Sampler
     tables: constraints.Tables | None = None
 
 
@@ -103,56 +71,11 @@ class State:
     log_probs: Float[Array, "B R k"] | None = None  # of each base, by the chain rule
 
 
-def filter_logits(logits: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Float[Array, ""]) -> Float[Array, "B V"]:
-    """Applies top-k, then top-p: sets all other logits to minus infinity and keeps ties at the threshold."""
-    ranked = jnp.sort(logits, axis=-1, descending=True)
-    last = jnp.where((top_k > 0) & (top_k < logits.shape[-1]), top_k, logits.shape[-1]) - 1
-    kth = jnp.take_along_axis(ranked, last[None, None], axis=-1)
-    ranked = jnp.where(ranked >= kth, ranked, _NEVER)
-    before = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1) - jax.nn.softmax(ranked, axis=-1)
-    # A sum of probabilities may round to slightly less or more than 1, so masked tokens and top_p = 1 must not depend
-    # on it.
-    kept = (ranked > _NEVER) & ((before < top_p) | (top_p >= 1))
-    least = jnp.min(jnp.where(kept, ranked, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits >= least, logits, _NEVER)
-
-
-def _draw(logits, keys, request: Request, filtered: bool, greedy: bool):
-    """Samples one index per row, int32 [B], from logits [B, n]; impossible ones are minus infinity."""
-    if greedy:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits / request.temperature
-    if filtered:
-        logits = filter_logits(logits, request.top_k, request.top_p)
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
-
-
-def _draw_bases(logits, keys, request: Request, filtered: bool, greedy: bool, k: int):
-    """Samples one token per row, each base from its own marginal; first chooses between special tokens and k-mers."""
-    B, V = logits.shape
-    special = V - 4**k
-    kmers = logits[:, special:]
-    mass = jax.nn.logsumexp(kmers, axis=-1, keepdims=True)
-    choice = _draw(jnp.concatenate([logits[:, :special], mass], axis=-1), keys, request, False, greedy)
-    probabilities = jnp.exp(kmers - jnp.where(jnp.isfinite(mass), mass, 0)).reshape(B, *(4,) * k)
-    possible = kmers > _NEVER
-    rank = jnp.zeros((B,), jnp.int32)
-    for j in range(k):
-        marginal = jnp.log(probabilities.sum([1 + i for i in range(k) if i != j]))
-        # Only bases that, after those already drawn, are a prefix of an allowed token.
-        possible = possible.reshape(B, 4, -1)
-        marginal = jnp.where(possible.any(-1), jnp.maximum(marginal, jnp.finfo(jnp.float32).min), _NEVER)
-        base = _draw(marginal, jax.vmap(jax.random.fold_in, (0, None))(keys, j + 1), request, filtered, greedy)
-        possible = jnp.take_along_axis(possible, base[:, None, None], axis=1)[:, 0]
-        rank = 4 * rank + base
-    return jnp.where(choice < special, choice, special + rank)
-
-
-def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Request, motif_state, frame_state,
+def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, left_over_B, num_bases_B, motif_state, frame_state,
              frame_bases, gc, *, room: int, log_probs: int) -> State:  # fmt: skip
     U, P = prompts_UP.shape
     positions_UP = jnp.broadcast_to(jnp.arange(P), (U, P))
-    B = request.num_bases.shape[0]
+    B = num_bases_B.shape[0]
     # The platform's kernel supports only the causal mask, and right padding needs no other.
     hidden_UPD, cache = model.apply({"params": params}, prompts_UP, positions_BT=positions_UP, keep=True)
     hidden = hidden_UPD[jnp.arange(U), lengths_U - 1]
@@ -163,7 +86,7 @@ def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Reque
         cache = cache.replace(index=index)
     zeros = jnp.zeros((B,), jnp.int32)
     return State(
-        step=jnp.int32(0), hidden=hidden, positions=lengths_U, done=request.num_bases <= request.left_over,
+        step=jnp.int32(0), hidden=hidden, positions=lengths_U, done=num_bases_B <= left_over_B,
         stuck=jnp.zeros((B,), bool), have=zeros, count=zeros, ids=jnp.full((B, room), PAD, jnp.int32),
         cache=extend_cache(cache, room), motif_state=motif_state, frame_state=frame_state, frame_bases=frame_bases,
         gc=gc, stop_at=None if motif_state is None else zeros,
@@ -171,13 +94,8 @@ def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Reque
     )  # fmt: skip
 
 
-def _advance(
-    model: Decoder, params, request: Request, state: State, until, *, filtered: bool, greedy: bool, base_mode: int
-) -> State:
-    """Runs the decode loop up to `until` new tokens per row.
-
-    `greedy` is static: as a branch inside the loop it would make an accelerator wait for the host at every token.
-    """
+def _advance(model: Decoder, params, request: Request, state: State, until) -> State:
+    """Runs the decode loop up to `until` new tokens per row."""
     room = state.ids.shape[1]
     t = request.tables
 
@@ -195,11 +113,7 @@ def _advance(
         stuck = ~mask.any(-1) & ~s.done
         done = s.done | stuck
         keys = jax.vmap(jax.random.fold_in, (0, None))(request.keys, s.step)
-        masked = jnp.where(mask, logits, _NEVER)
-        if base_mode:
-            token = _draw_bases(masked, keys, request, filtered, greedy, base_mode)
-        else:
-            token = _draw(masked, keys, request, filtered, greedy)
+        token = request.sampler.draw(jnp.where(mask, logits, -jnp.inf), keys)
         s = s.replace(
             ids=s.ids.at[:, s.step].set(jnp.where(done, PAD, token)), count=s.count + ~done, stuck=s.stuck | stuck
         )
@@ -243,7 +157,7 @@ def programs():
     """`prefill(model, params, prompts_UP, lengths_U, of_B, …)` and `advance(model, params, request, state, n)`.
 
     `prefill` returns the state after the prompts; `advance` returns it with up to n new tokens per row in all. `of_B`
-    is the index of each row's prompt; None if every row has its own.
+    is the index of each row's prompt; None if every row has its own. `prefill` does not depend on the sampler.
     """
     # Compiler options would override the user's flag.
     set_by_user = "xla_gpu_enable_command_buffer" in os.environ.get("XLA_FLAGS", "")
@@ -266,10 +180,7 @@ def _programs(platform: str, graphs: bool):
                 stacklevel=3,
             )
     prefill = jax.jit(_prefill, static_argnames=("model", "room", "log_probs"))
-    advance = jax.jit(
-        _advance, static_argnames=("model", "filtered", "greedy", "base_mode"), donate_argnames="state",
-        compiler_options=options,
-    )  # fmt: skip
+    advance = jax.jit(_advance, static_argnames="model", donate_argnames="state", compiler_options=options)
     return prefill, advance
 
 
@@ -315,11 +226,11 @@ class Continuation(NamedTuple):
 class Batch:
     """A batch during generation: call `advance`, then `continuations`."""
 
-    def __init__(self, lm, prompts: list[Encoded], prompt_index, keys, num_bases: int, sampling: Sampling,
+    def __init__(self, lm, prompts: list[Encoded], prompt_index, keys, num_bases: int, sampler: Sampler,
                  stops: np.ndarray, constraint: constraints.Constraints, log_probs: bool):  # fmt: skip
         """`prompt_index`: index of each row's prompt among the distinct `prompts`; `keys`: one per row."""
         t = lm.tokenizer
-        self.lm, self.sampling, self.stops, self.constraint = lm, sampling, stops, constraint
+        self.lm, self.stops, self.constraint = lm, stops, constraint
         self.number = len(prompt_index)
         is_dna = t.token_bases > 0
         # Prompts and rows are added to round their numbers up; those rows generate nothing and are dropped.
@@ -341,8 +252,7 @@ class Batch:
         self.request = Request(
             keys=keys[np.minimum(np.arange(len(of)), self.number - 1)], first_allowed=first,
             allowed=is_dna | stops, stops=stops, token_bases=t.token_bases.astype(np.int32), left_over=self.left_over,
-            num_bases=self.num_bases, temperature=np.float32(sampling.temperature), top_k=np.int32(sampling.top_k),
-            top_p=np.float32(sampling.top_p), tables=tables,
+            num_bases=self.num_bases, sampler=jax.tree.map(np.asarray, sampler), tables=tables,
         )  # fmt: skip
         lengths = np.array([len(prompt.ids) for prompt in prompts], np.int32)
         ids = right_pad([prompt.ids for prompt in prompts], round_up(int(lengths.max())))
@@ -350,19 +260,14 @@ class Batch:
         one_each = len(of) == len(prompts) and np.array_equal(of[real], np.arange(self.number))
         with jax.set_mesh(lm.mesh):
             self.state = programs()[0](
-                lm.model, lm.params, ids, lengths, None if one_each else of, self.request, *begun,
+                lm.model, lm.params, ids, lengths, None if one_each else of, self.left_over, self.num_bases, *begun,
                 room=round_up(int(-(-self.num_bases.max() // shortest))), log_probs=t.k if log_probs else 0,
             )  # fmt: skip
 
     def advance(self, until: int) -> bool:
         """Decodes up to `until` tokens per row in all; returns whether any row is unfinished."""
-        s = self.sampling
         with jax.set_mesh(self.lm.mesh):
-            self.state = programs()[1](
-                self.lm.model, self.lm.params, self.request, self.state, np.int32(until),
-                filtered=s.top_k > 0 or s.top_p < 1, greedy=s.temperature == 0,
-                base_mode=self.lm.tokenizer.k if s.mode == "base" else 0,
-            )  # fmt: skip
+            self.state = programs()[1](self.lm.model, self.lm.params, self.request, self.state, np.int32(until))
         return not bool(self.state.done.all())
 
     def continuations(self) -> list[Continuation]:

@@ -17,9 +17,10 @@ from gener_jax.config import ModelSpec, with_model
 from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraints
 from gener_jax.inference.embeddings import embed
-from gener_jax.inference.generate import BATCH_SIZE, Batch, Sampling, cache_size
+from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size
 from gener_jax.inference.likelihood import Score, base_probabilities, kmers, log_likelihood
 from gener_jax.inference.prompt import Encoded, Prompt, as_prompt, as_prompts
+from gener_jax.inference.samplers import Bases, Sampler, of_options
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.protocols import CONTEXT, Scored
 from gener_jax.inference.variants.protocols import score as score_variants
@@ -228,6 +229,7 @@ class LM:
         top_k: int = 0,
         top_p: float = 1.0,
         mode: str = "token",
+        sampler: Sampler | None = None,
         seed: int | Sequence[int] = 0,
         stop: Sequence[str] = (),
         remainder: str = "constrain",
@@ -246,7 +248,8 @@ class LM:
           temperature: 0 is greedy.
           top_k: sample among the k most likely tokens; 0: all.
           top_p: sample among the fewest most likely tokens whose probabilities add up to at least p.
-          mode: "token", or "base", which samples each base from its own distribution (see `Sampling`).
+          mode: "token", or "base", which samples each base from its own distribution (see `samplers.Bases`).
+          sampler: instead of the four, one of `samplers` or your own; see `samplers.Sampler`.
           seed: one for all (each row gets its own stream), or one per row of the result; a row's sample depends on its
             seed and prompt, not on the batch.
           stop: special tokens, such as "</s>", that end a row; no other special token is ever generated.
@@ -268,11 +271,11 @@ class LM:
         for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
             if value < 1:
                 raise InputError("must be positive", name, value)
-        sampling = Sampling(temperature, top_k, top_p, mode)
+        sampler = _sampler(sampler, temperature, top_k, top_p, mode)
         keys = _keys(seed, len(prompts) * num_samples)
         named = {f"prompts[{i}]": prompt for i, prompt in enumerate(prompts)}
         encoded = self._encode(named, num_bases, remainder)
-        options = self._options(num_bases, sampling, stop, constraints, log_probs, named, encoded)
+        options = self._options(num_bases, sampler, stop, constraints, log_probs, named, encoded)
         order = sorted(range(len(keys)), key=lambda i: len(encoded[i // num_samples].ids))  # less padding
         longest = max((len(prompt.ids) for prompt in encoded), default=0)
         size = cache_size(min(len(keys), batch_size), longest, num_bases, self.tokenizer)
@@ -300,6 +303,7 @@ class LM:
         top_k: int = 0,
         top_p: float = 1.0,
         mode: str = "token",
+        sampler: Sampler | None = None,
         seed: int = 0,
         stop: Sequence[str] = (),
         remainder: str = "constrain",
@@ -314,8 +318,8 @@ class LM:
             raise InputError("must be positive", "every", every)
         named = {"prompt": as_prompt(prompt, "prompt")}
         encoded, keys = self._encode(named, num_bases, remainder), _keys(seed, 1)
-        sampling = Sampling(temperature, top_k, top_p, mode)
-        options = self._options(num_bases, sampling, stop, constraints, False, named, encoded)
+        sampler = _sampler(sampler, temperature, top_k, top_p, mode)
+        options = self._options(num_bases, sampler, stop, constraints, False, named, encoded)
         batch = Batch(self, encoded, np.zeros(1, np.int32), keys, *options)
         done, tokens, growing = 0, 0, True
         while growing:
@@ -338,11 +342,11 @@ class LM:
             self.check_length(len(ids) + -(-(len(left_over) + num_bases) // shortest), name, str(prompt))
         return encoded
 
-    def _options(self, num_bases, sampling, stop, constraints, log_probs: bool, prompts: dict, encoded) -> tuple:
+    def _options(self, num_bases, sampler, stop, constraints, log_probs: bool, prompts: dict, encoded) -> tuple:
         """The arguments of `Batch` after the keys."""
         constraints = constraints or Constraints()
         if self.tokenizer.kind != "kmer":
-            for name, value, given in (("mode", sampling.mode, sampling.mode == "base"),
+            for name, value, given in (("mode", "base", isinstance(sampler, Bases)),
                                        ("log_probs", log_probs, log_probs),
                                        ("constraints", constraints, constraints.any())):  # fmt: skip
                 if given:
@@ -359,13 +363,22 @@ class LM:
             if name not in SPECIAL_TOKENS:
                 raise InputError(f"must be among {' '.join(SPECIAL_TOKENS)}", "stop", name)
             stops[SPECIAL_TOKENS.index(name)] = True
-        return num_bases, sampling, stops, constraints, log_probs
+        return num_bases, sampler, stops, constraints, log_probs
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _logits(model, params, ids):
     hidden, _ = model.apply({"params": params}, ids)
     return model.apply({"params": params}, hidden, method="logits")
+
+
+def _sampler(sampler: Sampler | None, *options) -> Sampler:
+    """The sampler that was given, or the one of `options`: temperature, top_k, top_p and mode."""
+    if sampler is None:
+        return of_options(*options)
+    if options != (1.0, 0, 1.0, "token"):
+        raise InputError("replaces temperature, top_k, top_p and mode; give either", "sampler", sampler)
+    return sampler
 
 
 def _keys(seed: int | Sequence[int], rows: int) -> jax.Array:

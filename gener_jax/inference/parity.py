@@ -13,6 +13,7 @@ from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL
 from gener_jax.config import Model
 from gener_jax.inference.generate import Request, programs
 from gener_jax.inference.lm import LM
+from gener_jax.inference.samplers import Greedy
 from gener_jax.runtime.errors import CheckpointError
 
 TOLERANCE = 1e-4  # relative to the largest value of a layer, in float32
@@ -56,16 +57,16 @@ def ours(lm: LM, ids: np.ndarray) -> Outputs:
     request = Request(
         keys=jax.random.key(0)[None], first_allowed=anything[None], allowed=anything, stops=~anything,
         token_bases=anything.astype(np.int32), left_over=np.zeros(1, np.int32),
-        num_bases=np.full(1, NEW_TOKENS, np.int32), temperature=np.float32(0), top_k=np.int32(0), top_p=np.float32(1),
+        num_bases=np.full(1, NEW_TOKENS, np.int32), sampler=Greedy(),
     )  # fmt: skip
     prefill, advance = programs()
     with jax.set_mesh(lm.mesh):
         hidden, logits = jax.device_get(_states(lm.model, lm.params, jnp.asarray(ids)))
         state = prefill(
             lm.model, lm.params, jnp.asarray(ids[:1]), np.full(1, ids.shape[1], np.int32), np.zeros(1, np.int32),
-            request, None, None, None, None, room=NEW_TOKENS, log_probs=0,
+            request.left_over, request.num_bases, None, None, None, None, room=NEW_TOKENS, log_probs=0,
         )  # fmt: skip
-        greedy = advance(lm.model, lm.params, request, state, NEW_TOKENS, filtered=False, greedy=True, base_mode=0).ids
+        greedy = advance(lm.model, lm.params, request, state, NEW_TOKENS).ids
     return Outputs(hidden, logits, np.asarray(greedy)[0].tolist())
 
 
