@@ -120,9 +120,9 @@ def main(argv=None) -> None:
     args.batch_tokens = tokens_per_batch(args.batch_tokens)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step)
-    options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder", "prefix")}
+    options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder")}
     fingerprint = {
-        "checkpoint": str(folder), "step": lm.step, **options, "fasta": of_file(args.fasta),
+        "checkpoint": str(folder), "step": lm.step, **options, "prefix": args.prefix, "fasta": of_file(args.fasta),
         "spec": json.loads(dumps(config.spec)),
     }  # fmt: skip
     began = time.perf_counter()
@@ -130,7 +130,6 @@ def main(argv=None) -> None:
     names, tokens = raw.facts.get("names", []), raw.facts.get("tokens", [])
     if raw.done:
         log(f"resuming after sequence {raw.done:,}")
-    del options["prefix"]
     rate = Rate("sequence", None, 0)
 
     def check(sequence: fasta.Sequence) -> None:

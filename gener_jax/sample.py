@@ -35,7 +35,9 @@ def main(argv=None) -> None:
     """Runs the command."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
-    add("--prompt", action="append", metavar="DNA", help="DNA of any length; may be given several times")
+    add(
+        "--prompt", action="append", dest="prompts", metavar="DNA", help="DNA of any length; may be given several times"
+    )
     add("--num_bases", type=int, help="bases to generate")
     add("--num_samples", type=int, help="samples per prompt")
     add("--temperature", type=float, help="0 is greedy")
@@ -79,9 +81,7 @@ def main(argv=None) -> None:
     given = {
         f.name: getattr(args, f.name) for f in dataclasses.fields(Sample) if getattr(args, f.name, None) is not None
     }
-    if args.prompt:
-        given["prompts"] = tuple(args.prompt)
-    if args.fasta is not None and args.prompt:
+    if args.fasta is not None and args.prompts:
         raise ConfigError("give either --prompt or --fasta, not both")
     special = parse_prefix(args.prefix)
     for flag, path in (("--output", args.output), ("--log_probs", args.log_probs)):
@@ -105,8 +105,8 @@ def main(argv=None) -> None:
         )  # fmt: skip
     tokenizer = config.tokenizer.make()
     longest = max((len(prompt.encode(tokenizer, args.remainder).ids) for prompt in prompts), default=0)
-    rows = min(len(prompts) * sample.num_samples, BATCH_SIZE)
-    rows, slots = cache_size(rows, longest, sample.num_bases, tokenizer)
+    most = min(len(prompts) * sample.num_samples, BATCH_SIZE)
+    rows, slots = cache_size(most, longest, sample.num_bases, tokenizer)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step, batch=rows, tokens=slots)
     with errors.user_errors():

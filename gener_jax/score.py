@@ -367,10 +367,9 @@ def main(argv=None) -> None:
         "spec": json.loads(dumps(config.spec)),
     }  # fmt: skip
     began = time.perf_counter()
-    if args.vcf:
-        facts = score_vcf(lm, args, fingerprint, config, folder)
-    else:
-        facts = score_fasta(lm, args, special, fingerprint)
+    facts = (
+        score_vcf(lm, args, fingerprint, config, folder) if args.vcf else score_fasta(lm, args, special, fingerprint)
+    )
     if args.output is not None:
         print(json.dumps({"output": str(args.output), **facts, "seconds": round(time.perf_counter() - began, 1)}))
 

@@ -52,9 +52,8 @@ def lowered(tokens=64, sampler=Greedy()):  # noqa: B008 (it has no state)
     )  # fmt: skip
     # A new function each time, since jax would reuse what it traced for another platform.
     prefill = jax.jit(functools.partial(generate._prefill, model, room=ROOM, log_probs=0))
-    prefilled = prefill.trace(
-        params, np.ones((B, tokens), np.int32), tokens * ones, None, 0 * ones, ROOM * ones, *[None] * 4
-    )
+    prompts = np.ones((B, tokens), np.int32)
+    prefilled = prefill.trace(params, prompts, tokens * ones, None, 0 * ones, ROOM * ones)
     advance = jax.jit(functools.partial(generate._advance, model))
     decoded = advance.trace(params, request, abstract(prefilled.out_info), jnp.int32(8))
     return (x.lower(lowering_platforms=("cuda",)).as_text() for x in (prefilled, decoded))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, REMAINDERS
 from gener_jax.inference.batches import by_length, results, right_pad
-from gener_jax.inference.prompt import Prompt, as_prompts, input_errors
+from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.model.decoder import Decoder
 from gener_jax.runtime.errors import InputError
 
@@ -77,10 +77,12 @@ def embed(
             f"{lm.spec.name} frames sequences as v1, which has no separator; use 'last'", "pooling", pooling
         )
     rows = []
-    for i, text in enumerate(map(str, prompts)):
-        argument = f"sequences[{i}]"
-        with input_errors(argument, text):
-            ids = lm.tokenizer.encode(text, remainder=remainder)
+    for i, prompt in enumerate(prompts):
+        argument, text = f"sequences[{i}]", str(prompt)
+        ids, _, left_over = prompt.encode(lm.tokenizer, remainder)
+        if len(left_over) and remainder == "error":
+            raise InputError(f"has {len(left_over)} bases left over", argument, text)
+        ids = np.append(ids, OOV)[1:] if len(left_over) else ids[1:]
         if len(ids) < chunks:
             raise InputError(f"has {len(ids)} tokens, fewer than chunks ({chunks})", argument, text)
         split = np.array_split(ids, chunks)
@@ -105,6 +107,4 @@ def embed(
         found[i] = state[: len(rows[i])].copy() if pooling == "tokens" else state
     if pooling == "tokens":
         return [np.concatenate(found[i : i + chunks]) for i in range(0, len(found), chunks)]
-    if not found:
-        return np.zeros((0, chunks * lm.spec.model.hidden_size), np.float32)
-    return np.stack(found).reshape(len(prompts), -1)
+    return np.array(found, np.float32).reshape(len(prompts), chunks * lm.spec.model.hidden_size)

@@ -15,11 +15,11 @@ from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax.config import ModelSpec, with_model
 from gener_jax.inference.batches import tokens_per_batch
-from gener_jax.inference.constraints import Constraints
+from gener_jax.inference.constraints import Constraint
 from gener_jax.inference.embeddings import embed
-from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size
+from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size, max_tokens
 from gener_jax.inference.likelihood import Score, base_probabilities, kmers, log_likelihood
-from gener_jax.inference.prompt import Encoded, Prompt, as_prompt, as_prompts
+from gener_jax.inference.prompt import REMAINDERS, Prompt, as_prompt, as_prompts
 from gener_jax.inference.samplers import Bases, Sampler, of_options
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.protocols import CONTEXT, Scored
@@ -55,8 +55,7 @@ class LM:
                 f"{self.spec.name} does not specify whether sequences are framed as in v1 or v2 of GENERator; load "
                 "it with prompt_convention='v1' or 'v2'", "prompt_convention", convention,
             )  # fmt: skip
-        ends = {"v1": 0, "v2": 1}[convention]
-        return np.concatenate([[BOS], ids, [BOS] * ends]).astype(np.int32)
+        return np.concatenate([[BOS], ids, [BOS] * (convention == "v2")]).astype(np.int32)
 
     def embed(
         self,
@@ -233,7 +232,7 @@ class LM:
         seed: int | Sequence[int] = 0,
         stop: Sequence[str] = (),
         remainder: str = "constrain",
-        constraints: Constraints | None = None,
+        constraints: Iterable[Constraint] = (),
         log_probs: bool = False,
         details: bool = False,
         batch_size: int = BATCH_SIZE,
@@ -256,7 +255,8 @@ class LM:
           remainder: how a prompt that is not a whole number of k-mers is read. "constrain": its last bases fix the
             beginning of the first generated token exactly, so the continuation follows without a gap. "trim_left" and
             "pad_left" (with A) change the prompt's beginning, as the authors recommend.
-          constraints: constraints on the sequence, and whether stop codons end it (see `Constraints`).
+          constraints: on the sequence, such as `Constraints(max_homopolymer=5, stop_codon=True)`, which also says
+            whether stop codons end it; or a list of constraints, your own among them (see `constraints.Constraint`).
           log_probs: also return the log-probability of each base.
           details: return `Continuation`s, which include the reason each one ends; implied by `log_probs`. Otherwise
             strings.
@@ -271,11 +271,10 @@ class LM:
         for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
             if value < 1:
                 raise InputError("must be positive", name, value)
-        sampler = _sampler(sampler, temperature, top_k, top_p, mode)
+        sampler = of_options(temperature, top_k, top_p, mode, sampler)
         keys = _keys(seed, len(prompts) * num_samples)
         named = {f"prompts[{i}]": prompt for i, prompt in enumerate(prompts)}
-        encoded = self._encode(named, num_bases, remainder)
-        options = self._options(num_bases, sampler, stop, constraints, log_probs, named, encoded)
+        encoded, options = self._prepare(named, num_bases, remainder, sampler, stop, constraints, log_probs)
         order = sorted(range(len(keys)), key=lambda i: len(encoded[i // num_samples].ids))  # less padding
         longest = max((len(prompt.ids) for prompt in encoded), default=0)
         size = cache_size(min(len(keys), batch_size), longest, num_bases, self.tokenizer)
@@ -286,8 +285,9 @@ class LM:
             chosen = order[first : first + batch_size]
             prompt_of = [i // num_samples for i in chosen]
             distinct = list(dict.fromkeys(prompt_of))
-            index = np.array([distinct.index(p) for p in prompt_of], np.int32)
-            batch = Batch(self, [encoded[p] for p in distinct], index, keys[np.array(chosen)], *options)
+            index = [distinct.index(p) for p in prompt_of]
+            names = [f"prompts[{i // num_samples}], sample {i % num_samples + 1}" for i in chosen]
+            batch = Batch(self, [encoded[p] for p in distinct], index, names, keys[np.array(chosen)], *options)
             batch.advance(batch.state.ids.shape[1])
             for i, continuation in zip(chosen, batch.continuations(), strict=True):
                 found[i] = continuation
@@ -307,7 +307,7 @@ class LM:
         seed: int = 0,
         stop: Sequence[str] = (),
         remainder: str = "constrain",
-        constraints: Constraints | None = None,
+        constraints: Iterable[Constraint] = (),
     ) -> Iterator[str]:
         """Yields the continuation that `generate` returns for one prompt, about `every` bases at a time.
 
@@ -317,10 +317,9 @@ class LM:
         if every < 1:
             raise InputError("must be positive", "every", every)
         named = {"prompt": as_prompt(prompt, "prompt")}
-        encoded, keys = self._encode(named, num_bases, remainder), _keys(seed, 1)
-        sampler = _sampler(sampler, temperature, top_k, top_p, mode)
-        options = self._options(num_bases, sampler, stop, constraints, False, named, encoded)
-        batch = Batch(self, encoded, np.zeros(1, np.int32), keys, *options)
+        sampler = of_options(temperature, top_k, top_p, mode, sampler)
+        encoded, options = self._prepare(named, num_bases, remainder, sampler, stop, constraints)
+        batch = Batch(self, encoded, [0], list(named), _keys(seed, 1), *options)
         done, tokens, growing = 0, 0, True
         while growing:
             tokens += -(-every // int(self.tokenizer.token_bases.max()))
@@ -330,55 +329,39 @@ class LM:
                 yield continuation.text[done:]
             done = len(continuation.text)
 
-    def _encode(self, prompts: dict[str, Prompt], num_bases: int, remainder: str) -> list[Encoded]:
-        """Each prompt in tokens; the keys are argument names, which the InputErrors have."""
+    def _prepare(self, prompts: dict[str, Prompt], num_bases: int, remainder: str, sampler: Sampler,
+                 stop: Sequence[str], constraints: Iterable[Constraint] | None, log_probs: bool = False):  # fmt: skip
+        """The prompts in tokens, and the arguments of `Batch` after the keys; the prompts' names are for errors."""
+        if remainder not in REMAINDERS:
+            raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
         if num_bases < 0:
             raise InputError("must not be negative", "num_bases", num_bases)
-        shortest = self.tokenizer.token_bases[self.tokenizer.token_bases > 0].min()
-        encoded = []
-        for name, prompt in prompts.items():
-            encoded.append(prompt.encode(self.tokenizer, remainder))
-            ids, _, left_over = encoded[-1]
-            self.check_length(len(ids) + -(-(len(left_over) + num_bases) // shortest), name, str(prompt))
-        return encoded
-
-    def _options(self, num_bases, sampler, stop, constraints, log_probs: bool, prompts: dict, encoded) -> tuple:
-        """The arguments of `Batch` after the keys."""
-        constraints = constraints or Constraints()
+        constraints = list(constraints or ())
         if self.tokenizer.kind != "kmer":
             for name, value, given in (("mode", "base", isinstance(sampler, Bases)),
                                        ("log_probs", log_probs, log_probs),
-                                       ("constraints", constraints, constraints.any())):  # fmt: skip
+                                       ("constraints", constraints, constraints)):  # fmt: skip
                 if given:
                     raise InputError(f"needs a k-mer tokenizer, not {self.tokenizer.name}", name, value)
-        if log_probs or constraints.any():
-            for (name, prompt), (*_, left_over) in zip(prompts.items(), encoded, strict=True):
-                if (left_over >= bases.N).any():
-                    raise InputError(
-                        f"it has an unknown base among the {len(left_over)} left over at its end, which neither "
-                        "log_probs nor constraints support; shorten it", name, str(prompt),
-                    )  # fmt: skip
-        stops = np.zeros(self.tokenizer.vocab_size, bool)
+        encoded = [prompt.encode(self.tokenizer, remainder) for prompt in prompts.values()]
+        for (name, prompt), (ids, _, left_over) in zip(prompts.items(), encoded, strict=True):
+            self.check_length(len(ids) + max_tokens(self.tokenizer, len(left_over) + num_bases), name, str(prompt))
+            if (log_probs or constraints) and (left_over >= bases.N).any():
+                raise InputError(
+                    f"it has an unknown base among the {len(left_over)} left over at its end, which neither log_probs "
+                    "nor constraints support; shorten it", name, str(prompt),
+                )  # fmt: skip
         for name in stop:
             if name not in SPECIAL_TOKENS:
                 raise InputError(f"must be among {' '.join(SPECIAL_TOKENS)}", "stop", name)
-            stops[SPECIAL_TOKENS.index(name)] = True
-        return num_bases, sampler, stops, constraints, log_probs
+        stops = np.array([token in stop for token in self.tokenizer.tokens])
+        return encoded, (num_bases, sampler, stops, constraints, log_probs)
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _logits(model, params, ids):
     hidden, _ = model.apply({"params": params}, ids)
     return model.apply({"params": params}, hidden, method="logits")
-
-
-def _sampler(sampler: Sampler | None, *options) -> Sampler:
-    """The sampler that was given, or the one of `options`: temperature, top_k, top_p and mode."""
-    if sampler is None:
-        return of_options(*options)
-    if options != (1.0, 0, 1.0, "token"):
-        raise InputError("replaces temperature, top_k, top_p and mode; give either", "sampler", sampler)
-    return sampler
 
 
 def _keys(seed: int | Sequence[int], rows: int) -> jax.Array:

@@ -64,7 +64,7 @@ def ours(lm: LM, ids: np.ndarray) -> Outputs:
         hidden, logits = jax.device_get(_states(lm.model, lm.params, jnp.asarray(ids)))
         state = prefill(
             lm.model, lm.params, jnp.asarray(ids[:1]), np.full(1, ids.shape[1], np.int32), np.zeros(1, np.int32),
-            request.left_over, request.num_bases, None, None, None, None, room=NEW_TOKENS, log_probs=0,
+            request.left_over, request.num_bases, room=NEW_TOKENS, log_probs=0,
         )  # fmt: skip
         greedy = advance(lm.model, lm.params, request, state, NEW_TOKENS).ids
     return Outputs(hidden, logits, np.asarray(greedy)[0].tolist())

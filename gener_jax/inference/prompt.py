@@ -1,6 +1,5 @@
 """Prompts: special tokens, and the DNA after them."""
 
-import contextlib
 import dataclasses
 import re
 from collections.abc import Iterable
@@ -57,14 +56,9 @@ class Prompt:
     def encode(self, tokenizer: Tokenizer, remainder: str = "constrain") -> Encoded:
         """The prompt in tokens.
 
-        `remainder` "constrain" keeps the bases after the last whole k-mer apart. "trim_left" drops as many bases at the
-        beginning of the DNA, and "pad_left" adds A there, so that none are left over.
-
-        Raises:
-          InputError: if `remainder` is unknown.
+        `remainder` "trim_left" drops as many bases at the beginning of the DNA as are left over at its end, and
+        "pad_left" adds A there, so that none are left over.
         """
-        if remainder not in REMAINDERS:
-            raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
         k = tokenizer.k if tokenizer.kind == "kmer" else 1
         codes = self.codes
         if remainder == "trim_left":
@@ -74,15 +68,6 @@ class Prompt:
         end = len(codes) - len(codes) % k
         ids = np.concatenate([[BOS], self.special, tokenizer.encode_bases(codes[:end])])
         return Encoded(ids.astype(np.int32), codes[:end], codes[end:])
-
-
-@contextlib.contextmanager
-def input_errors(argument: str, value):
-    """A context manager that turns a TokenizerError into an InputError of an argument and its value."""
-    try:
-        yield
-    except TokenizerError as error:
-        raise InputError(str(error), argument, value) from error
 
 
 def as_prompt(value, argument: str) -> Prompt:
@@ -96,8 +81,10 @@ def as_prompt(value, argument: str) -> Prompt:
     text = bytes(value).decode("latin-1") if hasattr(value, "__bytes__") else value
     if not isinstance(text, str):
         raise InputError("must be DNA, as a string or a Prompt", argument, value)
-    with input_errors(argument, text):
+    try:
         return Prompt.parse(text)
+    except TokenizerError as error:
+        raise InputError(str(error), argument, text) from error
 
 
 def as_prompts(values: Iterable, argument: str) -> list[Prompt]:

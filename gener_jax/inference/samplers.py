@@ -13,7 +13,6 @@ from data_pipeline.sequence.tokenizer import NUM_SPECIAL
 from gener_jax.runtime.errors import InputError
 
 MODES = ("token", "base")
-_NEVER = -jnp.inf
 
 
 class Sampler(Protocol):
@@ -87,13 +86,13 @@ class Bases:
         mass = jax.nn.logsumexp(kmers, axis=-1, keepdims=True)
         token = self.token.draw(jnp.concatenate([logits[:, :NUM_SPECIAL], mass], axis=-1), keys)
         probabilities = jnp.exp(kmers - jnp.where(jnp.isfinite(mass), mass, 0)).reshape(-1, *(4,) * k)
-        possible = kmers > _NEVER
+        possible = kmers > -jnp.inf
         rank = jnp.zeros_like(token)
         for j in range(k):
             marginal = jnp.log(probabilities.sum([1 + i for i in range(k) if i != j]))
             # Only bases that, after those already drawn, are a prefix of an allowed token.
             possible = possible.reshape(len(logits), 4, -1)
-            marginal = jnp.where(possible.any(-1), jnp.maximum(marginal, jnp.finfo(jnp.float32).min), _NEVER)
+            marginal = jnp.where(possible.any(-1), jnp.maximum(marginal, jnp.finfo(jnp.float32).min), -jnp.inf)
             base = self.base.draw(marginal, jax.vmap(jax.random.fold_in, (0, None))(keys, j + 1))
             possible = jnp.take_along_axis(possible, base[:, None, None], axis=1)[:, 0]
             rank = 4 * rank + base
@@ -105,23 +104,29 @@ def filter_logits(logits: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Flo
     ranked = jnp.sort(logits, axis=-1, descending=True)
     last = jnp.where((top_k > 0) & (top_k < logits.shape[-1]), top_k, logits.shape[-1]) - 1
     kth = jnp.take_along_axis(ranked, last[None, None], axis=-1)
-    ranked = jnp.where(ranked >= kth, ranked, _NEVER)
+    ranked = jnp.where(ranked >= kth, ranked, -jnp.inf)
     before = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1) - jax.nn.softmax(ranked, axis=-1)
     # A sum of probabilities may round to slightly less or more than 1, so masked tokens and top_p = 1 must not depend
     # on it.
-    kept = (ranked > _NEVER) & ((before < top_p) | (top_p >= 1))
+    kept = (ranked > -jnp.inf) & ((before < top_p) | (top_p >= 1))
     least = jnp.min(jnp.where(kept, ranked, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits >= least, logits, _NEVER)
+    return jnp.where(logits >= least, logits, -jnp.inf)
 
 
-def of_options(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, mode: str = "token") -> Sampler:
-    """The sampler of a temperature (0: greedy), top-k (0: all), top-p and mode, "token" or "base".
+def of_options(
+    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, mode: str = "token", sampler: Sampler | None = None
+) -> Sampler:
+    """The sampler of a temperature (0: greedy), top-k (0: all), top-p and mode, "token" or "base"; or the one given.
 
     In mode "base", temperature, top-k and top-p apply to the four bases.
 
     Raises:
-      InputError: if a value is out of range.
+      InputError: if a value is out of range, or a sampler is given besides other options.
     """
+    if sampler is not None:
+        if (temperature, top_k, top_p, mode) != (1.0, 0, 1.0, "token"):
+            raise InputError("replaces temperature, top_k, top_p and mode; give either", "sampler", sampler)
+        return sampler
     if mode not in MODES:
         raise InputError(f"must be one of {', '.join(MODES)}", "mode", mode)
     filtered = Tokens(temperature or 1.0, top_k, top_p)  # raises for what is out of range
