@@ -22,13 +22,12 @@ import numpy as np
 
 from data_pipeline.files import atomic
 from data_pipeline.formats import fasta
-from data_pipeline.sequence import bases
 from gener_jax.cli import command
 from gener_jax.config import dumps
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
 from gener_jax.inference.embeddings import POOLINGS, frames
 from gener_jax.inference.lm import from_spec
-from gener_jax.inference.prompt import check_prefix
+from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError, InputError
 from gener_jax.runtime.progress import Rate, log
@@ -104,7 +103,7 @@ def main(argv=None) -> int:
         help=f"tokens per batch, including padding [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]",
     )
     args, config, folder = program.parse(argv)
-    check_prefix(args.prefix)
+    special = parse_prefix(args.prefix)
     writers = {".npz": write_npz, ".parquet": write_parquet}
     if args.output.suffix not in writers:
         raise ConfigError("give a name that ends in .npz or .parquet", "--output", str(args.output))
@@ -123,9 +122,9 @@ def main(argv=None) -> int:
         args.batch_tokens = tokens_per_batch(args.batch_tokens)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step)
-    options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder", "prefix")}
+    options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder")}
     fingerprint = {
-        "checkpoint": str(folder), "step": lm.step, **options, "fasta": of_file(args.fasta),
+        "checkpoint": str(folder), "step": lm.step, **options, "prefix": args.prefix, "fasta": of_file(args.fasta),
         "spec": json.loads(dumps(config.spec)),
     }  # fmt: skip
     began = time.perf_counter()
@@ -134,7 +133,7 @@ def main(argv=None) -> int:
         names, tokens, flags = (raw.facts.get(name, []) for name in ("names", "tokens", "flags"))
         if raw.done:
             log(f"resuming after sequence {raw.done:,}")
-        prefix, rate = options.pop("prefix"), Rate("sequence", None, 0)
+        rate = Rate("sequence", None, 0)
         per_token = args.pooling == "tokens"
         width = lm.spec.model.hidden_size * (1 if per_token else args.chunks)
         missing = np.full((0 if per_token else 1, width), np.nan, "<f4")  # of a sequence that is flagged
@@ -143,7 +142,7 @@ def main(argv=None) -> int:
             if sequence.problem or not len(sequence.codes):
                 return sequence.problem or "empty"
             try:
-                frames(lm, prefix + bases.decode(sequence.codes), "sequence", args.chunks, args.remainder)
+                frames(lm, Prompt(special, sequence.codes), "sequence", args.chunks, args.remainder)
             except InputError as error:
                 if error.argument != "sequence":
                     raise
@@ -155,7 +154,7 @@ def main(argv=None) -> int:
         for group in fasta.groups(sequences, _SEQUENCES, batches * args.batch_tokens * lm.tokenizer.k):
             with errors.user_errors():
                 own = [flag(sequence) for sequence in group]
-                good = [prefix + bases.decode(s.codes) for s, problem in zip(group, own, strict=True) if not problem]
+                good = [Prompt(special, s.codes) for s, problem in zip(group, own, strict=True) if not problem]
                 found = iter(lm.embed(good, batch_tokens=args.batch_tokens, **options))
             states = [missing if problem else next(found).reshape(-1, width) for problem in own]
             names += [s.name for s in group]

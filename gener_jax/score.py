@@ -22,13 +22,12 @@ import numpy as np
 
 from data_pipeline.errors import MismatchError
 from data_pipeline.formats import fasta, vcf
-from data_pipeline.sequence import bases
 from gener_jax.cli import command
 from gener_jax.config import Config, dumps
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
 from gener_jax.inference.likelihood import SCORES, STRANDS
 from gener_jax.inference.lm import LM, from_spec
-from gener_jax.inference.prompt import check_prefix
+from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.overlap import CHECKS, ScoredBases, overlap
 from gener_jax.inference.variants.scoring import CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, Scorer
@@ -178,19 +177,19 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
         return out.finish(fingerprint, records=total, overlap=line)
 
 
-def score_fasta(lm: LM, args, fingerprint: dict) -> dict:
-    """Scores the sequences of the FASTA; returns the object that the command prints last."""
+def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> dict:
+    """Scores the sequences of the FASTA after these special tokens; returns the object that the command prints last."""
     with Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence") as out:
         rate, k, longest = Rate("sequence", None, 0), lm.tokenizer.k, lm.spec.model.max_length
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, _BATCHES * args.batch_tokens * k):
             flags = []
             for sequence in group:
-                tokens = args.prefix.count("<") + -(-len(sequence.codes) // k)
+                tokens = len(special) + -(-len(sequence.codes) // k)
                 flags.append(sequence.problem or ("" if len(sequence.codes) else "empty"))
                 if longest is not None and tokens > longest and not flags[-1]:
                     flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
-            good = [args.prefix + bases.decode(s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
+            good = [Prompt(special, s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
             with errors.user_errors():
                 scores = iter(
                     lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens)
@@ -272,7 +271,7 @@ def main(argv=None) -> int:
             raise ConfigError(
                 "sequences are written as a table; give a name that ends in .tsv", "--output", str(args.output)
             )
-    check_prefix(args.prefix)
+    special = parse_prefix(args.prefix)
     files = {name: of_file(getattr(args, name)) for name in ("fasta", "vcf", "aliases")}
     with errors.user_errors():
         args.batch_tokens = tokens_per_batch(args.batch_tokens)
@@ -286,7 +285,9 @@ def main(argv=None) -> int:
         "spec": json.loads(dumps(config.spec)),
     }  # fmt: skip
     began = time.perf_counter()
-    facts = score_vcf(lm, args, fingerprint, config, folder) if args.vcf else score_fasta(lm, args, fingerprint)
+    facts = (
+        score_vcf(lm, args, fingerprint, config, folder) if args.vcf else score_fasta(lm, args, special, fingerprint)
+    )
     if args.output is not None:
         print(json.dumps({"output": str(args.output), **facts, "seconds": round(time.perf_counter() - began, 1)}))
     return command.FLAGGED if facts.get("flagged") else 0
