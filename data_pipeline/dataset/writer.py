@@ -278,7 +278,7 @@ def _counts(index: dict[str, np.ndarray], column: str, names: tuple[str, ...]) -
 
 def _versions() -> dict[str, str]:
     versions = {}
-    for package in ("gener_jax", "numpy", "array_record", "gb-io"):
+    for package in ("gener_jax", "numpy", "array_record"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -1,8 +1,6 @@
 """Parses the feature table of a GenBank record by its columns: kinds in 6, locations and qualifiers in 22.
 
-gb-io parses a table by its words alone: after a wrong quote, slash or column it loses what follows, and of a location
-it keeps what it can parse, without an error. So this module parses the table strictly, including its plain locations,
-and gb-io parses the other locations.
+It is strict: after a wrong quote, slash or column, what follows would be lost without an error.
 """
 
 import functools
@@ -11,6 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from data_pipeline.errors import DOWNLOAD_AGAIN, FormatError, one_line
+from data_pipeline.sequence.record import Segment
 
 _OPENING = b"\n                     /"  # starts each qualifier but the first
 
@@ -25,10 +24,13 @@ def _row(continued: bytes) -> re.Pattern:
 
 
 _ROW, _SLASHED_ROW = _row(rb" {21}(?!/)"), _row(rb" {21}")
-_PLAIN = re.compile(rb"<?(\d{1,12})\.\.>?(\d{1,12})|complement\(<?(\d{1,12})\.\.>?(\d{1,12})\)")
-_SPAN = re.compile(rb"(?:[\w.|-]+:)?[<>]?-?\d{1,15}+(?:(?:\.\.|\^)[<>]?-?\d{1,15}+)?")
-_OPERATOR = re.compile(rb"(?:[\w.|-]+:)?(?:complement|join|order|bond|one-of)\(@(?:,@)*\)")
-_UNCERTAIN = re.compile(rb"one-of\(\d[^()\n]{0,60}\)|\(\d{1,15}\.\d{1,15}\)")
+_BELOW = re.compile(rb"^(?:BASE COUNT|CONTIG|//).*\n?(?: {12}.*\n)*", re.MULTILINE)  # may follow the table
+_PLAIN = re.compile(rb"(complement\()?<?(\d{1,12})\.\.>?(\d{1,12})(?(1)\))")
+_PLAIN_JOIN = re.compile(rb"(complement\()?join\((<?\d{1,12}\.\.>?\d{1,12}(?:,<?\d{1,12}\.\.>?\d{1,12})*)\)(?(1)\))")
+# A base; or in old records several that it may be, (3.5) or one-of(3,5).
+_BASE = rb"([<>]?-?\d{1,15}+|\(\d{1,15}\.\d{1,15}\)|one-of\([<>]?\d{1,15}(?:,[<>]?\d{1,15})*\))"
+_SPAN = re.compile(rb"(?:([\w.|-]+):)?" + _BASE + rb"(?:(\.\.|\^)" + _BASE + rb")?")
+_OPERATOR = re.compile(rb"(complement|join|order|bond|one-of)\((@\d+(?:,@\d+)*)\)")
 
 
 class Row(NamedTuple):
@@ -40,31 +42,35 @@ class Row(NamedTuple):
     slashed: bool  # a line inside a quoted value starts with a slash, as qualifiers do
 
 
-def read(header: bytes) -> tuple[list[Row], int, int]:
-    """The rows of a record's table, and the start and end of the table in `header`, the record's text above ORIGIN.
+def read(header: bytes) -> tuple[list[Row], int]:
+    """The rows of a record's table, and the start of the table in `header`, the record's text above ORIGIN.
 
     Lines end in a line feed alone. Raises FormatError, without file and record, with the first line (`value`) that
     cannot be parsed.
     """
-    found, at = [], header.find(b"\nFEATURES ")
-    if at < 0:
-        if b"\n     source  " in header:
-            raise FormatError("features without a FEATURES line before them", field="FEATURES", remedy=DOWNLOAD_AGAIN)
-        return found, len(header), len(header)
-    begin = at = header.find(b"\n", at + 1) + 1
+    found, first = [], re.search(rb"\nFEATURES[ \t]+Location/Qualifiers[ \t]*\n", header)
+    if first is None:
+        if b"\n     source  " in header or b"\nFEATURES" in header:
+            raise FormatError(
+                "has no line `FEATURES   Location/Qualifiers` before its features",
+                field="FEATURES",
+                remedy=DOWNLOAD_AGAIN,
+            )
+        return found, len(header)
+    at = first.end()
     while match := _ROW.match(header, at):
         if header[match.end() : match.end() + 21].isspace():  # the match ended before the feature
             match = _SLASHED_ROW.match(header, at) or match
         kind, location, lines = match.groups()
         found.append(Row(kind.decode("utf-8", "replace"), location, lines, match.re is _SLASHED_ROW))
         at = match.end()
-    if header[at : at + 1].isspace():
-        line = one_line(header[at:].lstrip()[:80].split(b"\n")[0].decode("utf-8", "replace"))
+    if stray := _BELOW.sub(b"", header[at:]).strip():
+        line = one_line(stray[:80].split(b"\n")[0].decode("utf-8", "replace"))
         raise FormatError(
             "cannot be parsed: it is out of its columns, or a quote is not closed",
             field="feature table line", value=line, remedy=DOWNLOAD_AGAIN,
         )  # fmt: skip
-    return found, begin, at
+    return found, first.end()
 
 
 def qualifiers(row: Row, wanted: Collection[str] | None = None) -> dict[str, tuple[str, ...]]:
@@ -106,44 +112,52 @@ def _all(lines: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
             yield (key, value[1:-1], b"") if value[:1] == b'"' else (key, b"", value)
 
 
-def plain(location: bytes) -> tuple[int, int, int] | None:
-    """The start, end and strand of `3..7` or `complement(3..7)`, 0-based half-open; None for any other location."""
-    match = _PLAIN.fullmatch(location)
-    if match is None:
-        return None
-    start, end, reverse_start, reverse_end = match.groups()
-    if start is not None:
-        return int(start) - 1, int(end), 1
-    return int(reverse_start) - 1, int(reverse_end), -1
+def segments(location: bytes, accession: str, circle: int | None) -> tuple[Segment, ...] | None:
+    """The segments of a location in 5' to 3' order; None if it is not a valid location.
 
-
-def is_location(text: bytes) -> bool:
-    """Whether the text of a location is valid."""
-    if b"\n" in text:
-        text = re.sub(rb"\s*\n\s*", b"", text)
-    text = _SPAN.sub(b"@", text.strip()) if b"@" not in text else b""
-    while b"(" in text:
-        shorter = _OPERATOR.sub(b"@", text)
-        if shorter == text:
-            return False
-        text = shorter
-    return text == b"@"
-
-
-def certain(location: bytes) -> bytes:
-    """Replaces the uncertain positions of a location, `(3.5)..7` and `3..one-of(5,7)`, by their outermost base.
-
-    gb-io takes them for other records or returns the wrong span. Only old records contain them.
+    `accession` is that of the record; `circle` its length if it is circular: a span across the origin then becomes two
+    segments. A base that may be one of several is the outermost one. `3^4` lies between two bases: it is empty.
     """
+    if match := _PLAIN.fullmatch(location):
+        return _span(int(match[2]) - 1, int(match[3]), -1 if match[1] else 1, circle)
+    location = re.sub(rb"\s*\n\s*", b"", location.strip())
+    if match := _PLAIN_JOIN.fullmatch(location):  # not needed, but three times faster than what follows
+        numbers, strand = _numbers(match[2]), -1 if match[1] else 1
+        pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
+        return tuple(part for start, end in pairs[::strand] for part in _span(start - 1, end, strand, circle))
+    found: list[tuple[Segment, ...]] = []  # what @0, @1 … stand for in the text, which is evaluated from the inside
 
-    def outermost(match: re.Match) -> bytes:
-        numbers = [int(number) for number in re.findall(rb"\d+", match.group())]
-        if b".." in match.group():
-            return match.group()  # one-of() of whole spans: gb-io returns the correct outer span
-        if location[match.end() : match.end() + 2] == b"..":
-            return b"%d" % min(numbers)
-        if location[: match.start()].endswith(b".."):
-            return b"%d" % max(numbers)
-        return b"%d..%d" % (min(numbers), max(numbers))
+    def numbered(part: tuple[Segment, ...]) -> bytes:
+        found.append(part)
+        return b"@%d" % (len(found) - 1)
 
-    return _UNCERTAIN.sub(outermost, location)
+    def span(match: re.Match) -> bytes:
+        name, first, kind, last = match.groups()
+        start, end = min(_numbers(first)), max(_numbers(last or first))
+        if kind == b"^":
+            return numbered((Segment(start, start, 1),))
+        if name is None:
+            return numbered(_span(start - 1, end, 1, circle))
+        other = name.decode("utf-8", "replace")
+        return numbered((Segment(start - 1, end, 1, None if other == accession else other),))
+
+    def joined(match: re.Match) -> bytes:
+        part = [segment for number in match[2][1:].split(b",@") for segment in found[int(number)]]
+        if match[1] == b"complement":
+            part = [Segment(start, end, -strand, other) for start, end, strand, other in reversed(part)]
+        return numbered(tuple(part))
+
+    text, shorter = b"", _SPAN.sub(span, location.replace(b"@", b"!"))
+    while shorter != text:
+        text, shorter = shorter, _OPERATOR.sub(joined, shorter)
+    return found[-1] if re.fullmatch(rb"@\d+", text) else None
+
+
+def _numbers(text: bytes) -> list[int]:
+    return [int(number) for number in re.findall(rb"-?\d+", text)]
+
+
+def _span(start: int, end: int, strand: int, circle: int | None) -> tuple[Segment, ...]:
+    if circle is not None and 0 < end <= start < circle:  # across the origin
+        return (Segment(start, circle, strand), Segment(0, end, strand))[::strand]
+    return (Segment(start, end, strand),)

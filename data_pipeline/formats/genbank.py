@@ -1,16 +1,14 @@
 """Reads GenBank flat files one record at a time: bases, features, topology and taxon.
 
-This module splits the file at its `//` lines, and gb-io parses each record. Memory is therefore bounded by one record,
-a missing `//` is detected, and an error can name its record. gb-io alone would accept a truncated file as complete.
+The file is split at its `//` lines and each record is then parsed. Memory is therefore bounded by one record, a missing
+`//` is detected, and an error can name its record.
 """
 
-import io
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-import gb_io
 import numpy as np
 
 from data_pipeline.errors import DOWNLOAD_AGAIN, DamagedFileError, FormatError, located, one_line
@@ -28,6 +26,11 @@ _LINEAGE_TAXA = (
     ("Metazoa", "inv"),
     ("Eukaryota", "prt"),
 )
+_LOCUS = re.compile(rb"LOCUS\s+(\S+)\s+(\d{1,12})\s+bp\b(.*)")
+_DIVISION = re.compile(r"\b(?!DNA|RNA)[A-Z]{3}\b(?!-)")  # not the month of the date
+_ACCESSION = re.compile(r"^(VERSION|ACCESSION)[ \t]+(\S+)", re.MULTILINE)
+_ORGANISM = re.compile(r"^  ORGANISM[ \t]+(.*(?:\n {12}.*)*)", re.MULTILINE)
+_UNREADABLE = (Segment(0, -1, 1),)
 _DIVISION_TAXA = {
     "PRI": "mam",
     "ROD": "mam",
@@ -165,50 +168,22 @@ def _locus_name(text: bytes | bytearray) -> str | None:
 
 
 def _parse(text: bytearray, kinds: Collection[str] | None, qualifiers: Collection[str] | None) -> Record:
-    locus = text[: text.find(b"\n")].split()
-    if b"aa" in locus[2:5]:
+    locus = bytes(text[: text.find(b"\n")])
+    if b"aa" in locus.split()[2:5]:
         raise FormatError("is a protein record", remedy="give nucleotide records")
-    origin = text.find(b"\nORIGIN")
-    below = text.find(b"\n", origin + 1)
-    if origin >= 0 and text[below : below + 80].strip() == b"//":
-        text = text[:origin] + b"\n//\n"  # no sequence after ORIGIN: gb-io rejects an empty ORIGIN
-        origin = -1
-    if origin >= 0:
-        _check_order(text, below + 1)
-    header = _utf8(bytes(memoryview(text)[: origin + 1 if origin >= 0 else len(text)]))
-    if b"\r" in header:
-        header = header.replace(b"\r\n", b"\n")
-    table, begin, end = feature_table.read(header)
-    table = [row for row in table if kinds is None or row.kind in kinds or row.kind == "source"]
-    intervals = [feature_table.plain(row.location) for row in table]
-    # gb-io parses the record, and only those locations that are more than a plain span.
-    others = [
-        feature_table.certain(row.location) for row, interval in zip(table, intervals, strict=True) if interval is None
-    ]
-    queried = [
-        b"     source          %s\n" % location
-        for location in (b"1", *others)  # it rejects an empty table
-        if feature_table.is_location(location)
-    ]
-    if begin == len(header):
-        queried = []  # the record has no table
-    text = b"".join(
-        [header[:begin], *queried, header[end:], memoryview(text)[origin + 1 if origin >= 0 else len(text) :]]
-    )
-    try:
-        records = gb_io.load(io.BytesIO(text))
-    except (RuntimeError, NotImplementedError, ValueError) as error:
-        cause = one_line(error).removeprefix("parser failed: ").removeprefix("Syntax error: ")
-        if length := re.search(r"Got (\d+) bytes of sequence, LOCUS promised (\d+)", cause):
-            raise DamagedFileError(
-                f"has {length[1]} bases, but its LOCUS line declares {length[2]}", remedy=DOWNLOAD_AGAIN
-            ) from None
-        raise FormatError(f"is not a valid GenBank record: {cause}", remedy=DOWNLOAD_AGAIN) from None
-    if len(records) != 1 or records[0].length is None:
+    match = _LOCUS.match(locus)
+    if match is None:
         raise FormatError("its LOCUS line cannot be parsed", field="LOCUS")
-    record = records[0]
-    sequence = bytes(record.sequence)
-    accession = _accession(record)
+    length, circular = int(match[2]), b"circular" in match[3].lower()
+    division = (_DIVISION.findall(match[3].decode("ascii", "replace")) or [""])[0]
+    origin = text.find(b"\nORIGIN")
+    above = _utf8(bytes(memoryview(text)[: origin + 1 if origin >= 0 else len(text)])).replace(b"\r\n", b"\n")
+    table, begin = feature_table.read(above)
+    header = above[:begin].decode("utf-8", "replace")
+    # VERSION may end in "GI:…", ACCESSION may list secondary accessions, and local annotations may have neither.
+    named = {"LOCUS": match[1].decode("ascii", "replace"), **dict(_ACCESSION.findall(header))}
+    accession = next(named[key] for key in ("VERSION", "ACCESSION", "LOCUS") if named.get(key, ".") != ".")
+    sequence = _sequence(text, origin, length) if origin >= 0 else b""
     if sequence.islower() or sequence.isupper():  # true of most records, and fast to test
         lower_case = np.zeros((0, 2), np.int64)
     else:
@@ -219,45 +194,44 @@ def _parse(text: bytearray, kinds: Collection[str] | None, qualifiers: Collectio
         raise FormatError(
             f"at position {at + 1} is not a nucleotide letter", field="base", value=letter, remedy=DOWNLOAD_AGAIN
         )
-    if len(record.features) != len(queried):
-        raise FormatError("its feature table cannot be parsed", field="FEATURES", remedy=DOWNLOAD_AGAIN)
-    features, source, read_by_gb_io, other = [], None, iter(record.features[1:]), iter(others)
-    circular, length = record.circular, record.length
-    for row, interval in zip(table, intervals, strict=True):
-        if interval is None:
-            segments = (_UNREADABLE,)
-            if feature_table.is_location(next(other)):
-                segments = tuple(_segments(next(read_by_gb_io).location, accession, circular, length))
-        elif circular and 0 < interval[1] <= interval[0] < length:  # across the origin
-            segments = (Segment(interval[0], length, interval[2]), Segment(0, interval[1], interval[2]))[:: interval[2]]
-        else:
-            segments = (Segment(*interval),)
-        if row.kind == "source" and source is None:
-            source = feature_table.qualifiers(row)
+    features = []
+    for row in table:
         if kinds is None or row.kind in kinds:
+            segments = feature_table.segments(row.location, accession, length if circular else None) or _UNREADABLE
             features.append(Feature(row.kind, segments, feature_table.qualifiers(row, qualifiers)))
-    source = source or {}
-    organism, lineage = _organism(record)
+    source = next((feature_table.qualifiers(row) for row in table if row.kind == "source"), {})
+    organism, lineage = _organism(header)
     return Record(
         accession=accession,
-        declared_length=record.length,
+        declared_length=length,
         codes=np.frombuffer(codes, np.uint8),
         lower_case=lower_case,
-        circular=record.circular,
-        division=record.division or "",
+        circular=circular,
+        division=division,
         organism=organism,
         lineage=lineage,
-        taxon=taxon_of(source.get("organelle", ("",))[0], "plasmid" in source, lineage, record.division),
+        taxon=taxon_of(source.get("organelle", ("",))[0], "plasmid" in source, lineage, division),
         features=tuple(features),
         taxon_id=next((x.removeprefix("taxon:") for x in source.get("db_xref", ()) if x.startswith("taxon:")), None),
     )
 
 
+def _sequence(text: bytearray, origin: int, length: int) -> bytes:
+    """The letters of the sequence lines; raises DamagedFileError if there are some, but not `length`."""
+    start, stop = text.find(b"\n", origin + 1) + 1, text.rfind(b"\n//") + 1
+    _check_order(text, start)
+    sequence = bytes(memoryview(text)[start:stop]).translate(None, b"0123456789 \t\r\n")
+    if sequence and len(sequence) != length:
+        raise DamagedFileError(
+            f"has {len(sequence)} bases, but its LOCUS line declares {length}", remedy=DOWNLOAD_AGAIN
+        )
+    return sequence
+
+
 def _check_order(text: bytearray, at: int) -> None:
     """Raises DamagedFileError if the sequence lines, which give the position of their first base, are out of order.
 
-    Only the usual layout is checked (a nine-digit position and six blocks of ten bases). gb-io counts the bases but
-    ignores the positions.
+    Only the usual layout is checked (a nine-digit position and six blocks of ten bases).
     """
     width = text.find(b"\n", at) + 1 - at
     if width not in (76, 77):
@@ -280,7 +254,7 @@ def _check_order(text: bytearray, at: int) -> None:
 
 
 def _utf8(header: bytes) -> bytes:
-    """The header as UTF-8 for gb-io, which rejects the Latin-1 of some old records."""
+    """The header as UTF-8: some old records are in Latin-1."""
     if not header.isascii():
         try:
             header.decode()
@@ -289,50 +263,9 @@ def _utf8(header: bytes) -> bytes:
     return header
 
 
-def _accession(record: gb_io.Record) -> str:
-    """accession.version; without VERSION the accession; without that (local annotations) the LOCUS name."""
-    for field in (record.version, record.accession, record.name):
-        words = (field or "").split()  # VERSION may end in "GI:…", and ACCESSION may list secondary accessions
-        if words and words[0] != ".":
-            return words[0]
-    return "unknown"
-
-
-def _organism(record: gb_io.Record) -> tuple[str, tuple[str, ...]]:
-    lines = ((record.source.organism if record.source else None) or "").split("\n")
+def _organism(header: str) -> tuple[str, tuple[str, ...]]:
+    lines = [line.removeprefix(" " * 12) for line in (_ORGANISM.findall(header) or [""])[0].split("\n")]
     # A long organism name wraps; the lineage starts at the first line with a semicolon or a final period.
     first = next((i for i, line in enumerate(lines) if i and (";" in line or line.endswith("."))), len(lines))
     names = " ".join(lines[first:]).rstrip(".").split(";")
     return " ".join(lines[:first]), tuple(name.strip() for name in names if name.strip())
-
-
-_UNREADABLE = Segment(0, -1, 1)
-
-
-def _segments(location: gb_io.Location, accession: str, circular: bool, length: int) -> Iterator[Segment]:
-    """Yields the segments of a location in 5' to 3' order; a span across the origin of a circle becomes two."""
-    if type(location) is gb_io.Range:
-        if circular and 0 < location.end <= location.start < length:
-            yield Segment(location.start, length, 1)
-            yield Segment(0, location.end, 1)
-        else:
-            yield Segment(location.start, location.end, 1)
-    elif isinstance(location, gb_io.Between):
-        yield Segment(location.start + 1, location.start + 1, 1)  # 3^4 lies between two bases: it is empty
-    elif isinstance(location, gb_io.Complement):
-        # gb-io swaps the start and end of a Complement, so they are not used.
-        for segment in reversed(list(_segments(location.location, accession, circular, length))):
-            yield segment._replace(strand=-segment.strand)
-    elif isinstance(location, gb_io.External):
-        name = location.accession
-        if re.fullmatch(r"[<>]\d+", name):  # a lone `<3`
-            yield Segment(int(name[1:]) - 1, int(name[1:]), 1)
-        elif location.location is None:
-            yield Segment(0, 0, 1, name)
-        else:
-            other = None if name == accession else name
-            for segment in _segments(location.location, accession, False, length):
-                yield segment._replace(accession=other)
-    else:  # join, order, bond and one-of: gb-io returns Join for all of them
-        for inner in location.locations:
-            yield from _segments(inner, accession, circular, length)
