@@ -26,7 +26,7 @@ from gener_jax.cli import command
 from gener_jax.config import Config
 from gener_jax.data.loader import DataSource, TokenStream
 from gener_jax.inference.lm import LM
-from gener_jax.inference.prompt import split_prompt
+from gener_jax.inference.prompt import Prompt
 from gener_jax.model import flops, memory
 from gener_jax.model.sharding import mesh_of
 from gener_jax.model.trainable import everything, merge
@@ -133,7 +133,7 @@ def prepare(
     tokenizer = config.tokenizer.make()
     with errors.user_errors("sample.prompts"):  # now, not after training
         for prompt in config.sample.prompts:
-            split_prompt(tokenizer, prompt)
+            Prompt.parse(prompt)
     check(config, trains, init)
     # The config in a run's folder must work from any directory.
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))

@@ -8,17 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipeline.errors import TokenizerError
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV
 from gener_jax import config
-from gener_jax.inference import batches, likelihood, prompt
+from gener_jax.inference import batches, likelihood
 from gener_jax.inference.batches import by_length, round_up
 from gener_jax.inference.lm import LM
 from gener_jax.model import decoder
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import make_mesh
-from gener_jax.runtime.errors import ConfigError, InputError
+from gener_jax.runtime.errors import InputError
 from gener_jax.storage.pretrained import abstract_params
 from tests.conftest import random_params
 from tests.raised import raises
@@ -40,8 +39,8 @@ def lm3():
 def naive(lm, text, full=True):
     """Term by term in float64: the mass of all k-mers that agree with one more base, divided by the mass before it."""
     k = lm.tokenizer.k
-    prefix, dna = prompt.split_prefix(text)
-    ids = [BOS, *lm.tokenizer.encode(prefix)]
+    start = text.rfind(">") + 1
+    ids, dna = [BOS, *lm.tokenizer.encode(text[:start])], text[start:]
     terms = []
     for at in range(0, len(dna), k):
         logits = next_logits(lm, [ids])[0].astype(np.float64)
@@ -315,7 +314,3 @@ def test_errors(lm):
     with raises(InputError, argument="sequences[1]", value="ACX") as caught:
         lm.base_probabilities(["AC", "ACX"])
     assert caught.value.__cause__.position == 2
-    with raises(TokenizerError, position=2):
-        prompt.split_prefix("AC<cds>GT")
-    with raises(ConfigError, field="--prefix", value="<cds>AC"):
-        prompt.check_prefix("<cds>AC")

@@ -307,8 +307,12 @@ class _Progress(contextlib.AbstractContextManager):
         bases = sum(record["bases"] for record in facts["records"])
         self.counts[2 * number], self.counts[2 * number + 1] = self.bytes[number], bases
         self.refresh()
+        file, regions = self.sources[number].files[-1], facts["ledger"]["regions"]
         if self.bar.disable:
-            print(f"{self.sources[number].files[-1]}: {len(facts['records'])} records, {bases} bases", file=sys.stderr)
+            print(f"{file}: {len(facts['records'])} records, {bases} bases", file=sys.stderr)
+        kept = regions["found"]["bases"] - sum(row["bases"] for row in regions["dropped"].values())
+        if kept > 2 * bases:
+            self.log(f"warning: {file}: its regions have {kept} bases, more than twice its sequences' {bases}")
 
     def stage(self, name: str, total: int) -> None:
         """Starts the bar of a stage after reading; `total` is in bases."""

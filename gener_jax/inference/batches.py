@@ -5,13 +5,13 @@ computing the padding. The host also dispatches batches to it before it reads th
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
 
 from data_pipeline.sequence.tokenizer import PAD
-from gener_jax.runtime.errors import InputError, whole
+from gener_jax.runtime.errors import whole
 from gener_jax.runtime.transfer import fetch
 
 TOKENS, TOKENS_ACCELERATED = 16384, 65536  # default tokens per batch, including padding
@@ -32,17 +32,6 @@ def tokens_per_batch(requested: int | None = None) -> int:
     if requested is None:
         return TOKENS_ACCELERATED if accelerated() else TOKENS
     return whole(requested, "batch_tokens", 1)
-
-
-def as_list(sequences: Sequence[str]) -> list[str]:
-    """The sequences as a list.
-
-    Raises:
-      InputError: if `sequences` is a single string, which Python would read as a sequence of letters.
-    """
-    if isinstance(sequences, str):
-        raise InputError("must be a list of sequences, not a string", "sequences", sequences)
-    return list(sequences)
 
 
 def round_up(n: int, least: int = 8, steps: int = 1) -> int:

@@ -10,7 +10,7 @@ Dimension key: B rows, T tokens, M partly known targets per row, V vocabulary, D
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, Int
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, Tokenizer
 from gener_jax.data.loader import to_devices
-from gener_jax.inference.batches import accelerated, as_list, by_batch, by_length, results
-from gener_jax.inference.prompt import input_errors, split_prefix
+from gener_jax.inference.batches import accelerated, by_batch, by_length, results
+from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.model import kmers, parallel
 from gener_jax.model.decoder import Decoder, variables
 from gener_jax.model.losses import token_nll
@@ -81,11 +81,10 @@ class Framed(NamedTuple):
         return self.codes[self.prefix :].reshape(-1)[: self.length]
 
 
-def frame(tokenizer: Tokenizer, prefix: str, codes: np.ndarray, phase: int = 0) -> Framed:
-    """Frames a sequence: <s>, the special tokens of the prefix, and DNA codes uint8 [bases] from base `phase` on."""
+def frame(tokenizer: Tokenizer, special: Sequence[int], codes: np.ndarray, phase: int = 0) -> Framed:
+    """Frames a sequence: <s>, the ids of special tokens, and DNA codes uint8 [bases] from base `phase` on."""
     k = tokenizer.k
     dna = codes[phase:]
-    special = tokenizer.encode(prefix)
     targets = np.full((-(-len(dna) // k), k), bases.N, np.uint8)
     targets.ravel()[: len(dna)] = dna
     ids = np.concatenate([[BOS], special, tokenizer.encode_bases(dna)])[: len(special) + len(targets)]
@@ -247,18 +246,15 @@ def kmer_size(lm, what: str) -> int:
     return lm.tokenizer.k
 
 
-def _framed(lm, text: str, index: int, strand: str) -> Framed:
+def _framed(lm, prompt: Prompt, index: int, strand: str) -> Framed:
     """A sequence framed for scoring; `index` is that among the sequences, for errors."""
     kmer_size(lm, "scoring")
     argument = f"sequences[{index}]"
-    with input_errors(argument, text):
-        prefix, dna = split_prefix(text)
-        lm.tokenizer.encode(dna, remainder="oov")  # rejects characters that are not bases, with their position
-    if not dna:
-        raise InputError("has no DNA to score", argument, text)
-    codes = bases.encode(dna)
-    row = frame(lm.tokenizer, prefix, bases.reverse_complement(codes) if strand == "-" else codes)
-    lm.check_length(len(row.ids), argument, text)
+    if not len(prompt.codes):
+        raise InputError("has no DNA to score", argument, str(prompt))
+    codes = bases.reverse_complement(prompt.codes) if strand == "-" else prompt.codes
+    row = frame(lm.tokenizer, prompt.special, codes)
+    lm.check_length(len(row.ids), argument, str(prompt))
     return row
 
 
@@ -313,14 +309,22 @@ def score_all(lm, rows: list[Framed], **options) -> list[np.ndarray]:
 
 
 def log_likelihood(
-    lm, sequences: Sequence[str], *, score: str, strand: str, per_base: bool, special_tokens: bool, batch_tokens: int
+    lm,
+    sequences: Iterable[str | Prompt],
+    *,
+    score: str,
+    strand: str,
+    per_base: bool,
+    special_tokens: bool,
+    batch_tokens: int,
 ) -> list[Score]:
     """See `LM.log_likelihood`."""
     for name, value, choice in (("score", score, SCORES), ("strand", strand, STRANDS)):
         if value not in choice:
             raise InputError(f"must be one of {', '.join(choice)}", name, value)
     strands = ("+", "-") if strand == "both" else (strand,)
-    rows = [_framed(lm, text, i, s) for i, text in enumerate(as_list(sequences)) for s in strands]
+    prompts = as_prompts(sequences, "sequences")
+    rows = [_framed(lm, prompt, i, s) for i, prompt in enumerate(prompts) for s in strands]
     values = score_all(
         lm, rows, score=score, per_base=per_base, special_tokens=special_tokens, batch_tokens=batch_tokens
     )
@@ -347,22 +351,22 @@ def log_likelihood(
     return found
 
 
-def base_probabilities(lm, sequences: Sequence[str], *, given: str, phases: int, batch_tokens: int) -> list[np.ndarray]:
+def base_probabilities(
+    lm, sequences: Iterable[str | Prompt], *, given: str, phases: int, batch_tokens: int
+) -> list[np.ndarray]:
     """See `LM.base_probabilities`."""
     if given not in GIVEN:
         raise InputError(f"must be one of {', '.join(GIVEN)}", "given", given)
     k = kmer_size(lm, "base_probabilities")
     if phases not in (1, k):
         raise InputError(f"must be 1 or {k}", "phases", phases)
-    rows, origins, sequences = [], [], as_list(sequences)
-    for i, text in enumerate(sequences):
-        row = _framed(lm, text, i, "+")
-        prefix, dna = split_prefix(text)
-        codes = bases.encode(dna)
-        for phase in range(min(phases, len(codes))):
-            rows.append(frame(lm.tokenizer, prefix, codes, phase) if phase else row)
+    rows, origins, prompts = [], [], as_prompts(sequences, "sequences")
+    for i, prompt in enumerate(prompts):
+        row = _framed(lm, prompt, i, "+")
+        for phase in range(min(phases, len(prompt.codes))):
+            rows.append(frame(lm.tokenizer, prompt.special, prompt.codes, phase) if phase else row)
             origins.append((i, phase))
-    sums = [np.zeros((len(split_prefix(text)[1]), 4), np.float32) for text in sequences]
+    sums = [np.zeros((len(prompt.codes), 4), np.float32) for prompt in prompts]
     counts = [np.zeros((len(x), 1), np.float32) for x in sums]
 
     def dispatched():

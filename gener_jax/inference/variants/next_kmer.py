@@ -106,7 +106,7 @@ def _score_sequences(lm, sites: list[Site], contexts: list, batch_tokens: int, u
 
 def _after(lm, upstream: np.ndarray, text: np.ndarray) -> Framed:
     """Frames `upstream` (whole k-mers) and `text` so that only the bases of `text` are scored."""
-    row = frame(lm.tokenizer, "", np.concatenate([upstream, text]))
+    row = frame(lm.tokenizer, (), np.concatenate([upstream, text]))
     row.codes[: len(upstream) // lm.tokenizer.k] = bases.N
     return row
 
