@@ -182,7 +182,8 @@ def _parse(text: bytearray, kinds: Collection[str] | None, qualifiers: Collectio
     header = above[:begin].decode("utf-8", "replace")
     # VERSION may end in "GI:…", ACCESSION may list secondary accessions, and local annotations may have neither.
     named = {"LOCUS": match[1].decode("ascii", "replace"), **dict(_ACCESSION.findall(header))}
-    accession = next(named[key] for key in ("VERSION", "ACCESSION", "LOCUS") if named.get(key, ".") != ".")
+    found = (named[key] for key in ("VERSION", "ACCESSION", "LOCUS") if named.get(key, ".") != ".")
+    accession = next(found, "unknown")
     sequence = _sequence(text, origin, length) if origin >= 0 else b""
     if sequence.islower() or sequence.isupper():  # true of most records, and fast to test
         lower_case = np.zeros((0, 2), np.int64)
