@@ -25,7 +25,7 @@ class World:
         def sketches(regions):
             found = [shared_kmers.sketch(codes) for codes, _ in regions]
             owners = np.repeat(np.arange(len(found)), [len(some) for some in found])
-            return np.concatenate([np.zeros(0, np.uint64), *found]), owners
+            return np.concatenate([np.zeros(0, np.uint64), *found])[:, None], owners
 
         regions = [region for some in self.inputs for region in some]
         readers = [functools.partial(sketches, some) for some in self.inputs]

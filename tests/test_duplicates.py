@@ -27,12 +27,12 @@ def test_repeated_equals_naive(within, memory):
     digests = [generator.integers(0, 12, (n, 2)).astype(np.uint64) for n in (30, 0, 50, 1, 40)]
     kept = [generator.random(len(rows)) < 0.8 for rows in digests]
     starts = starts_of([len(rows) for rows in digests])
-    readers = [lambda rows=rows: rows for rows in digests]
+    readers = [lambda rows=rows: (rows, np.arange(len(rows))) for rows in digests]
     found = duplicates.repeated(readers, starts, np.concatenate(kept), within=within, memory_bytes=memory)
     np.testing.assert_array_equal(found, np.concatenate(naive_repeated(digests, kept, within)))
     assert found.sum() > 5
 
 
 def test_no_regions():
-    digests = [lambda: np.zeros((0, 2), np.uint64)]
+    digests = [lambda: (np.zeros((0, 2), np.uint64), np.zeros(0, np.int64))]
     assert duplicates.repeated(digests, starts_of([0]), np.zeros(0, bool), within=True).shape == (0,)

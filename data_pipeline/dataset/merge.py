@@ -80,7 +80,7 @@ class Merge:
     def drop_duplicates(self, which: str) -> None:
         """Drops regions with the bases of an earlier one, of an earlier input ("inputs") or of any input ("all")."""
         if self.settings.digests and (which == "all" or len(self.spills) > 1):
-            digests = [functools.partial(spill.column, "digest") for spill in self.spills]
+            digests = [spill.digests for spill in self.spills]
             again = duplicates.repeated(digests, self.starts, self.kept, within=which == "all")
             self._drop(DUPLICATE_BASES, again)
 

@@ -185,10 +185,14 @@ class Spill:
         """One column: int64 [regions], but `split_hash`, uint64 [regions], and `digest`, uint64 [regions, 2]."""
         return self.load(name)[0]
 
+    def digests(self) -> tuple[np.ndarray, np.ndarray]:
+        """The hash of each region's bases, uint64 [regions, 2], and the region, int64 [regions]."""
+        return self.column("digest"), np.arange(len(self))
+
     def sketches(self) -> tuple[np.ndarray, np.ndarray]:
-        """The hashes of all sketches, uint64, and the region each belongs to, int64."""
+        """The hashes of all sketches, uint64 [n, 1], and the region each belongs to, int64 [n]."""
         hashes, sizes = self.load("sketch", "sketch_size")
-        return hashes, np.repeat(np.arange(len(self)), sizes)
+        return hashes[:, None], np.repeat(np.arange(len(self)), sizes)
 
     def batches(self, chosen: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yields the bases of the regions `chosen`, bool [regions], in batches of adjacent regions of about `size`.

@@ -8,20 +8,16 @@ read so far), it goes to training: in a genome full of mobile elements nearly al
 still shares a 32-mer with an earlier region of another split would leak, and is dropped.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipeline.splitting.duplicates import MEMORY_BYTES
+from data_pipeline.splitting.duplicates import MEMORY_BYTES, Keys, equal_keys
 from data_pipeline.splitting.split import splits_of
-
-_ROW_BYTES = 64
-
-Sketches = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
 def assign(
-    sketches: Sequence[Sketches],
+    sketches: Sequence[Keys],
     starts: np.ndarray,
     split_hash: np.ndarray,
     length: np.ndarray,
@@ -36,7 +32,7 @@ def assign(
     The regions of all inputs are end to end.
 
     Args:
-      sketches: read those of each input: hashes, uint64 [n], and the region of the input that each is of, int64 [n].
+      sketches: read those of each input: hashes, uint64 [n, 1], and the region of the input that each is of, int64 [n].
       starts: int64 [inputs + 1], the first region of each input, and the number of regions.
       split_hash: uint64 [regions], equal within an overlap group.
       length: int64 [regions], bases.
@@ -50,10 +46,8 @@ def assign(
     from scipy.sparse.csgraph import connected_components
 
     links = [np.zeros((0, 2), np.int64)]
-    links += [
-        np.unique(np.stack([owners[:-1], owners[1:]], 1)[same], axis=0)
-        for owners, same in _shared(sketches, starts, kept, memory_bytes)
-    ]
+    for region, first in equal_keys(sketches, starts, kept, memory_bytes):
+        links.append(np.unique(np.stack([region[:-1], region[1:]], 1)[first[1:] == first[:-1]], axis=0))
     links = np.concatenate(links)
     links = links[np.argsort(links[:, 1], kind="stable")]
     bounds = np.searchsorted(links[:, 1], starts)
@@ -84,35 +78,6 @@ def assign(
         new = nodes >= begin
         split[nodes[new]] = decided[cluster[new]]
     leaking = np.zeros(len(split_hash), bool)
-    for owners, same in _shared(sketches, starts, kept, memory_bytes):
-        first = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), np.arange(len(owners)), 0))
-        leaking[owners[split[owners] != split[owners[first]]]] = True
+    for region, first in equal_keys(sketches, starts, kept, memory_bytes):
+        leaking[region[split[region] != split[region[first]]]] = True
     return split, leaking
-
-
-def _shared(
-    sketches: Sequence[Sketches], starts: np.ndarray, kept: np.ndarray, memory_bytes: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields regions sorted by hash, and for each but the first whether it has the hash of the region before it."""
-    buckets, bucket = 1, 0
-    while bucket < buckets:
-        hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-        total = 0
-        for read, start in zip(sketches, starts[:-1].tolist(), strict=True):
-            some, regions = read()
-            total += len(some)
-            if buckets == 1 and total * _ROW_BYTES > memory_bytes:
-                hashes, owners = hashes[:1], owners[:1]  # too many for one pass: only count them now
-                continue
-            chosen = np.flatnonzero((some % np.uint64(buckets) == bucket) & kept[start + regions])
-            hashes.append(some[chosen])
-            owners.append(start + regions[chosen])
-        if buckets == 1 and total * _ROW_BYTES > memory_bytes:
-            buckets = -(-total * _ROW_BYTES // memory_bytes)
-            continue
-        bucket += 1
-        hashes, owners = np.concatenate(hashes), np.concatenate(owners)
-        order = np.lexsort((owners, hashes))
-        hashes, owners = hashes[order], owners[order]
-        if len(owners):
-            yield owners, hashes[1:] == hashes[:-1]
