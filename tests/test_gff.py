@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import DamagedFileError, FileError, FormatError, MismatchError, PairingError
-from data_pipeline.formats import genbank, gff, stream
+from data_pipeline.formats import genbank, gff, gff_features, stream
 from data_pipeline.regions import extraction, schemes
 from data_pipeline.regions.ledger import MALFORMED, Ledger
 from data_pipeline.sequence import bases
@@ -56,7 +56,9 @@ def test_compression_line_ends_and_comments_do_not_matter(tmp_path):
         (HEAD + GENE).replace("\n", "\r\n").encode(),
         (HEAD + GENE).rstrip("\n").encode(),
         gzip.compress((HEAD + GENE).encode(), mtime=0),
-        ("\n#!x\n# comment\n" + GENE.replace("ID=c", "ID=c;;") + "###\n").encode(),
+        (
+            "\n#!x\n# comment\nbrowser position s:1-9\ntrack name=x\n" + GENE.replace("ID=c", "ID=c;;") + "###\n"
+        ).encode(),
     ):
         assert locations(read(tmp_path, text)[0]) == expected
 
@@ -282,6 +284,9 @@ def oracle_records(annotation, sequence):
                     return found
         return []
 
+    def is_pseudo(values):
+        return any(key in values and values[key] != ["false"] for key in ("pseudo", "pseudogene"))
+
     for name, record in records.items():
         record.annotations["topology"] = "linear"
         groups = collections.defaultdict(list)
@@ -290,11 +295,11 @@ def oracle_records(annotation, sequence):
                 record.annotations["topology"] = "circular"
             if kind in ORACLE_GENES:
                 words = [*values["gene_biotype"], *values["biotype"], kind]
-                pseudo = values["pseudo"] == ["true"] or any(word.endswith("pseudogene") for word in words)
+                pseudo = is_pseudo(values) or any(word.endswith("pseudogene") for word in words)
                 qualifiers = {"locus_tag": values["ID"]} | ({"pseudo": [""]} if pseudo else {})
                 groups["gene", values["ID"][0]].append((start, end, strand, qualifiers))
             elif kind in ORACLE_KINDS:
-                qualifiers = {"locus_tag": gene_of(name, values)}
+                qualifiers = {"locus_tag": gene_of(name, values)} | ({"pseudo": [""]} if is_pseudo(values) else {})
                 for identity in values["ID"] or values["Parent"] or [number]:
                     groups[ORACLE_KINDS[kind], identity].append((start, end, strand, qualifiers))
         for (kind, _), found in groups.items():
@@ -507,6 +512,43 @@ def test_output_of_gene_finders_equals_a_reading_by_hand(folder, annotation, seq
             found.add((region.accession, places, bases.decode(region.codes)))
     assert found == spliced
     assert len(found) == coding
+
+
+@pytest.mark.parametrize("source", ["other", "AUGUSTUS"])
+def test_two_gene_finders_in_one_file(source, tmp_path):
+    """Their IDs are unique only within a source, or, if they name the same one, only at a locus."""
+    folder = "tool_outputs", "braker"
+    sequence = data_path(*folder, "genome.fa.gz")
+
+    def as_gff3(name, source):
+        with gzip.open(data_path(*folder, name), "rt") as lines:
+            for columns in (line.rstrip("\n").split("\t") for line in lines):
+                kind, ids = columns[2], columns[8]
+                transcript = re.search('transcript_id "([^"]+)"', ids)
+                if kind == "gene":
+                    columns[8] = f"ID={ids}"
+                elif kind == "transcript":
+                    columns[2], columns[8] = "mRNA", f"ID={ids};Parent={ids.rsplit('.', 1)[0]}"
+                elif kind == "CDS":
+                    columns[8] = f"ID={transcript[1]}.cds;Parent={transcript[1]}"
+                else:
+                    continue
+                yield "\t".join([columns[0], source, *columns[2:]]) + "\n"
+
+    texts = [
+        "".join(as_gff3("test1_augustus.hints.gtf.gz", "AUGUSTUS")),
+        "".join(as_gff3("test5_augustus.ab_initio.gtf.gz", source)),
+    ]
+    for scheme in ("gene", "cds"):
+        found = []
+        for text in (*texts, "".join(texts)):
+            (tmp_path / "x.gff3").write_text(text)
+            records = list(gff.read(tmp_path / "x.gff3", sequence, None, tmp_path))
+            regions = [x for record in records for x in extraction.regions(record, schemes.Scheme(scheme))]
+            found.append({(x.accession, x.start, x.end, x.strand, x.segments, x.kind) for x in regions})
+        first, second, both = found
+        assert both == first | second
+    assert sum(record.notes.get(gff_features.SHARED_ID, 0) for record in records) > 0
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def _row(continued: bytes, key: bytes = rb'[^\s="/]+') -> re.Pattern:
 
 # The second is for a line in quotes that starts with a slash, the last for a qualifier whose name is none.
 _ROWS = _row(rb" {21}(?!/)"), _row(rb" {21}"), _row(rb" {21}", rb'[^\n="]++')
+_OPENING_LINE = re.compile(rb"\nFEATURES[ \t]+(?:Location/Qualifiers[ \t]*)?\n")
 _AFTER = re.compile(rb"(?:[A-Z][A-Z_ ]*(?:[ \t][^\n]*)?\n(?: {12}[^ \n][^\n]*\n)*|[ \t]*\n)*(?://[^\n]*\n)?")
 _PLAIN = re.compile(rb"<?(\d{1,12})\.\.>?(\d{1,12})|complement\(<?(\d{1,12})\.\.>?(\d{1,12})\)")
 _SPAN = rb"[<>]?(-?\d{1,15}+)(?:(\.\.|\^)[<>]?(-?\d{1,15}+))?"
@@ -49,12 +50,12 @@ def read(header: bytes) -> tuple[list[Row], int, int]:
     Lines end in a line feed alone. Raises FormatError, without file and record, with the first line (`value`) that
     cannot be parsed.
     """
-    found, at = [], header.find(b"\nFEATURES ")
-    if at < 0:
-        if b"\n     source  " in header:
-            raise FormatError("features without a FEATURES line before them", field="FEATURES")
+    found, opening = [], _OPENING_LINE.search(header)
+    if opening is None:
+        if b"\nFEATURES" in header or b"\n     source  " in header:
+            raise FormatError("features without an intact FEATURES line before them", field="FEATURES")
         return found, len(header), len(header)
-    begin = at = header.find(b"\n", at + 1) + 1
+    begin = at = opening.end()
     while match := _ROWS[0].match(header, at):
         for pattern in _ROWS[1:]:
             if header[match.end() : match.end() + 21].isspace():  # the match ended before the feature

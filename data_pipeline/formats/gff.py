@@ -162,6 +162,8 @@ class _Index:
                 continue
             columns = line.split(b"\t", 3)
             if len(columns) < 4 or columns[3].count(b"\t") != _COLUMNS - 4:
+                if line.startswith((b"track ", b"browser ")):  # of a genome browser
+                    continue
                 count = line.count(b"\t") + 1
                 raise FormatError(
                     f"must be {_COLUMNS}, separated by tabs",

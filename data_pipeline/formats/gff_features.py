@@ -322,6 +322,7 @@ class _Builder:
     def _groups(self, kinds: Collection[str] | None) -> Iterator[tuple[str, list[Row], Iterable[str]]]:
         """Yields the GenBank kind, the rows and the genes of each feature."""
         groups: dict[object, list[Row]] = collections.defaultdict(list)
+        named: dict[str, list[Row]] = collections.defaultdict(list)
         coded: dict[str | None, dict] = collections.defaultdict(lambda: collections.defaultdict(list))
         for row in self.rows:
             if row.kind in LANDMARKS or row.kind in _EXONS or row.kind == "stop_codon":
@@ -332,17 +333,25 @@ class _Builder:
             name = row.attributes.get("ID")
             if kind != "CDS":
                 groups[kind, row.kind, name or row.line].append(row)
-            elif self.parents[row.line]:
-                for parent in self.parents[row.line]:
-                    coded[parent][name or row.source].append(row)
+            elif name:
+                named[name].append(row)
             else:
-                coded[None][name or row.line].append(row)
+                for parent in self.parents[row.line] or (None,):
+                    coded[parent][row.line if parent is None else row.source].append(row)
         for (kind, *_), rows in groups.items():
             genes = (self._gene_id(rows[0]),) if kind == "gene" else self._genes(rows[0])
             yield kind, rows, genes
+        for name, rows in named.items():
+            above = dict.fromkeys(parent for row in rows for parent in self.parents[row.line])
+            known = above.keys() & self.by_id.keys()
+            for parent in sorted(known) or [next(iter(above), None)]:
+                own = (
+                    row for row in rows if parent in self.parents[row.line] or known.isdisjoint(self.parents[row.line])
+                )
+                coded[parent][name] = list(own)
         coding: dict[tuple, tuple[list[Row], dict[str, None]]] = {}
-        for parent, named in coded.items():
-            for rows in self._joined(parent, list(named.values())):
+        for parent, found in coded.items():
+            for rows in self._joined(parent, list(found.values())):
                 rows = self._with_stop_codons(rows, parent)
                 places = tuple((row.line, row.start, row.end) for row in rows)
                 genes = dict.fromkeys(self._ancestor_genes(parent, ()))
