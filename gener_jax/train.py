@@ -213,7 +213,7 @@ def screen(run: Run) -> str:
     objective = "cross-entropy"
     if config.objective.fns_from_step is not None:
         objective = f"cross-entropy, FNS from step {config.objective.fns_from_step:,}"
-    trained, frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (run.start.state.params, run.frozen))
+    trained, frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (run.now.state.params, run.frozen))
     parameters = f"{trained + frozen:,} parameters" + (f", {trained:,} of them trained" if frozen else "")
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import itertools
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +17,17 @@ from gener_jax import train
 from gener_jax.data.loader import TokenStream, to_devices
 from gener_jax.model.decoder import stack
 from gener_jax.model.sharding import ROWS, TOKENS, batch_sharding, make_mesh
-from gener_jax.model.trainable import everything, split
-from gener_jax.runtime.errors import CheckpointError, ConfigError
+from gener_jax.model.trainable import everything, merge, split
+from gener_jax.runtime.errors import CheckpointError, ConfigError, Terminated
 from gener_jax.storage import run_folder
+from gener_jax.tasks.base import Result
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.loop import loop
 from gener_jax.training.step import abstract_state, make_train_step
 from tests import tiny
 from tests.conftest import random_params
 from tests.raised import raises
-from tests.test_train import state_of
+from tests.test_train import log_of, state_of
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +129,7 @@ def run(config, folder, **parts):
     """A run without its final report: what it was prepared with, and its parameters at the end."""
     prepared = train.prepare(config, folder, **parts)
     with Watchdog(0) as watchdog, Termination() as termination:
-        return prepared, loop(prepared, termination, watchdog)[0]
+        return prepared, merge(loop(prepared, termination, watchdog).state.params, prepared.frozen)
 
 
 def test_a_run_of_both_toys_resumes_to_the_same_bits(dataset, tmp_path):
@@ -135,7 +138,7 @@ def test_a_run_of_both_toys_resumes_to_the_same_bits(dataset, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "run", source=Recorded(Numbered(), stop=5), objective=objective)
     resumed, _ = run(config, tmp_path / "run", source=Numbered(), objective=objective)
-    assert (resumed.start, resumed.position) == (3, 24)
+    assert resumed.position == 24  # after step 3
     same(state_of(tmp_path / "run")[0], state_of(tmp_path / "straight")[0])
 
 
@@ -197,7 +200,7 @@ def test_a_run_that_trains_one_matrix(dataset, base, tmp_path, dtype):
     assert not np.array_equal(moved, random_params(config.model)["lm_head"])
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "run", source=Recorded(straight.stream, stop=5), trains=head)
-    assert run(config, tmp_path / "run", trains=head)[0].start == 3
+    assert run(config, tmp_path / "run", trains=head)[0].position == 24
     one, other = (state_of(tmp_path / name, trains=head)[0] for name in ("run", "straight"))
     same(one, other)
     assert sum("lm_head" in name for name in one) == 3  # with its moments
@@ -222,3 +225,93 @@ def test_the_base_of_a_run_may_not_change(dataset, base, tmp_path):
 def flat(params):
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+
+
+# A task, and a hook.
+
+
+class Smallness:
+    """Minus the norm of a matrix, which grows in training."""
+
+    name, metric, higher_is_better = "smallness", "value", True
+
+    def prepare(self, spec, mesh):
+        def run(params, progress):
+            progress(1, 1)
+            value = -float(np.linalg.norm(jax.device_get(params["lm_head"])))
+            return Result({"value": value}, f"as small as {value:.3f}", {"of": "lm_head", "value": value})
+
+        return run
+
+
+def test_a_task_chooses_the_best_checkpoint(dataset, tmp_path, capsys):
+    config = tiny.config(dataset, **FEW, checkpoint__best="smallness.value", optimizer__weight_decay="0")
+    result = train.train(config, tmp_path / "run", tasks=[Smallness()])
+    assert result["smallness"]["of"] == "lm_head"
+    assert f"as small as {result['smallness']['value']:.3f}" in capsys.readouterr().out
+    logged = {line["step"]: line["smallness"]["value"] for line in log_of(tmp_path / "run") if "smallness" in line}
+    assert logged[12] == result["smallness"]["value"]
+    assert sorted(int(folder.name) for folder in (tmp_path / "run" / "checkpoints").iterdir()) == [3, 9, 12]
+    assert gener_jax.load(tmp_path / "run", step="best").step == 3 == max(logged, key=logged.get)
+    assert all("bits_per_base" in line["held_out"] for line in log_of(tmp_path / "run") if "smallness" in line)
+    with raises(ConfigError, field="checkpoint.best", value="smallness.value"):
+        train.train(config, tmp_path / "other")
+    with raises(ConfigError, field="eval.tasks", value=["held_out", "smallness", "smallness"]):
+        train.train(config, tmp_path / "other", tasks=[Smallness(), Smallness()])
+
+
+class Patience:
+    """Halves the rate after an evaluation without progress, and ends the run after three."""
+
+    name = "patience"
+
+    def __init__(self):
+        self.state = {"best": None, "waited": 0, "losses": []}
+
+    def due(self, step):
+        return step % 4 == 0
+
+    def __call__(self, now):
+        loss, state = now.results["held_out"].metrics["loss"], self.state
+        state["losses"].append((now.step, loss, now.metrics["loss"]))
+        if state["best"] is None or loss < state["best"] - 0.1:
+            state["best"], state["waited"] = loss, 0
+        else:
+            state["waited"] += 1
+            now.scale_rate(0.5)
+        if state["waited"] == 3:
+            now.stop = "no progress"
+
+
+class Kill:
+    """SIGTERM after step 7; it is noticed after step 8, before what is due there."""
+
+    name, state = "kill", None
+
+    def due(self, step):
+        return step == 7
+
+    def __call__(self, now):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_hook_with_a_state_resumes_to_the_same_decisions(dataset, tmp_path, capsys):
+    options = {"eval__every_steps": "4", "eval__max_regions": "1", "train__num_steps": "40"}
+    config, alone = tiny.config(dataset, **options, train__log_every_steps="5"), Patience()
+    straight, _ = run(config, tmp_path / "straight", hooks=[alone])
+    assert alone.state["waited"] == 3
+    assert straight.now.step == alone.state["losses"][-1][0] < 40
+    interrupted = Recorded(straight.stream, stop=5)
+    with pytest.raises(KeyboardInterrupt, match="after step 3"):
+        run(config, tmp_path / "run", source=interrupted, hooks=[Patience()])
+    with pytest.raises(Terminated, match="after step 8"):
+        run(config, tmp_path / "run", hooks=[Patience(), Kill()])
+    for _ in range(2):  # the second time it stays ended
+        resumed = Patience()
+        run(config, tmp_path / "run", hooks=[resumed])
+        assert [tuple(x) for x in resumed.state.pop("losses")] == alone.state["losses"]
+        assert resumed.state == {name: value for name, value in alone.state.items() if name != "losses"}
+        same(state_of(tmp_path / "run")[0], state_of(tmp_path / "straight")[0])
+        assert log_of(tmp_path / "run") == log_of(tmp_path / "straight")
+    assert float(state_of(tmp_path / "run")[0][".rate_scale"]) < 1
+    assert f"ends at step {straight.now.step}: no progress" in capsys.readouterr().err

@@ -26,7 +26,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> Moment:
       TrainingError: if too many steps in a row were skipped.
       Terminated: after a SIGTERM, once the state is saved.
     """
-    config, now, num_steps = run.config, run.start, run.config.train.num_steps
+    config, now, num_steps = run.config, run.now, run.config.train.num_steps
     step_of = functools.cache(
         lambda objective: make_train_step(config, run.mesh, objective, run.stream.axes, run.trains, run.init)
     )
@@ -144,8 +144,8 @@ class Saving:
     """
 
     def __init__(self, run: Run, watchdog: Watchdog):
-        self._run, self._watchdog, self._start = run, watchdog, run.start.step
-        self.saved = run.start.step or None
+        self._run, self._watchdog, self._start = run, watchdog, run.now.step
+        self.saved = run.now.step or None
 
     def due(self, step: int) -> bool:
         """As configured, and at the end."""

@@ -24,9 +24,9 @@ class Reader:
         self._run, self._watchdog = run, watchdog
         self._num_steps, self._every = run.config.train.num_steps, run.config.train.log_every_steps
         quiet = not distributed.is_primary()
-        self._progress = Progress(self._num_steps, run.start.step, self._every, quiet=quiet)
+        self._progress = Progress(self._num_steps, run.now.step, self._every, quiet=quiet)
         self._compiled = None  # seconds and step after the first step: speed excludes compilation
-        self.clock, self.pending, self.last = Clock(), None, run.start.metrics
+        self.clock, self.pending, self.last = Clock(), None, run.now.metrics
 
     def read(self) -> None:
         """Reads the pending step, if there is one.

@@ -30,8 +30,8 @@ class Run:
     best: Task | None  # the one whose metric chooses the best checkpoint
     hooks: Sequence[Hook]
     checkpoints: Checkpoints
-    start: Moment  # where it starts
-    position: int  # examples read until then
+    now: Moment  # where it is
+    position: int  # examples read until its start
     caught_up: bool  # whether the hooks that were due at the last step have been called
     frozen: dict  # the parameters that are not trained
     trains: Callable[[str], bool]  # as in `step.abstract_state`
