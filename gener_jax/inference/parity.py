@@ -105,7 +105,9 @@ def _theirs(folder, ids, model, torch, transformers) -> Outputs:
             value=rope_theta,
         )
     architecture = {"llama": transformers.LlamaForCausalLM, "mistral": transformers.MistralForCausalLM}
+    vocab_size = model.vocab_size
     model = architecture[config.model_type].from_pretrained(folder, dtype=getattr(torch, model.dtype)).eval()
+    model.resize_token_embeddings(vocab_size)  # without padding
     model.generation_config = transformers.GenerationConfig()  # the folder's own could change the decoding
     rows = torch.from_numpy(ids.astype(np.int64))
     with torch.no_grad():

@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import os
+import re
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +46,8 @@ _PUBLISHED = {  # our parameter → the published tensor, {} its layer
     "norm/scale": "model.norm.weight",
     "lm_head": "lm_head.weight",
 }
+_EMBEDDING, _HEAD = _PUBLISHED["embed_tokens"], _PUBLISHED["lm_head"]
+_LEFT_OVER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")  # buffers, which config.json gives
 _DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -102,7 +105,9 @@ def num_layers(params) -> int:
 def read(folder: Path, target):
     """The parameters of a folder, placed and typed like `target`, a tree of shapes with shardings.
 
-    Tensors may be float32, float16 or bfloat16, in one model.safetensors or in the shards of an index.
+    Tensors may be float32, float16 or bfloat16, in one model.safetensors or in the shards of an index. The head may be
+    tied to the embedding (`tie_word_embeddings` of config.json). Both may be padded to `vocab_size` rows: those after
+    the target's are dropped.
 
     Raises:
       CheckpointError: naming the file and the tensor that is missing, left over, damaged, of another shape or type, or
@@ -112,24 +117,37 @@ def read(folder: Path, target):
     layers = num_layers(target)
     if layers > sum(map(len, files.values())):  # checked before a list of that length is made
         raise _tensor_error(folder, _PUBLISHED["layers/q"].format(layers - 1), "is missing")
-    wanted = {tensor.name: tensor for tensor in tensors(target)}
-    _check_headers(files, wanted)
+    wanted = {tensor.name: [tensor] for tensor in tensors(target)}
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    tied = config.get("tie_word_embeddings")
+    if tied and not any(_HEAD in names for names in files.values()):
+        wanted[_EMBEDDING] += wanted.pop(_HEAD)
+    _check_headers(files, wanted, config.get("vocab_size"))
     leaves = traverse_util.flatten_dict(target, sep="/")
     params = {name: _zeros(leaf) if name.startswith("layers/") else leaf for name, leaf in leaves.items()}
-    total = sum(math.prod(tensor.shape) for tensor in wanted.values())
+    total = sum(math.prod(places[0].shape) for places in wanted.values())
     with tqdm(total=total, unit="", unit_scale=True, desc=folder.name, leave=False, disable=None) as progress:
         for path, names in files.items():
             for name in names:
-                tensor = wanted[name]
+                rows = wanted[name][0].published[0]
                 with _opened(path) as file:  # per tensor, since the mapped pages of an open file count as memory
-                    array = file.get_tensor(name)
-                array = array.astype(params[tensor.parameter].dtype, copy=False)
-                if not np.isfinite(array).all():
-                    raise _tensor_error(path, name, f"holds NaN or infinity in {array.dtype}")
-                placed = _place(params[tensor.parameter], array, tensor)
-                params[tensor.parameter] = jax.block_until_ready(placed)  # else many transfers would be pending
+                    array = file.get_tensor(name)[:rows]
+                for tensor in wanted[name]:
+                    array = array.astype(params[tensor.parameter].dtype, copy=False)
+                    if not np.isfinite(array).all():
+                        raise _tensor_error(path, name, f"holds NaN or infinity in {array.dtype}")
+                    placed = _place(params[tensor.parameter], array, tensor)
+                    params[tensor.parameter] = jax.block_until_ready(placed)  # else many transfers would be pending
                 progress.update(array.size)
+    if tied and not jnp.array_equal(params["lm_head"], params["embed_tokens"].T):
+        path = next(path for path, names in files.items() if _HEAD in names)
+        raise _tensor_error(path, _HEAD, f"is not {_EMBEDDING}, although tie_word_embeddings is true")
     return traverse_util.unflatten_dict(params, sep="/")
+
+
+def _tensor_names(file) -> set[str]:
+    """The names of a file's tensors, without those of buffers."""
+    return {name for name in file.keys() if not _LEFT_OVER.fullmatch(name)}  # noqa: SIM118 (the library's object is no mapping)
 
 
 def _files(folder: Path) -> dict[Path, list[str]]:
@@ -139,7 +157,7 @@ def _files(folder: Path) -> dict[Path, list[str]]:
         raise CheckpointError(folder, f"holds both {_SINGLE} and {_INDEX}: remove one of them", name=_SINGLE)
     if os.path.lexists(single):
         with _opened(single) as file:
-            return {single: list(file.keys())}
+            return {single: sorted(_tensor_names(file))}
     if not index.exists():
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         raise CheckpointError(
@@ -156,12 +174,13 @@ def _files(folder: Path) -> dict[Path, list[str]]:
         is_name = isinstance(file_name, str) and Path(file_name).name == file_name
         if not is_name or not file_name.endswith(".safetensors"):
             raise _tensor_error(index, name, f"is in {file_name!r}, not a safetensors file in this folder", file_name)
-        files.setdefault(folder / file_name, []).append(name)
+        if not _LEFT_OVER.fullmatch(name):
+            files.setdefault(folder / file_name, []).append(name)
     if absent := sorted(path.name for path in files if not _is_file(path)):
         raise CheckpointError(folder, f"file {absent[0]!r} is missing, which {_INDEX} names", name=absent[0])
     for path, names in files.items():
         with _opened(path) as file:
-            found = set(file.keys())
+            found = _tensor_names(file)
         if missing := sorted(set(names) - found):
             raise _tensor_error(path, missing[0], f"is missing, although {_INDEX} names it")
         if extra := sorted(found - set(names)):
@@ -198,7 +217,7 @@ def stored_dtype(folder: Path) -> str | None:
     return _DTYPES[found.pop()].name if len(found) == 1 and found <= _DTYPES.keys() else None
 
 
-def _check_headers(files: dict[Path, list[str]], wanted: dict[str, _Tensor]) -> None:
+def _check_headers(files: dict[Path, list[str]], wanted: dict[str, list[_Tensor]], vocab_size) -> None:
     where = {name: path for path, names in files.items() for name in names}
     for name in wanted:
         if name not in where:
@@ -208,7 +227,9 @@ def _check_headers(files: dict[Path, list[str]], wanted: dict[str, _Tensor]) -> 
             for name in sorted(names):
                 if name not in wanted:
                     raise _tensor_error(path, name, "is not part of the model")
-                tensor, shape = file.get_slice(name), list(wanted[name].published)
+                tensor, shape = file.get_slice(name), list(wanted[name][0].published)
+                if name in (_EMBEDDING, _HEAD) and isinstance(vocab_size, int):
+                    shape[0] = max(shape[0], vocab_size)
                 found, dtype = list(tensor.get_shape()), tensor.get_dtype()
                 if found != shape:
                     raise _tensor_error(path, name, f"has shape {found}; the model's is {shape}", found)
