@@ -11,7 +11,6 @@ OUTPUT.partial. The last line on standard output is a JSON object with the total
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from data_pipeline.errors import ArgumentError
 from data_pipeline.regions import schemes
 from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence.record import TAXA
+from data_pipeline.sequence.tokenizer import make
 from data_pipeline.splitting import split
 
 
@@ -130,54 +130,32 @@ def parser() -> argparse.ArgumentParser:
     return parse
 
 
+def _build(options: argparse.Namespace) -> None:
+    began, tokenizer = time.perf_counter(), None
+    if options.storage == "token_ids":
+        tokenizer = make(options.tokenizer or "kmer", 6 if options.k is None else options.k, options.model_file)
+    elif options.tokenizer or options.k is not None or options.model_file:
+        raise ArgumentError("--tokenizer, --k and --model_file are only for --storage token_ids")
+    if bool(options.input) == bool(options.manifest):
+        raise ArgumentError("give either --input or --manifest")
+    scheme = Scheme(
+        options.scheme, options.flank, options.min_length, options.max_length, options.cut_n, options.regulatory,
+        tuple(options.kinds), options.gene, options.product,
+    )  # fmt: skip
+    dataset = build(
+        manifest(options.manifest) if options.manifest else options.input, options.output,
+        scheme=scheme, tokenizer=tokenizer, measure_leakage=not options.skip_leakage, taxon=options.taxon,
+        validation_fraction=options.validation_fraction, test_fraction=options.test_fraction,
+        split_by=options.split_by, duplicates=options.duplicates, seed=options.seed,
+        skip_damaged=options.skip_damaged, workers=options.workers,
+    )  # fmt: skip
+    print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated job keeps its finished inputs
-    began = time.perf_counter()
-    try:
-        tokenizer = None
-        if options.storage == "token_ids":
-            from data_pipeline.sequence import tokenizer as tokenizers
-
-            tokenizer = tokenizers.make(
-                options.tokenizer or "kmer", 6 if options.k is None else options.k, options.model_file
-            )
-        elif options.tokenizer or options.k is not None or options.model_file:
-            raise ArgumentError("--tokenizer, --k and --model_file are only for --storage token_ids")
-        if bool(options.input) == bool(options.manifest):
-            raise ArgumentError("give either --input or --manifest")
-        scheme = Scheme(
-            options.scheme, options.flank, options.min_length, options.max_length, options.cut_n, options.regulatory,
-            tuple(options.kinds), options.gene, options.product,
-        )  # fmt: skip
-        dataset = build(
-            manifest(options.manifest) if options.manifest else options.input,
-            options.output,
-            scheme=scheme,
-            tokenizer=tokenizer,
-            measure_leakage=not options.skip_leakage,
-            **{
-                name: getattr(options, name)
-                for name in (
-                    "taxon", "validation_fraction", "test_fraction", "split_by", "duplicates", "seed", "skip_damaged",
-                    "workers",
-                )
-            },
-        )  # fmt: skip
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"build: error: {' '.join((str(error) or type(error).__name__).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        partial = Path(f"{options.output}.partial")
-        kept = f"finished inputs are kept in {partial}: run it again to resume"
-        kept = kept if partial.exists() else "nothing was written"
-        print(f"build: interrupted; {kept}", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-    print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
-    return 0
+    return cli.run("build", lambda: _build(options))
 
 
 if __name__ == "__main__":

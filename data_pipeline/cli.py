@@ -4,6 +4,8 @@ A command is a module whose `main()` reads sys.argv. It is imported only when it
 """
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,28 @@ def program() -> str:
         return _typed
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # set by python -m
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
+
+
+def run(name: str, work: Callable[[], object]) -> int:
+    """Does the work of a command; returns its exit status: 0, 1 after an error of one line, 130 if interrupted.
+
+    SIGTERM interrupts too, so that a job that is terminated leaves no incomplete file.
+    """
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        work()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"{name}: error: {' '.join((str(error) or type(error).__name__).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print(f"{name}: interrupted; {str(interrupt) or 'nothing was written'}", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return 0
 
 
 def call(verbs: dict[str, tuple[str, str]], run: Callable = lambda main: sys.exit(main()), version: str = "") -> None:

@@ -12,18 +12,18 @@ does; an end before the start means across the origin.
 
 import argparse
 import collections
-import os
+import itertools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
 from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource, read_info
-from data_pipeline.errors import ArgumentError, DatasetError, FileError
+from data_pipeline.errors import ArgumentError, FileError
+from data_pipeline.files import atomic
 from data_pipeline.regions import schemes
 from data_pipeline.sequence import bases, record
 from data_pipeline.splitting import split
@@ -53,107 +53,83 @@ def chosen(
         if wanted:
             mask &= np.isin(index[column], [names.index(name) for name in wanted if name in names])
     for region in np.flatnonzero(mask).tolist():
-        if gene and not any(gene_pattern.search(source.name(name, region)) for name in ("gene", "locus_tag")):
-            continue
-        if product and not product_pattern.search(source.name("product", region)):
-            continue
-        yield region
+        named = not gene or any(gene_pattern.search(source.name(name, region)) for name in ("gene", "locus_tag"))
+        if named and (not product or product_pattern.search(source.name("product", region))):
+            yield region
 
 
 def coordinates(source: RegionSource, region: int) -> str:
     """The coordinates of a region: accession:start-end(strand)."""
-    row = {name: column[region].item() for name, column in source.index.items()}
-    sign = "+" if row["strand"] > 0 else "-"
-    return f"{source.accessions[row['accession']]}:{row['start']}-{row['end']}({sign})"
+    accession, start, end, strand = (source.index[name][region] for name in ("accession", "start", "end", "strand"))
+    return f"{source.accessions[accession]}:{start}-{end}({'+' if strand > 0 else '-'})"
 
 
-def fasta(source: RegionSource, numbers: Iterator[int], stream: TextIO) -> int:
-    """Writes regions as FASTA, on their own strand; returns their number. Only for a dataset of bases."""
-    count = 0
-    for region in numbers:
-        length = int(source.index["length"][region])
-        letters = np.frombuffer(bases.decode(source.read(region, 0, length)).encode(), np.uint8).copy()
-        letters[source.lower_case(region, 0, length)] |= 0x20
-        text = letters.tobytes().decode()
-        described = [f"{source.kinds[source.index['kind'][region]]} {source.taxa[source.index['taxon'][region]]}"]
-        for name in ("gene", "locus_tag", "product", "segments"):
-            if value := source.name(name, region):
-                described.append(f"{name}={value}")
-        stream.write(f">{coordinates(source, region)} {' '.join(described)}\n")
-        stream.writelines(f"{text[start : start + LINE]}\n" for start in range(0, length, LINE))
-        count += 1
-    return count
+def fasta(source: RegionSource, region: int) -> str:
+    """A region as FASTA, on its own strand. Only for a dataset of bases."""
+    length = int(source.index["length"][region])
+    lower_case = source.lower_case(region, 0, length)
+    letters = np.frombuffer(bases.decode(source.read(region, 0, length)).encode(), np.uint8)
+    text = (letters | 0x20 * lower_case).astype(np.uint8).tobytes().decode()
+    named = ((name, source.name(name, region)) for name in ("gene", "locus_tag", "product", "segments"))
+    described = [source.kinds[source.index["kind"][region]], source.taxa[source.index["taxon"][region]]]
+    described += [f"{name}={value}" for name, value in named if value]
+    lines = [text[start : start + LINE] for start in range(0, length, LINE)]
+    return "\n".join([f">{coordinates(source, region)} {' '.join(described)}", *lines, ""])
 
 
-def head(source: RegionSource, numbers: Iterator[int], count: int) -> list[str]:
-    """One tab-separated line for each of the first `count` regions."""
-    lines = []
-    for region in numbers:
-        if len(lines) == count:
-            break
-        length = int(source.index["length"][region])
-        start = ""
-        if source.storage == "bases":
-            start = bases.decode(source.read(region, 0, min(length, 30))) + ("…" if length > 30 else "")
-        row = (
-            source.split, coordinates(source, region), source.taxa[source.index["taxon"][region]],
-            source.kinds[source.index["kind"][region]], str(length), source.name("gene", region) or "-",
-            source.name("product", region) or "-", start,
-        )  # fmt: skip
-        lines.append("\t".join(row))
-    return lines
-
-
-class Totals:
-    """Totals of a set of regions."""
-
-    def __init__(self):
-        self.lengths: list[int] = []
-        self.counts = np.zeros(5, np.int64)  # of A, T, C, G, N
-        self.masked = 0
-
-    def add(self, source: RegionSource, region: int) -> None:
-        """Adds one region, with its bases if the dataset contains bases."""
-        length = int(source.index["length"][region])
-        self.lengths.append(length)
-        if source.storage == "bases":
-            self.counts += np.bincount(source.read(region, 0, length), minlength=5)
-            self.masked += int(source.lower_case(region, 0, length).sum())
-
-    def row(self) -> list[str]:
-        """The values of COLUMNS."""
-        lengths = np.sort(np.array(self.lengths, np.int64))
-        total = int(lengths.sum())
-        half = lengths[np.searchsorted(np.cumsum(lengths), total / 2)]  # N50
-        known = int(self.counts[:4].sum())
-        gc = f"{100 * int(self.counts[bases.C] + self.counts[bases.G]) / known:.2f}" if known else "-"
-        counted = bool(self.counts.sum())
-        return [
-            f"{len(lengths):,}", f"{total:,}", f"{lengths[0]:,}", f"{total / len(lengths):,.1f}", f"{lengths[-1]:,}",
-            f"{half:,}", gc, f"{int(self.counts[bases.N]):,}" if counted else "-",
-            f"{self.masked:,}" if counted else "-",
-        ]  # fmt: skip
+def line(source: RegionSource, region: int) -> str:
+    """A tab-separated line about a region."""
+    length, start = int(source.index["length"][region]), ""
+    if source.storage == "bases":
+        start = bases.decode(source.read(region, 0, min(length, 30))) + ("…" if length > 30 else "")
+    values = (
+        source.split, coordinates(source, region), source.taxa[source.index["taxon"][region]],
+        source.kinds[source.index["kind"][region]], str(length), source.name("gene", region) or "-",
+        source.name("product", region) or "-", start,
+    )  # fmt: skip
+    return "\t".join(values) + "\n"
 
 
 COLUMNS = ["num_seqs", "sum_len", "min_len", "avg_len", "max_len", "N50", "GC(%)", "N", "soft-masked"]
 
 
-def totals(sources: Sequence[RegionSource], numbers: Sequence[Sequence[int]]) -> list[str]:
-    """A table of the regions `numbers` of each source by split, taxon and kind, with a row for all."""
-    found: dict[tuple[str, str, str], Totals] = collections.defaultdict(Totals)
-    whole = Totals()
-    for source, mine in zip(sources, numbers, strict=True):
-        for region in mine:
-            taxon, kind = (source.index[name][region] for name in ("taxon", "kind"))
-            found[source.split, source.taxa[taxon], source.kinds[kind]].add(source, region)
-            whole.add(source, region)
+def measured(source: RegionSource, region: int) -> list[int]:
+    """A region's length, its numbers of A, T, C, G and N, and of soft-masked bases: 0 in a dataset of token ids."""
+    length = int(source.index["length"][region])
+    if source.storage != "bases":
+        return [length, 0, 0, 0, 0, 0, 0]
+    counts = np.bincount(source.read(region, 0, length), minlength=5).tolist()
+    return [length, *counts, int(source.lower_case(region, 0, length).sum())]
+
+
+def row_of(regions: np.ndarray) -> list[str]:
+    """The values of COLUMNS for some regions, int64 [regions, 7] as `measured`."""
+    lengths = np.sort(regions[:, 0])
+    total, *counts, masked = regions.sum(0).tolist()
+    half = lengths[np.searchsorted(np.cumsum(lengths), total / 2)]  # N50
+    known = sum(counts[: bases.N])
+    return [
+        f"{len(lengths):,}", f"{total:,}", f"{lengths[0]:,}", f"{total / len(lengths):,.1f}", f"{lengths[-1]:,}",
+        f"{half:,}", f"{100 * (counts[bases.C] + counts[bases.G]) / known:.2f}" if known else "-",
+        f"{counts[bases.N]:,}" if any(counts) else "-", f"{masked:,}" if any(counts) else "-",
+    ]  # fmt: skip
+
+
+def totals(regions: Iterable[tuple[RegionSource, int]]) -> list[str]:
+    """A table of regions by split, taxon and kind, with a row for all."""
+    found: dict[tuple[str, str, str], list[list[int]]] = collections.defaultdict(list)
+    for source, region in regions:
+        taxon, kind = (source.index[name][region] for name in ("taxon", "kind"))
+        found[source.split, source.taxa[taxon], source.kinds[kind]].append(measured(source, region))
+    if not found:
+        return ["no region matches"]
     names = (split.SPLITS, record.TAXA, schemes.KINDS)
     order = sorted(found, key=lambda key: [all_.index(name) for all_, name in zip(names, key, strict=True)])
-    rows = [[*key, *found[key].row()] for key in order]
+    rows = [[*key, *row_of(np.array(found[key]))] for key in order]
     if len(rows) > 1:
-        rows.append(["all", "", "", *whole.row()])
+        rows.append(["all", "", "", *row_of(np.concatenate(list(found.values())))])
     table = [["split", "taxon", "kind", *COLUMNS], *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(
             text.ljust(width) if i < 3 else text.rjust(width)
@@ -163,39 +139,33 @@ def totals(sources: Sequence[RegionSource], numbers: Sequence[Sequence[int]]) ->
     ]
 
 
-def build_report(info: dict) -> list[str]:
-    """The numbers of regions found, kept and dropped, and how much of the held-out regions occurs in training."""
-    lines = []
-    ledger = info["ledger"]
+def build_report(info: dict) -> Iterator[str]:
+    """Yields the counts of regions found, kept and dropped, and how much of the held-out ones occurs in training."""
+    ledger, leakage = info["ledger"], info["leakage"]
 
-    def listed(title: str, rows: dict) -> None:
-        lines.extend(
-            f"{title}{name}: {row['count']:,}" + (f" ({row['bases']:,} bases)" if row["bases"] else "")
-            for name, row in rows.items()
-        )
+    def listed(title: str, rows: dict) -> Iterator[str]:
+        for name, row in rows.items():
+            yield f"{title}{name}: {row['count']:,}" + (f" ({row['bases']:,} bases)" if row["bases"] else "")
 
     read, found = ledger["records"]["read"], ledger["regions"]["found"]
-    lines.append(f"records read: {read['count']:,} ({read['bases']:,} bases)")
-    listed("  skipped, ", ledger["records"]["skipped"])
-    lines.append(f"regions found: {found['count']:,} ({found['bases']:,} bases)")
+    yield f"records read: {read['count']:,} ({read['bases']:,} bases)"
+    yield from listed("  skipped, ", ledger["records"]["skipped"])
+    yield f"regions found: {found['count']:,} ({found['bases']:,} bases)"
     if ledger["regions"]["cut"]:
-        lines.append(f"  added by cutting: {ledger['regions']['cut']:,}")
-    listed("  dropped, ", ledger["regions"]["dropped"])
-    kept = [sum(facts[name] for facts in info["splits"].values()) for name in ("regions", "bases")]
-    lines.append(f"regions kept: {kept[0]:,} ({kept[1]:,} bases)")
-    listed("noted, ", ledger["notes"])
-    lines.extend(f"damaged, skipped: {row['error']}" for row in info["damaged"])
-    leakage = info["leakage"]
-    for name, row in leakage.items():
-        if isinstance(row, dict):
-            sampled = f", of a sample of one in {leakage['sampled_one_in']}" if leakage["sampled_one_in"] > 1 else ""
-            near = row["near_copies"]
-            lines.append(
-                f"{name}: {100 * row['fraction_in_training']:.3f} % of its {leakage['kmer_length']}-mers occur in "
-                "training"
-                f"{sampled}; near copies: {near['regions']:,} of {row['regions']:,} regions ({near['bases']:,} bases)"
-            )
-    return lines
+        yield f"  added by cutting: {ledger['regions']['cut']:,}"
+    yield from listed("  dropped, ", ledger["regions"]["dropped"])
+    regions, kept = (sum(facts[name] for facts in info["splits"].values()) for name in ("regions", "bases"))
+    yield f"regions kept: {regions:,} ({kept:,} bases)"
+    yield from listed("noted, ", ledger["notes"])
+    for row in info["damaged"]:
+        yield f"damaged, skipped: {row['error']}"
+    for name in filter(leakage.get, split.SPLITS):
+        row, near = leakage[name], leakage[name]["near_copies"]
+        sampled = f", of a sample of one in {leakage['sampled_one_in']}" if leakage["sampled_one_in"] > 1 else ""
+        yield (
+            f"{name}: {100 * row['fraction_in_training']:.3f} % of its {leakage['kmer_length']}-mers occur in training"
+            f"{sampled}; near copies: {near['regions']:,} of {row['regions']:,} regions ({near['bases']:,} bases)"
+        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -228,63 +198,34 @@ def inspect(options: argparse.Namespace) -> None:
     info = read_info(options.dataset)
     sources = [RegionSource(options.dataset, name) for name in options.split or info["splits"]]
     filters = {"kinds": options.kinds, "taxa": options.taxa, "gene": options.gene, "product": options.product}
-    if options.fasta:
-        if info["storage"] != "bases":
-            raise DatasetError(
-                "contains token ids, not bases",
-                file=options.dataset, remedy="build it with --storage bases to write FASTA",
-            )  # fmt: skip
-        if options.fasta == "-":
-            for source in sources:
-                fasta(source, chosen(source, **filters), sys.stdout)
-            return
-        path = Path(options.fasta)
+    regions = ((source, region) for source in sources for region in chosen(source, **filters))
+    if options.fasta == "-":
+        sys.stdout.writelines(itertools.starmap(fasta, regions))
+    elif options.fasta:
+        path, count = Path(options.fasta), 0
         if path.exists():
             raise FileError("exists already", file=path, remedy="remove it or choose another file")
-        partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
         try:
-            with open(partial, "w") as stream:
-                count = sum(fasta(source, chosen(source, **filters), stream) for source in sources)
-            partial.rename(path)
+            with atomic(path) as partial, open(partial, "w") as stream:
+                for source, region in regions:
+                    stream.write(fasta(source, region))
+                    count += 1
         except OSError as error:
             raise FileError(f"cannot be written ({error.strerror})", file=path) from None
-        finally:
-            partial.unlink(missing_ok=True)
         print(f"{path}: {count} regions", file=sys.stderr)
-        return
-    if options.head is not None:
-        left = options.head
-        for source in sources:
-            lines = head(source, chosen(source, **filters), left)
-            left -= len(lines)
-            print(*lines, sep="\n", end="\n" if lines else "")
-        return
-    numbers = [list(chosen(source, **filters)) for source in sources]
-    scheme = info["parameters"]["scheme"]["name"]
-    sequences = f"{len(info['accessions']):,} sequences"
-    print(f"{options.dataset}: {info['storage']}, scheme {scheme}, digest {info['digest'][:12]}, {sequences}")
-    if any(numbers):
-        print(*totals(sources, numbers), sep="\n")
+    elif options.head is not None:
+        sys.stdout.writelines(itertools.starmap(line, itertools.islice(regions, options.head)))
     else:
-        print("no region matches")
-    print(*build_report(info), sep="\n")
+        scheme = info["parameters"]["scheme"]["name"]
+        sequences = f"{len(info['accessions']):,} sequences"
+        title = f"{options.dataset}: {info['storage']}, scheme {scheme}, digest {info['digest'][:12]}, {sequences}"
+        print(title, *totals(regions), *build_report(info), sep="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    try:
-        inspect(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"inspect: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return cli.run("inspect", lambda: inspect(options))
 
 
 if __name__ == "__main__":

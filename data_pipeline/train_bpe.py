@@ -10,7 +10,6 @@ import argparse
 import io
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,11 +20,11 @@ import sentencepiece
 from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import ArgumentError, DataError, DatasetError, FileError
+from data_pipeline.files import atomic
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL, SPECIAL_TOKENS, BpeTokenizer
 
 MIN_VOCAB = NUM_SPECIAL + 4
-MAX_VOCAB = 65536
 WINDOW = 65536  # bases per window, so that one chromosome does not fill the whole sample
 CHUNK = 4096  # bases; sentencepiece drops sentences above 4192 bytes
 MAX_PIECE = 16  # bases
@@ -57,10 +56,9 @@ def train(chunks: list[str], vocab_size: int) -> bytes:
     """Trains a sentencepiece BPE model over A, C, G and T, with the special tokens as ids 0 to 31; returns the file.
 
     Raises:
-      ArgumentError: vocab_size, special tokens included, is out of range or too large for these bases.
+      ArgumentError: vocab_size, special tokens included, is too large for these bases.
       DataError: the chunks lack A, C, G or T.
     """
-    _check_vocab_size(vocab_size)
     missing = sorted(set("ACGT").difference(*chunks))
     if missing:
         raise DataError(
@@ -104,14 +102,6 @@ def train(chunks: list[str], vocab_size: int) -> bytes:
     return model.getvalue()
 
 
-def _check_vocab_size(vocab_size: int):
-    if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
-        raise ArgumentError(
-            f"must be from {MIN_VOCAB} ({NUM_SPECIAL} special tokens and 4 bases) to {MAX_VOCAB}",
-            field="vocab_size", value=vocab_size,
-        )  # fmt: skip
-
-
 def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: int = 10_000_000, seed: int = 0) -> dict:
     """Trains on the train split of a dataset of bases and writes the model; returns the facts that the command prints.
 
@@ -124,11 +114,9 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
         raise FileError("exists already", file=output, remedy="remove it or choose another output")
     if not output.parent.is_dir():
         raise FileError("no such folder", file=output.parent, remedy="create it or choose another output")
-    if max_bases < 1:
-        raise ArgumentError("must be at least 1", field="max_bases", value=max_bases)
-    if seed < 0:
-        raise ArgumentError("must be 0 or more", field="seed", value=seed)
-    _check_vocab_size(vocab_size)
+    for name, value, least in (("max_bases", max_bases, 1), ("seed", seed, 0), ("vocab_size", vocab_size, MIN_VOCAB)):
+        if value < least:
+            raise ArgumentError(f"must be at least {least}", field=name, value=value)
     source = RegionSource(dataset, "train")
     if source.storage != "bases":
         raise DatasetError(
@@ -138,13 +126,9 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
     total = sum(map(len, chunks))
     print(f"training {vocab_size} pieces on {total} bases of {dataset}", file=sys.stderr)
     model = train(chunks, vocab_size)
-    partial = output.with_name(f"{output.name}.partial-{os.getpid()}")
-    try:
+    with atomic(output) as partial:
         partial.write_bytes(model)
         tokenizer = BpeTokenizer(str(partial))
-        partial.rename(output)
-    finally:
-        partial.unlink(missing_ok=True)
     return {
         "output": str(output),
         "vocab_size": tokenizer.vocab_size,
@@ -155,8 +139,8 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
     }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
     parse = argparse.ArgumentParser(
         prog=cli.program(),
         description=__doc__,
@@ -169,23 +153,8 @@ def parser() -> argparse.ArgumentParser:
         "--max_bases", type=int, default=10_000_000, help="train on at most this many bases (default 10 million)"
     )
     parse.add_argument("--seed", type=int, default=0, help="seed of the order of reading regions (default 0)")
-    return parse
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is terminated leaves no incomplete file
-    try:
-        facts = build(options.dataset, options.vocab_size, options.output, options.max_bases, options.seed)
-    except (ValueError, OSError) as error:
-        print(f"train_bpe: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("train_bpe: interrupted; nothing was written", file=sys.stderr)
-        return 130
-    print(json.dumps(facts))
-    return 0
+    options = vars(parse.parse_args(arguments))
+    return cli.run("train_bpe", lambda: print(json.dumps(build(**options))))
 
 
 if __name__ == "__main__":

@@ -25,5 +25,5 @@ def get_config():
     config.data.update(path="datasets/refseq_eukaryote", context_length=4096)
     config.optimizer.update(peak_learning_rate=1e-3, warmup_steps=1000)
     config.train.update(num_steps=60_000, batch_size=128, accumulate=4)
-    config.eval.update(max_regions=2000, recovery_genes=256)
+    config.eval.update(max_regions=2000, tasks=("held_out", "recovery"))
     return config

@@ -15,6 +15,6 @@ def get_config():
     config.model.update(dtype="bfloat16", remat="dots")
     config.objective.update(fns_from_step=18_500, fns_learning_rate=4e-4 / 6)
     config.optimizer.schedule = "wsd"
-    config.eval.update(max_regions=2000, recovery_genes=256)
+    config.eval.update(max_regions=2000, tasks=("held_out", "recovery"))
     config.data.path = "datasets/refseq_eukaryote"
     return config

@@ -17,5 +17,5 @@ def get_config():
     config.data.update(path="datasets/refseq_eukaryote", context_length=32768)
     config.optimizer.update(peak_learning_rate=4e-5, warmup_steps=200)
     config.train.update(init_from="runs/euk_1b", num_steps=10_000, batch_size=64)
-    config.eval.update(max_regions=2000, batch_size=4, recovery_genes=256)
+    config.eval.update(max_regions=2000, batch_size=4, tasks=("held_out", "recovery"))
     return config

@@ -11,7 +11,6 @@ layer by layer and 16 greedy ids of each, and exits with status 1 if they differ
 one JSON object.
 """
 
-import contextlib
 import json
 import os
 import tempfile
@@ -59,9 +58,9 @@ def verify(lm: LM, folder: Path | None) -> dict:
     ours = parity.ours(lm, ids)
     result = {"tokens": ids.size, "dtype": lm.spec.model.dtype, "greedy": ours.greedy, "equal": None}
     print(f"greedy ids, ours          {' '.join(map(str, ours.greedy))}")
-    with contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="gener_jax_verify_") as temporary:
         if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gener_jax_verify_")))
+            folder = Path(temporary)
             write_published(folder, lm.spec, lm.params)
         try:
             theirs = parity.theirs(folder, ids, lm.spec.model)
@@ -96,27 +95,23 @@ def main(argv=None) -> None:
     if args.output and os.path.lexists(args.output):  # now, not after everything is read
         raise ConfigError(f"--output {args.output}: already exists; give a new folder")
     # Weights are converted in float32, which represents every other type exactly; --verify compares in it too.
-    published = folder if pretrained.is_published(folder) else None
+    published = pretrained.is_published(folder)
     dtype = args.dtype or (weights.stored_dtype(folder) if published else "float32")
     if args.format == "hf" and dtype is None:
         raise ConfigError(f"{folder}: its tensors have several types; give --dtype")
     lm = from_spec(with_model(config.spec, dtype="float32"), folder, step=args.step)
     result = {"checkpoint": str(folder), "step": lm.step}
-    if published and pretrained.read_spec(folder).model != lm.spec.model:  # fields given on the command line
-        published = None
-    if args.verify and args.format == "run":  # before the parameters are taken apart
-        result |= verify(lm, published)
+    if args.verify:  # before the parameters are taken apart
+        unchanged = published and pretrained.read_spec(folder).model == lm.spec.model  # by the command line
+        result |= verify(lm, folder if unchanged else None)
     if args.output:
         with whole_folder(args.output) as partial:
             if args.format == "run":
                 run_folder.write_params(partial, lm.spec, decoder.stack(lm.params, donate=True))
             else:
                 write_published(partial, lm.spec, lm.params, dtype)
-        published = args.output if args.format == "hf" and dtype == "float32" else published
         log(f"{args.output}: written, {sum(f.stat().st_size for f in args.output.rglob('*') if f.is_file()):,} bytes")
         result |= {"output": str(args.output), "format": args.format}
-    if args.verify and args.format != "run":
-        result |= verify(lm, published)
     print(json.dumps(result))
     if result.get("equal") is False:
         raise CheckpointError(folder, f"ours and transformers differ by more than {parity.TOLERANCE}")

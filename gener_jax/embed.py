@@ -12,28 +12,23 @@ command resumes.
 """
 
 import dataclasses
+import functools
+import importlib.util
 import itertools
-import json
-import time
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.files import atomic
 from data_pipeline.formats import fasta
-from data_pipeline.sequence import bases
-from gener_jax.cli import command
-from gener_jax.config import dumps
-from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
+from gener_jax.cli import command, loading
 from gener_jax.inference.embeddings import POOLINGS, frames
-from gener_jax.inference.lm import from_spec
-from gener_jax.inference.prompt import check_prefix
+from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError, InputError
-from gener_jax.runtime.progress import Rate, log
-from gener_jax.storage import run_folder
-from gener_jax.storage.compilation import keep_programs
-from gener_jax.storage.files import ResumableFile, of_file
+from gener_jax.runtime.progress import Rate
+from gener_jax.storage.resumable import ResumableFile
 
 _SEQUENCES = 4096  # sequences per write
 _ROWS = 256  # rows of a table in memory at a time
@@ -41,12 +36,11 @@ _BLOCK = 1 << 24  # bytes copied at a time
 
 
 def write_npz(
-    output: Path, raw: Path, width: int, names: list[str], flags: list[str], tokens: list[int] | None
+    raw: Path, output: Path, width: int, names: list[str], flags: list[str], tokens: list[int] | None
 ) -> None:
     """Writes the .npz file atomically from `raw`, float32 rows of `width`, without reading all of it into memory."""
     rows = raw.stat().st_size // (4 * width)
-    partial = output.with_name(output.name + ".tmp")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    with atomic(output) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         arrays = {"names": np.array(names, str), "flags": np.array(flags, str)}
         arrays |= {} if tokens is None else {"tokens": np.array(tokens, np.int64)}
         for name, array in arrays.items():
@@ -57,11 +51,10 @@ def write_npz(
             np.lib.format.write_array_header_1_0(file, header)
             while block := source.read(_BLOCK):
                 file.write(block)
-    partial.replace(output)
 
 
 def write_parquet(
-    output: Path, raw: Path, width: int, names: list[str], flags: list[str], tokens: list[int] | None
+    raw: Path, output: Path, width: int, names: list[str], flags: list[str], tokens: list[int] | None
 ) -> None:
     """Writes the .parquet file likewise, one row per sequence; the embeddings of its tokens are concatenated."""
     import pyarrow as pa
@@ -69,21 +62,19 @@ def write_parquet(
 
     sizes = [width] * len(names) if tokens is None else [n * width for n in tokens]
     schema = pa.schema([("name", pa.string()), ("flag", pa.string()), ("embedding", pa.list_(pa.float32()))])
-    partial = output.with_name(output.name + ".tmp")
-    with raw.open("rb") as source, pq.ParquetWriter(partial, schema) as writer:
+    with raw.open("rb") as source, atomic(output) as partial, pq.ParquetWriter(partial, schema) as writer:
         for first in range(0, len(names), _ROWS):
             chosen = slice(first, first + _ROWS)
             rows = [np.frombuffer(source.read(4 * size), "<f4") for size in sizes[chosen]]
             columns = {"name": names[chosen], "flag": flags[chosen], "embedding": rows}
             writer.write_table(pa.table(columns, schema=schema))
-    partial.replace(output)
 
 
 def main(argv=None) -> int:
     """Runs the command; returns its exit status."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
-    add("--fasta", type=Path, metavar="FILE", required=True, help="plain, gzip or bgzip; - is standard input")
+    loading.add_options(program.parser)
     add("--output", type=Path, metavar="FILE", required=True, help=".npz or .parquet")
     add("--pooling", choices=POOLINGS, default="last", help="how the tokens of a sequence are pooled [last]")
     add("--layer", type=int, help="0: the token embeddings; i: the output of layer i [after the final norm]")
@@ -100,44 +91,22 @@ def main(argv=None) -> int:
         help="how bases left over at the end are encoded [oov]",
     )
     add("--prompt_convention", choices=("v1", "v2"), help="how sequences are framed [the model's convention]")
-    add("--prefix", default="", metavar="TOKENS", help="special tokens before each sequence, e.g. <mam><cds>")
-    add(
-        "--batch_tokens",
-        type=int,
-        help=f"tokens per batch, including padding [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]",
-    )
     args, config, folder = program.parse(argv)
-    check_prefix(args.prefix)
+    special = parse_prefix(args.prefix)
     writers = {".npz": write_npz, ".parquet": write_parquet}
     if args.output.suffix not in writers:
         raise ConfigError("give a name that ends in .npz or .parquet", "--output", str(args.output))
-    if args.output.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError:
-            raise ConfigError(
-                "needs pip install 'gener_jax[parquet]'; or give a name that ends in .npz", "--output", str(args.output)
-            ) from None
-    if args.output.exists():
-        raise ConfigError("already exists; remove it or give another name", "--output", str(args.output))
+    if args.output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ConfigError(
+            "needs pip install 'gener_jax[parquet]'; or give a name that ends in .npz", "--output", str(args.output)
+        )
     if args.prompt_convention:
         config = dataclasses.replace(config, prompt_convention=args.prompt_convention)
-    with errors.user_errors():
-        args.batch_tokens = tokens_per_batch(args.batch_tokens)
-    keep_programs(config, folder)
-    lm = from_spec(config.spec, folder, step=args.step)
-    options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder", "prefix")}
-    fingerprint = {
-        "checkpoint": str(folder), "step": lm.step, **options, "fasta": of_file(args.fasta),
-        "spec": json.loads(dumps(config.spec)),
-    }  # fmt: skip
-    began = time.perf_counter()
-    rows = args.output.with_name(args.output.name + ".rows")
-    with ResumableFile(rows, fingerprint, resume=str(args.fasta) != "-") as raw:
-        names, tokens, flags = (raw.facts.get(name, []) for name in ("names", "tokens", "flags"))
-        if raw.done:
-            log(f"resuming after sequence {raw.done:,}")
-        prefix, rate = options.pop("prefix"), Rate("sequence", None, 0)
+    options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder")}
+    lm, fingerprint = loading.load(args, config, folder, (*options, "prefix"), ("fasta",))
+    with ResumableFile(args.output, fingerprint, "sequence") as out:
+        names, tokens, flags = (out.facts.get(name, []) for name in ("names", "tokens", "flags"))
+        rate = Rate("sequence", None, 0)
         per_token = args.pooling == "tokens"
         width = lm.spec.model.hidden_size * (1 if per_token else args.chunks)
         missing = np.full((0 if per_token else 1, width), np.nan, "<f4")  # of a sequence that is flagged
@@ -146,7 +115,7 @@ def main(argv=None) -> int:
             if sequence.problem or not len(sequence.codes):
                 return sequence.problem or "empty"
             try:
-                frames(lm, prefix + bases.decode(sequence.codes), "sequence", args.chunks, args.remainder)
+                frames(lm, Prompt(special, sequence.codes), "sequence", args.chunks, args.remainder)
             except InputError as error:
                 if error.argument != "sequence":
                     raise
@@ -154,27 +123,25 @@ def main(argv=None) -> int:
             return ""
 
         batches = 4 if per_token else 16  # per write, at most; the states of all tokens are large
-        sequences = itertools.islice(fasta.read(args.fasta, flag=True), raw.done, None)
+        sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, batches * args.batch_tokens * lm.tokenizer.k):
             with errors.user_errors():
                 own = [flag(sequence) for sequence in group]
-                good = [prefix + bases.decode(s.codes) for s, problem in zip(group, own, strict=True) if not problem]
+                good = [Prompt(special, s.codes) for s, problem in zip(group, own, strict=True) if not problem]
                 found = iter(lm.embed(good, batch_tokens=args.batch_tokens, **options))
             states = [missing if problem else next(found).reshape(-1, width) for problem in own]
             names += [s.name for s in group]
             tokens += map(len, states)
             flags += own
             data = b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in states)
-            raw.append(data, len(names), names=names, tokens=tokens, flags=flags)
+            out.append(data, len(names), names=names, tokens=tokens, flags=flags)
             rate.update(len(group), sum(len(s.codes) for s in group))
         rate.close()
-        writers[args.output.suffix](args.output, raw.partial, width, names, flags, tokens if per_token else None)
-        raw.discard()
         flagged = sum(map(bool, flags))
-    facts = {"sequences": len(names), "flagged": flagged, "width": width}
-    described = {**fingerprint, **facts, "environment": run_folder.environment()}
-    args.output.with_name(args.output.name + ".json").write_text(json.dumps(described, indent=2) + "\n")
-    print(json.dumps({"output": str(args.output), **facts, "seconds": round(time.perf_counter() - began, 1)}))
+        make = functools.partial(
+            writers[args.output.suffix], width=width, names=names, flags=flags, tokens=tokens if per_token else None
+        )
+        print(out.finish({"sequences": len(names), "flagged": flagged, "width": width}, make))
     return command.FLAGGED if flagged else 0
 
 

@@ -1,26 +1,30 @@
 """Evaluates a run on held-out regions: python -m gener_jax.evaluate --checkpoint RUN [--config.eval.split=train]
 
-Prints loss, perplexity and bits per base, by kind and taxon, and Markov baselines on the same bases. The last line on
-standard output is one JSON object.
+Prints loss, perplexity and bits per base, by kind and taxon, and Markov baselines on the same bases, and what other
+tasks find. The last line on standard output is one JSON object.
 """
 
 import json
 import time
 
 from data_pipeline.dataset.reader import read_info
+from gener_jax import tasks
 from gener_jax.cli import command
 from gener_jax.inference.lm import from_spec
 from gener_jax.model.sharding import mesh_of
 from gener_jax.runtime.progress import log
 from gener_jax.storage import pretrained, run_folder
-from gener_jax.tasks import report
 from gener_jax.training.metrics import logged
 
 
 def main(argv=None) -> None:
     """The command."""
     program = command.Command(__doc__, checkpoint=True)
+    program.parser.add_argument(
+        "--tasks", metavar="NAME,…", help=f"of {', '.join(tasks.TASKS)} [eval.tasks of the run]"
+    )
     args, config, folder = program.parse(argv)
+    chosen = tasks.of_config(config, args.tasks.split(",") if args.tasks else config.eval.tasks)
     mesh = None
     try:
         mesh = mesh_of(config)
@@ -36,24 +40,27 @@ def main(argv=None) -> None:
     elif read_info(config.data.path)["digest"] != trained_on["dataset"]:
         log(f"warning: {config.data.path} is not the dataset of this run, which may have been trained on these regions")
     log(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")
-    marks = []  # (seconds, tokens done) per batch; the first includes compilation
+    marks, results, speeds = [], {}, {}  # marks: (seconds, units done) per batch; the first includes compilation
 
     def progress(done: int, total: int) -> None:
         if len(marks) > 1 and time.perf_counter() - marks[-1][0] > 10:
-            log(f"{done:,} of {total:,} tokens")
+            log(f"{done:,} of {total:,}")
         marks.append((time.perf_counter(), done))
 
-    result = report.evaluate(config, lm.params, lm.tokenizer, lm.mesh, progress)
-    (began, first), (ended, last) = marks[:1] + marks[-1:] if marks else [(0.0, 0)] * 2
+    for task in chosen:
+        marks.clear()
+        results[task.name] = task.prepare(config.spec, lm.mesh)(lm.params, progress)
+        if len(marks) > 1:
+            speeds[task.name] = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
     facts = {
         "train_loss": logged(folder / "log.jsonl", step).get("loss"),
         "step": step,
-        "tokens_per_s": (last - first) / (ended - began) if len(marks) > 1 else None,
+        "tokens_per_s": speeds.get("held_out"),
         "checkpoint": str(folder),
         "split": config.eval.split,
     }
-    print(report.as_text(config, result))
-    print(json.dumps({**result, **facts}))
+    print("\n".join(result.text for result in results.values()))
+    print(json.dumps({**tasks.as_json(results), **facts}))
 
 
 if __name__ == "__main__":

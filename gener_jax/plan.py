@@ -21,19 +21,19 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from data_pipeline.errors import one_line
 from gener_jax.cli import command
 from gener_jax.config import REMAT, Config, Mesh
 from gener_jax.model import decoder, flops, memory
-from gener_jax.model.sharding import AXES, axis_sizes, batch_sharding, check_divides, mesh_of
+from gener_jax.model.sharding import AXES, TOKENS, axis_sizes, batch_sharding, check_divides, mesh_of
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
+from gener_jax.training import objectives
 from gener_jax.training.step import abstract_state, make_train_step
 
-ROOM = 0.92  # fraction of a device's memory that a plan uses; the rest is for fragmentation and the program
-# Time of a training step relative to that of its useful operations, by remat policy; a third is the forward pass.
-# `dots` recomputes only elementwise operations, fused into what reads them; `none` writes and reads 2.7 times as many
-# bytes instead (3 % of a step on a v5p by bytes; slower on CPU, measured).
-RECOMPUTED = {"none": 1.03, "dots": 1.0, "block": 1.28, "full": 1.33}
+# Fraction of a device's memory that a plan uses. By compilers' figures a step needs up to 2 % more than by the formula
+# (README, Results); the rest is for fragmentation and the program.
+ROOM = 0.92
 
 
 class Machine(NamedTuple):
@@ -53,42 +53,35 @@ def machine_of(args) -> Machine:
     """
     if args.device_memory_gib is not None and not 0 < args.device_memory_gib < math.inf:
         raise ConfigError("must be positive and finite", "--device_memory_gib", args.device_memory_gib)
+    number, device = args.devices, flops.DEVICES.get(args.device)
     if args.topology:
         kind, _, shape = args.topology.partition(":")
+        sizes = shape.split("x")
         if args.devices or args.device:
             raise ConfigError("give --topology, or --devices and --device: not both")
-        if (
-            kind not in flops.DEVICES
-            or not kind.startswith("v")
-            or not all(n.isdecimal() and int(n) for n in shape.split("x"))
-        ):
+        if kind not in flops.DEVICES or kind[0] != "v" or not all(n.isdecimal() and int(n) for n in sizes):
             raise ConfigError("must be v4, v5e, v5p or v6e with a shape, as in v5p:4x4x4", "--topology", args.topology)
-        device, number = flops.DEVICES[kind], math.prod(int(n) for n in shape.split("x"))
-        return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)
-    if args.devices is not None and args.devices < 1:
-        raise ConfigError("must be at least 1", "--devices", args.devices)
-    if not args.devices:
-        raise ConfigError("give --devices N with --device NAME or --device_memory_gib G, or --topology v5p:4x4x4")
-    device = flops.DEVICES[args.device] if args.device else None
-    if not (device or args.device_memory_gib):
+        number, device = math.prod(map(int, sizes)), flops.DEVICES[kind]
+    elif number is None or number < 1:
+        raise ConfigError("give their number, at least 1, or --topology v5p:4x4x4", "--devices", number)
+    elif not (device or args.device_memory_gib):
         raise ConfigError("give --device NAME or --device_memory_gib G, the memory per device")
-    return Machine(args.devices, args.device_memory_gib or device.memory_gib, device, None)
+    return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)
 
 
-class Sent(NamedTuple):
-    """Data that a device sends in a step."""
-
-    kind: str  # all-gather, reduce-scatter, all-reduce
-    axis: str  # of the mesh; fsdp means fsdp and context together, which shard the parameters
-    gib: float
+def needs(config: Config, machine: Machine) -> dict[str, float]:
+    """The memory of a training step in GiB per device, by formula."""
+    return memory.training_needs(config, machine.devices, lanes=128 if machine.topology else 1)
 
 
-def collectives(config: Config, num_devices: int) -> list[Sent]:
-    """Data that a device sends in a step, by formula for ring algorithms: an all-gather of x bytes over n devices sends
-    x (n − 1) / n, an all-reduce twice that.
+def collectives(config: Config, num_devices: int) -> dict[tuple[str, str], float]:
+    """Data in GiB that a device sends in a step, by collective operation and mesh axis; `fsdp` means fsdp and context
+    together, which shard the parameters.
 
-    Weights and gradients of layers, gathered and scattered for each microbatch; gradients summed over data; keys and
-    values over context; the residual stream over tensor, twice per layer and direction.
+    By formula for ring algorithms: an all-gather of x bytes over n devices sends x (n − 1) / n, an all-reduce twice
+    that. Weights and gradients of layers, gathered and scattered for each microbatch; gradients summed over data; keys
+    and values over context, and queries and outputs if a kernel computes attention (see `parallel`); the residual
+    stream over tensor, twice per layer and direction.
     """
     m, t, mesh = config.model, config.train, config.mesh
     sizes = axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
@@ -100,70 +93,63 @@ def collectives(config: Config, num_devices: int) -> list[Sent]:
     heads = m.num_key_value_heads / (1 if m.num_key_value_heads % tensor else tensor)
     keys = 2 * heads * m.head_dim * itemsize * tokens * sizes["context"] * m.num_hidden_layers
     residual = tokens * m.hidden_size * itemsize * m.num_hidden_layers
+    exchanged = m.num_attention_heads // tensor % sizes["context"] == 0
 
-    def sent(kind, axis, number, size):
-        return Sent(kind, axis, size * (number - 1) / number / memory.GIB)
+    def sent(number, size):
+        return size * (number - 1) / number / memory.GIB
 
-    return [
-        sent("all-gather", "fsdp", cut, (1 + passes) * t.accumulate * parameters * itemsize),
-        sent("reduce-scatter", "fsdp", cut, t.accumulate * parameters * 4),
-        sent("all-gather", "context", sizes["context"], passes * keys),
-        sent("reduce-scatter", "context", sizes["context"], keys),
-        sent("all-reduce", "data", sizes["data"], t.accumulate * 2 * 4 * parameters / cut),
-        sent("all-reduce", "tensor", tensor, 2 * 2 * (1 + passes) * residual),
-    ]
-
-
-EXPOSED = {"fsdp": 0.3, "data": 0.3, "context": 0.5, "tensor": 1.0}  # fraction not overlapped with computation; assumed
+    return {
+        ("all-gather", "fsdp"): sent(cut, (1 + passes) * t.accumulate * parameters * itemsize),
+        ("reduce-scatter", "fsdp"): sent(cut, t.accumulate * parameters * 4),
+        ("all-gather", "context"): sent(sizes["context"], passes * keys),
+        ("reduce-scatter", "context"): sent(sizes["context"], keys),
+        ("all-to-all", "context"): sent(sizes["context"], 2 * (1 + passes) * residual if exchanged else 0),
+        ("all-reduce", "data"): sent(sizes["data"], t.accumulate * 2 * 4 * parameters / cut),
+        ("all-reduce", "tensor"): sent(tensor, 2 * 2 * (1 + passes) * residual),
+    }
 
 
 def seconds(config: Config, machine: Machine, mfu: float) -> float:
-    """Time of a step: its operations, recomputed ones included, at `mfu` of the peak, and the communication that is not
-    overlapped. Only for comparing candidates.
+    """Time of a step: its operations, repeated ones included, at `mfu` of the peak, and then its communication, as if
+    none of it overlapped with computation. Only for comparing candidates.
     """
-    device, mesh = machine.device, config.mesh
-    tokens = config.train.batch_size * config.data.context_length / machine.devices
-    done = flops.training(config.model, config.data.context_length) * tokens * RECOMPUTED[config.model.remat]
-    if (
-        mesh.context > 1
-    ):  # where no kernel of the platform's attends; blockwise attention takes about three times as long
-        attention = flops.training(config.model, config.data.context_length) - 6 * flops.matrix_parameters(config.model)
-        done += 2 * attention * tokens
+    m, length, device, mesh = config.model, config.data.context_length, machine.device, config.mesh
+    # `dots` repeats elementwise operations alone, `block` the layers' products of weights, `full` the forward pass.
+    repeated = {"dots": 0, "block": 2 * flops.matrix_parameters(m), "full": flops.forward(m, length)}[m.remat]
+    operations = (flops.training(m, length) + repeated) * config.train.batch_size * length / machine.devices
     reach = {"tensor": mesh.tensor, "context": mesh.tensor * mesh.context, "fsdp": machine.devices // mesh.data}
-    reach["data"] = machine.devices
     waiting = 0.0
-    for one in collectives(config, machine.devices):
-        link = device.link if not device.near or reach[one.axis] <= device.near else device.far
-        waiting += EXPOSED[one.axis] * one.gib * memory.GIB / (link * 1e9)
-    return done / (device.tflops * 1e12 * mfu) + waiting
+    for (_, axis), gib in collectives(config, machine.devices).items():
+        link = device.link if not device.near or reach.get(axis, machine.devices) <= device.near else device.far
+        waiting += gib * memory.GIB / (link * 1e9)
+    return operations / (device.tflops * 1e12 * mfu) + waiting
 
 
 def candidates(config: Config, machine: Machine):
-    """Every mesh, remat policy and number of microbatches that divides the model, the batch and the machine."""
+    """Every mesh, remat policy and number of microbatches that divides the model, the batch and the machine.
+
+    Without remat `none`, which repeats no fewer operations of `seconds` than `dots` and needs more memory, and without
+    a context axis that does not divide the heads of a device, over which no kernel computes attention.
+    """
     m, t, length = config.model, config.train, config.data.context_length
     divisors = [n for n in range(1, machine.devices + 1) if machine.devices % n == 0]
     for tensor, context, fsdp in itertools.product(divisors, repeat=3):
-        if machine.devices % (tensor * context * fsdp) or tensor > 8 or context > 16:
-            continue  # a tensor axis above 8 leaves the fast links
+        if machine.devices % (tensor * context * fsdp) or tensor > 8:  # a tensor axis above 8 leaves the fast links
+            continue
         data = machine.devices // (tensor * context * fsdp)
-        if any(size % tensor for size in (m.num_attention_heads, m.intermediate_size, m.vocab_size)):
+        rows, left_over = divmod(t.batch_size, data * fsdp)
+        by_tensor = (m.num_attention_heads, m.intermediate_size, m.vocab_size)
+        if left_over or any(size % tensor for size in by_tensor) or m.hidden_size % (fsdp * context):
             continue
-        if m.hidden_size % (fsdp * context) or (context > 1 and length % (2 * context)):
-            continue
-        rows = t.batch_size // (data * fsdp)
-        if t.batch_size % (data * fsdp):
+        if context > 1 and (length % (2 * context) or m.num_attention_heads // tensor % context):
             continue
         mesh = Mesh(data=data, fsdp=fsdp, tensor=tensor, context=context)
-        for accumulate, remat in itertools.product([n for n in range(1, rows + 1) if rows % n == 0], REMAT):
+        microbatches = [n for n in range(1, rows + 1) if rows % n == 0]
+        for accumulate, remat in itertools.product(microbatches, [policy for policy in REMAT if policy != "none"]):
             yield dataclasses.replace(
                 config, mesh=mesh, model=dataclasses.replace(m, remat=remat),
                 train=dataclasses.replace(t, accumulate=accumulate),
             )  # fmt: skip
-
-
-def peak(config: Config, machine: Machine) -> float:
-    """GiB per device, by formula."""
-    return sum(memory.training_needs(config, machine.devices, lanes=128 if machine.topology else 1).values())
 
 
 def suggest(config: Config, machine: Machine, mfu: float) -> Config | None:
@@ -172,22 +158,22 @@ def suggest(config: Config, machine: Machine, mfu: float) -> Config | None:
     If the kind of device is unknown, times are those of an H100.
     """
     timed = machine if machine.device else machine._replace(device=flops.DEVICES["h100"])
-    best = None
-    for candidate in candidates(config, machine):
-        if peak(candidate, machine) <= ROOM * machine.memory_gib:
-            # Differences of a tenth of a per cent do not count: then fewer axes and microbatches are better.
-            axes = sum(size > 1 for size in dataclasses.asdict(candidate.mesh).values())
-            cost = seconds(candidate, timed, mfu) * (1 + 1e-3 * (axes + math.log2(candidate.train.accumulate)))
-            if best is None or cost < best[0]:
-                best = cost, candidate
-    return best and best[1]
+
+    def cost(candidate):
+        # Differences of a tenth of a per cent do not count: then fewer axes and microbatches are better.
+        axes = sum(size > 1 for size in dataclasses.asdict(candidate.mesh).values())
+        return seconds(candidate, timed, mfu) * (1 + 1e-3 * (axes + math.log2(candidate.train.accumulate)))
+
+    room = ROOM * machine.memory_gib
+    fitting = (one for one in candidates(config, machine) if sum(needs(one, machine).values()) <= room)
+    return min(fitting, key=cost, default=None)
 
 
 def described(config: Config, machine: Machine, mfu: float) -> dict:
     """A configuration's figures on a machine, as plain numbers."""
     sizes = axis_sizes(machine.devices, config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.context)
     check_divides(config, sizes)
-    need = memory.training_needs(config, machine.devices, lanes=128 if machine.topology else 1)
+    need, sent = needs(config, machine), collectives(config, machine.devices)
     tokens = config.train.batch_size * config.data.context_length
     out = {
         "mesh": {name: sizes[name] for name in AXES},
@@ -198,15 +184,14 @@ def described(config: Config, machine: Machine, mfu: float) -> dict:
         "peak_gib": round(sum(need.values()), 3),
         "fits": sum(need.values()) <= ROOM * machine.memory_gib,
         "sent_gib_per_step": {
-            kind: round(sum(one.gib for one in collectives(config, machine.devices) if one.kind == kind), 3)
-            for kind in ("all-gather", "reduce-scatter", "all-reduce")
+            kind: round(sum(gib for (name, _), gib in sent.items() if name == kind), 3)
+            for kind in ("all-gather", "reduce-scatter", "all-to-all", "all-reduce")
         },
     }
     if machine.device:
-        speed = machine.devices * machine.device.tflops * 1e12 * mfu
-        speed /= flops.training(config.model, config.data.context_length)
-        out["tokens_per_s"] = round(speed)
-        out["days"] = round(tokens * config.train.num_steps / speed / 86400, 2)
+        operations = flops.training(config.model, config.data.context_length)
+        speed = machine.devices * machine.device.tflops * 1e12 * mfu / operations
+        out |= {"tokens_per_s": round(speed), "days": round(tokens * config.train.num_steps / speed / 86400, 2)}
     return out
 
 
@@ -240,8 +225,7 @@ def compile_for(config: Config, machine: Machine) -> dict:
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=machine.topology).devices
     except Exception as error:  # of many kinds: the library is absent, or does not know the topology
-        line = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ConfigError(f"--compile {machine.topology}: {line}; pip install -e '.[plan]'") from error
+        raise ConfigError(f"--compile {machine.topology}: {one_line(error)}; pip install -e '.[plan]'") from error
     mesh = mesh_of(config, devices)
     row = jax.ShapeDtypeStruct(
         (config.train.batch_size, config.data.context_length), np.int32, sharding=batch_sharding(mesh)
@@ -251,10 +235,9 @@ def compile_for(config: Config, machine: Machine) -> dict:
         batch |= {"segment_ids": row, "positions": row}
     began = time.perf_counter()
     with jax.set_mesh(mesh):
-        step = make_train_step(
-            config, mesh, config.tokenizer.make().token_bases, config.objective.at(config.train.num_steps)
-        )
-        lowered = step.lower(abstract_state(config, mesh), batch)
+        objective = objectives.of_config(config, config.tokenizer.make())(config.train.num_steps)
+        step = make_train_step(config, mesh, objective, dict.fromkeys(batch, TOKENS))
+        lowered = step.lower(abstract_state(config, mesh), {}, batch)
         try:
             stats = lowered.compile().memory_analysis()
         except jax.errors.JaxRuntimeError as error:
@@ -294,8 +277,12 @@ def main(argv=None) -> None:
         f"{length:,} = {tokens:,} tokens; {flops.training(m, length) / 1e9:,.3g} GFLOP per token, "
         f"{flops.training(m, length) * tokens * config.train.num_steps:.3g} in all; {args.mfu:.0%} MFU assumed"
     )
-    result = {"name": config.name, "devices": machine.devices, "device_memory_gib": machine.memory_gib}
-    result["flops_per_token"] = flops.training(m, length)
+    result = {
+        "name": config.name,
+        "devices": machine.devices,
+        "device_memory_gib": machine.memory_gib,
+        "flops_per_token": flops.training(m, length),
+    }
     try:
         result["given"] = described(config, machine, args.mfu)
         print(text("given", result["given"]))
@@ -307,8 +294,8 @@ def main(argv=None) -> None:
     else:
         result["suggested"] = described(best, machine, args.mfu)
         print(text("suggested", result["suggested"]))
-        fields = {f"mesh.{name}": size for name, size in dataclasses.asdict(best.mesh).items()}
-        fields |= {"model.remat": best.model.remat, "train.accumulate": best.train.accumulate}
+        mesh = {f"mesh.{name}": size for name, size in dataclasses.asdict(best.mesh).items()}
+        fields = {**mesh, "model.remat": best.model.remat, "train.accumulate": best.train.accumulate}
         print("  set         " + " ".join(f"--config.{name}={value}" for name, value in fields.items()))
     result["inference_gib"] = {
         f"{rows} × {n}": sum(memory.inference_needs(config.model, dict.fromkeys(AXES, 1), rows, n).values())
@@ -319,11 +306,11 @@ def main(argv=None) -> None:
     if args.compile and best is not None:
         log(f"compiling for {machine.topology}: minutes")
         found = result["compiled"] = compile_for(best, machine)
-        error = result["suggested"]["peak_gib"] / found["peak_gib"] - 1
+        peak, formula = found["peak_gib"], result["suggested"]["peak_gib"]
         kernels = "with its attention kernel" if found["kernels"] else "without a kernel"
         print(
-            f"compiled for {machine.topology} ({kernels}) in {found['seconds']:.0f} s, not run: peak "
-            f"{found['peak_gib']:.2f} GiB per device, by formula {result['suggested']['peak_gib']:.2f} ({error:+.0%})"
+            f"compiled for {machine.topology} ({kernels}) in {found['seconds']:.0f} s, not run: peak {peak:.2f} GiB "
+            f"per device, by formula {formula:.2f} ({formula / peak - 1:+.0%})"
         )
     print(json.dumps(result))
 

@@ -6,19 +6,20 @@ also be read from a FASTA file; the records keep its names.
 """
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 
+from data_pipeline.files import write_text
 from data_pipeline.formats import fasta as fasta_file
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
 from gener_jax.cli import command
 from gener_jax.config import Sample
 from gener_jax.inference.constraints import Constraints
-from gener_jax.inference.generate import BATCH_SIZE, MODES, cache_size
+from gener_jax.inference.generate import BATCH_SIZE, cache_size
 from gener_jax.inference.lm import from_spec
-from gener_jax.inference.prompt import REMAINDERS, check_prefix, split_prompt
+from gener_jax.inference.prompt import REMAINDERS, Prompt, parse_prefix
+from gener_jax.inference.samplers import MODES
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage.compilation import keep_programs
@@ -34,7 +35,9 @@ def main(argv=None) -> None:
     """Runs the command."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
-    add("--prompt", action="append", metavar="DNA", help="DNA of any length; may be given several times")
+    add(
+        "--prompt", action="append", dest="prompts", metavar="DNA", help="DNA of any length; may be given several times"
+    )
     add("--num_bases", type=int, help="bases to generate")
     add("--num_samples", type=int, help="samples per prompt")
     add("--temperature", type=float, help="0 is greedy")
@@ -77,11 +80,9 @@ def main(argv=None) -> None:
     given = {
         f.name: getattr(args, f.name) for f in dataclasses.fields(Sample) if getattr(args, f.name, None) is not None
     }
-    if args.prompt:
-        given["prompts"] = tuple(args.prompt)
-    if args.fasta is not None and args.prompt:
+    if args.fasta is not None and args.prompts:
         raise ConfigError("give either --prompt or --fasta, not both")
-    check_prefix(args.prefix)
+    special = parse_prefix(args.prefix)
     for flag, path in (("--output", args.output), ("--log_probs", args.log_probs)):
         if path is None:
             continue
@@ -89,23 +90,22 @@ def main(argv=None) -> None:
             raise ConfigError("is a folder; give the name of a file", flag, str(path))
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
     sample = dataclasses.replace(config.sample, **given)
-    names, prompts = [""] * len(sample.prompts), list(sample.prompts)
-    if args.fasta is not None:
-        records = [(s.name, bases.decode(s.codes)) for s in fasta_file.read(args.fasta)]
-        names, prompts = [name for name, _ in records], [text for _, text in records]
-    prompts = [args.prefix + p for p in prompts]
-    with errors.user_errors(
-        "--prompt" if args.fasta is None else f"--fasta {args.fasta}"
-    ):  # before parameters are read
-        tokenizer = config.tokenizer.make()
-        ids = [split_prompt(tokenizer, p, args.remainder)[0] for p in prompts for _ in range(sample.num_samples)]
+    if args.fasta is None:
+        with errors.user_errors("--prompt"):
+            named = [("", Prompt.parse(args.prefix + text)) for text in sample.prompts]
+    else:
+        named = [(s.name, Prompt(special, s.codes)) for s in fasta_file.read(args.fasta)]
+    prompts = [prompt for _, prompt in named]
     with errors.user_errors():
         constraints = Constraints(
             max_homopolymer=args.max_homopolymer, forbidden_motifs=tuple(args.forbidden_motifs),
             gc=args.gc and tuple(args.gc), min_orf_length=args.min_orf_length,
             stop_codon=args.stop_codon, genetic_code=args.genetic_code,
         )  # fmt: skip
-    rows, slots = cache_size(ids, sample.num_bases, tokenizer, BATCH_SIZE)
+    tokenizer = config.tokenizer.make()
+    longest = max((len(prompt.encode(tokenizer, args.remainder).ids) for prompt in prompts), default=0)
+    most = min(len(prompts) * sample.num_samples, BATCH_SIZE)
+    rows, slots = cache_size(most, longest, sample.num_bases, tokenizer)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step, batch=rows, tokens=slots)
     with errors.user_errors():
@@ -116,9 +116,9 @@ def main(argv=None) -> None:
         )  # fmt: skip
     text, table = [], ["sample\tposition\tbase\tlog_p\n"]
     for i, c in enumerate(continuations):
-        which = i // sample.num_samples
-        dna = prompts[which][prompts[which].rfind(">") + 1 :]
-        name = f"{names[which]}_sample_{i % sample.num_samples + 1}" if names[which] else f"sample_{i + 1}"
+        record, prompt = named[i // sample.num_samples]
+        dna = bases.decode(prompt.codes)
+        name = f"{record}_sample_{i % sample.num_samples + 1}" if record else f"sample_{i + 1}"
         described = f"prompt_bases={len(dna)} bases={len(c.text)} end={c.end.replace(' ', '_')}"
         text.append(fasta(f"{name} {described} temperature={sample.temperature} seed={sample.seed}", dna + c.text))
         if c.log_probs is not None:
@@ -126,18 +126,11 @@ def main(argv=None) -> None:
                 f"{name}\t{j}\t{b}\t{p:.6g}\n" for j, (b, p) in enumerate(zip(c.text, c.log_probs, strict=True), 1)
             ]
     if args.log_probs is not None:
-        _write(args.log_probs, "".join(table))
+        write_text(args.log_probs, "".join(table))
     if args.output is None:
         sys.stdout.write("".join(text))
     else:
-        _write(args.output, "".join(text))
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file atomically."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+        write_text(args.output, "".join(text))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ one batch. After a stop, the same command resumes.
 import collections
 import contextlib
 import itertools
-import json
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,13 +20,11 @@ import numpy as np
 
 from data_pipeline.errors import MismatchError
 from data_pipeline.formats import fasta, vcf
-from data_pipeline.sequence import bases
-from gener_jax.cli import command
-from gener_jax.config import Config, dumps
-from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
+from gener_jax.cli import command, loading
+from gener_jax.config import Config
 from gener_jax.inference.likelihood import SCORES, STRANDS
-from gener_jax.inference.lm import LM, from_spec
-from gener_jax.inference.prompt import check_prefix
+from gener_jax.inference.lm import LM
+from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.overlap import CHECKS, ScoredBases, overlap
 from gener_jax.inference.variants.scoring import CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, Scorer
@@ -36,9 +32,7 @@ from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, log
-from gener_jax.storage import run_folder
-from gener_jax.storage.compilation import keep_programs
-from gener_jax.storage.files import ResumableFile, of_file
+from gener_jax.storage.resumable import ResumableFile
 
 VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "score", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
@@ -61,13 +55,10 @@ class Output(contextlib.AbstractContextManager):
     """Writes rows in order, to a resumable file or to standard output, and counts those that are flagged."""
 
     def __init__(self, path: Path | None, fingerprint: dict, header: str, unit: str):
-        piped = {"path": "-"} in fingerprint.values()  # another run gets other data from standard input
-        self._file = None if path is None else ResumableFile(path, fingerprint, resume=not piped)
+        self._file = None if path is None else ResumableFile(path, fingerprint, unit)
         self.done = 0 if path is None else self._file.done
         self.counts = collections.Counter({} if path is None else self._file.facts.get("counts", {}))
-        if self.done:
-            log(f"resuming after {unit} {self.done:,}")
-        else:
+        if not self.done:
             self.write([header], 0)
 
     def __exit__(self, *_):
@@ -86,12 +77,11 @@ class Output(contextlib.AbstractContextManager):
         else:
             self._file.append("".join(rows).encode(), self.done, counts=dict(self.counts))
 
-    def finish(self, fingerprint: dict, **facts) -> dict:
-        """Completes the file, writes how it was made to a JSON file next to it, and returns the counts and facts."""
-        facts = {**self.counts, **facts}
+    def finish(self, **facts) -> int:
+        """Completes the file and prints the counts and facts; returns the exit status."""
         if self._file is not None:
-            self._file.finish({**fingerprint, **facts, "environment": run_folder.environment()})
-        return facts
+            print(self._file.finish({**self.counts, **facts}))
+        return command.FLAGGED if self.counts["flagged"] else 0
 
 
 def _variant_header(lines: list[str], as_vcf: bool) -> str:
@@ -130,8 +120,8 @@ def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
     return rows
 
 
-def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> dict:
-    """Scores the variants of the VCF; returns the object that the command prints last."""
+def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> int:
+    """Scores the variants of the VCF; returns the exit status."""
     with errors.user_errors():
         scorer = Scorer(
             lm, protocol=args.protocol, context=args.context, phases=args.phases, strand=args.strand,
@@ -175,22 +165,22 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
                 rows += [_annotated(record, own)] if as_vcf else _rows(record, own)
             out.write(rows, len(block))
         rate.close()
-        return out.finish(fingerprint, records=total, overlap=line)
+        return out.finish(records=total, overlap=line)
 
 
-def score_fasta(lm: LM, args, fingerprint: dict) -> dict:
-    """Scores the sequences of the FASTA; returns the object that the command prints last."""
+def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
+    """Scores the sequences of the FASTA after these special tokens; returns the exit status."""
     with Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence") as out:
         rate, k, longest = Rate("sequence", None, 0), lm.tokenizer.k, lm.spec.model.max_length
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, _BATCHES * args.batch_tokens * k):
             flags = []
             for sequence in group:
-                tokens = args.prefix.count("<") + -(-len(sequence.codes) // k)
+                tokens = len(special) + -(-len(sequence.codes) // k)
                 flags.append(sequence.problem or ("" if len(sequence.codes) else "empty"))
                 if longest is not None and tokens > longest and not flags[-1]:
                     flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
-            good = [args.prefix + bases.decode(s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
+            good = [Prompt(special, s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
             with errors.user_errors():
                 scores = iter(
                     lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens)
@@ -208,14 +198,14 @@ def score_fasta(lm: LM, args, fingerprint: dict) -> dict:
             out.write(rows, len(group))
             rate.update(len(group), sum(len(s.codes) for s in group))
         rate.close()
-        return out.finish(fingerprint)
+        return out.finish()
 
 
 def main(argv=None) -> int:
     """Runs the command; returns its exit status."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
-    add("--fasta", type=Path, metavar="FILE", required=True, help="plain, gzip or bgzip; - is standard input")
+    loading.add_options(program.parser)
     add("--vcf", type=Path, metavar="FILE", help="score its variants instead of the FASTA's sequences")
     add("--output", type=Path, metavar="FILE", help="TSV, or VCF if named .vcf [TSV on standard output]")
     add(
@@ -252,12 +242,6 @@ def main(argv=None) -> int:
     )
     add("--check_overlap", choices=CHECKS, default="auto",
         help="compare the windows of variants with the model's training data [auto: if it has up to 2 Gb]")  # fmt: skip
-    add("--prefix", default="", metavar="TOKENS", help="special tokens before each sequence, e.g. <mam><cds>")
-    add(
-        "--batch_tokens",
-        type=int,
-        help=f"tokens per batch, including padding [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]",
-    )
     args, config, folder = program.parse(argv)
     if args.vcf and args.prefix:
         raise ConfigError("applies to sequences, not to --vcf", "--prefix", args.prefix)
@@ -272,24 +256,14 @@ def main(argv=None) -> int:
             raise ConfigError(
                 "sequences are written as a table; give a name that ends in .tsv", "--output", str(args.output)
             )
-    check_prefix(args.prefix)
-    files = {name: of_file(getattr(args, name)) for name in ("fasta", "vcf", "aliases")}
-    with errors.user_errors():
-        args.batch_tokens = tokens_per_batch(args.batch_tokens)
-    keep_programs(config, folder)
-    lm = from_spec(config.spec, folder, step=args.step)
+    special = parse_prefix(args.prefix)
+    options = ("score", "strand") + (("protocol", "context", "phases") if args.vcf else ("prefix",))
+    lm, fingerprint = loading.load(args, config, folder, options, ("fasta", "vcf", "aliases"))
     if lm.tokenizer.kind != "kmer":
         raise ConfigError("scoring needs a k-mer tokenizer", "tokenizer.kind", lm.tokenizer.kind)
-    options = ("score", "strand") + (("protocol", "context", "phases") if args.vcf else ("prefix",))
-    fingerprint = {
-        "checkpoint": str(folder), "step": lm.step, **{name: getattr(args, name) for name in options}, **files,
-        "spec": json.loads(dumps(config.spec)),
-    }  # fmt: skip
-    began = time.perf_counter()
-    facts = score_vcf(lm, args, fingerprint, config, folder) if args.vcf else score_fasta(lm, args, fingerprint)
-    if args.output is not None:
-        print(json.dumps({"output": str(args.output), **facts, "seconds": round(time.perf_counter() - began, 1)}))
-    return command.FLAGGED if facts.get("flagged") else 0
+    if args.vcf:
+        return score_vcf(lm, args, fingerprint, config, folder)
+    return score_fasta(lm, args, special, fingerprint)
 
 
 if __name__ == "__main__":

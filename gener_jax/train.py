@@ -9,6 +9,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import flax
@@ -23,27 +24,30 @@ from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax import __version__
 from gener_jax.cli import command
 from gener_jax.config import Config
-from gener_jax.data.loader import TokenStream
+from gener_jax.data.loader import DataSource, TokenStream
 from gener_jax.inference.lm import LM
-from gener_jax.inference.prompt import split_prompt
-from gener_jax.model import decoder, flops, memory
+from gener_jax.inference.prompt import Prompt
+from gener_jax.model import flops, memory
 from gener_jax.model.sharding import mesh_of
+from gener_jax.model.trainable import everything
 from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
-from gener_jax.storage import pretrained, run_folder
+from gener_jax.storage import run_folder
 from gener_jax.storage.compilation import keep_programs
-from gener_jax.tasks import report
-from gener_jax.training import checkpoint
+from gener_jax.tasks import as_json, of_config, samples
+from gener_jax.tasks.base import Result, Task
+from gener_jax.training import checkpoint, objectives
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.loop import Run, loop
 from gener_jax.training.metrics import Log
-from gener_jax.training.step import abstract_state, init_state
+from gener_jax.training.start import start
+from gener_jax.training.step import abstract_state
 
 _READING = ("data.", "tokenizer.")  # fields that determine what is read from a dataset
 
 
-def check(config: Config) -> None:
+def check(config: Config, trains=everything, init=None) -> None:
     """Checks data and memory before anything is made; raises DataError with a line for each problem."""
     problems = []
     if not (Path(config.data.path) / "dataset.json").exists() and not config.data.build_from:
@@ -52,7 +56,7 @@ def check(config: Config) -> None:
             "https://ftp.ncbi.nlm.nih.gov/refseq/release/DIVISION/*.genomic.gbff.gz, then build it with "
             f"python -m data_pipeline.build --input *.gbff.gz --output {config.data.path}"
         )
-    if config.train.check_memory and (line := memory.training_shortage(config)):
+    if config.train.check_memory and (line := memory.training_shortage(config, trains, init)):
         problems.append(line)
     if problems:
         raise DataError("\nerror: ".join(problems))
@@ -73,24 +77,6 @@ def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
             config.data.build_from, config.data.path, validation_fraction=config.data.validation_fraction,
             tokenizer=tokenizer if config.data.storage == "token_ids" else None,
         )  # fmt: skip
-
-
-def initial_params(config: Config, mesh):
-    """The parameters of `train.init_from`; logs where its model differs from this run's.
-
-    Raises:
-      ConfigError: if it has another tokenizer.
-      CheckpointError: if it cannot be read, or has other shapes.
-    """
-    folder = pretrained.find(config.train.init_from)
-    theirs = pretrained.read_spec(folder)
-    tokenizer = theirs.tokenizer.make()
-    if tokenizer.digest != config.tokenizer.make().digest:
-        raise ConfigError(f"train.init_from {folder}: has another vocabulary ({tokenizer.name})")
-    before, after = dataclasses.asdict(theirs.model), dataclasses.asdict(config.model)
-    differences = [f"model.{name} {before[name]} → {value}" for name, value in after.items() if before[name] != value]
-    log(f"starting from the parameters of {folder}" + (f", with {', '.join(differences)}" if differences else ""))
-    return pretrained.read_params(folder, config.model, mesh)[0]
 
 
 def check_built(config: Config) -> None:
@@ -116,8 +102,26 @@ def check_built(config: Config) -> None:
         )
 
 
-def prepare(config: Config, workdir: Path) -> Run:
+def prepare(
+    config: Config,
+    workdir: Path,
+    *,
+    source: DataSource | None = None,
+    objective=None,
+    trains=everything,
+    init=None,
+    tasks: Sequence[Task] = (),
+) -> Run:
     """Data, mesh and state of a run: a new state, or that of the newest checkpoint in `workdir` that can be restored.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      source: what it reads; default: the dataset of `data.path`, as a stream of tokens.
+      objective: of the step that follows this many completed ones, as a function; default: `objectives.of_config`.
+      trains: which parameters are trained, as in `step.abstract_state`; the others are those of `train.init_from`.
+      init: which parameters there are, as in `step.abstract_state`.
+      tasks: what measures the model in addition to `eval.tasks`; `checkpoint.best` may be the metric of one of them.
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each, before anything is trained.
@@ -125,8 +129,8 @@ def prepare(config: Config, workdir: Path) -> Run:
     tokenizer = config.tokenizer.make()
     with errors.user_errors("sample.prompts"):  # now, not after training
         for prompt in config.sample.prompts:
-            split_prompt(tokenizer, prompt)
-    check(config)
+            Prompt.parse(prompt)
+    check(config, trains, init)
     # The config in a run's folder must work from any directory.
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))
     config = dataclasses.replace(config, data=data)
@@ -138,48 +142,50 @@ def prepare(config: Config, workdir: Path) -> Run:
         )
     with errors.user_errors():
         mesh = mesh_of(config)
-        target = abstract_state(config, mesh)
+        abstract_state(config, mesh, trains, init)  # fails if the mesh does not divide the model
     distributed.run_on_primary(lambda: prepare_data(config, tokenizer))
     distributed.check_shared(Path(config.data.path))
-    stream = TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
-    if config.data.repeat_weight != 1 and not stream.has_lower_case():
+    stream = source or TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
+    if source is None and config.data.repeat_weight != 1 and not stream.has_lower_case():
         log(
             f"warning: no lower case in the sampled bases of {config.data.path}, so data.repeat_weight "
             f"{config.data.repeat_weight} has no effect on them"
         )
-    held_out = RegionSource(config.data.path, config.eval.split)
-    if len(held_out) == 0:
-        raise DatasetError(
-            "has no regions", file=config.data.path, field="split", value=config.eval.split,
-            remedy="build with a larger fraction for it",
-        )  # fmt: skip
+    tasks = [*of_config(config, config.eval.tasks), *tasks]
+    metrics = {f"{task.name}.{task.metric}": task for task in tasks}
+    if config.checkpoint.best not in metrics:
+        raise ConfigError(
+            f"must be the metric of a task of this run: {', '.join(metrics)}", "checkpoint.best", config.checkpoint.best
+        )
+    higher_is_better = metrics[config.checkpoint.best].higher_is_better
 
     # 1. The config of the folder must equal this one. 2. The newest checkpoint that can be restored gives parameters,
     # optimizer and step. 3. Its loader digest must equal that of the stream. 4. The log is truncated to its step.
     checkpoint.check_folder(workdir, config)
     keep_programs(config, workdir)
-    checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
-    evaluated = True
-    if (newest := checkpoints.newest(target)) is not None:
-        start, state, loader_state = newest
-        evaluated = checkpoints.bits_per_base(start) is not None
+    checkpoints = checkpoint.Checkpoints(
+        workdir, config.checkpoint.keep, config.checkpoint.best, higher_is_better=higher_is_better
+    )
+    step, state, frozen, loader_state = start(config, mesh, checkpoints, workdir, trains, init)
+    evaluated, position = True, 0
+    if loader_state is not None:
+        evaluated, position = checkpoints.value(step) is not None, loader_state["position"]
         check_data(config, stream, loader_state)
-        distributed.log_primary(f"resuming {workdir} at step {start}")
-    else:
-        start, state = 0, init_state(config, mesh)
-        if config.train.init_from is not None:
-            state = dataclasses.replace(state, params=None)  # frees the initial ones before the others are read
-            state = dataclasses.replace(state, params=initial_params(config, mesh))
+        distributed.log_primary(f"resuming {workdir} at step {step}")
     distributed.run_on_primary(lambda: run_folder.describe(workdir, config))
     distributed.check_shared(workdir)
-    run_log = Log(workdir, start, config, evaluated=evaluated)
-    return Run(config, workdir, tokenizer, mesh, stream, held_out, checkpoints, start, evaluated, state, run_log)
+    run_log = Log(workdir, step, config, evaluated=evaluated)
+    objective = objective or objectives.of_config(config, tokenizer)
+    return Run(
+        config, workdir, tokenizer, mesh, stream, objective, tasks, checkpoints, step, position, evaluated, state,
+        frozen, trains, init, run_log,
+    )  # fmt: skip
 
 
-def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
+def check_data(config: Config, stream: DataSource, loader_state: dict) -> None:
     """Raises DataError if a checkpoint was trained on other data, unless that was allowed."""
     allowing = config.train.allow_changes
-    for name, digest in (("dataset", stream.source.digest), ("digest", stream.digest)):
+    for name, digest in (("dataset", stream.dataset), ("digest", stream.digest)):
         allowed = "data.path" in allowing or (name == "digest" and any(a.startswith(_READING) for a in allowing))
         if loader_state[name] != digest and not allowed:
             raise DatasetError(
@@ -192,19 +198,20 @@ def check_data(config: Config, stream: TokenStream, loader_state: dict) -> None:
 def screen(run: Run) -> str:
     """A summary of the run before its first step, one screen of text."""
     config, stream, mesh = run.config, run.stream, run.mesh
-    m, t, stats = config.model, config.train, stream.epoch_stats(0)
-    need, have = memory.training_needs(config, mesh.size), memory.available()
+    m, t, stats = config.model, config.train, stream.stats
+    need, have = memory.training_needs(config, mesh.size, trains=run.trains, init=run.init), memory.available()
     per_token = flops.training(m, config.data.context_length)
     epochs = t.num_steps * run.tokens_per_step / max(stats["tokens"], 1)
     objective = "cross-entropy"
     if config.objective.fns_from_step is not None:
         objective = f"cross-entropy, FNS from step {config.objective.fns_from_step:,}"
+    trained, frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (run.state.params, run.frozen))
+    parameters = f"{trained + frozen:,} parameters" + (f", {trained:,} of them trained" if frozen else "")
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     python = sys.version.split()[0]
-    kept = 100 * stats["kept"] / stats["region_bases"]
     rows = (
-        ("model", f"{decoder.num_parameters(m):,} parameters: {m.num_hidden_layers} layers of {m.hidden_size}, "
+        ("model", f"{parameters}: {m.num_hidden_layers} layers of {m.hidden_size}, "
                   f"{m.num_attention_heads} heads of {m.head_dim} on {m.num_key_value_heads} of keys; {m.dtype}, "
                   f"remat {m.remat}, attention {m.attention}"),
         ("mesh", f"{axes}: {mesh.size} {jax.devices()[0].device_kind}{hosts}"),
@@ -214,16 +221,18 @@ def screen(run: Run) -> str:
                  + (f" in {t.accumulate} microbatches" if t.accumulate > 1 else "")
                  + f"; {per_token * run.tokens_per_step / 1e12:,.3g} TFLOP, {per_token / 1e9:,.3g} GFLOP per token"),
         ("training", f"{t.num_steps:,} steps, {epochs:.1f} epochs; {objective}; {config.optimizer.schedule}"),
-        ("data", f"{len(stream.source):,} regions, {stats['region_bases']:,} bases, {stats['tokens']:,} tokens "
-                 f"({run.tokenizer.name}) per epoch, {kept:.1f} % of bases kept; held out: "
-                 f"{len(run.held_out):,} regions, {int(run.held_out.index['length'].sum()):,} bases"),
+        ("data", ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in stats.items())
+                 + f" ({run.tokenizer.name}) per epoch"),
+        ("tasks", f"{', '.join(task.name for task in run.tasks)}, every {config.eval.every_steps:,} steps"),
         ("versions", f"gener_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}, Python {python}"),
     )  # fmt: skip
     return "\n".join([config.name, *(f"  {name:9} {text}" for name, text in rows)])
 
 
-def train(config: Config, workdir: Path) -> dict:
+def train(config: Config, workdir: Path, **parts) -> dict:
     """Trains to `train.num_steps`, resuming the run in `workdir` if there is one; returns the last line's object.
+
+    `parts` are the keyword arguments of `prepare`: a data source, an objective, what is trained, tasks.
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each; also if another process is training there.
@@ -231,25 +240,25 @@ def train(config: Config, workdir: Path) -> dict:
     """
     with contextlib.ExitStack() as stack:
         distributed.run_on_primary(lambda: stack.enter_context(lock.held(workdir / "lock")))
-        run = prepare(config, workdir)
+        run = prepare(config, workdir, **parts)
         distributed.log_primary(screen(run))
         # Only around the loop: SIGTERM loses nothing before and after it, and building a dataset may take hours.
         with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
-            params, last = loop(run, termination, watchdog)
-        return finish(run, params, last)
+            params, last, results = loop(run, termination, watchdog)
+        return finish(run, params, last, results)
 
 
-def finish(run: Run, params, last: dict) -> dict:
-    """The final evaluation, samples and what to try next, on standard output; returns the last line's object.
+def finish(run: Run, params, last: dict, results: dict[str, Result]) -> dict:
+    """The last results, samples and what to try next, on standard output; returns the last line's object.
 
     With several processes the primary one prints, and none draws samples; `gener_jax.sample` does, on one host.
     """
     config, workdir = run.config, run.workdir
-    result, frames = report.evaluate(config, params, run.tokenizer, run.mesh), None
+    frames = None
     if distributed.is_primary():
-        print("\n" + report.as_text(config, result))
+        print("\n" + "\n".join(result.text for result in results.values()))
     if jax.process_count() == 1:
-        frames = report.show_samples(config, LM(config.spec, params, run.mesh))
+        frames = samples.show(config, LM(config.spec, params, run.mesh))
         print(
             "Try next\n"
             f"  python -m gener_jax.sample --checkpoint {workdir} --prompt ATG --num_bases 600 --temperature 0.8\n"
@@ -257,12 +266,8 @@ def finish(run: Run, params, last: dict) -> dict:
             f"  python -m gener_jax.train --config=experiments/quickstart.py --config.data.build_from=YOUR.gbff.gz "
             "--config.data.path=datasets/yours --workdir=runs/yours"
         )
-    keep = (
-        "loss", "bits_per_base", "perplexity", "without_near_copies", "bits_by_codon_position", "by_case", "markov_0",
-        "markov_5",
-    )  # fmt: skip
     return {
-        **{name: result[name] for name in keep if name in result},
+        **as_json(results),
         "train_loss": last.get("loss"),
         "train_bits_per_base": last.get("bits_per_base"),
         "step": last["step"],

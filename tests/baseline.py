@@ -46,9 +46,11 @@ from data_pipeline.regions import extraction, schemes
 from gener_jax import convert
 from gener_jax.assets import EXAMPLE_GENOME
 from gener_jax.cli import command
-from gener_jax.data.loader import TokenStream, host_batches, to_devices
+from gener_jax.config import override
+from gener_jax.data.loader import TokenStream, to_devices
 from gener_jax.model.sharding import batch_sharding, make_mesh
 from gener_jax.tasks.held_out import HeldOut
+from gener_jax.training import objectives
 from gener_jax.training.step import abstract_state, init_state, make_train_step
 from tests.data import DATA
 
@@ -69,7 +71,7 @@ def configuration(dataset: Path, **changes: str):
     """The quickstart's configuration and its tokenizer."""
     values = command.load_experiment(str(ROOT / "experiments" / "quickstart.py"))
     fields = {"data.path": str(dataset), **{name.replace("__", "."): text for name, text in changes.items()}}
-    config = command.override(values, fields)
+    config = override(values, fields)
     return config, config.tokenizer.make()
 
 
@@ -142,11 +144,13 @@ def training_programs(dataset: Path) -> dict:
         mesh = make_mesh(data, fsdp, tensor, jax.devices()[:number], context=context)
         for objective, changes in (("ce", {}), ("fns", {"objective__fns_from_step": "0"})):
             config, tokenizer = configuration(dataset, **changes)
-            step = make_train_step(config, mesh, tokenizer.token_bases, objective)
             stream = TokenStream(RegionSource(dataset, "train"), tokenizer, config.data, 0)
-            batch = to_devices(next(host_batches(stream, config.train.batch_size, 0, 1)), batch_sharding(mesh))
+            step = make_train_step(config, mesh, objectives.of_config(config, tokenizer)(0), stream.axes)
+            rows = config.train.batch_size
+            batch = to_devices(next(stream.batches(0, rows, range(rows))), batch_sharding(mesh))
             with jax.set_mesh(mesh):
-                found[f"{objective}, {name}"] = of_program(step.lower(abstract_state(config, mesh), batch).as_text())
+                lowered = step.lower(abstract_state(config, mesh), {}, batch)
+            found[f"{objective}, {name}"] = of_program(lowered.as_text())
     return found
 
 
@@ -160,7 +164,8 @@ def regions_of(genome: Path) -> dict:
             kinds, qualifiers = schemes.feature_kinds(scheme), schemes.qualifiers(scheme)
             for record in inputs.records(source, kinds, scratch, lambda _: None, qualifiers):
                 for region in extraction.regions(record, scheme):
-                    digest.update(plain(tuple(region)).encode())
+                    place = (region.accession, *region[:4], region.taxon, region.codes, region.lower_case)
+                    digest.update(plain((*place, *region[4:12])).encode())
                     number, bases = number + 1, bases + len(region.codes)
         found[name] = {"regions": number, "bases": bases, "sha256": digest.hexdigest()}
     return found
@@ -184,13 +189,13 @@ def training(dataset: Path) -> tuple[dict, list[float]]:
     config, tokenizer = configuration(dataset)
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     stream = TokenStream(RegionSource(dataset, "train"), tokenizer, config.data, config.train.seed)
-    step = make_train_step(config, mesh, tokenizer.token_bases)
-    sharding = batch_sharding(mesh)
+    step = make_train_step(config, mesh, objectives.of_config(config, tokenizer)(0), stream.axes)
+    sharding, rows = batch_sharding(mesh), config.train.batch_size
     state, digests, losses = init_state(config, mesh), [], []
     with jax.set_mesh(mesh):
-        for batch in host_batches(stream, config.train.batch_size, 0, STEPS):
+        for batch in itertools.islice(stream.batches(0, rows, range(rows)), STEPS):
             digests.append(of_arrays(batch))
-            state, metrics = step(state, to_devices(batch, sharding))
+            state, metrics = step(state, {}, to_devices(batch, sharding))
             losses.append(metrics["loss"])
     parameters = {}
     for seed in SEEDS:
@@ -201,15 +206,14 @@ def training(dataset: Path) -> tuple[dict, list[float]]:
 
 
 def evaluation(dataset: Path) -> tuple[dict, dict]:
-    """The programs of held-out evaluation, by token and by base, and its losses for initial parameters."""
-    config, tokenizer = configuration(dataset, eval__max_regions="16")
+    """The programs of held-out evaluation, and its loss for initial parameters, which once had two programs."""
+    config, _ = configuration(dataset)
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     params = init_state(config, mesh).params
-    source, values = RegionSource(dataset, "validation"), {}
+    task = HeldOut(RegionSource(dataset, "validation"), config.data.context_length, config.eval.batch_size, 16)
     with programs() as found:
-        for by_base in (False, True):
-            values[f"by base {by_base}"] = HeldOut(config, source, tokenizer, mesh, by_base=by_base)(params)["loss"]
-    return found, values
+        loss = task.prepare(config, mesh)(params).metrics["loss"]
+    return found, dict.fromkeys(("by base False", "by base True"), loss)
 
 
 def inference(dataset: Path) -> tuple[dict, dict]:

@@ -9,6 +9,7 @@ never for such commands; XLA's own optimisations are always on.
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections import Counter
 
@@ -26,6 +27,7 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_disable_most_optimizations", True)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 
 
 @pytest.fixture

@@ -20,8 +20,9 @@ def losses(dataset, mesh, steps=4):
     """The losses of a few steps of the tiny model on a mesh, and the rows of each batch that this process reads."""
     from data_pipeline.dataset.reader import RegionSource
     from gener_jax.data import loader
-    from gener_jax.model.sharding import batch_sharding, mesh_of
+    from gener_jax.model.sharding import ROWS, batch_sharding, mesh_of
     from gener_jax.runtime.transfer import fetch
+    from gener_jax.training import objectives
     from gener_jax.training.step import abstract_state, make_train_step
     from tests import tiny
     from tests.conftest import random_params
@@ -32,18 +33,19 @@ def losses(dataset, mesh, steps=4):
     devices = jax.devices()[: mesh[0] * mesh[1] * mesh[2] * mesh[3]]
     mesh = mesh_of(config, devices)
     stream = loader.TokenStream(RegionSource(dataset, "train"), tokenizer, config.data, 0)
-    sharding, out = batch_sharding(mesh), []
+    out = []
     shapes = abstract_state(config, mesh)
     drawn = dataclasses.replace(
-        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes), params=jax.device_get(random_params(config.model))
-    )
+        jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes),
+        params=jax.device_get(random_params(config.model)), rate_scale=np.float32(1),
+    )  # fmt: skip
     state = jax.tree.map(lambda x, shape: loader.to_devices({"x": x}, shape.sharding)["x"], drawn, shapes)
     with jax.set_mesh(mesh):
-        step = make_train_step(config, mesh, tokenizer.token_bases)
-        for batch in loader.device_batches(stream, config.train.batch_size, 0, steps, sharding):
-            state, metrics = step(state, batch)
+        step = make_train_step(config, mesh, objectives.of_config(config, tokenizer)(0), stream.axes)
+        for batch in loader.device_batches(stream, config.train.batch_size, 0, steps, mesh):
+            state, metrics = step(state, {}, batch)
             out.append(float(fetch(metrics["loss"])))
-    return out, loader.own_rows(sharding, config.train.batch_size, config.data.context_length)
+    return out, loader.own_rows(batch_sharding(mesh, ROWS), config.train.batch_size)
 
 
 def main():

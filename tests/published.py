@@ -8,7 +8,7 @@ import numpy as np
 from flax import traverse_util
 from safetensors.numpy import save_file
 
-from gener_jax.model.decoder import Decoder
+from gener_jax.model.decoder import Decoder, stack
 from gener_jax.model.sharding import make_mesh
 from gener_jax.storage import pretrained
 from gener_jax.storage.huggingface import config as published_config
@@ -51,7 +51,7 @@ def one_device():
 def read(folder, mesh=None, dtype="float32"):
     """The model configuration of a folder, with any vocabulary, and its parameters."""
     model = published_config.read_model(folder)
-    return model, weights.read(folder, pretrained.abstract_params(model, mesh or one_device(), dtype))
+    return model, stack(weights.read(folder, pretrained.abstract_params(model, mesh or one_device(), dtype)))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -47,7 +47,7 @@ def error_line(capsys):
     [
         ({"data__path": "absent/set"}, 1, "then build it with python -m data_pipeline.build --input"),
         ({"data__path": "absent/set", "data__build_from": "absent.gb"}, 1, "absent.gb: no such file"),
-        ({"sample__prompts": "ATGA<cds>ATG"}, 2, "sample.prompts: 4 bases from position 0"),
+        ({"sample__prompts": "ATGA<cds>ATG"}, 2, "sample.prompts: special token at position 4"),
         ({"data__validation_fraction": "0.4", "data__build_from": "absent.gb"}, 1, "use another config.data.path"),
         ({"mesh__fsdp": "3"}, 2, "does not fit 8 device(s)"),
         ({"mesh__fsdp": "5", "mesh__data": "-1"}, 2, "does not fit 8 device(s)"),
@@ -61,10 +61,11 @@ def error_line(capsys):
     ],
 )  # fmt: skip
 def test_train(dataset, tmp_path, monkeypatch, error_line, changes, status, words):
-    experiment = tiny.experiment(tmp_path / "tiny.py", dataset, **changes)
+    experiment = tiny.experiment(tmp_path / "tiny.py", dataset)
     before = sorted(tmp_path.iterdir())
     monkeypatch.chdir(tmp_path)
-    assert words in error_line(train.main, ["--config", experiment, "--workdir", tmp_path / "run"], status)
+    overrides = [f"--config.{name.replace('__', '.')}={value}" for name, value in changes.items()]
+    assert words in error_line(train.main, ["--config", experiment, "--workdir", tmp_path / "run", *overrides], status)
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -119,7 +120,12 @@ def empty_run(dataset, tmp_path_factory):
         (evaluate.main, ["--checkpoint", "{run}"], 1, "holds no checkpoints; train one with"),
         (evaluate.main, ["--checkpoint", "{run}", "--config.tokenizer.k=9"], 2, "tokenizer.k is 9"),
         (evaluate.main, [], 2, "give --config=FILE.py or --checkpoint=DIR"),
-        (sample.main, ["--checkpoint", "{run}", "--prompt", "ACGT<cds>ATG"], 2, "--prompt: 4 bases from position 0"),
+        (
+            sample.main,
+            ["--checkpoint", "{run}", "--prompt", "ACGT<cds>ATG"],
+            2,
+            "--prompt: special token at position 4",
+        ),
         (sample.main, ["--checkpoint", "{run}", "--seed", "4294967296"], 2, "sample.seed is 4294967296"),
         (sample.main, ["--checkpoint", "{run}", "--prompt", "AC GT"], 2, "--prompt: character ' ' at position 2"),
         (sample.main, ["--checkpoint", "{run}", "--prompt", "<x>"], 2, "--prompt: unknown special token '<x>'"),

@@ -334,7 +334,7 @@ def test_resumed_build_equals_uninterrupted_build(tmp_path, number):
     code, err = stopped_build(number, INPUTS, tmp_path / "set")
     if number == signal.SIGINT:
         assert code == 130
-        kept = f"finished inputs are kept in {tmp_path / 'set.partial'}: run it again to resume"
+        kept = f"{len(INPUTS) - 1} finished inputs are kept in {tmp_path / 'set.partial'}: run it again to resume"
         assert err.splitlines()[-1] == f"build: interrupted; {kept}"
     assert not (tmp_path / "set").exists()
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "set.partial").glob("*/spill.json")}
@@ -529,6 +529,15 @@ def test_warns_if_nothing_is_left_to_train_on(tmp_path, capsys):
     assert info["splits"]["train"]["regions"] == 0
     assert info["leakage"] == {}
     assert "warning: all regions are held out, none is left to train on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("last", "warns"), [(9, False), (10, True)])
+def test_warns_if_the_regions_exceed_the_genome_twice(last, warns, tmp_path, capsys):
+    """As when IDs that several loci share become one region over everything between."""
+    genes = [("gene", location, {}) for location in ("1..9", "complement(3..4)", f"2..{last}", "1..1")]
+    builder.build([write(tmp_path / "a.gb", record_text(genes))], tmp_path / "set", validation_fraction=0)
+    expected = f"warning: {tmp_path / 'a.gb'}: its regions have 21 bases, more than twice its sequences' 10\n"
+    assert (expected in capsys.readouterr().err) == warns
 
 
 def test_train_overlap_is_nan_if_not_measured(tmp_path):

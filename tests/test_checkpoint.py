@@ -44,7 +44,7 @@ def state(config, mesh):
 def save(folder, config, state, bits, every=10):
     checkpoints = Checkpoints(folder, 2)
     for i, value in enumerate(bits, 1):
-        checkpoints.save(every * i, state, {"step": every * i, "digest": "d"}, config, value)
+        checkpoints.save(every * i, state, {"position": every * i, "digest": "d"}, config, value)
     checkpoints.close()
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
@@ -88,6 +88,19 @@ def test_the_best_of_a_resumed_run(tmp_path, config, state):
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [10, 50, 60]
 
 
+def test_the_best_by_another_metric(tmp_path, config, state, mesh):
+    """Higher is better; checkpoints of another metric are not compared with it."""
+    save(tmp_path, config, state, [0.1, 0.2])
+    checkpoints = Checkpoints(tmp_path, 2, "recovery.accuracy", higher_is_better=True)
+    assert checkpoints.value(20) is None
+    for step, value in ((30, 0.3), (40, 0.4), (50, 0.2), (60, None)):
+        checkpoints.save(step, state, {}, config, value)
+    assert checkpoints.value(40) == 0.4
+    checkpoints.close()
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [40, 50, 60]
+    assert run_folder.restore_params(tmp_path, abstract_params(config.model, mesh), "best")[1] == 40
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, config, state):
     folder = tmp_path_factory.mktemp("run")
@@ -102,10 +115,11 @@ def test_any_mesh_restores_every_bit(saved, config, state, sizes, devices):
     checkpoints = Checkpoints(saved, 2)
     restored, loader = checkpoints.restore(checkpoints.latest_step, target)
     checkpoints.close()
-    assert loader == {"step": 20, "digest": "d"}
+    assert loader == {"position": 20, "digest": "d"}
     assert int(restored.step) == 20
     assert same(restored.params, state.params)
     assert same(restored.opt_state, state.opt_state)
+    assert same((restored.gradient_stats, restored.rate_scale), (state.gradient_stats, state.rate_scale))
     assert jax.tree.all(jax.tree.map(lambda x, t: x.sharding == t.sharding, restored, target))
     params, step = run_folder.restore_params(saved, abstract_params(config.model, mesh))
     assert step == 20
@@ -140,6 +154,14 @@ def test_another_shape_is_one_line(saved, config, mesh, fields, wanted):
         with raises(CheckpointError, name="['layers']['down']", value=(1, 32, 16)) as caught:
             restore()
         assert wanted in str(caught.value)
+    checkpoints.close()
+
+
+def test_another_optimizer_state_is_one_line(saved, config, mesh):
+    """Also of a checkpoint from before something was added to the state."""
+    checkpoints = Checkpoints(saved, 2)
+    with raises(CheckpointError, path=saved / "checkpoints" / "20"):
+        checkpoints.restore(20, abstract_state(config, mesh, lambda path: path == "lm_head"))
     checkpoints.close()
 
 

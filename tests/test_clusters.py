@@ -1,9 +1,12 @@
 """Tests splits by cluster: regions that share sequence stay together."""
 
+import functools
+
 import numpy as np
 import pytest
 
-from data_pipeline.sequence import kmers
+from data_pipeline.dataset.packing import starts_of
+from data_pipeline.sequence import shared_kmers
 from data_pipeline.splitting import clusters, split
 from data_pipeline.splitting.duplicates import MEMORY_BYTES
 from tests.data import random_codes
@@ -19,15 +22,19 @@ class World:
         self.fixed = fixed or [None] * len(inputs)
 
     def assign(self, memory_bytes=MEMORY_BYTES, fractions=FRACTIONS):
-        def sketches(number):
-            found = [kmers.sketch(codes) for codes, _ in self.inputs[number]]
+        def sketches(regions):
+            found = [shared_kmers.sketch(codes) for codes, _ in regions]
             owners = np.repeat(np.arange(len(found)), [len(some) for some in found])
             return np.concatenate([np.zeros(0, np.uint64), *found]), owners
 
-        split_hashes = [np.array([split._hash(0, name) for _, name in regions], np.uint64) for regions in self.inputs]
-        lengths = [np.array([len(codes) for codes, _ in regions], np.int64) for regions in self.inputs]
-        kept = [np.ones(len(regions), bool) for regions in self.inputs]
-        return clusters.assign(sketches, split_hashes, lengths, kept, self.fixed, *fractions, memory_bytes)
+        regions = [region for some in self.inputs for region in some]
+        readers = [functools.partial(sketches, some) for some in self.inputs]
+        starts = starts_of([len(some) for some in self.inputs])
+        split_hash = np.array([split._hash(0, name) for _, name in regions], np.uint64)
+        length = np.array([len(codes) for codes, _ in regions], np.int64)
+        kept = np.ones(len(regions), bool)
+        found = clusters.assign(readers, starts, split_hash, length, kept, self.fixed, *fractions, memory_bytes)
+        return [np.split(column, starts[1:-1]) for column in found]
 
 
 def families(number, copies, seed, prefix=""):
@@ -89,7 +96,7 @@ def test_more_inputs_move_no_region():
     for number, regions in enumerate((first, second, third)):
         for i, (codes, _) in enumerate(regions):
             if not leaking[number][i]:
-                for kmer in kmers.sketch(codes).tolist():
+                for kmer in shared_kmers.sketch(codes).tolist():
                     sides.setdefault(kmer, set()).add(int(splits[number][i]))
     assert all(len(found) == 1 for found in sides.values())
 

@@ -15,7 +15,7 @@ from gener_jax.config import (
     base,
     dumps,
     flatten,
-    parse_value,
+    override,
     resolve,
     to_config_dict,
 )
@@ -171,12 +171,12 @@ def test_sections_are_frozen(cls):
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
-        ("train.num_steps", "1_000", 1000),
+        ("train.num_steps", "3_000", 3000),
         ("optimizer.peak_learning_rate", "1e-3", 1e-3),
         ("data.random_phase", "False", False),
         ("eval.max_regions", "12", 12),
         ("eval.max_regions", "none", None),
-        ("model.head_dim", "None", None),
+        ("model.head_dim", "None", 64),
         ("tokenizer.model_file", "none", None),
         ("data.path", "none", "none"),
         ("data.build_from", "a.gb,b.gb", ("a.gb", "b.gb")),
@@ -186,31 +186,31 @@ def test_sections_are_frozen(cls):
     ],
 )
 def test_values_from_text(name, text, value):
-    parsed = parse_value(name, text)
+    parsed = dict(flatten(override(base().to_dict(), {name: text})))[name]
     assert parsed == value
     assert type(parsed) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("name", "text", "field"),
     [
-        ("model.hiden_size", "1"),
-        ("modle.hidden_size", "1"),
-        ("model", "1"),
-        ("model.hidden_size.x", "1"),
-        ("", "1"),
-        ("model.hidden_size", "1e3"),
-        ("model.hidden_size", "none"),
-        ("optimizer.epsilon", "small"),
-        ("data.random_phase", "1"),
+        ("model.hiden_size", "1", "model.hiden_size"),
+        ("modle.hidden_size", "1", "modle"),
+        ("model", "1", "model"),
+        ("model.hidden_size.x", "1", "model.hidden_size"),
+        ("", "1", ""),
+        ("model.hidden_size", "1e3", "model.hidden_size"),
+        ("model.hidden_size", "none", "model.hidden_size"),
+        ("optimizer.epsilon", "small", "optimizer.epsilon"),
+        ("data.random_phase", "1", "data.random_phase"),
     ],
 )
-def test_text_that_is_not_a_value(name, text):
-    with raises(ConfigError, field=f"config.{name}", value=text):
-        parse_value(name, text)
+def test_text_that_is_not_a_value(name, text, field):
+    with raises(ConfigError, field=field):
+        override({}, {name: text})
 
 
 def test_an_unknown_field_lists_the_known_ones():
-    with raises(ConfigError, field="config.model.hiden_size", value="1") as caught:
-        parse_value("model.hiden_size", "1")
+    with raises(ConfigError, field="model.hiden_size", value="1") as caught:
+        override({}, {"model.hiden_size": "1"})
     assert "vocab_size, hidden_size" in str(caught.value)

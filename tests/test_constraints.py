@@ -5,9 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from data_pipeline.sequence import bases, translation
-from gener_jax.inference.constraints import Constraints, tables
+from data_pipeline.sequence import translation
+from gener_jax.inference.constraints import GC, Constraints, Motifs, ReadingFrame
 from gener_jax.inference.generate import Continuation
+from gener_jax.inference.prompt import Prompt
 from gener_jax.runtime.errors import InputError
 from tests.raised import raises
 from tests.test_generate import PROMPTS, make_lm
@@ -107,12 +108,14 @@ def test_no_constraint_changes_nothing(lm):
     expected = lm.generate(PROMPTS * 2, BASES, seed=3)
     loose = Constraints(max_homopolymer=100, gc=(0, 1), forbidden_motifs=("ACGTTGCAACGTTGCATTTT",))
     assert lm.generate(PROMPTS * 2, BASES, seed=3, constraints=loose) == expected
-    assert not Constraints(genetic_code=11).any()
+    assert list(Constraints(genetic_code=11)) == []
+    assert list(Constraints(gc=(0.1, 0.2), stop_codon=True)) == [GC((0.1, 0.2)), ReadingFrame(0, True)]
 
 
 def test_constraints_that_nothing_satisfies_are_refused(lm):
-    with raises(InputError, argument="constraints", value=Constraints(forbidden_motifs=("N",))):
+    with raises(InputError, argument="constraints", value=Constraints(forbidden_motifs=("N",))) as caught:
         drawn(lm, ["ACG"] * 16, Constraints(forbidden_motifs=("N",)))
+    assert "prompts[0], sample 1" in str(caught.value)
     with raises(InputError, argument="gc", value=(0.45, 0.55)):
         lm.generate(["ACG"], 1, constraints=Constraints(gc=(0.45, 0.55)))
 
@@ -121,24 +124,25 @@ def test_constraints_that_nothing_satisfies_are_refused(lm):
 def test_tables_follow_the_text(k):
     """At every token the automata agree with a search of the whole text."""
     tokenizer = make_lm(k).tokenizer
-    c = Constraints(max_homopolymer=4, forbidden_motifs=("GAATTC", "GANTC"), min_orf_length=9)
     rng = np.random.default_rng(k)
     motifs = re.compile("(?=(GAATTC|GA[ACGT]TC|A{5}|C{5}|G{5}|T{5}))")
     prompts = ["".join(rng.choice(list("ACGT"), n, p=[0.5, 0.1, 0.3, 0.1])) for n in [*range(12), *range(30, 42)]]
-    whole = [len(p) // k * k for p in prompts]
-    t, begin = tables(c, tokenizer, 100, [(bases.encode(p[:n]), bases.encode(p[n:])) for p, n in zip(prompts, whole)])  # noqa: B905
-    for prompt, n, (motif, frame, frame_bases) in zip(prompts, whole, begin, strict=True):
-        assert frame_bases == n
+    encoded = [Prompt.parse(p).encode(tokenizer) for p in prompts]
+    (motif_next, bad), motifs_at = Motifs(4, ("GAATTC", "GANTC")).prepare(tokenizer, 100, encoded)
+    (frame_next, stop, *_), (frames_at, prompt_bases) = ReadingFrame(9).prepare(tokenizer, 100, encoded)
+    assert prompt_bases.tolist() == [len(p) for p in prompts]
+    for prompt, (_, whole, _), motif, frame in zip(prompts, encoded, motifs_at, frames_at, strict=True):
+        n = len(whole)
         text = prompt + "".join(rng.choice(list("ACGT"), 13 * k - len(prompt) % k, p=[0.5, 0.1, 0.3, 0.1]))
         done = len(prompt)  # motifs and stop codons within the prompt do not count
         for i in range(n, len(text), k):
             token = tokenizer.encode(text[i : i + k])[0]
             after = text[: i + k]
             ends = [m.start() + len(m[1]) for m in motifs.finditer(after)]
-            assert bool(t.motif_bad[motif, token]) == any(e > done for e in ends)
+            assert bool(bad[motif, token]) == any(e > done for e in ends)
             stops = [s + 3 for s in range(0, len(after) - 2, 3) if after[s : s + 3] in STOPS and s + 3 > done]
-            assert t.frame_stop[frame, token] == (stops[0] - i if stops else 0)
-            motif, frame = t.motif_next[motif, token], t.frame_next[frame, token]
+            assert stop[frame, token] == (stops[0] - i if stops else 0)
+            motif, frame = motif_next[motif, token], frame_next[frame, token]
             done = len(after)
     assert translation.stop_codons(1).sum() >= 3
 

@@ -28,8 +28,9 @@ from data_pipeline.dataset.merge import NoRegion
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DamagedFileError, DataError, FileError, FormatError, MismatchError
 from data_pipeline.sequence import bases
+from tests import oracle
 from tests.data import DATA, FIXTURES, PEERS
-from tests.test_gff import oracle, oracle_records
+from tests.test_gff import oracle_records
 
 COPIES = int(os.environ.get("GENER_JAX_DAMAGED", "150"))
 SECONDS, MEMORY = 20, 2 << 30  # limits per copy; one normally needs a twentieth of a second and some MB
@@ -296,7 +297,8 @@ def genbank_faults(text: str) -> list[str]:
         elif line[:2] == "//" and not line[2:].strip():
             end_location()
             if letters and letters != declared:
-                faults.append(f"{letters} letters, {declared} declared")
+                counted = "location: " if declared is not None and letters > declared else ""
+                faults.append(f"{counted}{letters} letters, {declared} declared")
             inside = False
         elif line.startswith(("FEATURES", "ORIGIN", "CONTIG")):
             end_location()
@@ -321,7 +323,7 @@ def genbank_faults(text: str) -> list[str]:
 
 
 def pair_faults(annotation: str, sequence: str) -> list[str]:
-    """The faults of a pair of GFF3 or GTF and FASTA files; all of them must be rejected."""
+    """The faults of a pair of GFF3 or GTF and FASTA files; as above."""
     faults, lengths, name = [], {}, None
     for line in sequence.replace("\r\n", "\n").split("\n"):
         if line.startswith(">"):
@@ -345,11 +347,13 @@ def pair_faults(annotation: str, sequence: str) -> list[str]:
         if len(columns) != 9:
             faults.append(f"columns {line[:80]!r}")
         elif columns[2] in KINDS:
-            if not all(re.fullmatch("[0-9]+", column) for column in columns[3:5]):
-                faults.append(f"numbers {line[:80]!r}")
+            if not all(re.fullmatch("[0-9]{1,15}", column) for column in columns[3:5]):
+                faults.append(f"location {line[:80]!r}: no numbers")
                 continue
-            start, end = (int(column[-25:]) for column in columns[3:5])
-            if not 1 <= start <= end or (columns[0] in lengths and end > lengths[columns[0]] and not circular):
+            start, end = map(int, columns[3:5])
+            if not 1 <= start <= end:
+                faults.append(f"location {line[:80]!r}: no interval")
+            elif columns[0] in lengths and end > lengths[columns[0]] and not circular:
                 faults.append(f"place {line[:80]!r}")
     return faults
 
@@ -381,7 +385,7 @@ def oracle_rows(files: dict[str, bytes], folder: Path) -> list[tuple] | str:
             records = oracle_records(*paths)
         for record in records:
             with contextlib.suppress(UndefinedSequenceError):
-                rows += oracle().regions(record, collections.Counter())
+                rows += oracle.regions(record, collections.Counter())
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return sorted((row[:3], row[3], row[4], row[6]) for row in rows)

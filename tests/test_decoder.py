@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from gener_jax import config
 from gener_jax.model import decoder, rope
-from gener_jax.model.decoder import Decoder, empty_cache
+from gener_jax.model.decoder import Decoder
 from gener_jax.model.losses import token_nll
 from tests.conftest import random_params
 
@@ -33,10 +33,10 @@ def ids():
     return np.array([rng.permutation(TINY.vocab_size)[:T] for _ in range(2)], np.int32)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def apply(c, params, ids, positions=None, segments=None, cache=None):
+@functools.partial(jax.jit, static_argnums=0, static_argnames="keep")
+def apply(c, params, ids, positions=None, segments=None, cache=None, keep=False):
     """Hidden states, logits and the cache."""
-    options = {"positions_BT": positions, "segment_ids_BT": segments, "cache": cache}
+    options = {"positions_BT": positions, "segment_ids_BT": segments, "cache": cache, "keep": keep}
     hidden, cache = Decoder(c).apply({"params": params}, ids, **options)
     return hidden, Decoder(c).apply({"params": params}, hidden, method="logits"), cache
 
@@ -101,6 +101,7 @@ def test_init_gives_the_tree_in_float32():
         "lm_head": (32, 48),
     }  # fmt: skip
     assert decoder.num_parameters(TINY) == sum(x.size for x in jax.tree.leaves(params))
+    assert decoder.num_parameters(TINY, lambda path: path == "lm_head") == params["lm_head"].size
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     layers = params["layers"]
     assert (np.asarray(layers["input_norm"]["scale"]) == 1).all()
@@ -116,21 +117,19 @@ def test_init_gives_the_tree_in_float32():
     ["auto", pytest.param("reference", marks=pytest.mark.slow), pytest.param("blockwise", marks=pytest.mark.slow)],
 )
 def test_cached_decoding_equals_the_full_pass(implementation, params, ids):
-    c = dataclasses.replace(
-        TINY, attention=implementation, attention_block=4
-    )  # auto: blockwise chunks, reference steps
+    c = dataclasses.replace(TINY, attention=implementation, attention_block=4)  # auto: blockwise for the prompt
     _, expected, none = apply(c, params, ids)
     assert none is None
     by_layer = decoder.unstack(params)
     assert jax.tree.all(jax.tree.map(np.array_equal, decoder.stack(by_layer), params))
     with pytest.raises(ValueError, match="unstack"):
-        apply(c, params, ids, cache=empty_cache(c, 2, T))
-    cache, done, logits = empty_cache(c, 2, T + 3), 0, []
-    for chunk in (7, 7, *[1] * (T - 14)):  # two chunks of the prompt, then token by token
-        _, part, cache = apply(c, by_layer, ids[:, done : done + chunk], cache=cache)
-        logits.append(part)
-        done += chunk
+        apply(c, params, ids, keep=True)
+    _, prompt, cache = apply(c, by_layer, ids[:, :7], keep=True)
+    cache, logits = decoder.extend_cache(cache, T - 7 + 3), [prompt]
+    for done in range(7, T):
         assert int(cache.index) == done
+        _, part, cache = apply(c, by_layer, ids[:, done : done + 1], cache=cache)
+        logits.append(part)
     np.testing.assert_allclose(np.concatenate(logits, 1), expected, atol=2e-5)
     assert cache.segment_ids.tolist() == [[1] * T + [0] * 3] * 2
 
@@ -194,11 +193,8 @@ def test_bfloat16_computes_low_and_keeps_float32(params, ids):
     c = dataclasses.replace(TINY, dtype="bfloat16")
     boxed = jax.eval_shape(functools.partial(decoder.init, Decoder(c)), jax.random.key(0))
     assert {x.dtype for x in jax.tree.leaves(boxed)} == {jnp.dtype("float32")}
-    small = jax.tree.map(
-        lambda x: x if x.ndim == 1 else np.asarray(x) / 4, params
-    )  # smaller logits, so that the rounding error is small
-    hidden, logits, _ = apply(c, small, ids)
-    cache = empty_cache(c, 2, T)
+    small = jax.tree.map(lambda x: x if x.ndim == 1 else x / 4, params)  # so that the rounding error is small
+    hidden, logits, cache = apply(c, decoder.unstack(small), ids, keep=True)
     assert hidden.dtype == cache.k[0].dtype == jnp.bfloat16
     assert logits.dtype == jnp.float32
     _, exact, _ = apply(TINY, small, ids)
@@ -232,26 +228,3 @@ def test_packed_documents_are_as_if_alone(implementation, params, ids):
     assert not np.array_equal(after[:, :7], together[:, :7])
     joined = np.asarray(apply(c, params, ids, packed, segments * 0)[1])
     assert np.abs(joined[:, 7:] - together[:, 7:]).max() > 1e-2
-
-
-@pytest.mark.parametrize("outputs", [3, 40])  # so that each factor of the weight's gradient is the smaller one once
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_linear_has_the_gradients_of_a_matrix_product(outputs, dtype):
-    rng = np.random.default_rng(0)
-    x, w = (rng.normal(size=shape).astype(jnp.dtype(dtype)) for shape in ((2, 5, 16), (16, outputs)))
-    ct = rng.normal(size=(2, 5, outputs)).astype(np.float32)
-
-    @jax.jit
-    def both(x, w, ct):
-        ways = (
-            (lambda x, w: decoder.linear(x, w, jnp.float32)),
-            (lambda x, w: x.astype("float32") @ w.astype("float32")),
-        )
-        return [(out, backward(ct)) for out, backward in (jax.vjp(way, x, w) for way in ways)]
-
-    (out, found), (plain, expected) = jax.device_get(both(x, w, ct))
-    np.testing.assert_allclose(out, plain, atol=1e-5)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours.dtype == theirs.dtype == dtype
-        atol = 1e-5 if dtype == "float32" else 0.03 * np.abs(theirs).max().astype(np.float32)
-        np.testing.assert_allclose(ours.astype("float32"), theirs.astype("float32"), atol=atol)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from data_pipeline.dataset.packing import starts_of
 from data_pipeline.splitting import duplicates
 
 
@@ -25,11 +26,13 @@ def test_repeated_equals_naive(within, memory):
     # Few values, so that many digests agree in one of their two numbers only.
     digests = [generator.integers(0, 12, (n, 2)).astype(np.uint64) for n in (30, 0, 50, 1, 40)]
     kept = [generator.random(len(rows)) < 0.8 for rows in digests]
-    found = duplicates.repeated(lambda i: digests[i], kept, within=within, memory_bytes=memory)
-    for mine, theirs in zip(found, naive_repeated(digests, kept, within), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
-    assert sum(part.sum() for part in found) > 5
+    starts = starts_of([len(rows) for rows in digests])
+    readers = [lambda rows=rows: rows for rows in digests]
+    found = duplicates.repeated(readers, starts, np.concatenate(kept), within=within, memory_bytes=memory)
+    np.testing.assert_array_equal(found, np.concatenate(naive_repeated(digests, kept, within)))
+    assert found.sum() > 5
 
 
 def test_no_regions():
-    assert duplicates.repeated(lambda i: None, [], within=True) == []
+    digests = [lambda: np.zeros((0, 2), np.uint64)]
+    assert duplicates.repeated(digests, starts_of([0]), np.zeros(0, bool), within=True).shape == (0,)

@@ -1,8 +1,8 @@
 """Tests the regions of records, by every scheme, against an oracle and Biopython."""
 
+import collections
 import gzip
 import hashlib
-import importlib.util
 import io
 import re
 import warnings
@@ -19,7 +19,8 @@ from data_pipeline.regions.ledger import DUPLICATE, ELSEWHERE, MALFORMED, NO_SEQ
 from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import Feature, Record, Segment
-from tests.data import DATA, FIXTURES, data_path, peer_path
+from tests import oracle
+from tests.data import DATA, FIXTURES, data_path
 from tests.raised import raises
 from tests.test_genbank import record_text, write
 
@@ -43,20 +44,11 @@ def digest(rows):
     return hashlib.sha256("".join("\t".join(map(str, row)) + "\n" for row in rows).encode()).hexdigest()
 
 
-@pytest.fixture(scope="module")
-def oracle():
-    path = peer_path("gene_regions.py")
-    spec = importlib.util.spec_from_file_location("gene_regions", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def oracle_rows(oracle, stream):
+def oracle_rows(stream):
     from Bio import BiopythonWarning, SeqIO
     from Bio.Seq import UndefinedSequenceError
 
-    rows, counts = [], oracle.collections.Counter()
+    rows, counts = [], collections.Counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BiopythonWarning)
         for record in SeqIO.parse(stream, "genbank"):
@@ -101,7 +93,7 @@ def test_genome_digests(file, count, length, beginning):
 
 
 @pytest.mark.slow
-def test_every_genome_equals_the_oracle(oracle):
+def test_every_genome_equals_the_oracle():
     files = sorted(p for p in data_path("genomes").rglob("*") if p.name.endswith(GENBANK_SUFFIXES))
     assert len(files) > 30, DATA
     for path in files:
@@ -110,7 +102,7 @@ def test_every_genome_equals_the_oracle(oracle):
                 table(path)
             continue
         with gzip.open(path, "rt") as stream:
-            expected, counts = oracle_rows(oracle, stream)
+            expected, counts = oracle_rows(stream)
         ledger = Ledger()
         assert table(path, ledger) == expected, path
         assert ledger.notes[ELSEWHERE][0] == counts["parts on other records"], path
@@ -236,9 +228,9 @@ FEATURES = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(features=FEATURES, topology=st.sampled_from(["linear", "circular"]), seed=st.randoms(use_true_random=False))
-def test_random_records_equal_the_oracle(oracle, tmp_path_factory, features, topology, seed):
+def test_random_records_equal_the_oracle(tmp_path_factory, features, topology, seed):
     text = record_text(features, "".join(seed.choices("acgtn", k=LENGTH)), topology=topology)
-    expected, _ = oracle_rows(oracle, io.StringIO(text))
+    expected, _ = oracle_rows(io.StringIO(text))
     path = write(tmp_path_factory.getbasetemp() / "random.gb", text)
     ledger = Ledger()
     found = table(path, ledger)

@@ -93,7 +93,7 @@ def test_last_header_without_newline(tmp_path):
         (">a\nA\n>b\nA\n>a\nA\n", FormatError, {"line": 5, "field": "name", "value": "a"}),
         (">a\nA\n>\nA\n", FormatError, {"line": 3}),
         ("> a\nA\n", FormatError, {"line": 1}),
-        (">a\rACGT\r>b\rACGT\r", FormatError, {"line": 1, "remedy": "convert them to LF"}),
+        (">a\rACGT\r>b\rACGT\r\n", FormatError, {"line": 1, "remedy": "convert them to LF"}),
         (gzip.compress(b">a\nACGT\n" * 1, mtime=0)[:-5], DamagedFileError, {}),
         (gzip.compress(b">a\nACGT\n", mtime=0)[:-8] + bytes(8), DamagedFileError, {}),
     ],

@@ -51,10 +51,10 @@ def signalling(patch, step, signal_=signal.SIGTERM):
     def watched(*arguments):
         run = make_step(*arguments)
 
-        def stepped(state, batch):
+        def stepped(state, frozen, batch):
             if int(jax.device_get(state.step)) == step - 1:
                 os.kill(os.getpid(), signal_)
-            return run(state, batch)
+            return run(state, frozen, batch)
 
         return stepped
 
@@ -64,8 +64,8 @@ def signalling(patch, step, signal_=signal.SIGTERM):
 def best_of(folder: Path) -> tuple[int, float]:
     """The best step among the checkpoints of a run, and its bits per base."""
     with run_folder.open_manager(folder) as manager:
-        best = manager.best_step()
-        return best, manager.metrics(best)["bits_per_base"]
+        best = run_folder.best_step(manager)
+        return best, manager.metrics(best)["value"]
 
 
 def test_sigterm_saves_the_step_and_the_run_resumes_to_the_same_bits(straight, dataset, tmp_path, monkeypatch):
@@ -76,11 +76,12 @@ def test_sigterm_saves_the_step_and_the_run_resumes_to_the_same_bits(straight, d
             train.train(config, folder)
     assert (folder / "checkpoints" / "5").is_dir()
     with monkeypatch.context() as patch:  # during the evaluation of step 8
-        evaluation = loop.HeldOut.__call__
+        evaluation = loop.Evaluator.__call__
         patch.setattr(
-            loop.HeldOut, "__call__",
-            lambda self, params, moved: (os.kill(os.getpid(), signal.SIGTERM), evaluation(self, params, moved))[1],
-        )  # fmt: skip
+            loop.Evaluator,
+            "__call__",
+            lambda self, params: (os.kill(os.getpid(), signal.SIGTERM), evaluation(self, params))[1],
+        )
         with pytest.raises(Terminated, match="after step 6"):
             train.train(config, folder)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -146,7 +147,7 @@ def test_a_damaged_checkpoint_is_reported_and_skipped(straight, dataset, tmp_pat
     step, state, loader = checkpoints.newest(abstract_state(tiny.config(dataset), make_mesh(1, -1, 1)))
     checkpoints.close()
     err = capsys.readouterr().err
-    assert (step, int(state.step), loader["step"]) == (9, 9, 9)
+    assert (step, int(state.step), loader["position"]) == (9, 9, 72)
     assert f"moved checkpoint 12 to {folder / 'damaged' / '12.1'}: it is damaged" in err
     assert (folder / "damaged" / "12.1").is_dir()
     assert all(len(line) < 700 for line in err.splitlines())
@@ -181,7 +182,7 @@ def test_a_changed_loader_state_is_damage(straight, dataset, tmp_path, capsys):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     [file] = [
-        p for p in (folder / "checkpoints" / "12" / "loader").rglob("*") if p.is_file() and "step" in p.read_text()
+        p for p in (folder / "checkpoints" / "12" / "loader").rglob("*") if p.is_file() and "position" in p.read_text()
     ]
     file.write_text(file.read_text().replace('"seed": 0', '"seed": 1'))
     train.train(tiny.config(dataset), folder)
@@ -211,7 +212,7 @@ def test_a_diverging_run_is_stopped(dataset, tmp_path, capsys):
 STUCK_STEP = """
 import time
 from gener_jax.training import step
-step.make_train_step = lambda *a: (lambda state, batch: time.sleep(1000))
+step.make_train_step = lambda *a: (lambda *b: time.sleep(1000))
 """
 
 
@@ -238,20 +239,20 @@ def test_other_writers_and_the_profile(dataset, tmp_path, monkeypatch):
     config = tiny.config(
         dataset, train__writers="tensorboard,wandb", train__wandb_project="dna", train__num_steps="4",
         train__profile_from="2", train__profile_steps="2", eval__recovery_genes="8", eval__every_steps="2",
-        tokenizer__k="2",
+        tokenizer__k="2", eval__tasks="held_out,recovery", checkpoint__best="recovery.accuracy",
     )  # fmt: skip
     train.train(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "held_out" in line] == [2, 3, 4]
-    evaluation = next(line["held_out"] for line in lines if "held_out" in line)
-    assert 0 < evaluation["recovery"] < 0.7
+    evaluation = next(line["recovery"] for line in lines if "recovery" in line)
+    assert 0 < evaluation["accuracy"] < 0.7
     assert evaluation["genes"] == 8
     assert logged[-1] == "dna"
     assert logged[0][0] == 1
     assert logged[0][1]["loss"] == lines[0]["loss"]
-    assert (2, evaluation["recovery"]) in [(step, values.get("held_out/recovery")) for step, values in logged[:-1]]
+    assert (2, evaluation["accuracy"]) in [(step, values.get("recovery/accuracy")) for step, values in logged[:-1]]
     assert events(tmp_path / "run" / "tensorboard")[1, "train/loss"] == pytest.approx(lines[0]["loss"])
-    assert (2, "held_out/recovery") in events(tmp_path / "run" / "tensorboard")
+    assert (2, "recovery/accuracy") in events(tmp_path / "run" / "tensorboard")
     traces = [p for p in (tmp_path / "run" / "profile").rglob("*") if p.is_file()]
     assert any(p.name.endswith(".xplane.pb") for p in traces)
 

@@ -9,6 +9,7 @@ from data_pipeline.errors import DamagedFileError, FileError, FormatError
 from data_pipeline.formats import genbank, stream
 from data_pipeline.formats.genbank import Segment
 from data_pipeline.sequence import bases
+from data_pipeline.sequence.record import LONGER
 from tests.data import FIXTURES
 from tests.raised import raises
 
@@ -162,6 +163,53 @@ def test_accession_without_version(tmp_path):
         assert old in text
         [record] = genbank.read(write(tmp_path / "a.gb", text.replace(old, new)))
         assert record.accession == accession
+
+
+@pytest.mark.parametrize(
+    "locus",
+    [
+        "LOCUS       HS04636       10 bp  DNA",
+        "LOCUS       HS04636 10 bp",
+        "LOCUS       HS04636                 10 bp    DNA     linear       2026-02-19",
+        "LOCUS       HS04636                 10 BP    ds-DNA  linear   BCT 19-FEB-2026",
+    ],
+)
+def test_minimal_records(tmp_path, locus):
+    """As gene finders are trained on, and with a date as no one expects it; only the lines that are used are read."""
+    text = record_text([("gene", "1..4", {"gene": "a"})])
+    text = f"{locus}\nKEYW@RDS\n" + text[text.index("FEATURES") :]
+    [record] = genbank.read(write(tmp_path / "a.gb", text))
+    assert (record.accession, record.declared_length, len(record.features)) == ("HS04636", 10, 2)
+
+
+def test_master_record_of_a_wgs_project(tmp_path):
+    """It has no sequence, and its LOCUS line counts records."""
+    text = record_text(origin=False, length=90).replace(" bp ", " rc ")
+    text = text.replace("CONTIG      join(AB1.1:1..4,gap(100))", "WGS         AB01000001-AB01000090")
+    master, other = genbank.read(write(tmp_path / "a.gb", text + record_text(name="OTHER")))
+    assert (len(master.codes), master.declared_length, len(other.codes)) == (0, 0, 10)
+
+
+def test_record_longer_than_declared(tmp_path):
+    """It is read if its lines are numbered; a shorter one, or a circular one, is an error."""
+    sequence = "acgt" * 50
+    blocks = [sequence[at : at + 60] for at in range(0, 200, 60)]
+    numbered = "".join(
+        f"{60 * i + 1:>9} {' '.join(block[at : at + 10] for at in range(0, 60, 10)).rstrip()}\n"
+        for i, block in enumerate(blocks)
+    )
+
+    def text(length, topology, lines):
+        whole = record_text(sequence=sequence, length=length, topology=topology)
+        return whole[: whole.index("ORIGIN")] + f"ORIGIN\n{lines}//\n"
+
+    path = tmp_path / "a.gb"
+    [record] = genbank.read(write(path, text(199, "linear", numbered)))
+    assert (record.declared_length, len(record.codes), record.notes) == (200, 200, {LONGER: 1})
+    plain = f"        1 {sequence}\n"
+    for bad in (text(201, "linear", numbered), text(199, "circular", numbered), text(199, "linear", plain)):
+        with raises(DamagedFileError, file=path, record="TEST"):
+            list(genbank.read(write(path, bad)))
 
 
 def test_latin_1_in_a_name_is_read(tmp_path):

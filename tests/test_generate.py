@@ -1,5 +1,4 @@
 import collections
-import dataclasses
 import functools
 import re
 
@@ -11,8 +10,9 @@ from scipy import special, stats
 from data_pipeline.sequence.tokenizer import BOS, EOS, NUM_SPECIAL, PAD
 from gener_jax import config
 from gener_jax.inference.batches import round_up
-from gener_jax.inference.generate import Sampling, filter_logits, programs
+from gener_jax.inference.generate import programs
 from gener_jax.inference.lm import LM
+from gener_jax.inference.samplers import Bases, Greedy, Tokens, filter_logits, of_options
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import InputError
 from tests.conftest import random_params
@@ -285,7 +285,9 @@ def test_errors(lm):
     for ids in ([1, 2], [[1.0]], [[48]], [[-1]], [[1, 2], [3]], np.zeros((0, 4)), None):
         with raises(InputError, argument="ids"):
             lm.logits(ids)
-    assert dataclasses.asdict(Sampling()) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "mode": "token"}
+    for options in ({"temperature": 0.5}, {"top_k": 2}, {"top_p": 0.5}, {"mode": "base"}):
+        with raises(InputError, argument="sampler", value=Greedy()):
+            generate(["AC"], sampler=Greedy(), **options)
 
 
 def test_shapes_are_rounded_up():
@@ -401,6 +403,17 @@ def test_a_hundred_thousand_draws_match_the_exact_distribution(mode, lm):
     assert stats.chisquare(observed, expected / expected.sum() * draws).pvalue > 0.001
     flat = np.full(len(names), draws / len(names))
     assert stats.chisquare(observed, flat).pvalue < 1e-6
+
+
+def test_options_are_samplers(lm):
+    for sampler, options in [
+        (Greedy(), {"temperature": 0}), (Tokens(0.5), {"temperature": 0.5}), (Tokens(top_k=3), {"top_k": 3}),
+        (Tokens(0.9, 5, 0.7), {"temperature": 0.9, "top_k": 5, "top_p": 0.7}),
+        (Bases(Tokens(top_p=0.8)), {"top_p": 0.8, "mode": "base"}),
+    ]:  # fmt: skip
+        assert lm.generate(PROMPTS, 6, seed=2, sampler=sampler) == lm.generate(PROMPTS, 6, seed=2, **options)
+    assert of_options() == Tokens(1)
+    assert of_options(0, 5, 0.5, "base") == Bases(Greedy(), Greedy())
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from gener_jax import config
 from gener_jax.inference import generate
 from gener_jax.inference.generate import Request
+from gener_jax.inference.samplers import Bases, Greedy
 from gener_jax.model import attention, kernels
 from gener_jax.model.attention import Segments
 from gener_jax.model.decoder import Decoder, unstack
@@ -40,28 +41,28 @@ def abstract(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-def lowered(tokens=64, **options):
+def lowered(tokens=64, sampler=Greedy()):  # noqa: B008 (it has no state)
     """The prefill of prompts of `tokens` tokens and the decode loop, lowered to text for CUDA."""
     model, params = Decoder(MODEL), abstract(unstack(random_params(MODEL)))
     anything, ones = np.ones(V, bool), np.ones(B, np.int32)
     request = Request(
         keys=jax.random.split(jax.random.key(0), B), first_allowed=np.ones((B, V), bool), allowed=anything,
         stops=~anything, token_bases=np.ones(V, np.int32), left_over=0 * ones, num_bases=ROOM * ones,
-        temperature=np.float32(0), top_k=np.int32(0), top_p=np.float32(1),
+        sampler=sampler,
     )  # fmt: skip
     # A new function each time, since jax would reuse what it traced for another platform.
     prefill = jax.jit(functools.partial(generate._prefill, model, room=ROOM, log_probs=0))
-    prefilled = prefill.trace(params, np.ones((B, tokens), np.int32), tokens * ones, None, request, *[None] * 4)
-    static = {"filtered": False, "greedy": True, "base_mode": 0} | options
-    advance = jax.jit(functools.partial(generate._advance, model, **static))
+    prompts = np.ones((B, tokens), np.int32)
+    prefilled = prefill.trace(params, prompts, tokens * ones, None, 0 * ones, ROOM * ones)
+    advance = jax.jit(functools.partial(generate._advance, model))
     decoded = advance.trace(params, request, abstract(prefilled.out_info), jnp.int32(8))
     return (x.lower(lowering_platforms=("cuda",)).as_text() for x in (prefilled, decoded))
 
 
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize("base_mode", [0, 2])
-def test_a_token_is_decoded_without_a_loop_or_a_branch(base_mode):
-    _, text = lowered(base_mode=base_mode)
+@pytest.mark.parametrize("sampler", [Greedy(), Bases(Greedy(), Greedy())])
+def test_a_token_is_decoded_without_a_loop_or_a_branch(sampler):
+    _, text = lowered(sampler=sampler)
     assert text.count("stablehlo.while") == 1  # over tokens
     assert not re.search(r"stablehlo\.(case|if)", text)
 
@@ -84,7 +85,7 @@ def test_programs_of_a_gpu_give_the_same(monkeypatch):
     expected = [lm.generate([prompt], 12, seed=3) for prompt in PROMPTS]
     monkeypatch.setattr(kernels, "platform", lambda: "gpu")
     jax.clear_caches()
-    assert generate.cache_size([np.zeros(5)], 12, lm.tokenizer, 32)[0] == 2
+    assert generate.cache_size(1, 5, 12, lm.tokenizer)[0] == 2
     assert [lm.generate([prompt], 12, seed=3) for prompt in PROMPTS] == expected
     monkeypatch.undo()
     jax.clear_caches()

@@ -2,10 +2,8 @@
 
 import collections
 import dataclasses
-import functools
 import gzip
 import hashlib
-import importlib.util
 import re
 from urllib.parse import unquote
 
@@ -15,8 +13,11 @@ import pytest
 from data_pipeline.errors import DamagedFileError, FileError, FormatError, MismatchError, PairingError
 from data_pipeline.formats import genbank, gff, stream
 from data_pipeline.regions import extraction, schemes
+from data_pipeline.regions.ledger import MALFORMED, Ledger
 from data_pipeline.sequence import bases
-from tests.data import data_path, peer_path
+from data_pipeline.sequence.record import LONGER
+from tests import oracle
+from tests.data import data_path
 from tests.raised import raises
 
 HEAD = "##gff-version 3\n"
@@ -97,6 +98,8 @@ def test_region_row_gives_topology_and_taxon(tmp_path):
         ("chrM", "MT"),
         ("MT", "chrM"),
         ("chrX", "X"),
+        ("Chr1", "1"),
+        ("13", "NC_000013.11"),
         ("NC_1.1", "gi|5|ref|NC_1.1|"),
         ("a%7Cb", "a|b"),
     ],
@@ -106,10 +109,12 @@ def test_equivalent_sequence_names(annotated, sequence, tmp_path):
     assert len(record.features) == 2
 
 
-@pytest.mark.parametrize("sequence", [">chr1\nACGT\n>1\nACGT\n"])
-def test_two_sequences_for_one_annotation(sequence, tmp_path):
-    with raises(MismatchError, file="x.fa", value="1"):
-        read(tmp_path, "1\tx\tgene\t1\t2\t.\t+\t.\tID=g\n", sequence)
+def test_exact_name_wins_over_an_alias(tmp_path):
+    rows = "chrMT\tx\tgene\t1\t2\t.\t+\t.\tID=g\n"
+    found = read(tmp_path, rows, ">chrM\nACGT\n>chrMT\nACGT\n>MT\nACGT\n")
+    assert [(record.accession, len(record.features)) for record in found] == [("chrM", 0), ("chrMT", 1), ("MT", 0)]
+    with raises(MismatchError, file="x.fa", value="MT"):
+        read(tmp_path, rows, ">chrM\nACGT\n>MT\nACGT\n")
 
 
 def test_sequences_in_only_one_of_the_files(tmp_path):
@@ -148,18 +153,56 @@ def test_progress_counts_the_bytes_of_both_files(tmp_path):
         ("s x gene 11 40 . + . ID=g", "number of columns", 1),
         ("s\tx\texon\t11\t40\t.\t+\t.\tID=g\tmore", "number of columns", 10),
         ("\tx\tgene\t11\t40\t.\t+\t.\tID=h", "sequence name", None),
-        ("s\tx\tgene\t40\t11\t.\t+\t.\tID=h", "start..end", "40..11"),
-        ("s\tx\tgene\t0\t11\t.\t+\t.\tID=h", "start..end", "0..11"),
-        ("s\tx\tgene\t-5\t11\t.\t+\t.\tID=h", "start..end", "-5..11"),
-        ("s\tx\tgene\t1\t1e2\t.\t+\t.\tID=h", "start..end", "1..1e2"),
-        ("s\tx\tgene\t1\t11\t.\t?\t.\tID=h", "strand", "?"),
-        ("s\tx\tCDS\t1\t11\t.\t+\t3\tID=h", "phase", "3"),
-        ("##sequence-region s 1", "##sequence-region", None),
     ],
 )
 def test_bad_rows(line, field, value, tmp_path):
     with raises(FormatError, file=tmp_path / "x.gff", line=4, field=field, value=value):
         read(tmp_path, HEAD + GENE + line + "\n" + GENE)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "strand"),
+    [
+        ("40", "11", "+"),
+        ("0", "11", "+"),
+        ("-5", "11", "+"),
+        ("1", "1e2", "+"),
+        ("1", "11", "?"),
+        ("1", "9" * 5000, "+"),
+    ],
+)
+def test_row_without_a_valid_location_costs_its_feature(start, end, strand, tmp_path):
+    ledger = Ledger()
+    [record] = read(tmp_path, HEAD + GENE + f"s\tx\tgene\t{start}\t{end}\t.\t{strand}\t.\tID=h\n")
+    assert [region.kind for region in extraction.regions(record, ledger=ledger)] == ["cds"]
+    assert (ledger.dropped[MALFORMED], ledger.notes[gff.INVALID_ROWS]) == ([1, 0], [1, 0])
+
+
+def test_invalid_phase_costs_the_reading_frame(tmp_path):
+    ledger = Ledger()
+    [record] = read(tmp_path, HEAD + GENE.replace("\t0\t", "\t3\t"))
+    [region] = extraction.regions(record, schemes.Scheme("cds"), ledger)
+    assert (region.reading_frame, ledger.notes[gff.INVALID_PHASES]) == (-1, [1, 0])
+
+
+def test_declared_length(tmp_path):
+    """A sequence is never shorter than declared, and a circular one is not longer either."""
+    region = "s\tx\tregion\t1\t{}\t.\t+\t.\tID=r\n"
+    for text in ("##sequence-region s 1 {}\n", region, region.replace("ID=r", "ID=r;Is_circular=true")):
+        for end in (99, 100, 101):
+            annotation = text.format(end) + GENE
+            if end == 101 or (end == 99 and "circular" in text):
+                with raises(MismatchError, file="x.gff", line=1, field="sequence", value="s"):
+                    read(tmp_path, annotation)
+            else:
+                [record] = read(tmp_path, annotation)
+                assert record.notes == ({LONGER: 1} if end == 99 else {})
+
+
+def test_directive_that_cannot_be_read_is_counted(tmp_path):
+    for directive in ("##sequence-region", "##sequence-region s 1", "##sequence-region s 1 1e3"):
+        records = read(tmp_path, f"{directive}\n{GENE}", SEQUENCE + ">t\nACGT\n")
+        assert [record.notes for record in records] == [{gff.DIRECTIVES: 1}, {}]
 
 
 def test_row_exceeds_the_sequence(tmp_path):
@@ -194,14 +237,6 @@ def test_bad_files(annotation, sequence, kind, attributes, tmp_path):
 
 
 # The oracle applies the rules of the GenBank oracle to features that simple, slow code builds from the rows.
-
-
-@functools.cache
-def oracle():
-    spec = importlib.util.spec_from_file_location("gene_regions", peer_path("gene_regions.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 ORACLE_KINDS = {
@@ -302,7 +337,7 @@ def table(records):
 @pytest.mark.filterwarnings("ignore::Bio.BiopythonWarning")
 def test_regions_equal_the_oracle(name, sequence, count, tmp_path):
     paths = data_path("genomes", "eukaryote", name), data_path("genomes", "eukaryote", sequence)
-    expected = [row for record in oracle_records(*paths) for row in oracle().regions(record, collections.Counter())]
+    expected = [row for record in oracle_records(*paths) for row in oracle.regions(record, collections.Counter())]
     found = table(gff.read(*paths, None, tmp_path))
     assert found == sorted(expected)
     assert len(found) == count
@@ -393,3 +428,111 @@ def test_yeast_from_genbank_and_gff3_differ_only_where_the_files_do(scheme, tmp_
     del ours[added]
     assert ours == theirs
     assert len(theirs) == {"gene": 589, "cds": 540, "mrna": 540}[scheme]
+
+
+# What gene finders write, against a reading of the same files by a few lines.
+
+
+def read_by_hand(annotation, sequence):
+    """The gene regions and the spliced CDS of a GTF whose gene and transcript rows may have a bare ID."""
+    with gzip.open(sequence, "rt") as lines:
+        records = [text.split("\n") for text in lines.read().split(">")[1:]]
+    letters = {header.split()[0]: "".join(rest).upper() for header, *rest in records}
+    genes, transcripts, parts = set(), collections.defaultdict(list), collections.defaultdict(list)
+    with gzip.open(annotation, "rt") as lines:
+        for line in lines:
+            if line.startswith("#"):
+                continue
+            name, _, kind, start, end, _, strand, _, text = line.rstrip("\n").split("\t")
+            gene, transcript = (re.search(f'{key} "([^"]+)"', text) for key in ("gene_id", "transcript_id"))
+            place = [int(start) - 1, int(end)]
+            if kind == "gene":
+                genes.add((name, *place, strand, "cds"))
+            if transcript:
+                transcripts[name, gene[1], strand, transcript[1]].append(place)
+            if transcript and kind in ("CDS", "stop_codon"):  # some tools exclude the stop codon from the CDS
+                parts[name, transcript[1], strand].append(place)
+    if not genes:
+        clusters, coding = collections.defaultdict(list), set()
+        for (name, gene, strand, transcript), places in transcripts.items():
+            clusters[name, gene, strand].append([min(places)[0], max(end for _, end in places)])
+            coding |= {gene} if (name, transcript, strand) in parts else set()
+        for (name, gene, strand), spans in clusters.items():
+            kind = "cds" if gene in coding else "miscRNA"
+            genes |= {(name, *span, strand, kind) for span in union(spans, gap=-1)}
+    spliced = set()
+    for (name, _, strand), places in parts.items():
+        places = tuple(map(tuple, union(places)))
+        joined = "".join(letters[name][start:end] for start, end in places)
+        spliced.add((name, places, joined if strand == "+" else joined[::-1].translate(COMPLEMENT)))
+    return genes, spliced
+
+
+def union(intervals, gap=0):
+    """The union of (start, end) intervals; those at most `gap` apart are joined."""
+    found = []
+    for start, end in sorted(intervals):
+        if found and start <= found[-1][1] + gap:
+            found[-1][1] = max(found[-1][1], end)
+        else:
+            found.append([start, end])
+    return found
+
+
+COMPLEMENT = str.maketrans("ACGT", "TGCA")
+
+
+@pytest.mark.parametrize(
+    ("folder", "annotation", "sequence", "genes", "coding"),
+    [
+        ("tool_outputs/braker", "test1_braker.gtf.gz", "genome.fa.gz", 266, 290),
+        ("tool_outputs/braker", "test1_augustus.hints.gtf.gz", "genome.fa.gz", 266, 269),
+        ("tool_outputs/braker", "test5_augustus.ab_initio.gtf.gz", "genome.fa.gz", 248, 248),
+        ("tool_outputs/braker", "test1_genemark.gtf.gz", "genome.fa.gz", 264, 264),
+        ("tool_outputs/braker", "reference.gtf.gz", "genome.fa.gz", 288, 333),
+        ("human", "human_hg38_chr16_186964_397118.augustus_cgp.gff.gz", "human_hg38_chr16_186964_397118.fa.gz", 10, 10),
+        ("human", "human_hg38_chr16_186964_397118.refseq.gtf.gz", "human_hg38_chr16_186964_397118.fa.gz", 12, 13),
+    ],
+)
+def test_output_of_gene_finders_equals_a_reading_by_hand(folder, annotation, sequence, genes, coding, tmp_path):
+    paths = data_path(*folder.split("/"), annotation), data_path(*folder.split("/"), sequence)
+    expected, spliced = read_by_hand(*paths)
+    records = list(gff.read(*paths, None, tmp_path))
+    assert {row[:5] for row in table(records)} == expected
+    assert len(expected) == genes
+    found = set()
+    for record in records:
+        for region in extraction.regions(record, schemes.Scheme("cds")):
+            places = tuple(sorted(segment[:2] for segment in region.segments or [(region.start, region.end)]))
+            found.add((region.accession, places, bases.decode(region.codes)))
+    assert found == spliced
+    assert len(found) == coding
+
+
+@pytest.mark.parametrize(
+    ("tool", "flat", "rows", "sequence"),
+    [
+        ("bakta", "assembly.gbff.gz", "assembly.gff3.gz", "assembly.fna.gz"),
+        ("prokka", "PROKKA_02192026.gbk.gz", "PROKKA_02192026.gff.gz", "PROKKA_02192026.fna.gz"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::Bio.BiopythonWarning")
+def test_genbank_and_gff3_of_one_tool_equal_biopython(tool, flat, rows, sequence, tmp_path):
+    from Bio import SeqIO
+
+    flat, rows, sequence = (data_path("tool_outputs", tool, name) for name in (flat, rows, sequence))
+    with gzip.open(flat, "rt") as stream:
+        records = list(SeqIO.parse(stream, "genbank"))
+    expected = sorted(row for record in records for row in oracle.regions(record, collections.Counter()))
+    coding = sorted(
+        str(feature.extract(record.seq)) for record in records for feature in record.features if feature.type == "CDS"
+    )
+    for read in (genbank.read(flat), gff.read(rows, sequence, None, tmp_path), gff.read(rows, None, None, tmp_path)):
+        found = list(read)
+        assert table(found) == expected
+        regions = (region for record in found for region in extraction.regions(record, schemes.Scheme("cds")))
+        assert sorted(bases.decode(region.codes) for region in regions) == coding
+    assert (
+        collections.Counter(row[4] for row in expected)
+        == {"bakta": {"cds": 90, "pseudo": 3}, "prokka": {"cds": 91}}[tool]
+    )

@@ -4,23 +4,37 @@ import itertools
 
 import pytest
 
-from data_pipeline.errors import FormatError
-from data_pipeline.formats import gff
+from data_pipeline.formats import gff, gff_features
+from data_pipeline.regions import extraction, schemes
 from data_pipeline.sequence.record import Segment
-from tests.raised import raises
 
 
-def read(tmp_path, rows, *, length=1000, circular=False, kinds=None):
-    """The features of one sequence from rows of (type, start, end, strand, attributes) or (…, phase), 1-based."""
+def read_record(tmp_path, rows, *, length=1000, circular=False, kinds=None):
+    """The record of one sequence from rows of (type, start, end, strand, attributes) or (…, phase), 1-based.
+
+    A type may have its source before it: `augustus gene`.
+    """
     text = f"s\tx\tregion\t1\t{length}\t.\t+\t.\tID=s;Is_circular=true\n" if circular else ""
     for kind, start, end, strand, attributes, *phase in rows:
-        text += f"s\tx\t{kind}\t{start}\t{end}\t.\t{strand}\t{phase[0] if phase else '.'}\t{attributes}\n"
+        *source, kind = kind.split()
+        phase = phase[0] if phase else "."
+        text += f"s\t{source[0] if source else 'x'}\t{kind}\t{start}\t{end}\t.\t{strand}\t{phase}\t{attributes}\n"
     (tmp_path / "x.gff").write_text(text)
     (tmp_path / "x.fa").write_text(f">s\n{'ACGT' * (length // 4)}\n")
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
     [record] = gff.read(tmp_path / "x.gff", tmp_path / "x.fa", kinds, scratch)
-    return record.features
+    return record
+
+
+def read(tmp_path, rows, **options):
+    return read_record(tmp_path, rows, **options).features
+
+
+def regions(record, scheme="gene"):
+    """(start, end, strand, kind) of each region, or (segments, kind) of each spliced one."""
+    found = extraction.regions(record, schemes.Scheme(scheme))
+    return [(x.segments, x.kind) if x.segments else (x.start, x.end, x.strand, x.kind) for x in found]
 
 
 def segments(feature):
@@ -152,18 +166,21 @@ def test_chain_of_parents(tmp_path):
 
 
 @pytest.mark.parametrize("cycle", [("a", "a"), ("a", "b", "a"), ("a", "b", "c", "b")])
-def test_cycle_of_parents_is_rejected(cycle, tmp_path):
-    rows = [("CDS", 1, 9, "+", "ID=x;Parent=a", "0")]
+def test_cycle_of_parents_costs_the_gene(cycle, tmp_path):
+    rows = [("CDS", 1, 9, "+", "ID=x;Parent=a", "0"), *GENE]
     rows += [("mRNA", 1, 9, "+", f"ID={name};Parent={above}") for name, above in itertools.pairwise(cycle)]
-    with raises(FormatError, file="x.gff", field="ID"):
-        read(tmp_path, rows)
+    record = read_record(tmp_path, rows)
+    assert record.notes == {gff_features.CYCLE: 1}
+    assert regions(record) == [(0, 9, 1, "cds"), (100, 400, -1, "cds")]
 
 
 @pytest.mark.parametrize(
     ("kind", "attributes", "pseudo"),
     [
         ("gene", "ID=g", False),
-        ("gene", "ID=g;pseudo=true", True),
+        *(("gene", f"ID=g;{pseudo}", True) for pseudo in ("pseudo=true", "pseudo=True", "pseudo=", "pseudo")),
+        *(("gene", f"ID=g;pseudo={value}", True) for value in ("_no_value", "%74rue")),
+        *(("gene", f"ID=g;pseudo={value}", False) for value in ("false", "False", "0")),
         ("gene", "ID=g;pseudogene=unitary", True),
         ("gene", "ID=g;gene_biotype=transcribed_unprocessed_pseudogene", True),
         ("gene", "ID=g;biotype=protein_coding", False),
@@ -173,6 +190,15 @@ def test_cycle_of_parents_is_rejected(cycle, tmp_path):
 def test_pseudo(kind, attributes, pseudo, tmp_path):
     [gene] = read(tmp_path, [(kind, 1, 9, "+", attributes)])
     assert ("pseudo" in gene.qualifiers) == pseudo
+
+
+@pytest.mark.parametrize("pseudo", ["pseudo=True", "pseudo=", "pseudo", "pseudogene=unitary", "pseudo=false"])
+def test_pseudo_without_a_gene(pseudo, tmp_path):
+    """As Bakta writes it: CDS rows alone."""
+    record = read_record(tmp_path, [(kind, 1, 90, "+", f"ID=a;{pseudo}", "0") for kind in ("CDS", "tRNA")])
+    expected = "cds" if pseudo == "pseudo=false" else "pseudo"
+    assert regions(record) == [(0, 90, 1, expected)]
+    assert regions(record, "cds") == [(0, 90, 1, expected)]
 
 
 def test_child_pseudogene_marks_its_gene(tmp_path):
@@ -331,9 +357,162 @@ def test_gtf_rows_without_transcript(tmp_path):
     assert found["CDS", "b1"].qualifiers["gene"] == ("thrL",)
 
 
-def test_gtf_without_gene_id_is_rejected(tmp_path):
-    with raises(FormatError, line=1, field="gene_id"):
-        read(tmp_path, gtf(("CDS", 1, 9, "+", "0", 'transcript_id "t";')))
+def test_gtf_row_without_any_id_costs_itself(tmp_path):
+    rows = gtf(("CDS", 1, 90, "+", "0", 'name "x";'), ("CDS", 101, 190, "+", "0", 'transcript_id "t";'))
+    record = read_record(tmp_path, rows)
+    assert record.notes == {gff_features.NO_ID: 1}
+    assert regions(record) == [(100, 190, 1, "cds")]
+
+
+def test_rows_of_several_tools_in_one_file(tmp_path):
+    """As AUGUSTUS and BRAKER write a GTF, with bare IDs for genes and transcripts; and GFF3 rows among them."""
+    rows = [
+        ("gene", 101, 400, "+", "g1"),
+        ("transcript", 101, 400, "+", "g1.t1"),
+        ("CDS", 101, 200, "+", 'transcript_id "g1.t1"; gene_id "g1";', "0"),
+        ("CDS", 301, 400, "+", 'transcript_id "g1.t1"; gene_id "g1";', "2"),
+        ("gene", 501, 600, "-", "ID=g2"),
+        ("mRNA", 501, 600, "-", "ID=t2;Parent=g2"),
+        ("CDS", 501, 600, "-", "ID=c2;Parent=t2", "0"),
+        ("gene", 701, 800, "-", "ID=g3"),
+        ("CDS", 701, 800, "-", 'gene_id "g3"; transcript_id "t3";', "0"),
+        ("transcript", 901, 990, "-", "g4.t1"),
+        ("CDS", 901, 990, "-", 'gene_id "g4"; transcript_id "g4.t1"', "0"),
+    ]
+    for order in (rows, rows[::-1], rows[4:] + rows[:4]):
+        record = read_record(tmp_path, order)
+        assert regions(record) == [(100, 400, 1, "cds"), *((at, end, -1, "cds") for at, end in BEHIND)]
+        assert regions(record, "cds")[0] == (((100, 200, 1), (300, 400, 1)), "cds")
+        assert len(regions(record, "cds")) == 4
+        assert not record.notes
+
+
+BEHIND = [(500, 600), (700, 800), (900, 990)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        ([("exon", 'gene_id "a"; transcript_id "{}";')], "miscRNA"),  # UCSC's, with a transcript for each locus
+        ([(row, 'gene_id "a"; transcript_id "t";') for row in ("transcript", "exon")], "miscRNA"),
+        ([("gene", "ID=a"), ("tRNA", "ID=t;Parent=a")], "tRNA"),
+        ([("{} gene", "ID=a"), ("{} tRNA", "ID=t;Parent=a")], "tRNA"),
+    ],
+)
+def test_one_id_at_two_loci_is_two_genes(rows, kind, tmp_path):
+    both = [(row.format(at), at, at + 89, "-", ids.format(at)) for at in (1, 801) for row, ids in rows]
+    record = read_record(tmp_path, [*both, ("gene", 301, 400, "-", "ID=between")])
+    assert regions(record) == [(0, 90, -1, kind), (300, 400, -1, "other"), (800, 890, -1, kind)]
+    assert record.notes == {gff_features.SHARED_ID: 2}
+
+
+def test_one_id_in_two_sources_is_two_genes(tmp_path):
+    """Gene models of two predictors in one file, as funannotate writes them; they may overlap."""
+    rows = []
+    for source, start, end in (("augustus", 1, 300), ("glimmerhmm", 201, 600)):
+        rows += [
+            (f"{source} gene", start, end, "+", "ID=g"),
+            (f"{source} mRNA", start, end, "+", "ID=t;Parent=g"),
+            (f"{source} CDS", start, start + 89, "+", "ID=c;Parent=t", "0"),
+            (f"{source} CDS", end - 89, end, "+", "ID=c;Parent=t", "0"),
+        ]
+    for order in (rows, rows[::-1]):
+        record = read_record(tmp_path, order)
+        assert regions(record) == [(0, 300, 1, "cds"), (200, 600, 1, "cds")]
+        assert regions(record, "cds") == [(((0, 90, 1), (210, 300, 1)), "cds"), (((200, 290, 1), (510, 600, 1)), "cds")]
+        assert record.notes == {gff_features.SHARED_ID: 2}
+    bare = [
+        (kind, start, end, "+", 'gene_id "g"; transcript_id "t"', "0") for kind, start, end, *_ in rows if "CDS" in kind
+    ]
+    assert regions(read_record(tmp_path, bare), "cds") == regions(record, "cds")
+    orphans = [("p CDS", 1, 90, "+", "ID=1_1", "0"), ("q CDS", 801, 890, "+", "ID=1_1", "0")]
+    assert regions(read_record(tmp_path, orphans)) == [(0, 90, 1, "cds"), (800, 890, 1, "cds")]
+
+
+def test_children_may_have_another_source_than_their_gene(tmp_path):
+    rows = [
+        ("a gene", 1, 90, "+", "ID=g"),
+        ("b mRNA", 1, 90, "+", "ID=t;Parent=g"),
+        ("c CDS", 1, 90, "+", "ID=c;Parent=t", "0"),
+    ]
+    record = read_record(tmp_path, rows)
+    assert [feature.gene_id for feature in record.features] == ["g"] * 3
+    assert not record.notes
+
+
+def test_rows_of_one_gene_stay_together(tmp_path):
+    for attributes in ("ID=g;part=1", "ID=g;exception=trans-splicing", "ID=g;trans_splicing="):
+        record = read_record(tmp_path, [("gene", 1, 90, "+", attributes), ("gene", 801, 890, "+", attributes)])
+        [gene] = record.features
+        assert (len(gene.segments), "trans_splicing" in gene.qualifiers) == (2, "part" not in attributes)
+        assert not record.notes
+    over_origin = [("gene", 901, 1000, "+", "ID=g"), ("gene", 1, 90, "+", "ID=g")]
+    assert regions(read_record(tmp_path, over_origin, circular=True)) == [(900, 90, 1, "other")]
+
+
+def test_transcript_id_that_all_genes_share(tmp_path):
+    """As NCBI wrote GTF for bacteria."""
+    rows = []
+    for start in (1, 201):
+        ids = f'gene_id "b{start}"; transcript_id "unknown_transcript_1";'
+        rows += [
+            ("gene", start, start + 89, "+", f'gene_id "b{start}"; transcript_id "";'),
+            ("CDS", start, start + 86, "+", ids, "0"),
+            ("stop_codon", start + 87, start + 89, "+", ids, "0"),
+        ]
+    record = read_record(tmp_path, rows)
+    assert regions(record) == regions(record, "cds") == [(0, 90, 1, "cds"), (200, 290, 1, "cds")]
+
+
+def test_cds_rows_with_an_id_belong_to_each_parent(tmp_path):
+    rows = [
+        ("gene", 1, 90, "+", "ID=g"),
+        ("mRNA", 1, 90, "+", "ID=a;Parent=g"),
+        ("mRNA", 1, 90, "+", "ID=b;Parent=g"),
+        ("CDS", 1, 30, "+", "ID=c;Parent=a,b", "0"),
+        ("CDS", 61, 90, "+", "ID=c;Parent=a", "0"),
+        ("CDS", 71, 90, "+", "ID=c;Parent=b", "0"),
+    ]
+    expected = [[(0, 30, 1), (60, 90, 1)], [(0, 30, 1), (70, 90, 1)]]
+    assert [segments(f) for f in read(tmp_path, rows, kinds={"CDS"})] == expected
+    numbered = [(*row[:4], row[4].replace("ID=c", f"ID=c{row[1]}"), *row[5:]) for row in rows]  # an ID for each exon
+    assert [segments(f) for f in read(tmp_path, numbered, kinds={"CDS"})] == expected
+    shared = [*rows[:4], ("CDS", 61, 90, "+", "ID=c;Parent=a,b", "0")]
+    assert [segments(f) for f in read(tmp_path, shared, kinds={"CDS"})] == expected[:1]  # once for both
+
+
+def test_values_are_decoded(tmp_path):
+    rows = [
+        ("gene", 1, 90, "+", "ID=a%3Bb;gene=x%2Cy"),
+        ("mRNA", 1, 90, "+", "ID=t;Parent=a%3bb"),
+        ("CDS", 1, 30, "+", "ID=c%2C1;Parent=t;exception=trans%2Dsplicing", "0"),
+        ("CDS", 61, 90, "-", "ID=c,1;Parent=t;exception=trans-splicing", "0"),
+    ]
+    gene, _, cds = read(tmp_path, rows)
+    assert (gene.gene_id, cds.gene_id, gene.qualifiers["gene"]) == ("a;b", "a;b", ("x,y",))
+    assert (segments(cds), "trans_splicing" in cds.qualifiers) == ([(0, 30, 1), (60, 90, -1)], True)
+
+
+@pytest.mark.parametrize(
+    ("starts", "strand", "circular", "attributes"),
+    [
+        ([101, 301, 501, 701], "+", False, "ID=c"),
+        ([701, 501, 301, 101], "-", False, "ID=c"),
+        ([901, 951, 1, 101], "+", True, "ID=c"),
+        ([101, 1, 951, 901], "-", True, "ID=c"),
+        ([701, 101, 301, 501], "+", False, "ID=c;exception=trans-splicing;part={}"),
+        ([701, 101, 301, 501], "+", False, "ID=c;exception=trans-splicing;exon_number={}"),
+    ],
+)
+def test_rows_of_a_joined_feature_in_any_order(starts, strand, circular, attributes, tmp_path):
+    rows = [
+        ("CDS", start, start + 49, strand, attributes.format(number), "0" if number == 1 else "1")
+        for number, start in enumerate(starts, 1)
+    ]
+    for order in itertools.permutations(rows):
+        [cds] = read(tmp_path, order, circular=circular)
+        assert [segment.start + 1 for segment in cds.segments] == starts
+        assert cds.qualifiers["codon_start"] == ("1",)
 
 
 def test_segments_are_record_segments(tmp_path):

@@ -1,5 +1,5 @@
-import dataclasses
 import math
+import types
 
 import jax
 import numpy as np
@@ -9,8 +9,7 @@ from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.sequence.tokenizer import BOS
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
-from gener_jax.tasks import report
-from gener_jax.tasks.held_out import HeldOut, chosen_regions, region_ids
+from gener_jax.tasks.held_out import HeldOut, chosen_regions, of_config, region_ids, region_tokens
 from tests import tiny
 from tests.conftest import random_params
 from tests.data import random_codes
@@ -36,10 +35,23 @@ def setting(dataset):
     return config, tokenizer, mesh, jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
 
 
+def whole(source, tokenizer, region):
+    """All tokens of a region."""
+    return region_ids(source, tokenizer, region, 0, region_tokens(source, tokenizer)[region])
+
+
 @pytest.fixture(scope="module")
-def result(setting, dataset):
-    config, tokenizer, mesh, params = setting
-    return HeldOut(config, RegionSource(dataset, "validation"), tokenizer, mesh, by_base=True)(params)
+def evaluate(setting):
+    """The result of evaluating a source, without Markov models."""
+    config, _, mesh, params = setting
+    return lambda source, **options: HeldOut(source, LENGTH, 3, baselines=False, **options).prepare(config, mesh)(
+        params
+    )
+
+
+@pytest.fixture(scope="module")
+def result(evaluate, dataset):
+    return evaluate(RegionSource(dataset, "validation")).json
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +68,7 @@ def plain(setting, dataset):
 
     source, rows = RegionSource(dataset, "validation"), []
     for region in range(len(source)):
-        ids = region_ids(source, tokenizer, region)
+        ids = whole(source, tokenizer, region)
         for start in range(0, len(ids), LENGTH):
             chunk = ids[start : start + LENGTH]
             inputs = np.zeros((1, LENGTH), np.int32)  # what follows the chunk does not affect it
@@ -159,32 +171,33 @@ def test_bits_by_case(dataset, result, plain, setting):
     assert abs(found["soft-masked"]["bits_per_base"] - found["not soft-masked"]["bits_per_base"]) > 1e-3
 
 
-def test_regions_without_near_copies(setting, dataset, result, plain):
-    config, tokenizer, mesh, params = setting
+def test_regions_without_near_copies(setting, dataset, evaluate, result, plain):
+    _, tokenizer, _, _ = setting
     source = RegionSource(dataset, "validation")
     assert result["without_near_copies"] == {name: result[name] for name in result["without_near_copies"]}
     source.index["train_overlap"] = np.linspace(0, 0.2, len(source), dtype=np.float32)
     new = {i for i in range(len(source)) if source.index["train_overlap"][i] < 0.1}
     assert len(new) == 6
-    found = HeldOut(config, source, tokenizer, mesh)(params)
-    assert {name: found[name] for name in ("loss", "bits_per_base")} == {
-        name: pytest.approx(result[name], abs=1e-6) for name in ("loss", "bits_per_base")
+    found = evaluate(source)
+    assert {name: found.json[name] for name in result if name != "without_near_copies"} == {
+        name: value for name, value in result.items() if name != "without_near_copies"
     }
     rows = [p[token] for region, _, token, p in plain if region in new and tokenizer.token_bases[token]]
-    row = found["without_near_copies"]
+    row = found.json["without_near_copies"]
     assert (row["tokens"], row["bases"]) == (len(rows), 3 * len(rows))
     assert row["loss"] == pytest.approx(-np.mean(rows), abs=1e-5)
-    assert "by_case" not in found
-    text = report.as_text(config, {**found, "markov_0": 2.0})
-    assert f"\n  without near copies in training (train_overlap < 10 %)  {row['bits_per_base']:.4f}  (" in text
-    assert f"({row['regions']} regions, {row['bases']:,} bases)" in text
-    assert "near copies" not in report.as_text(config, result)
+    assert found.metrics == {
+        "loss": result["loss"],
+        "bits_per_base": result["bits_per_base"],
+        "bits_per_base_without_near_copies": row["bits_per_base"],
+    }
+    line = f"\n  without near copies in training (train_overlap < 10 %)  {row['bits_per_base']:.4f}  ("
+    assert f"{line}{row['regions']} regions, {row['bases']:,} bases)" in found.text
     source.index["train_overlap"][:] = 1
-    found = HeldOut(config, source, tokenizer, mesh)(params)
-    assert found["without_near_copies"] == {"regions": 0, "tokens": 0, "bases": 0}
-    assert "(train_overlap < 10 %)  none  (0 regions, 0 bases)" in report.as_text(config, found)
-    train = RegionSource(dataset, "train")
-    assert "without_near_copies" not in HeldOut(config, train, tokenizer, mesh)(params)
+    found = evaluate(source)
+    assert found.json["without_near_copies"] == {"regions": 0, "tokens": 0, "bases": 0}
+    assert "(train_overlap < 10 %)  none  (0 regions, 0 bases)" in found.text
+    assert "without_near_copies" not in evaluate(RegionSource(dataset, "train")).json
 
 
 def test_some_regions(setting, dataset):
@@ -195,26 +208,35 @@ def test_some_regions(setting, dataset):
     few, more = (set(chosen_regions(source, n).tolist()) for n in (4, 7))
     assert len(few) == 4
     assert few < more
-    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, max_regions=4))
-    held_out, calls = HeldOut(config, source, tokenizer, mesh), []
-    found = held_out(params, lambda done, total: calls.append((done, total)))
-    expected = np.concatenate([region_ids(source, tokenizer, region) for region in sorted(few)])
-    assert found["bases"] == tokenizer.token_bases[expected].sum()
+    run, calls = HeldOut(source, LENGTH, 3, max_regions=4).prepare(config, mesh), []
+    found = run(params, lambda done, total: calls.append((done, total)))
+    expected = np.concatenate([whole(source, tokenizer, region) for region in sorted(few)])
+    assert found.json["bases"] == tokenizer.token_bases[expected].sum()
     assert calls[-1] == (len(expected), len(expected))
-    assert held_out(params) == found
-    assert held_out._nll._cache_size() == 1
+    assert run(params).json == found.json
+
+
+def test_any_tokenizer_scores_what_its_tokens_hold(setting, dataset, result):
+    """By ids, as for BPE, the sums are those by bases; there is nothing by base."""
+    config, tokenizer, mesh, params = setting
+    by_id = types.SimpleNamespace(
+        kind="ids", k=tokenizer.k, token_bases=tokenizer.token_bases, encode_bases=tokenizer.encode_bases
+    )
+    spec = types.SimpleNamespace(name="ids", model=config.model, tokenizer=types.SimpleNamespace(make=lambda: by_id))
+    found = HeldOut(RegionSource(dataset, "validation"), LENGTH, 3, baselines=False).prepare(spec, mesh)(params).json
+    assert found.keys() == result.keys() - {"by_case", "bits_by_codon_position"}
+    assert (found["tokens"], found["bases"]) == (result["tokens"], result["bases"])
+    assert found["loss"] == pytest.approx(result["loss"], abs=1e-5)
 
 
 def test_report(setting, dataset):
-    config, tokenizer, mesh, params = setting
-    result = report.evaluate(config, params, tokenizer, mesh)
-    text = report.as_text(config, result)
+    config, _, mesh, params = setting
+    result = of_config(config).prepare(config, mesh)(params)
     for name in ("bits_per_base", "markov_0", "markov_5"):
-        assert f"{result[name]:.4f}" in text
-    assert text.count("← lowest") == 1
-    for name, row in result["by_case"].items():
-        assert f"{name:15} {row['bits_per_base']:.4f}" in text
-    assert f"cds        {result['by_kind']['cds']['bits_per_base']:.4f}" in text
-    assert result["markov_0"] == pytest.approx(2, abs=0.05)
-    without = dataclasses.replace(config, eval=dataclasses.replace(config.eval, baselines=False))
-    assert "markov_0" not in report.evaluate(without, params, tokenizer, mesh)
+        assert f"{result.json[name]:.4f}" in result.text
+    assert result.text.count("← lowest") == 1
+    assert "near copies" not in result.text
+    for name, row in result.json["by_case"].items():
+        assert f"{name:15} {row['bits_per_base']:.4f}" in result.text
+    assert f"{'cds':15} {result.json['by_kind']['cds']['bits_per_base']:.4f}" in result.text
+    assert result.json["markov_0"] == pytest.approx(2, abs=0.05)

@@ -14,6 +14,7 @@ from data_pipeline.dataset.inputs import Input
 from data_pipeline.errors import DamagedFileError, FileError, FormatError, MismatchError, PairingError
 from data_pipeline.formats import file_names, genbank
 from data_pipeline.sequence import bases
+from data_pipeline.sequence.record import LONGER
 from tests.data import FIXTURES, data_path
 from tests.raised import raises
 
@@ -391,6 +392,9 @@ def test_genbank_record_without_bases_reads_the_fasta(tmp_path):
     assert (third.declared_length, len(first.features)) == (6, 2)
     without = records(tmp_path, Input(None, flat))
     assert [len(x.codes) for x in without] == [0, 4, 0, 0]
+    sequence.write_bytes(gzip.compress(b">A.1\nACGTACGTAC\n", mtime=0))
+    longer = records(tmp_path, Input(sequence, flat))[0]
+    assert (len(longer.codes), longer.declared_length, longer.notes) == (10, 10, {LONGER: 1})
     sequence.write_bytes(gzip.compress(b">A.1\nACGT\n", mtime=0))
     with raises(MismatchError, file="x.gbff", record="A.1"):
         records(tmp_path, Input(sequence, flat))

@@ -5,7 +5,6 @@ import collections
 import contextlib
 import gzip
 import hashlib
-import io
 import re
 import subprocess
 import sys
@@ -305,8 +304,3 @@ def test_closed_pipe_is_not_an_error(dataset, options):
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == 0
-
-
-def test_write_fasta_returns_the_number_of_regions(dataset):
-    source, text = RegionSource(dataset, "train"), io.StringIO()
-    assert inspect.fasta(source, inspect.chosen(source, kinds=["tRNA"]), text) == len(parsed(text.getvalue())) > 0

@@ -1,64 +1,81 @@
-"""Tests the canonical 32-mers, their sketches and their index."""
+"""k-mers in the vocabulary: each function against sums over the k-mers as text."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipeline.sequence import bases, kmers
-from tests.data import random_codes
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, KmerTokenizer, kmer_codes
+from gener_jax.model import kmers
+from tests.test_losses import log_softmax, random_logits
+
+base_nll = jax.jit(kmers.base_nll, static_argnums=2)
+log_masses = jax.jit(kmers.log_masses)
+marginals = jax.jit(kmers.marginals, static_argnums=1, static_argnames="compat")
 
 
-def naive_canonical(text):
-    """For every window without N, the smaller of its two strands as a number in base 4."""
-    found = []
-    for start in range(len(text) - 31):
-        window = text[start : start + 32]
-        if "N" not in window:
-            other = bases.decode(bases.reverse_complement(bases.encode(window)))
-            found.append(min(int("".join(str("ATCG".index(b)) for b in strand), 4) for strand in (window, other)))
-    return found
+@functools.cache
+def texts(k):
+    return KmerTokenizer(k).tokens[NUM_SPECIAL:]
 
 
-@pytest.mark.parametrize("length", [0, 1, 31, 32, 33, 500])
-def test_canonical_equals_naive(length):
-    [codes] = random_codes([length], seed=length)
-    assert kmers.canonical(codes).tolist() == naive_canonical(bases.decode(codes))
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_ids_are_bases_in_base_4(k):
+    assert ["".join("ATCG"[code] for code in codes) for codes in kmer_codes(k)] == texts(k)
+    assert np.array_equal(kmers.ranks(jnp.asarray(kmer_codes(k))), np.arange(4**k))
+    assert kmers.num_special(KmerTokenizer(k).vocab_size, k) == NUM_SPECIAL
+    assert np.array_equal(kmers.of(np.arange(NUM_SPECIAL + 4**k), k), np.arange(4**k) + NUM_SPECIAL)
 
 
-def test_both_strands_have_the_same_sketch():
-    [codes] = random_codes([20000], seed=1)
-    sketch = kmers.sketch(codes)
-    np.testing.assert_array_equal(sketch, kmers.sketch(bases.reverse_complement(codes)))
-    assert len(sketch) == pytest.approx(len(kmers.canonical(codes)) / kmers.SKETCH, rel=0.1)
-    assert (np.diff(sketch.astype(object)) > 0).all()
-    inner = kmers.sketch(codes[5000:9000])
-    assert 0 < len(inner) < len(sketch)
-    assert np.isin(inner, sketch).all()
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_base_nll_is_the_chain_rule_over_a_kmer(k):
+    logits = random_logits(3, 4, NUM_SPECIAL + 4**k)
+    ranks = np.random.default_rng(k).integers(0, 4**k, (3, 4))
+    actual = np.asarray(base_nll(logits, ranks + NUM_SPECIAL, k))
+    assert actual.shape == (3, 4, k)
+    p = np.exp(log_softmax(logits))[..., NUM_SPECIAL:]
+    for b, t in np.ndindex(3, 4):
+        target = texts(k)[ranks[b, t]]
+        for j in range(1, k + 1):  # the first j bases: the sum over all k-mers that begin with them
+            begins = np.array([kmer.startswith(target[:j]) for kmer in texts(k)])
+            np.testing.assert_allclose(actual[b, t, :j].sum(), -np.log(p[b, t, begins].sum()), atol=2e-5)
 
 
-@pytest.mark.parametrize("unit", ["A", "CA", "CAG", "ACGT", "AACTT", "TTAGGG"])
-def test_simple_repeats_are_not_in_sketches(unit):
-    whole = kmers.canonical(bases.encode(unit * 60))
-    assert len(set(whole.tolist())) <= len(unit)
-    for shift in range(len(unit)):
-        assert len(kmers.sketch(bases.encode((unit * 60)[shift:]))) == 0
+def test_base_nll_charges_special_mass_to_the_first_base():
+    logits = np.zeros((3, 4, NUM_SPECIAL + 16), np.float32)
+    logits[..., BOS] = 20.0
+    first, second = np.moveaxis(np.asarray(base_nll(logits, np.full((3, 4), NUM_SPECIAL + 7), 2)), -1, 0)
+    np.testing.assert_allclose(second, np.log(4), atol=1e-5)
+    np.testing.assert_allclose(first, -log_softmax(logits)[..., NUM_SPECIAL + 7] - np.log(4), atol=1e-5)
+    assert (first > 15).all()
+    alone = base_nll(logits[..., NUM_SPECIAL:], np.full((3, 4), 7), 2)  # without special tokens
+    np.testing.assert_allclose(alone, np.log(4), atol=1e-5)
 
 
-def test_longer_repeats_are_in_sketches():
-    assert any(len(kmers.sketch(codes)) for codes in (np.tile(unit, 20) for unit in random_codes([7] * 40, 3, False)))
+@pytest.mark.parametrize("known", ["NNN", "ANN", "NCN", "GTN", "ATC"])
+def test_log_masses_agree_with_the_known_bases_before(known):
+    log_p = np.asarray(jax.nn.log_softmax(random_logits(2, 64)), np.float32)
+    actual = np.exp(log_masses(log_p, np.tile(bases.encode(known), (2, 1)).astype(np.int32)))
+    for j, b in np.ndindex(3, 4):
+        agree = [t[j] == "ATCG"[b] and all(x in ("N", y) for x, y in zip(known[:j], t, strict=False)) for t in texts(3)]
+        np.testing.assert_allclose(actual[:, j, b], np.exp(log_p)[:, np.array(agree)].sum(1), rtol=1e-5)
 
 
-def test_index_finds_members_and_nothing_else():
-    generator = np.random.default_rng(0)
-    members = np.unique(generator.integers(0, 2**64, 5000, np.uint64))
-    others = generator.integers(0, 2**64, 5000, np.uint64)
-    index = kmers.Index(members)
-    queries = generator.permutation(np.concatenate([members[::2], others, [np.uint64(2**64 - 1), np.uint64(0)]]))
-    assert sorted(index.find(queries).tolist()) == list(range(0, len(members), 2))
-    assert len(kmers.Index(members[:0]).find(queries)) == 0
-
-
-def test_mix_is_one_to_one_and_spreads():
-    mixed = kmers.mix(np.arange(100_000, dtype=np.uint64))
-    assert len(np.unique(mixed)) == 100_000
-    counts = np.bincount((mixed >> np.uint64(60)).astype(int), minlength=16)
-    assert counts.min() > 5800
+@pytest.mark.parametrize("scale", [1.0, 200.0])
+def test_marginals_and_special_mass_add_up_to_one(scale):
+    logits = random_logits(2, 5, NUM_SPECIAL + 4**6, scale=scale)
+    exact = np.exp(log_softmax(logits))
+    p = np.asarray(marginals(exact.astype(np.float32), 6))
+    assert p.shape == (2, 5, 6, 4)
+    has_g = np.array([text[4] == "G" for text in texts(6)])
+    np.testing.assert_allclose(p[..., 4, 3], exact[..., NUM_SPECIAL:][..., has_g].sum(-1), atol=1e-6)
+    special = exact[..., :NUM_SPECIAL].sum(-1)
+    np.testing.assert_allclose(p.sum(-1) + special[..., None], 1, atol=1e-5)
+    np.testing.assert_allclose(marginals(exact[..., NUM_SPECIAL:].astype(np.float32), 6), p, atol=1e-6)  # k-mers alone
+    compat = np.asarray(marginals(exact.astype(np.float32), 6, compat=True))
+    np.testing.assert_allclose(compat.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(compat[..., 0] - p[..., 0], np.broadcast_to(special[..., None], (2, 5, 6)), atol=1e-5)
+    assert np.array_equal(compat[..., 1:], p[..., 1:])

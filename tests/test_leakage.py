@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from data_pipeline.sequence import bases, kmers
+from data_pipeline.sequence import bases, shared_kmers
 from data_pipeline.splitting import leakage
 from tests.data import random_codes
-from tests.test_kmers import naive_canonical
+from tests.test_shared_kmers import naive_canonical
 
 
 def fractions(training, held, sample=1):
     hashes, sizes = leakage.hash_regions(held, sample)
     members, which = np.unique(hashes, return_inverse=True)
     return leakage.train_overlaps(
-        leakage.occurring(kmers.Index(members), batches(training), sample), which, sizes
+        leakage.occurring(shared_kmers.Index(members), batches(training), sample), which, sizes
     ), sizes
 
 

@@ -1,19 +1,25 @@
 """Log-likelihoods and base probabilities: exact by brute force, and independent of batch, order and padding."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipeline.errors import TokenizerError
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV
-from gener_jax.inference import batches, likelihood, prompt
+from gener_jax import config
+from gener_jax.inference import batches, likelihood
 from gener_jax.inference.batches import by_length, round_up
-from gener_jax.inference.likelihood import log_masses
-from gener_jax.runtime.errors import ConfigError, InputError
+from gener_jax.inference.lm import LM
+from gener_jax.model import decoder
+from gener_jax.model.decoder import Decoder
+from gener_jax.model.sharding import make_mesh
+from gener_jax.runtime.errors import InputError
+from gener_jax.storage.pretrained import abstract_params
+from tests.conftest import random_params
 from tests.raised import raises
 from tests.test_generate import make_lm, next_logits
 
@@ -33,8 +39,8 @@ def lm3():
 def naive(lm, text, full=True):
     """Term by term in float64: the mass of all k-mers that agree with one more base, divided by the mass before it."""
     k = lm.tokenizer.k
-    prefix, dna = prompt.split_prefix(text)
-    ids = [BOS, *lm.tokenizer.encode(prefix)]
+    start = text.rfind(">") + 1
+    ids, dna = [BOS, *lm.tokenizer.encode(text[:start])], text[start:]
     terms = []
     for at in range(0, len(dna), k):
         logits = next_logits(lm, [ids])[0].astype(np.float64)
@@ -171,6 +177,53 @@ def test_applying_the_head_to_few_positions_at_a_time_changes_nothing(lm, monkey
     likelihood.score_rows.clear_cache()
 
 
+def test_scores_on_a_mesh_are_those_of_one_device(lm):
+    """Rows over fsdp, length over context, in the balanced order, also where a base is unknown."""
+    mesh = make_mesh(1, 2, 2, context=2)
+    placed = jax.tree.map(
+        lambda x, target: jax.device_put(np.asarray(x), target.sharding),
+        decoder.stack(lm.params), abstract_params(lm.spec.model, mesh),
+    )  # fmt: skip
+    on_mesh = LM(lm.spec, placed, mesh)
+    for one, other in zip(
+        lm.log_likelihood(DNA, per_base=True), on_mesh.log_likelihood(DNA, per_base=True), strict=True
+    ):
+        np.testing.assert_allclose(one.per_base, other.per_base, atol=1e-5)
+
+
+@pytest.mark.parametrize("head_dim", [64, 96, 128])
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_scoring_uses_the_platforms_kernel(gpu, head_dim, by_layer):
+    """One call in the scan over stacked layers; the bases of targets need no mask."""
+    model = Decoder(
+        config.Model(
+            vocab_size=96,
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=head_dim,
+            dtype="bfloat16",
+        )
+    )
+    params = random_params(model.config)
+    ids, codes = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((4, 512), (4, 512, 3)))
+    rows = jax.jit(likelihood.score_rows.__wrapped__, static_argnums=0, static_argnames=("score", "per_base", "full"))
+    traced = rows.trace(
+        model,
+        decoder.unstack(params) if by_layer else params,
+        ids,
+        codes,
+        jax.ShapeDtypeStruct((4, 0), jnp.int32),
+        score="token",
+        per_base=True,
+        full=True,
+    )
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert len(re.findall(r"custom_call @__cudnn\$fmhaSoftmax\(", text)) == (3 if by_layer else 1)
+
+
 @pytest.mark.slow
 def test_few_programs_for_many_lengths(lm):
     rng = np.random.default_rng(0)
@@ -242,11 +295,6 @@ def test_batches_are_dispatched_to_an_accelerator_before_the_first_is_read(platf
     assert events.index(("read", 0)) == ahead + 1
 
 
-def test_log_masses_of_uniform_kmers():
-    masses = np.asarray(log_masses(jnp.full((1, 64), -np.log(64.0)), jnp.array([[4, 1, 4]])))
-    np.testing.assert_allclose(np.exp(masses[0]), [[1 / 4] * 4, [1 / 4] * 4, [1 / 16] * 4], atol=1e-6)
-
-
 def test_errors(lm):
     for texts, options, argument, value in [
         ("ACGT", {}, "sequences", "ACGT"),
@@ -266,7 +314,3 @@ def test_errors(lm):
     with raises(InputError, argument="sequences[1]", value="ACX") as caught:
         lm.base_probabilities(["AC", "ACX"])
     assert caught.value.__cause__.position == 2
-    with raises(TokenizerError, position=2):
-        prompt.split_prefix("AC<cds>GT")
-    with raises(ConfigError, field="--prefix", value="<cds>AC"):
-        prompt.check_prefix("<cds>AC")

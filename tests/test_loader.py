@@ -23,9 +23,9 @@ from data_pipeline.errors import DatasetError
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, make
 from gener_jax.config import Data
-from gener_jax.data.loader import TokenStream, device_batches, host_batches, own_rows
+from gener_jax.data.loader import TokenStream, device_batches, own_rows
 from gener_jax.data.permutation import mix, permute, subkey
-from gener_jax.model.sharding import batch_sharding, make_mesh
+from gener_jax.model.sharding import ROWS, batch_sharding, make_mesh
 from tests import tiny
 from tests.data import random_codes
 from tests.raised import raises
@@ -261,8 +261,10 @@ def test_phases_strands_and_order_change_with_epoch_and_seed(dataset):
     assert set(np.concatenate(everything).tolist()) == set(range(6))
 
 
-def batches(stream, batch_size, start, num, **options):
-    return list(host_batches(stream, batch_size, start, num, **options))
+def batches(stream, batch_size, start, num, rows=None):
+    """Batches `start` to `start + num` − 1 of the given rows, or of all."""
+    rows = range(batch_size) if rows is None else rows
+    return list(itertools.islice(stream.batches(start * batch_size, batch_size, rows), num))
 
 
 def equal(one, other):
@@ -287,7 +289,9 @@ def test_a_batch_is_a_function_of_seed_and_number(dataset, masked):
     for rows in ([0, 1, 2, 3], [4, 5, 6, 7], [1, 2, 5, 6]):
         some = [{name: x[rows] for name, x in batch.items()} for batch in straight]
         assert equal(some, batches(stream(), 8, 0, 12, rows=rows))
-    assert batches(stream(), 8, 12, 0) == []
+    rows, halves = (np.concatenate([b["inputs"] for b in found]) for found in (straight, batches(stream(), 4, 3, 8)))
+    assert np.array_equal(rows[12:44], halves)  # the position is in examples
+    assert stream().axes.keys() == straight[0].keys()
     assert len({row.tobytes() for batch in straight for row in batch["inputs"]}) == 12 * 8
 
 
@@ -295,8 +299,8 @@ def test_a_batch_is_a_function_of_seed_and_number(dataset, masked):
 @pytest.mark.parametrize("sizes", [(1, 8, 1, 1), (2, 1, 2, 2), (1, 2, 1, 4)])
 def test_each_device_gets_its_shard_of_a_batch(dataset, masked, sizes):
     stream = TokenStream(RegionSource(dataset, "train"), make("kmer", 6), data(dataset, mask_documents=masked), 4)
-    sharding = batch_sharding(make_mesh(*sizes[:3], context=sizes[3]))
-    placed = list(device_batches(stream, 8, 3, 4, sharding))
+    mesh = make_mesh(*sizes[:3], context=sizes[3])
+    sharding, placed = batch_sharding(mesh), list(device_batches(stream, 8, 24, 4, mesh))
     for batch, whole in zip(placed, batches(stream, 8, 3, 4), strict=True):
         assert batch.keys() == whole.keys()
         for name, x in batch.items():
@@ -324,23 +328,24 @@ class Process(NamedTuple):
     ],
 )
 def test_a_process_reads_only_the_rows_its_devices_hold(sizes, expected):
-    sharding = batch_sharding(make_mesh(*sizes[:3], context=sizes[3]))
+    sharding = batch_sharding(make_mesh(*sizes[:3], context=sizes[3]), ROWS)
     halves = jax.devices()[:4], jax.devices()[4:]
-    assert tuple(own_rows(Process(sharding, set(half)), 8, 16) for half in halves) == expected
+    assert tuple(own_rows(Process(sharding, set(half)), 8) for half in halves) == expected
 
 
 def reading(folder, genomes, body):
-    """Writes a program that reads with `host_batches(stream(workers), …)`."""
+    """Writes a program that reads with `batches(workers, start, num)`, eight rows each."""
     head = f"""
     import hashlib, itertools, multiprocessing, subprocess, time
     from data_pipeline.dataset.reader import RegionSource
     from data_pipeline.sequence.tokenizer import make
     from gener_jax.config import Data
-    from gener_jax.data.loader import TokenStream, host_batches
+    from gener_jax.data.loader import TokenStream
 
-    def stream(workers):
+    def batches(workers, start, num):
         data = Data(path={str(genomes)!r}, context_length=16, num_workers=workers, reverse_complement=True)
-        return TokenStream(RegionSource(data.path, "train"), make("kmer", 6), data, 4)
+        stream = TokenStream(RegionSource(data.path, "train"), make("kmer", 6), data, 4)
+        return itertools.islice(stream.batches(8 * start, 8, range(8)), num)
 
     if __name__ == "__main__":
     """
@@ -358,7 +363,7 @@ def test_workers_give_the_same_batches(genomes, tmp_path):
         for workers in (0, 3):
             digest = hashlib.sha256()
             number = 0
-            for batch in host_batches(stream(workers), 8, 2, 11):
+            for batch in batches(workers, 2, 11):
                 digest.update(batch["inputs"].tobytes() + batch["targets"].tobytes())
                 number += 1
             print(workers, number, digest.hexdigest())
@@ -378,19 +383,19 @@ def test_workers_end_only_with_the_trainer(genomes, tmp_path):
         tmp_path,
         genomes,
         """
-        batches = host_batches(stream(2), 8, 0, 1000)
+        given = batches(2, 0, 1000)
         digest = hashlib.sha256()
-        for batch in itertools.islice(batches, 4):  # from both workers
+        for batch in itertools.islice(given, 4):  # from both workers
             digest.update(batch["inputs"].tobytes())
         children = multiprocessing.active_children()
         for name in ("TERM", "INT"):  # sent to the workers too by a batch system or a terminal
             subprocess.run(["kill", f"-{name}", *(str(child.pid) for child in children)], check=True)
         time.sleep(1)
-        for batch in itertools.islice(batches, 96):
+        for batch in itertools.islice(given, 96):
             digest.update(batch["inputs"].tobytes())
         print(len(children), sum(child.is_alive() for child in children), flush=True)
         alone = hashlib.sha256()
-        for batch in host_batches(stream(0), 8, 0, 100):
+        for batch in batches(0, 0, 100):
             alone.update(batch["inputs"].tobytes())
         print(alone.hexdigest() == digest.hexdigest(), flush=True)
         time.sleep(600)

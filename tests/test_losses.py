@@ -11,13 +11,12 @@ from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, KmerTok
 from gener_jax import config
 from gener_jax.model import decoder, losses
 from gener_jax.model.losses import FNS_FLOOR, fns_nll, is_target
-from gener_jax.model.sharding import batch_sharding, make_mesh
-from gener_jax.training.step import abstract_state, loss_sums, make_train_step
+from gener_jax.model.sharding import TOKENS, batch_sharding, make_mesh
+from gener_jax.training.objectives import FNS, Apply, CrossEntropy
+from gener_jax.training.step import abstract_state, make_train_step
 from tests.conftest import random_params
 
 token_nll = jax.jit(losses.token_nll)
-base_nll = jax.jit(losses.base_nll, static_argnums=2)
-marginals = jax.jit(losses.marginals, static_argnums=1, static_argnames="compat")
 
 
 def log_softmax(logits):
@@ -45,32 +44,6 @@ def test_token_nll_of_extreme_logits_is_finite():
     np.testing.assert_allclose(token_nll(logits.repeat(3, 0), np.arange(3)), [0.0, 2e4, 1e4])
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 6])
-def test_base_nll_is_the_chain_rule_over_a_kmer(k):
-    tokenizer = KmerTokenizer(k)
-    kmers = ["".join(bases) for bases in itertools.product("ATCG", repeat=k)]
-    assert tokenizer.tokens[NUM_SPECIAL:] == kmers
-    logits = random_logits(3, 4, tokenizer.vocab_size)
-    ranks = np.random.default_rng(k).integers(0, 4**k, (3, 4))
-    actual = np.asarray(base_nll(logits, ranks + NUM_SPECIAL, k))
-    assert actual.shape == (3, 4, k)
-    p = np.exp(log_softmax(logits))[..., NUM_SPECIAL:]
-    for b, t in np.ndindex(3, 4):
-        target = kmers[ranks[b, t]]
-        for j in range(1, k + 1):  # the first j bases: the sum over all k-mers that begin with them
-            begins = np.array([kmer.startswith(target[:j]) for kmer in kmers])
-            np.testing.assert_allclose(actual[b, t, :j].sum(), -np.log(p[b, t, begins].sum()), atol=2e-5)
-
-
-def test_base_nll_charges_special_mass_to_the_first_base():
-    logits = np.zeros((3, 4, NUM_SPECIAL + 16), np.float32)
-    logits[..., BOS] = 20.0
-    first, second = np.moveaxis(np.asarray(base_nll(logits, np.full((3, 4), NUM_SPECIAL + 7), 2)), -1, 0)
-    np.testing.assert_allclose(second, np.log(4), atol=1e-5)
-    np.testing.assert_allclose(first, -log_softmax(logits)[..., NUM_SPECIAL + 7] - np.log(4), atol=1e-5)
-    assert (first > 15).all()
-
-
 def test_all_but_oov_and_pad_are_targets():
     ids = np.arange(NUM_SPECIAL + 16).reshape(2, -1)
     assert set(ids[~np.asarray(jax.jit(is_target)(ids))]) == {OOV, PAD}
@@ -81,11 +54,14 @@ SMALL = config.Config(
         vocab_size=NUM_SPECIAL + 16, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4,
         num_key_value_heads=2, attention="reference",
     ),
+    tokenizer=config.Tokenizer(k=2),
     data=config.Data(context_length=12),
     optimizer=config.Optimizer(warmup_steps=1),
     train=config.Train(num_steps=9, batch_size=8),
 )  # fmt: skip
-TOKEN_BASES = np.array([0] * NUM_SPECIAL + [2] * 16, np.int32)
+TOKENIZER = KmerTokenizer(2)
+APPLY = Apply(decoder.Decoder(SMALL.model))
+AXES = dict.fromkeys(("inputs", "targets", "weights"), TOKENS)
 
 
 @functools.cache
@@ -112,9 +88,10 @@ def log_p(params, ids):
 
 
 @functools.cache
-def sums_of(c=SMALL, objective="ce"):
-    """The jitted (params, batch) -> sums, without a gradient."""
-    return jax.jit(lambda params, batch: loss_sums(c, params, batch, TOKEN_BASES, objective))
+def sums_of(kind=CrossEntropy):
+    """The jitted (params, batch) -> sums and weight of an objective, without a gradient."""
+    one = kind(TOKENIZER)
+    return jax.jit(lambda params, batch: (one.sums(APPLY, params, batch), one.weight(batch)))
 
 
 def unweighted(batch):
@@ -123,11 +100,11 @@ def unweighted(batch):
 
 @functools.cache
 def objective():
-    """The jitted (params, batch) -> (the objective's gradient, sums), from `loss_sums` alone."""
+    """The jitted (params, batch) -> (the objective's gradient, sums), without a step."""
 
     def run(p, batch):
         def nll(p):
-            sums = loss_sums(SMALL, p, batch, TOKEN_BASES)
+            sums = CrossEntropy(TOKENIZER).sums(APPLY, p, batch)
             return sums["objective"], sums
 
         return jax.grad(nll, has_aux=True)(p)
@@ -139,7 +116,7 @@ def objective():
 def program(sizes):
     """A mesh and the jitted training step on it."""
     mesh = make_mesh(*sizes, jax.devices()[: int(np.prod(sizes))])
-    return mesh, make_train_step(SMALL, mesh, TOKEN_BASES)
+    return mesh, make_train_step(SMALL, mesh, CrossEntropy(TOKENIZER), AXES)
 
 
 def step(batch, sizes=(1, 1, 1)):
@@ -148,8 +125,9 @@ def step(batch, sizes=(1, 1, 1)):
     with jax.set_mesh(mesh):
         shardings = jax.tree.map(lambda x: x.sharding, abstract_state(SMALL, mesh))
         state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_state(SMALL, mesh))
-        state = jax.device_put(dataclasses.replace(state, params=jax.device_get(params())), shardings)
-        state, metrics = run(state, jax.device_put(batch, batch_sharding(mesh)))
+        state = dataclasses.replace(state, params=jax.device_get(params()), rate_scale=np.float32(1))
+        state = jax.device_put(state, shardings)
+        state, metrics = run(state, {}, jax.device_put(batch, batch_sharding(mesh)))
         return {name: float(value) for name, value in metrics.items()}, jax.device_get(state.params)
 
 
@@ -169,8 +147,9 @@ def test_the_loss_is_the_weighted_mean_over_targets():
     metrics, _ = step(batch)
     assert metrics["loss"] == pytest.approx(total / weight, rel=1e-5)
     assert metrics["bits_per_base"] == pytest.approx(nats / bases / np.log(2), rel=1e-5)  # never weighted
-    plain, (one, _) = sums_of()(params(), unweighted(batch)), step({**batch, "weights": np.ones((8, 12), np.float32)})
-    assert one["loss"] == pytest.approx(float(plain["objective"]) / float(plain["weight"]), rel=1e-6)
+    plain, plain_weight = sums_of()(params(), unweighted(batch))
+    one, _ = step({**batch, "weights": np.ones((8, 12), np.float32)})
+    assert one["loss"] == pytest.approx(float(plain["objective"]) / float(plain_weight), rel=1e-6)
     assert one["bits_per_base"] == pytest.approx(metrics["bits_per_base"], rel=1e-6)
     assert abs(metrics["loss"] - one["loss"]) > 1e-3
 
@@ -200,8 +179,8 @@ def test_a_batch_of_repeats_alone_gives_no_nan(weights):
     if weights == 0:
         assert metrics["loss"] == metrics["grad_norm"] == 0
     else:  # equal weights: the plain mean
-        plain = sums_of()(params(), unweighted(batch))
-        assert metrics["loss"] == pytest.approx(float(plain["objective"]) / float(plain["weight"]), rel=1e-5)
+        plain, plain_weight = sums_of()(params(), unweighted(batch))
+        assert metrics["loss"] == pytest.approx(float(plain["objective"]) / float(plain_weight), rel=1e-5)
 
 
 def test_weights_on_many_devices():
@@ -219,7 +198,8 @@ def test_float32_means_float32_in_a_step(dtype, attention):
     c, mesh = dataclasses.replace(SMALL, model=model), make_mesh(1, 1, 1, jax.devices()[:1])
     batch = unweighted(weighted_batch())
     with jax.set_mesh(mesh), jax.default_matmul_precision("default"):  # the default outside the tests
-        text = make_train_step(c, mesh, TOKEN_BASES).lower(abstract_state(c, mesh), batch).as_text()
+        step = make_train_step(c, mesh, CrossEntropy(TOKENIZER), AXES)
+        text = step.lower(abstract_state(c, mesh), {}, batch).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert len(products) > 20
     highest = [line for line in products if "[HIGHEST, HIGHEST]" in line]
@@ -277,24 +257,10 @@ def test_a_marginal_below_the_floor_counts_as_the_floor():
     np.testing.assert_allclose(fns_nll(logits, np.array([32]), 1), -np.log(FNS_FLOOR), rtol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1.0, 200.0])
-def test_marginals_and_special_mass_add_up_to_one(scale):
-    logits = random_logits(2, 5, NUM_SPECIAL + 4**6, scale=scale)
-    p = np.asarray(marginals(logits, 6))
-    assert p.shape == (2, 5, 6, 4)
-    special = np.exp(log_softmax(logits))[..., :NUM_SPECIAL].sum(-1)
-    np.testing.assert_allclose(p.sum(-1) + special[..., None], 1, atol=1e-5)
-    compat = np.asarray(marginals(logits, 6, compat=True))
-    np.testing.assert_allclose(compat.sum(-1), 1, atol=1e-5)
-    np.testing.assert_allclose(compat[..., 0] - p[..., 0], np.broadcast_to(special[..., None], (2, 5, 6)), atol=1e-5)
-    assert np.array_equal(compat[..., 1:], p[..., 1:])
-
-
 def test_fns_weights_special_tokens_by_one_kth():
     """A k-mer counts with the mean over its bases, <s> with 1/k of its cross-entropy, <oov> and <pad> not at all."""
-    c = dataclasses.replace(SMALL, tokenizer=config.Tokenizer(k=2), objective=config.Objective(fns_from_step=0))
     batch = unweighted(weighted_batch())
-    sums, by_token = sums_of(c, "fns")(params(), batch), np.asarray(log_p(params(), batch["inputs"]), np.float64)
+    (sums, weight), by_token = sums_of(FNS)(params(), batch), np.asarray(log_p(params(), batch["inputs"]), np.float64)
     total = count = 0
     for position in np.ndindex(8, 12):
         target = int(batch["targets"][position])
@@ -305,4 +271,4 @@ def test_fns_weights_special_tokens_by_one_kth():
             direct_fns(by_token[position], target, 2)[0] if target >= NUM_SPECIAL else -by_token[*position, target] / 2
         )
     assert float(sums["objective"]) == pytest.approx(total, rel=1e-5)
-    assert int(sums["weight"]) == count
+    assert int(weight) == count

@@ -9,7 +9,7 @@ from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import make
 from gener_jax.tasks import markov
-from gener_jax.tasks.held_out import region_ids
+from gener_jax.tasks.held_out import region_ids, region_tokens
 from tests import tiny
 from tests.data import random_codes
 
@@ -76,7 +76,9 @@ def test_the_baseline_is_scored_on_the_same_bases_as_the_model(dataset, k):
     bits, scored = markov.bits_per_base(model, source, tokenizer, np.arange(len(source)))
     assert scored == number > 0
     assert bits == pytest.approx(total / number, abs=1e-12)
-    ids = np.concatenate([region_ids(source, tokenizer, r) for r in range(len(source))])
+    ids = np.concatenate(
+        [region_ids(source, tokenizer, r, 0, n) for r, n in enumerate(region_tokens(source, tokenizer))]
+    )
     assert scored == tokenizer.token_bases[ids].sum()
     some, _ = markov.bits_per_base(model, source, tokenizer, np.array([2]))
     assert some != bits

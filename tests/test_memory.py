@@ -11,9 +11,10 @@ import pytest
 
 from gener_jax import config as configuration
 from gener_jax.model import decoder, memory
-from gener_jax.model.sharding import batch_sharding, make_mesh
+from gener_jax.model.sharding import TOKENS, batch_sharding, make_mesh
 from gener_jax.storage.huggingface import config as published_config
 from gener_jax.storage.huggingface import weights
+from gener_jax.training.objectives import CrossEntropy
 from gener_jax.training.step import abstract_state, make_train_step
 from tests.conftest import random_params
 
@@ -26,12 +27,13 @@ def compiled_step(length: int, **model):
     values.data.context_length = length
     values.train.batch_size = 1
     config = configuration.resolve(values)
-    tokenizer = config.tokenizer.make()
+    objective = CrossEntropy(config.tokenizer.make())
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     row = jax.ShapeDtypeStruct((1, length), np.int32, sharding=batch_sharding(mesh))
-    step = make_train_step(config, mesh, tokenizer.token_bases)
+    batch = {"inputs": row, "targets": row}
+    step = make_train_step(config, mesh, objective, dict.fromkeys(batch, TOKENS))
     with jax.set_mesh(mesh):
-        return step.lower(abstract_state(config, mesh), {"inputs": row, "targets": row}).compile(), config
+        return step.lower(abstract_state(config, mesh), {}, batch).compile(), config
 
 
 @pytest.mark.slow
@@ -113,7 +115,7 @@ def test_a_published_model_is_loaded_shard_by_shard(tmp_path):
         folder = tmp_path / str(layers)
         folder.mkdir()
         (folder / "config.json").write_text(published_config.write(config, "float32"))
-        weights.write(folder, random_params(model), "float32", shard_bytes=100 * 10**6)
+        weights.write(folder, decoder.unstack(random_params(model)), "float32", shard_bytes=100 * 10**6)
     shards = [file.stat().st_size for file in folder.glob("*.safetensors")]
     done = subprocess.run(
         [sys.executable, "-c", LOADS, str(tmp_path / "1"), str(folder)], check=True, capture_output=True, text=True

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipeline.sequence.tokenizer import KmerTokenizer
 from gener_jax import config
 from gener_jax.model import kernels, parallel
 from gener_jax.model.attention import Segments, _bounds, attention
-from gener_jax.model.sharding import batch_sharding, make_mesh
+from gener_jax.model.sharding import ROWS, TOKENS, batch_sharding, make_mesh
 from gener_jax.runtime import errors
+from gener_jax.training.objectives import CrossEntropy
 from gener_jax.training.step import abstract_state, make_train_step
 from tests import processes, tiny
 from tests.raised import raises
@@ -37,16 +39,18 @@ def test_the_balanced_order(n):
     mesh = make_mesh(1, 8 // n, 1, context=n)
     ids = np.arange(2 * 16, dtype=np.int32).reshape(2, 16)
     with jax.set_mesh(mesh):
-        batch = jax.jit(parallel.balance)({"inputs": ids, "targets": ids + 1})
+        arrays, axes = {"inputs": ids, "targets": ids + 1, "labels": ids[:, 0]}, {"inputs": TOKENS, "targets": TOKENS}
+        batch = jax.jit(lambda arrays: parallel.balance(arrays, {**axes, "labels": ROWS}))(arrays)
         assert np.array_equal(jax.jit(parallel.restore)(batch["inputs"]), ids)
     assert np.array_equal(batch["targets"], batch["inputs"] + 1)
+    assert np.array_equal(batch["labels"], ids[:, 0])
     chunks = np.asarray(batch["positions"][0]).reshape(n, 2, -1)  # two per device
     width = 8 // n
     for device, (early, late) in enumerate(chunks):
         assert early.tolist() == list(range(device * width, (device + 1) * width))
         last = 2 * n - 1 - device
         assert late.tolist() == list(range(last * width, (last + 1) * width))
-    assert parallel.balance({"inputs": ids}).keys() == {"inputs"}  # unchanged without a mesh
+    assert parallel.balance({"inputs": ids}, {"inputs": TOKENS}).keys() == {"inputs"}  # unchanged without a mesh
 
 
 def arrays(heads, key_heads, length=32, batch=4, head_dim=8):
@@ -85,10 +89,11 @@ def test_attention_on_a_mesh_is_attention(sizes, heads, key_heads, segmented, wi
 
         def run(batch, ids):
             batch = {name: x.reshape(*x.shape[:2], -1) for name, x in batch.items()}  # balance takes any width
-            placed = parallel.balance({**batch, "inputs": ids})
+            batch = {**batch, "inputs": ids}
+            placed = parallel.balance(batch, dict.fromkeys(batch, TOKENS))
             q, k, v, w = (placed[n].reshape(*ids.shape, -1, 8) for n in "qkvw")
             s = Segments(placed["inputs"], placed["inputs"]) if segmented else None
-            function = functools.partial(parallel.sharded_attention, segments=s, offset=0, **how)
+            function = functools.partial(parallel.sharded_attention, segments=s, **how)
             found = jax.grad(functools.partial(loss, function), (0, 1, 2), has_aux=True)(q, k, v, w)
             return jax.tree.map(parallel.restore, found)
 
@@ -132,13 +137,13 @@ def test_heads_that_do_not_divide_take_blockwise_or_are_refused(monkeypatch):
         jax.set_mesh(make_mesh(1, 1, 1, context=8)),
         raises(errors.ConfigError, field="model.attention", value="cudnn"),
     ):
-        parallel.sharded_attention(q, k, v, implementation="cudnn", offset=0)
+        parallel.sharded_attention(q, k, v, implementation="cudnn")
 
 
 def test_what_does_not_divide_is_refused():
     q, k, v, _, _ = arrays(4, 2, length=20)
     with jax.set_mesh(make_mesh(1, 1, 1, context=8)), pytest.raises(ValueError, match=r"20 tokens .* = 16"):
-        parallel.sharded_attention(q, k, v, implementation="blockwise", offset=0)
+        parallel.sharded_attention(q, k, v, implementation="blockwise")
 
 
 LONG = config.Config(
@@ -146,6 +151,7 @@ LONG = config.Config(
         vocab_size=96, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=8,
         num_key_value_heads=1, attention="blockwise", attention_block=32,
     ),
+    tokenizer=config.Tokenizer(k=3),
     data=config.Data(context_length=2048),
     train=config.Train(batch_size=1),
 )  # fmt: skip
@@ -157,9 +163,10 @@ def test_a_devices_memory_falls_with_the_number_of_devices():
     for n in (1, 8):
         mesh = make_mesh(1, 1, 1, jax.devices()[:n], context=n)
         row = jax.ShapeDtypeStruct((1, 2048), np.int32, sharding=batch_sharding(mesh))
-        step = make_train_step(LONG, mesh, np.array([0] * 32 + [3] * 64, np.int32))
+        batch = {"inputs": row, "targets": row}
+        step = make_train_step(LONG, mesh, CrossEntropy(KmerTokenizer(3)), dict.fromkeys(batch, TOKENS))
         with jax.set_mesh(mesh):
-            program = step.lower(abstract_state(LONG, mesh), {"inputs": row, "targets": row}).compile()
+            program = step.lower(abstract_state(LONG, mesh), {}, batch).compile()
         sizes[n] = program.memory_analysis().temp_size_in_bytes / 2**20
     print("temporary memory of a step over the context axis, MiB per device:", sizes)
     assert sizes[8] < 0.2 * sizes[1]
@@ -229,4 +236,10 @@ def test_two_processes_are_one_process_is_one_device(tmp_path, meshes):
 
 
 def test_batches_lie_on_the_context_axis():
-    assert batch_sharding(make_mesh(1, 2, 1, context=4)).shard_shape((8, 32)) == (4, 8)
+    mesh = make_mesh(1, 2, 1, context=4)
+    assert batch_sharding(mesh).shard_shape((8, 32)) == (4, 8)
+    assert batch_sharding(mesh, ROWS).shard_shape((8,)) == (4,)
+    assert batch_sharding(mesh, ("batch", None)).shard_shape((8, 32)) == (4, 32)
+    for axes in (("length",), ("batch", None, "length"), ()):
+        with pytest.raises(ValueError, match="must be batch"):
+            batch_sharding(mesh, axes)

@@ -13,7 +13,7 @@ import pytest
 
 from gener_jax import plan, xla_flags
 from gener_jax.cli import command
-from gener_jax.config import Mesh
+from gener_jax.config import Mesh, override
 from gener_jax.model import flops, memory
 from gener_jax.model.sharding import check_divides, make_mesh
 from gener_jax.runtime.errors import ConfigError
@@ -34,7 +34,7 @@ SAME_SHAPES = {
 
 def config_of(name, **overrides):
     values = command.load_experiment(str(ROOT / "experiments" / f"{name}.py"))
-    return command.override(values, {k.replace("__", "."): str(v) for k, v in overrides.items()})
+    return override(values, {k.replace("__", "."): str(v) for k, v in overrides.items()})
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -68,8 +68,13 @@ def test_the_state_is_what_the_formula_says():
             return sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in leaves) / 2**30
 
         need = memory.training_needs(config, 8)
-        assert need["parameters"] == pytest.approx(gib(state.params), rel=0.01)
-        assert need["optimizer"] == pytest.approx(gib(state.opt_state), rel=0.01)
+        assert need["parameters"] == pytest.approx(gib(state.params), rel=1e-6)
+        assert need["optimizer"] == pytest.approx(gib(state.opt_state), rel=1e-6)
+        assert need["frozen"] == 0
+        parts = memory.training_needs(config, 8, trains=lambda path: path.startswith("layers"))
+        assert parts["parameters"] == parts["gradients"] == pytest.approx(gib(state.params["layers"]), rel=1e-6)
+        assert parts["parameters"] + 2 * parts["frozen"] == pytest.approx(need["parameters"])  # in bfloat16
+        assert parts["activations"] == need["activations"]
     low = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, state_dtype="bfloat16"))
     assert memory.training_needs(low, 8)["optimizer"] == need["optimizer"] / 2
 
@@ -131,7 +136,7 @@ def test_a_model_that_does_not_fit_is_reported(capsys):
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
-        ([], None),
+        ([], "--devices"),
         (["--devices=8"], None),
         (["--topology=v5p"], "--topology"),
         (["--topology=v9:2x2"], "--topology"),
@@ -151,7 +156,7 @@ def test_command_lines_that_are_wrong(arguments, field):
 
 def test_communication_equals_a_direct_count():
     config = config_of("euk_1b", mesh__data=2, mesh__fsdp=4, train__batch_size=8, model__remat="none")
-    found = {(one.kind, one.axis): one.gib * 2**30 for one in plan.collectives(config, 8)}
+    found = {key: gib * 2**30 for key, gib in plan.collectives(config, 8).items()}
     n = 1_162_061_824
     assert found["all-gather", "fsdp"] == pytest.approx(2 * n * 2 * 3 / 4)  # bfloat16, for both passes
     assert found["reduce-scatter", "fsdp"] == pytest.approx(n * 4 * 3 / 4)

@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.sequence.tokenizer import make
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
-from gener_jax.tasks.recovery import Recovery
+from gener_jax.runtime.errors import ConfigError
+from gener_jax.tasks import of_config, recovery
 from tests import tiny
 from tests.conftest import random_params
+from tests.raised import raises
 
 ONE = jax.devices()[:1]
 
@@ -27,29 +27,35 @@ def test_recovery_is_that_of_greedy_generation(dataset, sizes):
     config = tiny.config(
         dataset,
         eval__recovery_genes="12",
+        eval__tasks="recovery",
         eval__batch_size="8",
         data__context_length="128",
         model__initializer_range="0.3",
     )
     tokenizer = config.tokenizer.make()
-    params, source = random_params(config.model), RegionSource(dataset, "validation")
+    params = random_params(config.model)
     mesh = make_mesh(*sizes[:3], jax.devices()[: int(np.prod(sizes))], context=sizes[3])
-    recovery = Recovery(config, source, tokenizer, mesh)
+    [task] = of_config(config, config.eval.tasks)
     placed = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-    found = recovery(placed)
-    assert found["genes"] == len(recovery.rows) == 12
+    found, rows = task.prepare(config, mesh)(placed).metrics, task.prompts(tokenizer)
+    assert found["genes"] == len(rows) == 12
     lm = LM(config.spec, params, make_mesh(1, 1, 1, ONE))
-    prompts = [tokenizer.decode(prompt[1:]) for prompt, _ in recovery.rows]
-    truths = [tokenizer.decode(truth) for _, truth in recovery.rows]
+    prompts = [tokenizer.decode(prompt[1:]) for prompt, _ in rows]
+    truths = [tokenizer.decode(truth) for _, truth in rows]
     assert len({len(p) for p in prompts}) > 1
     assert {len(t) for t in truths} == {30}
     generated = lm.generate(prompts, 30, temperature=0)
     fractions = [np.mean([a == b for a, b in zip(t, g, strict=True)]) for t, g in zip(truths, generated, strict=True)]
-    assert found["recovery"] == pytest.approx(np.mean(fractions))
-    assert 0.1 < found["recovery"] < 0.5  # an untrained model: about a quarter
+    assert found["accuracy"] == pytest.approx(np.mean(fractions))
+    assert 0.1 < found["accuracy"] < 0.5  # an untrained model: about a quarter
 
 
 def test_k_must_divide_the_thirty_bases(dataset):
-    config = tiny.config(dataset, eval__recovery_genes="4")
-    with pytest.raises(ValueError, match=r"eval\.recovery_genes"):
-        Recovery(config, RegionSource(dataset, "validation"), make("kmer", 4), make_mesh(1, 1, 1, ONE))
+    config = tiny.config(dataset, tokenizer__k="4")
+    with raises(ConfigError, field="eval.tasks", value="recovery"):
+        recovery.of_config(config).prepare(config, make_mesh(1, 1, 1, ONE))
+
+
+def test_unknown_tasks_are_one_line(dataset):
+    with raises(ConfigError, field="eval.tasks", value="recovry"):
+        of_config(tiny.config(dataset), ["held_out", "recovry"])

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 import gener_jax
-from data_pipeline.errors import DataError, FileError, FormatError, MismatchError
+from data_pipeline.errors import FileError, FormatError, MismatchError
 from gener_jax import embed, sample, score
 from gener_jax.cli import command
 from gener_jax.inference.lm import LM
@@ -171,7 +171,7 @@ def test_resumes_after_a_stop(run, files, monkeypatch):
     assert 0 < len(scored) < len(table(files / "t.tsv"))
     last = json.loads((files / "t.tsv.json").read_text())
     assert last["scored"] + last["flagged"] == len(table(files / "t.tsv"))  # those before the stop are counted
-    with pytest.raises(ConfigError, match=r"t\.tsv: already exists"):
+    with raises(ConfigError, field="--output", value=str(files / "t.tsv")):
         variants(run, files, "t.tsv")
 
 
@@ -242,7 +242,7 @@ def test_embeddings(run, files, lm, monkeypatch):
     assert len(calls) == 3
     with np.load(files / "again.npz") as again, np.load(files / "last.npz") as last:
         assert np.array_equal(again["embeddings"], last["embeddings"])
-    assert not list(files.glob("*.rows*"))
+    assert not list(files.glob("*.partial*"))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_embeddings(run, files, lm, monkeypatch):
     [
         (score, ">a\nAC\n>a\nGT\n", [], FormatError, {"file": "s.fa", "line": 3}),
         (score, "", [], FileError, {"file": "s.fa"}),
-        (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], DataError, "none.vcf: "),
+        (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], FileError, {"file": "none.vcf"}),
         (score, ">a\nAC\n", ["--vcf", "{}/s.fa", "--context", "24"], FormatError, {"file": "s.fa", "line": 1}),
         (score, ">a\nAC\n", ["--phases", "2", "--vcf", "{}/v.vcf", "--context", "24"], ConfigError, "phases is 2: "),
         (score, ">a\nAC\n", ["--vcf", "{}/v.vcf"], ConfigError, "context is 8192: "),
@@ -261,7 +261,7 @@ def test_embeddings(run, files, lm, monkeypatch):
         (score, ">a\nAC\n", ["--batch_tokens", "0"], ConfigError, "batch_tokens is 0: "),
         (score, ">a\nAC\n", ["--output", "{}/o.vcf.gz"], ConfigError, {"field": "--output", "value": "{}/o.vcf.gz"}),
         (score, ">a\nAC\n", ["--output", "{}/o.vcf"], ConfigError, {"field": "--output", "value": "{}/o.vcf"}),
-        (score, ">a\nAC\n", ["--output", "{}"], ConfigError, "is a folder; "),
+        (score, ">a\nAC\n", ["--output", "{}"], ConfigError, {"field": "--output", "value": "{}"}),
         (sample, ">a\nAC\n", ["--output", "{}"], ConfigError, {"field": "--output", "value": "{}"}),
         (sample, ">a\nAC\n", ["--prefix", "AC"], ConfigError, {"field": "--prefix", "value": "AC"}),
         (embed, ">a\nAC\n", ["--prefix", "AC"], ConfigError, {"field": "--prefix", "value": "AC"}),

@@ -8,11 +8,21 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 
-from data_pipeline.sequence.tokenizer import PAD
+from data_pipeline.sequence.tokenizer import PAD, KmerTokenizer
 from gener_jax import config
 from gener_jax.model import decoder
-from gener_jax.model.sharding import AXES, LOGICAL_TO_MESH, batch_sharding, constrain, make_mesh, spec, tree_shardings
+from gener_jax.model.sharding import (
+    AXES,
+    LOGICAL_TO_MESH,
+    TOKENS,
+    batch_sharding,
+    constrain,
+    make_mesh,
+    spec,
+    tree_shardings,
+)
 from gener_jax.runtime import errors
+from gener_jax.training.objectives import CrossEntropy
 from gener_jax.training.step import abstract_state, init_state, make_train_step
 from tests.raised import raises
 
@@ -22,11 +32,12 @@ TINY = config.Config(
         vocab_size=VOCAB, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, attention="reference", attention_block=8,
     ),
+    tokenizer=config.Tokenizer(k=2),
     data=config.Data(context_length=CONTEXT),
     optimizer=config.Optimizer(peak_learning_rate=3e-3, warmup_steps=5),
     train=config.Train(num_steps=50, batch_size=BATCH),
 )  # fmt: skip
-TOKEN_BASES = np.array([0] * 32 + [2] * 16, np.int32)
+OBJECTIVE, BATCH_AXES = CrossEntropy(KmerTokenizer(2)), dict.fromkeys(("inputs", "targets"), TOKENS)
 
 
 def mesh_of(data, fsdp, tensor):
@@ -54,7 +65,7 @@ def step_of(sizes):
     """A mesh, its jitted training step, and the shardings of its state."""
     mesh = mesh_of(*sizes)
     with jax.set_mesh(mesh):
-        step = make_train_step(TINY, mesh, TOKEN_BASES)
+        step = make_train_step(TINY, mesh, OBJECTIVE, BATCH_AXES)
         return mesh, step, jax.tree.map(lambda x: x.sharding, abstract_state(TINY, mesh))
 
 
@@ -65,7 +76,7 @@ def train(sizes, steps):
     with jax.set_mesh(mesh):
         state, metrics = jax.device_put(first_state(), shardings), []
         for batch in batches(steps):
-            state, values = step(state, jax.device_put(batch, batch_sharding(mesh)))
+            state, values = step(state, {}, jax.device_put(batch, batch_sharding(mesh)))
             metrics.append(jax.device_get(values))
     return metrics, state, step._cache_size()
 
@@ -118,8 +129,8 @@ def test_sizes_that_do_not_divide_raise():
         spec(("embed", "heads", "head_dim"), mesh, (16, 6, 4))
     with pytest.raises(ValueError, match=r"batch = 3 .* fsdp = 2"):
         spec(("batch",), mesh, (3,))
-    odd = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, vocab_size=50))
-    with pytest.raises(ValueError, match="vocab = 50"):
+    odd = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, intermediate_size=34))
+    with pytest.raises(ValueError, match="mlp = 34"):
         abstract_state(odd, mesh)
 
 
@@ -210,7 +221,7 @@ def test_fifty_steps_compile_once_and_reuse_the_old_state():
         for number, batch in enumerate(batches(50)):
             old, batch = state, jax.device_put(batch, batch_sharding(mesh))
             places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(old.params)]
-            state, _ = step(old, batch)
+            state, _ = step(old, {}, batch)
             assert all(x.is_deleted() for x in jax.tree.leaves(old))
             assert not any(x.is_deleted() for x in jax.tree.leaves(batch))
             if number:  # the first state is in numpy's memory

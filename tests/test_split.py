@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from data_pipeline.errors import ArgumentError
 from data_pipeline.formats import genbank
 from data_pipeline.regions import extraction, schemes
-from data_pipeline.regions.extraction import Span
+from data_pipeline.regions.extraction import Region
 from data_pipeline.regions.ledger import Ledger
 from data_pipeline.sequence.record import Record
 from data_pipeline.splitting import split
@@ -36,13 +36,13 @@ def splits(spans, seed=0, fractions=None, **of):
 
 
 def genes(starts):
-    return [Span(start, start + 1, 1, "cds") for start in starts]
+    return [Region(start, start + 1, 1, "cds") for start in starts]
 
 
 FRACTIONS = {"validation_fraction": 0.3, "test_fraction": 0.3}
 SPANS = st.lists(
     st.tuples(st.integers(0, LENGTH - 1), st.integers(1, 30), st.sampled_from([1, -1])).map(
-        lambda t: Span(t[0], (t[0] + t[1] - 1) % LENGTH + 1, t[2], "cds")  # some cross the origin
+        lambda t: Region(t[0], (t[0] + t[1] - 1) % LENGTH + 1, t[2], "cds")  # some cross the origin
     ),
     max_size=12,
 )
@@ -162,9 +162,9 @@ def test_contig_assembly_and_organism_stay_together():
 
 def test_spliced_regions_are_grouped_by_their_bases():
     spans = [
-        Span(0, 100, 1, "cds", ((0, 10, 1), (90, 100, 1))),
-        Span(20, 60, -1, "cds"),  # inside the intron
-        Span(95, 130, -1, "cds", ((120, 130, -1), (95, 99, -1))),
-        Span(140, 150, 1, "cds"),
+        Region(0, 100, 1, "cds", ((0, 10, 1), (90, 100, 1))),
+        Region(20, 60, -1, "cds"),  # inside the intron
+        Region(95, 130, -1, "cds", ((120, 130, -1), (95, 99, -1))),
+        Region(140, 150, 1, "cds"),
     ]
     assert split.groups(spans, LENGTH).tolist() == [0, 1, 0, 3]

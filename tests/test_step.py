@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, KmerTokenizer
 from gener_jax import config
-from gener_jax.model import decoder
-from gener_jax.model.sharding import batch_sharding, make_mesh
+from gener_jax.model import decoder, lora
+from gener_jax.model.sharding import TOKENS, batch_sharding, make_mesh
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.training import optimizer
-from gener_jax.training.step import abstract_state, loss_sums, make_train_step
+from gener_jax.training.objectives import FNS, Apply, CrossEntropy, of_config
+from gener_jax.training.step import abstract_state, make_train_step
 from tests.conftest import random_params
 from tests.raised import raises
 
@@ -29,7 +31,7 @@ SMALL = config.Config(
     optimizer=config.Optimizer(warmup_steps=1, peak_learning_rate=1e-2, grad_norm_spike_factor=0),
     train=config.Train(num_steps=20, batch_size=10),
 )  # fmt: skip
-TOKEN_BASES = np.array([0] * NUM_SPECIAL + [K] * 16, np.int32)
+AXES = dict.fromkeys(("inputs", "targets", "weights"), TOKENS)
 
 
 def changed(**fields):
@@ -56,23 +58,26 @@ def batch(seed=0, rows=10, padded=True):
 def first_state(c, mesh):
     shapes = abstract_state(c, mesh)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    initial = dataclasses.replace(zeros, params=jax.device_get(random_params(c.model)))
+    initial = dataclasses.replace(zeros, params=jax.device_get(random_params(c.model)), rate_scale=np.float32(1))
     return jax.device_put(initial, jax.tree.map(lambda x: x.sharding, shapes))
 
 
+TOKENIZER = KmerTokenizer(K)  # the same objects give the same compiled step
+
+
 @functools.cache
-def step_of(c, mesh, objective):
-    return make_train_step(c, mesh, TOKEN_BASES, objective)
+def step_of(c, mesh, at):
+    return make_train_step(c, mesh, of_config(c, TOKENIZER)(at), AXES)
 
 
-def run(c, batches, objective="ce", sizes=(1, 1, 1), state=None):
-    """The metrics of each step and the final state, as numpy arrays."""
+def run(c, batches, at=0, sizes=(1, 1, 1), state=None):
+    """The metrics of each step, with the objective of step `at`, and the final state, as numpy arrays."""
     mesh = make_mesh(*sizes, jax.devices()[: int(np.prod(sizes))])
     with jax.set_mesh(mesh):
-        step, out = step_of(c, mesh, objective), []
+        step, out = step_of(c, mesh, at), []
         state = first_state(c, mesh) if state is None else jax.device_put(state, mesh.devices.item())
         for one in batches:
-            state, metrics = step(state, jax.device_put(one, batch_sharding(mesh)))
+            state, metrics = step(state, {}, jax.device_put(one, batch_sharding(mesh)))
             out.append({n: x.item() for n, x in jax.device_get(metrics).items()})
         return out, jax.device_get(state)
 
@@ -100,19 +105,19 @@ def test_accumulated_microbatches_equal_the_whole_batch():
     for i, b in enumerate(batches):
         b["weights"] = np.random.default_rng(i).choice([0, 0.5, 1], b["targets"].shape).astype(np.float32)
     (expected, alone), (found, state) = (
-        run(SWITCHED, batches, "fns"), run(ACCUMULATED, batches, "fns", sizes=(2, 1, 1)),
+        run(SWITCHED, batches, 2), run(ACCUMULATED, batches, 2, sizes=(2, 1, 1)),
     )  # fmt: skip
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-5)
     close(state, alone, 1e-5)
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     with jax.set_mesh(mesh):
-        program = make_train_step(ACCUMULATED, mesh, TOKEN_BASES).lower(abstract_state(ACCUMULATED, mesh), batch())
+        program = step_of(ACCUMULATED, mesh, 0).lower(abstract_state(ACCUMULATED, mesh), {}, batch())
     assert "tensor<5x2x12xi32>" in program.as_text()  # the switch was on
     # The mean of the microbatches' means would be another loss, so the comparison can fail.
     b = batch(0)
     only = [{**b, "targets": np.where(np.arange(10)[:, None] == i, b["targets"], PAD)} for i in (1, 2)]
-    rows = [run(SWITCHED, [one], "fns")[0][0]["loss"] for one in only]
+    rows = [run(SWITCHED, [one], 2)[0][0]["loss"] for one in only]
     counts = [(b["targets"][i] != PAD).sum() for i in (1, 2)]
     assert counts[0] != counts[1]
     assert abs(np.mean(rows) - np.average(rows, weights=counts)) > 1e-3
@@ -145,21 +150,21 @@ def test_a_gradient_far_above_the_usual_is_skipped():
     # A single target has a far larger gradient than the mean of 120.
     batches[4]["weights"][:] = 0
     batches[4]["weights"][0, 0] = 1
-    metrics, state = run(ACCUMULATED, batches, "fns", sizes=(2, 1, 1))
+    metrics, state = run(ACCUMULATED, batches, 2, sizes=(2, 1, 1))
     norms = [m["grad_norm"] for m in metrics]
     assert norms[4] > 4 * np.mean(norms[:4])
     assert [m["skipped"] for m in metrics] == [0, 0, 0, 0, 1, 1]
     assert float(state.gradient_stats.grad_norm_ema) < 2 * np.mean(norms[:4])  # the spike does not enter the average
     assert run(SMALL, batches)[0][-1]["skipped"] == 0
     early = [batches[0], batches[4], *batches[1:3]]  # before the average exists, nothing exceeds it
-    assert run(ACCUMULATED, early, "fns", sizes=(2, 1, 1))[0][-1]["skipped"] == 0
+    assert run(ACCUMULATED, early, 2, sizes=(2, 1, 1))[0][-1]["skipped"] == 0
 
 
 def test_the_switch_of_objectives():
-    assert [SWITCHED.objective.at(step) for step in range(4)] == ["ce", "ce", "fns", "fns"]
+    assert [type(of_config(SWITCHED, TOKENIZER)(step)) for step in range(4)] == [CrossEntropy, CrossEntropy, FNS, FNS]
     batches = [batch(i) for i in range(4)]
     straight, other = run(SMALL, batches)
-    metrics, state = run(SWITCHED, batches[2:], "fns", state=run(SMALL, batches[:2])[1])
+    metrics, state = run(SWITCHED, batches[2:], 2, state=run(SMALL, batches[:2])[1])
     assert all("fns_bits_per_base" in m for m in metrics)
     assert not any("fns_bits_per_base" in m for m in straight)
     assert [m["learning_rate"] for m in straight + metrics] == pytest.approx([*rates(4), *(2 * rates(4)[2:])], rel=1e-5)
@@ -171,20 +176,32 @@ def test_the_switch_of_objectives():
         config.Objective(fns_learning_rate=1e-4)
 
 
+def test_the_rate_scale_multiplies_the_schedules_rate_and_stays():
+    mesh, batches = make_mesh(1, 1, 1, jax.devices()[:1]), [batch(0), batch(1)]
+    begin = jax.device_get(first_state(SMALL, mesh))
+    (full, after), (half, after_half) = (
+        run(SMALL, batches, state=dataclasses.replace(begin, rate_scale=np.float32(x))) for x in (1, 0.5)
+    )
+    assert [m["learning_rate"] for m in half] == [m["learning_rate"] / 2 for m in full]
+    assert after_half.rate_scale == 0.5
+    moved, moved_half = (x.params["lm_head"] - begin.params["lm_head"] for x in (after, after_half))
+    np.testing.assert_allclose(moved_half, moved / 2, atol=1e-7)
+    assert np.abs(moved).max() > 1e-3
+
+
 def test_fns_trains():
-    metrics, _ = run(SWITCHED, [batch(0)] * 20, "fns")
+    metrics, _ = run(SWITCHED, [batch(0)] * 20, 2)
     bits = [m["fns_bits_per_base"] for m in metrics]
     assert bits[-1] < bits[0] - 0.3
 
 
 def test_z_loss_is_added():
-    b, model = batch(0), decoder.Decoder(SMALL.model)
+    b, apply = batch(0), Apply(decoder.Decoder(SMALL.model))
 
     @jax.jit
     def computed(params):
-        hidden, _ = model.apply({"params": params}, b["inputs"])
-        logits = model.apply({"params": params}, hidden, method="logits")
-        return logits, [loss_sums(changed(objective__z_loss=z), params, b, TOKEN_BASES) for z in (0.0, 0.5)]
+        logits = apply.logits(params, apply.hidden(params, b))
+        return logits, [CrossEntropy(TOKENIZER, z).sums(apply, params, b) for z in (0.0, 0.5)]
 
     logits, (plain, with_z) = computed(random_params(SMALL.model))
     counted = (b["targets"] != PAD) & (b["targets"] != OOV)
@@ -246,6 +263,15 @@ def test_schedules():
     np.testing.assert_allclose(carbon, np.where(np.arange(101) < 40, wsd, 0.25 * wsd), atol=1e-6)
 
 
+def test_what_decays_is_declared_by_axes_and_not_by_name():
+    boxed = jax.tree.map(lambda x: x, decoder.abstract(SMALL.model))
+    adapters = lora.init(jax.random.key(0), boxed, lambda path: path == "layers/q", rank=2, alpha=2)
+    bias = boxed["layers"]["input_norm"]["scale"]
+    decays = optimizer.decays({**boxed, "bias": bias, "scale_of_lora": adapters["layers"]["q"]})
+    kept = [path for path, decay in traverse_util.flatten_dict(decays, sep="/").items() if not decay]
+    assert sorted(kept) == ["bias", "layers/input_norm/scale", "layers/post_attention_norm/scale", "norm/scale"]
+
+
 def test_the_optimizer_is_adamw_after_clipping():
     batches = [batch(0, padded=False), batch(1, padded=False)]
     metrics, state = run(SMALL, batches)
@@ -255,12 +281,11 @@ def test_the_optimizer_is_adamw_after_clipping():
     @jax.jit
     @jax.grad
     def gradient(params, b):
-        sums = loss_sums(SMALL, params, b, TOKEN_BASES)
-        return sums["objective"] / sums["weight"]
+        objective = CrossEntropy(TOKENIZER)
+        return objective.sums(Apply(decoder.Decoder(SMALL.model)), params, b)["objective"] / objective.weight(b)
 
     params, structure = jax.tree.flatten(jax.device_get(random_params(SMALL.model)))
-    decayed = jax.tree.leaves(optimizer.is_matrix(structure.unflatten(params)))
-    assert decayed.count(False) == 3  # the norms
+    decayed = jax.tree.leaves(optimizer.decays(decoder.abstract(SMALL.model)))
     mean, square = [0.0] * len(params), [0.0] * len(params)
     for t, b in enumerate(batches, 1):
         grads = [np.float64(g) for g in jax.tree.leaves(gradient(structure.unflatten(params), b))]

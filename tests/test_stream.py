@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from data_pipeline.errors import DamagedFileError, FileError
+from data_pipeline.errors import DOWNLOAD_AGAIN, DamagedFileError, FileError, FormatError
 from data_pipeline.formats import stream
 from tests.raised import raises
 
@@ -71,6 +71,47 @@ def test_error_gives_the_line_of_a_nul(tmp_path, monkeypatch):
         monkeypatch.setattr(stream, "CHUNK_BYTES", size)
         with raises(DamagedFileError, file=path, line=3):
             list(stream.chunks(path, lambda count: None))
+
+
+@pytest.mark.parametrize(
+    ("packed", "expected"),
+    [
+        (b"\xef\xbb\xbf>a\nACGT\n", b">a\nACGT\n"),
+        (gzip.compress(b"\xef\xbb\xbf>a\n", mtime=0), b">a\n"),
+        (b">a\rACGT\r", b">a\nACGT\n"),
+        (b"\xef\xbb\xbf>a\rACGT\r", b">a\nACGT\n"),
+        (b">a\r\nACGT\r\n", b">a\r\nACGT\r\n"),
+        (b">a\r", b">a\r"),
+    ],
+)
+def test_byte_order_marks_and_line_ends(packed, expected, tmp_path):
+    (tmp_path / "x").write_bytes(packed)
+    assert b"".join(stream.chunks(tmp_path / "x", lambda count: None)) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"".join(bgzip(b"BCF\2\2" + bytes(9))), "BCF"),
+        (b"".join(bgzip(b"BAM\1" + bytes(9))), "BAM"),
+        (b"CRAM\3\0", "CRAM"),
+        (b"PK\3\4" + bytes(9), "zip"),
+        (b"BZh91AY", "bzip2"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"\x28\xb5\x2f\xfd\0", "zstd"),
+        (gzip.compress(gzip.compress(TEXT)), "twice"),
+        (">a\nACGT\n".encode("utf-16"), "UTF-16"),
+        (b"\xfe\xff" + ">a\nACGT\n".encode("utf-16-be"), "UTF-16"),
+        (b"<!DOCTYPE html><html>", "web page"),
+    ],
+)
+def test_other_formats_are_named(content, name, tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    with raises(FormatError, file=path) as caught:
+        list(stream.chunks(path, lambda count: None))
+    assert name in caught.value.problem
+    assert (caught.value.remedy == DOWNLOAD_AGAIN) == (name == "web page")  # it helps with nothing else
 
 
 def test_unreadable(tmp_path):

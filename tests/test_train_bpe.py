@@ -22,7 +22,7 @@ MOTIF = "GATTACAGATTACA"
 
 def region(start: int, letters: str) -> Region:
     end = start + len(letters)
-    return Region("X1.1", start, end, 1, KINDS[0], TAXA[0], bases.encode(letters), np.zeros((0, 2), np.int64))
+    return Region(start, end, 1, KINDS[0], accession="X1.1", taxon=TAXA[0], codes=bases.encode(letters))
 
 
 def random_dna(length: int, seed: int) -> str:

@@ -88,7 +88,7 @@ def test_the_context_axis_has_the_kernel(gpu):
 
     def calls(heads):
         def total(q, k, v):
-            return sharded_attention(q, k, v, offset=0).astype(jnp.float32).sum()
+            return sharded_attention(q, k, v).astype(jnp.float32).sum()
 
         q, k = (jax.ShapeDtypeStruct((2, 512, n, 64), jnp.bfloat16) for n in (heads, 2))
         with jax.set_mesh(make_mesh(2, 1, 1, context=4)):

@@ -12,7 +12,7 @@ from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.regions.extraction import Region
 from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence.record import TAXA
-from gener_jax.config import Config, parse_value, resolve
+from gener_jax.config import Config, flatten, override
 from tests.data import FIXTURES
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,8 @@ def synthetic(
             assert kind in KINDS
             assert taxon in TAXA
             lower = random_runs(len(codes), i) if soft_masked else np.zeros((0, 2), np.int64)
-            writer.add(split, Region(split, 0, len(codes), 1, kind, taxon, np.asarray(codes, np.uint8), lower))
+            region = Region(0, len(codes), 1, kind, accession=split, taxon=taxon, lower_case=lower)
+            writer.add(split, region._replace(codes=np.asarray(codes, np.uint8)))
     writer.close()
     return folder
 
@@ -80,23 +81,18 @@ SMALL = {
 
 def config(dataset: Path, **changes: str) -> Config:
     """The configuration of a run of seconds; `changes` as on the command line, with `__` for the dot."""
-    values = {}
-    texts = {**SMALL, "data.path": str(dataset), **{name.replace("__", "."): text for name, text in changes.items()}}
-    for name, text in texts.items():
-        *sections, last = name.split(".")
-        at = values
-        for section in sections:
-            at = at.setdefault(section, {})
-        at[last] = parse_value(name, str(text))
-    return resolve(values)
+    return override({}, _texts(dataset, changes))
+
+
+def _texts(dataset: Path, changes: dict[str, str]) -> dict[str, str]:
+    named = {name.replace("__", "."): str(text) for name, text in changes.items()}
+    return {**SMALL, "data.path": str(dataset), **named}
 
 
 def experiment(path: Path, dataset: Path, **changes: str) -> Path:
     """Writes the same configuration as an experiment file."""
-    texts = {**SMALL, "data.path": str(dataset), **{name.replace("__", "."): text for name, text in changes.items()}}
-    lines = [
-        f"    config.{name} = {parse_value(name, str(text))!r}\n" for name, text in texts.items() if name != "name"
-    ]
+    values, names = dict(flatten(config(dataset, **changes))), _texts(dataset, changes)
+    lines = [f"    config.{name} = {values[name]!r}\n" for name in names if name != "name"]
     path.write_text(
         "from gener_jax.config import base\n\n\ndef get_config():\n    config = base()\n" + "".join(lines)
         + "    return config\n"

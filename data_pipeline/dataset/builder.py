@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -18,10 +19,12 @@ from tqdm import tqdm
 
 from data_pipeline.dataset import merge, spill
 from data_pipeline.dataset.inputs import Input, discover
-from data_pipeline.dataset.writer import SHARD_BYTES, DatasetWriter, Tokenizer
+from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.errors import ArgumentError, DataError, FileError, PairingError
+from data_pipeline.files import made_parents
 from data_pipeline.regions.schemes import GENE, Scheme
 from data_pipeline.sequence.record import TAXA
+from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting import split
 
 SMALL_BYTES = 8 << 20  # of input files: reading them takes about two seconds
@@ -39,8 +42,6 @@ def build(
     duplicates: str = "inputs",
     seed: int = 0,
     tokenizer: Tokenizer | None = None,
-    chunk_length: int | None = None,
-    shard_bytes: int = SHARD_BYTES,
     skip_damaged: bool = False,
     measure_leakage: bool = True,
     workers: int | None = 1,
@@ -59,8 +60,6 @@ def build(
         or of any input ("all"), or drop none ("keep").
       seed: the seed of the split.
       tokenizer: store its token ids; None stores bases.
-      chunk_length: maximum length of a chunk of a region, in bases or tokens; None fills 64 KiB.
-      shard_bytes: a new shard starts after this many bytes.
       skip_damaged: skip inputs that cannot be read, and list them in dataset.json; otherwise they are an error.
       measure_leakage: look up the held-out 32-mers in the training set; without it the index column `train_overlap` is
         NaN.
@@ -75,9 +74,11 @@ def build(
     """
     output = Path(output)
     split.check_fractions(validation_fraction, test_fraction)
-    _one_of("taxon", taxon, (None, *TAXA))
-    _one_of("split_by", split_by, split.BY)
-    _one_of("duplicates", duplicates, merge.DUPLICATES)
+    for name, value, choices in (
+        ("taxon", taxon, (None, *TAXA)), ("split_by", split_by, split.BY), ("duplicates", duplicates, merge.DUPLICATES),
+    ):  # fmt: skip
+        if value not in choices:
+            raise ArgumentError(f"must be one of {' '.join(filter(None, choices))}", field=name, value=value)
     if workers is not None and workers < 1:
         raise ArgumentError("must be at least 1", field="workers", value=workers)
     if isinstance(inputs, str | Path):
@@ -101,13 +102,12 @@ def build(
     parameters = {
         "scheme": dataclasses.asdict(scheme), "taxon": taxon, "validation_fraction": validation_fraction,
         "test_fraction": test_fraction, "split_by": split_by, "duplicates": duplicates, "seed": seed,
-        "shard_bytes": shard_bytes,
     }  # fmt: skip
     if workers is None:
         workers = _default_workers(sources)
     compared = duplicates == "all" or (duplicates == "inputs" and len(sources) > 1)
     settings = spill.Settings(scheme, taxon, split_by, seed, tokenizer, compared)
-    with _PartialFolder(output) as partial, _Progress(sources) as progress:
+    with _partial_folder(output) as partial, _Progress(sources) as progress:
         folders = [partial / spill.key(source, settings) for source in sources]
         with _pool(min(workers, len(sources)), progress.counts) as pool:
             damaged = _spill(sources, folders, settings, pool, skip_damaged, progress)
@@ -124,11 +124,10 @@ def build(
                 progress.stage("comparing", merged.kept_bases())
                 merged.measure_leakage(partial, pool.map if pool else map, progress.advance)
         new = partial / "dataset"
-        shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         progress.stage("writing", merged.kept_bases())
         dataset = merged.write(
-            DatasetWriter(new, tokenizer, chunk_length, shard_bytes),
+            DatasetWriter(new, tokenizer),
             progress.advance,
             parameters=parameters,
             damaged=[
@@ -151,50 +150,40 @@ def _default_workers(sources: Sequence[Input]) -> int:
     return 1 if size < SMALL_BYTES else cores
 
 
-def _one_of(name: str, value: object, choices: tuple) -> None:
-    if value not in choices:
-        raise ArgumentError(
-            f"must be one of {' '.join(str(choice) for choice in choices if choice)}", field=name, value=value
-        )
-
-
-class _PartialFolder(contextlib.AbstractContextManager):
+@contextlib.contextmanager
+def _partial_folder(output: Path) -> Iterator[Path]:
     """OUTPUT.partial, locked while in use; removed when the dataset is complete, or no input in it is finished."""
-
-    def __init__(self, output: Path):
-        self.folder = output.with_name(f"{output.name}.partial")
-        self.made = [folder for folder in self.folder.parents if not folder.exists()]
-
-    def __enter__(self) -> Path:
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / "lock").exists():
-            raise FileError("is not from a build, but a build needs this name", file=self.folder, remedy="move it away")
+    folder = output.with_name(f"{output.name}.partial")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "lock").exists():
+        raise FileError("is not from a build, but a build needs this name", file=folder, remedy="move it away")
+    with contextlib.ExitStack() as stack:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.folder / "lock", "w")
+            stack.enter_context(made_parents(folder))
+            folder.mkdir(exist_ok=True)
+            lock = stack.enter_context(open(folder / "lock", "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileError("another build is writing there", file=folder, remedy="wait for it") from None
         except OSError as error:
-            raise FileError(f"cannot be created ({error.strerror})", file=self.folder) from None
+            raise FileError(f"cannot be created ({error.strerror})", file=folder) from None
+        kept = []
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.lock.close()
-            raise FileError("another build is writing there", file=self.folder, remedy="wait for it") from None
-        return self.folder
-
-    def __exit__(self, kind, error, traceback) -> None:
-        kept = [path for path in self.folder.glob("*/spill.json") if "." not in path.parent.name]
-        if error is None or not kept or isinstance(error, merge.NoRegion):
-            shutil.rmtree(self.folder, ignore_errors=True)
-            for folder in self.made:
-                with contextlib.suppress(OSError):  # not empty, or in use by another program
-                    folder.rmdir()
-            kept = []
-        self.lock.close()
-        resume = f"{len(kept)} finished inputs are kept in {self.folder}: run it again to resume" if kept else None
-        if isinstance(error, OSError):
-            file = error.filename or self.folder
-            raise FileError(error.strerror or str(error), file=file, remedy=resume) from None
-        if isinstance(error, DataError) and resume:
-            error.remedy = f"{error.remedy}; {resume}" if error.remedy else resume
+            yield folder
+        except BaseException as error:
+            if not isinstance(error, merge.NoRegion):
+                kept = [path for path in folder.glob("*/spill.json") if "." not in path.parent.name]
+            resume = f"{len(kept)} finished inputs are kept in {folder}: run it again to resume" if kept else None
+            if isinstance(error, OSError):
+                file = error.filename or folder
+                raise FileError(error.strerror or str(error), file=file, remedy=resume) from None
+            if isinstance(error, KeyboardInterrupt) and resume:
+                error.args = (resume,)
+            if isinstance(error, DataError) and resume:
+                error.remedy = f"{error.remedy}; {resume}" if error.remedy else resume
+            raise
+        finally:
+            if not kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _spill(
@@ -206,15 +195,10 @@ def _spill(
     progress: "_Progress",
 ) -> dict[Input, str]:
     """Writes the missing spills; returns the error of each input that could not be read."""
-    known = set(folders)
-    for other in folders[0].parent.iterdir():  # from a killed build, or with other settings
-        if other.is_dir() and other not in known:
+    for other in set(folders[0].parent.iterdir()) - set(folders):  # from a killed build, or with other settings
+        if other.is_dir():
             shutil.rmtree(other, ignore_errors=True)
     damaged: dict[Input, str] = {}
-    missing = [number for number, folder in enumerate(folders) if not folder.is_dir()]
-    for number in set(range(len(sources))) - set(missing):
-        progress.done(number, spill.Spill(folders[number]).facts)
-    jobs = [(sources[number], folders[number], settings) for number in missing]
 
     def finish(number: int, result: Callable[[], None]) -> None:
         try:
@@ -227,11 +211,16 @@ def _spill(
         else:
             progress.done(number, spill.Spill(folders[number]).facts)
 
-    if pool is None:
-        for number, job in zip(missing, jobs, strict=True):
-            finish(number, lambda job=job, number=number: spill.write(*job, progress.of(number)))
-        return damaged
-    waiting = {pool.submit(_work, *job, number): number for number, job in zip(missing, jobs, strict=True)}
+    waiting = {}
+    for number, (source, folder) in enumerate(zip(sources, folders, strict=True)):
+        if folder.is_dir():
+            finish(number, lambda: None)
+        elif pool is None:
+            finish(
+                number, functools.partial(_work, source, folder, settings, number, progress.counts, progress.refresh)
+            )
+        else:
+            waiting[pool.submit(_work, source, folder, settings, number)] = number
     while waiting:
         ended, _ = futures.wait(waiting, timeout=0.2, return_when=futures.FIRST_COMPLETED)
         progress.refresh()
@@ -255,10 +244,21 @@ def _end_with_parent() -> None:
     os._exit(1)  # the build was killed; nobody needs this process
 
 
-def _work(source: Input, folder: Path, settings: spill.Settings, number: int) -> None:
+def _work(
+    source: Input,
+    folder: Path,
+    settings: spill.Settings,
+    number: int,
+    counts=None,
+    refresh: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes one spill, in a worker, or with `counts` in this process."""
+    counts = _counts if counts is None else counts
+
     def advance(read: int, bases: int) -> None:
-        _counts[2 * number] += read
-        _counts[2 * number + 1] += bases
+        counts[2 * number] += read
+        counts[2 * number + 1] += bases
+        refresh()
 
     spill.write(source, folder, settings, advance)
 
@@ -294,16 +294,6 @@ class _Progress(contextlib.AbstractContextManager):
     def __exit__(self, *error):
         self.bar.close()
 
-    def of(self, number: int) -> Callable[[int, int], None]:
-        """The progress callback of one input that this process reads."""
-
-        def advance(read: int, bases: int) -> None:
-            self.counts[2 * number] += read
-            self.counts[2 * number + 1] += bases
-            self.refresh()
-
-        return advance
-
     def refresh(self) -> None:
         """Updates the bar; the total bases are estimated from the total bytes."""
         if self.bar.disable:
@@ -317,8 +307,12 @@ class _Progress(contextlib.AbstractContextManager):
         bases = sum(record["bases"] for record in facts["records"])
         self.counts[2 * number], self.counts[2 * number + 1] = self.bytes[number], bases
         self.refresh()
+        file, regions = self.sources[number].files[-1], facts["ledger"]["regions"]
         if self.bar.disable:
-            print(f"{self.sources[number].files[-1]}: {len(facts['records'])} records, {bases} bases", file=sys.stderr)
+            print(f"{file}: {len(facts['records'])} records, {bases} bases", file=sys.stderr)
+        kept = regions["found"]["bases"] - sum(row["bases"] for row in regions["dropped"].values())
+        if kept > 2 * bases:
+            self.log(f"warning: {file}: its regions have {kept} bases, more than twice its sequences' {bases}")
 
     def stage(self, name: str, total: int) -> None:
         """Starts the bar of a stage after reading; `total` is in bases."""

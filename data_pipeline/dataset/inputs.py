@@ -16,7 +16,7 @@ import numpy as np
 from data_pipeline.errors import DataError, FileError, FormatError, MismatchError, PairingError, located, one_line
 from data_pipeline.formats import fasta, file_names, genbank, gff
 from data_pipeline.formats.file_names import FASTA, FORMATS, GENBANK, GFF3, GenomeFile
-from data_pipeline.sequence.record import TAXA, Record
+from data_pipeline.sequence.record import LONGER, TAXA, Record
 from data_pipeline.splitting.split import SPLITS
 
 _MANIFEST = ("sequence", "annotation", "taxon", "split")
@@ -200,13 +200,16 @@ def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Call
                         at += len(sequence.codes)
             if found_at := offsets.get(record.accession):
                 start, length, lower_case = found_at
-                if length != record.declared_length:
+                if length < record.declared_length or (record.circular and length > record.declared_length):
                     raise MismatchError(
                         f"has {record.declared_length} bases by its LOCUS line and {length} in {input.sequence}",
                         file=input.annotation, record=record.accession, remedy="give the FASTA of the same version",
                     )  # fmt: skip
                 codes = np.fromfile(scratch / "codes", np.uint8, length, offset=start)
-                record = dataclasses.replace(record, codes=codes, lower_case=lower_case)
+                notes = {**record.notes, LONGER: 1} if length > record.declared_length else record.notes
+                record = dataclasses.replace(
+                    record, codes=codes, lower_case=lower_case, declared_length=length, notes=notes
+                )
         yield record
     if offsets is None:
         progress(input.sequence.stat().st_size)  # the FASTA was not needed

@@ -3,18 +3,18 @@
 Inputs are processed in order, so the result does not depend on the number of workers.
 """
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from data_pipeline.dataset.packing import starts_of
 from data_pipeline.dataset.spill import Settings, Spill, other_bases
 from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.errors import DataError
 from data_pipeline.regions.ledger import DUPLICATE_RECORD, Ledger
-from data_pipeline.sequence import kmers
+from data_pipeline.sequence import shared_kmers
 from data_pipeline.splitting import clusters, duplicates, leakage, split
 
 DUPLICATES = ("inputs", "all", "keep")
@@ -29,22 +29,34 @@ class NoRegion(DataError):
 
 
 class Merge:
-    """The spills of all inputs, and for each one `splits`: the split of each region, int8 [regions], -1 if dropped."""
+    """The regions of all spills, end to end.
+
+    `starts`, int64 [spills + 1], are the first region of each spill, and their number. Of each region there is its
+    `length` in bases; `kept`, whether it is not dropped; `splits`, int8, -1 if it is dropped; and `train_overlap`.
+    """
 
     def __init__(self, folders: list[Path], settings: Settings):
         self.spills, self.settings, self.ledger = [Spill(folder) for folder in folders], settings, Ledger()
         for spill in self.spills:
             self.ledger.add(spill.facts["ledger"])
-        self.kept = [np.ones(len(spill), bool) for spill in self.spills]
-        self.train_overlap = [np.full(len(spill), np.nan, np.float32) for spill in self.spills]
+        self.starts = starts_of([len(spill) for spill in self.spills])
+        self.length = self._column("length")
+        self.kept = np.ones(len(self.length), bool)
+        self.train_overlap = np.full(len(self.length), np.nan, np.float32)
         self.leakage: dict = {}
 
-    def _drop(self, reason: str, dropped: list[np.ndarray]) -> None:
-        for spill, kept, removed in zip(self.spills, self.kept, dropped, strict=True):
-            removed = removed & kept
-            if removed.any():
-                self.ledger.drop(reason, int(spill.column("length")[removed].sum()), int(removed.sum()))
-                kept &= ~removed
+    def _column(self, name: str) -> np.ndarray:
+        return np.concatenate([spill.column(name) for spill in self.spills])
+
+    def _by_spill(self, *columns: np.ndarray) -> Iterator[tuple]:
+        """Yields each spill with its part of each column."""
+        return zip(self.spills, *(np.split(column, self.starts[1:-1]) for column in columns), strict=True)
+
+    def _drop(self, reason: str, dropped: np.ndarray) -> None:
+        dropped = dropped & self.kept
+        if dropped.any():
+            self.ledger.drop(reason, int(self.length[dropped].sum()), int(dropped.sum()))
+            self.kept &= ~dropped
 
     def drop_records(self) -> None:
         """Drops the regions of records that occurred in an earlier input.
@@ -53,11 +65,9 @@ class Merge:
           MismatchError: an accession.version occurs with different bases.
         """
         known: dict[str, str] = {}
-        if len(self.spills) == 1:
-            return  # duplicates within an input were dropped when it was read
         dropped = []
         for spill in self.spills:
-            again = np.zeros(len(spill.facts["records"]) + 1, bool)
+            again = np.zeros(len(spill.facts["records"]), bool)
             for number, record in enumerate(spill.facts["records"]):
                 name = split.full_name(record["accession"], spill.facts["assembly"])
                 before = known.setdefault(name, record["content"])
@@ -65,118 +75,89 @@ class Merge:
                     raise other_bases(spill.facts["path"], record["accession"])
                 again[number] = before is not record["content"]
             dropped.append(again[spill.column("record")])
-        self._drop(DUPLICATE_RECORD, dropped)
+        self._drop(DUPLICATE_RECORD, np.concatenate(dropped))
 
     def drop_duplicates(self, which: str) -> None:
         """Drops regions with the bases of an earlier one, of an earlier input ("inputs") or of any input ("all")."""
         if self.settings.digests and (which == "all" or len(self.spills) > 1):
-            self._drop(
-                DUPLICATE_BASES,
-                duplicates.repeated(lambda i: self.spills[i].column("digest"), self.kept, within=which == "all"),
-            )
+            digests = [functools.partial(spill.column, "digest") for spill in self.spills]
+            again = duplicates.repeated(digests, self.starts, self.kept, within=which == "all")
+            self._drop(DUPLICATE_BASES, again)
 
     def assign_splits(self, validation_fraction: float, test_fraction: float) -> None:
         """Assigns a split to each region; if clusters are kept together, drops regions that link two splits."""
-        fixed = [
-            None if (assigned := spill.facts["split"]) is None else split.SPLITS.index(assigned)
-            for spill in self.spills
-        ]
-        split_hashes = [spill.column("split_hash") for spill in self.spills]
+        names = [spill.facts["split"] for spill in self.spills]
+        fixed = [None if name is None else split.SPLITS.index(name) for name in names]
+        split_hash = self._column("split_hash")
         if self.settings.split_by == "cluster":
-            lengths = [spill.column("length") for spill in self.spills]
+            sketches = [spill.sketches for spill in self.spills]
             self.splits, links = clusters.assign(
-                lambda i: self.spills[i].sketches(),
-                split_hashes,
-                lengths,
-                self.kept,
-                fixed,
-                validation_fraction,
-                test_fraction,
+                sketches, self.starts, split_hash, self.length, self.kept, fixed, validation_fraction, test_fraction
             )
             self._drop(LINK, links)
         else:
-            self.splits = [
-                split.splits_of(split_hash, validation_fraction, test_fraction)
-                if assigned is None
-                else np.full(len(split_hash), assigned, np.int8)
-                for split_hash, assigned in zip(split_hashes, fixed, strict=True)
-            ]
-        self.splits = [
-            np.where(kept, assigned, np.int8(-1)) for kept, assigned in zip(self.kept, self.splits, strict=True)
-        ]
+            self.splits = split.splits_of(split_hash, validation_fraction, test_fraction)
+            for number, start, stop in zip(fixed, self.starts[:-1], self.starts[1:], strict=True):
+                if number is not None:
+                    self.splits[start:stop] = number
+        self.splits[~self.kept] = -1
 
     def kept_bases(self) -> int:
         """The number of bases in the kept regions."""
-        return sum(int(spill.column("length")[kept].sum()) for spill, kept in zip(self.spills, self.kept, strict=True))
+        return int(self.length[self.kept].sum())
 
     def measure_leakage(self, folder: Path, apply: Map = map, progress: Callable[[int], None] = lambda n: None) -> None:
         """Measures the fraction of each held-out region's 32-mers that occur in training.
 
         `apply` is `map` or a parallel version of it; `progress` is called with the number of bases done.
         """
-        lengths = [spill.column("length") for spill in self.spills]
-        if not any((assigned == 0).any() for assigned in self.splits):
-            return  # no training set
-        of_bases = sum(int(length[assigned > 0].sum()) for length, assigned in zip(lengths, self.splits, strict=True))
-        if not of_bases:
+        held_out, training = self.splits > 0, self.splits == 0
+        num_bases = int(self.length[held_out].sum())
+        if not num_bases or not training.any():
             return
-        sample = leakage.sampling(of_bases)
-        found = [
-            leakage.hash_regions(spill.codes(assigned > 0), sample)
-            for spill, assigned in zip(self.spills, self.splits, strict=True)
-        ]
-        members, which = np.unique(np.concatenate([hashes for hashes, _ in found]), return_inverse=True)
-        which = np.split(which, np.cumsum([len(hashes) for hashes, _ in found])[:-1])
+        sample = leakage.sampling(num_bases)
+        found = [leakage.hash_regions(spill.codes(mine), sample) for spill, mine in self._by_spill(held_out)]
+        hashes, sizes = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        members, which = np.unique(hashes, return_inverse=True)
         file = folder / "held_out.npy"
         np.save(file, members)
-        jobs = [
-            (spill.folder, assigned == 0, file, sample)
-            for spill, assigned in zip(self.spills, self.splits, strict=True)
-        ]
+        jobs = [(spill.folder, mine, file, sample) for spill, mine in self._by_spill(training)]
         occurs = np.zeros(len(members), bool)
-        for found_here, length, kept in zip(
-            apply(_occurring, *zip(*jobs, strict=True)), lengths, self.kept, strict=True
+        for here, (_, length, kept) in zip(
+            apply(_occurring, *zip(*jobs, strict=True)), self._by_spill(self.length, self.kept), strict=True
         ):
-            occurs |= found_here
+            occurs |= here
             progress(int(length[kept].sum()))
         file.unlink()
-        sizes = []
-        for train_overlap, assigned, here, (_, size) in zip(self.train_overlap, self.splits, which, found, strict=True):
-            train_overlap[:] = 0
-            train_overlap[assigned > 0] = leakage.train_overlaps(occurs, here, size)
-            sizes.append(np.zeros(len(assigned), np.int64))
-            sizes[-1][assigned > 0] = size
-        columns = (np.concatenate(column) for column in (self.splits, lengths, self.train_overlap, sizes))
-        self.leakage = leakage.report(*columns, sample, split.SPLITS)
+        self.train_overlap[:] = 0
+        self.train_overlap[held_out] = leakage.train_overlaps(occurs, which, sizes)
+        self.leakage = leakage.report(
+            self.splits[held_out], self.length[held_out], self.train_overlap[held_out], sizes, sample, split.SPLITS
+        )
 
     def write(self, writer: DatasetWriter, progress: Callable[[int], None], **info) -> dict:
         """Writes the kept regions in input order; `progress` is called with bases. Returns dataset.json's content."""
-        tokens = self.settings.tokenizer is not None
+        if not self.kept.any():
+            raise self._no_region()
         try:
-            for spill, splits, train_overlap in zip(self.spills, self.splits, self.train_overlap, strict=True):
-                packed = spill.packed(tokens)
+            for spill, splits, overlap in self._by_spill(self.splits, self.train_overlap):
+                packed = spill.packed(self.settings.tokenizer is not None)
                 for number, name in enumerate(split.SPLITS):
                     chosen = np.flatnonzero(splits == number)
-                    writer.write(name, packed, chosen, train_overlap[chosen])
-                    progress(int(packed.columns["length"][chosen].sum()))
-            kept = sum(int((splits >= 0).sum()) for splits in self.splits)
-            written = [split_writer.totals() for split_writer in writer.splits.values()]
-            self.ledger.check(sum(regions for regions, _ in written), sum(length for _, length in written))
-            if kept == 0:
-                raise self._no_region()
-            return writer.close(**info, inputs=self._inputs(), ledger=self.ledger.content(), leakage=self.leakage)
-        except BaseException:
-            with contextlib.suppress(RuntimeError):
-                writer.abandon()
-            raise
+                    writer.splits[name].write(packed, chosen, overlap[chosen])
+                    progress(int(packed.table["length"][chosen].sum()))
+            content = self.ledger.content()
+            dataset = writer.close(**info, inputs=self._inputs(), ledger=content, leakage=self.leakage)
+        finally:
+            writer.release()
+        self.ledger.check(*(sum(facts[name] for facts in dataset["splits"].values()) for name in ("regions", "bases")))
+        return dataset
 
     def _inputs(self) -> list[dict]:
         rows = []
-        for number, spill in enumerate(self.spills):
-            used = spill.facts["records"]
-            totals = {"records": len(used), "bases": sum(record["bases"] for record in used)}
-            for file in spill.facts["files"]:
-                rows.append({**file, "input": number, "assembly": spill.facts["assembly"], **totals})
+        for number, facts in enumerate(spill.facts for spill in self.spills):
+            totals = {"records": len(facts["records"]), "bases": sum(record["bases"] for record in facts["records"])}
+            rows += [{**file, "input": number, "assembly": facts["assembly"], **totals} for file in facts["files"]]
         return rows
 
     def _no_region(self) -> NoRegion:
@@ -192,9 +173,9 @@ class Merge:
 
 
 @functools.lru_cache(maxsize=1)
-def _index(file: Path, written: int) -> kmers.Index:
+def _index(file: Path, written: int) -> shared_kmers.Index:
     """The index of this process, created once for all inputs of a build."""
-    return kmers.Index(np.load(file, mmap_mode="r"))
+    return shared_kmers.Index(np.load(file, mmap_mode="r"))
 
 
 def _occurring(folder: Path, training: np.ndarray, file: Path, sample: int) -> np.ndarray:

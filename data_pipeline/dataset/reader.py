@@ -11,20 +11,18 @@ A region is cut into chunks of `chunk_length` (bases or tokens), and short regio
 about 64 KiB. Region r of a split starts in entry `entry[r]` at slot `slot[r]`; chunk k > 0 of a cut region is slot 0
 of entry `entry[r] + k`. An entry, little-endian:
 
-    header      magic, version, payload type, numbers of chunks, runs, payload bytes and metadata bytes
+    header      magic, version, payload type, numbers of chunks, runs and payload bytes
     chunks      int64 [chunks, 6]: region, offset in the region, length (both in bases or tokens), byte offset in the
                 payload, number of N runs, number of lower-case runs
     runs        int32 [runs, 2]: (start, length) within the chunk; the N runs of a chunk, then its lower-case runs
     payload     four bases per byte, the first in the low bits (N as 0); or token ids, uint16 or uint32
-    metadata    JSON: the accession, start, end, strand, kind and taxon of each chunk's region
 
 An entry of token ids contains a whole region at phase 0 on its own strand, and no runs: ids preserve N but not case.
 """
 
-import collections
+import functools
 import json
 import struct
-import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -36,11 +34,11 @@ from data_pipeline.errors import DatasetError, one_line
 from data_pipeline.sequence import bases
 
 FORMAT = "gener_jax regions"
-VERSION = 3
+VERSION = 4
 PAYLOAD_BYTES = 1 << 16
 
 MAGIC = b"GNRR"
-HEADER = struct.Struct("<4sHHIIII")
+HEADER = struct.Struct("<4sHHIII")
 COLUMNS = 6
 _REGION, _OFFSET, _LENGTH, _BYTE, _N_RUNS, _LOWER_RUNS = range(COLUMNS)
 BASES, UINT16, UINT32 = range(3)  # payload types
@@ -86,10 +84,9 @@ def unpack(packed: np.ndarray, start: int, stop: int) -> np.ndarray:
     return _UNPACK[packed[first : -(-stop // 4)]].reshape(-1)[start - 4 * first : stop - 4 * first]
 
 
-def join_texts(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenates texts as UTF-8, uint8 [bytes]; returns them and the end of each, int64 [texts]."""
-    encoded = [text.encode() for text in texts]
-    return np.frombuffer(b"".join(encoded), np.uint8), np.cumsum([len(text) for text in encoded], dtype=np.int64)
+def payload_bytes(payload_type: int, units: int) -> int:
+    """The number of bytes of so many bases or tokens."""
+    return -(-units // 4) if payload_type == BASES else units * ITEM[payload_type].itemsize
 
 
 REBUILD = "build the dataset again"
@@ -159,12 +156,12 @@ class RegionSource:
             self._check_size(file)
         self._shards = [self.folder / shard["file"] for shard in facts["shards"]]
         self._first = np.cumsum([0] + [shard["entries"] for shard in facts["shards"]])
-        self.index = self._read_index(facts)
+        self._index_path = self.folder / facts["index"]["file"]
+        self.index = self._read_index(facts["regions"])
         self._units = self.index["length" if self.storage == "bases" else "tokens"]
-        self._names: dict[str, tuple[bytes, np.ndarray]] = {}
-        self._lock = threading.Lock()
-        self._readers: dict[int, ArrayRecordReader] = {}
-        self._cache: collections.OrderedDict[int, _Entry] = collections.OrderedDict()
+        self._entry = functools.lru_cache(cached_entries)(self._read_entry)
+        self._reader = functools.cache(self._open)
+        self._texts = functools.cache(self._read_texts)
 
     def __len__(self) -> int:
         """The number of regions."""
@@ -207,19 +204,16 @@ class RegionSource:
 
     def name(self, column: str, region: int) -> str:
         """The text of a region in one of NAME_COLUMNS; empty if the annotation has none."""
-        if column not in self._names:
-            path = self.folder / self.info["splits"][self.split]["index"]["file"]
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    texts, ends = arrays[column].tobytes(), arrays[f"{column}_ends"]
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise self._damaged(path, f"has no valid table of names ({one_line(error)})") from None
-            whole = ends.dtype == np.int64 and ends.shape == (len(self),)
-            if not whole or (len(ends) and (ends[0] < 0 or (np.diff(ends) < 0).any() or ends[-1] != len(texts))):
-                raise self._damaged(path, f"column {column} does not match the number of regions")
-            self._names[column] = texts, np.concatenate([[0], ends])
-        texts, ends = self._names[column]
+        texts, ends = self._texts(column)
         return texts[ends[region] : ends[region + 1]].decode()
+
+    def _read_texts(self, column: str) -> tuple[bytes, np.ndarray]:
+        """A column's texts end to end, and their starts and the last one's end, int64 [regions + 1]."""
+        texts, ends = self._load(column, f"{column}_ends")
+        ends = np.concatenate([[0], ends])
+        if ends.shape != (len(self) + 1,) or (np.diff(ends) < 0).any() or ends[-1] != len(texts):
+            raise self._damaged(self._index_path, f"column {column} does not match the number of regions")
+        return texts.tobytes(), ends
 
     def _chunks(self, region: int, start: int, stop: int):
         """Yields for each chunk of the slice its offset in the result, its entry, its slot, and the bounds in it."""
@@ -238,26 +232,14 @@ class RegionSource:
             yield at - start, entry, slot if chunk == 0 else 0, first, last
             at += last - first
 
-    def _entry(self, number: int) -> "_Entry":
-        with self._lock:
-            if number in self._cache:
-                self._cache.move_to_end(number)
-                return self._cache[number]
-            shard = int(np.searchsorted(self._first, number, "right")) - 1
-            if shard not in self._readers:
-                self._readers[shard] = self._open(shard)
-            reader = self._readers[shard]
-        path = self._shards[shard]
+    def _read_entry(self, number: int) -> "_Entry":
+        shard = int(np.searchsorted(self._first, number, "right")) - 1
+        path, reader = self._shards[shard], self._reader(shard)
         try:
             [raw] = reader.read([number - int(self._first[shard])])
         except (RuntimeError, ValueError, IndexError) as error:
             raise self._damaged(path, f"entry {number} cannot be read ({one_line(error)})") from None
-        entry = _Entry(raw, path, number)
-        with self._lock:
-            self._cache[number] = entry
-            while len(self._cache) > self.cached_entries:
-                self._cache.popitem(last=False)
-        return entry
+        return _Entry(raw, path, number)
 
     def _open(self, shard: int) -> ArrayRecordReader:
         path = self._shards[shard]
@@ -284,21 +266,23 @@ class RegionSource:
         if size != file["bytes"]:
             raise self._damaged(path, f"has {size} bytes, but dataset.json lists {file['bytes']}")
 
-    def _read_index(self, facts: dict) -> dict[str, np.ndarray]:
-        path = self.folder / facts["index"]["file"]
+    def _load(self, *columns: str) -> list[np.ndarray]:
+        """Some columns of the index file."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                index = {name: arrays[name] for name in INDEX_COLUMNS}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise self._damaged(path, f"is not a valid index ({one_line(error)})") from None
+            with np.load(self._index_path, allow_pickle=False) as arrays:
+                return [arrays[name] for name in columns]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise self._damaged(self._index_path, f"is not a valid index ({one_line(error)})") from None
+
+    def _read_index(self, regions: int) -> dict[str, np.ndarray]:
+        index = dict(zip(INDEX_COLUMNS, self._load(*INDEX_COLUMNS), strict=True))
         for name, column in index.items():
-            if column.dtype != INDEX_COLUMNS[name] or column.shape != (facts["regions"],):
-                raise self._damaged(path, f"column {name} is {column.dtype} {column.shape}")
-        last = index["entry"] + np.maximum(index["length" if self.storage == "bases" else "tokens"] - 1, 0) // (
-            self.chunk_length
-        )
+            if column.dtype != INDEX_COLUMNS[name] or column.shape != (regions,):
+                raise self._damaged(self._index_path, f"column {name} is {column.dtype} {column.shape}")
+        units = index["length" if self.storage == "bases" else "tokens"]
+        last = index["entry"] + np.maximum(units - 1, 0) // self.chunk_length
         if len(last) and not (index["entry"].min() >= 0 and last.max() < self._first[-1]):
-            raise self._damaged(path, f"refers to entries beyond the {self._first[-1]} of the shards")
+            raise self._damaged(self._index_path, f"refers to entries beyond the {self._first[-1]} of the shards")
         return index
 
 
@@ -309,12 +293,12 @@ class _Entry:
         self.path, self.number = path, number
         if len(raw) < HEADER.size:
             raise self._damaged("it is too short")
-        magic, version, self.payload_type, chunks, runs, payload_bytes, metadata_bytes = HEADER.unpack_from(raw)
+        magic, version, self.payload_type, chunks, runs, num_bytes = HEADER.unpack_from(raw)
         if magic != MAGIC or version != VERSION or self.payload_type not in (BASES, UINT16, UINT32):
             raise self._damaged(f"magic {magic!r}, version {version}, payload type {self.payload_type}")
         run_at = HEADER.size + 8 * COLUMNS * chunks
         payload_at = run_at + 8 * runs
-        if payload_at + payload_bytes + metadata_bytes != len(raw):
+        if payload_at + num_bytes != len(raw):
             raise self._damaged("its sizes do not add up")
         table = np.frombuffer(raw, "<i8", COLUMNS * chunks, HEADER.size).reshape(chunks, COLUMNS)
         self.chunks = table.tolist()  # Python integers: a slice needs only a few of them, one by one
@@ -323,8 +307,7 @@ class _Entry:
         if len(counts) and (counts.min() < 0 or counts.sum() != runs):
             raise self._damaged("its runs do not add up")
         self.run_ends = np.cumsum(counts)
-        self.payload = np.frombuffer(raw, np.uint8, payload_bytes, payload_at)
-        self.metadata_bytes = raw[payload_at + payload_bytes :]
+        self.payload = np.frombuffer(raw, np.uint8, num_bytes, payload_at)
 
     def _damaged(self, what: str) -> DatasetError:
         return DatasetError(f"entry {self.number} is damaged: {what}", file=self.path, remedy=REBUILD)
@@ -336,9 +319,8 @@ class _Entry:
         row = self.chunks[slot]
         if row[_REGION] != region or row[_OFFSET] != offset or last > row[_LENGTH]:
             raise self._damaged(f"chunk {slot} does not match the index")
-        length = row[_LENGTH]
-        size = -(-length // 4) if self.payload_type == BASES else length * ITEM[self.payload_type].itemsize
-        if length < 0 or row[_BYTE] < 0 or row[_BYTE] + size > len(self.payload):
+        size = payload_bytes(self.payload_type, row[_LENGTH])
+        if min(row[_LENGTH], row[_BYTE]) < 0 or row[_BYTE] + size > len(self.payload):
             raise self._damaged(f"chunk {slot} exceeds the payload")
 
     def read(self, slot: int, start: int, stop: int) -> np.ndarray:
@@ -360,8 +342,3 @@ class _Entry:
         found = self.all_runs[end - self.chunks[slot][column] : end].astype(np.int64)
         bounds = np.clip(np.stack([found[:, 0], found[:, 0] + found[:, 1]], 1), start, stop) - start
         return bounds[bounds[:, 0] < bounds[:, 1]]
-
-    def metadata(self) -> list[dict]:
-        """The origin of each chunk."""
-        content = json.loads(self.metadata_bytes)
-        return [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]

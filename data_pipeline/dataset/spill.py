@@ -4,7 +4,7 @@ A worker writes a spill under a temporary name and renames it when it is complet
 the finished spills again. A spill does not depend on other inputs; `merge` combines them.
 
     spill.json      the input's files, the ledger, the records
-    columns.npz     one row per region
+    columns.npz     a table (`packing`) without its payload, and what `merge` needs
     bases.bin       the bases, four per byte; each region starts at a byte
     payload.bin     the token ids, in a dataset of token ids
 """
@@ -14,7 +14,6 @@ import dataclasses
 import gc
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,16 +21,17 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.dataset import inputs, packing, reader
-from data_pipeline.dataset.packing import Packed, Tokenizer
-from data_pipeline.dataset.reader import NAME_COLUMNS
+from data_pipeline.dataset.packing import Packed
 from data_pipeline.errors import FormatError, MismatchError
+from data_pipeline.files import atomic
 from data_pipeline.regions import extraction, schemes
 from data_pipeline.regions.ledger import DUPLICATE_RECORD, NO_SEQUENCE, Ledger
-from data_pipeline.sequence import bases, kmers
+from data_pipeline.sequence import bases, shared_kmers
 from data_pipeline.sequence.record import TAXA, Record
+from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting import split
 
-VERSION = 2  # of a spill's columns; the spills of another version are written again
+VERSION = 4  # of a spill's columns and of the rules for regions; spills of another version are written again
 BATCH_BASES = 1 << 24  # regions are packed in batches of at most this many bases
 
 
@@ -65,19 +65,13 @@ def write(source: inputs.Input, folder: Path, settings: Settings, progress: Call
     Raises:
       DataError: for bad input, with file and record; no files remain.
     """
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     collecting = gc.isenabled()
     gc.disable()  # a record has a hundred thousand small objects, all in use, which collection would only traverse
     try:
-        (partial / "scratch").mkdir()
-        _Writer(partial, settings).fill(source, progress)
-        shutil.rmtree(partial / "scratch")
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        with atomic(folder) as partial:
+            (partial / "scratch").mkdir(parents=True)
+            _Writer(partial, settings).fill(source, progress)
+            shutil.rmtree(partial / "scratch")
     finally:
         if collecting:
             gc.enable()
@@ -87,17 +81,16 @@ class _Writer:
     def __init__(self, folder: Path, settings: Settings):
         self.folder, self.settings, self.ledger = folder, settings, Ledger()
         self.columns: dict[str, list[np.ndarray]] = collections.defaultdict(list)
-        self.texts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in NAME_COLUMNS}
         self.records: list[dict] = []
 
     def fill(self, source: inputs.Input, progress: Callable[[int, int], None]) -> None:
-        settings, seen = self.settings, {}
-
-        kinds, wanted = schemes.feature_kinds(settings.scheme), schemes.qualifiers(settings.scheme)
+        seen: dict[str, bytes] = {}
+        kinds, wanted = schemes.feature_kinds(self.settings.scheme), schemes.qualifiers(self.settings.scheme)
         with (
             open(self.folder / "bases.bin", "wb") as self.bases,
             open(self.folder / "payload.bin", "wb") as self.payload,
         ):
+            self._write([], [])  # every column, also if there is no region
             for record in inputs.records(
                 source, kinds, self.folder / "scratch", lambda count: progress(count, 0), wanted
             ):
@@ -113,14 +106,8 @@ class _Writer:
                 else:
                     raise other_bases(source.files[-1], record.accession)
                 progress(0, len(record.codes))
-        tables = {name: np.concatenate([_EMPTY[name], *parts]) for name, parts in self.columns.items()}
-        for name in _EMPTY:
-            tables.setdefault(name, _EMPTY[name])
-        for name, found in self.texts.items():
-            sizes = np.concatenate([_EMPTY["length"], *(np.diff(ends, prepend=0) for _, ends in found)])
-            tables[name] = np.concatenate([np.zeros(0, np.uint8), *(texts for texts, _ in found)])
-            tables[f"{name}_ends"] = np.cumsum(sizes)
-        np.savez(self.folder / "columns.npz", **tables)
+        columns = {name: np.concatenate(parts) for name, parts in self.columns.items()}
+        np.savez(self.folder / "columns.npz", **columns)
         facts = {
             "files": [
                 {"file": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)} for path in source.files
@@ -130,6 +117,7 @@ class _Writer:
             "split": source.split,
             "ledger": self.ledger.content(),
             "records": self.records,
+            "regions": len(columns["length"]),
         }
         (self.folder / "spill.json").write_text(json.dumps(facts))
 
@@ -146,55 +134,36 @@ class _Writer:
         split_hashes = split.split_hashes(
             record, spans, by=settings.split_by, seed=settings.seed, assembly=source.assembly
         )
-        self.records.append(
-            {"accession": record.accession, "bases": len(record.codes), "content": content.hex(), "regions": 0}
-        )
+        self.records.append({"accession": record.accession, "bases": len(record.codes), "content": content.hex()})
         batch, batch_hashes, size = [], [], 0
         for span, split_hash in zip(spans, split_hashes, strict=True):
             for region in extraction.cut(extraction.extract(record, span, taxon), settings.scheme, self.ledger):
-                if batch and size + len(region.codes) > BATCH_BASES:
+                if size + len(region.codes) > BATCH_BASES:
                     self._write(batch, batch_hashes)
                     batch, batch_hashes, size = [], [], 0
                 batch.append(region)
                 batch_hashes.append(split_hash)
                 size += len(region.codes)
-        if batch:
-            self._write(batch, batch_hashes)
+        self._write(batch, batch_hashes)
 
     def _write(self, batch: list[extraction.Region], split_hashes: list[int]) -> None:
-        packed = packing.pack_regions(batch)
-        self.bases.write(packed.payload)
-        add = self.columns
-        add["lower_case"].append(np.diff(packed.run_starts) - packed.unknown)
-        add["unknown"].append(packed.unknown)
-        add["runs"].append(packed.runs)
-        if self.settings.tokenizer is not None:
-            packed = packing.with_tokens(packed, batch, self.settings.tokenizer)
-            self.payload.write(packed.payload)
-        add["bytes"].append(np.diff(packed.payload_starts))
-        for name, column in packed.columns.items():
-            add[name].append(column)
-        for name, texts in packed.texts.items():
-            self.texts[name].append(texts)
-        add["split_hash"].append(np.array(split_hashes, np.uint64))
-        add["record"].append(np.full(len(batch), len(self.records) - 1))
-        if self.settings.digests:
+        settings, table = self.settings, packing.pack_regions(batch)
+        self.bases.write(table["payload"])
+        if settings.tokenizer is not None:
+            table = packing.with_tokens(table, batch, settings.tokenizer)
+            self.payload.write(table["payload"])
+        del table["payload"]
+        table["split_hash"] = np.array(split_hashes, np.uint64)
+        table["record"] = np.full(len(batch), len(self.records) - 1)
+        if settings.digests:
             digests = b"".join([_digest(region.codes) for region in batch])
-            add["digest"].append(np.frombuffer(digests, np.uint64).reshape(-1, 2))
-        if self.settings.split_by == "cluster":
-            sketches = [kmers.sketch(region.codes) for region in batch]
-            add["sketch"] += sketches
-            add["sketch_size"].append(np.array([len(sketch) for sketch in sketches], np.int64))
-        self.records[-1]["regions"] += len(batch)
-
-
-_EMPTY = {name: np.zeros(0, np.int64) for name in (*packing.COLUMNS, "record", "unknown", "lower_case", "bytes")} | {
-    "split_hash": np.zeros(0, np.uint64),
-    "digest": np.zeros((0, 2), np.uint64),
-    "runs": bases.NO_RUNS,
-    "sketch": np.zeros(0, np.uint64),
-    "sketch_size": np.zeros(0, np.int64),
-}
+            table["digest"] = np.frombuffer(digests, np.uint64).reshape(-1, 2)
+        if settings.split_by == "cluster":
+            sketches = [shared_kmers.sketch(region.codes) for region in batch]
+            table["sketch"] = np.concatenate([np.zeros(0, np.uint64), *sketches])
+            table["sketch_size"] = np.array([len(sketch) for sketch in sketches], np.int64)
+        for name, column in table.items():
+            self.columns[name].append(column)
 
 
 class Spill:
@@ -205,7 +174,7 @@ class Spill:
         self.facts = json.loads((folder / "spill.json").read_text())
 
     def __len__(self) -> int:
-        return sum(record["regions"] for record in self.facts["records"])
+        return self.facts["regions"]
 
     def load(self, *names: str) -> list[np.ndarray]:
         """The columns with these names."""
@@ -227,8 +196,8 @@ class Spill:
         Each batch is codes, uint8 [bases], with the start of each region in it and its length, int64 [regions]. Up to
         three bases after a region belong to no region.
         """
-        unknown, lower, runs, length = self.load("unknown", "lower_case", "runs", "length")
-        first, run = packing.starts_of(-(-length // 4)), packing.starts_of(unknown + lower)
+        unknown, sizes, length = self.load("unknown", "unknown_size", "length")
+        first, run = packing.starts_of(-(-length // 4)), packing.starts_of(sizes)
         packed = _bytes(self.folder / "bases.bin")
         numbers = np.flatnonzero(chosen)
         parts = first[numbers + 1] // max(1, size // 4)
@@ -237,9 +206,8 @@ class Spill:
             low, high = int(first[batch[0]]), int(first[batch[-1] + 1])
             codes = reader.unpack(packed[low:high], 0, 4 * (high - low))
             starts = 4 * (first[batch] - low)
-            for i in np.flatnonzero(unknown[batch]).tolist():
-                at = int(run[batch[i]])
-                for start, end in (starts[i] + runs[at : at + int(unknown[batch[i]])]).tolist():
+            for i in np.flatnonzero(sizes[batch]).tolist():
+                for start, end in (starts[i] + unknown[run[batch[i]] : run[batch[i] + 1]]).tolist():
                     codes[start:end] = bases.N
             yield codes, starts, length[batch]
 
@@ -251,23 +219,10 @@ class Spill:
 
     def packed(self, tokens: bool) -> Packed:
         """All regions in the form in which they are written; the payload is memory-mapped."""
-        texts = [part for name in NAME_COLUMNS for part in (name, f"{name}_ends")]
-        wanted = (*packing.COLUMNS, *texts, "record", "unknown", "lower_case", "runs", "bytes")
-        table = dict(zip(wanted, self.load(*wanted), strict=True))
-        columns = {name: table[name] for name in packing.COLUMNS}
-        unknown, lower = table["unknown"], table["lower_case"]
-        return Packed(
-            columns=columns,
-            accession=table["record"],
-            accessions=[record["accession"] for record in self.facts["records"]],
-            assembly=self.facts["assembly"],
-            texts={name: (table[name], table[f"{name}_ends"]) for name in NAME_COLUMNS},
-            payload=_bytes(self.folder / ("payload.bin" if tokens else "bases.bin")),
-            payload_starts=packing.starts_of(table["bytes"] if tokens else -(-columns["length"] // 4)),
-            runs=bases.NO_RUNS if tokens else table["runs"],
-            run_starts=packing.starts_of(np.zeros_like(unknown) if tokens else unknown + lower),
-            unknown=np.zeros_like(unknown) if tokens else unknown,
-        )
+        names = ["record", *(name for name in packing.pack_regions([]) if name != "payload")]
+        table = dict(zip(names, self.load(*names), strict=True))
+        table["payload"] = _bytes(self.folder / ("payload.bin" if tokens else "bases.bin"))
+        return Packed(table, [record["accession"] for record in self.facts["records"]], self.facts["assembly"])
 
 
 def other_bases(file: str | Path, accession: str) -> MismatchError:

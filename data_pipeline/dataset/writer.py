@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from data_pipeline.dataset.packing import Packed, Tokenizer, pack_regions, payload_type, with_tokens
+from data_pipeline.dataset.packing import Packed, Table, pack_regions, payload_type, slices_of, with_tokens
 from data_pipeline.dataset.reader import (
+    BASES,
     COLUMNS,
     FORMAT,
     HEADER,
@@ -22,28 +23,26 @@ from data_pipeline.dataset.reader import (
     PAYLOAD_BYTES,
     READER_OPTIONS,
     VERSION,
+    payload_bytes,
 )
-from data_pipeline.errors import ArgumentError, FileError, one_line
+from data_pipeline.errors import FileError, one_line
 from data_pipeline.regions.extraction import Region
 from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import TAXA
+from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting.split import SPLITS
 
 SHARD_BYTES = 256 << 20
-_NOT_READ = (
-    "assembly",
-    "reading_frame",
-    "genetic_code",
-    "train_overlap",
-)  # columns that do not affect what training reads
+_NOT_READ = {"assembly", "reading_frame", "genetic_code", "train_overlap"}  # do not affect what training reads
+_RUNS = ("unknown", "lower_case")
 
 
 class DatasetWriter:
     """Writes the regions of all splits into a folder; `close` adds dataset.json. Equal input gives equal bytes.
 
-    With `tokenizer` None it stores bases, otherwise token ids. `chunk_length` is in bases (a multiple of 4) or tokens;
-    the default fills 64 KiB.
+    With `tokenizer` None it stores bases, otherwise token ids. `chunk_length` is in bases (a multiple of 4: four share
+    a byte) or tokens; the default fills 64 KiB.
     """
 
     def __init__(
@@ -58,26 +57,17 @@ class DatasetWriter:
         self.payload_type = payload_type(tokenizer)
         per_entry = 4 * PAYLOAD_BYTES if tokenizer is None else PAYLOAD_BYTES // ITEM[self.payload_type].itemsize
         self.chunk_length = per_entry if chunk_length is None else chunk_length
-        if not 0 < self.chunk_length < 1 << 30:
-            raise ArgumentError("must be at least 1 and below 2**30", field="chunk_length", value=chunk_length)
-        if tokenizer is None and self.chunk_length % 4:
-            raise ArgumentError(
-                "must be a multiple of 4: four bases share a byte", field="chunk_length", value=chunk_length
-            )
         self.accessions: dict[str, int] = {}
         self.assemblies: dict[str, int] = {}
-        self.splits = {name: _SplitWriter(self, name, shard_bytes) for name in SPLITS}
+        self.splits = {name: SplitWriter(self, name, shard_bytes) for name in SPLITS}
 
     def add(self, split: str, region: Region) -> None:
         """Appends a region to a split."""
-        packed = pack_regions([region])
+        table = pack_regions([region])
         if self.tokenizer is not None:
-            packed = with_tokens(packed, [region], self.tokenizer)
-        self.write(split, packed, np.zeros(1, np.int64), np.zeros(1, np.float32))
-
-    def write(self, split: str, packed: Packed, chosen: np.ndarray, train_overlap: np.ndarray) -> None:
-        """Appends the regions `chosen`, int64 [n], of `packed` to a split; `train_overlap` is float32 [n]."""
-        self.splits[split].write(packed, chosen, train_overlap)
+            table = with_tokens(table, [region], self.tokenizer)
+        one = Packed(table | {"record": np.zeros(1, np.int64)}, [region.accession], "")
+        self.splits[split].write(one, np.zeros(1, np.int64), np.zeros(1, np.float32))
 
     def close(self, **info) -> dict:
         """Finishes the shards and writes dataset.json with the facts in `info`; returns its content."""
@@ -87,7 +77,8 @@ class DatasetWriter:
             "version": VERSION,
             "storage": "bases" if self.tokenizer is None else "token_ids",
             "chunk_length": self.chunk_length,
-            "tokenizer": None if self.tokenizer is None else _described(self.tokenizer),
+            "tokenizer": self.tokenizer
+            and {name: getattr(self.tokenizer, name) for name in ("name", "vocab_size", "digest")},
             "kinds": list(KINDS),
             "taxa": list(TAXA),
             "accessions": list(self.accessions),
@@ -101,131 +92,89 @@ class DatasetWriter:
         (self.folder / "dataset.json").write_text(text + "\n")
         return json.loads(text)
 
-    def abandon(self) -> None:
-        """Closes the open shard files without finishing them."""
+    def release(self) -> None:
+        """Closes the open files, also after an error."""
         for writer in self.splits.values():
-            writer.abandon()
+            writer.release()
 
 
-class _SplitWriter:
+class SplitWriter:
+    """Writes the regions of one split."""
+
     def __init__(self, dataset: DatasetWriter, name: str, shard_bytes: int):
         self.dataset, self.name, self.shard_bytes = dataset, name, shard_bytes
-        self.columns: dict[str, list[np.ndarray]] = {name: [] for name in INDEX_COLUMNS}
+        sizes = {f"{name}_size": np.int64 for name in NAME_COLUMNS}
+        self.columns = {name: [np.zeros(0, kind)] for name, kind in (INDEX_COLUMNS | sizes).items()}
         # Texts are buffered in files: those of millions of regions would exhaust memory.
-        self.texts = {
-            name: (tempfile.TemporaryFile(dir=dataset.folder), [])  # noqa: SIM115 (closed with the writer)
-            for name in NAME_COLUMNS
-        }
-        self.regions = self.bases = 0
-        self.chunks, self.runs, self.payload, self.metadata = [], [], [], []  # of the entry being filled
+        self.texts = {name: tempfile.TemporaryFile(dir=dataset.folder) for name in NAME_COLUMNS}  # noqa: SIM115
+        self.chunks, self.runs, self.payload = [], [], []  # of the entry being filled
         self.payload_bytes = self.entry_bytes = 0
-        self.entries = self.remainder = 0
+        self.regions = self.entries = self.remainder = 0
         self.shards: list[dict] = []
         self.writer = None
         self.content = hashlib.sha256()
 
     def write(self, packed: Packed, chosen: np.ndarray, train_overlap: np.ndarray) -> None:
-        dataset, of_bases = self.dataset, self.dataset.tokenizer is None
-        columns = {name: column[chosen] for name, column in packed.columns.items()}
-        if not of_bases:
+        """Appends the regions `chosen`, int64 [n], ascending, of `packed`; `train_overlap` is float32 [n]."""
+        dataset, table = self.dataset, packed.table
+        columns = {name: table[name][chosen] for name in self.columns if name in table}
+        if dataset.tokenizer is not None:
             self.remainder += int((columns["length"] % getattr(dataset.tokenizer, "k", 1)).sum())
-        accession = packed.accession[chosen]
-        used, first = np.unique(accession, return_index=True)
-        known = np.zeros(len(packed.accessions), np.int64)
-        for number in used[np.argsort(first)].tolist():
-            known[number] = dataset.accessions.setdefault(packed.accessions[number], len(dataset.accessions))
+        names, known = packed.accessions, dataset.accessions
+        columns["accession"] = np.array(
+            [known.setdefault(names[record], len(known)) for record in table["record"][chosen].tolist()], np.int64
+        )
         assembly = dataset.assemblies.setdefault(packed.assembly, len(dataset.assemblies))
-        columns |= {
-            "accession": known[accession],
-            "assembly": np.full(len(chosen), assembly),
-            "train_overlap": train_overlap,
-        }
-        columns["entry"], columns["slot"] = self._fill(packed, chosen, columns)
-        for name, kind in INDEX_COLUMNS.items():
-            self.columns[name].append(columns[name].astype(kind))
-        for name, (texts, ends) in packed.texts.items():
-            file, sizes = self.texts[name]
-            starts = np.concatenate([[0], ends])
-            mask = np.zeros(len(ends), bool)
-            mask[chosen] = True
-            lengths = np.diff(starts)
-            file.write(texts[np.repeat(mask, lengths)].tobytes())
-            sizes.append(lengths[mask])
+        columns["assembly"] = np.full(len(chosen), assembly)
+        columns["train_overlap"] = train_overlap
+        columns["entry"], columns["slot"] = self._fill(packed.table, chosen)
+        for name, parts in self.columns.items():
+            parts.append(columns[name].astype(parts[0].dtype))
+        mask = np.isin(np.arange(len(table["length"])), chosen)
+        for name, file in self.texts.items():
+            file.write(table[name][np.repeat(mask, table[f"{name}_size"])])
         self.regions += len(chosen)
-        self.bases += int(columns["length"].sum())
 
-    def _fill(self, packed: Packed, chosen: np.ndarray, columns: dict[str, np.ndarray]) -> tuple:
+    def _fill(self, table: Table, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Puts regions into entries; returns the entry and the slot of each, int64 [regions]."""
-        of_bases, chunk_length = self.dataset.tokenizer is None, self.dataset.chunk_length
-        firsts, lasts = (packed.payload_starts[chosen + i].tolist() for i in (0, 1))
-        run_firsts, run_lasts = (packed.run_starts[chosen + i].tolist() for i in (0, 1))
-        unknowns = packed.unknown[chosen].tolist()
-        rows = zip(
-            firsts, lasts, run_firsts, run_lasts, unknowns,
-            columns["length" if of_bases else "tokens"].tolist(),
-            packed.accession[chosen].tolist(),
-            *(columns[name].tolist() for name in ("start", "end", "strand", "kind", "taxon")),
-            strict=True,
-        )  # fmt: skip
-        accessions = [json.dumps(accession) for accession in packed.accessions]
-        payload = memoryview(packed.payload)  # slicing it costs a third of slicing an array
+        kind, chunk_length = self.dataset.payload_type, self.dataset.chunk_length
+        whole = memoryview(table["payload"])  # slicing it costs a third of slicing an array
         entries, slots = [], []
-        for number, row in enumerate(rows, self.regions):
-            first, last, run_first, run_last, unknown, units, accession, start, end, strand, kind, taxon = row
-            size = last - first
-            if self.chunks and (units > chunk_length or self.entry_bytes + size > PAYLOAD_BYTES):
+        rows = zip(
+            table["length" if kind == BASES else "tokens"][chosen].tolist(),
+            *(slices_of(table, name, chosen) for name in ("payload", *_RUNS)),
+            strict=True,
+        )
+        for number, (units, place, *places) in enumerate(rows, self.regions):
+            payload = whole[place]
+            if self.chunks and (units > chunk_length or self.entry_bytes + len(payload) > PAYLOAD_BYTES):
                 self._end_entry()
             entries.append(self.entries)
             slots.append(len(self.chunks))
-            described = f'[{accessions[accession]},{start},{end},{strand},"{KINDS[kind]}","{TAXA[taxon]}"]'
-            middle = run_first + unknown
-            if units <= chunk_length:
-                n_runs, lower = packed.runs[run_first:middle], packed.runs[middle:run_last]
-                self._add_chunk(number, 0, units, payload[first:last], n_runs, lower, described)
-                continue
-            for offset in range(0, units, chunk_length):
+            runs = [
+                table[name][part] if kind == BASES else bases.NO_RUNS for name, part in zip(_RUNS, places, strict=True)
+            ]
+            for offset in range(0, max(units, 1), chunk_length):
                 if offset:
                     self._end_entry()
                 stop = min(offset + chunk_length, units)
-                low, high = (offset // 4, -(-stop // 4)) if of_bases else (x * size // units for x in (offset, stop))
-                n_runs = _between(packed.runs[run_first:middle], offset, stop)
-                lower = _between(packed.runs[middle:run_last], offset, stop)
-                self._add_chunk(
-                    number, offset, stop - offset, payload[first + low : first + high], n_runs, lower, described
-                )
+                part = payload[payload_bytes(kind, offset) : payload_bytes(kind, stop)]
+                inside = [_between(some, offset, stop) for some in runs]
+                counts = [len(some) for some in inside]
+                self.chunks.append((number, offset, stop - offset, self.payload_bytes, *counts))
+                self.runs += inside
+                self.payload.append(part)
+                self.payload_bytes += len(part)
+                # For short regions the tables are half of the entry, so they count towards its size.
+                self.entry_bytes += len(part) + 8 * (COLUMNS + sum(counts))
         return np.array(entries, np.int64), np.array(slots, np.int64)
-
-    def _add_chunk(self, number, offset, length, payload, unknown, lower, described) -> None:
-        self.chunks.append((number, offset, length, self.payload_bytes, len(unknown), len(lower)))
-        if len(unknown) or len(lower):
-            self.runs += (unknown, lower)
-        self.payload.append(payload)
-        self.metadata.append(described)
-        self.payload_bytes += len(payload)
-        # For short regions the tables are half of the entry, so they count towards its size.
-        self.entry_bytes += len(payload) + 8 * (COLUMNS + len(unknown) + len(lower)) + len(described)
-
-    def totals(self) -> tuple[int, int]:
-        """The regions and bases written so far."""
-        return self.regions, self.bases
 
     def _end_entry(self) -> None:
         runs = np.concatenate([bases.NO_RUNS, *self.runs])
         runs = np.stack([runs[:, 0], runs[:, 1] - runs[:, 0]], 1).astype("<i4")
-        columns = ["accession", "start", "end", "strand", "kind", "taxon"]
-        metadata = f'{{"columns":{json.dumps(columns)},"rows":[{",".join(self.metadata)}]}}'.encode()
-        header = HEADER.pack(
-            MAGIC,
-            VERSION,
-            self.dataset.payload_type,
-            len(self.chunks),
-            len(runs),
-            self.payload_bytes,
-            len(metadata),
-        )
-        table = np.array(self.chunks, "<i8")
-        self._write(b"".join([header, table.tobytes(), runs.tobytes(), *self.payload, metadata]))
-        self.chunks, self.runs, self.payload, self.metadata = [], [], [], []
+        header = HEADER.pack(MAGIC, VERSION, self.dataset.payload_type, len(self.chunks), len(runs), self.payload_bytes)
+        self._write(b"".join([header, np.array(self.chunks, "<i8").tobytes(), runs.tobytes(), *self.payload]))
+        self.chunks, self.runs, self.payload = [], [], []
         self.payload_bytes = self.entry_bytes = 0
 
     def _write(self, entry: bytes) -> None:
@@ -265,6 +214,7 @@ class _SplitWriter:
         return FileError(f"cannot be written ({one_line(cause)})", file=path, remedy="check that the disk is not full")
 
     def close(self) -> dict:
+        """Finishes the shards and writes the index; returns the split's facts for dataset.json."""
         if self.chunks:
             self._end_entry()
         if self.writer is not None:
@@ -273,19 +223,18 @@ class _SplitWriter:
             path = self.dataset.folder / shard["file"]
             shard["file"] = f"{self.name}-{number:05d}-of-{len(self.shards):05d}.array_record"
             path.rename(path.with_name(shard["file"]))
-        index = {name: np.concatenate([np.zeros(0, kind), *self.columns[name]]) for name, kind in INDEX_COLUMNS.items()}
+        index = {name: np.concatenate(parts) for name, parts in self.columns.items()}
         path = self.dataset.folder / f"{self.name}.index.npz"
-        names = {}
-        for name, (file, sizes) in self.texts.items():
+        for name, file in self.texts.items():
             file.flush()
-            names[name] = np.memmap(file, np.uint8, "r") if file.tell() else np.zeros(0, np.uint8)
-            names[f"{name}_ends"] = np.cumsum(np.concatenate([np.zeros(0, np.int64), *sizes]))
-        np.savez(path, **index, **names)
-        self._close_texts()
-        for name, column in index.items():
-            if name in _NOT_READ:
-                continue
-            self.content.update(name.encode() + column.astype(column.dtype.newbyteorder("<")).tobytes())
+            index[name] = np.memmap(file, np.uint8, "r") if file.tell() else np.zeros(0, np.uint8)
+            index[f"{name}_ends"] = np.cumsum(index.pop(f"{name}_size"))
+        np.savez(path, **index)
+        self.release()
+        for name in INDEX_COLUMNS:
+            if name not in _NOT_READ:
+                column = index[name].astype(index[name].dtype.newbyteorder("<"))
+                self.content.update(name.encode() + column.tobytes())
         return {
             "regions": len(index["length"]),
             "bases": int(index["length"].sum()),
@@ -299,12 +248,10 @@ class _SplitWriter:
             "shards": self.shards,
         }
 
-    def _close_texts(self) -> None:
-        for file, _ in self.texts.values():
+    def release(self) -> None:
+        """Closes the open files; a shard that is not finished stays unfinished."""
+        for file in self.texts.values():
             file.close()
-
-    def abandon(self) -> None:
-        self._close_texts()
         if self.writer is not None:
             with contextlib.suppress(RuntimeError):  # the file will be deleted
                 self.writer.close()
@@ -319,10 +266,6 @@ def _between(runs: np.ndarray, start: int, stop: int) -> np.ndarray:
     return found[found[:, 0] < found[:, 1]]
 
 
-def _described(tokenizer: Tokenizer) -> dict:
-    return {"name": tokenizer.name, "vocab_size": tokenizer.vocab_size, "digest": tokenizer.digest}
-
-
 def _counts(index: dict[str, np.ndarray], column: str, names: tuple[str, ...]) -> dict[str, dict[str, int]]:
     regions = np.bincount(index[column], minlength=len(names))
     lengths = [int(index["length"][index[column] == code].sum()) for code in range(len(names))]
@@ -335,7 +278,7 @@ def _counts(index: dict[str, np.ndarray], column: str, names: tuple[str, ...]) -
 
 def _versions() -> dict[str, str]:
     versions = {}
-    for package in ("gener_jax", "numpy", "array_record", "gb-io"):
+    for package in ("gener_jax", "numpy", "array_record"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

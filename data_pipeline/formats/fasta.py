@@ -17,11 +17,10 @@ from data_pipeline.formats import stream
 from data_pipeline.sequence import bases
 
 MAX_HEADER = 1 << 20
-_IUPAC = b"ACGTUNRYSWKMBDHV"
 OUTSIDE = 255  # the code in CODES of a character that is not an IUPAC nucleotide
 CODES = bytearray([OUTSIDE]) * 256
-for _letter in _IUPAC + _IUPAC.lower():
-    CODES[_letter] = bases.encode(bytes([_letter]))[0]
+for _letter in bases.IUPAC:
+    CODES[ord(_letter)] = CODES[ord(_letter.lower())] = bases.encode(_letter)[0]
 CODES = bytes(CODES)
 _BLANKS = b" \t\r\n"
 _WINDOW = re.compile(r"\|:\d+-\d+$")
@@ -86,6 +85,11 @@ def groups(sequences: Iterable[Sequence], most: int, most_bases: int) -> Iterato
             group, total = [], 0
     if group:
         yield group
+
+
+def names(path: str | Path) -> set[str]:
+    """The names of a FASTA file's records, without reading their bases. Raises the errors of `read`."""
+    return {item.name for item in _items(Path(path), lambda count: None) if isinstance(item, _Header)}
 
 
 def accession(name: str) -> str:
@@ -187,7 +191,7 @@ class _RecordBuilder:
             if at >= 0:
                 letter = letters[at : at + 1].decode("latin-1")
                 error = FormatError(
-                    f"is not a nucleotide letter ({_IUPAC.decode()}, in either case)",
+                    f"is not a nucleotide letter ({''.join(bases.IUPAC)}, in either case)",
                     file=self.path, line=number, record=self.header.name, field="base", value=letter,
                     remedy="give DNA without gaps",
                 )  # fmt: skip

@@ -1,22 +1,20 @@
 """Reads GenBank flat files one record at a time: bases, features, topology and taxon.
 
-This module splits the file at its `//` lines, and gb-io parses each record. Memory is therefore bounded by one record,
-a missing `//` is detected, and an error can name its record. gb-io alone would accept a truncated file as complete.
+The file is split at its `//` lines, so memory is bounded by one record, a missing `//` is detected, and an error can
+name its record. Of a record's header only the lines that are used are read, so that others may be missing or odd.
 """
 
-import io
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-import gb_io
 import numpy as np
 
 from data_pipeline.errors import DOWNLOAD_AGAIN, DamagedFileError, FormatError, located, one_line
 from data_pipeline.formats import fasta, feature_table, stream
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.record import Feature, Record, Segment
+from data_pipeline.sequence.record import LONGER, Feature, Record, Segment
 
 _PLASTIDS = ("plastid", "chloroplast", "chromoplast", "leucoplast", "proplastid", "apicoplast", "cyanelle")
 # The first name found in the lineage decides, so narrow taxa come before the wider ones that include them.
@@ -39,6 +37,11 @@ _DIVISION_TAXA = {
     "VRL": "vir",
     "PHG": "vir",
 }
+_LOCUS = re.compile(rb"LOCUS[ \t]+(?:(\S.*?)[ \t]+)?(\d{1,15})[ \t]+(bp|aa|rc)\b(.*)", re.IGNORECASE)
+_ORGANISM = re.compile(rb"^ +ORGANISM[ \t]+(.*(?:\n {12}.*)*)", re.MULTILINE)
+_NOT_LETTERS = b" \t\r\n0123456789"
+_UNREADABLE = (Segment(0, -1, 1),)
+ODD_QUALIFIERS = "features with a qualifier that cannot be read"  # in `Record.notes`
 
 
 def read(
@@ -51,14 +54,14 @@ def read(
 
     `kinds` limits the features returned, and `qualifiers` the qualifiers read of them. `progress` is called with the
     number of bytes of the file read since the last call. A location that cannot be parsed becomes a segment that ends
-    before it starts.
+    before it starts. A record without sequence, such as the master of a WGS project, has no bases.
 
     Raises:
-      FileError, DamagedFileError: as `stream.chunks`; also for a record without its `//`, with a number of bases other
-        than on its LOCUS line, or with sequence lines out of order.
-      FormatError: the file is not GenBank, a record is a protein or contains letters that are not IUPAC nucleotides,
-        or a feature table is not aligned to its columns or has an unclosed quote. All of these errors name the file,
-        and the record if one has been read.
+      FileError, DamagedFileError: as `stream.chunks`; also for a record without its `//`, with fewer bases than on its
+        LOCUS line (or more, if it is circular or they are not numbered), or with sequence lines out of order.
+      FormatError: the file is not GenBank, a record has no name, is a protein or contains letters that are not IUPAC
+        nucleotides, or a feature table is not aligned to its columns or has an unclosed quote. All of these errors name
+        the file, and the record if one has been read.
     """
     number = 0
     for text in _texts(Path(path), progress or (lambda count: None)):
@@ -165,109 +168,93 @@ def _locus_name(text: bytes | bytearray) -> str | None:
 
 
 def _parse(text: bytearray, kinds: Collection[str] | None, qualifiers: Collection[str] | None) -> Record:
-    locus = text[: text.find(b"\n")].split()
-    if b"aa" in locus[2:5]:
+    locus = _LOCUS.match(text)
+    if locus is None:
+        raise FormatError("its LOCUS line cannot be parsed: it needs a length in bp", field="LOCUS")
+    name, length, unit, rest = locus.groups()
+    if unit.lower() == b"aa":
         raise FormatError("is a protein record", remedy="give nucleotide records")
+    words = rest.upper().split()
+    circular, division = (
+        b"CIRCULAR" in words,
+        next((x.decode() for x in words if x.decode("latin-1") in _DIVISION_TAXA), ""),
+    )
     origin = text.find(b"\nORIGIN")
-    below = text.find(b"\n", origin + 1)
-    if origin >= 0 and text[below : below + 80].strip() == b"//":
-        text = text[:origin] + b"\n//\n"  # no sequence after ORIGIN: gb-io rejects an empty ORIGIN
-        origin = -1
-    if origin >= 0:
-        _check_order(text, below + 1)
     header = _utf8(bytes(memoryview(text)[: origin + 1 if origin >= 0 else len(text)]))
     if b"\r" in header:
         header = header.replace(b"\r\n", b"\n")
-    table, begin, end = feature_table.read(header)
-    table = [row for row in table if kinds is None or row.kind in kinds or row.kind == "source"]
-    intervals = [feature_table.plain(row.location) for row in table]
-    # gb-io parses the record, and only those locations that are more than a plain span.
-    others = [
-        feature_table.certain(row.location) for row, interval in zip(table, intervals, strict=True) if interval is None
-    ]
-    queried = [
-        b"     source          %s\n" % location
-        for location in (b"1", *others)  # it rejects an empty table
-        if feature_table.is_location(location)
-    ]
-    if begin == len(header):
-        queried = []  # the record has no table
-    text = b"".join(
-        [header[:begin], *queried, header[end:], memoryview(text)[origin + 1 if origin >= 0 else len(text) :]]
-    )
-    try:
-        records = gb_io.load(io.BytesIO(text))
-    except (RuntimeError, NotImplementedError, ValueError) as error:
-        cause = one_line(error).removeprefix("parser failed: ").removeprefix("Syntax error: ")
-        if length := re.search(r"Got (\d+) bytes of sequence, LOCUS promised (\d+)", cause):
+    table, begin, _ = feature_table.read(header)
+    notes = {ODD_QUALIFIERS: odd} if (odd := sum(row.odd for row in table)) else {}
+    codes, lower_case, numbered = _sequence(text, origin)
+    declared = int(length) if unit.lower() == b"bp" else 0  # the master of a WGS project declares records
+    if len(codes) and len(codes) != declared:
+        if len(codes) < declared or circular or not numbered:
             raise DamagedFileError(
-                f"has {length[1]} bases, but its LOCUS line declares {length[2]}", remedy=DOWNLOAD_AGAIN
-            ) from None
-        raise FormatError(f"is not a valid GenBank record: {cause}", remedy=DOWNLOAD_AGAIN) from None
-    if len(records) != 1 or records[0].length is None:
-        raise FormatError("its LOCUS line cannot be parsed", field="LOCUS")
-    record = records[0]
-    sequence = bytes(record.sequence)
-    accession = _accession(record)
-    if sequence.islower() or sequence.isupper():  # true of most records, and fast to test
-        lower_case = np.zeros((0, 2), np.int64)
-    else:
-        lower_case = fasta.soft_masked(bases.runs(np.frombuffer(sequence, np.uint8) >= ord("a")), len(sequence))
-    codes = sequence.translate(fasta.CODES)
-    if (at := codes.find(fasta.OUTSIDE)) >= 0:
-        letter = one_line(sequence[at : at + 1].decode("latin-1"))
-        raise FormatError(
-            f"at position {at + 1} is not a nucleotide letter", field="base", value=letter, remedy=DOWNLOAD_AGAIN
-        )
-    if len(record.features) != len(queried):
-        raise FormatError("its feature table cannot be parsed", field="FEATURES", remedy=DOWNLOAD_AGAIN)
-    features, source, read_by_gb_io, other = [], None, iter(record.features[1:]), iter(others)
-    circular, length = record.circular, record.length
-    for row, interval in zip(table, intervals, strict=True):
-        if interval is None:
-            segments = (_UNREADABLE,)
-            if feature_table.is_location(next(other)):
-                segments = tuple(_segments(next(read_by_gb_io).location, accession, circular, length))
-        elif circular and 0 < interval[1] <= interval[0] < length:  # across the origin
-            segments = (Segment(interval[0], length, interval[2]), Segment(0, interval[1], interval[2]))[:: interval[2]]
-        else:
-            segments = (Segment(*interval),)
+                f"has {len(codes)} bases, but its LOCUS line declares {declared}",
+                remedy=DOWNLOAD_AGAIN if len(codes) < declared else None,
+            )
+        notes[LONGER] = 1
+        declared = len(codes)
+    accession = _accession(header[:begin], name)
+    features, source = [], None
+    for row in table:
         if row.kind == "source" and source is None:
             source = feature_table.qualifiers(row)
         if kinds is None or row.kind in kinds:
-            features.append(Feature(row.kind, segments, feature_table.qualifiers(row, qualifiers)))
+            segments = feature_table.segments(row.location, accession, declared if circular else None)
+            features.append(Feature(row.kind, segments or _UNREADABLE, feature_table.qualifiers(row, qualifiers)))
     source = source or {}
-    organism, lineage = _organism(record)
+    organism, lineage = _organism(header[:begin])
     return Record(
         accession=accession,
-        declared_length=record.length,
-        codes=np.frombuffer(codes, np.uint8),
+        declared_length=declared,
+        codes=codes,
         lower_case=lower_case,
-        circular=record.circular,
-        division=record.division or "",
+        circular=circular,
+        division=division,
         organism=organism,
         lineage=lineage,
-        taxon=taxon_of(source.get("organelle", ("",))[0], "plasmid" in source, lineage, record.division),
+        taxon=taxon_of(source.get("organelle", ("",))[0], "plasmid" in source, lineage, division),
         features=tuple(features),
         taxon_id=next((x.removeprefix("taxon:") for x in source.get("db_xref", ()) if x.startswith("taxon:")), None),
+        notes=notes,
     )
 
 
-def _check_order(text: bytearray, at: int) -> None:
-    """Raises DamagedFileError if the sequence lines, which give the position of their first base, are out of order.
+def _sequence(text: bytearray, origin: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The codes and the lower-case runs of the sequence after the ORIGIN line, and whether its lines are numbered."""
+    lower_case = np.zeros((0, 2), np.int64)
+    if origin < 0:
+        return np.zeros(0, np.uint8), lower_case, False
+    start = text.find(b"\n", origin + 1) + 1
+    end = text.rfind(b"\n//") + 1
+    numbered = _check_order(text, start, end)
+    lines = bytes(memoryview(text)[start:end])
+    codes = lines.translate(fasta.CODES, _NOT_LETTERS)
+    if (at := codes.find(fasta.OUTSIDE)) >= 0:
+        letter = one_line(lines.translate(None, _NOT_LETTERS)[at : at + 1].decode("latin-1"))
+        raise FormatError(f"at position {at + 1} is not a nucleotide letter", field="base", value=letter)
+    if not (lines.islower() or lines.isupper()):  # not true of most records, and fast to test
+        letters = np.frombuffer(lines.translate(None, _NOT_LETTERS), np.uint8)
+        lower_case = fasta.soft_masked(bases.runs(letters >= ord("a")), len(letters))
+    return np.frombuffer(codes, np.uint8), lower_case, numbered
 
-    Only the usual layout is checked (a nine-digit position and six blocks of ten bases). gb-io counts the bases but
-    ignores the positions.
+
+def _check_order(text: bytearray, start: int, end: int) -> bool:
+    """Whether each sequence line begins with the position of its first base.
+
+    Only the usual layout is checked (a nine-digit position and six blocks of ten bases). Raises DamagedFileError if its
+    lines are out of order.
     """
-    width = text.find(b"\n", at) + 1 - at
+    width = text.find(b"\n", start) + 1 - start
     if width not in (76, 77):
-        return  # a sequence of one short line, or another layout
-    lines = np.frombuffer(text, np.uint8, (text.rfind(b"\n//") + 1 - at) // width * width, at).reshape(-1, width)
+        return False  # a sequence of one short line, or another layout
+    lines = np.frombuffer(text, np.uint8, (end - start) // width * width, start).reshape(-1, width)
     digits = lines[:, :9].copy()
     digits[digits == ord(" ")] = ord("0")
     digits -= ord("0")
     if (lines[:, -1] != ord("\n")).any() or digits.size == 0 or digits.max() > 9:
-        return
+        return False
     first = np.zeros(len(digits), np.int64)
     for column in digits.T:
         first = 10 * first + column
@@ -277,10 +264,11 @@ def _check_order(text: bytearray, at: int) -> None:
         raise DamagedFileError(
             f"a sequence line starts at base {first[number]} instead of {60 * number + 1}", remedy=DOWNLOAD_AGAIN
         )
+    return not len(wrong)
 
 
 def _utf8(header: bytes) -> bytes:
-    """The header as UTF-8 for gb-io, which rejects the Latin-1 of some old records."""
+    """The header as UTF-8, also of old records in Latin-1."""
     if not header.isascii():
         try:
             header.decode()
@@ -289,50 +277,21 @@ def _utf8(header: bytes) -> bytes:
     return header
 
 
-def _accession(record: gb_io.Record) -> str:
+def _accession(header: bytes, name: bytes | None) -> str:
     """accession.version; without VERSION the accession; without that (local annotations) the LOCUS name."""
-    for field in (record.version, record.accession, record.name):
-        words = (field or "").split()  # VERSION may end in "GI:…", and ACCESSION may list secondary accessions
-        if words and words[0] != ".":
-            return words[0]
-    return "unknown"
+    for field in (rb"VERSION", rb"ACCESSION"):
+        match = re.search(rb"^" + field + rb"[ \t]+(\S+)", header, re.MULTILINE)
+        if match and match[1] != b".":
+            return match[1].decode("utf-8", "replace")
+    if name is None:
+        raise FormatError("has no name, ACCESSION or VERSION", field="LOCUS")
+    return name.decode("utf-8", "replace")
 
 
-def _organism(record: gb_io.Record) -> tuple[str, tuple[str, ...]]:
-    lines = ((record.source.organism if record.source else None) or "").split("\n")
+def _organism(header: bytes) -> tuple[str, tuple[str, ...]]:
+    match = _ORGANISM.search(header)
+    lines = [line.strip() for line in match[1].decode("utf-8", "replace").split("\n")] if match else [""]
     # A long organism name wraps; the lineage starts at the first line with a semicolon or a final period.
     first = next((i for i, line in enumerate(lines) if i and (";" in line or line.endswith("."))), len(lines))
     names = " ".join(lines[first:]).rstrip(".").split(";")
     return " ".join(lines[:first]), tuple(name.strip() for name in names if name.strip())
-
-
-_UNREADABLE = Segment(0, -1, 1)
-
-
-def _segments(location: gb_io.Location, accession: str, circular: bool, length: int) -> Iterator[Segment]:
-    """Yields the segments of a location in 5' to 3' order; a span across the origin of a circle becomes two."""
-    if type(location) is gb_io.Range:
-        if circular and 0 < location.end <= location.start < length:
-            yield Segment(location.start, length, 1)
-            yield Segment(0, location.end, 1)
-        else:
-            yield Segment(location.start, location.end, 1)
-    elif isinstance(location, gb_io.Between):
-        yield Segment(location.start + 1, location.start + 1, 1)  # 3^4 lies between two bases: it is empty
-    elif isinstance(location, gb_io.Complement):
-        # gb-io swaps the start and end of a Complement, so they are not used.
-        for segment in reversed(list(_segments(location.location, accession, circular, length))):
-            yield segment._replace(strand=-segment.strand)
-    elif isinstance(location, gb_io.External):
-        name = location.accession
-        if re.fullmatch(r"[<>]\d+", name):  # a lone `<3`
-            yield Segment(int(name[1:]) - 1, int(name[1:]), 1)
-        elif location.location is None:
-            yield Segment(0, 0, 1, name)
-        else:
-            other = None if name == accession else name
-            for segment in _segments(location.location, accession, False, length):
-                yield segment._replace(accession=other)
-    else:  # join, order, bond and one-of: gb-io returns Join for all of them
-        for inner in location.locations:
-            yield from _segments(inner, accession, circular, length)

@@ -5,6 +5,8 @@ streamed, and the lines of each sequence are read back. So the two files may be 
 sequence. `gff_features` interprets the rows and builds features from them.
 """
 
+import collections
+import functools
 import itertools
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -13,10 +15,10 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from data_pipeline.errors import DataError, FormatError, MismatchError, PairingError, one_line
-from data_pipeline.formats import fasta, gff_features, stream
+from data_pipeline.errors import DataError, FormatError, MismatchError, PairingError
+from data_pipeline.formats import contigs, fasta, gff_features, stream
 from data_pipeline.formats.gff_features import Row
-from data_pipeline.sequence.record import Record
+from data_pipeline.sequence.record import LONGER, Record
 
 GENOME_TAXA = {
     "mitochondrion": "mit",
@@ -30,11 +32,19 @@ GENOME_TAXA = {
     "proplastid": "plt",
     "plasmid": "plm",
 }
-_GTF_ATTRIBUTES = re.compile(rb"\s*\w+\s+[^=\s]")
+_GTF_ATTRIBUTES = re.compile(r"\s*\w+\s+[^=\s]")
 _GTF_PAIR = re.compile(r'([^\s;"]+)\s+(?:"([^"]*)"|([^\s;"]+))')
 _COLUMNS = 9
 _OTHER_FASTA = "give the FASTA that it annotates"
 _DIGITS = 30  # at most, of a start and an end together: Python refuses to parse thousands of digits
+_SEQUENCE_REGION = re.compile(rb"##sequence-region\s+(\S+)\s+\d{1,15}\s+(\d{1,15})\s*")
+_GTF_KEYS = gff_features.ATTRIBUTES - {"ID", "Parent"}
+_STRANDS = {b"+": 1, b"-": -1, b".": 1}  # without a strand: read as the forward strand
+_PHASES = (b"0", b"1", b"2", b".")
+# What a record's notes count.
+DIRECTIVES = "##sequence-region directives that cannot be read"
+INVALID_ROWS = "rows without a valid start, end and strand"
+INVALID_PHASES = "CDS rows with an invalid phase"
 
 
 def read(
@@ -48,13 +58,14 @@ def read(
 
     Sequences that the annotation names and the FASTA lacks come last, without bases and features. `kinds` limits the
     features by their GenBank kind, as in `genbank.read`. `scratch` is an empty folder on disk. `progress` is called
-    with the number of bytes of the files read since the last call.
+    with the number of bytes of the files read since the last call. A row without a valid start, end and strand becomes
+    a segment that ends before it starts; `Record.notes` counts these rows and whatever else cannot be used.
 
     Raises:
-      FormatError: with file and line: a row without nine columns; a start or end that is not a number, is below 1, is
-        out of order or exceeds the sequence (except across the origin of a circular one); an invalid strand or phase;
-        a feature that is its own ancestor.
-      MismatchError: the annotation and the FASTA have no sequence in common, or contradict each other.
+      FormatError: with file and line: a row without nine columns or without the name of a sequence.
+      MismatchError: the annotation and the FASTA have no sequence in common, or contradict each other: two sequences
+        are the same one of the annotation, or a feature or the declared length exceeds the sequence. A feature of a
+        circular sequence may cross the origin, but the declared length must be exact.
       PairingError: there is no FASTA.
       FileError, DamagedFileError, FormatError: as `fasta.read`.
     """
@@ -74,7 +85,7 @@ def read(
     used: dict[str, str] = {}
     try:
         for found in fasta.read(sequence, advance):
-            name = index.find(found.name)
+            name = index.find(found.name, sequence)
             if used.setdefault(name, found.name) != found.name:
                 raise MismatchError(
                     f"and {used[name]!r} are both {name!r} in {annotation}", file=sequence, field="sequence",
@@ -109,35 +120,45 @@ def has_sequences(path: str | Path) -> bool:
 class _Index:
     """The byte ranges of each sequence's rows in the scratch file.
 
-    `names` maps a sequence's name to the (start, end) ranges of its lines, in file order. `lengths` maps it to the
-    length in bases that its `##sequence-region` gives.
+    `names` maps a sequence's name to the (start, end) ranges of its lines, in file order. `lengths` maps it to the line
+    of its `##sequence-region` and the length in bases given there. `notes` counts what cannot be used of the file.
     """
 
     def __init__(self, path: Path, kinds: Collection[str] | None, scratch: Path, progress: Callable[[int], None]):
         self.path, self.rows, self.fasta = path, scratch / "rows", scratch / "sequence.fa"
-        self.gtf: bool | None = None
         self.names: dict[str, list[list[int]]] = {}
-        self.lengths: dict[str, int] = {}
+        self.lengths: dict[str, tuple[int, int]] = {}
+        self.notes: collections.Counter = collections.Counter()
+        self._exact: set[str] | None = None
         with open(self.rows, "wb") as rows:
             self._fill(kinds, rows, progress)
-        self._aliases: dict[str, str | None] = {}
-        for name in self.names:  # None: two names of the annotation share this alias
-            self._aliases[_alias(name)] = None if _alias(name) in self._aliases else name
 
-    def find(self, name: str) -> str:
-        """The annotation's name of a FASTA record: the same name, or it with or without `chr`; else the FASTA's own."""
-        if name in self.names:
-            return name
-        return self._aliases.get(_alias(name)) or name
+    def find(self, name: str, sequence: Path) -> str:
+        """The annotation's name of a record of the FASTA `sequence`, by the rules of `contigs`; else the record's own.
+
+        A name that another record has exactly is that record's.
+        """
+        other = None if name in self.names else self._contigs.find(name)
+        if other is not None and self._exact is None:
+            self._exact = fasta.names(sequence)
+        return name if other is None or other in self._exact else other
+
+    @functools.cached_property
+    def _contigs(self) -> contigs.Contigs:
+        return contigs.Contigs(self.names)
 
     def _fill(self, kinds: Collection[str] | None, rows, progress: Callable[[int], None]) -> None:
-        wanted, known, encoded = None, {}, {}
+        wanted, known, encoded = gff_features.wanted_types(kinds), {}, {}
         last, ranges, at = None, None, 0
         lines = _lines(self.path, progress, self.fasta)
         for number, line in enumerate(lines, 1):
             if not line or line[0] == 35:  # a comment or directive
-                if line.startswith(b"##sequence-region"):
-                    self._sequence_region(number, line)
+                if match := _SEQUENCE_REGION.fullmatch(line):
+                    name = fasta.accession(unquote(_text(match[1])))
+                    self.names.setdefault(name, [])
+                    self.lengths[name] = number, int(match[2])
+                elif line.startswith(b"##sequence-region"):
+                    self.notes[DIRECTIVES] += 1
                 continue
             columns = line.split(b"\t", 3)
             if len(columns) < 4 or columns[3].count(b"\t") != _COLUMNS - 4:
@@ -153,15 +174,14 @@ class _Index:
                         raise FormatError("is empty", file=self.path, line=number, field="sequence name")
                     encoded[name] = fasta.accession(unquote(_text(name)))
                 last, ranges = name, self.names.setdefault(encoded[name], [])
-            if self.gtf is None and (attributes := line.rsplit(b"\t", 1)[1]).strip() not in (b"", b"."):
-                self.gtf = bool(_GTF_ATTRIBUTES.match(attributes))
             action = known.get(kind)
             if action is None:
-                wanted = wanted or gff_features.wanted_types(kinds, bool(self.gtf))
                 action = known[kind] = wanted(_text(kind))
             if action == gff_features.DROP:
                 continue
             if action == gff_features.LINK and not (b"ID=" in rest and b"Parent=" in rest):
+                continue
+            if action == gff_features.ORPHAN and b"Parent=" in rest:
                 continue
             entry = b"%d\t%s\n" % (number, line)
             rows.write(entry)
@@ -171,83 +191,73 @@ class _Index:
                 ranges.append([at, at + len(entry)])
             at += len(entry)
 
-    def _sequence_region(self, number: int, line: bytes) -> None:
-        words = _text(line).split()
-        if len(words) != 4 or not (words[2].isdecimal() and words[3].isdecimal()) or len(words[3]) > _DIGITS:
-            raise FormatError("must have a name, a start and an end", file=self.path, line=number, field=words[0])
-        name = fasta.accession(unquote(words[1]))
-        self.names.setdefault(name, [])
-        self.lengths[name] = int(words[3])
-
-    def read_rows(self, name: str) -> Iterator[Row]:
-        """Yields the rows of a sequence in file order."""
+    def read_rows(self, name: str, notes: collections.Counter) -> Iterator[Row]:
+        """Yields the rows of a sequence in file order; counts in `notes` what cannot be read of them."""
         if not self.names.get(name):
             return
-        attributes = _gtf_attributes if self.gtf else _gff_attributes
         with open(self.rows, "rb") as rows:
-            for start, end in self.names[name]:
-                rows.seek(start)
-                at = start
-                while at < end:
+            for begin, end_of_range in self.names[name]:
+                rows.seek(begin)
+                at = begin
+                while at < end_of_range:
                     line = rows.readline()
                     at += len(line)
-                    number, _, _, kind, first, last, _, strand, phase, text = line[:-1].split(b"\t")
+                    number, _, source, kind, first, last, _, strand, phase, text = line[:-1].split(b"\t")
+                    kind = _text(kind)
                     whole = first.isdigit() and last.isdigit() and len(first + last) <= _DIGITS
-                    if not (whole and 1 <= int(first) <= int(last)):
-                        interval = one_line(f"{first.decode('latin-1')}..{last.decode('latin-1')}")
-                        raise self._invalid(number, "start..end", interval, "must be numbers with 1 <= start <= end")
-                    if strand not in _STRANDS:
-                        raise self._invalid(number, "strand", strand.decode("latin-1"), "must be one of + - .")
-                    if phase not in _PHASES:
-                        raise self._invalid(number, "phase", phase.decode("latin-1"), "must be one of 0 1 2 .")
+                    start, end = (int(first) - 1, int(last)) if whole else (0, -1)
+                    if not 0 <= start < end or (strand not in _STRANDS and kind not in gff_features.LANDMARKS):
+                        notes[INVALID_ROWS] += 1
+                        start, end = 0, -1
+                    if kind == "CDS" and phase not in _PHASES:
+                        notes[INVALID_PHASES] += 1
                     yield Row(
                         int(number),
-                        _text(kind),
-                        int(first) - 1,
-                        int(last),
-                        _STRANDS[strand],
+                        source,
+                        kind,
+                        start,
+                        end,
+                        _STRANDS.get(strand, 1),
                         phase.decode("latin-1"),
-                        attributes(_text(text)),
+                        _attributes(_text(text), kind),
                     )
-
-    def _invalid(self, number: bytes, field: str, value: str, problem: str) -> FormatError:
-        return FormatError(problem, file=self.path, line=int(number), field=field, value=value)
-
-
-_STRANDS = {b"+": 1, b"-": -1, b".": 1}  # without a strand: read as the forward strand
-_PHASES = (b"0", b"1", b"2", b".")
 
 
 def _record(index: _Index, name: str, found: fasta.Sequence | None, kinds: Collection[str] | None) -> Record:
     length = None if found is None else len(found.codes)
-    circular, taxon, taxon_id, rows, declared = False, None, None, [], index.lengths.get(name, 0)
-    for row in index.read_rows(name):
-        if row.kind in gff_features.LANDMARKS:
-            if row.attributes.get("Is_circular") == "true":
-                circular = True
-                if length is not None and (row.start, row.end) != (0, length):
-                    raise MismatchError(
-                        f"is a circular sequence of {row.end - row.start} bases here and has {length} in the FASTA",
-                        file=index.path, line=row.line, field="sequence", value=name, remedy=_OTHER_FASTA,
-                    )  # fmt: skip
-            taxon = taxon or GENOME_TAXA.get(row.attributes.get("genome", "").split(":")[0])
-            for reference in row.attributes.get("Dbxref", "").split(","):
-                if reference.startswith("taxon:"):
-                    taxon_id = taxon_id or reference.removeprefix("taxon:")
-        declared = declared if name in index.lengths else max(declared, row.end)
-        rows.append(row)
+    circular, taxon, taxon_id = False, None, None
+    notes, index.notes = index.notes, collections.Counter()  # those of the file are its first record's
+    rows = list(index.read_rows(name, notes))
+    landmarks = [row for row in rows if row.kind in gff_features.LANDMARKS]
+    for row in landmarks:
+        circular = circular or gff_features.flag(row.attributes, "Is_circular")
+        taxon = taxon or GENOME_TAXA.get(row.attributes.get("genome", "").split(":")[0])
+        for reference in gff_features.listed(row.attributes, "Dbxref"):
+            if reference.startswith("taxon:"):
+                taxon_id = taxon_id or reference.removeprefix("taxon:")
+    lengths = [index.lengths[name]] if name in index.lengths else []
+    whole = max((row for row in landmarks if row.start == 0), key=lambda row: row.end, default=None)
+    lengths += [(whole.line, whole.end)] if whole else []
     if found is None:
         codes, lower_case, features = np.zeros(0, np.uint8), np.zeros((0, 2), np.int64), ()
+        declared = lengths[0][1] if name in index.lengths else max((row.end for row in rows), default=0)
     else:
+        codes, lower_case, declared = found.codes, found.lower_case, length
+        for line, end in lengths:
+            if end > length or (circular and end != length):
+                raise MismatchError(
+                    f"has {end} bases here and {length} in the FASTA",
+                    file=index.path, line=line, field="sequence", value=name, remedy=_OTHER_FASTA,
+                )  # fmt: skip
+        if any(end < length for _, end in lengths):
+            notes[LONGER] += 1
         for row in rows:
             if row.end > length and not (circular and row.start < length and row.end - length <= row.start):
                 raise MismatchError(
                     f"exceeds the {length} bases of {found.name}, and no region row declares it circular",
                     file=index.path, line=row.line, field="end", value=row.end, remedy=_OTHER_FASTA,
                 )  # fmt: skip
-        codes, lower_case, declared = found.codes, found.lower_case, length
-        build = gff_features.from_gtf if index.gtf else gff_features.from_gff
-        features = build(index.path, rows, length, kinds)
+        features = gff_features.features(rows, length, circular, kinds, notes)
     return Record(
         accession=name if found is None else found.name,
         declared_length=declared,
@@ -260,6 +270,7 @@ def _record(index: _Index, name: str, found: fasta.Sequence | None, kinds: Colle
         taxon=taxon,
         features=features,
         taxon_id=taxon_id,
+        notes=notes,
     )
 
 
@@ -280,29 +291,27 @@ def _lines(path: Path, progress: Callable[[int], None], sequences: Path) -> Iter
             yield line[:-1] if line.endswith(b"\r") else line
 
 
-def _gff_attributes(text: str) -> dict[str, str]:
+def _attributes(text: str, kind: str) -> dict[str, str]:
+    """The attributes of a row of GFF3 or GTF, or a bare ID, as AUGUSTUS writes it for genes and transcripts."""
     values = {}
-    for pair in text.split(";"):
-        key, _, value = pair.partition("=")
-        key = key.strip()
-        if key in gff_features.ATTRIBUTES:
-            values[key] = value.strip()
+    if _GTF_ATTRIBUTES.match(text):
+        values["gene_id"] = ""
+        for pair in _GTF_PAIR.finditer(text):
+            if pair[1] in _GTF_KEYS:
+                values[pair[1]] = (pair[2] or pair[3] or "").strip()
+    elif "=" in text:
+        for pair in text.split(";"):
+            key, _, value = pair.partition("=")
+            key = key.strip()
+            if key in gff_features.ATTRIBUTES:
+                values[key] = value.strip()
+    elif (name := text.strip(" ;")) not in ("", "."):
+        values = {"gene_id": name} if gff_features.is_gene(kind) else {"gene_id": "", "transcript_id": name}
+    if "%" in text:
+        for key in values.keys() - gff_features.LISTS:
+            values[key] = gff_features.decoded(values[key])
     return values
-
-
-def _gtf_attributes(text: str) -> dict[str, str]:
-    return {
-        pair[1]: (pair[2] or pair[3] or "").strip()
-        for pair in _GTF_PAIR.finditer(text)
-        if pair[1] in gff_features.ATTRIBUTES
-    }
 
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
-
-
-def _alias(name: str) -> str:
-    """The common form of a chromosome name: `1` for `chr1` and `1`, `M` for `chrM` and `MT`."""
-    short = name[3:] if name[:3].lower() == "chr" else name
-    return "M" if short.upper() == "MT" else short

@@ -1,20 +1,25 @@
 """Translates the rows of GFF3 and GTF files into features with GenBank's kinds and qualifiers.
 
 Rows that share an ID are one feature of several segments. A feature belongs to the gene found by following its Parents;
-a feature with several such genes is returned once for each. In GTF, gene_id and transcript_id replace ID and Parent.
+a feature with several such genes is returned once for each. In GTF, gene_id and transcript_id replace ID and Parent,
+decided row by row, as a file may have rows of several tools. There, a gene without a row is a cluster of overlapping
+transcripts.
+
+An ID may be unique only within its source (column 2), or occur at several loci. So the rows of a gene's ID are one gene
+only if they have one source and overlap, are numbered (`part`), trans-spliced, or meet at the origin of a circle; a row
+below such genes belongs to the nearest one, of its own source if there is one.
 """
 
+import bisect
 import collections
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from data_pipeline.errors import FormatError
 from data_pipeline.sequence.record import Feature, Segment
 
-DROP, KEEP, LINK = range(3)  # LINK: kept for its ID and Parent, if it has both
+DROP, KEEP, LINK, ORPHAN = range(4)  # LINK: kept for its ID and Parent, if it has both; ORPHAN: kept without a Parent
 _LANDMARKS = """
     region chromosome supercontig scaffold contig plasmid mitochondrial_chromosome chloroplast_chromosome
     nuclear_chromosome linear_chromosome circular_chromosome primary_assembly databank_entry
@@ -57,20 +62,30 @@ REGULATORY = {
 _CODED = frozenset(("CDS", "stop_codon"))
 _UTRS = ("five_prime_UTR", "three_prime_UTR", "five_prime_utr", "three_prime_utr", "UTR", "5UTR", "3UTR")
 _EXONS = frozenset(("exon", *_UTRS))
+_UNLINKED = LANDMARKS | REGULATORY.keys()  # of no gene
 _MAX_LEVELS = 50
+_CODON_START = {"0": "1", "1": "2", "2": "3", ".": "1"}  # GenBank's, by phase
 _NEVER = frozenset(("intron", "start_codon", "Selenocysteine", "transcript_region", "match_part", "exon_junction"))
 _BIOTYPES = ("transcript_biotype", "transcript_type", "biotype", "gene_biotype", "gene_type")
 # Qualifiers that have the same name in both formats.
 _SAME = ("locus_tag", "product", "transl_table", "protein_id", "pseudogene")
-ATTRIBUTES = frozenset(
-    ("ID", "Parent", "Name", "gene", "gene_name", "gene_id", "transcript_id", "locus", "part", "Is_circular", "genome")
-) | {"Dbxref", "exception", "transl_except", "pseudo", "regulatory_class", *_SAME, *_BIOTYPES}
+_FLAGS = ("pseudo", "trans_splicing", "ribosomal_slippage")  # the same, without a value
+LISTS = frozenset(("Parent", "Dbxref", "exception", "transl_except"))  # separated by commas, decoded by `listed`
+_OWN = "ID Name gene gene_name gene_id transcript_id locus part exon_number Is_circular genome regulatory_class"
+ATTRIBUTES = frozenset((*_OWN.split(), *LISTS, *_SAME, *_FLAGS, *_BIOTYPES))
+SHARED_ID = "genes whose ID other loci or sources have too"
+NO_ID = "rows without gene_id and transcript_id"
+CYCLE = "Parents that lead back to themselves, or too far"
 
 
 class Row(NamedTuple):
-    """A row: 0-based half-open on its sequence (`end` beyond the length: across the origin); attributes as written."""
+    """A row: 0-based half-open on its sequence. `end` beyond the length is across the origin, `end` below 0 unreadable.
+
+    The values of `attributes` are decoded, except LISTS. Those of a GTF row have a gene_id, but neither ID nor Parent.
+    """
 
     line: int
+    source: bytes
     kind: str
     start: int
     end: int
@@ -84,12 +99,27 @@ def is_gene(kind: str) -> bool:
     return kind == "gene" or kind.endswith(("_gene", "pseudogene"))
 
 
-def wanted_types(kinds: Collection[str] | None, gtf: bool) -> Callable[[str], int]:
+def flag(values: dict[str, str], key: str) -> bool:
+    """Whether an attribute is set: `pseudo=true`, but also `pseudo=`, `pseudo` and `pseudo=_no_value`."""
+    return key in values and values[key].lower() not in ("false", "no", "0")
+
+
+def listed(values: dict[str, str], key: str) -> tuple[str, ...]:
+    """The values of one of LISTS."""
+    return tuple(decoded(value) for value in values.get(key, "").split(",") if value)
+
+
+def decoded(value: str) -> str:
+    """A value without percent-encoding."""
+    return unquote(value) if "%" in value else value
+
+
+def wanted_types(kinds: Collection[str] | None) -> Callable[[str], int]:
     """Returns a function that maps a row's type to an action, for the GenBank `kinds` wanted (None: all)."""
     every = kinds is None
     genes = every or any(kind != "regulatory" for kind in kinds)
     coded = every or bool({"gene", "CDS", "mRNA", "misc_RNA"} & set(kinds))
-    exons = every or gtf or "mRNA" in kinds  # a GTF may describe a gene by its exons alone
+    exons = every or "mRNA" in kinds
 
     def action(kind: str) -> int:
         if kind in LANDMARKS:
@@ -101,70 +131,177 @@ def wanted_types(kinds: Collection[str] | None, gtf: bool) -> Callable[[str], in
         if kind in _CODED:
             return KEEP if coded else DROP
         if kind in _EXONS:
-            return KEEP if exons else DROP
+            return KEEP if exons else ORPHAN  # a GTF may describe a gene by its exons alone
         return KEEP if is_gene(kind) or kind in RNA else LINK
 
     return action
 
 
-def from_gff(path: Path, rows: list[Row], length: int, kinds: Collection[str] | None) -> tuple[Feature, ...]:
-    """The features of one sequence of `length` bases from its GFF3 rows, in row order; `path` is for error messages."""
-    parents = {row.line: _parents(row) for row in rows}
-    return _Builder(path, rows, parents, length, kinds).features()
+def features(
+    rows: list[Row], length: int, circular: bool, kinds: Collection[str] | None, notes: collections.Counter
+) -> tuple[Feature, ...]:
+    """The features of one sequence of `length` bases from its rows, in row order; counts in `notes` what is unusual."""
+    parents = _linked(rows, notes)
+    by_id = _separated(rows, parents, length if circular else None, notes)
+    return _Builder(rows, parents, by_id, length, circular, notes).features(kinds)
 
 
-def from_gtf(path: Path, rows: list[Row], length: int, kinds: Collection[str] | None) -> tuple[Feature, ...]:
-    """The features of one sequence from its GTF rows; adds rows for genes and transcripts that have none."""
-    parents = {}
+def _linked(rows: list[Row], notes: collections.Counter) -> dict[int, tuple[str, ...]]:
+    """The Parents of each row by its line. GTF rows get an ID too; missing rows of genes and transcripts are added."""
+    parents, loose, gene_of = {}, [], {}
     for row in rows:
-        gene, transcript = row.attributes.get("gene_id", ""), row.attributes.get("transcript_id", "")
-        if row.kind in LANDMARKS or row.kind in REGULATORY:
-            parents[row.line] = ()
-        elif is_gene(row.kind):
-            row.attributes["ID"] = gene
-            parents[row.line] = ()
-        elif not gene:
-            raise FormatError(
-                f"is missing in this {row.kind} row", file=path, line=row.line, field="gene_id",
-                remedy="give every row of a GTF file a gene_id",
-            )  # fmt: skip
-        elif row.kind in RNA and transcript:
-            row.attributes["ID"] = "\t" + transcript  # genes and transcripts may have the same name
-            parents[row.line] = (gene,)
+        values = row.attributes
+        if "gene_id" not in values or "ID" in values or "Parent" in values or row.kind in _UNLINKED:
+            parents[row.line] = listed(values, "Parent") if "Parent" in values else ()
+            continue
+        loose.append(row)
+        if values["gene_id"]:
+            gene_of.setdefault(values.get("transcript_id"), values["gene_id"])
+    if not loose:
+        return parents
+    named = {row.attributes.get("ID") for row in rows}
+    for row in loose:
+        values = row.attributes
+        transcript = values.get("transcript_id", "")
+        gene = values["gene_id"] = values["gene_id"] or gene_of.get(transcript, "")
+        # Not the name alone: genes may share a transcript's name, and a gene may have that of its transcript.
+        name = transcript if transcript in named else f"{gene}\t{transcript}"
+        if is_gene(row.kind):
+            values["ID"], parents[row.line] = gene, ()
+        elif not gene and not transcript:
+            notes[NO_ID] += 1
+        elif row.kind in RNA:
+            values["ID"], parents[row.line] = name if transcript else "", (gene,) if gene else ()
         else:
-            parents[row.line] = ("\t" + transcript,) if transcript else (gene,)
-    _supply(rows, parents, lambda row: row.attributes.get("gene_id"), "gene", is_gene)
-    _supply(rows, parents, lambda row: row.attributes.get("transcript_id"), "transcript", RNA.__contains__)
-    return _Builder(path, rows, parents, length, kinds).features()
+            parents[row.line] = (name,)
+    rows[:] = [row for row in rows if row.line in parents]
+    _supply(rows, parents, [row for row in loose if row.line in parents])
+    return parents
 
 
-def _supply(rows: list[Row], parents: dict, key: Callable[[Row], str | None], kind: str, has_row: Callable) -> None:
-    """Adds a row of type `kind`, the outer span on each strand, for every key without a row of that type."""
-    present = {key(row) for row in rows if has_row(row.kind)}
-    groups = collections.defaultdict(list)
+def _supply(rows: list[Row], parents: dict[int, tuple[str, ...]], loose: list[Row]) -> None:
+    """Adds the transcripts and genes that GTF rows name and that have no row."""
+    present = {row.attributes.get("ID") for row in rows}
+    line = max(parents, default=0)  # those of the new rows are not lines of the file
+
+    def add(kind: str, name: str, above: tuple[str, ...], group: list[Row]) -> None:
+        kept = {key: value for key, value in group[0].attributes.items() if key not in ("product", "protein_id")}
+        readable = all(row.start < row.end for row in group)
+        start, end = (min(row.start for row in group), max(row.end for row in group)) if readable else (0, -1)
+        rows.append(
+            Row(line + len(rows), group[0].source, kind, start, end, group[0].strand, ".", {**kept, "ID": name})
+        )
+        parents[rows[-1].line] = above
+
+    transcripts, genes = collections.defaultdict(list), collections.defaultdict(list)
+    for row in loose:
+        for name in parents[row.line]:
+            if row.kind not in RNA and name not in present:
+                transcripts[name, row.strand, row.source].append(row)
+    first = len(rows)
+    for (name, *_), group in transcripts.items():
+        gene = group[0].attributes["gene_id"]
+        add("transcript", name, (gene,) if gene else (), group)
+    for row in (*loose, *rows[first:]):
+        for name in parents[row.line]:
+            if row.kind in RNA and name not in present:
+                genes[name, row.strand].append(row)
+    for (name, _), group in genes.items():
+        for locus in _overlapping(group):
+            add("gene", name, (), locus)
+
+
+def _separated(
+    rows: list[Row], parents: dict[int, tuple[str, ...]], circle: int | None, notes: collections.Counter
+) -> dict[str, list[Row]]:
+    """The rows of each ID. An ID that several loci or sources share gets a suffix, in their rows and in `parents`."""
+    by_id = _by_id(rows)
+    loci: dict[str, dict[tuple, list[tuple[int, int, str]]]] = collections.defaultdict(dict)
+    for name, found in by_id.items():
+        if len(found) > 1:
+            genes = [row for row in found if is_gene(row.kind)]
+            groups = _loci(genes or [row for row in found if not parents[row.line]], circle)
+            if len(groups) > 1:
+                notes[SHARED_ID] += len(groups)
+                for number, group in enumerate(groups):
+                    place = (
+                        min(row.start for row in group),
+                        max(row.end for row in group),
+                        f"\n{number}" if number else "",
+                    )
+                    loci[name].setdefault((group[0].source, group[0].strand), []).append(place)
+    if not loci:
+        return by_id
+
+    def suffix(name: str, row: Row) -> str:
+        """That of the locus, nearest to the row, of the gene that `name` is or belongs to."""
+        for _ in range(_MAX_LEVELS):
+            if name in loci:
+                own = min(loci[name], key=lambda group: (group[0] != row.source, group[1] != row.strand))
+                places = loci[name][own]
+                at = bisect.bisect(places, row.start, key=lambda place: place[0])
+                near = places[max(0, at - 1) : at + 1]
+                return min(near, key=lambda place: max(0, place[0] - row.end, row.start - place[1]))[2]
+            if name not in by_id or not parents[by_id[name][0].line]:
+                break
+            name = parents[by_id[name][0].line][0]
+        return ""
+
+    renamed = {row.line: tuple(name + suffix(name, row) for name in parents[row.line]) for row in rows}
     for row in rows:
-        if key(row) and key(row) not in present and row.kind not in LANDMARKS and not is_gene(row.kind):
-            groups[key(row), row.strand].append(row)
-    for number, ((name, strand), group) in enumerate(groups.items(), 1):
-        first = group[0]
-        gene = kind == "gene"
-        kept = {k: v for k, v in first.attributes.items() if k not in ("product", "protein_id", "ID")}
-        line = min(parents) - number if parents else -number  # not a line of the file
-        start, end = min(row.start for row in group), max(row.end for row in group)
-        rows.append(Row(line, kind, start, end, strand, ".", {**kept, "ID": name if gene else "\t" + name}))
-        parents[line] = () if gene else (first.attributes["gene_id"],)
+        if name := row.attributes.get("ID"):
+            row.attributes["ID"] = name + suffix(name, row)
+    parents.update(renamed)
+    return _by_id(rows)
+
+
+def _by_id(rows: list[Row]) -> dict[str, list[Row]]:
+    by_id: dict[str, list[Row]] = collections.defaultdict(list)
+    for row in rows:
+        if name := row.attributes.get("ID"):
+            by_id[name].append(row)
+    return by_id
+
+
+def _loci(rows: list[Row], circle: int | None) -> list[list[Row]]:
+    """The rows of one ID by source, and those of a gene by locus."""
+    sources, found = collections.defaultdict(list), []
+    for row in rows:
+        sources[row.source].append(row)
+    for group in sources.values():
+        joined = any("part" in row.attributes or _trans_spliced(row) for row in group)
+        over_origin = any(row.start == 0 for row in group) and any(row.end == circle for row in group)
+        if joined or over_origin or not is_gene(group[0].kind):
+            found.append(group)
+        else:
+            for strand in (1, -1):
+                found += _overlapping(row for row in group if row.strand == strand)
+    return found
+
+
+def _overlapping(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows in groups that overlap, by position."""
+    found, end = [], 0
+    for row in sorted(rows, key=lambda row: row.start):
+        if found and row.start < end:
+            found[-1].append(row)
+            end = max(end, row.end)
+        else:
+            found.append([row])
+            end = row.end
+    return found
 
 
 class _Builder:
     """Builds the features of one sequence from its rows, linked by their IDs."""
 
-    def __init__(self, path: Path, rows: list[Row], parents: dict, length: int, kinds: Collection[str] | None):
-        self.path, self.rows, self.parents, self.length, self.kinds = path, rows, parents, length, kinds
-        self.by_id: dict[str, list[Row]] = collections.defaultdict(list)
+    def __init__(
+        self, rows: list[Row], parents: dict, by_id: dict, length: int, circular: bool, notes: collections.Counter
+    ):
+        self.rows, self.parents, self.by_id, self.notes = rows, parents, by_id, notes
+        self.length, self.circular = length, circular
         self.children: dict[str, list[Row]] = collections.defaultdict(list)
         for row in rows:
-            if name := row.attributes.get("ID"):
-                self.by_id[name].append(row)
             if row.kind in _CODED or row.kind in _EXONS:
                 for parent in parents[row.line]:
                     self.children[parent].append(row)
@@ -173,56 +310,54 @@ class _Builder:
             gene for row in rows if is_gene(row.kind) and _is_pseudo(row) for gene in self._pseudo_genes(row)
         }
 
-    def features(self) -> tuple[Feature, ...]:
+    def features(self, kinds: Collection[str] | None) -> tuple[Feature, ...]:
         """All features of the kinds wanted."""
-        found = []
-        for kind, rows in self._groups():
-            if self.kinds is None or kind in self.kinds:
-                genes = (self._gene_id(rows[0]),) if kind == "gene" else self._genes(rows[0]) or (None,)
-                segments = self._segments(kind, rows)
-                found += [Feature(kind, segments, self._qualifiers(kind, rows, gene), gene) for gene in genes]
-        return tuple(found)
+        found = sorted(self._groups(kinds), key=lambda group: group[1][0].line)
+        return tuple(
+            Feature(kind, self._segments(kind, rows), self._qualifiers(kind, rows, gene), gene)
+            for kind, rows, genes in found
+            for gene in genes or (None,)
+        )
 
-    def _groups(self) -> Iterator[tuple[str, list[Row]]]:
-        """Yields the GenBank kind and the rows of each feature."""
+    def _groups(self, kinds: Collection[str] | None) -> Iterator[tuple[str, list[Row], Iterable[str]]]:
+        """Yields the GenBank kind, the rows and the genes of each feature."""
         groups: dict[object, list[Row]] = collections.defaultdict(list)
-        coded: dict[str, list[object]] = collections.defaultdict(list)
+        coded: dict[str | None, dict] = collections.defaultdict(lambda: collections.defaultdict(list))
         for row in self.rows:
             if row.kind in LANDMARKS or row.kind in _EXONS or row.kind == "stop_codon":
                 continue
             kind = self._kind(row)
-            if kind is None:
+            if kind is None or not (kinds is None or kind in kinds):
                 continue
             name = row.attributes.get("ID")
             if kind != "CDS":
-                groups[(kind, row.kind, name or row.line)].append(row)
-            elif name:
-                key = (kind, name)
-                if key not in groups:
-                    for parent in self.parents[row.line]:
-                        coded[parent].append(key)
-                groups[key].append(row)
+                groups[kind, row.kind, name or row.line].append(row)
+            elif self.parents[row.line]:
+                for parent in self.parents[row.line]:
+                    coded[parent][name or row.source].append(row)
             else:
-                for parent in self.parents[row.line] or (row.line,):
-                    groups[kind, None, parent].append(row)
-        for parent, keys in coded.items():
-            self._join_numbered(parent, keys, groups)
-        for key, rows in groups.items():
-            yield key[0], rows
+                coded[None][name or row.line].append(row)
+        for (kind, *_), rows in groups.items():
+            genes = (self._gene_id(rows[0]),) if kind == "gene" else self._genes(rows[0])
+            yield kind, rows, genes
+        coding: dict[tuple, tuple[list[Row], dict[str, None]]] = {}
+        for parent, named in coded.items():
+            for rows in self._joined(parent, list(named.values())):
+                rows = self._with_stop_codons(rows, parent)
+                places = tuple((row.line, row.start, row.end) for row in rows)
+                genes = dict.fromkeys(self._ancestor_genes(parent, ()))
+                coding.setdefault(places, (rows, {}))[1].update(genes)  # once if several transcripts have it
+        for rows, genes in coding.values():
+            yield "CDS", rows, genes
 
-    def _join_numbered(self, parent: str, keys: list[object], groups: dict) -> None:
-        """Joins a transcript's CDS rows if each has its own ID and none overlap: the IDs then number its exons."""
-        if len(keys) < 2 or any(is_gene(row.kind) for row in self.by_id[parent]) or parent not in self.by_id:
-            return
-        rows = [row for key in keys for row in groups.get(key, ())]
-        if len(rows) != len(keys) or any(self.parents[row.line] != (parent,) for row in rows):
-            return
-        along = sorted(rows, key=lambda row: row.start)
-        if any(before.end > after.start for before, after in itertools.pairwise(along)):
-            return
-        groups[keys[0]] = rows
-        for key in keys[1:]:
-            del groups[key]
+    def _joined(self, parent: str | None, groups: list[list[Row]]) -> list[list[Row]]:
+        """The CDS rows of a parent by ID; joined if the IDs number the exons of one CDS: one row each, no overlap."""
+        single = len(groups) > 1 and all(len(rows) == 1 for rows in groups)
+        above = self.by_id.get(parent, ())
+        if not single or not above or any(is_gene(row.kind) for row in above):
+            return groups
+        rows = [row for [row] in groups]
+        return [rows] if len(_overlapping(rows)) == len(rows) else groups
 
     def _kind(self, row: Row) -> str | None:
         """A row's GenBank kind; None if it has none that is used here."""
@@ -250,13 +385,13 @@ class _Builder:
             return self._ancestor_genes(parents[0], ())
         return tuple(dict.fromkeys(gene for parent in parents for gene in self._ancestor_genes(parent, ())))
 
-    def _ancestor_genes(self, name: str, below: tuple[str, ...]) -> tuple[str, ...]:
+    def _ancestor_genes(self, name: str | None, below: tuple[str, ...]) -> tuple[str, ...]:
         """The genes that the feature `name` is or belongs to; `below` are the features followed to reach it."""
         if name not in self._genes_of:
             row = next(iter(self.by_id.get(name, ())), None)
             if name in below or len(below) > _MAX_LEVELS:
-                fault = "is its own ancestor" if name in below else f"is nested more than {_MAX_LEVELS} levels deep"
-                raise FormatError(f"{fault} by Parent", file=self.path, line=row.line, field="ID", value=name)
+                self.notes[CYCLE] += 1
+                return ()
             if row is None:
                 genes = ()
             elif is_gene(row.kind) and not (row.kind.endswith("pseudogene") and self.parents[row.line]):
@@ -275,10 +410,7 @@ class _Builder:
         return self._genes(row) or (self._gene_id(row),)
 
     def _segments(self, kind: str, rows: list[Row]) -> tuple[Segment, ...]:
-        if kind == "mRNA":
-            rows = self._exons(rows)
-        elif kind == "CDS":
-            rows = self._with_stop_codons(rows)
+        rows = self._exons(rows) if kind == "mRNA" else rows
         return tuple(segment for row in self._ordered(rows) for segment in self._unrolled(row))
 
     def _exons(self, rows: list[Row]) -> list[Row]:
@@ -286,10 +418,10 @@ class _Builder:
         children = self.children.get(rows[0].attributes.get("ID", ""), ())
         return [row for row in children if row.kind == "exon"] or _merged(children) or rows
 
-    def _with_stop_codons(self, rows: list[Row]) -> list[Row]:
+    def _with_stop_codons(self, rows: list[Row], parent: str | None) -> list[Row]:
         """A CDS with its stop codon, which GTF gives in a separate row."""
         whole = list(rows)
-        for stop in (row for name in self.parents[rows[0].line] for row in self.children[name]):
+        for stop in self.children.get(parent, ()):
             if stop.kind != "stop_codon" or any(row.start <= stop.start and stop.end <= row.end for row in rows):
                 continue
             for at, row in enumerate(whole):
@@ -304,21 +436,17 @@ class _Builder:
         """The rows of one feature, 5' to 3'."""
         if len(rows) == 1:
             return rows
-        if len({row.strand for row in rows}) > 1 or _trans_spliced(rows[0]):
-            if all("part" in row.attributes for row in rows):
-                return sorted(rows, key=lambda row: _part_number(row.attributes["part"]))
-            return rows  # in file order
+        if len({row.strand for row in rows}) > 1 or any(_trans_spliced(row) for row in rows):
+            numbers = [_number(row) for row in rows]
+            return sorted(rows, key=_number) if all(numbers) else rows  # in file order
         rows = sorted(rows, key=lambda row: (row.start, row.end))
         over = any(row.end > self.length for row in rows)
-        if over or (rows[0].start == 0 and rows[-1].end == self.length and self._circular()):
+        if over or (rows[0].start == 0 and rows[-1].end == self.length and self.circular):
             # Across the origin of a circle: start after the widest gap.
             gaps = [after.start - before.end for before, after in itertools.pairwise(rows)]
             turn = max(range(len(gaps)), key=gaps.__getitem__) + 1
             rows = rows[turn:] + rows[:turn]
         return rows if rows[0].strand > 0 else rows[::-1]
-
-    def _circular(self) -> bool:
-        return any(row.kind in LANDMARKS and row.attributes.get("Is_circular") == "true" for row in self.rows)
 
     def _unrolled(self, row: Row) -> Iterable[Segment]:
         """A row's segment, or two segments if it crosses the origin."""
@@ -329,58 +457,56 @@ class _Builder:
 
     def _qualifiers(self, kind: str, rows: list[Row], gene: str | None) -> dict[str, tuple[str, ...]]:
         own, values = rows[0].attributes, {}
+        if len(rows) > 1:
+            own = {key: value for row in reversed(rows) for key, value in row.attributes.items()}
         of_gene = own if kind == "gene" else next((r.attributes for r in self.by_id.get(gene or "", ())[:1]), {})
         names = [x.get(key) for x in (own, of_gene) for key in ("gene", "gene_name")]
         names.append(of_gene.get("locus"))
         if of_gene.get("Name") != of_gene.get("locus_tag"):
             names.append(of_gene.get("Name"))
         if name := next(filter(None, names), None):
-            values["gene"] = (_decoded(name),)
+            values["gene"] = (name,)
         if tag := own.get("locus_tag") or of_gene.get("locus_tag") or of_gene.get("gene_id"):
-            values["locus_tag"] = (_decoded(tag),)
-        for key in ("product", "transl_table", "protein_id", "pseudogene"):
-            value = next((row.attributes[key] for row in rows if row.attributes.get(key)), None)
-            if value:
-                values[key] = (_decoded(value),)
+            values["locus_tag"] = (tag,)
+        for key in ("product", "transl_table", "protein_id"):
+            if own.get(key):
+                values[key] = (own[key],)
         if own.get("transl_except"):
-            values["transl_except"] = tuple(_decoded(value) for value in own["transl_except"].split(","))
-        for value in filter(None, own.get("exception", "").split(",")):
-            value = _decoded(value)
+            values["transl_except"] = listed(own, "transl_except")
+        for value in listed(own, "exception"):
             if value in ("trans-splicing", "ribosomal slippage"):  # GenBank has a qualifier for each
                 values[value.replace("-", "_").replace(" ", "_")] = ("",)
             else:
                 values["exception"] = (*values.get("exception", ()), value)
-        if own.get("pseudo") == "true" or (kind == "gene" and gene in self.pseudo):
+        for key in _FLAGS:
+            if flag(own, key):
+                values[key] = ("",)
+        if flag(own, "pseudogene") or (kind == "gene" and gene in self.pseudo):
             values["pseudo"] = ("",)
         if kind == "CDS":
-            first = self._ordered(rows)[0]
-            values["codon_start"] = (str(int(first.phase) + 1),) if first.phase in ("0", "1", "2") else ("1",)
+            values["codon_start"] = (_CODON_START.get(self._ordered(rows)[0].phase, "invalid"),)
         if kind == "regulatory":
-            values["regulatory_class"] = (_decoded(own.get("regulatory_class") or REGULATORY[rows[0].kind]),)
+            values["regulatory_class"] = (own.get("regulatory_class") or REGULATORY[rows[0].kind],)
         return values
-
-
-def _parents(row: Row) -> tuple[str, ...]:
-    return tuple(parent for parent in row.attributes.get("Parent", "").split(",") if parent)
 
 
 def _is_pseudo(row: Row) -> bool:
     values = row.attributes
-    biotypes = (values.get(key, "") for key in ("biotype", "gene_biotype", "gene_type"))
     return (
         row.kind.endswith("pseudogene")
-        or values.get("pseudo") == "true"
-        or "pseudogene" in values
-        or any(biotype.endswith("pseudogene") for biotype in biotypes)
+        or flag(values, "pseudo")
+        or flag(values, "pseudogene")
+        or any(values.get(key, "").endswith("pseudogene") for key in ("biotype", "gene_biotype", "gene_type"))
     )
 
 
 def _trans_spliced(row: Row) -> bool:
-    return "trans-splicing" in row.attributes.get("exception", "")
+    return "trans-splicing" in listed(row.attributes, "exception") or flag(row.attributes, "trans_splicing")
 
 
-def _part_number(text: str) -> int:
-    number = text.split("/")[0]
+def _number(row: Row) -> int:
+    """The number of a row in its feature, from 1; 0 if it has none."""
+    number = (row.attributes.get("part") or row.attributes.get("exon_number", "")).split("/")[0]
     return int(number) if number.isdecimal() and len(number) < 10 else 0
 
 
@@ -393,7 +519,3 @@ def _merged(rows: Iterable[Row]) -> list[Row]:
         else:
             whole.append(row)
     return whole
-
-
-def _decoded(value: str) -> str:
-    return unquote(value) if "%" in value else value

@@ -1,4 +1,4 @@
-"""Reads the bytes of a plain, gzip or bgzip file in chunks; a damaged or truncated file is an error."""
+"""Reads the text of a plain, gzip or bgzip file in chunks; a file that is damaged, truncated or no text is an error."""
 
 import contextlib
 import gzip
@@ -9,21 +9,40 @@ from pathlib import Path
 
 from isal import igzip, isal_zlib
 
-from data_pipeline.errors import DOWNLOAD_AGAIN, DamagedFileError, FileError, one_line
+from data_pipeline.errors import DOWNLOAD_AGAIN, DamagedFileError, FileError, FormatError, one_line
 
 CHUNK_BYTES = 1 << 20
 # The empty block that ends every bgzip file. zlib takes a bgzip file cut between two blocks for a complete gzip file.
 _BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+# What a file is that begins like this, and what to do about it.
+_UNPACK = "unpack it"
+_OTHER_FORMATS = {
+    b"BCF": ("BCF, binary VCF", "convert it: bcftools view -O z -o FILE.vcf.gz"),
+    b"BAM\1": ("BAM", None),
+    b"CRAM": ("CRAM", None),
+    b"PK\3\4": ("a zip archive", _UNPACK),
+    b"BZh": ("compressed by bzip2", _UNPACK),
+    b"\xfd7zXZ": ("compressed by xz", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", _UNPACK),
+    b"\x1f\x8b": ("compressed twice", "unpack it once"),
+    b"\xff\xfe": ("UTF-16", "convert it to UTF-8"),
+    b"\xfe\xff": ("UTF-16", "convert it to UTF-8"),
+    b"<!DOCTYPE html": ("a web page", DOWNLOAD_AGAIN),
+    b"<html": ("a web page", DOWNLOAD_AGAIN),
+}
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
     """Yields the file's content, decompressed, in chunks of at most CHUNK_BYTES.
 
+    A byte-order mark is left out, and lines that all end in CR alone end in LF.
     `progress` is called with the number of bytes of the file read since the last call. The path "-" is standard input;
     for it `progress` is never called and the last block of a bgzip file is not checked.
 
     Raises:
       FileError: the file is missing, empty or unreadable.
+      FormatError: the file is binary, compressed in another way, or in UTF-16.
       DamagedFileError: the file contains a NUL byte, its gzip stream is damaged or truncated (the CRC is checked), or a
         bgzip file lacks its last block.
     """
@@ -39,8 +58,12 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
                 stream = igzip.IGzipFile(fileobj=raw)  # twice as fast as gzip's, and equally strict
             else:
                 stream = raw
-            line = 1
+            line, mark, lone_cr = 1, _BYTE_ORDER_MARK, False
             while chunk := stream.read(CHUNK_BYTES):
+                if mark:
+                    _check_format(path, chunk)
+                    chunk, mark = chunk.removeprefix(mark), b""
+                    lone_cr = b"\r" in chunk[:-1] and b"\n" not in chunk
                 if b"\0" in chunk:
                     line += chunk.count(b"\n", 0, chunk.index(b"\0"))
                     raise DamagedFileError(
@@ -51,7 +74,7 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
                 if not piped:
                     progress(raw.tell() - done)
                     done = raw.tell()
-                yield chunk
+                yield chunk.replace(b"\r", b"\n") if lone_cr else chunk
             if not piped:
                 progress(raw.tell() - done)
     except FileNotFoundError:
@@ -62,6 +85,12 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
         ) from None
     except OSError as error:
         raise FileError(f"cannot be read ({error.strerror or one_line(error)})", file=path) from None
+
+
+def _check_format(path: Path, chunk: bytes) -> None:
+    for beginning, (what, remedy) in _OTHER_FORMATS.items():
+        if chunk.startswith(beginning):
+            raise FormatError(f"is {what}, not text", file=path, remedy=remedy)
 
 
 def _check_bgzip_end(path: Path, raw) -> None:

@@ -8,7 +8,8 @@ The scheme `gene`, in 0-based half-open coordinates of the record:
  3. The kind is `pseudo` if the gene has /pseudo or /pseudogene. Otherwise it is the best of CDS > tRNA > rRNA > ncRNA
     and tmRNA > misc_RNA among the features with the gene's gene_id (without one, its /locus_tag; without that, its
     /gene) that overlap it on its strand. Without such a feature it is `other`.
- 4. Such a feature that overlaps no gene on its strand is a region itself. So are regulatory features, on request.
+ 4. Such a feature that overlaps no gene on its strand is a region itself, `pseudo` if it has those qualifiers itself.
+    So are regulatory features, on request.
  5. Regions on the minus strand are reverse-complemented.
  6. Regions with equal (accession, start, end, strand) count once. Everything that is dropped is counted.
 
@@ -37,13 +38,14 @@ UNKNOWN = "N runs cut out"
 _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
-class Span(NamedTuple):
-    """The location of a region on its record, and its annotation.
+class Region(NamedTuple):
+    """A region of any scheme: its location on its record, its annotation, and the bases that `extract` adds.
 
-    `start` >= `end` if it crosses the origin of a circle; strand is +1 or -1. `segments` are the (start, end, strand)
-    of a spliced region in 5' to 3' order, empty for a region of one interval. `reading_frame` is the number of bases
-    before the first complete codon, -1 for non-coding regions (it does not give the length of a 3' flank).
-    `translation` is one of translation.OUTCOMES, or empty.
+    Before that it is called a span. `start` >= `end` if it crosses the origin of a circle; strand is +1 or -1.
+    `segments` are the (start, end, strand) of a spliced region in 5' to 3' order, empty for a region of one interval.
+    `reading_frame` is the number of bases before the first complete codon, -1 for non-coding regions (it does not give
+    the length of a 3' flank). `translation` is one of translation.OUTCOMES, or empty. `codes` are its bases 5' to 3',
+    uint8 [length] as in `bases`; `lower_case` is int64 [runs, 2], (start, end) in the region of soft-masked intervals.
     """
 
     start: int
@@ -58,6 +60,10 @@ class Span(NamedTuple):
     genetic_code: int = 0  # NCBI's number; 0 for non-coding regions
     exceptions: str = ""  # the qualifiers of translation.EXCEPTIONS, as written
     translation: str = ""
+    accession: str = ""  # this and the following ones are given by `extract`
+    taxon: str | None = None
+    codes: np.ndarray | None = None
+    lower_case: np.ndarray = bases.NO_RUNS
 
     def intervals(self, record_length: int) -> list[tuple[int, int]]:
         """The (start, end) intervals that it covers: its segments, or one or two intervals along the forward strand."""
@@ -80,31 +86,6 @@ class Span(NamedTuple):
         return sum(end - start for start, end in self.intervals(record_length))
 
 
-class Region(NamedTuple):
-    """A region of any scheme, with its bases 5' to 3'.
-
-    `codes` is uint8 [length] as in `bases`; `lower_case` is int64 [runs, 2], (start, end) within the region of
-    soft-masked intervals. `start`, `end` and `strand` locate it on `accession` as in `Span`.
-    """
-
-    accession: str
-    start: int
-    end: int
-    strand: int
-    kind: str
-    taxon: str | None
-    codes: np.ndarray
-    lower_case: np.ndarray
-    segments: tuple[Interval, ...] = ()
-    gene: str = ""
-    locus_tag: str = ""
-    product: str = ""
-    reading_frame: int = -1
-    genetic_code: int = 0
-    exceptions: str = ""
-    translation: str = ""
-
-
 def regions(record: Record, scheme: Scheme = GENE, ledger: Ledger | None = None) -> Iterator[Region]:
     """Yields the regions of a record by position, cut as the scheme requires; counts them in `ledger`."""
     ledger = Ledger() if ledger is None else ledger
@@ -112,13 +93,15 @@ def regions(record: Record, scheme: Scheme = GENE, ledger: Ledger | None = None)
         yield from cut(extract(record, span), scheme, ledger)
 
 
-def find(record: Record, scheme: Scheme, ledger: Ledger) -> list[Span]:
+def find(record: Record, scheme: Scheme, ledger: Ledger) -> list[Region]:
     """The spans of a record's regions, flanks included, sorted by start, end and strand.
 
     `ledger` counts every location considered as found, and each one dropped by its reason. A record without sequence
     has no regions; it is counted as skipped, with its declared length.
     """
     length = len(record.codes)
+    for name, count in record.notes.items():
+        ledger.note(name, count=count)
     if not length:
         ledger.skip(NO_SEQUENCE, record.declared_length)
         return []
@@ -150,7 +133,7 @@ def find(record: Record, scheme: Scheme, ledger: Ledger) -> list[Span]:
     return sorted(kept, key=lambda span: span[:3])
 
 
-def extract(record: Record, span: Span, taxon: str | None = None) -> Region:
+def extract(record: Record, span: Region, taxon: str | None = None) -> Region:
     """A region's bases and soft-masked intervals, 5' to 3', segments joined; `taxon` overrides the record's."""
     start, end, strand = span[:3]
     intervals = span.stranded_intervals(len(record.codes)) if span.segments or start >= end else ((start, end, strand),)
@@ -159,16 +142,11 @@ def extract(record: Record, span: Span, taxon: str | None = None) -> Region:
         runs = locations.within(record.lower_case, start, end)
         lower.append(at + (runs if strand > 0 else end - start - runs[::-1, ::-1]))
         at += end - start
-    return Region(
-        record.accession,
-        span.start,
-        span.end,
-        span.strand,
-        span.kind,
-        taxon or record.taxon,
-        _joined(record, intervals),
-        locations.merged(np.concatenate(lower)) if lower else bases.NO_RUNS,
-        *span[4:],
+    return span._replace(
+        accession=record.accession,
+        taxon=taxon or record.taxon,
+        codes=_joined(record, intervals),
+        lower_case=locations.merged(np.concatenate(lower)) if lower else bases.NO_RUNS,
     )
 
 
@@ -211,9 +189,8 @@ def _subregion(region: Region, start: int, end: int) -> Region:
         circle = max(segment[1] for segment in region.segments) if region.start >= region.end else None
     else:
         circle = region.start + len(region.codes) - region.end if region.start >= region.end else None
-    whole = Span(region.start, region.end, region.strand, region.kind, region.segments)
     segments, at = [], 0
-    for segment_start, segment_end, strand in whole.stranded_intervals(circle or 0):
+    for segment_start, segment_end, strand in region.stranded_intervals(circle or 0):
         low, high = max(start - at, 0), min(end - at, segment_end - segment_start)
         if low < high:
             ends = (
@@ -237,12 +214,12 @@ def _subregion(region: Region, start: int, end: int) -> Region:
     )
 
 
-def _windows(record: Record, scheme: Scheme, ledger: Ledger) -> Iterator[tuple[Span, None]]:
+def _windows(record: Record, scheme: Scheme, ledger: Ledger) -> Iterator[tuple[Region, None]]:
     for start, end in locations.near_equal(0, len(record.codes), scheme.max_length or WHOLE_LENGTH):
-        yield Span(start, end, 1, "whole"), None
+        yield Region(start, end, 1, "whole"), None
 
 
-def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, None]]:
+def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Region, None]]:
     """The regions of the scheme `gene`, without flanks, duplicates included."""
     length = len(record.codes)
     named = {key: collections.defaultdict(list) for key in ("gene_id", "locus_tag", "gene")}
@@ -253,7 +230,7 @@ def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, N
             product = _first(feature, "product")
             for interval in _outer_spans(feature, record, ledger):
                 span = _named(interval, kind, feature, product)
-                products.append(span)
+                products.append(span._replace(kind="pseudo") if _is_pseudo(feature) else span)
                 if gene_id is not None:
                     named["gene_id"][gene_id].append(span)
                 for key in ("locus_tag", "gene"):
@@ -263,7 +240,7 @@ def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, N
             for interval in _outer_spans(feature, record, ledger):
                 product = _first(feature, "regulatory_class") or feature.kind
                 regulatory.append(_named(interval, "regulatory", feature, product))
-    found: list[Span] = []
+    found: list[Region] = []
     covered: dict[int, list[tuple[int, int]]] = {1: [], -1: []}
     for feature in record.features:
         if feature.kind != "gene":
@@ -271,7 +248,7 @@ def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, N
         children = _children(feature, named)
         for interval in _outer_spans(feature, record, ledger):
             start, end, strand = interval
-            intervals = [(start, end)] if start < end else Span(*interval, "other").intervals(length)
+            intervals = [(start, end)] if start < end else Region(*interval, "other").intervals(length)
             covered[strand] += intervals
             mine = [child for child in children if child.strand == strand and _overlap(child, intervals, length)]
             best = mine[0] if len(mine) == 1 else min(mine, key=lambda child: _RANK[child.kind], default=None)
@@ -285,7 +262,7 @@ def _genes(record: Record, scheme: Scheme, ledger: Ledger) -> list[tuple[Span, N
     return [(span, None) for span in itertools.chain(found, regulatory)]
 
 
-def _children(gene: Feature, named: dict[str, dict[str, list[Span]]]) -> list[Span]:
+def _children(gene: Feature, named: dict[str, dict[str, list[Region]]]) -> list[Region]:
     """The features that belong to a gene by its identifier, or without one by its name."""
     if gene.gene_id is not None:
         return named["gene_id"].get(gene.gene_id, [])
@@ -303,13 +280,13 @@ def _first(feature: Feature, key: str) -> str:
     return feature.qualifiers.get(key, _NONE)[0]
 
 
-def _named(interval: Interval, kind: str, feature: Feature, product: str) -> Span:
+def _named(interval: Interval, kind: str, feature: Feature, product: str) -> Region:
     """A span with the names of its feature."""
     get = feature.qualifiers.get
-    return Span(*interval, kind, (), get("gene", _NONE)[0], get("locus_tag", _NONE)[0], product)
+    return Region(*interval, kind, (), get("gene", _NONE)[0], get("locus_tag", _NONE)[0], product)
 
 
-def _transcripts(record: Record, scheme: Scheme, ledger: Ledger) -> Iterator[tuple[Span, Feature]]:
+def _transcripts(record: Record, scheme: Scheme, ledger: Ledger) -> Iterator[tuple[Region, Feature]]:
     """Yields the regions of the schemes `mrna` and `cds`, without flanks, duplicates included."""
     wanted = "CDS" if scheme.name == "cds" else "mRNA"
     for feature in record.features:
@@ -317,7 +294,7 @@ def _transcripts(record: Record, scheme: Scheme, ledger: Ledger) -> Iterator[tup
             yield span, feature
 
 
-def _spliced(feature: Feature, record: Record, ledger: Ledger) -> Span | None:
+def _spliced(feature: Feature, record: Record, ledger: Ledger) -> Region | None:
     """A feature with its segments joined in order; None, and counted, if they cannot be joined."""
     length = len(record.codes)
     if any(segment.accession is not None for segment in feature.segments):
@@ -339,7 +316,7 @@ def _spliced(feature: Feature, record: Record, ledger: Ledger) -> Span | None:
     return _coding(span, feature) if kind == "cds" else span
 
 
-def _coding(span: Span, feature: Feature) -> Span:
+def _coding(span: Region, feature: Feature) -> Region:
     """The span with its reading frame (-1 if invalid), genetic code (0 if invalid) and exceptions."""
     codon_start, genetic_code = _first(feature, "codon_start") or "1", _first(feature, "transl_table") or "1"
     known = re.fullmatch("[0-9]{1,2}", genetic_code) and translation.known_code(int(genetic_code))
@@ -355,7 +332,7 @@ def _coding(span: Span, feature: Feature) -> Span:
     )
 
 
-def _translation(record: Record, span: Span, feature: Feature, ledger: Ledger) -> str:
+def _translation(record: Record, span: Region, feature: Feature, ledger: Ledger) -> str:
     """Compares a CDS without flanks with its annotation, and counts the outcome."""
     intervals = span.stranded_intervals(len(record.codes))
     codes = _joined(record, intervals)
@@ -373,7 +350,7 @@ def _joined(record: Record, intervals: Iterable[Interval]) -> np.ndarray:
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _flanked(span: Span, record: Record, flank: int) -> Span:
+def _flanked(span: Region, record: Record, flank: int) -> Region:
     """The span extended by up to `flank` bases at both ends: to the ends of a linear record, on a circle up to itself.
 
     The flanks of a spliced region extend its first and last segment, and stop at its other segments.
@@ -445,7 +422,7 @@ def _is_pseudo(feature: Feature) -> bool:
     return "pseudo" in feature.qualifiers or "pseudogene" in feature.qualifiers
 
 
-def _overlap(span: Span, intervals: list[tuple[int, int]], length: int) -> bool:
+def _overlap(span: Region, intervals: list[tuple[int, int]], length: int) -> bool:
     if len(intervals) == 1 and span.start < span.end and not span.segments:  # true of nearly all
         return span.start < intervals[0][1] and intervals[0][0] < span.end
     return any(start < right and left < end for start, end in span.intervals(length) for left, right in intervals)

@@ -8,6 +8,10 @@ import numpy as np
 
 LETTERS = "ATCGN"
 A, T, C, G, N = range(5)
+IUPAC = {  # the bases that a letter stands for
+    "A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "N": "ACGT", "R": "AG", "Y": "CT", "S": "CG", "W": "AT",
+    "K": "GT", "M": "AC", "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG",
+}  # fmt: skip
 
 _TO_CODE = np.full(256, N, np.uint8)
 for _code, _letter in enumerate(LETTERS):

@@ -25,6 +25,7 @@ DIVISIONS = {
     "viral": "vir",
 }
 TAXA = tuple(DIVISIONS.values())
+LONGER = "records longer than declared"  # in `Record.notes`
 
 
 class Segment(NamedTuple):
@@ -55,7 +56,7 @@ class Record:
 
     `codes` is uint8 [length] as in `bases`, empty for a record without sequence (`declared_length` is then its length
     in bases). `lower_case` is int64 [runs, 2], the (start, end) of soft-masked intervals. `taxon` is one of TAXA, or
-    None if unknown. `taxon_id` is NCBI's taxonomy ID, if given.
+    None if unknown. `taxon_id` is NCBI's taxonomy ID, if given. `notes` counts by name what the reader could not use.
     """
 
     accession: str
@@ -69,3 +70,4 @@ class Record:
     taxon: str | None
     features: tuple[Feature, ...]
     taxon_id: str | None = None
+    notes: dict[str, int] = dataclasses.field(default_factory=dict)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import sentencepiece
 
 from data_pipeline.errors import ArgumentError, FileError, FormatError, TokenizerError
 from data_pipeline.sequence import bases
@@ -37,7 +36,13 @@ BPE_SPAN = 16384
 REMAINDERS = ("error", "trim_left", "pad_left", "oov")
 
 _SPECIAL = re.compile(rb"<[^<>]*>")
-_IUPAC = b"ACGTUNRYSWKMBDHVacgtunryswkmbdhv"
+_IUPAC = "".join(bases.IUPAC).encode()
+
+
+@functools.cache
+def kmer_codes(k: int) -> np.ndarray:
+    """The base codes of each k-mer in the order of the ids, int64 [4^k, k]."""
+    return np.arange(4**k)[:, None] >> 2 * np.arange(k - 1, -1, -1) & 3
 
 
 class Tokenizer:
@@ -45,16 +50,14 @@ class Tokenizer:
 
     kind: str
     name: str
+    tokens: list[str]  # the vocabulary in the order of the ids
     special_ids = SPECIAL_IDS
 
-    @functools.cached_property
-    def tokens(self) -> list[str]:
-        """The vocabulary in the order of the ids."""
-        raise NotImplementedError
+    def encode_bases(self, codes: np.ndarray) -> np.ndarray:
+        """Ids, int32 [tokens], of base codes, uint8 [bases], as `bases.encode` gives them."""
 
     def _encode_dna(self, letters: bytes, start: int, remainder: str) -> np.ndarray:
         """Encodes the DNA between two special tokens; `start` is its position in the text, for error messages."""
-        raise NotImplementedError
 
     @property
     def vocab_size(self) -> int:
@@ -184,11 +187,6 @@ class KmerTokenizer(Tokenizer):
         """The special tokens, then the k-mers in the order of the published vocabulary."""
         return [*SPECIAL_TOKENS, *map("".join, itertools.product("ATCG", repeat=self.k))]
 
-    @property
-    def vocab_size(self) -> int:
-        """32 special tokens and 4^k k-mers."""
-        return NUM_SPECIAL + 4**self.k
-
     def special_tokens_map(self) -> str:
         """The published special_tokens_map.json, to the byte."""
         roles = {"bos": BOS, "eos": EOS, "mask": MASK, "pad": PAD, "unk": OOV}
@@ -274,9 +272,8 @@ def _kmer_ids(symbols: np.ndarray, k: int, alphabet: tuple) -> tuple[np.ndarray,
 def _kmer_tables(k: int, alphabet: tuple) -> tuple[np.ndarray, np.ndarray]:
     """Tables by key: the id of each k-mer, int32, and its word, uint64; the word of an unused key is 0."""
     symbols, _, shift = alphabet
-    ranks = np.arange(4**k)[:, None] >> 2 * np.arange(k - 1, -1, -1) & 3
     kmers = np.zeros((4**k, 8), np.uint8)
-    kmers[:, :k] = np.frombuffer(symbols, np.uint8)[ranks]
+    kmers[:, :k] = np.frombuffer(symbols, np.uint8)[kmer_codes(k)]
     word = kmers.view("<u8")[:, 0]
     key = _key(word << shift)
     table = np.zeros(16 ** ((k + 1) // 2), np.int32)
@@ -297,7 +294,7 @@ def _key(word: np.ndarray) -> np.ndarray:
 
 def _check_letters(letters: bytes, start: int):
     """Raises TokenizerError for the first character that is not a nucleotide; `start` is the position of `letters`."""
-    other = letters.translate(None, _IUPAC)
+    other = letters.translate(None, _IUPAC + _IUPAC.lower())
     if other:
         raise _not_a_base(chr(other[0]), start + letters.index(other[:1]))
 
@@ -334,26 +331,15 @@ class BpeTokenizer(Tokenizer):
         except OSError as error:
             raise FileError(f"cannot be read ({error.strerror})", file=self.model_file, remedy=_TRAIN) from None
         object.__setattr__(self, "model", model)
-        pieces = self.tokens[NUM_SPECIAL:]
-        missing = sorted(set("ACGT") - set(pieces))
-        other = next((piece for piece in pieces if not piece or set(piece) - set("ACGT")), None)
-        reason = None
-        if self.tokens[:NUM_SPECIAL] != SPECIAL_TOKENS:
-            reason = f"its first {NUM_SPECIAL} pieces are not the special tokens"
-        elif missing:
-            reason = f"it has no piece for the base {missing[0]}"
-        elif other is not None:
-            reason = f"its piece {other!r} is not of A, C, G and T"
-        elif "".join(self.tokens[i] for i in self._processor.encode("ACGTTGCA")) != "ACGTTGCA":
-            reason = "decoding does not return the encoded bases"
-        if reason:
-            raise FormatError(f"is not a DNA vocabulary: {reason}", file=self.model_file, remedy=_TRAIN)
-
-    def __getstate__(self):
-        return {"model_file": self.model_file, "model": self.model}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
+        other = [piece for piece in self.tokens[NUM_SPECIAL:] if not piece or set(piece) - set("ACGT")]
+        decoded = "".join(self.tokens[i] for i in self._processor.encode("ACGTTGCA"))
+        for wrong, reason in (
+            (self.tokens[:NUM_SPECIAL] != SPECIAL_TOKENS, f"its first {NUM_SPECIAL} pieces are not the special tokens"),
+            (other, f"its piece {''.join(other[:1])!r} is not of A, C, G and T"),
+            (decoded != "ACGTTGCA", "decoding does not return the encoded bases"),
+        ):
+            if wrong:
+                raise FormatError(f"is not a DNA vocabulary: {reason}", file=self.model_file, remedy=_TRAIN)
 
     @property
     def name(self) -> str:
@@ -361,7 +347,9 @@ class BpeTokenizer(Tokenizer):
         return f"bpe-{self.vocab_size}"
 
     @functools.cached_property
-    def _processor(self) -> sentencepiece.SentencePieceProcessor:
+    def _processor(self):
+        import sentencepiece  # takes 0.1 s, and k-mers do not need it
+
         processor = sentencepiece.SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(self.model)

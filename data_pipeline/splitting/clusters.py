@@ -1,6 +1,6 @@
 """Assigns splits to regions that share sequence: repeats, duplicated genes and homologues stay in one split.
 
-Regions of one overlap group, and regions whose sketches (`kmers.sketch`) share a 32-mer, are linked. Inputs are
+Regions of one overlap group, and regions whose sketches (`shared_kmers.sketch`) share a 32-mer, are linked. Inputs are
 processed in order, so that a later input does not move earlier regions: a region linked to an earlier input takes the
 split of the first region to which it is linked. The remaining regions form clusters, and the split hash of a cluster's
 first region decides its split. If a cluster has more bases than its held-out split may have (the fraction of all bases
@@ -17,23 +17,29 @@ from data_pipeline.splitting.split import splits_of
 
 _ROW_BYTES = 64
 
+Sketches = Callable[[], tuple[np.ndarray, np.ndarray]]
+
 
 def assign(
-    sketches: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    split_hashes: Sequence[np.ndarray],
-    lengths: Sequence[np.ndarray],
-    kept: Sequence[np.ndarray],
+    sketches: Sequence[Sketches],
+    starts: np.ndarray,
+    split_hash: np.ndarray,
+    length: np.ndarray,
+    kept: np.ndarray,
     fixed: Sequence[int | None],
     validation_fraction: float,
     test_fraction: float,
     memory_bytes: int = MEMORY_BYTES,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The split of each region, int8 [regions], and whether it links two splits, bool [regions], for each input.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The split of each region, int8 [regions], and whether it links two splits, bool [regions].
+
+    The regions of all inputs are end to end.
 
     Args:
-      sketches: reads the sketches of an input: hashes, uint64 [n], and the region of each, int64 [n].
-      split_hashes: uint64 [regions], equal within an overlap group.
-      lengths: int64 [regions], bases.
+      sketches: read those of each input: hashes, uint64 [n], and the region of the input that each is of, int64 [n].
+      starts: int64 [inputs + 1], the first region of each input, and the number of regions.
+      split_hash: uint64 [regions], equal within an overlap group.
+      length: int64 [regions], bases.
       kept: bool [regions]; the others are ignored.
       fixed: the split of all regions of an input, if the manifest fixes it, or None.
       validation_fraction, test_fraction: fractions of the clusters.
@@ -43,13 +49,10 @@ def assign(
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    starts = np.concatenate([[0], np.cumsum([len(rows) for rows in split_hashes])])
-    alive = np.concatenate(kept) if len(kept) else np.zeros(0, bool)
-    split_hash, length = np.concatenate(split_hashes), np.concatenate(lengths)
     links = [np.zeros((0, 2), np.int64)]
     links += [
         np.unique(np.stack([owners[:-1], owners[1:]], 1)[same], axis=0)
-        for owners, same in _shared(sketches, starts, alive, memory_bytes)
+        for owners, same in _shared(sketches, starts, kept, memory_bytes)
     ]
     links = np.concatenate(links)
     links = links[np.argsort(links[:, 1], kind="stable")]
@@ -57,7 +60,7 @@ def assign(
     split = np.zeros(len(split_hash), np.int8)
     bases = 0
     for number, (begin, end) in enumerate(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)):
-        here = begin + np.flatnonzero(alive[begin:end])
+        here = begin + np.flatnonzero(kept[begin:end])
         bases += int(length[here].sum())
         if fixed[number] is not None:
             split[begin:end] = fixed[number]
@@ -81,27 +84,27 @@ def assign(
         new = nodes >= begin
         split[nodes[new]] = decided[cluster[new]]
     leaking = np.zeros(len(split_hash), bool)
-    for owners, same in _shared(sketches, starts, alive, memory_bytes):
+    for owners, same in _shared(sketches, starts, kept, memory_bytes):
         first = np.maximum.accumulate(np.where(np.concatenate([[True], ~same]), np.arange(len(owners)), 0))
         leaking[owners[split[owners] != split[owners[first]]]] = True
-    return np.split(split, starts[1:-1]), np.split(leaking, starts[1:-1])
+    return split, leaking
 
 
 def _shared(
-    sketches: Callable[[int], tuple[np.ndarray, np.ndarray]], starts: np.ndarray, alive: np.ndarray, memory_bytes: int
+    sketches: Sequence[Sketches], starts: np.ndarray, kept: np.ndarray, memory_bytes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields regions sorted by hash, and for each but the first whether it has the hash of the region before it."""
     buckets, bucket = 1, 0
     while bucket < buckets:
         hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
         total = 0
-        for number, start in enumerate(starts[:-1].tolist()):
-            some, regions = sketches(number)
+        for read, start in zip(sketches, starts[:-1].tolist(), strict=True):
+            some, regions = read()
             total += len(some)
             if buckets == 1 and total * _ROW_BYTES > memory_bytes:
                 hashes, owners = hashes[:1], owners[:1]  # too many for one pass: only count them now
                 continue
-            chosen = np.flatnonzero((some % np.uint64(buckets) == bucket) & alive[start + regions])
+            chosen = np.flatnonzero((some % np.uint64(buckets) == bucket) & kept[start + regions])
             hashes.append(some[chosen])
             owners.append(start + regions[chosen])
         if buckets == 1 and total * _ROW_BYTES > memory_bytes:

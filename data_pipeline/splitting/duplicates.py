@@ -9,35 +9,35 @@ _ROW_BYTES = 64  # memory per region for sorting
 
 
 def repeated(
-    digests: Callable[[int], np.ndarray],
-    kept: Sequence[np.ndarray],
+    digests: Sequence[Callable[[], np.ndarray]],
+    starts: np.ndarray,
+    kept: np.ndarray,
     *,
     within: bool,
     memory_bytes: int = MEMORY_BYTES,
-) -> list[np.ndarray]:
-    """Whether each region has the bases of an earlier one, bool [regions] for each input.
+) -> np.ndarray:
+    """Whether each region has the bases of an earlier one, bool [regions], with the regions of all inputs end to end.
 
-    `digests(i)` reads the digests of input i, uint64 [regions, 2]. `kept`, bool [regions] for each input, selects the
-    regions that count. A copy within one input counts only with `within`. To limit memory to `memory_bytes`, the
-    digests are read in several passes, each of which uses a subset of them.
+    `digests` read those of each input, uint64 [its regions, 2]. `starts`, int64 [inputs + 1], are the first region of
+    each input, and the number of regions. `kept`, bool [regions], selects the regions that count. A copy within one
+    input counts only with `within`. To limit memory to `memory_bytes`, the digests are read in several passes, each of
+    which uses a subset of them.
     """
-    result = [np.zeros(len(mask), bool) for mask in kept]
-    passes = max(1, -(-sum(map(len, kept)) * _ROW_BYTES // memory_bytes))
+    result = np.zeros(len(kept), bool)
+    passes = max(1, -(-len(kept) * _ROW_BYTES // memory_bytes))
     for current in range(passes):
-        chosen, keys = [], [np.zeros((0, 2), np.uint64)]
-        for number, mask in enumerate(kept):
-            rows = digests(number)
-            chosen.append(np.flatnonzero(mask & (rows[:, 0] % np.uint64(passes) == current)))
-            keys.append(rows[chosen[-1]])
-        keys = np.concatenate(keys)
-        source = np.repeat(np.arange(len(kept)), [len(rows) for rows in chosen])
-        region = np.concatenate([np.zeros(0, np.int64), *chosen])
-        order = np.lexsort((np.arange(len(keys)), keys[:, 1], keys[:, 0]))
-        keys, source, region = keys[order], source[order], region[order]
+        regions, keys = [], []
+        for read, mask, start in zip(digests, np.split(kept, starts[1:-1]), starts[:-1], strict=True):
+            rows = read()
+            chosen = np.flatnonzero(mask & (rows[:, 0] % np.uint64(passes) == current))
+            regions.append(start + chosen)
+            keys.append(rows[chosen])
+        region, keys = np.concatenate(regions), np.concatenate(keys)
+        order = np.lexsort((region, keys[:, 1], keys[:, 0]))
+        region, keys = region[order], keys[order]
+        source = np.searchsorted(starts, region, "right")
         opens = np.ones(len(keys), bool)  # the first region with its bases
         opens[1:] = (keys[1:] != keys[:-1]).any(1)
         first = np.maximum.accumulate(np.where(opens, np.arange(len(keys)), 0))
-        again = ~opens if within else source != source[first]
-        for number in np.unique(source[again]).tolist():
-            result[number][region[again & (source == number)]] = True
+        result[region[~opens if within else source != source[first]]] = True
     return result

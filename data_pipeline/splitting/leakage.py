@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from data_pipeline.sequence import bases, kmers
+from data_pipeline.sequence import bases, shared_kmers
 
 MEMORY_KMERS = 1 << 25
 NEAR_COPY = 0.1  # fraction of a region's 32-mers that a copy of 93 % identity shares
@@ -26,7 +26,7 @@ def hash_regions(codes: Iterable[np.ndarray], sample: int) -> tuple[np.ndarray, 
 
 
 def occurring(
-    index: kmers.Index, batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], sample: int
+    index: shared_kmers.Index, batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], sample: int
 ) -> np.ndarray:
     """Whether each member of the index occurs in any of the sequences, bool [members].
 
@@ -34,17 +34,17 @@ def occurring(
     """
     result = np.zeros(len(index.hashes), bool)
     for codes, starts, lengths in batches:
-        windows = len(codes) - kmers.LENGTH + 1
-        long = lengths >= kmers.LENGTH
+        windows = len(codes) - shared_kmers.LENGTH + 1
+        long = lengths >= shared_kmers.LENGTH
         if not long.any():
             continue
         steps = np.zeros(windows + 1, np.int8)  # 1 at a sequence's first window, -1 after its last
         np.add.at(steps, starts[long], 1)
-        np.add.at(steps, starts[long] + lengths[long] - kmers.LENGTH + 1, -1)
+        np.add.at(steps, starts[long] + lengths[long] - shared_kmers.LENGTH + 1, -1)
         inside = np.cumsum(steps[:-1], dtype=np.int8).view(bool)
         for at in range(0, windows, CHUNK):
             stop = min(at + CHUNK, windows)
-            hashes = _sampled(codes[at : stop + kmers.LENGTH - 1], sample, inside[at:stop])
+            hashes = _sampled(codes[at : stop + shared_kmers.LENGTH - 1], sample, inside[at:stop])
             result[index.find(hashes)] = True
     return result
 
@@ -57,11 +57,11 @@ def longest_shared(codes: Iterable[np.ndarray], hashes: np.ndarray) -> int:
     longest = 0
     for dna in codes:
         for first, last in bases.runs(dna < bases.N):
-            found = kmers.mix(kmers.canonical(dna[first:last]))
+            found = shared_kmers.mix(shared_kmers.canonical(dna[first:last]))
             at = np.minimum(np.searchsorted(hashes, found), len(hashes) - 1)
             shared = bases.runs(hashes[at] == found)
             longest = max(longest, int((shared[:, 1] - shared[:, 0]).max(initial=0)))
-    return longest + kmers.LENGTH - 1 if longest else 0
+    return longest + shared_kmers.LENGTH - 1 if longest else 0
 
 
 def train_overlaps(occurs: np.ndarray, members: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -75,7 +75,7 @@ def train_overlaps(occurs: np.ndarray, members: np.ndarray, sizes: np.ndarray) -
 
 
 def _sampled(codes: np.ndarray, sample: int, chosen: np.ndarray | None = None) -> np.ndarray:
-    hashes = kmers.mix(kmers.canonical(codes, chosen))
+    hashes = shared_kmers.mix(shared_kmers.canonical(codes, chosen))
     return hashes if sample == 1 else hashes[hashes < np.uint64(2**64 // sample)]
 
 
@@ -91,7 +91,7 @@ def report(
 
     `near_copies` are the regions of which at least NEAR_COPY of the 32-mers occur there.
     """
-    result = {"kmer_length": kmers.LENGTH, "sampled_one_in": sample}
+    result = {"kmer_length": shared_kmers.LENGTH, "sampled_one_in": sample}
     for number, name in enumerate(names):
         chosen = splits == number
         if number == 0 or not chosen.any():

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipeline.errors import ArgumentError
-from data_pipeline.regions.extraction import Span
+from data_pipeline.regions.extraction import Region
 from data_pipeline.sequence.record import Record
 
 _VERSIONED = re.compile(r"\.[0-9]+$")
@@ -32,7 +32,7 @@ def check_fractions(validation_fraction: float, test_fraction: float) -> None:
         )  # fmt: skip
 
 
-def groups(spans: Sequence[Span], record_length: int) -> np.ndarray:
+def groups(spans: Sequence[Region], record_length: int) -> np.ndarray:
     """The overlap group of each span, int64 [spans]: the number of the group's first span."""
     intervals = [(*interval, number) for number, span in enumerate(spans) for interval in span.intervals(record_length)]
     joined = list(range(len(spans)))  # each points to an earlier member of its group; the first one points to itself
@@ -53,7 +53,7 @@ def groups(spans: Sequence[Span], record_length: int) -> np.ndarray:
     return np.array([first(number) for number in range(len(spans))], np.int64)
 
 
-def split_hashes(record: Record, spans: Sequence[Span], *, by: str, seed: int, assembly: str) -> list[int]:
+def split_hashes(record: Record, spans: Sequence[Region], *, by: str, seed: int, assembly: str) -> list[int]:
     """The split hash of each span, from 0 to 2**64: the hash of the name of its group, which `by` (one of BY) selects.
 
     `cluster` returns the hashes of the overlap groups. The organism is NCBI's taxon number; without it, the organism's

@@ -19,7 +19,7 @@ from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.sequence.tokenizer import KmerTokenizer
 from gener_jax.config import Data
-from gener_jax.data.loader import TokenStream, host_batches
+from gener_jax.data.loader import TokenStream
 
 GPU_TOKENS_PER_SECOND = 40_000
 
@@ -27,7 +27,7 @@ GPU_TOKENS_PER_SECOND = 40_000
 def measure(stream: TokenStream, batch_size: int, repeats: int, seconds: float) -> dict:
     """Tokens and million bases per second of one loader, the median over `repeats` intervals of `seconds`."""
     tokens = batch_size * stream.data.context_length
-    batches = host_batches(stream, batch_size, 0, 10**6)
+    batches = stream.batches(0, batch_size, range(batch_size))
     for _ in range(4):  # warm-up: the order of the first epoch, and starting the workers
         next(batches)
     rates = []

@@ -30,10 +30,11 @@ from gener_jax.cli import command
 from gener_jax.config import Config, Data, Mesh, Model, Optimizer, Train
 from gener_jax.data.loader import to_devices
 from gener_jax.model import decoder, flops, memory
-from gener_jax.model.sharding import batch_sharding, mesh_of
+from gener_jax.model.sharding import TOKENS, batch_sharding, mesh_of
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
+from gener_jax.training import objectives
 from gener_jax.training.step import init_state, make_train_step
 
 
@@ -66,14 +67,15 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         state = init_state(config, mesh)
         placed = to_devices(batch, batch_sharding(mesh))
         began = time.perf_counter()
-        step = make_train_step(config, mesh, tokenizer.token_bases, config.objective.at(0))
-        program = step.lower(state, placed).compile()
+        objective = objectives.of_config(config, tokenizer)(0)
+        step = make_train_step(config, mesh, objective, dict.fromkeys(batch, TOKENS))
+        program = step.lower(state, {}, placed).compile()
         compiled = time.perf_counter() - began
         needs = program.memory_analysis()
         # As in the training loop, a step is dispatched before the metrics of the previous one are read.
         read, before = [], None
         for _ in range(repeats + 3):
-            state, metrics = program(state, placed)
+            state, metrics = program(state, {}, placed)
             if before is not None:
                 jax.block_until_ready(before)
                 read.append(time.perf_counter())

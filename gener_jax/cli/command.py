@@ -10,7 +10,6 @@ its rows are flagged (score, embed); 75 stuck; 130 interrupted; 143 stopped by S
 """
 
 import argparse
-import copy
 import dataclasses
 import importlib.util
 import logging
@@ -66,18 +65,6 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return rest, overrides
 
 
-def override(values: dict, overrides: dict[str, str]) -> Config:
-    """Applies overrides to `values` and resolves the configuration."""
-    values = copy.deepcopy(values)
-    for name, text in overrides.items():
-        *sections, last = name.split(".")
-        parsed, at = configuration.parse_value(name, text), values
-        for section in sections:
-            at = at.setdefault(section, {})
-        at[last] = parsed
-    return configuration.resolve(values)
-
-
 def step(text: str) -> int | str:
     """Parses the value of --step: the step of a checkpoint, or "best"."""
     if text != "best" and not text.isdigit():
@@ -92,11 +79,13 @@ class Command:
         self.parser = argparse.ArgumentParser(
             prog=cli.program(),
             description=description,
-            epilog="Any field of the configuration can be set with --config.section.field=value.",
+            epilog="Any field of the configuration can be set with --config.section.field=value. --print_config lists\n"
+            "the fields with their values; gener_jax/config/schema.py says what each one means.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         self.parser.add_argument("--config", metavar="FILE.py", help="an experiment file")
+        self.parser.add_argument("--print_config", action="store_true", help="print the configuration as JSON and exit")
         self.parser.add_argument("--workdir", type=Path, metavar="DIR", help="the run's folder [runs/<config name>]")
         if checkpoint:
             self.parser.add_argument(
@@ -127,7 +116,11 @@ class Command:
         else:
             has_checkpoint = hasattr(args, "checkpoint")
             raise ConfigError("give --config=FILE.py" + (" or --checkpoint=DIR" if has_checkpoint else ""))
-        return args, override(values, overrides), folder
+        config = configuration.override(values, overrides)
+        if args.print_config:
+            print(configuration.dumps(config), end="")
+            sys.exit(0)
+        return args, config, folder
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -1,5 +1,10 @@
-"""The configuration of a run."""
+"""The configuration of a run.
 
+An experiment file starts from `base()`, a locked `ml_collections.ConfigDict` with the published recipe, and changes
+what differs. `resolve` turns it into a `Config`. `gener_jax.cli.command` reads files and command lines.
+"""
+
+from gener_jax.config.resolution import base, dumps, override, resolve, to_config_dict, with_model
 from gener_jax.config.schema import (
     ATTENTION,
     REMAT,
@@ -15,13 +20,7 @@ from gener_jax.config.schema import (
     Sample,
     Tokenizer,
     Train,
-    base,
-    dumps,
     flatten,
-    parse_value,
-    resolve,
-    to_config_dict,
-    with_model,
 )
 
 __all__ = [
@@ -42,7 +41,7 @@ __all__ = [
     "base",
     "dumps",
     "flatten",
-    "parse_value",
+    "override",
     "resolve",
     "to_config_dict",
     "with_model",

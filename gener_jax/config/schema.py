@@ -1,18 +1,12 @@
-"""Every setting of a run, declared once: frozen dataclasses that check their values, and the ConfigDict made from them.
+"""Every setting of a run, declared once: frozen dataclasses that check their values. Each field is a flag too.
 
-An experiment file starts from `base()`, a locked `ml_collections.ConfigDict` with the published recipe, and changes
-what differs. `resolve` turns it into a `Config`. `gener_jax.cli.command` reads files and command lines.
+In each section, the fields after "Advanced" are those that few runs change.
 """
 
 import dataclasses
 import itertools
-import json
 import math
-import types
-import typing
-from collections.abc import Iterator, Mapping
-
-from ml_collections import ConfigDict, config_dict
+from collections.abc import Iterator
 
 from data_pipeline.sequence import tokenizer
 from gener_jax.runtime.errors import ConfigError
@@ -78,19 +72,21 @@ class Model:
     initializer_range: float = 0.02
     sliding_window: int | None = None  # tokens that a token attends to, itself included; None: all before it
     yarn_factor: float = 1.0  # factor by which YaRN extends max_position_embeddings; 1: no YaRN
-    yarn_beta_fast: float = 32.0  # rotations within the context above which a frequency is unchanged
-    yarn_beta_slow: float = 1.0  # rotations below which it is divided by yarn_factor
-    yarn_attention_factor: float | None = None  # scale of cosine and sine; None: 0.1 ln(yarn_factor) + 1
-    linear_factor: float = 1.0  # divides all frequencies, as other published models do; 1: plain RoPE
-    llama3_factor: float = 1.0  # divides low frequencies, as Llama 3.1 does; 1: plain RoPE
-    llama3_low_freq_factor: float = 1.0  # rotations within llama3_positions below which a frequency is divided
-    llama3_high_freq_factor: float = 4.0  # rotations above which it is unchanged
-    llama3_positions: int = 8192  # tokens of context before it was extended
 
     dtype: str = "float32"  # compute dtype; parameters are float32
     attention: str = "auto"  # auto, or one of ATTENTION
     attention_block: int = 256  # tokens per block of blockwise attention
     remat: str = "dots"  # what the backward pass recomputes: one of REMAT, from least to most
+
+    # Advanced.
+    yarn_beta_fast: float = 32.0  # rotations within the context above which a frequency is unchanged
+    yarn_beta_slow: float = 1.0  # rotations below which it is divided by yarn_factor
+    yarn_attention_factor: float | None = None  # scale of cosine and sine; None: 0.1 ln(yarn_factor) + 1
+    linear_factor: float = 1.0  # divides all frequencies, as some published models do; 1: plain RoPE
+    llama3_factor: float = 1.0  # divides low frequencies, as Llama 3.1 does; 1: plain RoPE
+    llama3_low_freq_factor: float = 1.0  # rotations within llama3_positions below which a frequency is divided
+    llama3_high_freq_factor: float = 4.0  # rotations above which it is unchanged
+    llama3_positions: int = 8192  # tokens of context before it was extended
     scan_unroll: int = 1  # layers per scan iteration; at num_hidden_layers remat saves little memory
 
     def __post_init__(self):
@@ -206,10 +202,12 @@ class Data:
     context_length: int = 16384  # tokens of input
     random_phase: bool = True  # start each region at a random offset below k bases, new in each epoch
     reverse_complement: bool = False  # read each region on a random strand, new in each epoch
+    prefetch: int = 4  # batches that are read in advance
+
+    # Advanced.
     mask_documents: bool = False  # attention does not cross regions in one window
     repeat_weight: float = 1.0  # weight of lower-case (soft-masked) bases in the training loss; others: 1
     num_workers: int = 0  # processes that read data; 0: threads instead
-    prefetch: int = 4  # batches that are read in advance
 
     def __post_init__(self):
         check = _fields_of("data", self)
@@ -230,6 +228,8 @@ class Objective:
 
     fns_from_step: int | None = None  # steps of cross-entropy before FNS; none: no FNS
     fns_learning_rate: float | None = None  # peak learning rate during FNS; none: unchanged
+
+    # Advanced.
     z_loss: float = 0.0  # coefficient of the squared log-sum-exp of the logits
     compat: bool = False  # FNS adds the probability of special tokens to A, as the published code does
 
@@ -242,10 +242,6 @@ class Objective:
         without = "has no effect without objective.fns_from_step; set that, or remove this"
         check("fns_learning_rate", start is not None or rate is None, without)
         check("compat", start is not None or not self.compat, without)
-
-    def at(self, step: int) -> str:
-        """The loss of the step that follows `step` completed ones: ce or fns."""
-        return "fns" if self.fns_from_step is not None and step >= self.fns_from_step else "ce"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,9 +258,11 @@ class Optimizer:
     epsilon: float = 1e-8
     weight_decay: float = 0.1  # for matrices only
     clip_norm: float = 1.0  # largest norm of the whole gradient
-    state_dtype: str = "float32"  # dtype of the two stored moments; bfloat16 uses stochastic rounding
     grad_norm_spike_factor: float = 10.0  # skip steps above this times the usual norm; 0: only non-finite ones
     max_consecutive_skips: int = 20  # consecutive skipped steps after which the run stops
+
+    # Advanced.
+    state_dtype: str = "float32"  # dtype of the two stored moments; bfloat16 uses stochastic rounding
 
     def __post_init__(self):
         check = _fields_of("optimizer", self)
@@ -292,14 +290,16 @@ class Train:
     seed: int = 0  # for parameters and data order
     log_every_steps: int = 10
     writers: tuple[str, ...] = ()  # in addition to log.jsonl: tensorboard, wandb
-    wandb_project: str = "gener_jax"
     watchdog_minutes: float = 30.0  # minutes without a step, eval batch or save until a run is stuck; 0: off
     profile_from: int | None = None  # first of `profile_steps` traced steps; writes profile/ in the run's folder
     profile_steps: int = 3
-    compilation_cache: str | None = None  # folder for compiled programs; none: see `storage.compilation`
     init_from: str | None = None  # folder of the initial parameters: a run's, or a Hugging Face folder
-    check_memory: bool = True  # do not start if the estimate exceeds the memory of a device
     allow_changes: tuple[str, ...] = ()  # fields that may differ from those of the resumed run, e.g. "train.num_steps"
+
+    # Advanced.
+    wandb_project: str = "gener_jax"
+    compilation_cache: str | None = None  # folder for compiled programs; none: see `storage.compilation`
+    check_memory: bool = True  # do not start if the estimate exceeds the memory of a device
 
     def __post_init__(self):
         check = _fields_of("train", self)
@@ -339,6 +339,7 @@ class Checkpoint:
 
     every_steps: int = 1000
     keep: int = 2  # newest checkpoints to keep, in addition to the best
+    best: str = "held_out.bits_per_base"  # the metric that chooses the best: TASK.METRIC
 
     def __post_init__(self):
         check = _fields_of("checkpoint", self)
@@ -348,20 +349,20 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
-    """Held-out evaluation."""
+    """The tasks that measure the model during training, and their options."""
 
+    tasks: tuple[str, ...] = ("held_out",)  # names in `gener_jax.tasks.TASKS`
     split: str = "validation"
     every_steps: int = 1000
     batch_size: int = 8  # windows of one context length
     max_regions: int | None = None  # regions to evaluate, the first in a fixed random order; None: all
-    recovery_genes: int = 0  # held-out genes whose next 30 bases each evaluation generates greedily
+    recovery_genes: int = 256  # held-out genes whose next 30 bases the task recovery generates greedily
     baselines: bool = True  # compare with Markov models of order 0 and 5 in the final evaluation
 
     def __post_init__(self):
         check = _fields_of("eval", self)
         check("split", *_one_of(("train", "validation", "test")))
-        check("every_steps batch_size", *_POSITIVE)
-        check("recovery_genes", *_NOT_NEGATIVE)
+        check("every_steps batch_size recovery_genes", *_POSITIVE)
         check("max_regions", self.max_regions is None or self.max_regions > 0, "must be positive, or none")
 
 
@@ -432,80 +433,6 @@ class Config(ModelSpec):
         return ModelSpec(**{field.name: getattr(self, field.name) for field in dataclasses.fields(ModelSpec)})
 
 
-def _field_types(cls) -> dict[str, tuple[type, bool]]:
-    """Field name → (type, whether the value may be None)."""
-    types_ = {}
-    for name, hint in typing.get_type_hints(cls).items():
-        if isinstance(hint, types.UnionType):
-            types_[name] = (next(t for t in typing.get_args(hint) if t is not type(None)), True)
-        else:
-            types_[name] = (typing.get_origin(hint) or hint, False)
-    return types_
-
-
-def to_config_dict(config) -> ConfigDict:
-    """A dataclass as a locked ConfigDict; a field that is None becomes a placeholder with its type."""
-    result = ConfigDict()
-    for name, (type_, _) in _field_types(type(config)).items():
-        value = getattr(config, name)
-        if dataclasses.is_dataclass(type_):
-            value = to_config_dict(value)
-        elif value is None:
-            value = config_dict.placeholder(type_)
-        result[name] = value
-    return result.lock()
-
-
-def base() -> ConfigDict:
-    """The published recipe of the 1.2b model, which an experiment file changes."""
-    values = to_config_dict(Config())
-    with values.unlocked():  # computed later from what an experiment sets
-        values.model.vocab_size = config_dict.placeholder(int)
-        values.model.head_dim = config_dict.placeholder(int)
-    return values
-
-
-def _build(cls, values: Mapping, path: str):
-    fields = _field_types(cls)
-    for name in values:
-        _require(name in fields, f"{path}{name}", values[name], "there is no such field")
-    made = {}
-    for name, value in values.items():
-        type_, optional = fields[name]
-        if dataclasses.is_dataclass(type_):
-            _require(isinstance(value, Mapping), f"{path}{name}", value, "must be a section with fields")
-            made[name] = _build(type_, value, f"{path}{name}.")
-            continue
-        if type_ is tuple and isinstance(value, list | tuple):
-            value = tuple(value)
-        if type_ is float and type(value) is int:
-            value = float(value)
-        right = (value is None and optional) or type(value) is type_
-        _require(right, f"{path}{name}", value, f"must be of type {type_.__name__}")
-        if type_ is tuple:
-            _require(all(type(x) is str for x in value), f"{path}{name}", value, "its items must be text")
-        made[name] = value
-    return cls(**made)
-
-
-def resolve(values: ConfigDict | Mapping, cls: type = Config):
-    """The checked, frozen form of a ConfigDict, or of a mapping: a `Config`, or a `ModelSpec` if that is `cls`.
-
-    Raises:
-      ConfigError: with the field and its value.
-    """
-    return _build(cls, values.to_dict() if isinstance(values, ConfigDict) else values, "")
-
-
-def with_model(spec: ModelSpec, **fields) -> ModelSpec:
-    """The same with fields of its model replaced.
-
-    Raises:
-      ConfigError: with the field and its value.
-    """
-    return dataclasses.replace(spec, model=_build(Model, {**dataclasses.asdict(spec.model), **fields}, "model."))
-
-
 def flatten(config, path: str = "") -> Iterator[tuple[str, object]]:
     """Yields (dotted name, value) for every field."""
     for field in dataclasses.fields(config):
@@ -514,39 +441,3 @@ def flatten(config, path: str = "") -> Iterator[tuple[str, object]]:
             yield from flatten(value, f"{path}{field.name}.")
         else:
             yield path + field.name, value
-
-
-def parse_value(name: str, text: str):
-    """Converts TEXT of `--config.NAME=TEXT` to the type of the field.
-
-    "none" is None if the field allows it; items of a list are separated by commas.
-
-    Raises:
-      ConfigError: if there is no such field, or the text cannot be converted to its type.
-    """
-    cls, field = Config, f"config.{name}"
-    *sections, last = name.split(".")
-    for section in sections:
-        type_, _ = _field_types(cls).get(section, (None, False))
-        _require(dataclasses.is_dataclass(type_), field, text, "there is no such field")
-        cls = type_
-    fields = _field_types(cls)
-    known = last in fields and not dataclasses.is_dataclass(fields[last][0])
-    _require(known, field, text, f"there is no such field; {'.'.join(['config', *sections])} has {', '.join(fields)}")
-    type_, optional = fields[last]
-    if optional and text.lower() == "none":
-        return None
-    if type_ is tuple:
-        return tuple(item for item in text.split(",") if item)
-    if type_ is bool:
-        _require(text.lower() in ("true", "false"), field, text, "must be true or false")
-        return text.lower() == "true"
-    try:
-        return type_(text.replace("_", "") if type_ is int else text)
-    except ValueError:
-        raise ConfigError(f"must be of type {type_.__name__}", field, text) from None
-
-
-def dumps(spec: ModelSpec) -> str:
-    """The resolved configuration, or a model's spec, as JSON, one field per line."""
-    return json.dumps(dataclasses.asdict(spec), indent=2) + "\n"

@@ -1,10 +1,12 @@
-"""Batches of token ids from a dataset, as a pure function of (seed, batch number).
+"""Batches of examples: what a data source is, the stream of token ids that is one, and batches on the mesh.
+
+The examples of `TokenStream` are a pure function of (seed, number).
 
 Epoch e is a stream of tokens: the regions in a keyed order, each as <s> and its whole k-mers from a hashed phase, on a
 hashed strand if reverse complements are enabled. The streams of all epochs are concatenated without padding and cut
 into windows of `context_length`; the windows that begin in an epoch come in a second keyed order. So every region token
-is an input once per epoch and a target once, for any number of hosts, workers or restarts, and the loader's whole state
-is (step, seed, digest).
+is an input once per epoch and a target once, for any number of hosts, workers, restarts or rows per batch, and the
+loader's whole state is (position, seed, digest), with the position in examples.
 
 At most k − 1 bases are lost at each end of a region; `TokenStream.epoch_stats` counts them.
 """
@@ -15,12 +17,15 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import grain
 import jax
@@ -33,8 +38,29 @@ from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, Tokenizer
 from gener_jax.config import Data
 from gener_jax.data.permutation import mix, permute, subkey
+from gener_jax.model.sharding import ROWS, TOKENS, batch_sharding
 
 _REGIONS, _PHASES, _STRANDS, _WINDOWS = range(4)  # the purpose of a key
+
+
+class DataSource(Protocol):
+    """Endless examples in a fixed order, each a row of a batch.
+
+    Attributes:
+      axes: array of a batch → its logical axes: ("batch",), ("batch", "length"), or with more, None where no table
+        names the axis. `length` may only be the second. Sharding and the order over a context axis follow them.
+      dataset: the digest of the dataset on disk.
+      digest: of everything that decides which examples there are and their order, but for a seed.
+      stats: counts of an epoch by name, for the screen; from `kept`, bases, and `tokens` follows the speed in bases.
+    """
+
+    axes: Mapping[str, tuple[str | None, ...]]
+    dataset: str
+    digest: str
+    stats: Mapping[str, int]
+
+    def batches(self, position: int, batch_size: int, rows: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of `batch_size` consecutive examples, from the `position`-th on; of each only the given rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +138,29 @@ class TokenStream:
 
     def __reduce__(self):
         return TokenStream, (self.source, self.tokenizer, self.data, self.seed)
+
+    @property
+    def dataset(self) -> str:
+        """The digest of the dataset."""
+        return self.source.digest
+
+    @property
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """The arrays of `example`, each with a value per token."""
+        names = ["inputs", "targets"]
+        names += ["weights"] if self._weights is not None else []
+        names += ["segment_ids", "positions"] if self.data.mask_documents else []
+        return dict.fromkeys(names, TOKENS)
+
+    @functools.cached_property
+    def stats(self) -> dict[str, int]:
+        """The counts of the first epoch."""
+        return {"regions": len(self.source), **self.epoch_stats(0)}
+
+    def batches(self, position: int, batch_size: int, rows: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
+        """Batches of `example`s, as `DataSource` describes."""
+        workers, prefetch = self.data.num_workers, self.data.prefetch
+        return read_batches(self.example, position, batch_size, rows, num_workers=workers, prefetch=prefetch)
 
     def _make_epoch(self, epoch: int) -> Epoch:
         while len(self._starts) <= epoch:
@@ -221,68 +270,53 @@ class TokenStream:
 
     def has_lower_case(self, max_bases: int = 2**24) -> bool:
         """Whether any of the first epoch's first `max_bases` bases is soft-masked; for datasets of bases."""
-        left = max_bases
-        for region in self._epoch(0).regions.tolist():
-            length = min(int(self.source.index["length"][region]), left)
-            if self.source.lower_case(region, 0, length).any():
-                return True
-            left -= length
-            if not left:
-                break
-        return False
+        regions = self._epoch(0).regions
+        lengths = self.source.index["length"][regions].astype(np.int64)
+        lengths = np.minimum(lengths, max_bases - np.cumsum(lengths) + lengths)  # what is left for each
+        some = zip(regions[lengths > 0].tolist(), lengths[lengths > 0].tolist(), strict=True)
+        return any(self.source.lower_case(region, 0, length).any() for region, length in some)
 
     def epoch_stats(self, epoch: int) -> dict[str, int]:
         """Bases of an epoch, `region_bases` = `kept` + `lost_at_start` + `lost_at_end`; its `tokens`, with <s>."""
         e = self._epoch(epoch)
         length = self.source.index["length"][e.regions].astype(np.int64)
-        if not self.k:
-            dropped = self.source.info["splits"][self.source.split]["remainder"]
-            total = int(length.sum())
-            counts = {"kept": total - dropped, "lost_at_start": 0, "lost_at_end": dropped}
-            return {"region_bases": total, **counts, "tokens": int(e.ends[-1])}
-        start = np.minimum(e.phases, length)
-        kept = (length - start) // self.k * self.k
-        counts = {"kept": kept, "lost_at_start": start, "lost_at_end": length - start - kept}
-        counts = {name: int(values.sum()) for name, values in counts.items()}
-        return {"region_bases": int(length.sum()), **counts, "tokens": int(e.ends[-1])}
+        start, total = np.minimum(e.phases, length), int(length.sum())
+        if self.k:
+            end = int(((length - start) % self.k).sum())
+        else:
+            end = self.source.info["splits"][self.source.split]["remainder"]
+        lost = {"lost_at_start": int(start.sum()), "lost_at_end": end}
+        return {"region_bases": total, "kept": total - sum(lost.values()), **lost, "tokens": int(e.ends[-1])}
 
 
 class _Rows:
     """Some rows of consecutive batches, as grain's random-access source."""
 
-    def __init__(self, stream: TokenStream, batch_size: int, rows: Sequence[int], start_step: int, num_steps: int):
-        self.stream, self.batch_size, self.rows = stream, batch_size, rows
-        self.start_step, self.num_steps = start_step, num_steps
+    def __init__(self, example: Callable[[int], dict], position: int, batch_size: int, rows: Sequence[int]):
+        self.example, self.position, self.batch_size, self.rows = example, position, batch_size, rows
 
     def __len__(self) -> int:
-        return self.num_steps * len(self.rows)
+        return sys.maxsize  # endless
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        step, row = divmod(i, len(self.rows))
-        return self.stream.example((self.start_step + step) * self.batch_size + self.rows[row])
+        batch, row = divmod(i, len(self.rows))
+        return self.example(self.position + batch * self.batch_size + self.rows[row])
 
 
-def own_rows(sharding: jax.sharding.Sharding, batch_size: int, length: int) -> list[int]:
-    """The rows of a batch [batch_size, length] that this process must read: its devices hold some part of them."""
-    rows = set()
-    for index in sharding.addressable_devices_indices_map((batch_size, length)).values():
-        rows.update(range(*index[0].indices(batch_size)))
-    return sorted(rows)
-
-
-def host_batches(
-    stream: TokenStream, batch_size: int, start_step: int, num_steps: int, *, rows: Sequence[int] | None = None
+def read_batches(
+    example: Callable[[int], dict], position: int, batch_size: int, rows: Sequence[int], *, num_workers=0, prefetch=4
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches `start_step` to `start_step + num_steps` − 1: arrays [rows, length] of the given rows; None: of all."""
-    rows = range(batch_size) if rows is None else rows
-    data = stream.data
-    dataset = grain.MapDataset.source(_Rows(stream, batch_size, rows, start_step, num_steps)).batch(len(rows))
+    """The batches of a data source whose examples `example` reads by number; it must be picklable if there are workers.
+
+    They are read in advance, by threads or by `num_workers` processes.
+    """
+    dataset = grain.MapDataset.source(_Rows(example, position, batch_size, rows)).batch(len(rows))
     # Few threads: the reads are small, and NumPy's part of the work holds the interpreter's lock.
-    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=data.prefetch))
-    if data.num_workers:
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=prefetch))
+    if num_workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags, which nothing here defines
-        options = grain.MultiprocessingOptions(data.num_workers, per_worker_buffer_size=2)
+        options = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(options, _ends_with_its_trainer)
     batches = iter(dataset)
     atexit.register(
@@ -312,10 +346,21 @@ def _ends_with_its_trainer(worker: int, workers: int) -> None:
     threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
 
+def own_rows(sharding: jax.sharding.Sharding, batch_size: int) -> list[int]:
+    """The rows of a batch that this process must read: those of its devices, by the sharding of an array [rows]."""
+    rows = set()
+    for (index,) in sharding.addressable_devices_indices_map((batch_size,)).values():
+        rows.update(range(*index.indices(batch_size)))
+    return sorted(rows)
+
+
 def to_devices(
-    batch: dict[str, np.ndarray], sharding: jax.sharding.Sharding, batch_size: int | None = None, rows=None
+    batch: dict[str, np.ndarray], shardings, batch_size: int | None = None, rows=None
 ) -> dict[str, jax.Array]:
-    """A process's arrays as global arrays on the mesh: of whole batches, or of the given rows of `batch_size`."""
+    """A process's arrays as global arrays on the mesh: of whole batches, or of the given rows of `batch_size`.
+
+    `shardings` is one sharding for all arrays, or one for each, by name.
+    """
 
     at = None if rows is None else {row: i for i, row in enumerate(rows)}
 
@@ -325,7 +370,7 @@ def to_devices(
         start, stop, _ = index[0].indices(batch_size)  # a device's rows are contiguous here too
         return x[(slice(at[start], at[start] + stop - start), *index[1:])]
 
-    def place(x):
+    def place(sharding, x):
         shape = x.shape if at is None else (batch_size, *x.shape[1:])
         # One by one: of the ways to make a global array, only this is an explicit transfer for the transfer guard.
         parts = [
@@ -334,19 +379,20 @@ def to_devices(
         ]
         return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
-    return {name: place(x) for name, x in batch.items()}
+    return jax.tree.map(place, jax.tree.broadcast(shardings, batch), batch)
 
 
 def device_batches(
-    stream: TokenStream, batch_size: int, start_step: int, num_steps: int, sharding, *, ahead: int = 2
+    source: DataSource, batch_size: int, position: int, num_batches: int, mesh: jax.sharding.Mesh, *, ahead: int = 2
 ) -> Iterator[dict[str, jax.Array]]:
     """Batches as global arrays on the mesh, `ahead` of them in flight while one is used; each process reads only the
     rows that its devices hold.
     """
-    rows = own_rows(sharding, batch_size, stream.data.context_length)
+    rows = own_rows(batch_sharding(mesh, ROWS), batch_size)
+    shardings = {name: batch_sharding(mesh, axes) for name, axes in source.axes.items()}
     queue = collections.deque()
-    for batch in host_batches(stream, batch_size, start_step, num_steps, rows=rows):
-        queue.append(to_devices(batch, sharding, batch_size, rows))
+    for batch in itertools.islice(source.batches(position, batch_size, rows), num_batches):
+        queue.append(to_devices(batch, shardings, batch_size, rows))
         if len(queue) > ahead:
             yield queue.popleft()
     while queue:

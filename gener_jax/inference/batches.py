@@ -5,13 +5,14 @@ computing the padding. The host also dispatches batches to it before it reads th
 """
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import jax
 import numpy as np
 
 from data_pipeline.sequence.tokenizer import PAD
-from gener_jax.runtime.errors import InputError, whole
+from gener_jax.runtime.errors import whole
+from gener_jax.runtime.transfer import fetch
 
 TOKENS, TOKENS_ACCELERATED = 16384, 65536  # default tokens per batch, including padding
 _AHEAD = 4  # batches dispatched to an accelerator before the result of an earlier one is read
@@ -33,17 +34,6 @@ def tokens_per_batch(requested: int | None = None) -> int:
     return whole(requested, "batch_tokens", 1)
 
 
-def as_list(sequences: Sequence[str]) -> list[str]:
-    """The sequences as a list.
-
-    Raises:
-      InputError: if `sequences` is a single string, which Python would read as a sequence of letters.
-    """
-    if isinstance(sequences, str):
-        raise InputError("must be a list of sequences, not a string", "sequences", sequences)
-    return list(sequences)
-
-
 def round_up(n: int, least: int = 8, steps: int = 1) -> int:
     """The smallest of the allowed sizes that is at least `n` and `least`.
 
@@ -54,51 +44,56 @@ def round_up(n: int, least: int = 8, steps: int = 1) -> int:
     return max(-(-int(n) // step) * step, least)
 
 
-def by_length(lengths: list[int], tokens: int, usual: int = 0) -> Iterator[tuple[list[int], int, int]]:
+def by_length(lengths: list[int], tokens: int, usual: int = 0, mesh=None) -> Iterator[tuple[list[int], int, int]]:
     """Yields batches of rows of similar length: the rows' indices, and the batch's rows and tokens per row, rounded up.
 
     There are four sizes of length per power of two, and 32 near the `usual` length, so that these get little padding.
     The length determines the number of rows: the largest power of two whose batch has at most `tokens` tokens, but at
     least one. So each length has one shape, except that the last rows use a half of that number, a quarter and so on
     (on an accelerator a quarter, a sixteenth). The rest of a batch is padding. The longest rows come first, so that
-    running out of memory happens at the start.
+    running out of memory happens at the start. With a `mesh`, its devices divide rows and length evenly.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     usual, divisor = round_up(usual, steps=32), 4 if accelerated() else 2
+    shards, chunks = (1, 1) if mesh is None else (mesh.shape["data"] * mesh.shape["fsdp"], 2 * mesh.shape["context"])
     first = 0
     while first < len(order):
         remaining, longest = len(order) - first, lengths[order[first]]
         length = round_up(longest, steps=4)
         if longest <= usual < length:
             length = usual
-        rows = 1 << max(tokens // length, 1).bit_length() - 1
-        while rows > 1 and max(rows // divisor, 1) >= remaining:
+        length = -(-length // chunks) * chunks
+        rows = 1 << max(tokens // (length * shards), 1).bit_length() - 1
+        while rows > 1 and max(rows // divisor, 1) * shards >= remaining:
             rows = max(rows // divisor, 1)
+        rows *= shards
         yield order[first : first + rows], rows, length
         first += rows
 
 
 def results(batches: Iterable[tuple[list[int], jax.Array]]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the index and result of each row; `batches` yields the indices and results of a batch, on the device.
+    """Yields the index and result of each row; `batches` yields the indices and results of a batch, on the device."""
+    for chosen, values in by_batch(batches):
+        yield from zip(chosen, values, strict=False)
+
+
+def by_batch(batches: Iterable[tuple[list[int], jax.Array]]) -> Iterator[tuple[list[int], np.ndarray]]:
+    """The batches with their results read from the devices.
 
     On an accelerator a few batches are dispatched before the first result is read, so that it computes while the host
     reads; their number is fixed, so memory does not grow with that of the batches. On a CPU this gains nothing, so each
     batch is read before the next one is made.
     """
     waiting, ahead = collections.deque(), _AHEAD if accelerated() else 0
-
-    def read():
-        chosen, values = waiting.popleft()
-        yield from zip(chosen, np.asarray(values), strict=False)
-
     for chosen, values in batches:
         waiting.append((chosen, values))
         if ahead:
-            values.copy_to_host_async()
+            with jax.transfer_guard_device_to_host("allow"):  # it is as explicit as `fetch`
+                values.copy_to_host_async()
         if len(waiting) > ahead:
-            yield from read()
+            yield fetch(waiting.popleft())
     while waiting:
-        yield from read()
+        yield fetch(waiting.popleft())
 
 
 def right_pad(rows: list[np.ndarray], length: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, REMAINDERS
-from gener_jax.inference.batches import as_list, by_length, results, right_pad
-from gener_jax.inference.prompt import input_errors
+from gener_jax.inference.batches import by_length, results, right_pad
+from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.model.decoder import Decoder
 from gener_jax.runtime.errors import InputError, whole
 
@@ -51,28 +51,37 @@ def pooled(
     return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
 
 
-def frames(lm, sequence: str, argument: str, chunks: int, remainder: str) -> list[np.ndarray]:
+def frames(lm, prompt: Prompt, argument: str, chunks: int, remainder: str) -> list[np.ndarray]:
     """The ids of a sequence's chunks, each framed, int32 [tokens].
 
     Raises:
-      InputError: of `argument`, if it is not DNA, exceeds the model's positions, or has fewer tokens than chunks; or of
+      InputError: of `argument`, if it exceeds the model's positions, or has fewer tokens than chunks; or of
         `chunks`, or the model's `prompt_convention`.
     """
     chunks = whole(chunks, "chunks", 1)
-    with input_errors(argument, sequence):
-        ids = lm.tokenizer.encode(sequence, remainder=remainder)
+    text, (ids, _, left_over) = str(prompt), prompt.encode(lm.tokenizer, remainder)
+    if len(left_over) and remainder == "error":
+        raise InputError(f"has {len(left_over)} bases left over", argument, text)
+    ids = np.append(ids, OOV)[1:] if len(left_over) else ids[1:]
     if len(ids) < chunks:
-        raise InputError(f"has {len(ids)} tokens, fewer than chunks ({chunks})", argument, sequence)
+        raise InputError(f"has {len(ids)} tokens, fewer than chunks ({chunks})", argument, text)
     found = [lm.frame(chunk) for chunk in np.array_split(ids, chunks)]
-    lm.check_length(max(map(len, found)), argument, sequence)
+    lm.check_length(max(map(len, found)), argument, text)
     return found
 
 
 def embed(
-    lm, sequences: Sequence[str], *, pooling: str, layer: int | None, chunks: int, remainder: str, batch_tokens: int
+    lm,
+    sequences: Iterable[str | Prompt],
+    *,
+    pooling: str,
+    layer: int | None,
+    chunks: int,
+    remainder: str,
+    batch_tokens: int,
 ) -> np.ndarray | list[np.ndarray]:
     """See `LM.embed`."""
-    sequences = as_list(sequences)
+    prompts = as_prompts(sequences, "sequences")
     if pooling not in POOLINGS:
         raise InputError(f"must be one of {', '.join(POOLINGS)}", "pooling", pooling)
     if remainder not in REMAINDERS:
@@ -84,7 +93,7 @@ def embed(
         raise InputError(
             f"{lm.spec.name} frames sequences as v1, which has no separator; use 'last'", "pooling", pooling
         )
-    rows = [row for i, x in enumerate(sequences) for row in frames(lm, x, f"sequences[{i}]", chunks, remainder)]
+    rows = [row for i, x in enumerate(prompts) for row in frames(lm, x, f"sequences[{i}]", chunks, remainder)]
     if any(OOV in row and (row < NUM_SPECIAL).all() for row in rows):
         warnings.warn(_UNKNOWN, stacklevel=3)
 
@@ -104,6 +113,4 @@ def embed(
         found[i] = state[: len(rows[i])].copy() if pooling == "tokens" else state
     if pooling == "tokens":
         return [np.concatenate(found[i : i + chunks]) for i in range(0, len(found), chunks)]
-    if not found:
-        return np.zeros((0, chunks * lm.spec.model.hidden_size), np.float32)
-    return np.stack(found).reshape(len(sequences), -1)
+    return np.array(found, np.float32).reshape(len(prompts), chunks * lm.spec.model.hidden_size)

@@ -10,7 +10,6 @@ Dimension key: B rows, U prompts, P slots of the prompts, R slots for new tokens
 token.
 """
 
-import dataclasses
 import functools
 import os
 import warnings
@@ -20,47 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, Tokenizer
-from gener_jax.inference import constraints
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, PAD, Tokenizer, kmer_codes
 from gener_jax.inference.batches import right_pad, round_up
-from gener_jax.model import kernels
+from gener_jax.inference.constraints import Constraint
+from gener_jax.inference.prompt import Encoded
+from gener_jax.inference.samplers import Sampler
+from gener_jax.model import kernels, kmers
 from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
-from gener_jax.model.losses import base_nll
-from gener_jax.runtime.errors import InputError, whole
+from gener_jax.runtime.errors import InputError
 
-_NEVER = -jnp.inf
 BATCH_SIZE = 32  # default number of rows decoded together
-MODES = ("token", "base")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How the next token is sampled: temperature is applied first, then top-k, then top-p.
-
-    `mode` "token" samples tokens. "base" samples each base of a k-mer from its own marginal under the distribution of
-    k-mers (GENERator's v2 helper; Carbon's report), which gives k-mers another distribution than "token" does;
-    temperature, top-k and top-p then apply to the four bases.
-
-    Raises:
-      InputError: if a value is out of range.
-    """
-
-    temperature: float = 1.0  # 0 is greedy
-    top_k: int = 0  # 0: all
-    top_p: float = 1.0  # keeps the smallest set of most likely tokens with at least this probability mass
-    mode: str = "token"
-
-    def __post_init__(self):
-        if self.temperature < 0:
-            raise InputError("must not be negative; 0 is greedy", "temperature", self.temperature)
-        whole(self.top_k, "top_k")
-        if not 0 < self.top_p <= 1:
-            raise InputError("must be greater than 0 and at most 1", "top_p", self.top_p)
-        if self.mode not in MODES:
-            raise InputError(f"must be one of {', '.join(MODES)}", "mode", self.mode)
 
 
 @struct.dataclass
@@ -74,10 +46,9 @@ class Request:
     token_bases: Int[Array, " V"]  # number of bases of each id
     left_over: Int[Array, " B"]  # number of the prompt's left-over bases, which the first new token repeats
     num_bases: Int[Array, " B"]  # bases to generate, including `left_over`; the token that reaches them ends the row
-    temperature: Float[Array, ""]
-    top_k: Int[Array, ""]
-    top_p: Float[Array, ""]
-    tables: constraints.Tables | None = None
+    sampler: Sampler
+    tables: tuple = ()  # of each constraint
+    constraints: tuple[type, ...] = struct.field(pytree_node=False, default=())  # their classes
 
 
 @struct.dataclass
@@ -93,64 +64,17 @@ class State:
     count: Int[Array, " B"]  # new tokens of each row, without padding
     ids: Int[Array, "B R"]  # right-padded with <pad>
     cache: Cache
-    motif_state: Int[Array, " B"] | None = None  # of the motif automaton (see `constraints`)
-    frame_state: Int[Array, " B"] | None = None  # of the reading frame's automaton
-    frame_bases: Int[Array, " B"] | None = None  # bases of the reading frame so far
-    gc: Int[Array, " B"] | None = None  # G and C of the continuation so far
-    stop_at: Int[Array, " B"] | None = None  # `have` at the end of the stop codon that ended the row; 0: none did
+    constraints: tuple = ()  # the state of each constraint
+    ended: Int[Array, "B constraints"] | None = None  # the bases, counted as `have`, at which it ended the row; or 0
     log_probs: Float[Array, "B R k"] | None = None  # of each base, by the chain rule
 
 
-def filter_logits(logits: Float[Array, "B V"], top_k: Int[Array, ""], top_p: Float[Array, ""]) -> Float[Array, "B V"]:
-    """Applies top-k, then top-p: sets all other logits to minus infinity and keeps ties at the threshold."""
-    ranked = jnp.sort(logits, axis=-1, descending=True)
-    last = jnp.where((top_k > 0) & (top_k < logits.shape[-1]), top_k, logits.shape[-1]) - 1
-    kth = jnp.take_along_axis(ranked, last[None, None], axis=-1)
-    ranked = jnp.where(ranked >= kth, ranked, _NEVER)
-    before = jnp.cumsum(jax.nn.softmax(ranked, axis=-1), axis=-1) - jax.nn.softmax(ranked, axis=-1)
-    # A sum of probabilities may round to slightly less or more than 1, so masked tokens and top_p = 1 must not depend
-    # on it.
-    kept = (ranked > _NEVER) & ((before < top_p) | (top_p >= 1))
-    least = jnp.min(jnp.where(kept, ranked, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits >= least, logits, _NEVER)
-
-
-def _draw(logits, keys, request: Request, filtered: bool, greedy: bool):
-    """Samples one index per row, int32 [B], from logits [B, n]; impossible ones are minus infinity."""
-    if greedy:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits / request.temperature
-    if filtered:
-        logits = filter_logits(logits, request.top_k, request.top_p)
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
-
-
-def _draw_bases(logits, keys, request: Request, filtered: bool, greedy: bool, k: int):
-    """Samples one token per row, each base from its own marginal; first chooses between special tokens and k-mers."""
-    B, V = logits.shape
-    special = V - 4**k
-    kmers = logits[:, special:]
-    mass = jax.nn.logsumexp(kmers, axis=-1, keepdims=True)
-    choice = _draw(jnp.concatenate([logits[:, :special], mass], axis=-1), keys, request, False, greedy)
-    probabilities = jnp.exp(kmers - jnp.where(jnp.isfinite(mass), mass, 0)).reshape(B, *(4,) * k)
-    possible = kmers > _NEVER
-    rank = jnp.zeros((B,), jnp.int32)
-    for j in range(k):
-        marginal = jnp.log(probabilities.sum([1 + i for i in range(k) if i != j]))
-        # Only bases that, after those already drawn, are a prefix of an allowed token.
-        possible = possible.reshape(B, 4, -1)
-        marginal = jnp.where(possible.any(-1), jnp.maximum(marginal, jnp.finfo(jnp.float32).min), _NEVER)
-        base = _draw(marginal, jax.vmap(jax.random.fold_in, (0, None))(keys, j + 1), request, filtered, greedy)
-        possible = jnp.take_along_axis(possible, base[:, None, None], axis=1)[:, 0]
-        rank = 4 * rank + base
-    return jnp.where(choice < special, choice, special + rank)
-
-
-def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Request, motif_state, frame_state,
-             frame_bases, gc, *, room: int, log_probs: int) -> State:  # fmt: skip
+def _prefill(
+    model: Decoder, params, prompts_UP, lengths_U, of_B, left_over_B, num_bases_B, *, room: int, log_probs: int
+) -> State:
     U, P = prompts_UP.shape
     positions_UP = jnp.broadcast_to(jnp.arange(P), (U, P))
-    B = request.num_bases.shape[0]
+    B = num_bases_B.shape[0]
     # The platform's kernel supports only the causal mask, and right padding needs no other.
     hidden_UPD, cache = model.apply({"params": params}, prompts_UP, positions_BT=positions_UP, keep=True)
     hidden = hidden_UPD[jnp.arange(U), lengths_U - 1]
@@ -161,23 +85,15 @@ def _prefill(model: Decoder, params, prompts_UP, lengths_U, of_B, request: Reque
         cache = cache.replace(index=index)
     zeros = jnp.zeros((B,), jnp.int32)
     return State(
-        step=jnp.int32(0), hidden=hidden, positions=lengths_U, done=request.num_bases <= request.left_over,
+        step=jnp.int32(0), hidden=hidden, positions=lengths_U, done=num_bases_B <= left_over_B,
         stuck=jnp.zeros((B,), bool), have=zeros, count=zeros, ids=jnp.full((B, room), PAD, jnp.int32),
-        cache=extend_cache(cache, room), motif_state=motif_state, frame_state=frame_state, frame_bases=frame_bases,
-        gc=gc, stop_at=None if motif_state is None else zeros,
-        log_probs=jnp.zeros((B, room, log_probs)) if log_probs else None,
+        cache=extend_cache(cache, room), log_probs=jnp.zeros((B, room, log_probs)) if log_probs else None,
     )  # fmt: skip
 
 
-def _advance(
-    model: Decoder, params, request: Request, state: State, until, *, filtered: bool, greedy: bool, base_mode: int
-) -> State:
-    """Runs the decode loop up to `until` new tokens per row.
-
-    `greedy` is static: as a branch inside the loop it would make an accelerator wait for the host at every token.
-    """
+def _advance(model: Decoder, params, request: Request, state: State, until) -> State:
+    """Runs the decode loop up to `until` new tokens per row."""
     room = state.ids.shape[1]
-    t = request.tables
 
     def proceed(s: State):
         return (s.step < jnp.minimum(until, room)) & ~s.done.all()
@@ -185,37 +101,27 @@ def _advance(
     def advance(s: State):
         logits = model.apply({"params": params}, s.hidden, method="logits")
         mask = jnp.where(s.step == 0, request.first_allowed, request.allowed)
-        if t is not None:
-            remaining = request.num_bases - s.have
-            kept = constraints.allowed(t, s.motif_state, s.frame_state, s.frame_bases, s.gc, s.have - request.left_over,
-                                       remaining, request.num_bases - request.left_over)  # fmt: skip
-            mask &= kept | (request.token_bases == 0)
+        each = list(zip(request.constraints, request.tables, s.constraints, strict=True))
+        for kind, tables, state in each:
+            made, wanted = s.have - request.left_over, request.num_bases - request.left_over
+            mask &= kind.allowed(tables, state, made, wanted) | (request.token_bases == 0)
         stuck = ~mask.any(-1) & ~s.done
         done = s.done | stuck
         keys = jax.vmap(jax.random.fold_in, (0, None))(request.keys, s.step)
-        masked = jnp.where(mask, logits, _NEVER)
-        if base_mode:
-            token = _draw_bases(masked, keys, request, filtered, greedy, base_mode)
-        else:
-            token = _draw(masked, keys, request, filtered, greedy)
+        token = request.sampler.draw(jnp.where(mask, logits, -jnp.inf), keys)
         s = s.replace(
             ids=s.ids.at[:, s.step].set(jnp.where(done, PAD, token)), count=s.count + ~done, stuck=s.stuck | stuck
         )
         if s.log_probs is not None:
-            log_probs = -base_nll(logits, token, s.log_probs.shape[-1])
+            log_probs = -kmers.base_nll(logits, token, s.log_probs.shape[-1])
             s = s.replace(log_probs=s.log_probs.at[:, s.step].set(log_probs))
         have = s.have + jnp.where(done, 0, request.token_bases[token])
-        if t is not None:
-            stop = t.frame_stop[s.frame_state, token]
-            ends = ~done & t.ends_at_stop & (stop > 0) & (s.have + stop <= request.num_bases)
-            s = s.replace(
-                stop_at=jnp.where(ends, s.have + stop, s.stop_at),
-                frame_bases=s.frame_bases + have - s.have,
-                gc=s.gc + jnp.where(done, 0, t.gc[-1, token]),
-                motif_state=t.motif_next[s.motif_state, token],
-                frame_state=t.frame_next[s.frame_state, token],
-            )
-            done |= ends
+        if each:
+            states, ended = zip(*(kind.advance(*x, token) for kind, *x in each), strict=True)
+            ended = jnp.stack(ended, axis=1)
+            ends = ~done[:, None] & (ended > 0) & (s.have[:, None] + ended <= request.num_bases[:, None])
+            s = s.replace(constraints=states, ended=jnp.where(ends, s.have[:, None] + ended, s.ended))
+            done |= ends.any(1)
         done |= request.stops[token] | (have >= request.num_bases)
         hidden, cache = model.apply(
             {"params": params}, token[:, None], positions_BT=s.positions[:, None], cache=s.cache
@@ -241,7 +147,7 @@ def programs():
     """`prefill(model, params, prompts_UP, lengths_U, of_B, …)` and `advance(model, params, request, state, n)`.
 
     `prefill` returns the state after the prompts; `advance` returns it with up to n new tokens per row in all. `of_B`
-    is the index of each row's prompt; None if every row has its own.
+    is the index of each row's prompt; None if every row has its own. `prefill` needs neither sampler nor constraints.
     """
     # Compiler options would override the user's flag.
     set_by_user = "xla_gpu_enable_command_buffer" in os.environ.get("XLA_FLAGS", "")
@@ -264,10 +170,7 @@ def _programs(platform: str, graphs: bool):
                 stacklevel=3,
             )
     prefill = jax.jit(_prefill, static_argnames=("model", "room", "log_probs"))
-    advance = jax.jit(
-        _advance, static_argnames=("model", "filtered", "greedy", "base_mode"), donate_argnames="state",
-        compiler_options=options,
-    )  # fmt: skip
+    advance = jax.jit(_advance, static_argnames="model", donate_argnames="state", compiler_options=options)
     return prefill, advance
 
 
@@ -290,12 +193,14 @@ def _num_rows(number: int) -> int:
     return round_up(number, least=2 if kernels.platform() == "gpu" else 1)
 
 
-def cache_size(prompts: list[np.ndarray], num_bases: int, tokenizer: Tokenizer, batch_size: int) -> tuple[int, int]:
-    """Rows and slots of the largest cache for continuing the prompts (ids) by `num_bases`, `batch_size` at a time."""
-    shortest = tokenizer.token_bases[tokenizer.token_bases > 0].min()
-    longest = max(map(len, prompts), default=0)
-    rows = _num_rows(min(len(prompts), batch_size))
-    return rows, round_up(longest) + round_up(-(-num_bases // shortest) + 1)
+def max_tokens(tokenizer: Tokenizer, num_bases: int) -> int:
+    """The largest number of tokens that `num_bases` bases may need."""
+    return int(-(-num_bases // tokenizer.token_bases[tokenizer.token_bases > 0].min()))
+
+
+def cache_size(rows: int, prompt: int, num_bases: int, tokenizer: Tokenizer) -> tuple[int, int]:
+    """Rows and slots of the cache for continuing `rows` prompts of up to `prompt` tokens by `num_bases`."""
+    return _num_rows(rows), round_up(prompt) + round_up(max_tokens(tokenizer, num_bases) + 1)
 
 
 class Continuation(NamedTuple):
@@ -315,54 +220,49 @@ class Continuation(NamedTuple):
 class Batch:
     """A batch during generation: call `advance`, then `continuations`."""
 
-    def __init__(self, lm, prompts, prompt_index, keys, num_bases: int, sampling: Sampling, stops: np.ndarray,
-                 constraint: constraints.Constraints, log_probs: bool):  # fmt: skip
-        """`prompts`: ids and left-over codes per prompt; `prompt_index`: of each row's prompt; `keys`: one per row."""
+    def __init__(self, lm, prompts: list[Encoded], prompt_index, names: list[str], keys, num_bases: int,
+                 sampler: Sampler, stops: np.ndarray, constraints: list[Constraint], log_probs: bool):  # fmt: skip
+        """Reads the prompts. For each row, `prompt_index`, `names` and `keys` have an entry: the index of its prompt
+        among the distinct `prompts`, its name in errors, and its random key.
+        """
         t = lm.tokenizer
-        self.lm, self.sampling, self.stops, self.constraint = lm, sampling, stops, constraint
-        self.number = len(prompt_index)
+        self.lm, self.stops, self.names, self.constraints = lm, stops, names, constraints
+        self.number = len(names)
         is_dna = t.token_bases > 0
         # Prompts and rows are added to round their numbers up; those rows generate nothing and are dropped.
-        prompts = prompts + [(np.array([BOS]), np.zeros(0, np.uint8))] * (round_up(len(prompts), 1) - len(prompts))
-        padding = np.full(_num_rows(self.number) - self.number, -1, np.int32)
-        of = np.append(prompt_index, padding).astype(np.int32)
-        real = np.arange(len(of)) < self.number
-        left_over = [prompts[i][1] if is_real else prompts[i][1][:0] for i, is_real in zip(of, real, strict=True)]
+        empty = Encoded(np.array([BOS]), *np.zeros((2, 0), np.uint8))
+        prompts = prompts + [empty] * (round_up(len(prompts), 1) - len(prompts))
+        padding = [-1] * (_num_rows(self.number) - self.number)
+        of = np.array([*prompt_index, *padding], np.int32)
+        left_over = [prompts[i].left_over for i in prompt_index] + [empty.left_over for _ in padding]
         self.left_over = np.array([len(x) for x in left_over], np.int32)
-        self.num_bases = np.where(real, self.left_over + num_bases, 0).astype(np.int32)
+        self.num_bases = np.where(np.arange(len(of)) < self.number, self.left_over + num_bases, 0).astype(np.int32)
         # A stop token has no bases, so it cannot come first if the prompt has bases left over.
         first = np.stack([agreeing(t, x.tobytes()) | (stops & (len(x) == 0)) for x in left_over])
-        tables, begun = None, [None] * 4
-        if constraint.any():
-            dna = [(_last_dna(t, ids), codes) for ids, codes in prompts]
-            tables, begin = constraints.tables(constraint, t, num_bases, dna)
-            begun = list(np.ascontiguousarray(begin[of].T))
-            begun.append(np.array([-np.isin(x, (bases.C, bases.G)).sum() for x in left_over], np.int32))
+        prepared = [constraint.prepare(t, num_bases, prompts) for constraint in self.constraints]
+        states = tuple(jax.tree.map(lambda x: x[of], state) for _, state in prepared)
         self.request = Request(
             keys=keys[np.minimum(np.arange(len(of)), self.number - 1)], first_allowed=first,
             allowed=is_dna | stops, stops=stops, token_bases=t.token_bases.astype(np.int32), left_over=self.left_over,
-            num_bases=self.num_bases, temperature=np.float32(sampling.temperature), top_k=np.int32(sampling.top_k),
-            top_p=np.float32(sampling.top_p), tables=tables,
+            num_bases=self.num_bases, sampler=jax.tree.map(np.asarray, sampler),
+            tables=tuple(tables for tables, _ in prepared), constraints=tuple(map(type, self.constraints)),
         )  # fmt: skip
-        lengths = np.array([len(ids) for ids, _ in prompts], np.int32)
-        ids = right_pad([ids for ids, _ in prompts], round_up(int(lengths.max())))
-        shortest = t.token_bases[is_dna].min()
-        one_each = len(of) == len(prompts) and np.array_equal(of[real], np.arange(self.number))
+        lengths = np.array([len(prompt.ids) for prompt in prompts], np.int32)
+        ids = right_pad([prompt.ids for prompt in prompts], round_up(int(lengths.max())))
+        one_each = len(of) == len(prompts) and np.array_equal(of[: self.number], np.arange(self.number))
         with jax.set_mesh(lm.mesh):
             self.state = programs()[0](
-                lm.model, lm.params, ids, lengths, None if one_each else of, self.request, *begun,
-                room=round_up(int(-(-self.num_bases.max() // shortest))), log_probs=t.k if log_probs else 0,
+                lm.model, lm.params, ids, lengths, None if one_each else of, self.left_over, self.num_bases,
+                room=round_up(max_tokens(t, self.num_bases.max())), log_probs=t.k if log_probs else 0,
             )  # fmt: skip
+        if constraints:
+            added = {"constraints": states, "ended": np.zeros((len(of), len(states)), np.int32)}
+            self.state = self.state.replace(**jax.device_put(added, NamedSharding(lm.mesh, PartitionSpec())))
 
     def advance(self, until: int) -> bool:
         """Decodes up to `until` tokens per row in all; returns whether any row is unfinished."""
-        s = self.sampling
         with jax.set_mesh(self.lm.mesh):
-            self.state = programs()[1](
-                self.lm.model, self.lm.params, self.request, self.state, np.int32(until),
-                filtered=s.top_k > 0 or s.top_p < 1, greedy=s.temperature == 0,
-                base_mode=self.lm.tokenizer.k if s.mode == "base" else 0,
-            )  # fmt: skip
+            self.state = programs()[1](self.lm.model, self.lm.params, self.request, self.state, np.int32(until))
         return not bool(self.state.done.all())
 
     def continuations(self) -> list[Continuation]:
@@ -373,20 +273,19 @@ class Batch:
         """
         t, s = self.lm.tokenizer, self.state
         ids, count, stuck, have = (np.asarray(x) for x in (s.ids, s.count, s.stuck, s.have))
-        stop_at = np.zeros_like(count) if s.stop_at is None else np.asarray(s.stop_at)
+        ended = np.zeros((len(ids), 0)) if s.ended is None else np.asarray(s.ended)
         log_probs = None if s.log_probs is None else np.asarray(s.log_probs)
         found = []
         for i in range(self.number):
             if stuck[i]:
-                generated = max(have[i] - self.left_over[i], 0)
                 raise InputError(
-                    f"no token satisfies all of them after {generated} bases of row {i} of the batch; relax one",
-                    "constraints", self.constraint,
+                    f"no token satisfies all of them after {max(have[i] - self.left_over[i], 0)} bases of "
+                    f"{self.names[i]}; relax one", "constraints", self.constraints,
                 )  # fmt: skip
             row = ids[i, : count[i]]
             end, last = "length", self.num_bases[i]
-            if stop_at[i]:
-                end, last = "stop codon", stop_at[i]
+            if ended[i].any():
+                last, end = min((n, c.end) for n, c in zip(ended[i], self.constraints, strict=True) if n)
             elif len(row) and self.stops[row[-1]]:
                 end, row = t.token(int(row[-1])), row[:-1]
             kept = slice(self.left_over[i], last)
@@ -395,18 +294,11 @@ class Batch:
         return found
 
 
-def _last_dna(tokenizer: Tokenizer, ids: np.ndarray) -> np.ndarray:
-    """The codes of the bases after the last special token; <oov> does not count, as it represents bases."""
-    special = np.flatnonzero((ids < NUM_SPECIAL) & (ids != OOV))
-    return bases.encode(tokenizer.decode(ids[special[-1] + 1 :] if len(special) else ids))
-
-
 @functools.lru_cache(maxsize=4096)
 def agreeing(tokenizer: Tokenizer, left_over: bytes) -> np.ndarray:
     """Which tokens begin with these base codes, bool [vocabulary]; an N matches every base."""
     allowed = tokenizer.token_bases > 0
     for i, code in enumerate(left_over):
         if code < bases.N:
-            digits = np.arange(4**tokenizer.k) // 4 ** (tokenizer.k - 1 - i) % 4
-            allowed[-(4**tokenizer.k) :] &= digits == code
+            allowed[NUM_SPECIAL:] &= kmer_codes(tokenizer.k)[:, i] == code
     return allowed

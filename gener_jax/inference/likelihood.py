@@ -1,35 +1,39 @@
-"""Log-likelihoods and base probabilities of DNA under a k-mer model.
+"""Log-likelihoods and base probabilities of DNA.
 
-A target holds the codes of its k bases; `bases.N` marks a base that is unknown or lies after the end of the sequence.
-Its probability is the sum over all k-mers that agree with its known bases; if all are known, that is a single k-mer.
-The head is applied to a few positions at a time, so memory is linear in the length.
+A target of a k-mer model holds the codes of its k bases; `bases.N` marks a base that is unknown or lies after the end
+of the sequence. Its probability is the sum over all k-mers that agree with its known bases; if all are known, that is a
+single k-mer. A target of another model is a token id. The head is applied to a few positions at a time, so memory is
+linear in the length.
 
 Dimension key: B rows, T tokens, M partly known targets per row, V vocabulary, D hidden, k bases per token.
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, Tokenizer
-from gener_jax.inference.batches import accelerated, as_list, by_length, results
-from gener_jax.inference.prompt import input_errors, split_prefix
-from gener_jax.model.decoder import Decoder
-from gener_jax.model.losses import base_nll
+from gener_jax.data.loader import to_devices
+from gener_jax.inference.batches import accelerated, by_batch, by_length, results
+from gener_jax.inference.prompt import Prompt, as_prompts
+from gener_jax.model import kmers, parallel
+from gener_jax.model.decoder import Decoder, variables
+from gener_jax.model.losses import token_nll
+from gener_jax.model.sharding import TOKENS, batch_sharding, constrain
 from gener_jax.runtime.errors import InputError
 
 SCORES = ("token", "base")
 STRANDS = ("+", "-", "both")
 GIVEN = ("tokens", "bases")
 _POSITIONS = 2048  # to which the head is applied at a time
-_NEVER = -jnp.inf
 
 
 class Score(NamedTuple):
@@ -62,13 +66,14 @@ class Score(NamedTuple):
 class Framed(NamedTuple):
     """A sequence framed for scoring: ids [tokens], and the codes [tokens, k] of the target that follows each of them.
 
-    The targets that are special tokens of the prefix have no known base, so they score 0.
+    The targets that are special tokens of the prefix have no known base, so they score 0. For a tokenizer without
+    k-mers `codes` are the targets' ids [tokens].
     """
 
     ids: np.ndarray
     codes: np.ndarray
-    prefix: int  # special tokens between <s> and the DNA
-    length: int  # bases of DNA
+    prefix: int = 0  # special tokens between <s> and the DNA
+    length: int = 0  # bases of DNA
 
     @property
     def dna(self) -> np.ndarray:
@@ -76,11 +81,10 @@ class Framed(NamedTuple):
         return self.codes[self.prefix :].reshape(-1)[: self.length]
 
 
-def frame(tokenizer: Tokenizer, prefix: str, codes: np.ndarray, phase: int = 0) -> Framed:
-    """Frames a sequence: <s>, the special tokens of the prefix, and DNA codes uint8 [bases] from base `phase` on."""
+def frame(tokenizer: Tokenizer, special: Sequence[int], codes: np.ndarray, phase: int = 0) -> Framed:
+    """Frames a sequence: <s>, the ids of special tokens, and DNA codes uint8 [bases] from base `phase` on."""
     k = tokenizer.k
     dna = codes[phase:]
-    special = tokenizer.encode(prefix)
     targets = np.full((-(-len(dna) // k), k), bases.N, np.uint8)
     targets.ravel()[: len(dna)] = dna
     ids = np.concatenate([[BOS], special, tokenizer.encode_bases(dna)])[: len(special) + len(targets)]
@@ -90,41 +94,15 @@ def frame(tokenizer: Tokenizer, prefix: str, codes: np.ndarray, phase: int = 0) 
     )  # fmt: skip
 
 
-def log_masses(log_p: Float[Array, "... kmers"], codes: Int[Array, "... k"]) -> Float[Array, "... k 4"]:
-    """For position j and base b: log Σ p over the k-mers with base b at j that agree with the known bases before j."""
-    k = codes.shape[-1]
-    tables = [log_p]  # log-probabilities of the first k, k-1, …, 1 bases
-    for _ in range(k - 1):
-        tables.append(jax.nn.logsumexp(tables[-1].reshape(*log_p.shape[:-1], -1, 4), axis=-1))
-    agree = jnp.ones((*log_p.shape[:-1], 1), bool)
-    found = []
-    for j, table in enumerate(reversed(tables)):
-        by_base = table.reshape(*table.shape[:-1], -1, 4)
-        found.append(jax.nn.logsumexp(jnp.where(agree[..., None], by_base, _NEVER), axis=-2))
-        code = codes[..., j, None, None]
-        agree = (agree[..., None] & ((jnp.arange(4) == code) | (code >= bases.N))).reshape(*agree.shape[:-1], -1)
-    return jnp.stack(found, axis=-2)
-
-
-def _marginals(log_p, k: int):
-    """log p of each base at each position of the k-mer, [..., k, 4]."""
-    probabilities = jnp.exp(log_p).reshape(*log_p.shape[:-1], *(4,) * k)
-    first = log_p.ndim - 1
-    sums = [probabilities.sum([first + i for i in range(k) if i != j]) for j in range(k)]
-    return jnp.log(jnp.maximum(jnp.stack(sums, axis=-2), jnp.finfo(jnp.float32).tiny))
-
-
-def _log_softmax(logits, k: int, full: bool):
-    """log p of the k-mers, [..., 4^k], by a softmax over the full vocabulary (`full`) or over the k-mers alone."""
-    kmers = logits[..., -(4**k) :]
-    return kmers - jax.nn.logsumexp(logits if full else kmers, axis=-1, keepdims=True)
-
-
 def _over_positions(function, hidden_BTD, *others):
-    """Computes `function(hidden_BTD, *others)` for a few positions at a time and concatenates the results along T."""
+    """Computes `function(hidden_BTD, *others)` for a few positions at a time and concatenates the results along T.
+
+    A context axis already divides the positions, and the others the rows.
+    """
     B, T = hidden_BTD.shape[:2]
-    size = min(max(_POSITIONS // B, 1), T)
-    chunks = -(-T // size)
+    mesh = jax.sharding.get_abstract_mesh().shape
+    size = min(max(_POSITIONS * mesh.get("data", 1) * mesh.get("fsdp", 1) // B, 1), T)
+    chunks = -(-T // size) if mesh.get("context", 1) == 1 else 1
 
     def cut(x):
         x = jnp.pad(x, [(0, 0), (0, chunks * size - T), *[(0, 0)] * (x.ndim - 2)])
@@ -141,7 +119,7 @@ def score_rows(
     model: Decoder,
     params,
     ids: Int[Array, "B T"],
-    codes: Int[Array, "B T k"],
+    codes: Int[Array, "B T k"] | Int[Array, "B T"],
     partly_known: Int[Array, "B M"],
     *,
     score: str,
@@ -150,59 +128,64 @@ def score_rows(
 ) -> Float[Array, "B T ..."]:
     """Log-probabilities of the target that follows each token, float32 [B, T], or of its bases, [B, T, k].
 
-    Unknown bases and targets without a known base get 0.
+    Unknown bases and targets without a known base get 0. Every device gets the whole result.
 
     Args:
+      model: the decoder.
+      params: its parameters, stacked or by layer.
+      ids: the tokens.
+      codes: the bases of each target; or its id, with which the options do not apply.
       partly_known: the positions of the targets with known and unknown bases; T fills rows that have fewer.
       score: "token" or "base"; see `Score`.
       per_base: return a term per base.
       full: take the softmax over the full vocabulary, else over the k-mers alone.
     """
     k = codes.shape[-1]
-    hidden, _ = model.apply({"params": params}, ids)
-    codes = codes.astype(jnp.int32)
-    known = codes < bases.N
+    batch = parallel.balance({"inputs": ids, "targets": codes}, {"inputs": TOKENS, "targets": TOKENS})
+    hidden, _ = model.apply(variables(params), batch["inputs"], positions_BT=batch.get("positions"))
+    codes = batch["targets"].astype(jnp.int32)
 
     def head(hidden):
-        return model.apply({"params": params}, hidden, method="logits")
+        logits = model.apply(variables(params), hidden, method="logits")
+        return logits if full else kmers.of(logits, k)
+
+    def terms(of_bases_k, codes):
+        """The terms of the known bases, or their sum."""
+        found = jnp.where(codes < bases.N, kmers.picked(of_bases_k, jnp.minimum(codes, 3)), 0)
+        return found if per_base else found.sum(-1)
+
+    def one_token(hidden, ids):
+        return -token_nll(head(hidden), ids)
 
     def one_kmer(hidden, codes):
         logits = head(hidden)
         whole = (codes < bases.N).all(-1)
-        rank = jnp.where(whole, (codes * 4 ** jnp.arange(k)[::-1]).sum(-1), 0)
-        kmers = logits[..., -(4**k) :]
+        targets = jnp.where(whole, kmers.ranks(codes), 0) + kmers.num_special(logits.shape[-1], k)
         if per_base:
-            if not full:
-                logits = kmers
-            return jnp.where(whole[..., None], -base_nll(logits, rank + logits.shape[-1] - 4**k, k), 0)
-        picked = jnp.take_along_axis(kmers, rank[..., None], axis=-1)[..., 0]
-        return jnp.where(whole, picked - jax.nn.logsumexp(logits if full else kmers, axis=-1), 0)
+            return jnp.where(whole[..., None], -kmers.base_nll(logits, targets, k), 0)
+        return jnp.where(whole, -token_nll(logits, targets), 0)
 
     def by_marginals(hidden, codes):
-        marginals = _marginals(_log_softmax(head(hidden), k, full), k)
-        found = jnp.take_along_axis(marginals, jnp.minimum(codes, 3)[..., None], axis=-1)[..., 0]
-        found = jnp.where(codes < bases.N, found, 0)
-        return found if per_base else found.sum(-1)
+        marginals = kmers.marginals(jax.nn.softmax(head(hidden), axis=-1), k)
+        return terms(jnp.log(jnp.maximum(marginals, jnp.finfo(jnp.float32).tiny)), codes)
 
     def several_kmers(hidden, codes):
-        masses = log_masses(_log_softmax(head(hidden), k, full), codes)
+        masses = kmers.log_masses(kmers.of(jax.nn.log_softmax(head(hidden), axis=-1), k), codes)
         known = codes < bases.N
         # The first known base also pays for the mass of special tokens, so that the terms add up to the log-probability
         # of the k-mers that agree with the target.
         first = jnp.cumsum(known, axis=-1) - known == 0
         before = jnp.where(first, 0, jax.nn.logsumexp(masses, axis=-1))
-        found = jnp.take_along_axis(masses, jnp.minimum(codes, 3)[..., None], axis=-1)[..., 0] - before
-        found = jnp.where(known, found, 0)
-        return found if per_base else found.sum(-1)
+        return terms(masses - before[..., None], codes)
 
-    if score == "base":
-        return _over_positions(by_marginals, hidden, codes)
-    found = _over_positions(one_kmer, hidden, codes)
+    function = one_token if codes.ndim == 2 else by_marginals if score == "base" else one_kmer
+    found = parallel.restore(_over_positions(function, hidden, codes))
     if partly_known.shape[1]:
         at = jnp.minimum(partly_known, ids.shape[1] - 1)[..., None]
-        some = _over_positions(several_kmers, jnp.take_along_axis(hidden, at, 1), jnp.take_along_axis(codes, at, 1))
+        parts = (jnp.take_along_axis(parallel.restore(x), at, 1) for x in (hidden, codes))
+        some = _over_positions(several_kmers, *parts)
         found = found.at[jnp.arange(len(ids))[:, None], partly_known].set(some, mode="drop")
-    return jnp.where(known, found, 0) if per_base else found
+    return constrain(found)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "given"))
@@ -216,14 +199,16 @@ def probability_rows(model: Decoder, params, ids: Int[Array, "B T"], codes: Int[
     hidden, _ = model.apply({"params": params}, ids)
 
     def probabilities(hidden, codes):
-        log_p = _log_softmax(model.apply({"params": params}, hidden, method="logits"), k, False)
-        return jax.nn.softmax(log_masses(log_p, codes) if given == "bases" else _marginals(log_p, k), axis=-1)
+        logits = kmers.of(model.apply({"params": params}, hidden, method="logits"), k)
+        if given == "tokens":
+            return kmers.marginals(jax.nn.softmax(logits, axis=-1), k)
+        return jax.nn.softmax(kmers.log_masses(jax.nn.log_softmax(logits, axis=-1), codes), axis=-1)
 
     return _over_positions(probabilities, hidden, codes.astype(jnp.int32))
 
 
-def partly_known_targets(rows: list[Framed], length: int) -> np.ndarray:
-    """The argument `partly_known` of `score_rows`, int32 [rows, M].
+def partly_known_targets(rows: list[Framed], number: int, length: int) -> np.ndarray:
+    """The argument `partly_known` of `score_rows`, int32 [number, M], for at most as many rows.
 
     M is 0 if there are none, else a power of two; on an accelerator at least 64, so that fewer programs are compiled.
     """
@@ -234,7 +219,7 @@ def partly_known_targets(rows: list[Framed], length: int) -> np.ndarray:
     longest = max(map(len, found))
     least = 64 if accelerated() else 1
     size = max(1 << (longest - 1).bit_length(), least) if longest else 0
-    positions = np.full((len(rows), size), length, np.int32)
+    positions = np.full((number, size), length, np.int32)
     for i, at in enumerate(found):
         positions[i, : len(at)] = at
     return positions
@@ -242,15 +227,15 @@ def partly_known_targets(rows: list[Framed], length: int) -> np.ndarray:
 
 def pad_rows(rows: list[Framed], number: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """ids int32 [number, length] and codes uint8 [number, length, k]; the padding has no known bases."""
-    k = rows[0].codes.shape[1]
+    like = rows[0].codes
     ids = np.full((number, length), BOS, np.int32)
-    codes = np.full((number, length, k), bases.N, np.uint8)
+    codes = np.full((number, length, *like.shape[1:]), bases.N, like.dtype)
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)], codes[i, : len(row.ids)] = row.ids, row.codes
     return ids, codes
 
 
-def kmers(lm, what: str) -> int:
+def kmer_size(lm, what: str) -> int:
     """The k of the model's tokenizer.
 
     Raises:
@@ -261,67 +246,85 @@ def kmers(lm, what: str) -> int:
     return lm.tokenizer.k
 
 
-def _framed(lm, text: str, index: int, strand: str) -> Framed:
+def _framed(lm, prompt: Prompt, index: int, strand: str) -> Framed:
     """A sequence framed for scoring; `index` is that among the sequences, for errors."""
-    kmers(lm, "scoring")
+    kmer_size(lm, "scoring")
     argument = f"sequences[{index}]"
-    with input_errors(argument, text):
-        prefix, dna = split_prefix(text)
-        lm.tokenizer.encode(dna, remainder="oov")  # rejects characters that are not bases, with their position
-    if not dna:
-        raise InputError("has no DNA to score", argument, text)
-    codes = bases.encode(dna)
-    row = frame(lm.tokenizer, prefix, bases.reverse_complement(codes) if strand == "-" else codes)
-    lm.check_length(len(row.ids), argument, text)
+    if not len(prompt.codes):
+        raise InputError("has no DNA to score", argument, str(prompt))
+    codes = bases.reverse_complement(prompt.codes) if strand == "-" else prompt.codes
+    row = frame(lm.tokenizer, prompt.special, codes)
+    lm.check_length(len(row.ids), argument, str(prompt))
     return row
 
 
-def score_all(
-    lm,
-    rows: list[Framed],
+def score_batches(
+    model: Decoder,
+    params,
+    mesh: jax.sharding.Mesh,
+    lengths: list[int],
+    row: Callable[[int], Framed],
     *,
+    batch_tokens: int,
+    usual: int = 0,
     score: str = "token",
     per_base: bool = False,
     special_tokens: bool = True,
-    batch_tokens: int,
-    usual: int = 0,
-) -> list[np.ndarray]:
-    """Log-probabilities of the targets of each framed sequence, float32 [tokens] or [tokens, k], in order.
+) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    """Scores rows in batches of similar length: yields the rows of each, and the results of `score_rows` for them.
 
-    `usual`: see `by_length`.
+    Every process of the mesh must call this, and gets all results. `row` makes a row of the given length, in tokens,
+    just before it is needed; `usual`: see `by_length`.
     """
+    rows_and_length, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
     def dispatched():
-        for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens, usual):
-            batch = [rows[i] for i in chosen]
+        for chosen, number, length in by_length(lengths, batch_tokens, usual, mesh):
+            batch = [row(i) for i in chosen]
             ids, codes = pad_rows(batch, number, length)
             partly_known = np.full((number, 0), length, np.int32)
-            if score == "token":
-                positions = partly_known_targets(batch, length)
-                partly_known = np.full((number, positions.shape[1]), length, np.int32)
-                partly_known[: len(batch)] = positions
-            with jax.set_mesh(lm.mesh):
-                values = score_rows(
-                    lm.model, lm.params, ids, codes, partly_known,
-                    score=score, per_base=per_base, full=special_tokens,
-                )  # fmt: skip
+            if score == "token" and codes.ndim == 3:
+                partly_known = partly_known_targets(batch, number, length)
+            put = to_devices({"ids": ids, "codes": codes}, rows_and_length)
+            some = to_devices({"partly_known": partly_known}, whole)
+            with jax.set_mesh(mesh):
+                values = score_rows(model, params, **put, **some, score=score, per_base=per_base, full=special_tokens)
             yield chosen, values
 
+    for chosen, values in by_batch(dispatched()):
+        yield chosen, [value[: lengths[i]] for i, value in zip(chosen, values, strict=False)]
+
+
+def score_all(lm, rows: list[Framed], **options) -> list[np.ndarray]:
+    """Log-probabilities of the targets of each framed sequence, float32 [tokens] or [tokens, k], in order.
+
+    `options`: see `score_batches`.
+    """
     found = [None] * len(rows)
-    for i, value in results(dispatched()):
-        found[i] = value[: len(rows[i].ids)]
+    lengths = [len(row.ids) for row in rows]
+    for chosen, values in score_batches(lm.model, lm.params, lm.mesh, lengths, rows.__getitem__, **options):
+        for i, value in zip(chosen, values, strict=True):
+            found[i] = value
     return found
 
 
 def log_likelihood(
-    lm, sequences: Sequence[str], *, score: str, strand: str, per_base: bool, special_tokens: bool, batch_tokens: int
+    lm,
+    sequences: Iterable[str | Prompt],
+    *,
+    score: str,
+    strand: str,
+    per_base: bool,
+    special_tokens: bool,
+    batch_tokens: int,
 ) -> list[Score]:
     """See `LM.log_likelihood`."""
     for name, value, choice in (("score", score, SCORES), ("strand", strand, STRANDS)):
         if value not in choice:
             raise InputError(f"must be one of {', '.join(choice)}", name, value)
     strands = ("+", "-") if strand == "both" else (strand,)
-    rows = [_framed(lm, text, i, s) for i, text in enumerate(as_list(sequences)) for s in strands]
+    prompts = as_prompts(sequences, "sequences")
+    rows = [_framed(lm, prompt, i, s) for i, prompt in enumerate(prompts) for s in strands]
     values = score_all(
         lm, rows, score=score, per_base=per_base, special_tokens=special_tokens, batch_tokens=batch_tokens
     )
@@ -348,22 +351,22 @@ def log_likelihood(
     return found
 
 
-def base_probabilities(lm, sequences: Sequence[str], *, given: str, phases: int, batch_tokens: int) -> list[np.ndarray]:
+def base_probabilities(
+    lm, sequences: Iterable[str | Prompt], *, given: str, phases: int, batch_tokens: int
+) -> list[np.ndarray]:
     """See `LM.base_probabilities`."""
     if given not in GIVEN:
         raise InputError(f"must be one of {', '.join(GIVEN)}", "given", given)
-    k = kmers(lm, "base_probabilities")
+    k = kmer_size(lm, "base_probabilities")
     if phases not in (1, k):
         raise InputError(f"must be 1 or {k}", "phases", phases)
-    rows, origins, sequences = [], [], as_list(sequences)
-    for i, text in enumerate(sequences):
-        row = _framed(lm, text, i, "+")
-        prefix, dna = split_prefix(text)
-        codes = bases.encode(dna)
-        for phase in range(min(phases, len(codes))):
-            rows.append(frame(lm.tokenizer, prefix, codes, phase) if phase else row)
+    rows, origins, prompts = [], [], as_prompts(sequences, "sequences")
+    for i, prompt in enumerate(prompts):
+        row = _framed(lm, prompt, i, "+")
+        for phase in range(min(phases, len(prompt.codes))):
+            rows.append(frame(lm.tokenizer, prompt.special, prompt.codes, phase) if phase else row)
             origins.append((i, phase))
-    sums = [np.zeros((len(split_prefix(text)[1]), 4), np.float32) for text in sequences]
+    sums = [np.zeros((len(prompt.codes), 4), np.float32) for prompt in prompts]
     counts = [np.zeros((len(x), 1), np.float32) for x in sums]
 
     def dispatched():

@@ -15,11 +15,12 @@ from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax.config import ModelSpec, with_model
 from gener_jax.inference.batches import tokens_per_batch
-from gener_jax.inference.constraints import Constraints
+from gener_jax.inference.constraints import Constraint
 from gener_jax.inference.embeddings import embed
-from gener_jax.inference.generate import BATCH_SIZE, Batch, Sampling, cache_size
+from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size, max_tokens
 from gener_jax.inference.likelihood import Score, base_probabilities, log_likelihood
-from gener_jax.inference.prompt import input_errors, split_prompt
+from gener_jax.inference.prompt import REMAINDERS, Prompt, as_prompt, as_prompts
+from gener_jax.inference.samplers import Bases, Sampler, of_options
 from gener_jax.inference.variants.genome import Aliases, Genome
 from gener_jax.inference.variants.scoring import CONTEXT, Scorer
 from gener_jax.inference.variants.variant import Scored, Variant
@@ -53,12 +54,11 @@ class LM:
                 f"{self.spec.name} does not specify whether sequences are framed as in v1 or v2 of GENERator; load "
                 "it with prompt_convention='v1' or 'v2'", "prompt_convention", convention,
             )  # fmt: skip
-        ends = {"v1": 0, "v2": 1}[convention]
-        return np.concatenate([[BOS], ids, [BOS] * ends]).astype(np.int32)
+        return np.concatenate([[BOS], ids, [BOS] * (convention == "v2")]).astype(np.int32)
 
     def embed(
         self,
-        sequences: Sequence[str],
+        sequences: Iterable[str | Prompt],
         *,
         pooling: str = "last",
         layer: int | None = None,
@@ -69,7 +69,7 @@ class LM:
         """Embeddings, float32 [sequences, chunks · hidden], in the order of the sequences.
 
         Args:
-          sequences: DNA, which may contain special tokens; framed by the model's own convention (see `frame`).
+          sequences: DNA, which special tokens may precede; framed by the model's own convention (see `frame`).
           pooling: "last", the hidden state of the last token, with framing; "separator", the same, allowed only in v2,
             where that token is the second <s>; "mean", over all tokens, with framing; "tokens", a list with the hidden
             states of all tokens, float32 [tokens, hidden] per sequence (several chunks are concatenated, each framed).
@@ -91,7 +91,7 @@ class LM:
 
     def log_likelihood(
         self,
-        sequences: Sequence[str],
+        sequences: Iterable[str | Prompt],
         *,
         score: str = "token",
         strand: str = "+",
@@ -122,7 +122,7 @@ class LM:
 
     def base_probabilities(
         self,
-        sequences: Sequence[str],
+        sequences: Iterable[str | Prompt],
         *,
         given: str = "tokens",
         phases: int = 1,
@@ -224,7 +224,7 @@ class LM:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Iterable[str | Prompt],
         num_bases: int,
         *,
         num_samples: int = 1,
@@ -232,10 +232,11 @@ class LM:
         top_k: int = 0,
         top_p: float = 1.0,
         mode: str = "token",
+        sampler: Sampler | None = None,
         seed: int | Sequence[int] = 0,
         stop: Sequence[str] = (),
         remainder: str = "constrain",
-        constraints: Constraints | None = None,
+        constraints: Iterable[Constraint] = (),
         log_probs: bool = False,
         details: bool = False,
         batch_size: int = BATCH_SIZE,
@@ -243,20 +244,23 @@ class LM:
         """Continues each prompt by exactly `num_bases` bases, or fewer if a token of `stop` or a stop codon ends it.
 
         Args:
-          prompts: DNA of any length, which may contain special tokens; `<s>` is prepended. A prompt may be empty.
+          prompts: DNA of any length, which special tokens may precede (`<mam><cds>ATG`): strings, or `Prompt`s. `<s>`
+            is prepended. A prompt may be empty.
           num_bases: bases to generate per continuation.
           num_samples: continuations per prompt; they are adjacent in the result.
           temperature: 0 is greedy.
           top_k: sample among the k most likely tokens; 0: all.
           top_p: sample among the fewest most likely tokens whose probabilities add up to at least p.
-          mode: "token", or "base", which samples each base from its own distribution (see `Sampling`).
+          mode: "token", or "base", which samples each base from its own distribution (see `samplers.Bases`).
+          sampler: instead of the four, one of `samplers` or your own; see `samplers.Sampler`.
           seed: one for all (each row gets its own stream), or one per row of the result; a row's sample depends on its
             seed and prompt, not on the batch.
           stop: special tokens, such as "</s>", that end a row; no other special token is ever generated.
           remainder: how a prompt that is not a whole number of k-mers is read. "constrain": its last bases fix the
             beginning of the first generated token exactly, so the continuation follows without a gap. "trim_left" and
             "pad_left" (with A) change the prompt's beginning, as the authors recommend.
-          constraints: constraints on the sequence, and whether stop codons end it (see `Constraints`).
+          constraints: on the sequence, such as `Constraints(max_homopolymer=5, stop_codon=True)`, which also says
+            whether stop codons end it; or a list of constraints, your own among them (see `constraints.Constraint`).
           log_probs: also return the log-probability of each base.
           details: return `Continuation`s, which include the reason each one ends; implied by `log_probs`. Otherwise
             strings.
@@ -267,29 +271,27 @@ class LM:
             seeds is not that of rows, or no sequence satisfies the constraints.
           MemoryError: if the KV cache will not fit.
         """
-        if isinstance(prompts, str):
-            raise InputError("must be a list of prompts, not a string", "prompts", prompts)
+        prompts = as_prompts(prompts, "prompts")
         for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
             if value < 1:
                 raise InputError("must be positive", name, value)
-        sampling = Sampling(temperature, top_k, top_p, mode)
+        sampler = of_options(temperature, top_k, top_p, mode, sampler)
         keys = _keys(seed, len(prompts) * num_samples)
         named = {f"prompts[{i}]": prompt for i, prompt in enumerate(prompts)}
-        encoded = self._encode(named, num_bases, remainder)
-        options = self._options(num_bases, sampling, stop, constraints, log_probs, named, encoded)
-        order = sorted(range(len(keys)), key=lambda i: len(encoded[i // num_samples][0]))  # less padding
-        ids = [encoded[i // num_samples][0] for i in order]
-        if line := memory.inference_shortage(
-            self.spec, self.mesh, *cache_size(ids, num_bases, self.tokenizer, batch_size)
-        ):
+        encoded, options = self._prepare(named, num_bases, remainder, sampler, stop, constraints, log_probs)
+        order = sorted(range(len(keys)), key=lambda i: len(encoded[i // num_samples].ids))  # less padding
+        longest = max((len(prompt.ids) for prompt in encoded), default=0)
+        size = cache_size(min(len(keys), batch_size), longest, num_bases, self.tokenizer)
+        if line := memory.inference_shortage(self.spec, self.mesh, *size):
             raise MemoryError(line)
         found = [None] * len(keys)
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
             prompt_of = [i // num_samples for i in chosen]
             distinct = list(dict.fromkeys(prompt_of))
-            index = np.array([distinct.index(p) for p in prompt_of], np.int32)
-            batch = Batch(self, [encoded[p] for p in distinct], index, keys[np.array(chosen)], *options)
+            index = [distinct.index(p) for p in prompt_of]
+            names = [f"prompts[{i // num_samples}], sample {i % num_samples + 1}" for i in chosen]
+            batch = Batch(self, [encoded[p] for p in distinct], index, names, keys[np.array(chosen)], *options)
             batch.advance(batch.state.ids.shape[1])
             for i, continuation in zip(chosen, batch.continuations(), strict=True):
                 found[i] = continuation
@@ -297,7 +299,7 @@ class LM:
 
     def stream(
         self,
-        prompt: str,
+        prompt: str | Prompt,
         num_bases: int,
         *,
         every: int = 60,
@@ -305,10 +307,11 @@ class LM:
         top_k: int = 0,
         top_p: float = 1.0,
         mode: str = "token",
+        sampler: Sampler | None = None,
         seed: int = 0,
         stop: Sequence[str] = (),
         remainder: str = "constrain",
-        constraints: Constraints | None = None,
+        constraints: Iterable[Constraint] = (),
     ) -> Iterator[str]:
         """Yields the continuation that `generate` returns for one prompt, about `every` bases at a time.
 
@@ -317,11 +320,10 @@ class LM:
         """
         if every < 1:
             raise InputError("must be positive", "every", every)
-        named = {"prompt": prompt}
-        encoded, keys = self._encode(named, num_bases, remainder), _keys(seed, 1)
-        sampling = Sampling(temperature, top_k, top_p, mode)
-        options = self._options(num_bases, sampling, stop, constraints, False, named, encoded)
-        batch = Batch(self, encoded, np.zeros(1, np.int32), keys, *options)
+        named = {"prompt": as_prompt(prompt, "prompt")}
+        sampler = of_options(temperature, top_k, top_p, mode, sampler)
+        encoded, options = self._prepare(named, num_bases, remainder, sampler, stop, constraints)
+        batch = Batch(self, encoded, [0], list(named), _keys(seed, 1), *options)
         done, tokens, growing = 0, 0, True
         while growing:
             tokens += -(-every // int(self.tokenizer.token_bases.max()))
@@ -331,41 +333,33 @@ class LM:
                 yield continuation.text[done:]
             done = len(continuation.text)
 
-    def _encode(self, prompts: dict[str, str], num_bases: int, remainder: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`split_prompt` of each prompt; the keys are argument names, which the InputErrors have."""
+    def _prepare(self, prompts: dict[str, Prompt], num_bases: int, remainder: str, sampler: Sampler,
+                 stop: Sequence[str], constraints: Iterable[Constraint] | None, log_probs: bool = False):  # fmt: skip
+        """The prompts in tokens, and the arguments of `Batch` after the keys; the prompts' names are for errors."""
+        if remainder not in REMAINDERS:
+            raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
         if num_bases < 0:
             raise InputError("must not be negative", "num_bases", num_bases)
-        shortest = self.tokenizer.token_bases[self.tokenizer.token_bases > 0].min()
-        encoded = []
-        for name, prompt in prompts.items():
-            with input_errors(name, prompt):
-                ids, left_over = split_prompt(self.tokenizer, prompt, remainder)
-            self.check_length(len(ids) + -(-(len(left_over) + num_bases) // shortest), name, prompt)
-            encoded.append((ids, left_over))
-        return encoded
-
-    def _options(self, num_bases, sampling, stop, constraints, log_probs: bool, prompts: dict, encoded) -> tuple:
-        """The arguments of `Batch` after the keys."""
-        constraints = constraints or Constraints()
+        constraints = list(constraints or ())
         if self.tokenizer.kind != "kmer":
-            for name, value, given in (("mode", sampling.mode, sampling.mode == "base"),
+            for name, value, given in (("mode", "base", isinstance(sampler, Bases)),
                                        ("log_probs", log_probs, log_probs),
-                                       ("constraints", constraints, constraints.any())):  # fmt: skip
+                                       ("constraints", constraints, constraints)):  # fmt: skip
                 if given:
                     raise InputError(f"needs a k-mer tokenizer, not {self.tokenizer.name}", name, value)
-        if log_probs or constraints.any():
-            for (name, prompt), (_, left_over) in zip(prompts.items(), encoded, strict=True):
-                if (left_over >= bases.N).any():
-                    raise InputError(
-                        f"it has an unknown base among the {len(left_over)} left over at its end, which neither "
-                        "log_probs nor constraints support; shorten it", name, prompt,
-                    )  # fmt: skip
-        stops = np.zeros(self.tokenizer.vocab_size, bool)
+        encoded = [prompt.encode(self.tokenizer, remainder) for prompt in prompts.values()]
+        for (name, prompt), (ids, _, left_over) in zip(prompts.items(), encoded, strict=True):
+            self.check_length(len(ids) + max_tokens(self.tokenizer, len(left_over) + num_bases), name, str(prompt))
+            if (log_probs or constraints) and (left_over >= bases.N).any():
+                raise InputError(
+                    f"it has an unknown base among the {len(left_over)} left over at its end, which neither log_probs "
+                    "nor constraints support; shorten it", name, str(prompt),
+                )  # fmt: skip
         for name in stop:
             if name not in SPECIAL_TOKENS:
                 raise InputError(f"must be among {' '.join(SPECIAL_TOKENS)}", "stop", name)
-            stops[SPECIAL_TOKENS.index(name)] = True
-        return num_bases, sampling, stops, constraints, log_probs
+        stops = np.array([token in stop for token in self.tokenizer.tokens])
+        return encoded, (num_bases, sampler, stops, constraints, log_probs)
 
 
 @functools.partial(jax.jit, static_argnames="model")

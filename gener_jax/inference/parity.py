@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipeline.errors import one_line
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL
 from gener_jax.config import Model
-from gener_jax.inference.generate import Request, programs
 from gener_jax.inference.lm import LM
 from gener_jax.runtime.errors import CheckpointError
 
@@ -23,19 +23,16 @@ NEW_TOKENS = 16
 class Outputs:
     """The outputs of a model for ids [B, T]."""
 
-    hidden: list[
-        np.ndarray
-    ]  # float32 [B, T, D]: embeddings, outputs of all layers but the last, output of the last norm
+    hidden: list[np.ndarray]  # float32 [B, T, D]: embeddings, all layers but the last, the last norm
     logits: np.ndarray  # float32 [B, T, V]
-    greedy: list[int]  # NEW_TOKENS ids generated greedily after the first row, from the whole vocabulary
+    greedy: list[int]  # NEW_TOKENS ids generated greedily after the first row, k-mers only
 
 
-def probe_ids(lm: LM, rows: int = 2, length: int = 256) -> np.ndarray:
-    """Ids to compare on, int32 [rows, length]: <s> and random k-mers, always the same; fewer for a short context."""
-    vocab_size, longest = lm.tokenizer.vocab_size, lm.spec.model.max_length
-    if longest is not None:
-        length = max(min(length, longest - NEW_TOKENS), 1)
-    ids = np.random.default_rng(0).integers(NUM_SPECIAL, vocab_size, (rows, length), dtype=np.int32)
+def probe_ids(lm: LM) -> np.ndarray:
+    """Ids to compare on, int32 [2, 256]: <s> and random k-mers, always the same; fewer for a short context."""
+    longest = lm.spec.model.max_length
+    shape = 2, 256 if longest is None else max(min(256, longest - NEW_TOKENS), 1)
+    ids = np.random.default_rng(0).integers(NUM_SPECIAL, lm.tokenizer.vocab_size, shape, dtype=np.int32)
     ids[:, 0] = BOS
     return ids
 
@@ -50,23 +47,11 @@ def _states(model, params, ids):
 
 
 def ours(lm: LM, ids: np.ndarray) -> Outputs:
-    """The outputs of our model."""
-    vocab_size = lm.tokenizer.vocab_size
-    anything = np.ones(vocab_size, bool)
-    request = Request(
-        keys=jax.random.key(0)[None], first_allowed=anything[None], allowed=anything, stops=~anything,
-        token_bases=anything.astype(np.int32), left_over=np.zeros(1, np.int32),
-        num_bases=np.full(1, NEW_TOKENS, np.int32), temperature=np.float32(0), top_k=np.int32(0), top_p=np.float32(1),
-    )  # fmt: skip
-    prefill, advance = programs()
+    """The outputs of our model; the rows of `ids` begin with <s>."""
     with jax.set_mesh(lm.mesh):
         hidden, logits = jax.device_get(_states(lm.model, lm.params, jnp.asarray(ids)))
-        state = prefill(
-            lm.model, lm.params, jnp.asarray(ids[:1]), np.full(1, ids.shape[1], np.int32), np.zeros(1, np.int32),
-            request, None, None, None, None, room=NEW_TOKENS, log_probs=0,
-        )  # fmt: skip
-        greedy = advance(lm.model, lm.params, request, state, NEW_TOKENS, filtered=False, greedy=True, base_mode=0).ids
-    return Outputs(hidden, logits, np.asarray(greedy)[0].tolist())
+    (text,) = lm.generate([lm.tokenizer.decode(ids[0, 1:])], NEW_TOKENS * lm.tokenizer.k, temperature=0)
+    return Outputs(hidden, logits, lm.tokenizer.encode(text).tolist())
 
 
 def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
@@ -79,43 +64,33 @@ def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
     import torch
     import transformers
 
+    version = transformers.__version__
+    architecture = {"llama": transformers.LlamaForCausalLM, "mistral": transformers.MistralForCausalLM}
+    rows = torch.from_numpy(ids.astype(np.int64))
     try:
-        return _theirs(folder, ids, model, torch, transformers)
-    except CheckpointError:
-        raise
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        network = architecture[config.model_type].from_pretrained(folder, dtype=getattr(torch, model.dtype)).eval()
+        network.resize_token_embeddings(model.vocab_size)  # without padding
+        network.generation_config = transformers.GenerationConfig()  # the folder's own could change the decoding
+        with torch.no_grad():
+            out = network(rows, output_hidden_states=True)
+            new = network.generate(
+                rows[:1], attention_mask=torch.ones_like(rows[:1]), do_sample=False, max_new_tokens=NEW_TOKENS,
+                min_new_tokens=NEW_TOKENS, eos_token_id=None, suppress_tokens=list(range(NUM_SPECIAL)),
+            )  # fmt: skip
     except Exception as error:  # many classes, with texts of any length
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise CheckpointError(
-            folder, f"transformers {transformers.__version__} cannot run it: {type(error).__name__}: {first}"
-        ) from error
-
-
-def _theirs(folder, ids, model, torch, transformers) -> Outputs:
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    rope_theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")  # transformers 5
-    if int(transformers.__version__.partition(".")[0]) < 5:
-        rope_theta = config.rope_theta
-    if rope_theta != model.rope_theta:
+        problem = f"transformers {version} cannot run it: {type(error).__name__}: {one_line(error)}"
+        raise CheckpointError(folder, problem) from error
+    rope = config.rope_parameters if int(version.partition(".")[0]) >= 5 else {"rope_theta": config.rope_theta}
+    if rope["rope_theta"] != model.rope_theta:
         raise CheckpointError(
             folder / "config.json",
-            f"transformers {transformers.__version__} reads rope_theta {rope_theta} from it, gener_jax "
-            f"{model.rope_theta}, because versions 4 and 5 store it in different fields; verify the output of "
-            "--format hf instead, which both versions read",
+            f"transformers {version} reads rope_theta {rope['rope_theta']} from it, gener_jax {model.rope_theta}, "
+            "because versions 4 and 5 store it in different fields; verify the output of --format hf instead, which "
+            "both versions read",
             name="rope_theta",
-            value=rope_theta,
+            value=rope["rope_theta"],
         )
-    architecture = {"llama": transformers.LlamaForCausalLM, "mistral": transformers.MistralForCausalLM}
-    vocab_size = model.vocab_size
-    model = architecture[config.model_type].from_pretrained(folder, dtype=getattr(torch, model.dtype)).eval()
-    model.resize_token_embeddings(vocab_size)  # without padding
-    model.generation_config = transformers.GenerationConfig()  # the folder's own could change the decoding
-    rows = torch.from_numpy(ids.astype(np.int64))
-    with torch.no_grad():
-        out = model(rows, output_hidden_states=True)
-        new = model.generate(
-            rows[:1], attention_mask=torch.ones_like(rows[:1]), do_sample=False, max_new_tokens=NEW_TOKENS,
-            min_new_tokens=NEW_TOKENS, eos_token_id=None,
-        )  # fmt: skip
     greedy = new[0, ids.shape[1] :].tolist()
     return Outputs([state.float().numpy() for state in out.hidden_states], out.logits.float().numpy(), greedy)
 

@@ -1,80 +1,113 @@
-"""Splits prompts and sequences into special tokens and DNA."""
+"""Prompts: special tokens, and the DNA after them."""
 
-import contextlib
+import dataclasses
 import re
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from data_pipeline.errors import TokenizerError
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.tokenizer import KmerTokenizer, Tokenizer
+from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS, KmerTokenizer, Tokenizer
 from gener_jax.runtime.errors import ConfigError, InputError
 
 REMAINDERS = ("constrain", "trim_left", "pad_left")
 
+_LETTERS = KmerTokenizer()  # all tokenizers have the same letters and special tokens
 _PREFIX = re.compile(r"(?:<[^<>]*>)*")
 
 
-@contextlib.contextmanager
-def input_errors(argument: str, value):
-    """A context manager that turns a TokenizerError into an InputError of an argument and its value."""
-    try:
-        yield
-    except TokenizerError as error:
-        raise InputError(str(error), argument, value) from error
+class Encoded(NamedTuple):
+    """A prompt that will be continued, in tokens."""
+
+    ids: np.ndarray  # <s>, the special tokens, and the DNA in whole tokens; int32 [tokens]
+    whole: np.ndarray  # codes of the DNA in those tokens, uint8 [bases]
+    left_over: np.ndarray  # codes of the bases after it, fewer than k, with which the first new token begins
 
 
-def check_prefix(prefix: str) -> None:
-    """Checks the value of a command's --prefix.
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Prompt:
+    """A sequence to continue, score or embed: `parse` reads it from text such as "<mam><cds>ATG"."""
+
+    special: np.ndarray  # ids of the special tokens as written, int32 [tokens]
+    codes: np.ndarray  # codes of the DNA, uint8 [bases]; N for every letter but A, C, G, T and U
+
+    @classmethod
+    def parse(cls, text: str) -> "Prompt":
+        """The prompt that a text stands for.
+
+        Raises:
+          TokenizerError: an unknown special token, a character that is not a base, or a special token after DNA; its
+            `position` is 0-based.
+        """
+        ids = _LETTERS.encode(text, remainder="oov")  # rejects characters and special tokens
+        start = _PREFIX.match(text).end()
+        at = text.find("<", start)
+        if at >= 0:
+            raise TokenizerError(
+                f"special token at position {at}: special tokens must precede all DNA", value=text[at:], position=at
+            )
+        return cls(ids[: text.count("<")], bases.encode(text[start:]))
+
+    def __str__(self):
+        return "".join(SPECIAL_TOKENS[i] for i in self.special) + bases.decode(self.codes)
+
+    def encode(self, tokenizer: Tokenizer, remainder: str = "constrain") -> Encoded:
+        """The prompt in tokens.
+
+        `remainder` "trim_left" drops as many bases at the beginning of the DNA as are left over at its end, and
+        "pad_left" adds A there, so that none are left over.
+        """
+        k = tokenizer.k if tokenizer.kind == "kmer" else 1
+        codes = self.codes
+        if remainder == "trim_left":
+            codes = codes[len(codes) % k :]
+        elif remainder == "pad_left":
+            codes = np.append(np.full(-len(codes) % k, bases.A, np.uint8), codes)
+        end = len(codes) - len(codes) % k
+        ids = np.concatenate([[BOS], self.special, tokenizer.encode_bases(codes[:end])])
+        return Encoded(ids.astype(np.int32), codes[:end], codes[end:])
+
+
+def as_prompt(value, argument: str) -> Prompt:
+    """An argument as a prompt: a string, a Prompt, or an object with the letters as its bytes, such as Biopython's Seq.
 
     Raises:
-      ConfigError: if it holds anything but special tokens.
+      InputError: if it is nothing of these, or its text cannot be parsed.
+    """
+    if isinstance(value, Prompt):
+        return value
+    text = bytes(value).decode("latin-1") if hasattr(value, "__bytes__") else value
+    if not isinstance(text, str):
+        raise InputError("must be DNA, as a string or a Prompt", argument, value)
+    try:
+        return Prompt.parse(text)
+    except TokenizerError as error:
+        raise InputError(str(error), argument, text) from error
+
+
+def as_prompts(values: Iterable, argument: str) -> list[Prompt]:
+    """Each of several prompts; "argument[3]" is the name of one in errors.
+
+    Raises:
+      InputError: as `as_prompt`, or if `values` is a single one, which Python might read as a list of letters.
+    """
+    if isinstance(values, str | Prompt) or hasattr(values, "__bytes__"):
+        raise InputError(f"must be a list of {argument}", argument, values)
+    return [as_prompt(value, f"{argument}[{i}]") for i, value in enumerate(values)]
+
+
+def parse_prefix(prefix: str) -> np.ndarray:
+    """The ids of the special tokens of a command's --prefix, int32 [tokens].
+
+    Raises:
+      ConfigError: if it holds anything else.
     """
     try:
-        KmerTokenizer(1).encode(prefix)
-        _, dna = split_prefix(prefix)
+        parsed = Prompt.parse(prefix)
     except TokenizerError as error:
         raise ConfigError(str(error), "--prefix", prefix) from error
-    if dna:
+    if len(parsed.codes):
         raise ConfigError("must be special tokens without DNA, such as <mam><cds>", "--prefix", prefix)
-
-
-def split_prefix(text: str) -> tuple[str, str]:
-    """The special tokens at the beginning of a text, and the DNA after them.
-
-    Raises:
-      TokenizerError: if a special token follows DNA.
-    """
-    start = _PREFIX.match(text).end()
-    if "<" in text[start:]:
-        at = text.index("<", start)
-        raise TokenizerError(
-            f"special token at position {at}: special tokens must precede all DNA", value=text[at:], position=at
-        )
-    return text[:start], text[start:]
-
-
-def split_prompt(tokenizer: Tokenizer, prompt: str, remainder: str = "constrain") -> tuple[np.ndarray, np.ndarray]:
-    """Returns <s> and the ids of the prompt's whole tokens, and the codes of the bases left over at its end.
-
-    `remainder` "constrain" returns the left-over bases, which fix the beginning of the first new token. "trim_left"
-    drops as many bases at the left of the prompt's last stretch of DNA, and "pad_left" adds A there, so that none are
-    left over.
-
-    Raises:
-      TokenizerError: if the prompt holds anything but DNA and special tokens, or bases left over before a special
-        token.
-      InputError: if `remainder` is unknown.
-    """
-    if remainder not in REMAINDERS:
-        raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
-    if remainder != "constrain":
-        dna = prompt.rfind(">") + 1
-        ids = [tokenizer.encode(prompt[:dna], add_bos=True), tokenizer.encode(prompt[dna:], remainder=remainder)]
-        return np.concatenate(ids), np.zeros(0, np.uint8)
-    left_over = 0
-    if tokenizer.kind == "kmer":
-        left_over = len(prompt[prompt.rfind(">") + 1 :]) % tokenizer.k
-    whole = prompt[: len(prompt) - left_over]
-    tokenizer.encode(prompt, remainder="oov")  # rejects characters that are not bases, with their position
-    return tokenizer.encode(whole, add_bos=True), bases.encode(prompt[len(whole) :])
+    return parsed.special

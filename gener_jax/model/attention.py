@@ -22,6 +22,8 @@ from gener_jax.runtime.errors import ConfigError
 
 _MASKED = -1e30  # finite, so that a block with all scores masked gives no NaN; its sum is later rescaled to zero
 KEPT = "attention"  # the checkpoint name of attention's output and log-sum-exp, which remat may keep
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+_slice = jax.lax.dynamic_slice_in_dim
 _NAMED = jax.checkpoint_policies.save_only_these_names(KEPT)
 
 
@@ -67,15 +69,9 @@ def attention(
       block: tokens per block of queries and of keys in the blockwise implementation.
 
     Raises:
-      ValueError: if the query heads are not a multiple of the key/value heads, or a query is after the last key.
       ConfigError: if the implementation is unknown, does not support the mask, shape or dtype, or cannot run on this
         platform.
     """
-    if q_BTNH.shape[2] % k_BSKH.shape[2]:
-        raise ValueError(f"{q_BTNH.shape[2]} query heads are not a multiple of {k_BSKH.shape[2]} key/value heads")
-    last = (offset if isinstance(offset, int) else 0) + q_BTNH.shape[1] - 1
-    if last >= k_BSKH.shape[1]:
-        raise ValueError(f"the last query is at slot {last}, but the last key at slot {k_BSKH.shape[1] - 1}")
     case = kernels.Case(q_BTNH, k_BSKH, offset, segments is not None, window)
     if implementation == "auto":
         scores = q_BTNH.shape[1] * k_BSKH.shape[1]  # the lengths differ with a cache and on a context axis
@@ -93,32 +89,24 @@ def attention(
 
 
 def cached_attention(
-    q_BTNH: Float[Array, "B T N H"],
+    q_BTNH: Float[Array, "B 1 N H"],
     k_BKHS: Float[Array, "B K H S"],
     v_BKSH: Float[Array, "B K S H"],
     *,
-    implementation: str = "auto",
     offset: Int[Array, ""],
     segments: Segments,
     window: int | None = None,
-    block: int = 256,
-) -> Float[Array, "B T N H"]:
-    """`attention` over a cache, whose slots after the last query are empty.
+) -> Float[Array, "B 1 N H"]:
+    """`attention` of one query per row, the case of decoding, over a cache whose slots after the query's are empty.
 
-    A single query per row, the case of decoding, has an implementation of its own, and the cache has the layout that
-    suits it: the products of query and keys are contiguous along slots, and the sum of values along the head dimension.
+    The cache has the layout that suits it: the products of query and keys are contiguous along slots, and the sum of
+    values along the head dimension.
 
     On CPU it loops over the filled blocks of slots. An accelerator would launch a kernel per iteration of that loop and
     ask the host after each whether to stop, so there it computes one masked product over all slots.
     """
-    if q_BTNH.shape[1] == 1:
-        one_query = _one_query_by_blocks if kernels.platform() == "cpu" else _one_query
-        return one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window)
-    k_BSKH, v_BSKH = k_BKHS.transpose(0, 3, 1, 2), v_BKSH.transpose(0, 2, 1, 3)
-    return attention(
-        q_BTNH, k_BSKH, v_BSKH, implementation=implementation, offset=offset, segments=segments, window=window,
-        block=block,
-    )  # fmt: skip
+    one_query = _one_query_by_blocks if kernels.platform() == "cpu" else _one_query
+    return one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window)
 
 
 def _one_query(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
@@ -156,8 +144,7 @@ def _one_query_by_blocks(q_BTNH, k_BKHS, v_BKSH, offset, segments, window):
         mask = (slots >= j * size) & (slots <= offset)
         if window is not None:
             mask &= offset - slots < window
-        mask = mask & (_slice(segments.keys, start, size, 1) == segments.queries)
-        mask = mask[:, None, None]
+        mask = (mask & (_slice(segments.keys, start, size, 1) == segments.queries))[:, None, None]
         scores = jnp.where(mask, (q_BKGH[..., None] * k).sum(-2), _MASKED)
         new_m = jnp.maximum(m, scores.max(-1, keepdims=True))
         # If all scores so far are masked, new_m is _MASKED too and exp gives 1, so p needs the mask as well.
@@ -208,9 +195,8 @@ def _blockwise(q_BTNH, k_BSKH, v_BSKH, offset, segments, window, block):
     # Padded keys are after the slot of every query, and padded queries are removed below, so neither needs a mask.
     q = _pad_to(q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4), 3, bq)
     k, v = (_pad_to(x.transpose(0, 2, 1, 3), 2, bk) for x in (k_BSKH, v_BSKH))
-    q_seg = k_seg = None
-    if segments is not None:
-        q_seg, k_seg = _pad_to(segments.queries, 1, bq), _pad_to(segments.keys, 1, bk)
+    q_seg = None if segments is None else _pad_to(segments.queries, 1, bq)
+    k_seg = None if segments is None else _pad_to(segments.keys, 1, bk)
     out = _flash(q, k, v, jnp.asarray(offset, jnp.int32), q_seg, k_seg, window, bq, bk)
     return out[:, :, :, :T].transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
@@ -220,26 +206,11 @@ def _pad_to(x, axis, multiple):
     return jnp.pad(x, [(0, missing if a == axis else 0) for a in range(x.ndim)]) if missing else x
 
 
-def _slice(x, start, size, axis):
-    return None if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis)
-
-
 def _bounds(i, offset, window, bq, bk, num_key_blocks):
     """The first key block that a query of block i attends to, and the last one plus 1."""
     last = jnp.minimum((offset + (i + 1) * bq - 1) // bk + 1, num_key_blocks)
     first = 0 if window is None else jnp.maximum(offset + i * bq - window + 1, 0) // bk
     return first, last
-
-
-def _block_mask(i, j, offset, q_seg, k_seg, window, bq, bk):
-    """The mask of query block i and key block j for one row, [bq, bk]."""
-    ids = lambda x, block, size: None if x is None else _slice(x, block * size, size, 0)[None]  # noqa: E731
-    q_slots, k_slots = offset + i * bq + jnp.arange(bq), j * bk + jnp.arange(bk)
-    mask = _allowed(q_slots, k_slots, ids(q_seg, i, bq), ids(k_seg, j, bk), window)
-    return mask[0, 0, 0]
-
-
-_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8))
@@ -248,13 +219,14 @@ def _flash(q, k, v, offset, q_seg, k_seg, window, bq, bk):
 
 
 def _flash_forward(q, k, v, offset, q_seg, k_seg, window, bq, bk):
-    row = lambda x: _row_forward(*x, offset=offset, window=window, bq=bq, bk=bk)  # noqa: E731
-    out, lse = jax.lax.map(row, (q, k, v, q_seg, k_seg))
-    out, lse = checkpoint_name(out, KEPT), checkpoint_name(lse, KEPT)
+    results = jax.lax.map(
+        lambda row: _row_forward(*row, offset=offset, window=window, bq=bq, bk=bk), (q, k, v, q_seg, k_seg)
+    )
+    out, lse = checkpoint_name(results, KEPT)
     return out, (q, k, v, offset, q_seg, k_seg, out, lse)
 
 
-def _over_keys(body, i, start, *, offset, q_seg, k_seg, window, bq, bk, num_key_blocks):
+def _over_keys(body, i, start, q_seg, k_seg, bq, bk, num_key_blocks, *, offset, window):
     """The final carry of `body(j, mask, carry)`, called for the key blocks j that a query of block i attends to.
 
     The mask is None for a block in which no score is masked; these are most of the blocks of a long sequence.
@@ -264,7 +236,13 @@ def _over_keys(body, i, start, *, offset, q_seg, k_seg, window, bq, bk, num_key_
         unmasked = (offset + i * bq + 1) // bk
         start = jax.lax.fori_loop(first, unmasked, lambda j, carry: body(j, None, carry), start)
         first = unmasked
-    masked = lambda j, carry: body(j, _block_mask(i, j, offset, q_seg, k_seg, window, bq, bk), carry)  # noqa: E731
+
+    def masked(j, carry):
+        q_slots, k_slots = offset + i * bq + jnp.arange(bq), j * bk + jnp.arange(bk)
+        blocks = ((q_seg, i, bq), (k_seg, j, bk))
+        ids = [None if x is None else _slice(x, block * size, size, 0)[None] for x, block, size in blocks]
+        return body(j, _allowed(q_slots, k_slots, *ids, window)[0, 0, 0], carry)
+
     return jax.lax.fori_loop(first, last, masked, start)
 
 
@@ -278,9 +256,6 @@ def _row_forward(q, k, v, q_seg, k_seg, *, bq, bk, **masks):
     """Output [K, G, T, H] and log-sum-exp [K, G, T] of queries [K, G, T, H] over keys [K, S, H]."""
     K, G, T, H = q.shape
     q, kt = q * H**-0.5, k.swapaxes(1, 2)  # scaling the queries saves a pass over the scores
-    over_keys = functools.partial(
-        _over_keys, q_seg=q_seg, k_seg=k_seg, bq=bq, bk=bk, num_key_blocks=k.shape[1] // bk, **masks
-    )
 
     def queries(i):
         q_i = _slice(q, i * bq, bq, 2)
@@ -295,7 +270,8 @@ def _row_forward(q, k, v, q_seg, k_seg, *, bq, bk, **masks):
             return acc, m_new, total * scale + p.sum(-1)
 
         zero = jnp.zeros((K, G, bq), jnp.float32)
-        acc, m, total = over_keys(keys, i, (jnp.zeros((K, G, bq, H), jnp.float32), zero + _MASKED, zero))
+        start = (jnp.zeros((K, G, bq, H), jnp.float32), zero + _MASKED, zero)
+        acc, m, total = _over_keys(keys, i, start, q_seg, k_seg, bq, bk, k.shape[1] // bk, **masks)
         return (acc / total[..., None]).astype(q.dtype), m + jnp.log(total)
 
     out, lse = jax.lax.map(queries, jnp.arange(T // bq))  # [blocks, K, G, bq, ...]
@@ -304,10 +280,12 @@ def _row_forward(q, k, v, q_seg, k_seg, *, bq, bk, **masks):
 
 def _flash_backward(window, bq, bk, saved, d_out):
     q, k, v, offset, q_seg, k_seg, out, lse = saved
-    row = lambda x: _row_backward(*x, offset=offset, window=window, bq=bq, bk=bk)  # noqa: E731
     with matmul_precision(q.dtype):  # traced separately, outside the model's context
-        dq, dk, dv = jax.lax.map(row, (q, k, v, q_seg, k_seg, out, lse, d_out))
-    return dq, dk, dv, None, None, None
+        gradients = jax.lax.map(
+            lambda row: _row_backward(*row, offset=offset, window=window, bq=bq, bk=bk),
+            (q, k, v, q_seg, k_seg, out, lse, d_out),
+        )
+    return *gradients, None, None, None
 
 
 def _row_backward(q, k, v, q_seg, k_seg, out, lse, d_out, *, bq, bk, **masks):
@@ -321,9 +299,6 @@ def _row_backward(q, k, v, q_seg, k_seg, out, lse, d_out, *, bq, bk, **masks):
     q = q * H**-0.5
     kt, vt = k.swapaxes(1, 2), v.swapaxes(1, 2)
     delta = _product("kgqh,kgqh->kgq", out, d_out)
-    over_keys = functools.partial(
-        _over_keys, q_seg=q_seg, k_seg=k_seg, bq=bq, bk=bk, num_key_blocks=k.shape[1] // bk, **masks
-    )
 
     def queries(i, carry):
         dq, dkt, dvt = carry
@@ -340,7 +315,9 @@ def _row_backward(q, k, v, q_seg, k_seg, out, lse, d_out, *, bq, bk, **masks):
             dkt = _add(dkt, _product("khgq,kgqs->khs", qt_i, ds), j * bk)
             return dq_i + _product("kgqs,ksh->kgqh", ds, _slice(k, j * bk, bk, 1)), dkt, dvt
 
-        dq_i, dkt, dvt = over_keys(keys, i, (jnp.zeros(q_i.shape, jnp.float32), dkt, dvt))
+        dq_i, dkt, dvt = _over_keys(
+            keys, i, (jnp.zeros(q_i.shape, jnp.float32), dkt, dvt), q_seg, k_seg, bq, bk, k.shape[1] // bk, **masks
+        )
         return jax.lax.dynamic_update_slice_in_dim(dq, (dq_i * H**-0.5).astype(q.dtype), i * bq, 2), dkt, dvt
 
     start = (jnp.zeros_like(q), jnp.zeros(kt.shape, jnp.float32), jnp.zeros(vt.shape, jnp.float32))

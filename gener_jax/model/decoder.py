@@ -8,7 +8,7 @@
 The tree has one of two forms, and the decoder accepts both. Training and checkpoints use parameters stacked over layers
 ("layers/q" [L, …]); the decoder then scans over the layers. Inference uses parameters by layer ("layers_0/q", …; see
 `unstack`); the layers are then unrolled, because a scan would copy each layer's weights and cache out of the stack for
-every token.
+every token. Adapters (`lora`) are a second collection of `apply`, in the same form.
 
 Dimension key: B batch, T tokens, S cache slots, D hidden, F feed-forward, N query heads, K key/value heads, H head
 dimension, V vocabulary, L layers.
@@ -16,20 +16,22 @@ dimension, V vocabulary, L layers.
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct, traverse_util
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from gener_jax.config import Model
-from gener_jax.model import kernels, rope
+from gener_jax.model import rope
 from gener_jax.model.attention import Segments, cached_attention, keep_attention, matmul_precision
 from gener_jax.model.parallel import sharded_attention
+from gener_jax.model.projection import PRODUCT, declare
 from gener_jax.model.sharding import constrain
+from gener_jax.model.trainable import everything, split
 
 
 @struct.dataclass
@@ -43,15 +45,6 @@ class Cache:
     v: tuple[Float[Array, "B K S H"], ...]
     segment_ids: Int[Array, "B S"]
     index: Int[Array, ""]  # the slot of the next token
-
-
-def empty_cache(config: Model, batch: int, slots: int) -> Cache:
-    """A cache for `batch` rows of up to `slots` tokens, in the compute dtype."""
-    c = config
-    k_shape = (batch, c.num_key_value_heads, c.head_dim, slots)
-    v_shape = (batch, c.num_key_value_heads, slots, c.head_dim)
-    k, v = (tuple(jnp.zeros(shape, c.dtype) for _ in range(c.num_hidden_layers)) for shape in (k_shape, v_shape))
-    return Cache(k, v, jnp.zeros((batch, slots), jnp.int32), jnp.zeros((), jnp.int32))
 
 
 def extend_cache(cache: Cache, slots: int) -> Cache:
@@ -90,92 +83,55 @@ class RMSNorm(nn.Module):
         return (x32.astype(x_BTD.dtype) * scale_D).astype(x_BTD.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def linear(x: Float[Array, "... I"], w: Float[Array, "I O"], dtype=None) -> Float[Array, "... O"]:
-    """x @ w in `dtype` (default: theirs), with a gradient of w that transposes the smaller factor.
-
-    JAX's own rule always transposes the gradient of the output. On CPU, XLA does so with a copy, and fuses into it the
-    computation of that gradient. The backward pass first rounds the gradient of the output to the dtype of x. With
-    bfloat16 this includes the gradient of the float32 logits, so that an accelerator multiplies in bfloat16.
-    """
-    return jnp.matmul(x, w, preferred_element_type=dtype)
-
-
-def _linear_backward(_, saved, dy):
-    x, w = saved
-    dy = dy.astype(x.dtype)
-    tokens = tuple(range(x.ndim - 1))
-    a, b = (x, dy) if x.shape[-1] <= dy.shape[-1] else (dy, x)
-    with matmul_precision(x.dtype):  # traced separately, outside the model's context
-        # On CPU, jax 0.11 and 0.12 accumulate a product whose result is transposed in the type of that result. In
-        # bfloat16 the gradient of the head was 7 % off after 4096 tokens. GPUs and TPUs accumulate in float32.
-        accumulator = jnp.float32 if kernels.platform() == "cpu" else None
-        dw = jax.lax.dot_general(a, b, ((tokens, tokens), ((), ())), preferred_element_type=accumulator).astype(w.dtype)
-        return dy @ w.T, dw if a is x else dw.T
-
-
-linear.defvjp(lambda x, w, dtype: (linear(x, w, dtype), (x, w)), _linear_backward)
-_PRODUCT = "product"  # a checkpoint name, since remat policies do not see matrix products inside a custom_vjp function
-
-
 class Block(nn.Module):
     """One layer: norm → attention → residual → norm → SwiGLU → residual."""
 
     config: Model
-
-    def _weight(self, name, shape, axes):
-        init = nn.with_logical_partitioning(nn.initializers.normal(self.config.initializer_range), axes)
-        return self.param(name, init, shape).astype(self.config.dtype)
 
     @nn.compact
     def __call__(self, x_BTD, cache_kv, angles, segments, slot, keep=False):
         """`cache_kv` is the layer's (k, v) or None. Returns x and the new (k, v), without a cache only if `keep`."""
         c = self.config
         D, N, K, H, F = c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.intermediate_size
+        matrix = functools.partial(declare, self, nn.initializers.normal(c.initializer_range))
         with jax.named_scope("attention"):
             y_BTD = RMSNorm(c.rms_norm_eps, name="input_norm")(x_BTD)
-            q_BTNH = jnp.einsum("btd,dnh->btnh", y_BTD, self._weight("q", (D, N, H), ("embed", "heads", "head_dim")))
-            k_BTKH = jnp.einsum("btd,dkh->btkh", y_BTD, self._weight("k", (D, K, H), ("embed", "kv_heads", "head_dim")))
-            v_BTKH = jnp.einsum("btd,dkh->btkh", y_BTD, self._weight("v", (D, K, H), ("embed", "kv_heads", "head_dim")))
+            q_BTNH = matrix("q", {"embed": D}, {"heads": N, "head_dim": H})(y_BTD)
+            k_BTKH = matrix("k", {"embed": D}, {"kv_heads": K, "head_dim": H})(y_BTD)
+            v_BTKH = matrix("v", {"embed": D}, {"kv_heads": K, "head_dim": H})(y_BTD)
             q_BTNH = constrain(rope.rotate(q_BTNH, *angles), "batch", "length", "heads", "head_dim")
             k_BTKH = constrain(rope.rotate(k_BTKH, *angles), "batch", "length", "kv_heads", "head_dim")
             v_BTKH = constrain(v_BTKH, "batch", "length", "kv_heads", "head_dim")
-            how = {
-                "implementation": c.attention, "segments": segments, "window": c.sliding_window,
-                "block": c.attention_block,
-                # Kernels need a static offset of 0, but the scan turns `slot` into a traced array.
-                "offset": 0 if cache_kv is None else slot,
-            }  # fmt: skip
             k_BKHT, v_BKTH = k_BTKH.transpose(0, 2, 3, 1), v_BTKH.transpose(0, 2, 1, 3)
             if cache_kv is None:
-                out_BTNH = sharded_attention(q_BTNH, k_BTKH, v_BTKH, **how)
+                out_BTNH = sharded_attention(
+                    q_BTNH, k_BTKH, v_BTKH, implementation=c.attention, segments=segments, window=c.sliding_window,
+                    block=c.attention_block,
+                )  # fmt: skip
                 cache_kv = (k_BKHT, v_BKTH) if keep else None
             else:
                 k_BKHS = jax.lax.dynamic_update_slice_in_dim(cache_kv[0], k_BKHT, slot, 3)
                 v_BKSH = jax.lax.dynamic_update_slice_in_dim(cache_kv[1], v_BKTH, slot, 2)
                 cache_kv = (k_BKHS, v_BKSH)
-                out_BTNH = cached_attention(q_BTNH, k_BKHS, v_BKSH, **how)
-            o_NHD = self._weight("o", (N, H, D), ("heads", "head_dim", "embed"))
-            # Heads and head_dim are merged first: for a sum over two dimensions XLA transposes the weights every time.
-            out_BTD = linear(out_BTNH.reshape(*out_BTNH.shape[:2], -1), o_NHD.reshape(-1, D))
-            x_BTD += constrain(checkpoint_name(out_BTD, _PRODUCT), "batch", "length", "hidden")
+                out_BTNH = cached_attention(
+                    q_BTNH, k_BKHS, v_BKSH, offset=slot, segments=segments, window=c.sliding_window
+                )
+            out_BTD = matrix("o", {"heads": N, "head_dim": H}, {"embed": D})(out_BTNH)
+            x_BTD += constrain(out_BTD, "batch", "length", "hidden")
         with jax.named_scope("mlp"):
             y_BTD = RMSNorm(c.rms_norm_eps, name="post_attention_norm")(x_BTD)
-            gate_BTF = checkpoint_name(linear(y_BTD, self._weight("gate", (D, F), ("embed", "mlp"))), _PRODUCT)
-            up_BTF = checkpoint_name(linear(y_BTD, self._weight("up", (D, F), ("embed", "mlp"))), _PRODUCT)
+            gate_BTF = matrix("gate", {"embed": D}, {"mlp": F})(y_BTD)
+            up_BTF = matrix("up", {"embed": D}, {"mlp": F})(y_BTD)
             h_BTF = constrain(nn.silu(gate_BTF) * up_BTF, "batch", "length", "mlp")
-            x_BTD += constrain(
-                linear(h_BTF, self._weight("down", (F, D), ("mlp", "embed"))), "batch", "length", "hidden"
-            )
+            down_BTD = matrix("down", {"mlp": F}, {"embed": D})(h_BTF)
+            x_BTD += constrain(down_BTD, "batch", "length", "hidden")
         self.sow("intermediates", "output", x_BTD)
         return x_BTD, cache_kv
 
 
-_save_both = jax.checkpoint_policies.save_from_both_policies
 _REMAT = {  # what a layer's forward pass saves for the backward pass, in addition to its input
-    "dots": _save_both(
-        _save_both(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, keep_attention),
-        jax.checkpoint_policies.save_only_these_names(_PRODUCT),
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.save_only_these_names(PRODUCT), keep_attention
     ),
     "block": keep_attention,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -189,17 +145,15 @@ class Decoder(nn.Module):
 
     def setup(self):  # noqa: D102
         c = self.config
-        init = nn.initializers.normal(c.initializer_range)
-        self.embedding_VD = self.param(
-            "embed_tokens", nn.with_logical_partitioning(init, ("vocab", "embed")), (c.vocab_size, c.hidden_size)
-        )
+        matrix = functools.partial(declare, self, nn.initializers.normal(c.initializer_range))
+        self.embed_tokens = matrix("embed_tokens", {"vocab": c.vocab_size}, {"embed": c.hidden_size})
         if self.has_variable("params", "layers_0"):
             self.layers = [Block(c) for _ in range(c.num_hidden_layers)]  # Flax names them layers_0, …
         else:
             block = Block if c.remat == "none" else nn.remat(Block, policy=_REMAT[c.remat], prevent_cse=False)
             self.layers = nn.scan(
                 block,
-                variable_axes={"params": 0, "intermediates": 0},
+                variable_axes={"params": 0, "adapters": 0, "intermediates": 0},
                 split_rngs={"params": True},
                 in_axes=nn.broadcast,
                 length=c.num_hidden_layers,
@@ -207,9 +161,9 @@ class Decoder(nn.Module):
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )(c)
         self.norm = RMSNorm(c.rms_norm_eps)
-        self.lm_head_DV = self.param(
-            "lm_head", nn.with_logical_partitioning(init, ("embed", "vocab")), (c.hidden_size, c.vocab_size)
-        )
+        self.lm_head = matrix("lm_head", {"embed": c.hidden_size}, {"vocab": c.vocab_size})
+        if unknown := self.variables.get("adapters", {}).keys() - self.variables["params"].keys():
+            raise ValueError(f"adapters for {', '.join(sorted(unknown))}, but the parameters are in the other form")
 
     def __call__(
         self,
@@ -226,8 +180,9 @@ class Decoder(nn.Module):
           ids_BT: token ids.
           positions_BT: rotary positions in tokens; default: 0, 1, …, or continuing after the tokens of the cache. On a
             mesh with a context axis they are required, since the tokens are in the order of `parallel.balance`.
-          segment_ids_BT: document ids, which attention does not cross; with a cache: 0 for padding, 1 for tokens.
-          cache: keys and values so far; needs parameters by layer. Without one, the returned cache is None.
+          segment_ids_BT: document ids, which attention does not cross; not with a cache.
+          cache: keys and values so far, for one further token per row; needs parameters by layer. Without one, the
+            returned cache is None.
           keep: without a cache, return one that holds exactly these tokens; needs parameters by layer. Such a pass may
             use the platform's attention kernel.
 
@@ -247,20 +202,12 @@ class Decoder(nn.Module):
                 )
             positions_BT = slot + jnp.broadcast_to(jnp.arange(ids_BT.shape[1]), ids_BT.shape)
         if cache is not None:
-            if segment_ids_BT is None:
-                segment_ids_BT = jnp.ones_like(ids_BT)
-            key_segments = jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, segment_ids_BT, slot, 1)
-            segments = Segments(segment_ids_BT, key_segments)
+            own = jnp.ones_like(ids_BT)
+            segments = Segments(own, jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, own, slot, 1))
         else:
             segments = None if segment_ids_BT is None else Segments(segment_ids_BT, segment_ids_BT)
         angles = rope.angles(positions_BT, c)
-        # The table is small and is gathered over fsdp first; indexing a sharded table would replicate the result.
-        # The rows are cast after indexing, so that the gradients of all tokens with one id are summed in float32. In
-        # bfloat16 a sum stops growing once its terms are below 1/256 of it.
-        table_VD = constrain(self.embedding_VD, "vocab", "hidden")
-        embedded_BTD = jnp.take(table_VD, ids_BT, axis=0).astype(c.dtype)
-        embedded_BTD = constrain(embedded_BTD, "batch", "length", "hidden")
-        x_BTD = embedded_BTD
+        x_BTD = constrain(self.embed_tokens.rows(ids_BT, c.dtype), "batch", "length", "hidden")
         with matmul_precision(c.dtype):
             if isinstance(self.layers, nn.Module):
                 if cache is not None or keep:
@@ -274,14 +221,12 @@ class Decoder(nn.Module):
         if keep:
             cache = Cache(*zip(*kept, strict=True), jnp.ones_like(ids_BT), jnp.int32(ids_BT.shape[1]))
         elif cache is not None:
-            cache = Cache(*zip(*kept, strict=True), key_segments, cache.index + ids_BT.shape[1])
+            cache = Cache(*zip(*kept, strict=True), segments.keys, cache.index + 1)
         return self.norm(x_BTD), cache
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """The untied output head: float32 logits of hidden states with any leading shape."""
-        head_DV = self.lm_head_DV.astype(self.config.dtype)
-        with matmul_precision(self.config.dtype):
-            return linear(hidden, head_DV, jnp.float32)
+        return self.lm_head(hidden, jnp.float32)
 
 
 def init(model: Decoder, key: jax.Array):
@@ -294,16 +239,23 @@ def init(model: Decoder, key: jax.Array):
     return model.init(key, one, positions_BT=one)["params"]
 
 
+def variables(tree):
+    """The collections for `apply` from one tree: the parameters and, under "adapters", their adapters (see `lora`)."""
+    return {"params": {name: x for name, x in tree.items() if name != "adapters"}, "adapters": tree.get("adapters", {})}
+
+
 def unstack(params, *, donate: bool = False):
     """Splits stacked parameters by layer: "layers/q" [L, …] becomes "layers_0/q", …; a tree by layer is unchanged.
 
-    Takes arrays, or shapes with shardings. `donate` frees each stacked array once it is split, so that memory for only
-    one stacked array is needed in addition to the model.
+    Takes parameters, adapters or both (see `variables`), as arrays, or as shapes with shardings. `donate` frees each
+    stacked array once it is split, so that memory for only one stacked array is needed in addition to the model.
     """
-    if "layers" not in params:
-        return params
-    out = {name: leaf for name, leaf in params.items() if name != "layers"}
-    for path, leaf in traverse_util.flatten_dict(params["layers"]).items():
+    out = {}
+    for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
+        before, stacked, after = path.rpartition("layers/")
+        if not stacked:
+            out[path] = leaf
+            continue
         sharding = leaf.sharding
         if isinstance(sharding, NamedSharding):
             sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
@@ -313,30 +265,27 @@ def unstack(params, *, donate: bool = False):
             by_layer = jax.block_until_ready(_split(sharding, leaf.shape[0])(leaf))
             if donate:
                 leaf.delete()
-        for i, array in enumerate(by_layer):
-            node = out.setdefault(f"layers_{i}", {})
-            for name in path[:-1]:
-                node = node.setdefault(name, {})
-            node[path[-1]] = array
-    return out
+        out.update({f"{before}layers_{i}/{after}": layer for i, layer in enumerate(by_layer)})
+    return traverse_util.unflatten_dict(out, sep="/")
 
 
 def stack(params, *, donate: bool = False):
     """The inverse of `unstack`, for arrays."""
-    if "layers" in params:
-        return params
-    layers = [traverse_util.flatten_dict(params[f"layers_{i}"]) for i in range(sum("layers_" in n for n in params))]
-    stacked = {}
-    for path in layers[0]:
-        by_layer = [layer[path] for layer in layers]
+    out, layers = {}, {}
+    for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
+        if layer := re.search(r"layers_(\d+)/", path):
+            layers.setdefault(path.replace(layer[0], "layers/"), {})[int(layer[1])] = leaf
+        else:
+            out[path] = leaf
+    for path, by_layer in layers.items():
         sharding = by_layer[0].sharding
         if isinstance(sharding, NamedSharding):
             sharding = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
-        stacked[path] = jax.block_until_ready(jax.jit(jnp.stack, out_shardings=sharding)(by_layer))
+        by_layer = [by_layer[i] for i in range(len(by_layer))]
+        out[path] = jax.block_until_ready(jax.jit(jnp.stack, out_shardings=sharding)(by_layer))
         if donate:
             jax.tree.map(lambda x: x.delete(), by_layer)
-    rest = {name: leaf for name, leaf in params.items() if not name.startswith("layers_")}
-    return {**rest, "layers": traverse_util.unflatten_dict(stacked)}
+    return traverse_util.unflatten_dict(out, sep="/")
 
 
 @functools.cache
@@ -345,7 +294,11 @@ def _split(sharding, layers: int):
 
 
 @functools.lru_cache
-def num_parameters(config: Model) -> int:
-    """The number of parameters of a model, by abstract evaluation, which allocates nothing."""
-    shapes = jax.eval_shape(functools.partial(init, Decoder(config)), jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+def abstract(config: Model):
+    """The shapes of the parameters, boxed with their logical axes, by abstract evaluation, which allocates nothing."""
+    return jax.eval_shape(functools.partial(init, Decoder(config)), jax.random.key(0))
+
+
+def num_parameters(config: Model, trains=everything) -> int:
+    """The number of parameters of a model: of those whose paths `trains` accepts."""
+    return sum(leaf.size for leaf in jax.tree.leaves(split(abstract(config), trains)[0]))

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gener_jax.config import Model
 
-KERNELS = ("cudnn", "triton", "splash")
+KERNELS = {"cudnn": "gpu", "triton": "gpu", "splash": "tpu"}  # name → its platform; the faster first
 
 
 class Case(NamedTuple):
@@ -40,8 +40,7 @@ def for_any_mask(model: Model) -> Model:
 
 def choice(case: Case) -> str | None:
     """The fastest kernel of this platform that supports the case, or None."""
-    kernels = {"gpu": ("cudnn", "triton"), "tpu": ("splash",)}.get(platform(), ())
-    return next((name for name in kernels if refusal(name, case) is None), None)
+    return next((name for name in KERNELS if refusal(name, case) is None), None)
 
 
 def platform() -> str:
@@ -53,31 +52,29 @@ def platform() -> str:
 
 def refusal(name: str, case: Case) -> str | None:
     """Why a kernel cannot compute the case, as a predicate whose subject is the kernel; None if it can."""
-    length, head_dim = case.queries.shape[1], case.queries.shape[3]
-    if not isinstance(case.offset, int) or case.offset or case.keys.shape[1] != length:
-        return "supports only a whole sequence attending to itself, not a cache or a context axis"
-    if name == "cudnn":
-        if case.segments:
-            return "has no document mask (data.mask_documents)"
-        if case.queries.dtype not in (jnp.bfloat16, jnp.float16):
-            return f"supports bfloat16 and float16, not {case.queries.dtype}"
-        if length % 2:
-            return f"supports even lengths, not {length}"  # because of its backward pass
-        if head_dim % 8 or head_dim > 128:
-            return f"supports head sizes that are multiples of 8 up to 128, not {head_dim}"
-    if name == "triton":
-        if case.window is not None:
-            return "has no sliding window"
-        if length % 64:
-            return f"supports lengths that are multiples of 64, not {length}"
-        if case.queries.dtype == jnp.float32:
-            return "multiplies float32 in TF32 in its backward pass"
-        if head_dim & (head_dim - 1):
-            return f"supports head sizes that are powers of two, not {head_dim}"
-    if name == "splash" and length % 128:
-        return f"supports lengths that are multiples of 128, not {length}"
-    needed = "tpu" if name == "splash" else "gpu"
-    return None if platform() == needed else f"runs on a {needed.upper()}, not on {platform()}"
+    length, head_dim, dtype = case.queries.shape[1], case.queries.shape[3], case.queries.dtype
+    whole = isinstance(case.offset, int) and not case.offset and case.keys.shape[1] == length
+    limits = {
+        "cudnn": (
+            (case.segments, "has no document mask (data.mask_documents)"),
+            (dtype not in (jnp.bfloat16, jnp.float16), f"supports bfloat16 and float16, not {dtype}"),
+            (length % 2, f"supports even lengths, not {length}"),  # because of its backward pass
+            (head_dim % 8 or head_dim > 128, f"supports head sizes that are multiples of 8 up to 128, not {head_dim}"),
+        ),
+        "triton": (
+            (case.window is not None, "has no sliding window"),
+            (length % 64, f"supports lengths that are multiples of 64, not {length}"),
+            (dtype == jnp.float32, "multiplies float32 in TF32 in its backward pass"),
+            (head_dim & (head_dim - 1), f"supports head sizes that are powers of two, not {head_dim}"),
+        ),
+        "splash": ((length % 128, f"supports lengths that are multiples of 128, not {length}"),),
+    }
+    reasons = (
+        (not whole, "supports only a whole sequence, not a cache or a context axis that does not divide the heads"),
+        *limits[name],
+        (platform() != KERNELS[name], f"runs on a {KERNELS[name].upper()}, not on {platform()}"),
+    )
+    return next((reason for refused, reason in reasons if refused), None)
 
 
 def is_forward(primitive) -> bool:
@@ -100,36 +97,29 @@ def run(name: str, q_BTNH, k_BTKH, v_BTKH, ids_BT, window: int | None, *, name_k
             q_BTNH, k_BTKH, v_BTKH, is_causal=True, local_window_size=sides, implementation="cudnn"
         )
     if name == "triton":
-        return _triton(q_BTNH, k_BTKH, v_BTKH, ids_BT, name_kept, interpret)
+        groups = q_BTNH.shape[2] // k_BTKH.shape[2]  # the kernel needs one key head per query head
+        k, v = (jnp.repeat(x, groups, axis=2) for x in (k_BTKH, v_BTKH))
+        return _mha(q_BTNH, k, v, ids_BT, name_kept, interpret)
     return _splash(q_BTNH, k_BTKH, v_BTKH, ids_BT, window, name_kept, interpret)
-
-
-def _triton(q_BTNH, k_BTKH, v_BTKH, ids_BT, name_kept, interpret):
-    groups = q_BTNH.shape[2] // k_BTKH.shape[2]
-    k, v = (jnp.repeat(x, groups, axis=2) for x in (k_BTKH, v_BTKH))  # the kernel needs one key head per query head
-    return _mha(q_BTNH, k, v, ids_BT, name_kept, interpret)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _mha(q, k, v, ids, name_kept, interpret):
-    """The kernel's function, with checkpoint names on what its backward pass needs."""
+    """Triton's kernel, with checkpoint names on what its backward pass needs."""
     return _mha_forward(q, k, v, ids, name_kept, interpret)[0]
 
 
 def _mha_options(q):
     from jax.experimental.pallas.ops.gpu import attention as triton
 
-    block = 64
-    sizes = triton.BlockSizes(
-        block_q=block, block_k=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
-    )
-    return triton, q.shape[3] ** -0.5, sizes
+    blocks = ("block_q", "block_k", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+    return triton, q.shape[3] ** -0.5, triton.BlockSizes(**dict.fromkeys(blocks, 64))
 
 
 def _mha_forward(q, k, v, ids, name_kept, interpret):
     triton, scale, sizes = _mha_options(q)
-    out, lse = triton.mha(q, k, v, ids, scale, True, sizes, interpret=interpret, return_residuals=True)
-    out, lse = checkpoint_name(out, name_kept), checkpoint_name(lse, name_kept)
+    results = triton.mha(q, k, v, ids, scale, True, sizes, interpret=interpret, return_residuals=True)
+    out, lse = checkpoint_name(results, name_kept)
     return out, (q, k, v, ids, out, lse)
 
 

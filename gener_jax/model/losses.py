@@ -1,13 +1,11 @@
-"""Losses from logits: the objectives of training and the quantities that are reported."""
-
-import functools
+"""Losses from logits, of tokens and of bases."""
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from data_pipeline.sequence.tokenizer import OOV, PAD
+from data_pipeline.sequence.tokenizer import OOV, PAD, kmer_codes
+from gener_jax.model.kmers import marginals, num_special, picked
 
 
 def token_nll(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Float[Array, "..."]:
@@ -16,58 +14,9 @@ def token_nll(logits: Float[Array, "... V"], targets: Int[Array, "..."]) -> Floa
     return jax.nn.logsumexp(logits, axis=-1) - picked(logits, targets)
 
 
-def picked(x: Float[Array, "... V"], ids: Int[Array, "..."]) -> Float[Array, "..."]:
-    """The entry of `x` at each id: x[..., id]."""
-    return jnp.take_along_axis(x, ids[..., None], axis=-1)[..., 0]
-
-
 def is_target(targets: Int[Array, "..."]) -> Bool[Array, "..."]:
     """Which targets count in the objective: all but <pad> and <oov>, which carries no information on the sequence."""
     return (targets != OOV) & (targets != PAD)
-
-
-def base_nll(logits: Float[Array, "... V"], targets: Int[Array, "..."], k: int) -> Float[Array, "... k"]:
-    """−log p of each base of a k-mer, given the tokens before and the bases before it in the k-mer, in nats.
-
-    By the chain rule: p(b₁…b_j) is the sum of p over the k-mers with this prefix. The k terms add up to `token_nll`
-    (the probability of special tokens is part of the first base's loss). Only meaningful if the target is a k-mer;
-    k-mers are the last 4ᵏ ids.
-    """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)[..., -(4**k) :]
-    rank = targets - (logits.shape[-1] - 4**k)
-    prefixes = []  # log p(b₁…b_j), j = k … 1
-    for _ in range(k):
-        prefixes.append(picked(log_p, jnp.maximum(rank, 0)))
-        log_p = jax.nn.logsumexp(log_p.reshape(*log_p.shape[:-1], -1, 4), axis=-1)
-        rank = rank // 4
-    cumulative = jnp.stack([jnp.zeros_like(prefixes[0]), *prefixes[::-1]], axis=-1)
-    return -jnp.diff(cumulative, axis=-1)
-
-
-@functools.cache
-def kmer_bases(k: int) -> np.ndarray:
-    """The base at each position of each k-mer, as its index in A, T, C, G (the vocabulary's order): [4^k, k]."""
-    return np.arange(4**k)[:, None] // 4 ** np.arange(k - 1, -1, -1) % 4
-
-
-@functools.cache
-def _indicator(vocab_size: int, k: int, compat: bool) -> np.ndarray:
-    """1 where a token has a base at a position of the k-mer, else 0: [V, 4k]."""
-    out = np.zeros((vocab_size, k, 4), np.float32)
-    out[-(4**k) :] = kmer_bases(k)[..., None] == np.arange(4)
-    out[: -(4**k), :, 0] = compat
-    return out.reshape(vocab_size, 4 * k)
-
-
-def marginals(logits: Float[Array, "... V"], k: int, *, compat: bool = False) -> Float[Array, "... k 4"]:
-    """The probability of A, T, C and G at each position of the next k-mer, float32; k-mers are the last 4^k ids.
-
-    The softmax is over the full vocabulary, so the four add up to 1 minus the special tokens' probability; with
-    `compat` that is added to A, as in the published code.
-    """
-    p = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    out = jnp.einsum("...v,vc->...c", p, _indicator(logits.shape[-1], k, compat), precision="highest")
-    return out.reshape(*out.shape[:-1], k, 4)
 
 
 FNS_FLOOR = 1e-8  # lower bound of a marginal, as published; below it the loss is flat, so no gradient is infinite
@@ -78,9 +27,9 @@ def fns_nll(
 ) -> Float[Array, "... k"]:
     """−log p^(j)(b_j) of each base of a k-mer target, in nats: factorised nucleotide supervision (GENERator v2).
 
-    Unlike `base_nll` it uses the marginal of each base, not conditioned on the bases before it in the k-mer; the mean
-    over the k bases is L_FNS. Only meaningful if the target is a k-mer.
+    Unlike `kmers.base_nll` it uses the marginal of each base, not conditioned on the bases before it in the k-mer; the
+    mean over the k bases is L_FNS. Only meaningful if the target is a k-mer. `compat`: see `kmers.marginals`.
     """
-    rank = jnp.maximum(targets - (logits.shape[-1] - 4**k), 0)
-    p = picked(marginals(logits, k, compat=compat), jnp.asarray(kmer_bases(k))[rank])
-    return -jnp.log(jnp.maximum(p, FNS_FLOOR))
+    rank = jnp.maximum(targets - num_special(logits.shape[-1], k), 0)
+    p = marginals(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), k, compat=compat)
+    return -jnp.log(jnp.maximum(picked(p, jnp.asarray(kmer_codes(k))[rank]), FNS_FLOOR))

@@ -1,6 +1,7 @@
 """The memory that training and inference need per device, by formula, and the memory that a device has."""
 
 import contextlib
+import math
 import os
 import resource
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from flax import linen as nn
+from jax.sharding import AbstractMesh, Mesh
 
 from gener_jax.config import Config, Model, ModelSpec
 from gener_jax.model import decoder
-from gener_jax.model.sharding import axis_sizes
+from gener_jax.model.sharding import axis_sizes, tree_shardings
+from gener_jax.model.trainable import everything, split
 
 GIB = 2**30
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes, of getrusage's ru_maxrss
@@ -49,19 +52,23 @@ def kept_by_a_layer(m: Model, tensor: int = 1, *, padded: float = 1) -> float:
     return 4 * 4 * m.hidden_size + (2 * m.hidden_size + by_head + heads + 6 * width) * itemsize + sums
 
 
-def training_needs(config: Config, num_devices: int, *, lanes: int = 1) -> dict[str, float]:
+def training_needs(
+    config: Config, num_devices: int, *, lanes: int = 1, trains=everything, init=None
+) -> dict[str, float]:
     """The memory of a training step in GiB per device, by formula.
 
-    Returns the float32 `parameters` and `gradients` (twice with accumulation), the two moments of the `optimizer`, and
-    the weights `cast` to the compute dtype, all sharded over fsdp, context and tensor; the `gathered` weights of one
-    layer and the next; and `activations`: what is saved of each layer for the backward pass, plus the larger of one
-    layer's scratch memory and the logits, for the tokens of a device in a microbatch.
+    Returns, of the parameters that are trained, the float32 `parameters` and `gradients` (twice with accumulation), the
+    two moments of the `optimizer`, and the weights `cast` to the compute dtype; the `frozen` parameters, in the compute
+    dtype; all sharded over fsdp, context and tensor; the `gathered` weights of one layer and the next; and
+    `activations`: what is saved of each layer for the backward pass, plus the larger of one layer's scratch memory and
+    the logits, for the tokens of a device in a microbatch.
 
     This is an estimate of whether a run fits; the compiler's schedule may need more or less. A TPU pads the head
-    dimension to a multiple of 128 `lanes`.
+    dimension to a multiple of 128 `lanes`. `trains` and `init` are those of `training.step.abstract_state`.
 
     Raises:
       ConfigError: if the mesh does not fit `num_devices` devices.
+      ValueError: if it does not divide the parameters.
     """
     m, t, mesh = config.model, config.train, config.mesh
     sizes = axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
@@ -69,7 +76,8 @@ def training_needs(config: Config, num_devices: int, *, lanes: int = 1) -> dict[
     heads, key_heads, width = _widths(m, tensor)
     padded = -(-m.head_dim // lanes) * lanes / m.head_dim
     layer = m.hidden_size * (2 * heads + 2 * key_heads + 3 * width)
-    parameters = (m.num_hidden_layers * layer + 2 * m.vocab_size * m.hidden_size / tensor) / shards
+    boxed = decoder.abstract(m) if init is None else jax.eval_shape(init, jax.random.key(0))
+    parameters, frozen = (_elements(tree, sizes) for tree in split(boxed, trains))
     itemsize, moment = jnp.dtype(m.dtype).itemsize, jnp.dtype(config.optimizer.state_dtype).itemsize
     tokens = t.batch_size / t.accumulate * config.data.context_length / (sizes["data"] * shards)
     # The scratch memory of a layer's backward pass, including the gathered keys and values of the whole context and
@@ -83,9 +91,17 @@ def training_needs(config: Config, num_devices: int, *, lanes: int = 1) -> dict[
         "gradients": (4 if t.accumulate == 1 else 8) * parameters / GIB,
         "optimizer": 2 * moment * parameters / GIB,
         "cast": (parameters * itemsize if itemsize < 4 else 0) / GIB,
+        "frozen": frozen * itemsize / GIB,
         "gathered": (2 * layer * itemsize if shards > 1 else 0) / GIB,
         "activations": tokens * (m.num_hidden_layers * kept + max(scratch, logits)) / GIB,
     }
+
+
+def _elements(boxed, sizes: Mapping[str, int]) -> int:
+    """Elements per device of parameters boxed with their logical axes, on a mesh of these sizes."""
+    shardings = tree_shardings(boxed, AbstractMesh(tuple(sizes.values()), tuple(sizes)))
+    shapes = zip(jax.tree.leaves(nn.unbox(boxed)), jax.tree.leaves(shardings), strict=True)
+    return sum(math.prod(sharding.shard_shape(x.shape)) for x, sharding in shapes)
 
 
 def available() -> float:
@@ -108,10 +124,10 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / GIB
 
 
-def training_shortage(config: Config) -> str | None:
-    """One line if a training step will not fit, else None."""
+def training_shortage(config: Config, trains=everything, init=None) -> str | None:
+    """One line if a training step will not fit, else None. The arguments are those of `training_needs`."""
     try:
-        need, have = training_needs(config, len(jax.devices())), available()
+        need, have = training_needs(config, len(jax.devices()), trains=trains, init=init), available()
     except ValueError:
         return None  # make_mesh raises for a mesh that does not fit
     total = sum(need.values())

@@ -15,14 +15,15 @@ order*. `balance` puts batches into it, and results are in it. Positions and seg
 only attention depends on the order of tokens.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gener_jax.model import kernels
 from gener_jax.model.attention import Segments, attention
-from gener_jax.model.sharding import spec
-from gener_jax.runtime.errors import ConfigError
+from gener_jax.model.sharding import TOKENS, spec
 
 
 def _context() -> int:
@@ -30,18 +31,20 @@ def _context() -> int:
     return 1 if mesh.empty else mesh.shape.get("context", 1)
 
 
-def balance(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The arrays [rows, length] of a batch in the balanced order, with `positions` added; unchanged if context is 1.
+def balance(batch: dict[str, jax.Array], axes: Mapping[str, tuple]) -> dict[str, jax.Array]:
+    """The batch in the balanced order, with `positions` added; unchanged if context is 1.
 
-    Uses the current mesh. Only token ids move between devices, nothing larger.
+    Only arrays with `length` among their logical `axes` are reordered. Uses the current mesh. Only token ids and the
+    like move between devices, nothing larger.
     """
     n = _context()
     if n == 1:
         return batch
     if "positions" not in batch:
         like = batch["inputs"]
-        batch = {**batch, "positions": jnp.broadcast_to(jnp.arange(like.shape[1], dtype=like.dtype), like.shape)}
-    return {name: _to_balanced(x, n) for name, x in batch.items()}
+        positions = jnp.broadcast_to(jnp.arange(like.shape[1], dtype=like.dtype), like.shape)
+        batch, axes = {**batch, "positions": positions}, {**axes, "positions": TOKENS}
+    return {name: _to_balanced(x, n) if "length" in axes[name] else x for name, x in batch.items()}
 
 
 def restore(x: jax.Array) -> jax.Array:
@@ -64,12 +67,11 @@ def _to_natural(x, n):
 def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = None, **how) -> jax.Array:
     """Self-attention on the current mesh; over context, sequences are in the balanced order.
 
-    The keyword arguments `how` are those of `attention`, and so is the dimension key; T is the whole length, the same
-    for queries and keys.
+    The keyword arguments `how` are those of `attention` but the offset, and so is the dimension key; T is the whole
+    length, the same for queries and keys.
 
     Raises:
-      ConfigError: if a kernel is named and mesh.context does not divide the heads per device; "auto" uses blockwise
-        attention then.
+      ConfigError: as `attention`, also if a kernel is named and mesh.context does not divide the heads per device.
       ValueError: if twice mesh.context does not divide the length.
     """
     mesh = jax.sharding.get_abstract_mesh()
@@ -89,18 +91,22 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
             k, v = (_own_key_heads(x, first, q.shape[2], groups) for x in (k, v))
         if n == 1:
             return attention(q, k, v, segments=None if ids is None else Segments(ids, ids), **how)
-        k, v = (_to_natural(jax.lax.all_gather(x, "context", axis=1, tiled=True), n) for x in (k, v))
-        keys = None if ids is None else _to_natural(jax.lax.all_gather(ids, "context", axis=1, tiled=True), n)
+        k, v, keys = (
+            None if x is None else _to_natural(jax.lax.all_gather(x, "context", axis=1, tiled=True), n)
+            for x in (k, v, ids)
+        )
         if _exchanges(q, k, keys, n, how):
             return _by_heads(q, k, v, keys, n, how)
         rank, half = jax.lax.axis_index("context"), q.shape[1] // 2
         out = []
         for tokens, chunk in ((slice(0, half), rank), (slice(half, None), 2 * n - 1 - rank)):
             own = None if ids is None else Segments(ids[:, tokens], keys)
-            out.append(attention(q[:, tokens], k, v, segments=own, **{**how, "offset": chunk * half}))
+            out.append(attention(q[:, tokens], k, v, segments=own, offset=chunk * half, **how))
         return jnp.concatenate(out, axis=1)
 
     ids = None if segments is None else segments.queries
+    # Without check_vma, in which the zeros that blockwise attention's loops begin with count as equal on all devices,
+    # and what a loop makes of them as different, so that it rejects the loops.
     return jax.shard_map(
         local, in_specs=(q_spec, kv_spec, kv_spec, None if ids is None else ids_spec), out_specs=q_spec,
         check_vma=False,
@@ -110,21 +116,12 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
 def _exchanges(q_BTNH, k_BSKH, ids_BS, n, how) -> bool:
     """Whether a kernel computes this device's heads over the whole length."""
     name = how.get("implementation", "auto")
-    if name not in ("auto", *kernels.KERNELS):
-        return False
     B, _, heads, H = q_BTNH.shape
-    if heads % n:
-        if name == "auto":
-            return False
-        raise ConfigError(
-            f"over a context axis this kernel needs a number of heads per device that mesh.context {n} divides, not "
-            f"{heads}; use auto or blockwise, or another mesh.context", "model.attention", name,
-        )  # fmt: skip
+    if heads % n or name not in ("auto", *kernels.KERNELS):
+        return False
     queries = jax.ShapeDtypeStruct((B, k_BSKH.shape[1], heads // n, H), q_BTNH.dtype)
-    case = kernels.Case(queries, k_BSKH, how["offset"], ids_BS is not None, how.get("window"))
-    return (
-        name != "auto" or kernels.choice(case) is not None
-    )  # `attention` raises if a named kernel does not support it
+    case = kernels.Case(queries, k_BSKH, 0, ids_BS is not None, how.get("window"))
+    return name != "auto" or kernels.choice(case) is not None  # if a named kernel does not take it, `attention` raises
 
 
 def _by_heads(q_BTNH, k_BSKH, v_BSKH, ids_BS, n, how):

@@ -28,7 +28,9 @@ LOGICAL_TO_MESH = {
     "head_dim": None,
     "mlp": "tensor",
     "layers": None,
+    "rank": None,  # of an adapter
 }
+ROWS, TOKENS = ("batch",), ("batch", "length")  # logical axes of a batch's arrays with a value per row, or per token
 
 
 def axis_sizes(num_devices: int, data: int, fsdp: int, tensor: int, context: int = 1) -> dict[str, int]:
@@ -142,6 +144,12 @@ def tree_shardings(abstract_boxed, mesh: Mesh):
     return jax.tree.map(one, abstract_boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch [rows, length]: rows over data and fsdp, length over context."""
-    return NamedSharding(mesh, spec(("batch", "length"), mesh))
+def batch_sharding(mesh: Mesh, axes: tuple[str | None, ...] = TOKENS) -> NamedSharding:
+    """The sharding of an array of a batch with these logical axes: rows over data and fsdp, length over context.
+
+    Raises:
+      ValueError: if the first axis is not `batch`, or `length` is another than the second.
+    """
+    if axes[:1] != ROWS or "length" in axes[2:]:
+        raise ValueError(f"logical axes {axes} of a batch: the first must be batch, and length may only be the second")
+    return NamedSharding(mesh, spec(axes, mesh))

@@ -1,6 +1,5 @@
 """The folder of a model, of either kind: a run of `gener_jax.train`, or a published model in Hugging Face's layout."""
 
-import functools
 from pathlib import Path
 
 import jax
@@ -12,6 +11,7 @@ from gener_jax import assets
 from gener_jax.config import Config, Data, Model, ModelSpec
 from gener_jax.model import decoder
 from gener_jax.model.sharding import tree_shardings
+from gener_jax.model.trainable import merge, split
 from gener_jax.runtime.errors import CheckpointError
 from gener_jax.storage import run_folder
 from gener_jax.storage.huggingface import config as published_config
@@ -58,7 +58,7 @@ def read_config(folder: Path) -> Config:
 
 def abstract_params(model: Model, mesh: Mesh, dtype: str = "float32"):
     """Shapes of the parameters with their shardings on a mesh, matrices in `dtype`; the norms' scales are float32."""
-    boxed = jax.eval_shape(functools.partial(decoder.init, decoder.Decoder(model)), jax.random.key(0))
+    boxed = decoder.abstract(model)
     shapes = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.unbox(boxed), tree_shardings(boxed, mesh)
     )
@@ -88,8 +88,13 @@ def read_params(
     """
     target = abstract_params(model, mesh, dtype)
     if not is_published(folder):
-        params, step = run_folder.restore_params(folder, target, step)
+        base = run_folder.base_of(folder) or {"frozen": ()}
+        trained, frozen = split(target, lambda path: path not in base["frozen"])
+        params, step = run_folder.restore_params(folder, trained, step)
+        if frozen:
+            params = merge(read_params(find(base["path"]), model, mesh, dtype=dtype)[0], params)
         return decoder.unstack(params, donate=True) if by_layer else params, step
     if step is not None:
         raise CheckpointError(folder, "is a published model, which has no steps", name="step", value=step)
-    return weights.read(folder, decoder.unstack(target) if by_layer else target), None
+    params = weights.read(folder, target)
+    return params if by_layer else decoder.stack(params, donate=True), None

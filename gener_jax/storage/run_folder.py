@@ -7,10 +7,10 @@ Parameters and optimizer state of a step are separate items, so that inference r
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import shutil
 import subprocess
@@ -19,32 +19,44 @@ from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint import checkpoint_managers
 
+from data_pipeline.files import atomic, write_text
 from gener_jax.config import Config, ModelSpec, resolve
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.storage.files import read_json
 
 FORMAT = 2  # of config.json; 1 had no number
-_TOKENIZER = "tokenizer.model"
+_TOKENIZER, _BASE = "tokenizer.model", "base.json"
 _METRICS = "metrics/metrics"  # orbax's, of a checkpoint
 
 
-def _score(metrics: dict) -> float:
-    """Held-out bits per base, which choose the best checkpoint; one without them, or with NaN, is never the best."""
-    bits = metrics["bits_per_base"]
-    return math.inf if bits is None or math.isnan(bits) else bits
+def measured(name: str, value: float | None, *, higher_is_better: bool = False) -> dict:
+    """What a checkpoint stores of the metric that chooses the best one; None: not measured."""
+    return {"metric": name, "value": value, "higher_is_better": higher_is_better}
 
 
-def open_manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager:
-    """orbax's manager of a run's checkpoints, which keeps the newest `keep` and the best; None: for reading."""
+def _rank(metrics: dict, best: str | None) -> float:
+    """The better a checkpoint, the lower; one without the metric `best`, or with NaN, is never the best."""
+    if metrics["metric"] != best or metrics["value"] is None or math.isnan(metrics["value"]):
+        return math.inf
+    return -metrics["value"] if metrics["higher_is_better"] else metrics["value"]
+
+
+def open_manager(folder: Path, keep: int | None = None, best: str | None = None) -> ocp.CheckpointManager:
+    """orbax's manager of a run's checkpoints, which keeps the newest `keep` and the best; None: for reading.
+
+    `best` names the metric that chooses the best.
+    """
+    rank = functools.partial(_rank, best=best)
     policies = [
         checkpoint_managers.LatestN(keep),
-        checkpoint_managers.BestN(get_metric_fn=_score, reverse=True, n=1),
+        checkpoint_managers.BestN(get_metric_fn=rank, reverse=True, n=1),
     ]
     options = ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies) if keep else None,
-        best_fn=_score,  # without it orbax stores no metrics and calls the newest the best
+        best_fn=rank,  # without it orbax stores no metrics and calls the newest the best
         best_mode="min",
         create=keep is not None,
         cleanup_tmp_directories=keep is not None,  # left half-written by a kill
@@ -58,11 +70,20 @@ def open_manager(folder: Path, keep: int | None = None) -> ocp.CheckpointManager
     return ocp.CheckpointManager(folder.absolute() / "checkpoints", options=options, item_handlers=handlers)
 
 
+def best_step(manager: ocp.CheckpointManager) -> int | None:
+    """The best step by the metric of the newest that has one, since `checkpoint.best` may have changed; or None."""
+    newest_first = sorted(manager.all_steps(), reverse=True)
+    found = {step: metrics for step in newest_first if (metrics := manager.metrics(step)) is not None}
+    ranks = {step: _rank(metrics, next(iter(found.values()))["metric"]) for step, metrics in found.items()}
+    best = min(ranks, key=ranks.get, default=None)
+    return None if best is None or ranks[best] == math.inf else best
+
+
 def write_metrics(folder: Path, step: int, metrics: dict) -> None:
     """Replaces the metrics of a checkpoint."""
     path = folder / "checkpoints" / str(step) / _METRICS
     path.parent.mkdir(exist_ok=True)
-    _write(path, json.dumps(metrics))
+    write_text(path, json.dumps(metrics))
 
 
 def unreadable_metrics(folder: Path) -> list[int]:
@@ -71,9 +92,8 @@ def unreadable_metrics(folder: Path) -> list[int]:
     for path in (folder / "checkpoints").glob(f"*/{_METRICS}"):
         if path.parts[-3].isdigit():
             try:
-                bits = json.loads(path.read_text())["bits_per_base"]
-                if not isinstance(bits, float | int | None):
-                    raise ValueError(bits)
+                metrics = json.loads(path.read_text())
+                _rank(metrics, metrics["metric"])
             except (OSError, ValueError, KeyError, TypeError):
                 steps.append(int(path.parts[-3]))
     return sorted(steps)
@@ -147,9 +167,9 @@ def restore_params(folder: Path, target, step: int | str | None = None):
         if not steps:
             raise CheckpointError(folder, "holds no complete checkpoint yet")
         if step == "best":
-            step = manager.best_step()
-            if step is None or _score(manager.metrics(step)) == math.inf:
-                raise CheckpointError(folder, "no checkpoint has held-out bits per base, so there is no best one")
+            step = best_step(manager)
+            if step is None:
+                raise CheckpointError(folder, "no checkpoint was evaluated, so there is no best one")
         step = max(steps) if step is None else step
         if step not in steps:
             raise CheckpointError(
@@ -167,16 +187,37 @@ def write_params(folder: Path, spec: ModelSpec, params) -> None:
     describe(folder, spec)
     items = ocp.args.Composite(params=ocp.args.StandardSave(params), config=ocp.args.JsonSave(dataclasses.asdict(spec)))
     with writing(folder), open_manager(folder, keep=2) as manager:
-        manager.save(0, args=items, metrics={"bits_per_base": None})
+        manager.save(0, args=items, metrics=measured("", None))
         manager.wait_until_finished()
 
 
 def read_loader_state(folder: Path, step: int) -> dict | None:
-    """The loader's state in a checkpoint: step, seed, digests of loader and dataset; None if it holds none."""
+    """The loader's state in a checkpoint: position in examples, seed, digests of loader and dataset; None if it holds
+    none.
+    """
     with open_manager(folder) as manager:
         if "loader" not in manager.item_metadata(step).keys():  # noqa: SIM118 (orbax's object is no mapping)
             return None
         return manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
+
+
+def name_base(folder: Path, model: Path, frozen, checksum: int) -> None:
+    """Writes `base.json` into a run's folder: the model whose parameters the run does not train, the paths of these,
+    which its checkpoints do not hold, and a checksum over their bits.
+
+    Raises:
+      CheckpointError: if the run started with others.
+    """
+    base = {"path": str(model), "frozen": sorted(flatten_dict(frozen, sep="/")), "checksum": checksum}
+    if (before := base_of(folder) or base)["checksum"] != checksum:
+        problem = f"those of {model} have checksum {checksum}; restore that model, or take another --workdir"
+        raise CheckpointError(folder / _BASE, problem, name="checksum", value=before["checksum"])
+    write_text(folder / _BASE, json.dumps(base, indent=2) + "\n")
+
+
+def base_of(folder: Path) -> dict | None:
+    """What `name_base` wrote: `path` of the model, `frozen` paths and `checksum`; None if the run trains everything."""
+    return read_json(folder / _BASE) if (folder / _BASE).exists() else None
 
 
 def _values(folder: Path) -> dict:
@@ -184,9 +225,9 @@ def _values(folder: Path) -> dict:
     if not path.exists():
         raise CheckpointError(folder, "holds no config.json; give the folder of a run of gener_jax.train")
     values = read_json(path)
-    if values.pop("format", 1) != FORMAT:
-        problem = f"was written by another version, and only format {FORMAT} is supported; train or convert it again"
-        raise CheckpointError(path, problem, name="format")
+    if (found := values.pop("format", 1)) != FORMAT:
+        problem = f"has format {found} of another version, not {FORMAT}; train or convert it again"
+        raise CheckpointError(path, problem, name="format", value=found)
     return values
 
 
@@ -204,7 +245,8 @@ def read(folder: Path, cls: type = Config):
     values = _values(folder)
     names = [field.name for field in dataclasses.fields(cls)]
     if missing := [name for name in names if name not in values]:
-        raise CheckpointError(folder, f"holds a model alone, without {missing[0]}; give the folder of a run")
+        problem = f"has no {missing[0]}; give the folder of a run, not that of a model alone"
+        raise CheckpointError(folder / "config.json", problem, name=missing[0])
     if (folder / _TOKENIZER).exists() and isinstance(values["tokenizer"], dict):  # the run's own copy
         values["tokenizer"]["model_file"] = str(folder / _TOKENIZER)
     try:
@@ -220,23 +262,16 @@ def describe(folder: Path, config: ModelSpec) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if config.tokenizer.kind == "bpe" and not (folder / _TOKENIZER).exists():
-        partial = folder / f"{_TOKENIZER}.partial"
-        shutil.copyfile(config.tokenizer.model_file, partial)
-        os.replace(partial, folder / _TOKENIZER)
-    _write(folder / "config.json", json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n")
+        with atomic(folder / _TOKENIZER) as partial:
+            shutil.copyfile(config.tokenizer.model_file, partial)
+    write_text(folder / "config.json", json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n")
     path = folder / "environment.json"
     try:
         starts = json.loads(path.read_text()) if path.exists() else []
     except ValueError as error:
         raise CheckpointError(path, f"is not valid JSON ({error}); remove it, nothing else depends on it") from None
     starts = starts if isinstance(starts, list) else [starts]  # early versions wrote one object
-    _write(path, json.dumps([*starts, environment()], indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    write_text(path, json.dumps([*starts, environment()], indent=2) + "\n")
 
 
 def environment() -> dict:

@@ -1,1 +1,28 @@
-"""Evaluations of a model, and their baselines."""
+"""Tasks: what a model is measured by; and their baselines."""
+
+from collections.abc import Sequence
+
+from gener_jax.config import Config
+from gener_jax.runtime.errors import ConfigError
+from gener_jax.tasks import held_out, recovery
+from gener_jax.tasks.base import Result, Task
+
+TASKS = {"held_out": held_out.of_config, "recovery": recovery.of_config}  # name → made from a configuration
+
+
+def of_config(config: Config, names: Sequence[str]) -> list[Task]:
+    """The tasks of these names, with the options of a configuration.
+
+    Raises:
+      ConfigError: if there is no such task.
+      DataError: if the dataset cannot be read.
+    """
+    if unknown := [name for name in names if name not in TASKS]:
+        raise ConfigError(f"no such task; there are {', '.join(TASKS)}", "eval.tasks", unknown[0])
+    return [TASKS[name](config) for name in names]
+
+
+def as_json(results: dict[str, Result]) -> dict:
+    """The results of tasks as one object: that of held_out itself, and each other one by the task's name."""
+    others = {name: result.json for name, result in results.items() if name != "held_out"}
+    return {**(results["held_out"].json if "held_out" in results else {}), **others}

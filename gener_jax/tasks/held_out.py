@@ -1,50 +1,49 @@
 """Held-out loss and bits per base: each region at phase 0, on its own strand, in windows of one context length.
 
 The tokens of a region are split into chunks of at most one context length. The input of a chunk is <s> and its tokens
-but the last, so every token is a target once. Chunks are packed into rows as documents that do not attend to each
-other, so that all batches have one shape, which compiles once, with little padding.
+but the last, so every token is a target once. Chunks of similar length are scored together.
 
 bits_per_base is the sum of −log₂ p(target) over targets that are DNA, divided by their number of bases; `loss` is the
 same in nats per token. <s>, <oov> and <pad> are not targets. (The training loss includes <s>, which ends a region.)
 
 A region with near copies in the training split shows less of what the model has learnt, so the result also has the
-sums over regions without near copies. `by_base` adds sums over soft-masked and other bases.
+sums over regions without near copies. With k-mers of whole codons it has bits by codon position, for coding regions
+without introns, and by case. At the end of a run it is compared with Markov models, fitted on the training split.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
+import functools
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.sequence.tokenizer import BOS, PAD, Tokenizer
+from data_pipeline.errors import DatasetError
+from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, Tokenizer, kmer_codes
 from data_pipeline.splitting.leakage import NEAR_COPY
-from gener_jax.config import Config
-from gener_jax.data.loader import to_devices
+from gener_jax.config import Config, ModelSpec
 from gener_jax.data.permutation import permute
-from gener_jax.model import kernels, losses, parallel
+from gener_jax.inference.likelihood import Framed, score_batches
+from gener_jax.model import kernels
 from gener_jax.model.decoder import Decoder
-from gener_jax.model.sharding import batch_sharding
-from gener_jax.runtime.transfer import fetch
+from gener_jax.tasks import markov
+from gener_jax.tasks.base import Progress, Result, silent
+
+ORDERS = (0, 5)  # of the Markov models
+_COUNTS = ("regions", "tokens", "bases")
 
 
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """At most one context length of consecutive tokens of a region."""
-
-    region: int
-    start: int  # the index of the first token in its region
-    ids: np.ndarray
-
-
-def region_ids(source: RegionSource, tokenizer: Tokenizer, region: int) -> np.ndarray:
-    """All whole tokens of a region at phase 0, int32."""
+def region_ids(source: RegionSource, tokenizer: Tokenizer, region: int, start: int, stop: int) -> np.ndarray:
+    """Tokens [start, stop) of a region at phase 0, int32."""
     if source.storage == "token_ids":
-        return source.read(region, 0, int(source.index["tokens"][region]))
-    return tokenizer.encode_bases(source.read(region, 0, int(source.index["length"][region])))
+        return source.read(region, start, stop)
+    return tokenizer.encode_bases(source.read(region, start * tokenizer.k, stop * tokenizer.k))
+
+
+def region_tokens(source: RegionSource, tokenizer: Tokenizer) -> np.ndarray:
+    """The number of whole tokens of each region at phase 0, int64 [regions]."""
+    return source.index["tokens"] if source.storage == "token_ids" else source.index["length"] // tokenizer.k
 
 
 def chosen_regions(source: RegionSource, max_regions: int | None) -> np.ndarray:
@@ -53,161 +52,166 @@ def chosen_regions(source: RegionSource, max_regions: int | None) -> np.ndarray:
     return np.sort(permute(np.arange(number), len(source), key=0)) if number < len(source) else np.arange(number)
 
 
-def _rows(chunks: list[Chunk], length: int) -> list[list[Chunk]]:
-    """Packs chunks into rows of `length` tokens, longest first, each into the first of the last 64 rows with room."""
-    rows, room = [], []
-    for chunk in sorted(chunks, key=lambda c: -len(c.ids)):
-        for i in range(max(0, len(rows) - 64), len(rows)):
-            if room[i] >= len(chunk.ids):
-                break
-        else:
-            i = len(rows)
-            rows.append([])
-            room.append(length)
-        rows[i].append(chunk)
-        room[i] -= len(chunk.ids)
-    return rows
-
-
-def _batches(rows: list[list[Chunk]], batch_size: int, length: int) -> Iterator[tuple[dict, np.ndarray, np.ndarray]]:
-    """Yields batches, and for each target its region (−1: none) and its index in that region."""
-    for first in range(0, len(rows), batch_size):
-        batch = {
-            "inputs": np.full((batch_size, length), PAD, np.int32),
-            "targets": np.full((batch_size, length), PAD, np.int32),
-            "segment_ids": np.zeros((batch_size, length), np.int32),
-            "positions": np.zeros((batch_size, length), np.int32),
-        }
-        regions = np.full((batch_size, length), -1, np.int64)
-        numbers = np.zeros((batch_size, length), np.int64)
-        for i, row in enumerate(rows[first : first + batch_size]):
-            at = 0
-            for segment, chunk in enumerate(row, 1):
-                n = len(chunk.ids)
-                here = (i, slice(at, at + n))
-                batch["inputs"][here] = np.concatenate([[BOS], chunk.ids[:-1]])
-                batch["targets"][here] = chunk.ids
-                batch["segment_ids"][here] = segment
-                batch["positions"][here] = np.arange(n)
-                regions[here] = chunk.region
-                numbers[here] = chunk.start + np.arange(n)
-                at += n
-        yield batch, regions, numbers
-
-
+@dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """An evaluation, which is compiled once and can be run repeatedly."""
+    """The task, on all regions of a split, or on the first `max_regions` in a fixed random order."""
 
-    def __init__(self, config: Config, source: RegionSource, tokenizer: Tokenizer, mesh, *, by_base: bool = False):
-        """`by_base` (for k-mers only) adds bits by codon position, for coding regions without introns, and by case."""
-        self.source, self.tokenizer, self.mesh, self.by_base = source, tokenizer, mesh, by_base
-        self.length = config.data.context_length
-        row_shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        self.batch_size = -(-config.eval.batch_size // row_shards) * row_shards  # padded rows add nothing
-        self.regions = chosen_regions(source, config.eval.max_regions)
-        model = Decoder(kernels.for_any_mask(config.model))
+    source: RegionSource
+    context_length: int  # tokens
+    batch_size: int  # windows of one context length
+    max_regions: int | None = None
+    baselines: bool = True  # compare with Markov models in the report
+    name, metric, higher_is_better = "held_out", "bits_per_base", False
 
-        def nll(params, batch):
-            batch = parallel.balance(batch)
-            hidden, _ = model.apply(
-                {"params": params},
-                batch["inputs"],
-                positions_BT=batch["positions"],
-                segment_ids_BT=batch["segment_ids"],
-            )
-            logits = model.apply({"params": params}, hidden, method="logits")
-            token = losses.token_nll(logits, batch["targets"])
-            base = losses.base_nll(logits, batch["targets"], tokenizer.k) if by_base else None
-            return jax.tree.map(parallel.restore, (token, base))
+    def prepare(self, spec: ModelSpec, mesh: jax.sharding.Mesh):
+        """See `base.Task`; the result is a `HeldOutResult`."""
+        source, tokenizer, length = self.source, spec.tokenizer.make(), self.context_length
+        model, regions = Decoder(kernels.for_any_mask(spec.model)), chosen_regions(source, self.max_regions)
+        number = region_tokens(source, tokenizer).tolist()
+        chunks = [(i, at, min(at + length, number[i])) for i in regions.tolist() for at in range(0, number[i], length)]
+        lengths = [stop - start for _, start, stop in chunks]
+        kmers = tokenizer.kind == "kmer"
+        if kmers:  # of a special token all bases are unknown, so it is not scored
+            codes = np.full((tokenizer.vocab_size, tokenizer.k), bases.N, np.uint8)
+            codes[NUM_SPECIAL:] = kmer_codes(tokenizer.k)
 
-        # Replicated, since every process reads all results.
-        self._nll = jax.jit(nll, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        def run(params, progress: Progress = silent) -> HeldOutResult:
+            found, done, in_flight = HeldOutResult(self, regions, spec.name, tokenizer), 0, {}
 
-    def __call__(self, params, progress=lambda done, total: None) -> dict:
-        """Computes the sums and means of the module's docstring over the split, as plain numbers.
+            def row(i):
+                ids = in_flight[i] = region_ids(source, tokenizer, *chunks[i])
+                return Framed(np.concatenate([[BOS], ids[:-1]]), codes[ids] if kmers else ids)
 
-        `progress` is called after each batch with the numbers of tokens done and in all.
-        """
-        length, chunks, done = self.length, [], 0
-        for region in self.regions:
-            ids = region_ids(self.source, self.tokenizer, int(region))
-            for start in range(0, len(ids), length):
-                chunks.append(Chunk(int(region), start, ids[start : start + length]))
-        rows, total = _rows(chunks, length), sum(len(chunk.ids) for chunk in chunks)
-        nll = np.zeros(len(self.source))  # nats, by region
-        tokens = np.zeros(len(self.source), np.int64)
-        bases = np.zeros(len(self.source), np.int64)
-        codon_nll, codon_bases = np.zeros(3), np.zeros(3, np.int64)
-        case_nll, case_bases = np.zeros(2), np.zeros(2, np.int64)  # upper, lower
+            options = {"batch_tokens": self.batch_size * length, "usual": length, "per_base": kmers}
+            for chosen, values in score_batches(model, params, mesh, lengths, row, **options):
+                for i, value in zip(chosen, values, strict=True):
+                    found.add(*chunks[i][:2], in_flight.pop(i), -value.astype(np.float64))
+                    done += lengths[i]
+                progress(done, sum(lengths))
+            return found
+
+        return run
+
+
+def of_config(config: Config) -> HeldOut:
+    """The task as a configuration describes it.
+
+    Raises:
+      DatasetError: if the split has no regions.
+    """
+    source, options = RegionSource(config.data.path, config.eval.split), config.eval
+    if len(source) == 0:
+        remedy = "build with a larger fraction for it"
+        raise DatasetError("has no regions", file=source.folder, field="split", value=source.split, remedy=remedy)
+    return HeldOut(source, config.data.context_length, options.batch_size, options.max_regions, options.baselines)
+
+
+class HeldOutResult(Result):
+    """Sums of −log p by region, by codon position and by case, and what follows from them."""
+
+    def __init__(self, task: HeldOut, regions: np.ndarray, model: str, tokenizer: Tokenizer):
+        """The result before any chunk is added; `regions` will be evaluated, and `model` is the model's name."""
+        self._task, self._regions, self._model, self._tokenizer = task, regions, model, tokenizer
+        self._sums = np.zeros((3, len(task.source)))  # nats, tokens and bases, by region
+        self._by_codon = np.zeros((2, 3))  # nats and bases, by position
+        self._by_case = np.zeros((2, 2))  # nats and bases, upper and lower
         # Genes of these taxa rarely have introns, so the position of a base in its region gives that in its codon.
-        unspliced = [self.source.taxa.index(t) for t in ("arc", "bct", "plm", "vir") if t in self.source.taxa]
-        coding = np.isin(self.source.index["taxon"], unspliced)
-        coding &= self.source.index["kind"] == (self.source.kinds.index("cds") if "cds" in self.source.kinds else -1)
-        sharding = batch_sharding(self.mesh)
-        for batch, regions, numbers in _batches(rows, self.batch_size, length):
-            put = to_devices(batch, sharding)
-            with jax.set_mesh(self.mesh):
-                token_nll, base_nll = fetch(self._nll(params, put))
-            held = self.tokenizer.token_bases[batch["targets"]]
-            dna = held > 0
-            where = regions[dna]
-            np.add.at(nll, where, token_nll[dna].astype(np.float64))
-            np.add.at(tokens, where, 1)
-            np.add.at(bases, where, held[dna])
-            if self.by_base:
-                if self.source.storage == "bases":
-                    lower = self._lower_case(regions, numbers, batch["positions"])[dna].ravel()
-                    case_nll += np.bincount(lower, base_nll[dna].astype(np.float64).ravel(), 2)
-                    case_bases += np.bincount(lower, minlength=2)
-                dna &= coding[regions] & (regions >= 0)
-                k = self.tokenizer.k
-                position = (numbers[dna][:, None] * k + np.arange(k)) % 3
-                codon_nll += np.bincount(position.ravel(), base_nll[dna].astype(np.float64).ravel(), 3)
-                codon_bases += np.bincount(position.ravel(), minlength=3)
-            done += int((regions >= 0).sum())
-            progress(done, total)
-        result = _summary(nll, tokens, bases)
-        if self.source.split != "train" and not np.isnan(self.source.index["train_overlap"]).any():
-            new = self.source.index["train_overlap"] < NEAR_COPY
-            none = {"regions": 0, "tokens": 0, "bases": 0}
-            result["without_near_copies"] = _summary(nll[new], tokens[new], bases[new]) if bases[new].any() else none
-        for column, names in (("kind", self.source.kinds), ("taxon", self.source.taxa)):
-            codes = self.source.index[column]
-            result[f"by_{column}"] = {
-                name: _summary(nll[codes == i], tokens[codes == i], bases[codes == i])
-                for i, name in enumerate(names)
-                if bases[codes == i].any()
+        unspliced = [i for i, taxon in enumerate(task.source.taxa) if taxon in ("arc", "bct", "plm", "vir")]
+        coding = [i for i, kind in enumerate(task.source.kinds) if kind == "cds"]
+        self._in_frame = np.isin(task.source.index["taxon"], unspliced) & np.isin(task.source.index["kind"], coding)
+
+    def add(self, region: int, start: int, ids: np.ndarray, nll: np.ndarray) -> None:
+        """Adds a chunk, from token `start` of its region: float64 [tokens], or [tokens, k] by base."""
+        source, held = self._task.source, self._tokenizer.token_bases[ids]
+        dna = held > 0
+        nll = nll[dna]
+        self._sums[:, region] += nll.sum(), dna.sum(), held.sum()
+        if nll.ndim == 2:
+            k = nll.shape[1]
+            if source.storage == "bases":
+                lower = source.lower_case(region, start * k, (start + len(ids)) * k).reshape(-1, k)[dna].ravel()
+                self._by_case += np.bincount(lower, nll.ravel(), 2), np.bincount(lower, minlength=2)
+            if self._in_frame[region] and k % 3 == 0:
+                self._by_codon += nll.sum(0).reshape(-1, 3).sum(0), np.full(3, nll.size // 3)
+
+    def _summary(self, chosen=...) -> dict:
+        """The sums and means over the chosen regions."""
+        nats, tokens, number = self._sums[:, chosen].sum(1).tolist()
+        loss = nats / tokens if tokens else float("nan")
+        return {
+            "loss": loss,
+            "perplexity": float(np.exp(loss)),
+            "bits_per_base": nats / number / np.log(2) if number else float("nan"),
+            "regions": int((self._sums[1, chosen] > 0).sum()),
+            "tokens": int(tokens),
+            "bases": int(number),
+        }
+
+    def _without_near_copies(self) -> dict | None:
+        """The summary of the regions without near copies in training; None if that is not known, or makes no sense."""
+        overlap = self._task.source.index["train_overlap"]
+        measured = self._task.source.split != "train" and not np.isnan(overlap).any()
+        return self._summary(overlap < NEAR_COPY) if measured else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """`loss` and `bits_per_base`, and the latter without near copies."""
+        total, new = self._summary(), self._without_near_copies()
+        found = {"loss": total["loss"], "bits_per_base": total["bits_per_base"]}
+        return found if new is None else {**found, "bits_per_base_without_near_copies": new["bits_per_base"]}
+
+    @functools.cached_property
+    def json(self) -> dict:
+        """Everything; fits the Markov models."""
+        source, found, new = self._task.source, self._summary(), self._without_near_copies()
+        if new is not None:
+            found["without_near_copies"] = new if new["bases"] else {"regions": 0, "tokens": 0, "bases": 0}
+        for column, names in (("kind", source.kinds), ("taxon", source.taxa)):
+            groups = {name: self._summary(source.index[column] == i) for i, name in enumerate(names)}
+            found[f"by_{column}"] = {name: group for name, group in groups.items() if group["bases"]}
+        if self._by_codon[1].any():
+            found["bits_by_codon_position"] = (self._by_codon[0] / self._by_codon[1] / np.log(2)).tolist()
+        if self._by_case[1].all():
+            cases = zip(("not soft-masked", "soft-masked"), self._by_case.T.tolist(), strict=True)
+            found["by_case"] = {
+                name: {"bits_per_base": nats / number / np.log(2), "bases": int(number)}
+                for name, (nats, number) in cases
             }
-        if self.by_base and codon_bases.all():
-            result["bits_by_codon_position"] = (codon_nll / codon_bases / np.log(2)).tolist()
-        if case_bases.all():
-            result["by_case"] = {
-                name: {"bits_per_base": float(nats / number / np.log(2)), "bases": int(number)}
-                for name, nats, number in zip(("not soft-masked", "soft-masked"), case_nll, case_bases, strict=True)
-            }
-        return result
+        for order in ORDERS if self._task.baselines else ():
+            model = markov.fit(RegionSource(source.folder, "train"), self._tokenizer, order)
+            found[f"markov_{order}"], scored = markov.bits_per_base(model, source, self._tokenizer, self._regions)
+            if scored != found["bases"]:
+                raise AssertionError(f"the baseline saw {scored} bases, the model {found['bases']}")
+        return found
 
-    def _lower_case(self, regions: np.ndarray, numbers: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Whether each base of the targets of a batch is soft-masked, bool [batch, length, k]."""
-        k = self.tokenizer.k
-        lower = np.zeros((*regions.shape, k), bool)
-        for row, used in enumerate(np.count_nonzero(regions >= 0, axis=1).tolist()):
-            starts = np.flatnonzero(positions[row, :used] == 0).tolist()  # where chunks start
-            for start, stop in itertools.pairwise([*starts, used]):
-                first = int(numbers[row, start]) * k
-                found = self.source.lower_case(int(regions[row, start]), first, first + (stop - start) * k)
-                lower[row, start:stop] = found.reshape(-1, k)
-        return lower
-
-
-def _summary(nll, tokens, bases) -> dict:
-    n, b = int(tokens.sum()), int(bases.sum())
-    loss = float(nll.sum() / n) if n else float("nan")
-    return {
-        "loss": loss,
-        "perplexity": float(np.exp(loss)),
-        "bits_per_base": float(nll.sum() / b / np.log(2)) if b else float("nan"),
-        "regions": int((tokens > 0).sum()),
-        "tokens": n,
-        "bases": b,
-    }
+    @functools.cached_property
+    def text(self) -> str:
+        """The result as a table."""
+        found, split = self.json, self._task.source.split
+        rows = [(f"{self._model} (this model)", found["bits_per_base"])]
+        rows += [(f"Markov order {order}", found[f"markov_{order}"]) for order in ORDERS if f"markov_{order}" in found]
+        lines = [
+            f"Bits per base of held-out genes ({split}: {found['regions']} regions, {found['bases']:,} bases; 2 is "
+            "chance, lower is better)"
+        ]
+        best = min(bits for _, bits in rows)
+        lines += [f"  {name:24} {bits:.4f}{'  ← lowest' if bits == best else ''}" for name, bits in rows]
+        new = found.get("without_near_copies", found)
+        if new["regions"] < found["regions"]:
+            bits = f"{new['bits_per_base']:.4f}" if new["bases"] else "none"
+            lines.append(
+                f"  without near copies in training (train_overlap < {100 * NEAR_COPY:.0f} %)  {bits}  "
+                f"({new['regions']} regions, {new['bases']:,} bases)"
+            )
+        if "bits_by_codon_position" in found:
+            bits = zip(("1st", "2nd", "3rd"), found["bits_by_codon_position"], strict=True)
+            lines.append("Bits by codon position in coding regions (each read in frame from its first base)")
+            lines.append("  " + "   ".join(f"{name} {b:.4f}" for name, b in bits))
+        for group, title in (("by_case", "by case"), ("by_kind", "by kind"), ("by_taxon", "by taxon")):
+            if len(found.get(group, ())) > 1:
+                lines.append(f"Bits per base {title}")
+                lines += [
+                    f"  {name:15} {row['bits_per_base']:.4f}  ({row['bases']:,} bases)"
+                    for name, row in found[group].items()
+                ]
+        return "\n".join(lines)

@@ -6,90 +6,107 @@ pass without a cache: five passes per batch, on any mesh and any number of hosts
 them.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, PAD, Tokenizer
-from gener_jax.config import Config
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, PAD, Tokenizer, kmer_codes
+from gener_jax.config import Config, ModelSpec
 from gener_jax.data.loader import to_devices
 from gener_jax.data.permutation import permute
-from gener_jax.model import kernels, losses, parallel
-from gener_jax.model.decoder import Decoder
-from gener_jax.model.sharding import batch_sharding
+from gener_jax.model import kernels, parallel
+from gener_jax.model.decoder import Decoder, variables
+from gener_jax.model.sharding import TOKENS, batch_sharding
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.transfer import fetch
-from gener_jax.tasks.held_out import region_ids
+from gener_jax.tasks.base import Progress, Result, silent
+from gener_jax.tasks.held_out import region_ids, region_tokens
 
 NUM_BASES = 30
 CONTEXT_BASES = 6144  # at most
 
 
+@dataclasses.dataclass(frozen=True)
 class Recovery:
-    """An evaluation on `eval.recovery_genes` prompts, compiled once and run any number of times."""
+    """The task, on prompts from at most as many regions as `genes`."""
 
-    def __init__(self, config: Config, source: RegionSource, tokenizer: Tokenizer, mesh):
-        """Chooses regions with at least as much context as they must recover, in an order that depends on nothing else.
-        A region gives one prompt: as much of its beginning as the context holds.
+    source: RegionSource
+    genes: int
+    context_length: int  # tokens, of prompt and answer
+    batch_size: int
+    name, metric, higher_is_better = "recovery", "accuracy", True
 
-        Raises:
-          ValueError: for a tokenizer whose tokens are not k-mers with k a divisor of 30.
+    def prompts(self, tokenizer: Tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:
+        """<s> and the prompt's ids, and the true ids that follow.
+
+        The regions have at least as much context as they must recover, in an order that depends on nothing else. A
+        region gives one prompt: as much of its beginning as the context holds.
         """
-        if tokenizer.kind != "kmer" or NUM_BASES % tokenizer.k:
-            raise ValueError(
-                f"eval.recovery_genes: {NUM_BASES} bases must be whole k-mers, and the tokenizer is {tokenizer.name}"
-            )
-        k, self.mesh = tokenizer.k, mesh
-        self.new = NUM_BASES // k
-        self.length = config.data.context_length
-        context = min(self.length - 1 - self.new, CONTEXT_BASES // k)
-        rows_apart = mesh.shape["data"] * mesh.shape["fsdp"]
-        self.batch_size = -(-config.eval.batch_size // rows_apart) * rows_apart
-        self.rows = []  # (<s> and the prompt's ids, the true ids that follow)
-        for region in permute(np.arange(len(source)), len(source), key=1).tolist():
-            if len(self.rows) == config.eval.recovery_genes or context < self.new:
+        new, found, number = NUM_BASES // tokenizer.k, [], region_tokens(self.source, tokenizer)
+        context = min(self.context_length - 1 - new, CONTEXT_BASES // tokenizer.k)
+        for region in permute(np.arange(len(self.source)), len(self.source), key=1).tolist():
+            if len(found) == self.genes or context < new:
                 break
-            if source.index["length"][region] < 2 * NUM_BASES:
-                continue
-            ids = region_ids(source, tokenizer, region)
-            end = min(len(ids) - self.new, context)
-            if end >= self.new and (ids[: end + self.new] >= NUM_SPECIAL).all():
-                self.rows.append((np.concatenate([[BOS], ids[:end]]), ids[end : end + self.new]))
-        self._bases = losses.kmer_bases(k)
-        model = Decoder(kernels.for_any_mask(config.model))
+            ids = region_ids(self.source, tokenizer, region, 0, min(int(number[region]), context + new))
+            if len(ids) >= 2 * new and (ids >= NUM_SPECIAL).all():
+                found.append((np.concatenate([[BOS], ids[:-new]]), ids[-new:]))
+        return found
+
+    def prepare(self, spec: ModelSpec, mesh: jax.sharding.Mesh):
+        """See `base.Task`; the metrics are `accuracy`, the fraction of equal bases, and the number of `genes`."""
+        tokenizer, length = spec.tokenizer.make(), self.context_length
+        if tokenizer.kind != "kmer" or NUM_BASES % tokenizer.k:
+            problem = f"{NUM_BASES} bases must be whole k-mers, and the tokenizer is {tokenizer.name}"
+            raise ConfigError(problem, "eval.tasks", self.name)
+        prompts, bases = self.prompts(tokenizer), kmer_codes(tokenizer.k)
+        row_shards = mesh.shape["data"] * mesh.shape["fsdp"]
+        batch_size = -(-self.batch_size // row_shards) * row_shards
+        model = Decoder(kernels.for_any_mask(spec.model))
 
         def predict(params, batch, starts):
             """Greedy ids [rows, new] after the first `starts` tokens of each row."""
             rows = jnp.arange(len(starts))
 
             def one(ids, j):
-                part = parallel.balance({**batch, "inputs": ids})
-                hidden, _ = model.apply({"params": params}, part["inputs"], positions_BT=part["positions"])
+                part = parallel.balance({**batch, "inputs": ids}, dict.fromkeys(batch, TOKENS))
+                hidden, _ = model.apply(variables(params), part["inputs"], positions_BT=part["positions"])
                 last = parallel.restore(hidden)[rows, starts + j - 1]
-                logits = model.apply({"params": params}, last, method="logits")
+                logits = model.apply(variables(params), last, method="logits")
                 new = jnp.argmax(logits.at[:, :NUM_SPECIAL].set(-jnp.inf), -1).astype(ids.dtype)
                 return ids.at[rows, starts + j].set(new), new
 
-            return jnp.moveaxis(jax.lax.scan(one, batch["inputs"], jnp.arange(self.new))[1], 0, 1)
+            return jnp.moveaxis(jax.lax.scan(one, batch["inputs"], jnp.arange(NUM_BASES // tokenizer.k))[1], 0, 1)
 
-        self._whole = NamedSharding(mesh, PartitionSpec())  # every process reads the result
-        self._predict = jax.jit(predict, out_shardings=self._whole)
+        whole = NamedSharding(mesh, PartitionSpec())  # every process reads the result
+        predict = jax.jit(predict, out_shardings=whole)
 
-    def __call__(self, params, progress=lambda done, total: None) -> dict:
-        """`recovery`, the fraction of equal bases (NaN without genes), and the number of `genes`."""
-        equal = []
-        for first in range(0, len(self.rows), self.batch_size):
-            rows = self.rows[first : first + self.batch_size]
-            ids = np.full((self.batch_size, self.length), PAD, np.int32)
-            starts = np.ones(self.batch_size, np.int32)
-            for i, (prompt, _) in enumerate(rows):
-                ids[i, : len(prompt)], starts[i] = prompt, len(prompt)
-            positions = np.broadcast_to(np.arange(self.length, dtype=np.int32), ids.shape)
-            put = to_devices({"inputs": ids, "positions": positions}, batch_sharding(self.mesh))
-            with jax.set_mesh(self.mesh):
-                made = fetch(self._predict(params, put, to_devices({"starts": starts}, self._whole)["starts"]))
-            for (_, truth), new in zip(rows, made, strict=False):
-                equal.append((self._bases[new - NUM_SPECIAL] == self._bases[truth - NUM_SPECIAL]).mean())
-            progress(first + len(rows), len(self.rows))
-        return {"recovery": float(np.mean(equal)) if equal else float("nan"), "genes": len(equal)}
+        def run(params, progress: Progress = silent) -> Result:
+            equal = []
+            for first in range(0, len(prompts), batch_size):
+                rows = prompts[first : first + batch_size]
+                ids = np.full((batch_size, length), PAD, np.int32)
+                starts = np.ones(batch_size, np.int32)
+                for i, (prompt, _) in enumerate(rows):
+                    ids[i, : len(prompt)], starts[i] = prompt, len(prompt)
+                positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape)
+                put = to_devices({"inputs": ids, "positions": positions}, batch_sharding(mesh))
+                with jax.set_mesh(mesh):
+                    made = fetch(predict(params, put, to_devices({"starts": starts}, whole)["starts"]))
+                for (_, truth), new in zip(rows, made, strict=False):
+                    equal.append((bases[new - NUM_SPECIAL] == bases[truth - NUM_SPECIAL]).mean())
+                progress(first + len(rows), len(prompts))
+            found = {"accuracy": float(np.mean(equal)) if equal else float("nan"), "genes": len(equal)}
+            text = f"Sequence recovery: {found['accuracy']:.3f} of the next {NUM_BASES} bases of {len(equal)} genes"
+            return Result(found, text, found)
+
+        return run
+
+
+def of_config(config: Config) -> Recovery:
+    """The task as a configuration describes it."""
+    source, options = RegionSource(config.data.path, config.eval.split), config.eval
+    return Recovery(source, options.recovery_genes, config.data.context_length, options.batch_size)

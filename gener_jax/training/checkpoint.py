@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -15,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gener_jax.config import Config, flatten
+from gener_jax.config import Checkpoint, Config, flatten
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.runtime.progress import log
 from gener_jax.runtime.transfer import fetch
 from gener_jax.storage import run_folder
-from gener_jax.training.step import GradientStats, State
+from gener_jax.training.step import State
 
 
 def _sealed(loader: dict) -> dict:
@@ -31,10 +32,7 @@ def _sealed(loader: dict) -> dict:
 
 def _optimizer_item(state: State) -> dict:
     """The item `optimizer` of a checkpoint."""
-    gradient_stats = {
-        field.name: getattr(state.gradient_stats, field.name) for field in dataclasses.fields(GradientStats)
-    }
-    return {"moments": state.opt_state, "gradient_stats": gradient_stats}
+    return {"moments": state.opt_state, "gradient_stats": state.gradient_stats, "rate_scale": state.rate_scale}
 
 
 @jax.jit
@@ -47,28 +45,35 @@ def _checksum(tree):
     return total
 
 
-def checksum(state: State) -> int:
-    """A checksum over all bits of a state, the same on any mesh; computed on the devices."""
-    return int(fetch(_checksum((state.params, state.opt_state, state.gradient_stats))))
+def checksum(tree) -> int:
+    """A checksum over all bits of a tree of arrays, the same on any mesh; computed on the devices."""
+    return int(fetch(_checksum(tree)))
+
+
+def _content(state: State) -> State:
+    """What the checksum of a checkpoint covers: all but the step, which is the name of its folder."""
+    return dataclasses.replace(state, step=None)
 
 
 class Checkpoints:
     """The checkpoints of the run being trained."""
 
-    def __init__(self, folder: Path, keep: int):
-        self._folder = folder
+    def __init__(self, folder: Path, keep: int, best: str = Checkpoint.best, *, higher_is_better: bool = False):
+        """`best`: the name of the metric that chooses the best."""
+        self._folder, self._best = folder, best
+        self._measured = functools.partial(run_folder.measured, best, higher_is_better=higher_is_better)
         distributed.run_on_primary(lambda: self._move_away(run_folder.unreadable_metrics(folder)))
-        self._manager = run_folder.open_manager(folder, keep)
+        self._manager = run_folder.open_manager(folder, keep, best)
 
     @property
     def latest_step(self) -> int | None:
         """The newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: State, loader: dict, config: Config, bits_per_base: float | None) -> None:
+    def save(self, step: int, state: State, loader: dict, config: Config, value: float | None) -> None:
         """Starts writing; returns as soon as the arrays are copied.
 
-        `bits_per_base` of the held-out regions chooses the best; None if they were not evaluated.
+        `value` is that of the metric that chooses the best; None if it was not measured.
 
         Raises:
           CheckpointError: if this one, or the previous one, cannot be written.
@@ -76,27 +81,25 @@ class Checkpoints:
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             optimizer=ocp.args.StandardSave(_optimizer_item(state)),
-            loader=ocp.args.JsonSave(_sealed({**loader, "checksum": checksum(state)})),
+            loader=ocp.args.JsonSave(_sealed({**loader, "checksum": checksum(_content(state))})),
             config=ocp.args.JsonSave(dataclasses.asdict(config)),
         )
         with run_folder.writing(self._folder):
-            self._manager.save(step, args=items, metrics={"bits_per_base": bits_per_base})
+            self._manager.save(step, args=items, metrics=self._measured(value))
 
-    def bits_per_base(self, step: int) -> float | None:
-        """Held-out bits per base of a saved step; None if it was not evaluated."""
+    def value(self, step: int) -> float | None:
+        """The metric of a saved step; None if it was not measured."""
         metrics = self._manager.metrics(step)  # None if the file is gone
-        return None if metrics is None else metrics["bits_per_base"]
+        return None if metrics is None or metrics["metric"] != self._best else metrics["value"]
 
-    def evaluated(self, step: int, bits_per_base: float) -> None:
+    def evaluated(self, step: int, value: float) -> None:
         """Records the evaluation of a saved step that had been stopped during it: the step may be the best.
 
         Raises:
           CheckpointError: if it cannot be written.
         """
         with run_folder.writing(self._folder):
-            distributed.run_on_primary(
-                lambda: run_folder.write_metrics(self._folder, step, {"bits_per_base": bits_per_base})
-            )
+            distributed.run_on_primary(lambda: run_folder.write_metrics(self._folder, step, self._measured(value)))
             self._manager.reload()
 
     def restore(self, step: int, target: State) -> tuple[State, dict]:
@@ -118,8 +121,8 @@ class Checkpoints:
         if _sealed({name: value for name, value in loader.items() if name != "crc"}) != loader:
             raise DamagedError(self._folder / "checkpoints" / str(step), "`loader` differs from what was saved")
         del loader["crc"]
-        state = State(number, restored["params"], rest["moments"], GradientStats(**rest["gradient_stats"]))
-        expected, found = loader.pop("checksum"), checksum(state)
+        state = State(number, restored["params"], rest["moments"], rest["gradient_stats"], rest["rate_scale"])
+        expected, found = loader.pop("checksum"), checksum(_content(state))
         if found != expected:
             raise DamagedError(
                 self._folder / "checkpoints" / str(step),
@@ -136,20 +139,16 @@ class Checkpoints:
         except Exception:  # damaged: the restore reports it
             return
         wanted = sorted((x.shape, str(x.dtype)) for x in jax.tree.leaves(_optimizer_item(target)))
-        if saved and saved != wanted and [s for s, _ in saved] != [s for s, _ in wanted]:
-            if len(saved) == len(wanted):
-                return  # another shape of the model, which `restore_items` names
+        where = self._folder / "checkpoints" / str(step)
+        if saved and len(saved) != len(wanted):
             raise CheckpointError(
-                self._folder / "checkpoints" / str(step),
-                "has the optimizer state of an earlier version, or of another optimizer: start a new run from its "
-                "parameters with --config.train.init_from and another --workdir",
+                where,
+                "has the optimizer state of an earlier version, of another optimizer or of other trained parameters: "
+                "start a new run from its parameters with --config.train.init_from and another --workdir",
             )
-        if saved and saved != wanted:
-            raise CheckpointError(
-                self._folder / "checkpoints" / str(step),
-                "has an optimizer state of other types than optimizer.state_dtype, which cannot change within a run",
-                name="optimizer.state_dtype",
-            )
+        if saved != wanted and [shape for shape, _ in saved] == [shape for shape, _ in wanted]:
+            problem = "has an optimizer state of other types than optimizer.state_dtype, which cannot change in a run"
+            raise CheckpointError(where, problem, name="optimizer.state_dtype")
 
     def newest(self, target: State) -> tuple[int, State, dict] | None:
         """The newest checkpoint that can be restored: its step, state and loader's state; None if there is none.
@@ -208,6 +207,7 @@ class Checkpoints:
 
 
 # Fields that determine the result of a run. The others (mesh, intervals of saving and evaluation, paths) may change.
+# The size of the vocabulary is the tokenizer's.
 _DECIDES = (
     "model.",
     "tokenizer.",
@@ -221,7 +221,7 @@ _DECIDES = (
 )
 _FREE = (
     "data.path", "data.build_from", "data.validation_fraction", "data.num_workers", "data.prefetch",
-    "tokenizer.model_file", "model.attention", "model.attention_block", "model.remat",
+    "tokenizer.model_file", "model.vocab_size", "model.attention", "model.attention_block", "model.remat",
     "model.scan_unroll", "optimizer.max_consecutive_skips",
 )  # fmt: skip
 

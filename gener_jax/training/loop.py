@@ -1,26 +1,27 @@
 """The training loop: steps, with evaluations and checkpoints between them, until the end, SIGTERM or a fault."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax.config import Config
-from gener_jax.data.loader import TokenStream, device_batches
-from gener_jax.model.sharding import batch_sharding
-from gener_jax.runtime import distributed, errors
+from gener_jax.data.loader import DataSource, device_batches
+from gener_jax.model.trainable import merge
+from gener_jax.runtime import distributed
 from gener_jax.runtime.distributed import log_primary
 from gener_jax.runtime.errors import Terminated, TrainingError
 from gener_jax.runtime.progress import Progress
 from gener_jax.runtime.transfer import fetch
-from gener_jax.tasks.held_out import HeldOut
-from gener_jax.tasks.recovery import Recovery
+from gener_jax.tasks.base import Result, Task
 from gener_jax.training import checkpoint
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.metrics import Clock, Log, Profile, logged
+from gener_jax.training.objectives import Objective
 from gener_jax.training.step import State, make_train_step
 
 
@@ -32,12 +33,17 @@ class Run:
     workdir: Path
     tokenizer: Tokenizer
     mesh: jax.sharding.Mesh
-    stream: TokenStream
-    held_out: RegionSource
+    stream: DataSource
+    objective: Callable[[int], Objective]  # of the step that follows this many completed ones
+    tasks: list[Task]
     checkpoints: checkpoint.Checkpoints
     start: int  # steps done
+    position: int  # examples read in them
     evaluated: bool  # whether the last of them was evaluated, if that was due
     state: State
+    frozen: dict  # the parameters that are not trained
+    trains: Callable[[str], bool]  # as in `step.abstract_state`
+    init: Callable | None
     log: Log
 
     @property
@@ -47,26 +53,19 @@ class Run:
 
 
 class Evaluator:
-    """Held-out evaluation, and sequence recovery if it is enabled, during training."""
+    """The tasks of a run."""
 
     def __init__(self, run: Run, termination: Termination, watchdog: Watchdog):
-        self._held_out = HeldOut(run.config, run.held_out, run.tokenizer, run.mesh)
-        self._recovery = None
-        if run.config.eval.recovery_genes:
-            with errors.user_errors():
-                self._recovery = Recovery(run.config, run.held_out, run.tokenizer, run.mesh)
+        self._tasks = {task.name: task.prepare(run.config.spec, run.mesh) for task in run.tasks}
         self._termination, self._watchdog = termination, watchdog
 
-    def __call__(self, params) -> dict:
-        """The metrics of an evaluation, as they are logged.
+    def __call__(self, params) -> dict[str, Result]:
+        """The result of each task.
 
         Raises:
           Terminated: as soon as the run must stop.
         """
-        found = self._held_out(params, self._moved)
-        evaluated = ("loss", "bits_per_base", "without_near_copies")
-        result = {name: found[name] for name in evaluated if name in found}
-        return result | (self._recovery(params, self._moved) if self._recovery is not None else {})
+        return {name: run(params, self._moved) for name, run in self._tasks.items()}
 
     def _moved(self, done: int, total: int) -> None:
         self._watchdog.beat("a batch of evaluation")
@@ -74,19 +73,23 @@ class Evaluator:
             raise Terminated
 
 
-def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, dict]:
-    """Runs the steps, evaluations and checkpoints; returns the final parameters and the last step's metrics."""
+def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, dict, dict[str, Result]]:
+    """Runs the steps, evaluations and checkpoints; returns the final parameters, and the metrics and results of the
+    last step.
+    """
     config, mesh, start = run.config, run.mesh, run.start
     num_steps, every = config.train.num_steps, config.train.log_every_steps
-    stats, tokens_per_step = run.stream.epoch_stats(0), run.tokens_per_step
-    steps = {name: make_train_step(config, mesh, run.tokenizer.token_bases, name) for name in ("ce", "fns")}
+    stats, tokens_per_step = run.stream.stats, run.tokens_per_step
+    step_of = functools.cache(
+        lambda objective: make_train_step(config, mesh, objective, run.stream.axes, run.trains, run.init)
+    )
     evaluator = Evaluator(run, termination, watchdog)
-    batches = device_batches(run.stream, config.train.batch_size, start, num_steps - start, batch_sharding(mesh))
+    batches = device_batches(run.stream, config.train.batch_size, run.position, num_steps - start, mesh)
     progress = Progress(num_steps, start, every, quiet=not distributed.is_primary())
     profile = Profile(config.train, run.workdir)
     clock, last, pending = Clock(), logged(run.workdir / "log.jsonl", start), None
     compiled_at = None  # seconds and step after the first step: speed excludes compilation
-    state, saved = run.state, start
+    state, saved, results = run.state, start, None
     run.state = None  # its buffers are donated to the first step
 
     def read(step, metrics):
@@ -121,19 +124,20 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
             )
         speed = values.get("tokens_per_s")
         left = (num_steps - step) * tokens_per_step / speed if speed else float("nan")
-        text = f"loss {values['loss']:.4f}  bits/base {values['bits_per_base']:.4f}"
+        names = {"loss": "loss", "bits_per_base": "bits/base"}
+        text = "  ".join(f"{shown} {values[name]:.4f}" for name, shown in names.items() if name in values)
         progress.update(step, f"{text}  {speed:,.0f} tokens/s" if speed else text, left)
 
-    def save(step, bits_per_base):
+    def save(step, value):
         nonlocal saved
         loader = {
-            "step": step,
+            "position": run.position + (step - start) * config.train.batch_size,
             "seed": config.train.seed,
             "digest": run.stream.digest,
-            "dataset": run.stream.source.digest,
+            "dataset": run.stream.dataset,
         }
         watchdog.beat(f"saving step {step}")
-        run.checkpoints.save(step, state, loader, config, bits_per_base)
+        run.checkpoints.save(step, state, loader, config, value)
         saved = step
 
     def stop(step):
@@ -145,11 +149,13 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
         raise Terminated(f"by SIGTERM after step {step}, which is saved; the same command resumes there")
 
     def evaluate(step):
-        held_out = evaluator(state.params)
-        run.log.write(step, held_out=held_out)
-        recovered = f", recovery {held_out['recovery']:.3f}" if "recovery" in held_out else ""
-        log_primary(f"step {step}: held-out bits/base {held_out['bits_per_base']:.4f}{recovered}")
-        return held_out["bits_per_base"]
+        nonlocal results
+        results = evaluator(merge(state.params, run.frozen))
+        run.log.write(step, **{name: result.metrics for name, result in results.items()})
+        found = [f"{task.name} {task.metric} {results[task.name].metrics[task.metric]:.4f}" for task in run.tasks]
+        log_primary(f"step {step}: {', '.join(found)}")
+        best, metric = config.checkpoint.best.split(".")
+        return results[best].metrics[metric]
 
     def due(step):  # every checkpoint is evaluated, since one of them is the best
         saving = step % config.checkpoint.every_steps == 0 or step == num_steps
@@ -158,14 +164,13 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     try:
         if start and due(start)[1] and not run.evaluated:
             try:
-                bits_per_base = evaluate(start)  # SIGTERM came before or during its evaluation
-                run.checkpoints.evaluated(start, bits_per_base)
+                run.checkpoints.evaluated(start, evaluate(start))  # SIGTERM came before or during its evaluation
             except Terminated:
                 stop(start)
         with jax.set_mesh(mesh), jax.transfer_guard("disallow"):
             for step, batch in enumerate(batches, start + 1):
                 profile.begin(step)
-                state, metrics = steps[config.objective.at(step - 1)](state, batch)
+                state, metrics = step_of(run.objective(step - 1))(state, run.frozen, batch)
                 if pending is not None:
                     read(*pending)
                 pending = (step, metrics)
@@ -180,11 +185,11 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
                 if looking:
                     with clock.paused():
                         try:
-                            bits_per_base = evaluate(step)
+                            value = evaluate(step)
                         except Terminated:
                             stop(step)
                         if saving:
-                            save(step, bits_per_base)
+                            save(step, value)
                         watchdog.beat(f"step {step + 1}")
     except KeyboardInterrupt:
         run.checkpoints.close()  # one may be half-written
@@ -192,7 +197,9 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> tuple[Any, d
     finally:
         profile.close()
         progress.close()
+    if results is None:  # the run had ended before
+        results = evaluator(merge(state.params, run.frozen))
     run.checkpoints.close()
     run.log.close()
     params, state = state.params, None  # frees the optimizer's state for the samples' copy of the parameters
-    return params, {"step": num_steps, **last}
+    return merge(params, run.frozen), {"step": num_steps, **last}, results

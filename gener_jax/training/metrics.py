@@ -5,12 +5,13 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import jax
 
+from data_pipeline.errors import one_line
+from data_pipeline.files import write_text
 from gener_jax.config import Config, Train
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import ConfigError
@@ -41,26 +42,23 @@ class Profile:
     """Traces some steps with jax's profiler into `profile/` of the run's folder, for TensorBoard, XProf or Perfetto."""
 
     def __init__(self, config: Train, folder: Path):
-        self._folder, self._first, self._running = folder / "profile", config.profile_from, False
-        self._last = 0 if self._first is None else self._first + config.profile_steps - 1
+        self._folder, self._first, self._trace = folder / "profile", config.profile_from, contextlib.ExitStack()
+        self._last = None if self._first is None else self._first + config.profile_steps - 1
 
     def begin(self, step: int) -> None:
         """Call before a step."""
         if step == self._first:
-            jax.profiler.start_trace(str(self._folder))
-            self._running = True
+            self._trace.enter_context(jax.profiler.trace(str(self._folder)))
 
     def end(self, step: int, metrics) -> None:
         """Call after a step; waits for the last one to trace."""
-        if self._running and step >= self._last:
+        if step == self._last:
             jax.block_until_ready(metrics)
             self.close()
 
     def close(self) -> None:
         """Writes the trace if the run ends before the last step to trace."""
-        if self._running:
-            jax.profiler.stop_trace()
-            self._running = False
+        self._trace.close()
 
 
 class Log:
@@ -73,23 +71,21 @@ class Log:
         evaluation of `step` itself, unless it is `evaluated`: a run killed after it may have logged one.
 
         Raises:
-          ConfigError: if a writer's package is not installed.
+          ConfigError: if a writer's package is not installed, or it does not start.
         """
         self._file, self._others = None, []
         if not distributed.is_primary():
             return
         path = folder / "log.jsonl"
-        if path.exists():
-            kept = []
-            for line in path.read_text().splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # a line cut off by a kill
-                    values = json.loads(line)
-                    if values["step"] < step + ("held_out" not in values or evaluated):
-                        kept.append(line)
-            partial = path.with_suffix(".partial")
-            partial.write_text("".join(line + "\n" for line in kept))
-            os.replace(partial, path)
-        self._others = [_WRITERS[name](folder, step, config) for name in config.train.writers]
+        kept = [x for x in _objects(path) if x["step"] < step + ("loss" in x or evaluated)]
+        write_text(path, "".join(json.dumps(values) + "\n" for values in kept))
+        for name in config.train.writers:
+            try:
+                self._others.append(_WRITERS[name](folder, step, config))
+            except ImportError:
+                raise ConfigError(f"needs pip install -e '.[{name}]'", "train.writers", name) from None
+            except Exception as error:  # wandb has its own exceptions
+                raise ConfigError(f"does not start: {one_line(error)}", "train.writers", name) from error
         self._file = path.open("a")
 
     def write(self, step: int, **values) -> None:
@@ -98,15 +94,15 @@ class Log:
             return
         self._file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
         self._file.flush()
-        for other in self._others:
-            other.write(step, dict(_flat(values)))
+        for write, _ in self._others:
+            write(step, dict(_flat(values)))
 
     def close(self) -> None:
         """Closes the file and the writers."""
         if self._file is not None:
             self._file.close()
-        for other in self._others:
-            other.close()
+        for _, close in self._others:
+            close()
 
 
 def _finite(value):
@@ -123,55 +119,39 @@ def _flat(values: dict, path: str = ""):
             yield path + name, value
 
 
-class _TensorBoard:
-    def __init__(self, folder, step, config):
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise ConfigError(
-                "tensorboard needs pip install -e '.[tensorboard]'", "train.writers", "tensorboard"
-            ) from None
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+def _tensorboard(folder, step, config):
+    from tensorboardX import SummaryWriter
 
-    def write(self, step, values):
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(step, values):
         for name, value in values.items():
-            self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
+            writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
-    def close(self):
-        self._writer.close()
-
-
-class _WeightsAndBiases:
-    def __init__(self, folder, step, config):
-        try:
-            import wandb
-        except ImportError:
-            raise ConfigError("wandb needs pip install -e '.[wandb]'", "train.writers", "wandb") from None
-        path = str(folder.absolute())
-        try:
-            self._run = wandb.init(
-                project=config.train.wandb_project, name=folder.absolute().name, resume="allow", dir=path,
-                id=hashlib.sha256(path.encode()).hexdigest()[:16], config=dataclasses.asdict(config),
-            )  # fmt: skip
-        except Exception as error:  # wandb has its own exceptions
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"wandb does not start: {line}", "train.writers", "wandb") from error
-
-    def write(self, step, values):
-        self._run.log(values, step=step)
-
-    def close(self):
-        self._run.finish()
+    return write, writer.close
 
 
-_WRITERS = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
+def _wandb(folder, step, config):
+    import wandb
+
+    path = str(folder.absolute())
+    run = wandb.init(
+        project=config.train.wandb_project, name=folder.absolute().name, resume="allow", dir=path,
+        id=hashlib.sha256(path.encode()).hexdigest()[:16], config=dataclasses.asdict(config),
+    )  # fmt: skip
+    return lambda step, values: run.log(values, step=step), run.finish
+
+
+_WRITERS = {"tensorboard": _tensorboard, "wandb": _wandb}  # each returns two functions: write(step, values) and close()
+
+
+def _objects(path: Path):
+    """The objects of a log, without a line that a kill cut off."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(line)
 
 
 def logged(path: Path, step: int) -> dict:
     """The training metrics of a step in a log; empty if the step was not logged."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            values = json.loads(line)
-            if values["step"] == step and "loss" in values:
-                return values
-    return {}
+    return next((values for values in _objects(path) if values["step"] == step and "loss" in values), {})

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from gener_jax.config import Config, Optimizer
 
@@ -38,18 +39,26 @@ def learning_rate(config: Config) -> optax.Schedule:
     return rate
 
 
-def is_matrix(params):
-    """Which leaves decay: all but the scales of norms, which have two dimensions when layers are stacked."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: "scale" not in jax.tree_util.keystr(path), params)
+def decays(boxed):
+    """Which parameters decay, a bool for each: those with two or more logical axes besides that of layers.
+
+    `boxed`: the parameters that train, or their shapes, boxed with their logical axes as `decoder.abstract` returns
+    them.
+    """
+    return jax.tree.map(
+        lambda box: len(set(box.names) - {"layers"}) > 1,
+        boxed,
+        is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned),
+    )
 
 
-def make(config: Optimizer) -> optax.GradientTransformation:
-    """Clipping by global norm, Adam, decoupled weight decay of matrices. The train step multiplies by the rate."""
+def make(config: Optimizer, boxed) -> optax.GradientTransformation:
+    """Clipping by global norm, Adam, decoupled weight decay of what `decays`. The train step multiplies by the rate."""
     adam = optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         adam if config.state_dtype == "float32" else _in_bfloat16(adam),
-        optax.add_decayed_weights(config.weight_decay, mask=is_matrix),
+        optax.add_decayed_weights(config.weight_decay, mask=decays(boxed)),
     )
 
 
@@ -60,27 +69,22 @@ def _in_bfloat16(adam: optax.GradientTransformation) -> optax.GradientTransforma
     second with beta2 = 0.999, would never change.
     """
 
+    def stored(state, dtype):
+        return state._replace(mu=optax.tree.cast(state.mu, dtype), nu=optax.tree.cast(state.nu, dtype))
+
     def init(params):
-        state = adam.init(params)
-        low = lambda tree: jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)  # noqa: E731
-        return state._replace(mu=low(state.mu), nu=low(state.nu))
+        return stored(adam.init(params), jnp.bfloat16)
 
     def update(grads, state, params=None):
-        high = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float32), tree)  # noqa: E731
-        updates, new = adam.update(grads, state._replace(mu=high(state.mu), nu=high(state.nu)), params)
-        mu, nu = (
-            _round_at_random(tree, jax.random.fold_in(jax.random.key(number), state.count))
-            for number, tree in enumerate((new.mu, new.nu))
-        )
-        return updates, new._replace(mu=mu, nu=nu)
+        updates, new = adam.update(grads, stored(state, jnp.float32), params)
+
+        def rounded(tree, number):
+            keys = optax.tree.split_key_like(jax.random.fold_in(jax.random.key(number), state.count), tree)
+            return jax.tree.map(round_at_random, tree, keys)
+
+        return updates, new._replace(mu=rounded(new.mu, 0), nu=rounded(new.nu, 1))
 
     return optax.GradientTransformation(init, update)
-
-
-def _round_at_random(tree, key):
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(key, len(leaves))
-    return structure.unflatten([round_at_random(x, k) for x, k in zip(leaves, keys, strict=True)])
 
 
 def round_at_random(x: jax.Array, key: jax.Array) -> jax.Array:

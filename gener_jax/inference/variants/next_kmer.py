@@ -23,8 +23,9 @@ from jaxtyping import Array, Float, Int
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS
 from gener_jax.inference.batches import by_length, results, right_pad
-from gener_jax.inference.likelihood import Framed, frame, log_masses, score_all
+from gener_jax.inference.likelihood import Framed, frame, score_all
 from gener_jax.inference.variants.variant import Ratios, Site
+from gener_jax.model import kmers
 from gener_jax.model.decoder import Decoder
 
 FLANK = 24  # bases after an insertion or deletion that are scored with both alleles
@@ -105,7 +106,7 @@ def _score_sequences(lm, sites: list[Site], contexts: list, batch_tokens: int, u
 
 def _after(lm, upstream: np.ndarray, text: np.ndarray) -> Framed:
     """Frames `upstream` (whole k-mers) and `text` so that only the bases of `text` are scored."""
-    row = frame(lm.tokenizer, "", np.concatenate([upstream, text]))
+    row = frame(lm.tokenizer, (), np.concatenate([upstream, text]))
     row.codes[: len(upstream) // lm.tokenizer.k] = bases.N
     return row
 
@@ -137,5 +138,5 @@ def next_kmer_masses(
     hidden, _ = model.apply({"params": params}, ids)
     last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
     logits = model.apply({"params": params}, last, method="logits")
-    log_p = logits[:, -(4 ** codes.shape[-1]) :] - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    return log_masses(log_p, codes.astype(jnp.int32))
+    log_p = kmers.of(jax.nn.log_softmax(logits, axis=-1), codes.shape[-1])
+    return kmers.log_masses(log_p, codes.astype(jnp.int32))

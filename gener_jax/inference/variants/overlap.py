@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import DataError, MismatchError
-from data_pipeline.sequence import bases, kmers
+from data_pipeline.sequence import bases, shared_kmers
 from data_pipeline.splitting import leakage
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.interval import Interval
@@ -73,7 +73,7 @@ def overlap(dataset: str, folder: Path, step: int | None, scored: list[np.ndarra
         return "warning: the training data are stored as tokens, cannot be compared and may contain the scored bases"
     sample = leakage.sampling(sum(map(len, scored)))
     hashes, _ = leakage.hash_regions(scored, sample)
-    index = kmers.Index(np.unique(hashes))
+    index = shared_kmers.Index(np.unique(hashes))
     regions = ((source.read(i, 0, n), np.zeros(1, np.int64), np.array([n])) for i, n in enumerate(lengths))
     occurs = leakage.occurring(index, regions, sample)
     if not occurs.any():

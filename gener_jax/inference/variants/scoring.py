@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from gener_jax.inference.batches import tokens_per_batch
-from gener_jax.inference.likelihood import STRANDS, kmers
+from gener_jax.inference.likelihood import STRANDS, kmer_size
 from gener_jax.inference.variants import next_kmer, window
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.normalize import sites_of
@@ -42,7 +42,7 @@ class Scorer:
         batch_tokens: int | None = None,
     ):
         """See `LM.score_variants` for the options; raises InputError for an invalid one."""
-        k, protocol = kmers(lm, "score_variants"), PROTOCOL_ALIASES.get(protocol, protocol)
+        k, protocol = kmer_size(lm, "score_variants"), PROTOCOL_ALIASES.get(protocol, protocol)
         context, phases = whole(context, "context", 2 * k), whole(phases, "phases", 1)
         valid = (
             ("protocol", protocol, protocol in PROTOCOLS, f"must be one of {', '.join(PROTOCOLS)}"),

@@ -30,7 +30,7 @@ def ratios(
         wanted.append([])
         for phase in range(min(phases, len(site.before) + 1)):
             pair = _windows(site, context, phase, k)
-            rows |= {window.tobytes(): frame(lm.tokenizer, "", window) for window in pair}
+            rows |= {window.tobytes(): frame(lm.tokenizer, (), window) for window in pair}
             wanted[-1].append([window.tobytes() for window in pair])
     score = "base" if marginals else "token"
     values = score_all(lm, list(rows.values()), score=score, batch_tokens=batch_tokens, usual=context // k)

@@ -1,13 +1,10 @@
-"""safetensors ↔ our parameter tree, a tensor at a time, from and to any mesh.
+"""safetensors ↔ our parameters by layer, a tensor at a time, from and to any mesh.
 
-A published matrix is [out, in] with its heads joined; ours is [in, out] with separate heads, its layers stacked or
-separate. Every tensor must be used and every parameter found: none stays random. When reading, each tensor is sent to
-its devices before the next is read, and each file is closed before the next is opened; when writing, one tensor at a
-time is fetched. The devices transpose.
+A published matrix is [out, in] with its heads joined; ours is [in, out] with separate heads. Every tensor must be used
+and every parameter found: none stays random. When reading, each tensor is sent to its devices before the next is read,
+and each file is closed before the next is opened; when writing, one tensor at a time is fetched. The devices transpose.
 """
 
-import contextlib
-import functools
 import json
 import math
 import os
@@ -25,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
+from gener_jax.model import decoder
 from gener_jax.runtime.errors import CheckpointError
 from gener_jax.storage.files import read_json
 
@@ -32,22 +30,19 @@ SHARD_BYTES = 5 * 10**9  # of the files that are written, as published
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _MAX_INDEX_BYTES = 64 << 20
-_PUBLISHED = {  # our parameter → the published tensor, {} its layer
-    "embed_tokens": "model.embed_tokens.weight",
-    "layers/q": "model.layers.{}.self_attn.q_proj.weight",
-    "layers/k": "model.layers.{}.self_attn.k_proj.weight",
-    "layers/v": "model.layers.{}.self_attn.v_proj.weight",
-    "layers/o": "model.layers.{}.self_attn.o_proj.weight",
-    "layers/gate": "model.layers.{}.mlp.gate_proj.weight",
-    "layers/up": "model.layers.{}.mlp.up_proj.weight",
-    "layers/down": "model.layers.{}.mlp.down_proj.weight",
-    "layers/input_norm/scale": "model.layers.{}.input_layernorm.weight",
-    "layers/post_attention_norm/scale": "model.layers.{}.post_attention_layernorm.weight",
-    "norm/scale": "model.norm.weight",
-    "lm_head": "lm_head.weight",
+_LAYER = {  # our parameter of a layer → the published tensor
+    "q": "self_attn.q_proj.weight",
+    "k": "self_attn.k_proj.weight",
+    "v": "self_attn.v_proj.weight",
+    "o": "self_attn.o_proj.weight",
+    "gate": "mlp.gate_proj.weight",
+    "up": "mlp.up_proj.weight",
+    "down": "mlp.down_proj.weight",
+    "input_norm/scale": "input_layernorm.weight",
+    "post_attention_norm/scale": "post_attention_layernorm.weight",
 }
-_EMBEDDING, _HEAD = _PUBLISHED["embed_tokens"], _PUBLISHED["lm_head"]
-_LEFT_OVER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")  # buffers, which config.json gives
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_LEFT_OVER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")  # buffers of old versions
 _DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -56,109 +51,102 @@ def _tensor_error(path: str | Path, name: str, problem: str, value=None) -> Chec
 
 
 class _Tensor(NamedTuple):
-    """One published tensor, and where its numbers are in our tree."""
+    """One published tensor, and the parameter that holds its numbers."""
 
     name: str
     parameter: str
-    layer: int | None  # None: the parameter is not stacked
-    inputs: int  # our leading dimensions, without layers, that are summed over; in the published tensor they come last
-    shape: tuple[int, ...]  # ours, without layers
-
-    @property
-    def apart(self) -> tuple[int, ...]:
-        """The published shape with separate heads."""
-        return self.shape[self.inputs :] + self.shape[: self.inputs]
+    shape: tuple[int, ...]  # of the parameter
+    inputs: int  # its leading dimensions that are summed over; in the published tensor they come last
 
     @property
     def published(self) -> tuple[int, ...]:
         """The published shape."""
-        if len(self.shape) == 1 or not self.inputs:
+        if not self.inputs:
             return self.shape
         return math.prod(self.shape[self.inputs :]), math.prod(self.shape[: self.inputs])
 
 
-def tensors(params) -> list[_Tensor]:
-    """All published tensors of a tree of arrays or shapes, in the published order."""
-    flat = {name: leaf.shape for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
-    layered = [name for name in _PUBLISHED if name.startswith("layers/")]
-    stacked = "layers/q" in flat
-    order = [("embed_tokens", None)]
-    order += [(name, layer) for layer in range(num_layers(params)) for name in layered]
-    order += [("norm/scale", None), ("lm_head", None)]
-    found = []
-    for name, layer in order:
-        parameter = name if layer is None or stacked else name.replace("layers", f"layers_{layer}", 1)
-        shape = flat[parameter][1:] if layer is not None and stacked else flat[parameter]
-        inputs = 0 if name == "embed_tokens" or len(shape) == 1 else 2 if name == "layers/o" else 1
-        found.append(_Tensor(_PUBLISHED[name].format(layer), parameter, layer if stacked else None, inputs, shape))
-    return found
-
-
-def num_layers(params) -> int:
-    """Layers of a tree, stacked or by layer."""
-    return params["layers"]["q"].shape[0] if "layers" in params else sum(name.startswith("layers_") for name in params)
+def _tensors(flat: dict) -> list[_Tensor]:
+    """All published tensors, in the published order, for parameters by layer: arrays or shapes by their path."""
+    names = {"embed_tokens": _EMBEDDING}
+    for layer in range(sum(path.endswith("/q") for path in flat)):
+        names |= {f"layers_{layer}/{ours}": f"model.layers.{layer}.{theirs}" for ours, theirs in _LAYER.items()}
+    names |= {"norm/scale": "model.norm.weight", "lm_head": _HEAD}
+    tensors = []
+    for path, name in names.items():
+        shape = flat[path].shape
+        inputs = 0 if path == "embed_tokens" or len(shape) == 1 else 2 if path.endswith("/o") else 1
+        tensors.append(_Tensor(name, path, shape, inputs))
+    return tensors
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
+class _Stored(NamedTuple):
+    """A tensor as the header of its file describes it."""
+
+    path: Path
+    name: str
+    shape: list[int]
+    dtype: str
+
+
 def read(folder: Path, target):
-    """The parameters of a folder, placed and typed like `target`, a tree of shapes with shardings.
+    """The parameters of a folder by layer, placed and typed like `target`, stacked shapes with shardings.
 
     Tensors may be float32, float16 or bfloat16, in one model.safetensors or in the shards of an index. The head may be
-    tied to the embedding (`tie_word_embeddings` of config.json). Both may be padded to `vocab_size` rows: those after
-    the target's are dropped.
+    tied to the embedding (`tie_word_embeddings` of config.json). Both may be padded to its `vocab_size` rows: those
+    after the target's are dropped.
 
     Raises:
       CheckpointError: naming the file and the tensor that is missing, left over, damaged, of another shape or type, or
         not finite; before anything is allocated where the files' headers show it.
     """
-    files = _files(folder)
-    layers = num_layers(target)
-    if layers > sum(map(len, files.values())):  # checked before a list of that length is made
-        raise _tensor_error(folder, _PUBLISHED["layers/q"].format(layers - 1), "is missing")
-    wanted = {tensor.name: [tensor] for tensor in tensors(target)}
+    stored = _stored(folder)
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
-    tied = config.get("tie_word_embeddings")
-    if tied and not any(_HEAD in names for names in files.values()):
-        wanted[_EMBEDDING] += wanted.pop(_HEAD)
-    _check_headers(files, wanted, config.get("vocab_size"))
-    leaves = traverse_util.flatten_dict(target, sep="/")
-    params = {name: _zeros(leaf) if name.startswith("layers/") else leaf for name, leaf in leaves.items()}
-    total = sum(math.prod(places[0].shape) for places in wanted.values())
+    if config.get("tie_word_embeddings") and _EMBEDDING in stored:
+        stored.setdefault(_HEAD, stored[_EMBEDDING])
+    layers = target["layers"]["q"].shape[0]
+    if layers > len(stored):  # checked before the tree has that number of branches
+        raise _tensor_error(folder, f"model.layers.{layers - 1}.{_LAYER['q']}", "is missing")
+    params = traverse_util.flatten_dict(decoder.unstack(target), sep="/")
+    wanted = {tensor.name: tensor for tensor in _tensors(params)}
+    _check(stored, wanted, config.get("vocab_size"))
+    total = sum(math.prod(tensor.shape) for tensor in wanted.values())
     with tqdm(total=total, unit="", unit_scale=True, desc=folder.name, leave=False, disable=None) as progress:
-        for path, names in files.items():
-            for name in names:
-                rows = wanted[name][0].published[0]
-                with _opened(path) as file:  # per tensor, since the mapped pages of an open file count as memory
-                    array = file.get_tensor(name)[:rows]
-                for tensor in wanted[name]:
-                    array = array.astype(params[tensor.parameter].dtype, copy=False)
-                    if not np.isfinite(array).all():
-                        raise _tensor_error(path, name, f"holds NaN or infinity in {array.dtype}")
-                    placed = _place(params[tensor.parameter], array, tensor)
-                    params[tensor.parameter] = jax.block_until_ready(placed)  # else many transfers would be pending
-                progress.update(array.size)
-    if tied and not jnp.array_equal(params["lm_head"], params["embed_tokens"].T):
-        path = next(path for path, names in files.items() if _HEAD in names)
-        raise _tensor_error(path, _HEAD, f"is not {_EMBEDDING}, although tie_word_embeddings is true")
+        for name, (path, source, _, _) in stored.items():
+            tensor = wanted[name]
+            leaf = params[tensor.parameter]
+            with _open(path) as file:  # per tensor, since the mapped pages of an open file count as memory
+                array = file.get_tensor(source)[: tensor.published[0]].astype(leaf.dtype, copy=False)
+            if not np.isfinite(array).all():
+                raise _tensor_error(path, name, f"holds NaN or infinity in {array.dtype}")
+            placed = _place(array, tensor, leaf.sharding)
+            params[tensor.parameter] = jax.block_until_ready(placed)  # else many transfers would be pending
+            progress.update(array.size)
+    if config.get("tie_word_embeddings") and not jnp.array_equal(params["lm_head"], params["embed_tokens"].T):
+        problem = f"is not {_EMBEDDING}, although tie_word_embeddings is true"
+        raise _tensor_error(stored[_HEAD].path, _HEAD, problem)
     return traverse_util.unflatten_dict(params, sep="/")
 
 
-def _tensor_names(file) -> set[str]:
-    """The names of a file's tensors, without those of buffers."""
-    return {name for name in file.keys() if not _LEFT_OVER.fullmatch(name)}  # noqa: SIM118 (the library's object is no mapping)
-
-
-def _files(folder: Path) -> dict[Path, list[str]]:
-    """The safetensors files of a folder, and the tensors in each by its index."""
+def _stored(folder: Path) -> dict[str, _Stored]:
+    """The tensors in the safetensors files of a folder, file by file; those of several must be as their index says."""
     single, index = folder / _SINGLE, folder / _INDEX
+    weight_map, paths = {}, [single]
     if single.exists() and index.exists():
         raise CheckpointError(folder, f"holds both {_SINGLE} and {_INDEX}: remove one of them", name=_SINGLE)
-    if os.path.lexists(single):
-        with _opened(single) as file:
-            return {single: sorted(_tensor_names(file))}
-    if not index.exists():
+    if index.exists():
+        weight_map = read_json(index, _MAX_INDEX_BYTES).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(index, "has no weight_map", name="weight_map")
+        for name, file in weight_map.items():
+            if not (isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")):
+                raise _tensor_error(index, name, f"is in {file!r}, not a safetensors file in this folder", file)
+        weight_map = {name: file for name, file in weight_map.items() if not _LEFT_OVER.fullmatch(name)}
+        paths = [folder / file for file in sorted(set(weight_map.values()))]
+    elif not os.path.lexists(single):
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         raise CheckpointError(
             folder,
@@ -166,111 +154,66 @@ def _files(folder: Path) -> dict[Path, list[str]]:
             + (f"; {pickles[0]} is a pickle, which can run code: save it as safetensors first" if pickles else ""),
             value=pickles[0] if pickles else None,
         )
-    files: dict[Path, list[str]] = {}
-    weight_map = read_json(index, _MAX_INDEX_BYTES).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(index, "has no weight_map", name="weight_map")
-    for name, file_name in weight_map.items():
-        is_name = isinstance(file_name, str) and Path(file_name).name == file_name
-        if not is_name or not file_name.endswith(".safetensors"):
-            raise _tensor_error(index, name, f"is in {file_name!r}, not a safetensors file in this folder", file_name)
-        if not _LEFT_OVER.fullmatch(name):
-            files.setdefault(folder / file_name, []).append(name)
-    if absent := sorted(path.name for path in files if not _is_file(path)):
-        raise CheckpointError(folder, f"file {absent[0]!r} is missing, which {_INDEX} names", name=absent[0])
-    for path, names in files.items():
-        with _opened(path) as file:
-            found = _tensor_names(file)
-        if missing := sorted(set(names) - found):
-            raise _tensor_error(path, missing[0], f"is missing, although {_INDEX} names it")
-        if extra := sorted(found - set(names)):
-            raise _tensor_error(path, extra[0], f"is not in {_INDEX}")
-    return dict(sorted(files.items()))
+    stored = {}
+    for path in paths:
+        with _open(path) as file:
+            for name in (name for name in file.keys() if not _LEFT_OVER.fullmatch(name)):  # noqa: SIM118 (not a mapping)
+                if weight_map and weight_map.get(name) != path.name:
+                    raise _tensor_error(path, name, f"is not in {_INDEX}, or there in another file")
+                header = file.get_slice(name)
+                stored[name] = _Stored(path, name, header.get_shape(), header.get_dtype())
+    if missing := sorted(weight_map.keys() - stored.keys()):
+        path = folder / weight_map[missing[0]]
+        raise _tensor_error(path, missing[0], f"is missing, although {_INDEX} names it")
+    return stored
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that no file can have
-        return False
-
-
-@contextlib.contextmanager
-def _opened(path: Path):
+def _open(path: Path) -> safe_open:
     """A safetensors file. The library checks its header against the file's size: no gap, no overlap."""
     try:
-        if not path.is_file():
+        if not path.is_file():  # opening a pipe would block
             raise OSError("no such file")
-        file = safe_open(path, framework="numpy")
+        return safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(path, f"is not a complete safetensors file: {error}") from None
-    with file:
-        yield file
 
 
 def stored_dtype(folder: Path) -> str | None:
     """The type of all tensors of a folder; None if they have several types, or one that we do not write."""
-    found = set()
-    for path, names in _files(folder).items():
-        with _opened(path) as file:
-            found |= {file.get_slice(name).get_dtype() for name in names}
+    found = {tensor.dtype for tensor in _stored(folder).values()}
     return _DTYPES[found.pop()].name if len(found) == 1 and found <= _DTYPES.keys() else None
 
 
-def _check_headers(files: dict[Path, list[str]], wanted: dict[str, list[_Tensor]], vocab_size) -> None:
-    where = {name: path for path, names in files.items() for name in names}
-    for name in wanted:
-        if name not in where:
-            raise _tensor_error(next(iter(files)), name, "is missing")
-    for path, names in files.items():
-        with _opened(path) as file:
-            for name in sorted(names):
-                if name not in wanted:
-                    raise _tensor_error(path, name, "is not part of the model")
-                tensor, shape = file.get_slice(name), list(wanted[name][0].published)
-                if name in (_EMBEDDING, _HEAD) and isinstance(vocab_size, int):
-                    shape[0] = max(shape[0], vocab_size)
-                found, dtype = list(tensor.get_shape()), tensor.get_dtype()
-                if found != shape:
-                    raise _tensor_error(path, name, f"has shape {found}; the model's is {shape}", found)
-                if dtype not in _DTYPES:
-                    raise _tensor_error(path, name, f"has type {dtype}; {', '.join(_DTYPES)} are supported", dtype)
+def _check(stored: dict[str, _Stored], wanted: dict[str, _Tensor], vocab_size) -> None:
+    if missing := [name for name in wanted if name not in stored]:
+        raise _tensor_error(next(iter(stored.values())).path, missing[0], "is missing")
+    for name, (path, _, found, dtype) in sorted(stored.items()):
+        if name not in wanted:
+            raise _tensor_error(path, name, "is not part of the model")
+        shape = list(wanted[name].published)
+        if name in (_EMBEDDING, _HEAD) and isinstance(vocab_size, int):
+            shape[0] = max(shape[0], vocab_size)
+        if found != shape:
+            raise _tensor_error(path, name, f"has shape {found}; the model's is {shape}", found)
+        if dtype not in _DTYPES:
+            raise _tensor_error(path, name, f"has type {dtype}; {', '.join(_DTYPES)} are supported", dtype)
 
 
-def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
-
-
-@functools.cache
-def _place_program(sharding, inputs: int):
-    """The program that transposes a published tensor with separate heads into ours, and writes it into a layer."""
-
-    def place(tensor, parameter=None, layer=None):
-        tensor = jnp.transpose(tensor, [*range(tensor.ndim - inputs, tensor.ndim), *range(tensor.ndim - inputs)])
-        return tensor if parameter is None else jax.lax.dynamic_update_index_in_dim(parameter, tensor, layer, 0)
-
-    return jax.jit(place, out_shardings=sharding, donate_argnums=1)
-
-
-def _place(parameter, array: np.ndarray, tensor: _Tensor) -> jax.Array:
-    """The parameter (an array if it is stacked, else its shape) with one tensor written into it.
-
-    Each device is sent its own shard.
-    """
-    sharding = parameter.sharding
-    axes = [*sharding.spec, *[None] * (parameter.ndim - len(sharding.spec))][int(tensor.layer is not None) :]
-    apart = NamedSharding(sharding.mesh, PartitionSpec(*axes[tensor.inputs :], *axes[: tensor.inputs]))
-    array = array.reshape(tensor.apart)
+def _place(array: np.ndarray, tensor: _Tensor, sharding: NamedSharding) -> jax.Array:
+    """The parameter of one tensor. Each device is sent its own shard."""
+    inputs, shape = tensor.inputs, tensor.shape
+    axes = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
+    apart = NamedSharding(sharding.mesh, PartitionSpec(*axes[inputs:], *axes[:inputs]))
+    array = array.reshape(shape[inputs:] + shape[:inputs])  # the heads separate
     on_devices = jax.make_array_from_callback(array.shape, apart, lambda index: array[index])
-    program = _place_program(sharding, tensor.inputs)
-    return program(on_devices) if tensor.layer is None else program(on_devices, parameter, np.int32(tensor.layer))
+    return jax.device_put(jnp.moveaxis(on_devices, range(-inputs, 0), range(inputs)), sharding)
 
 
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
 def write(folder: Path, params, dtype: str, shard_bytes: int = SHARD_BYTES) -> None:
-    """Writes the parameters into a folder as safetensors: one file, or shards of up to `shard_bytes` and their index.
+    """Writes parameters by layer into a folder as safetensors: one file, or shards of up to `shard_bytes` and an index.
 
     Raises:
       CheckpointError: if a parameter is not finite, which nobody could load.
@@ -278,7 +221,7 @@ def write(folder: Path, params, dtype: str, shard_bytes: int = SHARD_BYTES) -> N
     flat = traverse_util.flatten_dict(params, sep="/")
     itemsize = jnp.dtype(dtype).itemsize
     shards, room = [], 0
-    for tensor in tensors(params):
+    for tensor in _tensors(flat):
         size = math.prod(tensor.shape) * itemsize
         if size > room:
             shards.append([])
@@ -309,15 +252,9 @@ def _write_file(path: Path, shard: list[_Tensor], flat: dict, dtype: np.dtype, p
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for tensor in shard:
-            array = np.asarray(_take(flat[tensor.parameter], tensor.layer, inputs=tensor.inputs, dtype=dtype))
+            apart = jnp.moveaxis(flat[tensor.parameter], range(tensor.inputs), range(-tensor.inputs, 0))
+            array = np.asarray(apart.astype(dtype))
             if not np.isfinite(array).all():
                 raise _tensor_error(path.name, tensor.name, f"holds NaN or infinity in {dtype}")
             file.write(np.ascontiguousarray(array).view(np.uint8).data)
             progress.update(array.size)
-
-
-@functools.partial(jax.jit, static_argnames=("inputs", "dtype"))
-def _take(parameter, layer, *, inputs: int, dtype):
-    """One tensor of a parameter as published, with separate heads."""
-    tensor = parameter if layer is None else jax.lax.dynamic_index_in_dim(parameter, layer, 0, keepdims=False)
-    return jnp.transpose(tensor, [*range(inputs, tensor.ndim), *range(inputs)]).astype(dtype)
