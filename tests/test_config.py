@@ -146,6 +146,9 @@ def test_a_wrong_field_is_named_with_its_value(field, value):
         ({"data__repeat_weight": 0.1, "data__storage": "token_ids"}, "data.repeat_weight"),
         ({"mesh__data": -1}, "mesh"),
         ({"model__yarn_beta_fast": 0.5}, "model.yarn_beta_fast"),
+        ({"model__yarn_factor": 2.0, "model__llama3_factor": 8.0}, "model.yarn_factor"),
+        ({"model__linear_factor": 2.0, "model__llama3_factor": 8.0}, "model.linear_factor"),
+        ({"model__llama3_low_freq_factor": 4.0}, "model.llama3_high_freq_factor"),
     ],
 )
 def test_fields_that_contradict_each_other(fields, field):

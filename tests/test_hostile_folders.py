@@ -24,6 +24,12 @@ def small():
     return load(FIXTURES / "llama_h16_g2.npz")
 
 
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+
+
 def yarn(**fields):
     return {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5} | fields}
 
@@ -31,18 +37,29 @@ def yarn(**fields):
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None, "rope_theta": 1e4},
-         "rope_scaling"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None, "rope_theta": 1e4},
+         "rope_scaling.rope_type"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "rope_parameters.factor"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 0.5}}, "model.linear_factor"),
+        ({"rope_parameters": LLAMA3 | {"high_freq_factor": 1.0}}, "model.llama3_high_freq_factor"),
+        ({"rope_parameters": LLAMA3 | {"original_max_position_embeddings": 81.5}},
+         "rope_parameters.original_max_position_embeddings"),
+        ({"rope_parameters": {k: v for k, v in LLAMA3.items() if k != "low_freq_factor"}},
+         "rope_parameters.low_freq_factor"),
+        ({"rope_parameters": LLAMA3 | {"beta_fast": 32}}, "rope_parameters"),
         (yarn(), "rope_parameters.factor"),
         (yarn(factor=2.0, mscale=1.0), "rope_parameters"),
         (yarn(factor=2.0, truncate=False), "rope_parameters"),
         (yarn(factor=2.0, original_max_position_embeddings=100), "max_position_embeddings"),
         (yarn(factor=0.5), "model.yarn_factor"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_parameters.rope_type"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 5e5}}, "rope_parameters.rope_type"),
         ({"rope_parameters": {"rope_type": "default"}}, "rope_theta"),
         ({"rope_parameters": [1]}, "rope_parameters"),
         ({"rope_parameters": {"rope_theta": 5e5, "partial_rotary_factor": 0.5}}, "rope_parameters"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "architectures"),
+        ({"architectures": ["LlamaModel"]}, "architectures"),
+        ({"architectures": {"a": []}}, "architectures"),
+        ({"rope_parameters": {"rope_type": ["llama3"], "rope_theta": 5e5}}, "rope_parameters.rope_type"),
         ({"attention_bias": True}, "attention_bias"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"model_type": "qwen3"}, "model_type"),
@@ -88,6 +105,35 @@ def test_rejects_carbon_by_name(change, small, tmp_path):
         published_config.read(two_mers(tmp_path / "other", small))
 
 
+def test_says_what_a_folder_is(small, tmp_path):
+    """A folder that does not exist, a file, an adapter; a classifier is above."""
+    for name in ("nope", tmp_path / "absent"):
+        with raises(CheckpointError, path=type(tmp_path)(name)) as caught:
+            gener_jax.load(name)
+        assert "does not exist" in str(caught.value)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "GenerTeam/base", "peft_type": "LORA"}')
+    (tmp_path / "adapter_model.safetensors").touch()
+    with raises(CheckpointError, path=tmp_path) as caught:
+        gener_jax.load(tmp_path)
+    assert "PEFT adapter of 'GenerTeam/base'" in str(caught.value)
+    with raises(CheckpointError, path=tmp_path / "adapter_config.json") as caught:
+        gener_jax.load(tmp_path / "adapter_config.json")
+    assert "is a file" in str(caught.value)
+
+
+def test_a_padded_vocabulary_needs_a_list_of_its_tokens(small, tmp_path):
+    """Without one, or with more padding than a multiple of something needs, the size is an error."""
+    raw, tensors, _ = small
+    folder = write(tmp_path / "a", raw, tensors)  # 64 rows, of which 48 would be tokens
+    with raises(CheckpointError, path=folder / "config.json", name="vocab_size", value=64):
+        gener_jax.load(folder)
+    for size in (36, 60, 848):
+        (write(tmp_path / str(size), raw | {"vocab_size": size}, tensors) / "vocab.txt").write_text("")
+        with pytest.raises(CheckpointError) as caught:
+            gener_jax.load(tmp_path / str(size))
+        assert caught.value.path.parent == tmp_path / str(size)
+
+
 def test_rejects_wrong_tensors(small, tmp_path):
     raw, tensors, _ = small
     without = {n: t for n, t in tensors.items() if n != UP}
@@ -96,6 +142,15 @@ def test_rejects_wrong_tensors(small, tmp_path):
     cases = [
         (raw, without, UP, None),
         (raw, tensors | {"score.weight": np.zeros(3, np.float32)}, "score.weight", None),
+        (
+            raw,
+            tensors | {"model.layers.0.self_attn.rotary.inv_freq": np.zeros(8, np.float32)},
+            "model.layers.0.self_attn.rotary.inv_freq",
+            None,
+        ),
+        (raw | {"tie_word_embeddings": True}, tensors, "lm_head.weight", None),  # it is another matrix
+        (raw, {n: t for n, t in tensors.items() if n != "lm_head.weight"}, "lm_head.weight", None),
+        (raw | {"vocab_size": 72}, tensors, "", [64, 8]),  # the embedding or the head, whichever comes first
         (raw | {"num_hidden_layers": 1}, tensors, "model.layers.1.", None),
         (raw | {"num_hidden_layers": 3}, tensors, "model.layers.2.self_attn.q_proj.weight", None),
         (raw, tensors | {UP: tensors[UP].T}, UP, [8, 24]),

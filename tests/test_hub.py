@@ -2,6 +2,7 @@
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,8 @@ def test_folder_is_found_as_given(tmp_path, cache, monkeypatch):
     (tmp_path / NAME).mkdir(parents=True)
     assert str(hub.find(NAME)) == NAME  # an existing path has priority over the cache
     for no_name in ("absent", "a/b/c", "/absent/x", "../x/y/z"):
-        assert str(hub.find(no_name)) == no_name
+        with raises(CheckpointError, path=Path(no_name)):
+            hub.find(no_name)
 
 
 def test_finds_models_in_the_cache(cache):

@@ -16,7 +16,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import gener_jax
+from data_pipeline.sequence.tokenizer import KmerTokenizer
 from gener_jax import config as configuration
+from gener_jax import convert
+from gener_jax.inference import parity
 from gener_jax.model import rope
 from gener_jax.model.decoder import unstack
 from gener_jax.model.sharding import make_mesh
@@ -214,6 +217,72 @@ def test_load_opens_a_published_folder(small, tmp_path):
     low = gener_jax.load(folder, dtype="bfloat16")
     assert low.params["lm_head"].dtype == ml_dtypes.bfloat16
     assert_close(low.logits(ids), lm.logits(ids), 0.05)
+
+
+def test_published_variants_of_llama_are_read(small, tmp_path):
+    """Tied embeddings, with or without a copy of them; a padded vocabulary; left-over rotary buffers."""
+    raw, tensors, _ = small
+    ids = np.arange(20).reshape(2, 10)
+    tied = tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}
+    expected = gener_jax.load(two_mers(tmp_path / "untied", (raw, tied, None))).logits(ids)
+    assert np.abs(expected - gener_jax.load(two_mers(tmp_path / "other", small)).logits(ids)).max() > 1e-2
+    without = {name: tensor for name, tensor in tied.items() if name != "lm_head.weight"}
+    for name, given in (("tied", without), ("copy", tied)):
+        folder = two_mers(tmp_path / name, (raw, given, None), tie_word_embeddings=True)
+        np.testing.assert_array_equal(gener_jax.load(folder).logits(ids), expected)
+    padded = write(tmp_path / "padded", raw | {"tie_word_embeddings": True}, without)  # 48 tokens and 16 rows more
+    (padded / "vocab.txt").write_text(KmerTokenizer(2).vocab_txt())
+    lm = gener_jax.load(padded)
+    assert lm.params["embed_tokens"].shape[0] == lm.params["lm_head"].shape[1] == 48
+    np.testing.assert_array_equal(lm.logits(ids), expected)
+    buffers = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32) for i in range(2)}
+    for writer in (write, write_shards):
+        two_mers(tmp_path / "buffers", (raw, tied, None))
+        cut = load_file(tmp_path / "buffers" / "model.safetensors")
+        (tmp_path / "buffers" / "model.safetensors").unlink()
+        folder = writer(tmp_path / "buffers", raw | {"vocab_size": 48}, cut | buffers)
+        np.testing.assert_array_equal(gener_jax.load(folder).logits(ids), expected)
+        assert weights.stored_dtype(folder) == "float32"
+
+
+VARIANTS = {
+    "tied": {"tie_word_embeddings": True},
+    "padded": {"vocab_size": 64},
+    "tied and padded": {"tie_word_embeddings": True, "vocab_size": 56},
+    "linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.5}},
+    "llama3": {
+        "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        }
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_published_variants_equal_transformers(name, tmp_path):
+    """Random models that transformers writes, read by both; and written by us, read by transformers."""
+    torch = pytest.importorskip("torch", reason="needs pip install -e '.[parity]'")
+    transformers = pytest.importorskip("transformers", reason="needs pip install -e '.[parity]'")
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": 48, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.3, "bos_token_id": 1,
+    }  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**shape, **VARIANTS[name]})).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "vocab.txt").write_text(KmerTokenizer(2).vocab_txt())
+    lm = gener_jax.load(tmp_path / "theirs")
+    ids = parity.probe_ids(lm)
+    ours = parity.ours(lm, ids)
+    convert.main(["--checkpoint", str(tmp_path / "theirs"), "--output", str(tmp_path / "ours"), "--format", "hf"])
+    for folder in ("theirs", "ours"):
+        for what, difference, size in parity.differences(ours, parity.theirs(tmp_path / folder, ids, lm.spec.model)):
+            assert difference <= parity.TOLERANCE * size, (folder, what)
+    if "rope_parameters" in VARIANTS[name]:
+        plain = {"linear_factor": 1.0, "llama3_factor": 1.0}
+        assert np.abs(gener_jax.load(tmp_path / "theirs", **plain).logits(ids) - ours.logits).max() > 1e-2
 
 
 @pytest.mark.parametrize(

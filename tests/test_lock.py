@@ -12,7 +12,7 @@ import pytest
 from data_pipeline import lock
 from data_pipeline.errors import FileError
 from gener_jax import train
-from gener_jax.storage.files import ResumableFile
+from gener_jax.storage.resumable import ResumableFile
 from tests import tiny
 from tests.raised import raises
 
@@ -68,11 +68,11 @@ def test_a_second_trainer_touches_nothing(other, tmp_path):
 
 def test_two_writers_of_a_resumable_file(tmp_path):
     path = tmp_path / "out.tsv"
-    with ResumableFile(path, {"a": 1}) as first:
+    with ResumableFile(path, {"a": 1}, "row") as first:
         first.append(b"1\n", 1)
         with raises(FileError, file="out.tsv.partial.lock"):
-            ResumableFile(path, {"a": 1})
-    with ResumableFile(path, {"a": 1}) as second:
+            ResumableFile(path, {"a": 1}, "row")
+    with ResumableFile(path, {"a": 1}, "row") as second:
         assert second.done == 1
         second.append(b"2\n", 2)
         second.finish({})

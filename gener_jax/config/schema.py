@@ -4,6 +4,7 @@ In each section, the fields after "Advanced" are those that few runs change.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -81,6 +82,11 @@ class Model:
     yarn_beta_fast: float = 32.0  # rotations within the context above which a frequency is unchanged
     yarn_beta_slow: float = 1.0  # rotations below which it is divided by yarn_factor
     yarn_attention_factor: float | None = None  # scale of cosine and sine; None: 0.1 ln(yarn_factor) + 1
+    linear_factor: float = 1.0  # divides all frequencies, as some published models do; 1: plain RoPE
+    llama3_factor: float = 1.0  # divides low frequencies, as Llama 3.1 does; 1: plain RoPE
+    llama3_low_freq_factor: float = 1.0  # rotations within llama3_positions below which a frequency is divided
+    llama3_high_freq_factor: float = 4.0  # rotations above which it is unchanged
+    llama3_positions: int = 8192  # tokens of context before it was extended
     scan_unroll: int = 1  # layers per scan iteration; at num_hidden_layers remat saves little memory
 
     def __post_init__(self):
@@ -112,6 +118,15 @@ class Model:
         check(
             "yarn_beta_fast", math.inf > self.yarn_beta_fast >= self.yarn_beta_slow,
             f"must be finite and at least model.yarn_beta_slow {self.yarn_beta_slow}",
+        )  # fmt: skip
+        check("linear_factor llama3_factor", lambda value: 1 <= value <= 65536, "must be 1 to 65536")
+        for name, other in itertools.combinations(("yarn_factor", "linear_factor", "llama3_factor"), 2):
+            check(name, 1 in (getattr(self, name), getattr(self, other)), f"must be 1, or model.{other} must be")
+        check("llama3_low_freq_factor", *_POSITIVE)
+        check("llama3_positions", lambda value: 0 < value < 2**31, "must be positive and below 2^31")
+        check(
+            "llama3_high_freq_factor", math.inf > self.llama3_high_freq_factor > self.llama3_low_freq_factor,
+            f"must be finite and above model.llama3_low_freq_factor {self.llama3_low_freq_factor}",
         )  # fmt: skip
         check("dtype", *_one_of(("float32", "bfloat16")))
         check("attention", *_one_of(ATTENTION))

@@ -70,6 +70,7 @@ def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         network = architecture[config.model_type].from_pretrained(folder, dtype=getattr(torch, model.dtype)).eval()
+        network.resize_token_embeddings(model.vocab_size)  # without padding
         network.generation_config = transformers.GenerationConfig()  # the folder's own could change the decoding
         with torch.no_grad():
             out = network(rows, output_hidden_states=True)

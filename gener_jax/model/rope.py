@@ -1,4 +1,4 @@
-"""Rotary position embedding in the rotate-half form, plain or extended to longer contexts by YaRN.
+"""Rotary position embedding in the rotate-half form, plain or extended to longer contexts.
 
 Dimension key: B batch, T tokens, N heads, H head dimension.
 """
@@ -18,7 +18,9 @@ def frequencies(config: Model) -> tuple[np.ndarray, float]:
     Plain: θ^(−2i/H). YaRN (Peng et al. 2023, section 3.2, with its defaults as in `transformers`): for a factor s and L
     original positions, a pair that makes more than `yarn_beta_fast` rotations in L positions keeps its frequency, and a
     pair that makes fewer than `yarn_beta_slow` has it divided by s, with a linear ramp in between; cosine and sine are
-    scaled by 0.1 ln s + 1.
+    scaled by 0.1 ln s + 1. Linear: all frequencies are divided. Llama 3.1 (as in `transformers`): a frequency is
+    unchanged above `llama3_high_freq_factor` rotations in `llama3_positions`, divided by `llama3_factor` below
+    `llama3_low_freq_factor`, and in between the mean of both, weighted by the rotations.
     """
     H, base, factor = config.head_dim, config.rope_theta, config.yarn_factor
     # Exponents and results are float32, as in the training of published models: the error of an angle at token 16 384
@@ -26,8 +28,13 @@ def frequencies(config: Model) -> tuple[np.ndarray, float]:
     # power is float64, rounded once, because the last bit of a float32 power depends on the processor.
     exponent = np.arange(0, H, 2, dtype=np.float32) / np.float32(H)
     period = np.power(float(base), exponent.astype(np.float64)).astype(np.float32)
-    plain = np.float32(1) / period
+    plain = np.float32(1) / period / np.float32(config.linear_factor)
     scale = config.yarn_attention_factor
+    if config.llama3_factor != 1:
+        low, high = np.float32(config.llama3_low_freq_factor), np.float32(config.llama3_high_freq_factor)
+        rotations = np.float32(config.llama3_positions) / (np.float32(2 * math.pi) / plain)
+        kept = np.clip((rotations - low) / (high - low), 0, 1)
+        plain = (1 - kept) * plain / np.float32(config.llama3_factor) + kept * plain
     if factor == 1:
         return plain, 1.0 if scale is None else scale
 

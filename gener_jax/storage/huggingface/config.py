@@ -5,6 +5,7 @@ A Mistral without biases is a Llama whose attention has a sliding window, so a m
 published one and which 5 reads too, is written.
 """
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -22,22 +23,38 @@ _SIZES = {  # copied unchanged
     "num_attention_heads": int, "num_key_value_heads": int, "head_dim": int, "max_position_embeddings": int,
     "rms_norm_eps": float, "initializer_range": float, "sliding_window": int,
 }  # fmt: skip
-_MAY_BE_ABSENT = ("head_dim", "initializer_range", "sliding_window")
+_MAY_BE_ABSENT = ("head_dim", "initializer_range", "sliding_window", "beta_fast", "beta_slow", "attention_factor")
+_ARCHITECTURES = ["LlamaForCausalLM"], ["MistralForCausalLM"]
 _ONLY = {  # the only values that our decoder implements
-    "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
-    "partial_rotary_factor": 1.0, "layer_types": None, "quantization_config": None,
+    "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0, "layer_types": None,
+    "quantization_config": None,
 }  # fmt: skip
-_YARN = {  # our field → theirs
-    "yarn_factor": "factor", "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow",
-    "yarn_attention_factor": "attention_factor",
+_ROPE = {  # rope_type → our field → theirs
+    "default": {},
+    "linear": {"linear_factor": "factor"},
+    "yarn": {
+        "yarn_factor": "factor", "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow",
+        "yarn_attention_factor": "attention_factor",
+    },
+    "llama3": {
+        "llama3_factor": "factor", "llama3_low_freq_factor": "low_freq_factor",
+        "llama3_high_freq_factor": "high_freq_factor", "llama3_positions": "original_max_position_embeddings",
+    },
 }  # fmt: skip
+_PADDING = 512  # tokens by which a published vocabulary may be padded, to a multiple of 8 or more
 
 
 def is_folder(folder: Path) -> bool:
     """Whether a folder's config.json belongs to a Hugging Face model; False if it is a run's, or absent.
 
-    Raises CheckpointError where it cannot be read.
+    Raises CheckpointError where it cannot be read, or the folder holds an adapter instead of a model.
     """
+    if (adapter := folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        base = read_json(adapter).get("base_model_name_or_path")
+        raise CheckpointError(
+            folder,
+            f"is a PEFT adapter of {base!r}: merge it into that model (merge_and_unload), and give the merged one",
+        )
     return (folder / "config.json").exists() and bool({"model_type", "architectures"} & _fields(folder).keys())
 
 
@@ -55,14 +72,18 @@ def read(folder: Path) -> ModelSpec:
             name="vocab_size",
         )
     model = read_model(folder)
-    k = next((k for k in range(1, 9) if KmerTokenizer(k).vocab_size == model.vocab_size), None)
-    if k is None:
+    k = next((k for k in range(8, 0, -1) if KmerTokenizer(k).vocab_size <= model.vocab_size), 1)
+    size = KmerTokenizer(k).vocab_size
+    # A vocabulary is padded if a file lists its tokens, which `vocabulary.check` compares.
+    padded = model.vocab_size % 8 == 0 and 0 < model.vocab_size - size < _PADDING and vocabulary.listed(folder)
+    if model.vocab_size != size and not padded:
         raise CheckpointError(
             folder / "config.json", f"vocab_size is {model.vocab_size}, which no vocabulary of k-mers has",
             name="vocab_size", value=model.vocab_size,
         )  # fmt: skip
     vocabulary.check(folder, KmerTokenizer(k))
     try:
+        model = dataclasses.replace(model, vocab_size=size)
         return ModelSpec(name, model, configuration.Tokenizer(k=k), _convention(fields, name))
     except ConfigError as error:
         raise _of_file(folder, error) from None
@@ -107,6 +128,10 @@ def _convention(fields: dict, name: str) -> str:
 def _model(fields: dict) -> Model:
     if fields.get("model_type") not in ("llama", "mistral"):
         raise ConfigError("only 'llama' and 'mistral' are supported", "model_type", fields.get("model_type"))
+    if fields.get("architectures") not in (None, [], *_ARCHITECTURES):
+        raise ConfigError(
+            f"only {' and '.join(map(str, _ARCHITECTURES))} are supported", "architectures", fields["architectures"]
+        )
     for name, value in _ONLY.items():
         if fields.get(name) is not None and fields[name] != value:
             raise ConfigError(f"only {value!r} is supported", name, fields[name])
@@ -145,20 +170,23 @@ def _rope(fields: dict, positions: int) -> dict:
         raise ConfigError("must be an object", where, rope)
     kind = rope.get("rope_type", rope.get("type", "default"))
     theta = _positive("rope_theta", rope.get("rope_theta", outside), float)
-    known = {"rope_type", "type", "rope_theta"}
-    if kind == "yarn":
-        known |= {*_YARN.values(), "original_max_position_embeddings"}
+    if kind not in list(_ROPE):  # compared, since it may be anything
+        raise ConfigError(f"only {', '.join(_ROPE)} are supported", f"{where}.rope_type", kind)
     given = {name: value for name, value in rope.items() if value is not None}
-    if given.pop("truncate", True) is not True or given.pop("partial_rotary_factor", 1.0) != 1 or set(given) - known:
-        raise ConfigError("only rope_theta and YaRN without mscale are supported", where, rope)
-    if kind == "default":
-        return {"rope_theta": theta}
+    known = {"rope_type", "type", "rope_theta", "truncate", "partial_rotary_factor", *_ROPE[kind].values()}
+    if kind != "default":  # linear has no use for it
+        known.add("original_max_position_embeddings")
+    if given.get("truncate", True) is not True or given.get("partial_rotary_factor", 1.0) != 1 or set(given) - known:
+        settings = ", ".join(_ROPE[kind].values()) or "rope_theta"
+        raise ConfigError(f"has other settings than {settings}, those of {kind} that are supported", where, rope)
+    values = {}
+    for ours, name in _ROPE[kind].items():
+        if name in given or name not in _MAY_BE_ABSENT:
+            type_ = int if name.endswith("embeddings") else float
+            values[ours] = _positive(f"{where}.{name}", given.get(name), type_)
     if kind != "yarn":
-        raise ConfigError("only 'default' and 'yarn' are supported", f"{where}.rope_type", kind)
-    yarn = {ours: _positive(f"{where}.{name}", given[name], float) for ours, name in _YARN.items() if name in given}
-    factor = yarn.get("yarn_factor")
-    if factor is None:
-        raise ConfigError("YaRN needs one", f"{where}.factor", None)
+        return {"rope_theta": theta, **values}
+    factor = values["yarn_factor"]
     before = given.get("original_max_position_embeddings", fields.get("original_max_position_embeddings", positions))
     before = _positive("original_max_position_embeddings", before, int)
     if positions not in (before, int(before * factor)):
@@ -166,7 +194,7 @@ def _rope(fields: dict, positions: int) -> dict:
             f"is neither original_max_position_embeddings {before} nor that times {where}.factor {factor}",
             "max_position_embeddings", positions,
         )  # fmt: skip
-    return {"rope_theta": theta, "max_position_embeddings": before, **yarn}
+    return {"rope_theta": theta, "max_position_embeddings": before, **values}
 
 
 def write(spec: ModelSpec, dtype: str) -> str:
@@ -183,13 +211,11 @@ def write(spec: ModelSpec, dtype: str) -> str:
     if m.initializer_range > 1:
         raise ConfigError("transformers takes at most 1", "model.initializer_range", m.initializer_range)
     windowed = m.sliding_window is not None
-    scaling = None
-    if m.yarn_factor != 1 or m.yarn_attention_factor is not None:
-        scaling = {
-            "rope_type": "yarn",
-            **{theirs: getattr(m, ours) for ours, theirs in _YARN.items() if getattr(m, ours) is not None},
-            "original_max_position_embeddings": m.max_position_embeddings,
-        }
+    is_yarn = m.yarn_factor != 1 or m.yarn_attention_factor is not None
+    kind, scaling = "yarn" if is_yarn else "linear" if m.linear_factor != 1 else "llama3", None
+    if is_yarn or m.linear_factor != 1 or m.llama3_factor != 1:
+        values = {theirs: getattr(m, ours) for ours, theirs in _ROPE[kind].items() if getattr(m, ours) is not None}
+        scaling = {"rope_type": kind, "original_max_position_embeddings": m.max_position_embeddings, **values}
     fields = {
         "architectures": ["MistralForCausalLM" if windowed else "LlamaForCausalLM"],
         **({} if windowed else {"attention_bias": False}),

@@ -26,10 +26,17 @@ def find(name: str | Path, *, download: bool = False) -> Path:
         configuration and vocabulary are fetched, no code.
 
     Raises:
-      CheckpointError: if there is neither such a folder nor such a name in the cache, or it cannot be fetched.
+      CheckpointError: if it is a file, if there is neither such a folder nor such a name in the cache, or if it cannot
+        be fetched.
     """
-    if Path(name).exists() or not _NAME.fullmatch(str(name)):
+    if Path(name).is_file():
+        raise CheckpointError(Path(name), "is a file; give the folder of a model")
+    if Path(name).exists():
         return Path(name)
+    if not _NAME.fullmatch(str(name)):
+        raise CheckpointError(
+            Path(name), "does not exist; give the folder of a run or of a Hugging Face model, OWNER/NAME, or tiny"
+        )
     repository, _, revision = str(name).partition("@")
     if not download:
         if (folder := _cached(repository, revision or "main")) is not None:

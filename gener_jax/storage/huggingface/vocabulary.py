@@ -17,6 +17,11 @@ from gener_jax.storage.files import read_text
 _MAX_BYTES = 16 << 20  # of a vocab.txt or tokenizer.json; the largest, of 8-mers, has less than 3 MB
 
 
+def listed(folder: Path) -> bool:
+    """Whether a file of the folder lists the vocabulary."""
+    return any((folder / name).exists() for name in ("vocab.txt", "tokenizer.json"))
+
+
 def check(folder: Path, tokenizer: KmerTokenizer) -> None:
     """Checks that a folder's vocab.txt and tokenizer.json, where they exist, give the same ids as ours.
 

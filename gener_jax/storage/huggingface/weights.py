@@ -8,6 +8,7 @@ and each file is closed before the next is opened; when writing, one tensor at a
 import json
 import math
 import os
+import re
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -40,6 +41,8 @@ _LAYER = {  # our parameter of a layer → the published tensor
     "input_norm/scale": "input_layernorm.weight",
     "post_attention_norm/scale": "post_attention_layernorm.weight",
 }
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_LEFT_OVER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")  # buffers of old versions
 _DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -65,10 +68,10 @@ class _Tensor(NamedTuple):
 
 def _tensors(flat: dict) -> list[_Tensor]:
     """All published tensors, in the published order, for parameters by layer: arrays or shapes by their path."""
-    names = {"embed_tokens": "model.embed_tokens.weight"}
+    names = {"embed_tokens": _EMBEDDING}
     for layer in range(sum(path.endswith("/q") for path in flat)):
         names |= {f"layers_{layer}/{ours}": f"model.layers.{layer}.{theirs}" for ours, theirs in _LAYER.items()}
-    names |= {"norm/scale": "model.norm.weight", "lm_head": "lm_head.weight"}
+    names |= {"norm/scale": "model.norm.weight", "lm_head": _HEAD}
     tensors = []
     for path, name in names.items():
         shape = flat[path].shape
@@ -84,6 +87,7 @@ class _Stored(NamedTuple):
     """A tensor as the header of its file describes it."""
 
     path: Path
+    name: str
     shape: list[int]
     dtype: str
 
@@ -91,31 +95,39 @@ class _Stored(NamedTuple):
 def read(folder: Path, target):
     """The parameters of a folder by layer, placed and typed like `target`, stacked shapes with shardings.
 
-    Tensors may be float32, float16 or bfloat16, in one model.safetensors or in the shards of an index.
+    Tensors may be float32, float16 or bfloat16, in one model.safetensors or in the shards of an index. The head may be
+    tied to the embedding (`tie_word_embeddings` of config.json). Both may be padded to its `vocab_size` rows: those
+    after the target's are dropped.
 
     Raises:
       CheckpointError: naming the file and the tensor that is missing, left over, damaged, of another shape or type, or
         not finite; before anything is allocated where the files' headers show it.
     """
     stored = _stored(folder)
+    config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+    if config.get("tie_word_embeddings") and _EMBEDDING in stored:
+        stored.setdefault(_HEAD, stored[_EMBEDDING])
     layers = target["layers"]["q"].shape[0]
     if layers > len(stored):  # checked before the tree has that number of branches
         raise _tensor_error(folder, f"model.layers.{layers - 1}.{_LAYER['q']}", "is missing")
     params = traverse_util.flatten_dict(decoder.unstack(target), sep="/")
     wanted = {tensor.name: tensor for tensor in _tensors(params)}
-    _check(stored, wanted)
+    _check(stored, wanted, config.get("vocab_size"))
     total = sum(math.prod(tensor.shape) for tensor in wanted.values())
     with tqdm(total=total, unit="", unit_scale=True, desc=folder.name, leave=False, disable=None) as progress:
-        for name, (path, _, _) in stored.items():
+        for name, (path, source, _, _) in stored.items():
             tensor = wanted[name]
             leaf = params[tensor.parameter]
             with _open(path) as file:  # per tensor, since the mapped pages of an open file count as memory
-                array = file.get_tensor(name).astype(leaf.dtype, copy=False)
+                array = file.get_tensor(source)[: tensor.published[0]].astype(leaf.dtype, copy=False)
             if not np.isfinite(array).all():
                 raise _tensor_error(path, name, f"holds NaN or infinity in {array.dtype}")
             placed = _place(array, tensor, leaf.sharding)
             params[tensor.parameter] = jax.block_until_ready(placed)  # else many transfers would be pending
             progress.update(array.size)
+    if config.get("tie_word_embeddings") and not jnp.array_equal(params["lm_head"], params["embed_tokens"].T):
+        problem = f"is not {_EMBEDDING}, although tie_word_embeddings is true"
+        raise _tensor_error(stored[_HEAD].path, _HEAD, problem)
     return traverse_util.unflatten_dict(params, sep="/")
 
 
@@ -132,6 +144,7 @@ def _stored(folder: Path) -> dict[str, _Stored]:
         for name, file in weight_map.items():
             if not (isinstance(file, str) and Path(file).name == file and file.endswith(".safetensors")):
                 raise _tensor_error(index, name, f"is in {file!r}, not a safetensors file in this folder", file)
+        weight_map = {name: file for name, file in weight_map.items() if not _LEFT_OVER.fullmatch(name)}
         paths = [folder / file for file in sorted(set(weight_map.values()))]
     elif not os.path.lexists(single):
         pickles = sorted(path.name for path in folder.glob("*.bin"))
@@ -144,11 +157,11 @@ def _stored(folder: Path) -> dict[str, _Stored]:
     stored = {}
     for path in paths:
         with _open(path) as file:
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
+            for name in (name for name in file.keys() if not _LEFT_OVER.fullmatch(name)):  # noqa: SIM118 (not a mapping)
                 if weight_map and weight_map.get(name) != path.name:
                     raise _tensor_error(path, name, f"is not in {_INDEX}, or there in another file")
                 header = file.get_slice(name)
-                stored[name] = _Stored(path, header.get_shape(), header.get_dtype())
+                stored[name] = _Stored(path, name, header.get_shape(), header.get_dtype())
     if missing := sorted(weight_map.keys() - stored.keys()):
         path = folder / weight_map[missing[0]]
         raise _tensor_error(path, missing[0], f"is missing, although {_INDEX} names it")
@@ -171,13 +184,15 @@ def stored_dtype(folder: Path) -> str | None:
     return _DTYPES[found.pop()].name if len(found) == 1 and found <= _DTYPES.keys() else None
 
 
-def _check(stored: dict[str, _Stored], wanted: dict[str, _Tensor]) -> None:
+def _check(stored: dict[str, _Stored], wanted: dict[str, _Tensor], vocab_size) -> None:
     if missing := [name for name in wanted if name not in stored]:
         raise _tensor_error(next(iter(stored.values())).path, missing[0], "is missing")
-    for name, (path, found, dtype) in sorted(stored.items()):
+    for name, (path, _, found, dtype) in sorted(stored.items()):
         if name not in wanted:
             raise _tensor_error(path, name, "is not part of the model")
         shape = list(wanted[name].published)
+        if name in (_EMBEDDING, _HEAD) and isinstance(vocab_size, int):
+            shape[0] = max(shape[0], vocab_size)
         if found != shape:
             raise _tensor_error(path, name, f"has shape {found}; the model's is {shape}", found)
         if dtype not in _DTYPES:
