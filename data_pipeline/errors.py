@@ -42,10 +42,9 @@ class DataError(ValueError):
         self.field, self.value, self.remedy = field, value, remedy
 
     def __str__(self) -> str:
-        where = [None if self.file is None else str(self.file)]
-        where.append(self.section)
-        where.append(None if self.line is None else f"line {self.line}")
-        where.append(None if self.record is None else f"record {self.record}")
+        line = None if self.line is None else f"line {self.line}"
+        record = None if self.record is None else f"record {self.record}"
+        where = [None if self.file is None else str(self.file), self.section, line, record]
         what = [self.field, None if self.value is None else shown(self.value), self.problem]
         text = ": ".join([*filter(None, where), " ".join(filter(None, what))])
         return f"{text}; {self.remedy}" if self.remedy else text

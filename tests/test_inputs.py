@@ -297,7 +297,7 @@ def test_manifest(tmp_path):
 @pytest.mark.parametrize(
     ("text", "kind", "attributes"),
     [
-        ("", FormatError, {"line": None}),
+        ("", FormatError, {"line": 1, "field": "column", "value": ""}),
         ("annotation\n", FormatError, {"line": None}),
         ("y.gb\n", FormatError, {"line": 1, "field": "column", "value": "y.gb"}),
         ("taxon\n", FormatError, {"line": 1, "field": "column", "value": "taxon"}),

@@ -99,12 +99,7 @@ def build(
         print(f"skipped: {line}", file=sys.stderr)
     if os.path.lexists(output):
         raise FileError("exists already", file=output, remedy="remove it or choose another output")
-    parameters = {
-        "scheme": dataclasses.asdict(scheme), "taxon": taxon, "validation_fraction": validation_fraction,
-        "test_fraction": test_fraction, "split_by": split_by, "duplicates": duplicates, "seed": seed,
-    }  # fmt: skip
-    if workers is None:
-        workers = _default_workers(sources)
+    workers = workers or _default_workers(sources)
     compared = duplicates == "all" or (duplicates == "inputs" and len(sources) > 1)
     settings = spill.Settings(scheme, taxon, split_by, seed, tokenizer, compared)
     with _partial_folder(output) as partial, _Progress(sources) as progress:
@@ -122,14 +117,22 @@ def build(
             merged.assign_splits(validation_fraction, test_fraction)
             if measure_leakage:
                 progress.stage("comparing", merged.kept_bases())
-                merged.measure_leakage(partial, pool.map if pool else map, progress.advance)
+                merged.measure_leakage(partial, pool.map if pool else map, progress.bar.update)
         new = partial / "dataset"
         new.mkdir()
         progress.stage("writing", merged.kept_bases())
         dataset = merged.write(
             DatasetWriter(new, tokenizer),
-            progress.advance,
-            parameters=parameters,
+            progress.bar.update,
+            parameters={
+                "scheme": dataclasses.asdict(scheme),
+                "taxon": taxon,
+                "validation_fraction": validation_fraction,
+                "test_fraction": test_fraction,
+                "split_by": split_by,
+                "duplicates": duplicates,
+                "seed": seed,
+            },
             damaged=[
                 {"files": [path.name for path in source.files], "error": line} for source, line in damaged.items()
             ],
@@ -322,7 +325,3 @@ class _Progress(contextlib.AbstractContextManager):
     def log(self, line: str) -> None:
         """Prints a line without breaking the bar."""
         self.bar.write(line, file=sys.stderr)
-
-    def advance(self, bases: int) -> None:
-        """Advances the bar of this stage by `bases`."""
-        self.bar.update(bases)

@@ -6,7 +6,6 @@ FASTA of the same name, or to the only FASTA in its folder.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from data_pipeline.splitting.split import SPLITS
 _MANIFEST = ("sequence", "annotation", "taxon", "split")
 # If several files annotate the same sequences, the one whose format comes first here is read.
 _PREFERENCE = tuple(dict.fromkeys(FORMATS.values()))
-_DATASET = "gener_jax regions"  # reader.FORMAT; importing `reader`, which needs array_record, is slow
+_DATASET = b'"gener_jax regions"'  # reader.FORMAT; importing `reader`, which needs array_record, is slow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,20 +112,22 @@ def manifest(path: str | Path) -> list[Input]:
         raise FileError("no such file", file=path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"cannot be read ({one_line(error)})", file=path) from None
-    header, inputs, seen = None, [], {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        cells = [cell.strip() for cell in line.split("\t")]
-        if header is None:
-            header = cells
-            wrong = [name for name in header if name not in _MANIFEST or header.count(name) > 1]
-            if wrong or not {"sequence", "annotation"} & set(header):
-                raise FormatError(
-                    f"the first line must name the columns, separated by tabs: {' '.join(_MANIFEST)}",
-                    file=path, line=number, field="column", value=(wrong or header)[0],
-                )  # fmt: skip
-            continue
+    rows = [
+        (number, [cell.strip() for cell in line.split("\t")])
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.startswith("#")
+    ]
+    (number, header), *rows = rows or [(1, [""])]
+    wrong = [name for name in header if name not in _MANIFEST or header.count(name) > 1]
+    if wrong or not {"sequence", "annotation"} & set(header):
+        raise FormatError(
+            f"the first line must name the columns, separated by tabs: {' '.join(_MANIFEST)}",
+            file=path, line=number, field="column", value=(wrong or header)[0],
+        )  # fmt: skip
+    if not rows:
+        raise FormatError("contains no rows", file=path, remedy="give one row for each annotation with its sequence")
+    inputs: dict[tuple[str, ...], tuple[int, Input]] = {}
+    for number, cells in rows:
         if len(cells) > len(header):
             raise FormatError(
                 f"exceeds the {len(header)} columns of the first line",
@@ -134,16 +135,12 @@ def manifest(path: str | Path) -> list[Input]:
             )  # fmt: skip
         with located(file=path, line=number):
             found = _manifest_row(path.parent, dict(zip(header, cells, strict=False)))
-        key = _identity(found)
-        if key in seen:
+        line, _ = inputs.setdefault(_identity(found), (number, found))
+        if line != number:
             raise FormatError(
-                f"names the same files as line {seen[key]}", file=path, line=number, remedy="remove one of the lines"
+                f"names the same files as line {line}", file=path, line=number, remedy="remove one of the lines"
             )
-        seen[key] = number
-        inputs.append(found)
-    if not inputs:
-        raise FormatError("contains no rows", file=path, remedy="give one row for each annotation with its sequence")
-    return inputs
+    return [found for _, found in inputs.values()]
 
 
 def records(
@@ -226,7 +223,7 @@ def _walk(folder: Path, walked: dict[tuple[int, int], Path], skipped: list[str])
         first = walked.get((status.st_dev, status.st_ino))
         if first is not None:
             what = f"the same folder as {first}/" if first != path else ""
-        elif "dataset.json" in names and _is_dataset(path):
+        elif "dataset.json" in names and _DATASET in (path / "dataset.json").read_bytes():
             what = "a dataset"
         elif path.name.endswith(".partial") and "lock" in names:
             what = "an unfinished build"
@@ -238,14 +235,6 @@ def _walk(folder: Path, walked: dict[tuple[int, int], Path], skipped: list[str])
         folders.clear()
         if what:
             skipped.append(f"{path}/: {what}")
-
-
-def _is_dataset(folder: Path) -> bool:
-    try:
-        facts = json.loads((folder / "dataset.json").read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(facts, dict) and facts.get("format") == _DATASET
 
 
 class _Folder:

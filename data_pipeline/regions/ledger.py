@@ -28,8 +28,7 @@ class Ledger:
 
     def record(self, bases: int) -> None:
         """Counts a record that was read."""
-        self.read[0] += 1
-        self.read[1] += bases
+        _add(self.read, 1, bases)
 
     def skip(self, reason: str, bases: int) -> None:
         """Counts a record that was read and skipped."""
@@ -53,8 +52,8 @@ class Ledger:
 
     def add(self, content: dict) -> None:
         """Adds the counts of another ledger, in the form that `content` returns."""
-        _add(self.read, *_pair(content["records"]["read"]))
-        _add(self.found, *_pair(content["regions"]["found"]))
+        _add(self.read, **content["records"]["read"])
+        _add(self.found, **content["regions"]["found"])
         self.cut += content["regions"]["cut"]
         for mine, theirs in (
             (self.skipped, content["records"]["skipped"]),
@@ -62,7 +61,7 @@ class Ledger:
             (self.notes, content["notes"]),
         ):
             for name, row in theirs.items():
-                _add(mine[name], *_pair(row))
+                _add(mine[name], **row)
 
     def content(self) -> dict:
         """The counts as JSON values."""
@@ -95,7 +94,3 @@ def _row(row: list[int]) -> dict[str, int]:
 
 def _rows(rows: dict[str, list[int]]) -> dict[str, dict[str, int]]:
     return {name: _row(rows[name]) for name in sorted(rows)}
-
-
-def _pair(row: dict[str, int]) -> tuple[int, int]:
-    return row["count"], row["bases"]

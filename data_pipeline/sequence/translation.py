@@ -70,20 +70,9 @@ def _readings(codon: str) -> list[str]:
 
 def known_code(genetic_code: int) -> bool:
     """Whether NCBI defines a genetic code with this number."""
-    try:
-        _table(genetic_code)
-    except KeyError:
-        return False
-    return True
+    from Bio.Data import CodonTable  # as above
 
-
-def translate(codes: np.ndarray, genetic_code: int = 1) -> str:
-    """Translates the complete codons of `codes` (uint8 [length] as in `bases`), from the first base.
-
-    A stop is `*`. A codon with N is the amino acid that all its possible codons share, else X. Raises KeyError for a
-    genetic code that NCBI does not define.
-    """
-    return _table(genetic_code)[0][_numbers(codes)].tobytes().decode("ascii")
+    return genetic_code in CodonTable.unambiguous_dna_by_id
 
 
 def _numbers(codes: np.ndarray) -> np.ndarray:
