@@ -343,12 +343,9 @@ class _Builder:
             yield kind, rows, genes
         for name, rows in named.items():
             above = dict.fromkeys(parent for row in rows for parent in self.parents[row.line])
-            known = above.keys() & self.by_id.keys()
-            for parent in sorted(known) or [next(iter(above), None)]:
-                own = (
-                    row for row in rows if parent in self.parents[row.line] or known.isdisjoint(self.parents[row.line])
-                )
-                coded[parent][name] = list(own)
+            known = [parent for parent in above if parent in self.by_id]
+            for parent in known or list(above)[:1] or [None]:
+                coded[parent][name] = rows if len(known) < 2 else self._below(parent, known, rows)
         coding: dict[tuple, tuple[list[Row], dict[str, None]]] = {}
         for parent, found in coded.items():
             for rows in self._joined(parent, list(found.values())):
@@ -358,6 +355,14 @@ class _Builder:
                 coding.setdefault(places, (rows, {}))[1].update(genes)  # once if several transcripts have it
         for rows, genes in coding.values():
             yield "CDS", rows, genes
+
+    def _below(self, parent: str, known: list[str], rows: list[Row]) -> list[Row]:
+        """The rows of a parent among those of a CDS, and those of no known parent."""
+        return [
+            row
+            for row in rows
+            if parent in self.parents[row.line] or not any(name in known for name in self.parents[row.line])
+        ]
 
     def _joined(self, parent: str | None, groups: list[list[Row]]) -> list[list[Row]]:
         """The CDS rows of a parent by ID; joined if the IDs number the exons of one CDS: one row each, no overlap."""
