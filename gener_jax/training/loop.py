@@ -14,7 +14,7 @@ from gener_jax.tasks.base import Result
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.hooks import Moment
 from gener_jax.training.metrics import Profile
-from gener_jax.training.reader import Reader
+from gener_jax.training.metrics_reader import MetricsReader
 from gener_jax.training.run import Run
 from gener_jax.training.step import make_train_step
 
@@ -32,7 +32,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> Moment:
     )
     evaluation, saving = Evaluation(run, termination, watchdog), Saving(run, watchdog)
     hooks = [evaluation, *run.hooks, saving]
-    reader, profile = Reader(run, watchdog), Profile(config.train, run.workdir)
+    reader, profile = MetricsReader(run, watchdog), Profile(config.train, run.workdir)
 
     try:
         # What SIGTERM left undone.

@@ -10,7 +10,7 @@ from gener_jax.training.metrics import Clock
 from gener_jax.training.run import Run
 
 
-class Reader:
+class MetricsReader:
     """Reads, logs and shows the metrics of steps.
 
     Attributes:
