@@ -106,7 +106,8 @@ def flag(values: dict[str, str], key: str) -> bool:
 
 def listed(values: dict[str, str], key: str) -> tuple[str, ...]:
     """The values of one of LISTS."""
-    return tuple(decoded(value) for value in values.get(key, "").split(",") if value)
+    text = values.get(key)
+    return tuple(map(decoded, filter(None, text.split(",")))) if text else ()
 
 
 def decoded(value: str) -> str:
@@ -152,7 +153,7 @@ def _linked(rows: list[Row], notes: collections.Counter) -> dict[int, tuple[str,
     for row in rows:
         values = row.attributes
         if "gene_id" not in values or "ID" in values or "Parent" in values or row.kind in _UNLINKED:
-            parents[row.line] = listed(values, "Parent") if "Parent" in values else ()
+            parents[row.line] = listed(values, "Parent")
             continue
         loose.append(row)
         if values["gene_id"]:
