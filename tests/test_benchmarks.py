@@ -85,10 +85,12 @@ def test_a_job_that_fails_or_hangs_does_not_affect_the_others(tmp_path, monkeypa
     monkeypatch.setattr(device, "JOBS", tuple(jobs))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     out = tmp_path / "out"
-    assert device.main(["--out", str(out), "--minutes", "1"]) == 1
+    assert device.main(["--out", str(out), "--minutes", "1", "--commit", "abc"]) == 1
     printed = capsys.readouterr()
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    assert rows == [json.loads(line) for line in printed.out.splitlines()]
+    table = (out / "table.md").read_text()
+    assert printed.out == "".join(json.dumps(row) + "\n" for row in rows) + table + "\n"
+    assert table.startswith("H1, jax 0, commit abc, ")
     assert [row["job"] for row in rows] == ["machine", "fails", "hangs", "last"]
     assert rows[1]["what"] == "before"
     assert rows[3]["what"] == ["--f", str(out / "compiled"), str(device.FULL["new"])]  # this is no CPU
@@ -97,9 +99,24 @@ def test_a_job_that_fails_or_hangs_does_not_affect_the_others(tmp_path, monkeypa
     assert [name for name, how in ended.items() if how == "done"] == ["machine", "last"]
     assert [name for name, how in ended.items() if "skipped" in how] == ["peer", "long"]
     assert "status 1" in ended["fails"]
+    told = dict(line.strip("| ").split(" | | ") for line in table.splitlines() if "| |" in line)
+    assert told == {name: f"**{how}**" for name, how in ended.items() if how != "done"}
     log = (out / "log.txt").read_text()  # the output of both streams, whose order is not defined
     assert "a word" in log
     assert "ZeroDivisionError" in log
+
+
+def test_the_peer_is_compared_with_our_default_settings_of_the_same_shape():
+    ours = [{"job": "train_unroll", "context": 8, "tokens_per_s": 50.0},
+            {"job": "train", "context": 8, "tokens_per_s": 30.0},
+            {"job": "decode_no_graph", "batch": 1, "bases_per_s": 2.0},
+            {"job": "decode", "batch": 1, "bases_per_s": 8.0}]  # fmt: skip
+    peers = [{"job": "p", "peer": "x", "context": 8, "tokens_per_s": 10.0},
+             {"job": "p", "peer": "x", "batch": 1, "bases_per_s": 4.0},
+             {"job": "p", "peer": "x", "batch": 2, "bases_per_s": 4.0},
+             {"job": "p", "peer": "x", "context": 8, "error": "out of memory"}]  # fmt: skip
+    assert [device.ratio(row, peers + ours) for row in ours] == [None] * 4
+    assert [device.ratio(row, peers + ours) for row in peers] == [3.0, 2.0, None, None]
 
 
 def test_all_jobs_have_their_arguments_at_each_scale():

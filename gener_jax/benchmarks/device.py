@@ -4,12 +4,14 @@
 
 Each job runs in its own process with its own time limit, so a job that crashes or hangs does not affect the others.
 Each result is one JSON line, which is printed immediately and appended to results.jsonl in the folder `--out`, beside
-the name of its job; all other output of the jobs goes to log.txt there. How each job ended, or why it was skipped, is
-printed on standard error. On a CPU the model and all shapes are very small.
+the name of its job; all other output of the jobs goes to log.txt there. table.md there is rewritten after every job and
+printed at the end: the card, the commit, all results, and how each job ended that was skipped or failed. On a CPU the
+model and all shapes are very small.
 
 The peer is a program with the commands `train` (--batch and --context, one value of each per shape; --sdpa default
 cudnn; --compile) and `generate` (--batch, one or more values; --prompt; --new), both with --size, --dtype and
---repeats. It prints one JSON line per result.
+--repeats. It prints one JSON line per result, with the key "peer". The table's `ratio` is our rate divided by the
+peer's, at the same context or generation batch, of the jobs with our default settings.
 
 Two jobs compare how XLA uses CUDA graphs. By default the whole decoding loop is recorded as one graph;
 decode_graph_per_token records one graph per token instead, and decode_no_graph launches each kernel by itself.
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipeline import cli
+from data_pipeline.files import write_text
 
 MACHINE = "import json; from gener_jax.benchmarks import measuring; print(json.dumps(measuring.machine()))"
 
@@ -132,6 +135,37 @@ def run(name: str, command: list[str], limit: float, environment: dict[str, str]
     return {0: "done", -signal.SIGKILL: killed}.get(status, f"exit status {status}, see {out / 'log.txt'}"), rows
 
 
+_FIGURES = (  # keys of what is measured; the others say of what
+    "error", "refused", "cases", "output", "queries", "keys", "values", "tokens_per_s", "bases_per_s", "variants_per_s",
+    "mfu", "ms_per_token", "share_of_bandwidth", "prefill_ms", "peak_gib", "compiled_gib", "planned_gib", "compile_s",
+    "read_gb_per_s", "copy_gb_per_s", "ratio",
+)  # fmt: skip
+_DEFAULTS = ("train", "train_more", "decode", "decode_many")  # jobs with our default settings
+
+
+def ratio(row: dict, rows: list[dict]) -> float | None:
+    """Our rate divided by that of this result of the peer; None if there is no pair."""
+    rate, same = ("tokens_per_s", "context") if row.get("context") else ("bases_per_s", "batch")
+    ours = [x[rate] for x in rows if x["job"] in _DEFAULTS and rate in x and x.get(same) == row.get(same)]
+    return ours[0] / row[rate] if "peer" in row and ours and row.get(rate) else None
+
+
+def table(rows: list[dict], ended: dict[str, str], commit: str | None) -> str:
+    """The results as a Markdown table, then the jobs that were skipped or failed."""
+    machine = next((row for row in rows if "card" in row), {})
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = commit or subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    about = f"{machine.get('card', 'no device found')}, jax {machine.get('jax')}, commit {commit}"
+    lines = [f"{about}, {time.strftime('%Y-%m-%d')}", "", "| job | case | figures |", "|---|---|---|"]
+    for row in rows:
+        cells = {True: [], False: []}
+        for name, value in {**row, "ratio": row.get("ratio", ratio(row, rows))}.items():
+            if name != "job" and value not in (None, False):
+                cells[name in _FIGURES].append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+        lines.append(f"| {row['job']} | {', '.join(cells[False])} | {'; '.join(cells[True])} |")
+    return "\n".join([*lines, *(f"| {name} | | **{how}** |" for name, how in ended.items() if how != "done")]) + "\n"
+
+
 def main(argv=None) -> int:
     """Runs the jobs; returns 1 if one of them failed."""
     began = time.monotonic()
@@ -144,6 +178,7 @@ def main(argv=None) -> int:
                        help="run these, in this order (machine always runs first)")  # fmt: skip
     parse.add_argument("--smoke", action="store_true", help="few repeats of few jobs, to see that they run")
     parse.add_argument("--tiny", action="store_true", help="use a very small model; the default on a CPU")
+    parse.add_argument("--commit", help="commit named in the table [that of the checkout]")
     parse.add_argument("--out", type=Path, default=Path("measured"), help="output folder [measured]")
     args = parse.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -153,7 +188,7 @@ def main(argv=None) -> int:
         **os.environ,
         "PYTHONUNBUFFERED": "1",
     }
-    jobs, scale, rows, failed = {job.name: job for job in JOBS}, TINY, [], False
+    jobs, scale, rows, ended, failed = {job.name: job for job in JOBS}, TINY, [], {}, False
     for name in ("machine", *(args.only or (SMOKES if args.smoke else list(jobs)[1:]))):
         job, left = jobs[name], 60 * args.minutes - (time.monotonic() - began)
         words = {"PEER": args.peer, "MACHINE": MACHINE}
@@ -164,12 +199,16 @@ def main(argv=None) -> int:
             how = f"skipped: needs about {job.seconds:.0f} s, {max(left, 0):.0f} s were left"
         else:
             flags = {"XLA_FLAGS": job.xla_flags} if job.xla_flags else {}
-            how, rows = run(name, command, min(2 * job.seconds, left), environment | flags, args.out)
+            how, found = run(name, command, min(2 * job.seconds, left), environment | flags, args.out)
+            rows += found
             failed |= how != "done"
         print(f"{name}: {how}", file=sys.stderr, flush=True)
+        ended[name] = how
+        write_text(args.out / "table.md", table(rows, ended, args.commit))
         if name == "machine":
             cpu = any(row.get("platform") == "cpu" for row in rows)
             scale = TINY if args.tiny or cpu else SMOKE if args.smoke else FULL
+    print((args.out / "table.md").read_text())
     return int(failed)
 
 
