@@ -268,14 +268,11 @@ class _Folder:
         others = _preferred([file for file in partners if not file.annotates])
         if annotated and not annotations:
             annotations = _preferred([file for file in partners if file.annotates])
-        found: list[Input] = []
-        partners: dict[str, GenomeFile] = {}
-        for file in (*sequences, *others):
-            for key in file_names.annotation_keys(file):
-                partners.setdefault(key, file)
-        for file in annotations:
-            if file.key in partners or file.format == GENBANK:
-                found.append(_input(file, partners.get(file.key)))
+        last_first = reversed([*sequences, *others])
+        bases = {
+            key: file for file in last_first for key in file_names.annotation_keys(file)
+        }  # by key
+        found = [_input(x, bases.get(x.key)) for x in annotations if x.key in bases or x.format == GENBANK]
         taken = {path for x in found for path in x.files}
         alone = [file for file in annotations if file.path not in taken]
         free = [file for file in sequences if file.path not in taken]
