@@ -49,8 +49,30 @@ def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
     }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+def _build(options: argparse.Namespace) -> None:
+    began, tokenizer = time.perf_counter(), None
+    if options.storage == "token_ids":
+        tokenizer = make(options.tokenizer or "kmer", 6 if options.k is None else options.k, options.model_file)
+    elif options.tokenizer or options.k is not None or options.model_file:
+        raise ArgumentError("--tokenizer, --k and --model_file are only for --storage token_ids")
+    if bool(options.input) == bool(options.manifest):
+        raise ArgumentError("give either --input or --manifest")
+    scheme = Scheme(
+        options.scheme, options.flank, options.min_length, options.max_length, options.cut_n, options.regulatory,
+        tuple(options.kinds), options.gene, options.product,
+    )  # fmt: skip
+    dataset = build(
+        manifest(options.manifest) if options.manifest else options.input, options.output,
+        scheme=scheme, tokenizer=tokenizer, measure_leakage=not options.skip_leakage, taxon=options.taxon,
+        validation_fraction=options.validation_fraction, test_fraction=options.test_fraction,
+        split_by=options.split_by, duplicates=options.duplicates, seed=options.seed,
+        skip_damaged=options.skip_damaged, workers=options.workers,
+    )  # fmt: skip
+    print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
     parse = argparse.ArgumentParser(
         prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -127,34 +149,7 @@ def parser() -> argparse.ArgumentParser:
     store("--k", type=int, help="bases per k-mer, for --storage token_ids (default 6)")
     store("--model_file", metavar="FILE", help="the model of --tokenizer bpe")
     store("--workers", type=int, help="number of processes (default: one per core, or one for few small inputs)")
-    return parse
-
-
-def _build(options: argparse.Namespace) -> None:
-    began, tokenizer = time.perf_counter(), None
-    if options.storage == "token_ids":
-        tokenizer = make(options.tokenizer or "kmer", 6 if options.k is None else options.k, options.model_file)
-    elif options.tokenizer or options.k is not None or options.model_file:
-        raise ArgumentError("--tokenizer, --k and --model_file are only for --storage token_ids")
-    if bool(options.input) == bool(options.manifest):
-        raise ArgumentError("give either --input or --manifest")
-    scheme = Scheme(
-        options.scheme, options.flank, options.min_length, options.max_length, options.cut_n, options.regulatory,
-        tuple(options.kinds), options.gene, options.product,
-    )  # fmt: skip
-    dataset = build(
-        manifest(options.manifest) if options.manifest else options.input, options.output,
-        scheme=scheme, tokenizer=tokenizer, measure_leakage=not options.skip_leakage, taxon=options.taxon,
-        validation_fraction=options.validation_fraction, test_fraction=options.test_fraction,
-        split_by=options.split_by, duplicates=options.duplicates, seed=options.seed,
-        skip_damaged=options.skip_damaged, workers=options.workers,
-    )  # fmt: skip
-    print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    options = parser().parse_args(arguments)
+    options = parse.parse_args(arguments)
     return cli.run("build", lambda: _build(options))
 
 

@@ -168,25 +168,6 @@ def build_report(info: dict) -> Iterator[str]:
         )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
-    parse = argparse.ArgumentParser(
-        prog=cli.program(),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parse.add_argument
-    add("dataset", metavar="DIR", help="a folder that data_pipeline.build created")
-    add("--split", nargs="+", metavar="SPLIT", help="only these: train, validation, test (default: all)")
-    add("--kinds", nargs="+", default=[], choices=schemes.KINDS, metavar="KIND", help="only these kinds")
-    add("--taxa", nargs="+", default=[], choices=record.TAXA, metavar="TAXON", help="only these tags")
-    add("--gene", metavar="REGEX", help="only regions whose gene name or locus tag matches")
-    add("--product", metavar="REGEX", help="only regions whose product matches")
-    add("--head", type=int, metavar="N", help="print the first N regions, one per line")
-    add("--fasta", metavar="FILE", help="write the regions as FASTA; - is standard output")
-    return parse
-
-
 def inspect(options: argparse.Namespace) -> None:
     """Prints the totals, or what --head and --fasta select.
 
@@ -224,7 +205,21 @@ def inspect(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    options = parser().parse_args(arguments)
+    parse = argparse.ArgumentParser(
+        prog=cli.program(),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parse.add_argument
+    add("dataset", metavar="DIR", help="a folder that data_pipeline.build created")
+    add("--split", nargs="+", metavar="SPLIT", help="only these: train, validation, test (default: all)")
+    add("--kinds", nargs="+", default=[], choices=schemes.KINDS, metavar="KIND", help="only these kinds")
+    add("--taxa", nargs="+", default=[], choices=record.TAXA, metavar="TAXON", help="only these tags")
+    add("--gene", metavar="REGEX", help="only regions whose gene name or locus tag matches")
+    add("--product", metavar="REGEX", help="only regions whose product matches")
+    add("--head", type=int, metavar="N", help="print the first N regions, one per line")
+    add("--fasta", metavar="FILE", help="write the regions as FASTA; - is standard output")
+    options = parse.parse_args(arguments)
     return cli.run("inspect", lambda: inspect(options))
 
 

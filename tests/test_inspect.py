@@ -1,6 +1,5 @@
 """Tests the command that shows a dataset: totals, filters and FASTA output, also against an oracle."""
 
-import argparse
 import collections
 import contextlib
 import gzip
@@ -292,9 +291,8 @@ def test_help(capsys):
         inspect.main(["--help"])
     assert end.value.code == 0
     out = capsys.readouterr().out
-    for action in inspect.parser()._actions:
-        assert isinstance(action, argparse.Action)
-        assert all(name in out for name in action.option_strings)
+    for option in ("--split", "--kinds", "--taxa", "--gene", "--product", "--head", "--fasta"):
+        assert f"  {option} " in out
 
 
 @pytest.mark.parametrize("options", [["--fasta", "-"], ["--head", "100000"]])

@@ -19,6 +19,7 @@ from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import TAXA
 from tests.raised import raises
+from tests.tiny import add
 
 
 class StubTokenizer:
@@ -64,7 +65,7 @@ def write(folder, regions, split="train", **options):
     folder.mkdir(parents=True)
     writer = DatasetWriter(folder, **options)
     for region in regions:
-        writer.add(split, region)
+        add(writer, split, region)
     return writer.close()
 
 

@@ -16,6 +16,7 @@ from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import TAXA
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS, BpeTokenizer, KmerTokenizer
+from tests.tiny import add
 
 MOTIF = "GATTACAGATTACA"
 
@@ -34,9 +35,9 @@ def write(folder, letters: list[str], validation: str = "ACGT", tokenizer=None) 
     writer = DatasetWriter(folder, tokenizer)
     start = 0
     for text in letters:
-        writer.add("train", region(start, text))
+        add(writer, "train", region(start, text))
         start += len(text)
-    writer.add("validation", region(start, validation))
+    add(writer, "validation", region(start, validation))
     writer.close()
     return str(folder)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.dataset.builder import build
+from data_pipeline.dataset.packing import Packed, pack_regions, with_tokens
 from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.regions.extraction import Region
 from data_pipeline.regions.schemes import KINDS
@@ -30,6 +31,15 @@ def genomes(folder: Path, **options) -> Path:
     return folder
 
 
+def add(writer: DatasetWriter, split: str, region: Region) -> None:
+    """Appends a region to a split."""
+    table = pack_regions([region])
+    if writer.tokenizer is not None:
+        table = with_tokens(table, [region], writer.tokenizer)
+    packed = Packed(table | {"record": np.zeros(1, np.int64)}, [region.accession], "")
+    writer.splits[split].write(packed, np.zeros(1, np.int64), np.zeros(1, np.float32))
+
+
 def synthetic(
     folder: Path, sequences: dict[str, list[np.ndarray]], kinds=("cds",), *, soft_masked: bool = False, **options
 ) -> Path:
@@ -43,7 +53,7 @@ def synthetic(
             assert taxon in TAXA
             lower = random_runs(len(codes), i) if soft_masked else np.zeros((0, 2), np.int64)
             region = Region(0, len(codes), 1, kind, accession=split, taxon=taxon, lower_case=lower)
-            writer.add(split, region._replace(codes=np.asarray(codes, np.uint8)))
+            add(writer, split, region._replace(codes=np.asarray(codes, np.uint8)))
     writer.close()
     return folder
 

@@ -271,14 +271,9 @@ class _Folder:
         others = _preferred([file for file in partners if not file.annotates])
         if annotated and not annotations:
             annotations = _preferred([file for file in partners if file.annotates])
-        found: list[Input] = []
-        partners: dict[str, GenomeFile] = {}
-        for file in (*sequences, *others):
-            for key in file_names.annotation_keys(file):
-                partners.setdefault(key, file)
-        for file in annotations:
-            if file.key in partners or file.format == GENBANK:
-                found.append(_input(file, partners.get(file.key)))
+        last_first = reversed([*sequences, *others])  # the first one with a key is kept
+        bases = {key: file for file in last_first for key in file_names.annotation_keys(file)}
+        found = [_input(x, bases.get(x.key)) for x in annotations if x.key in bases or x.format == GENBANK]
         taken = {path for x in found for path in x.files}
         alone = [file for file in annotations if file.path not in taken]
         free = [file for file in sequences if file.path not in taken]
@@ -340,11 +335,10 @@ def _preferred(files: Sequence[GenomeFile], skipped: list[str] | None = None) ->
                 continue
             raise _ambiguous(group[:2])
         kept.append(best)
-        for other in group[1:]:
-            what = "sequences" if other.format == FASTA else "annotation"
-            bases = " and its bases" if best.format == GENBANK else ""
-            if skipped is not None:
-                skipped.append(f"{other.path}: {best.path.name} has the same {what}{bases}")
+        if skipped is not None:
+            what = "sequences" if best.format == FASTA else "annotation"
+            what += " and its bases" if best.format == GENBANK else ""
+            skipped += [f"{other.path}: {best.path.name} has the same {what}" for other in group[1:]]
     return kept
 
 

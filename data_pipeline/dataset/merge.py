@@ -79,7 +79,7 @@ class Merge:
 
     def drop_duplicates(self, which: str) -> None:
         """Drops regions with the bases of an earlier one, of an earlier input ("inputs") or of any input ("all")."""
-        if self.settings.digests and (which == "all" or len(self.spills) > 1):
+        if self.settings.digests:
             digests = [spill.digests for spill in self.spills]
             again = duplicates.repeated(digests, self.starts, self.kept, within=which == "all")
             self._drop(DUPLICATE_BASES, again)
@@ -96,10 +96,9 @@ class Merge:
             )
             self._drop(LINK, links)
         else:
-            self.splits = split.splits_of(split_hash, validation_fraction, test_fraction)
-            for number, start, stop in zip(fixed, self.starts[:-1], self.starts[1:], strict=True):
-                if number is not None:
-                    self.splits[start:stop] = number
+            given = np.repeat([-1 if number is None else number for number in fixed], np.diff(self.starts))
+            by_hash = split.splits_of(split_hash, validation_fraction, test_fraction)
+            self.splits = np.where(given < 0, by_hash, given).astype(np.int8)
         self.splits[~self.kept] = -1
 
     def kept_bases(self) -> int:
@@ -146,8 +145,8 @@ class Merge:
                     chosen = np.flatnonzero(splits == number)
                     writer.splits[name].write(packed, chosen, overlap[chosen])
                     progress(int(packed.table["length"][chosen].sum()))
-            content = self.ledger.content()
-            dataset = writer.close(**info, inputs=self._inputs(), ledger=content, leakage=self.leakage)
+            info |= {"inputs": self._inputs(), "ledger": self.ledger.content(), "leakage": self.leakage}
+            dataset = writer.close(**info)
         finally:
             writer.release()
         self.ledger.check(*(sum(facts[name] for facts in dataset["splits"].values()) for name in ("regions", "bases")))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from data_pipeline.dataset.packing import Packed, Table, pack_regions, payload_type, slices_of, with_tokens
+from data_pipeline.dataset.packing import Packed, Table, payload_type, slices_of
 from data_pipeline.dataset.reader import (
     BASES,
     COLUMNS,
@@ -26,7 +26,6 @@ from data_pipeline.dataset.reader import (
     payload_bytes,
 )
 from data_pipeline.errors import FileError, one_line
-from data_pipeline.regions.extraction import Region
 from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import TAXA
@@ -60,14 +59,6 @@ class DatasetWriter:
         self.accessions: dict[str, int] = {}
         self.assemblies: dict[str, int] = {}
         self.splits = {name: SplitWriter(self, name, shard_bytes) for name in SPLITS}
-
-    def add(self, split: str, region: Region) -> None:
-        """Appends a region to a split."""
-        table = pack_regions([region])
-        if self.tokenizer is not None:
-            table = with_tokens(table, [region], self.tokenizer)
-        one = Packed(table | {"record": np.zeros(1, np.int64)}, [region.accession], "")
-        self.splits[split].write(one, np.zeros(1, np.int64), np.zeros(1, np.float32))
 
     def close(self, **info) -> dict:
         """Finishes the shards and writes dataset.json with the facts in `info`; returns its content."""

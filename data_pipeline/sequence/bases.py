@@ -13,11 +13,9 @@ IUPAC = {  # the bases that a letter stands for
     "K": "GT", "M": "AC", "B": "CGT", "D": "AGT", "H": "ACT", "V": "ACG",
 }  # fmt: skip
 
-_TO_CODE = np.full(256, N, np.uint8)
-for _code, _letter in enumerate(LETTERS):
-    _TO_CODE[ord(_letter)] = _TO_CODE[ord(_letter.lower())] = _code
-_TO_CODE[[ord("U"), ord("u")]] = T
-_CODE_TABLE = _TO_CODE.tobytes()
+_CODE_TABLE = bytearray([N]) * 256
+for _code, _letter in ((A, "A"), (T, "T"), (C, "C"), (G, "G"), (T, "U")):
+    _CODE_TABLE[ord(_letter)] = _CODE_TABLE[ord(_letter.lower())] = _code
 _LETTER_TABLE = LETTERS.encode() + b"?" * (256 - len(LETTERS))
 _COMPLEMENT = np.array([T, A, G, C, N], np.uint8)
 NO_RUNS = np.zeros((0, 2), np.int64)

@@ -51,7 +51,6 @@ class Tokenizer:
     kind: str
     name: str
     tokens: list[str]  # the vocabulary in the order of the ids
-    special_ids = SPECIAL_IDS
 
     def encode_bases(self, codes: np.ndarray) -> np.ndarray:
         """Ids, int32 [tokens], of base codes, uint8 [bases], as `bases.encode` gives them."""
@@ -203,29 +202,23 @@ class KmerTokenizer(Tokenizer):
 
     def _encode_dna(self, letters: bytes, start: int, remainder: str) -> np.ndarray:
         over = len(letters) % self.k
-        if over and remainder == "error":
+        if over:
             _check_letters(letters, start)
-            raise TokenizerError(
-                f"{len(letters)} bases from position {start} are not a whole number of {self.k}-mers, {over} left "
-                "over: choose remainder 'trim_left', 'pad_left' (with A) or 'oov'",
-                value=len(letters),
-                position=start,
-            )
-        if over and remainder == "trim_left":
-            _check_letters(letters[:over], start)
-            letters, start = letters[over:], start + over
-        elif over and remainder == "pad_left":
-            letters, start = b"A" * (self.k - over) + letters, start - (self.k - over)
+            if remainder == "error":
+                raise TokenizerError(
+                    f"{len(letters)} bases from position {start} are not a whole number of {self.k}-mers, {over} left "
+                    "over: choose remainder 'trim_left', 'pad_left' (with A) or 'oov'",
+                    value=len(letters),
+                    position=start,
+                )
+            letters = letters[over:] if remainder == "trim_left" else letters
+            letters = b"A" * (self.k - over) + letters if remainder == "pad_left" else letters
         ids, unknown = _kmer_ids(np.frombuffer(letters, np.uint8), self.k, _CAPITALS)
         if len(unknown):  # U, N, another IUPAC letter or not a base: rare, so these k-mers are encoded again
             _check_letters(letters, start)
             kmers = np.frombuffer(letters, np.uint8, len(ids) * self.k).reshape(-1, self.k)
             ids[unknown] = self.encode_bases(bases.encode(kmers[unknown].tobytes()))
-        if over and remainder == "oov":
-            whole = len(letters) - over
-            _check_letters(letters[whole:], start + whole)
-            ids = np.append(ids, np.int32(OOV))
-        return ids
+        return np.append(ids, np.int32(OOV)) if over and remainder == "oov" else ids
 
 
 # A k-mer of up to eight letters fits in one 64-bit word, so tables replace loops over letters. Two bits of a letter

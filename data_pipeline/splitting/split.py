@@ -60,12 +60,9 @@ def split_hashes(record: Record, spans: Sequence[Region], *, by: str, seed: int,
     name; without that, the assembly. A sequence name without a version (`chr1`) is qualified by its assembly.
     """
     contig = full_name(record.accession, assembly)
-    if by == "contig":
-        names = [f"contig\t{contig}"] * len(spans)
-    elif by == "assembly":
-        names = [f"assembly\t{assembly}"] * len(spans)
-    elif by == "taxon":
-        names = [f"taxon\t{record.taxon_id or record.organism or assembly}"] * len(spans)
+    whole = {"contig": contig, "assembly": assembly, "taxon": record.taxon_id or record.organism or assembly}
+    if by in whole:
+        names = [f"{by}\t{whole[by]}"] * len(spans)
     else:
         found = groups(spans, len(record.codes)).tolist()
         starts: dict[int, int] = {}
