@@ -64,56 +64,66 @@ def test_a_kernels_errors_and_refusals_are_reported(monkeypatch):
     assert found[wrong]["output"] == pytest.approx(1e-3, rel=0.1)
 
 
-def jobs_of(*programs):
-    """Jobs that run one line of Python each, of (name, line, expected seconds)."""
-    return [
-        device.Job(name, "", seconds, ("-c", text), {}, needs_peer=name == "peer") for name, text, seconds in programs
-    ]
-
-
 def test_a_job_that_fails_or_hangs_does_not_affect_the_others(tmp_path, monkeypatch, capsys):
-    found = jobs_of(
-        ("machine", 'print(\'{"platform": "gpu", "card": "H1", "jax": "0"}\')', 10),
-        ("fails", "print('{\"what\": \"before\"}', flush=True); print('a word'); 1 / 0", 10),
-        ("hangs", 'import time; print(\'{"what": "early"}\', flush=True); time.sleep(60)', 0.5),
-        ("peer", "", 1),
-        ("long", "", 1000),
-        (
-            "last",
-            'import os; print(\'{"job": "x", "what": "\' + os.environ[\'JAX_COMPILATION_CACHE_DIR\'] + \'"}\')',
+    programs = {
+        "machine": ('print(\'{"platform": "gpu", "card": "H1", "jax": "0"}\')', 10),
+        "fails": ("print('{\"what\": \"before\"}', flush=True); print('a word'); 1 / 0", 10),
+        "hangs": ('import time; print(\'{"what": "early"}\', flush=True); time.sleep(60)', 0.5),
+        "peer": ("", 1),
+        "long": ("", 1000),
+        "last": (
+            "import json, os, sys; names = 'XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR'\n"
+            "print(json.dumps({'job': 'x', 'what': [*map(os.environ.get, names), sys.argv[1]]}))",
             1,
         ),
-    )
-    monkeypatch.setattr(device, "jobs", lambda scale, peer: found)
+    }
+    jobs = []
+    for name, (text, seconds) in programs.items():
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        jobs.append(device.Job(name, "", seconds, "PEER" if name == "peer" else f"{path} {{new}}", "--f"))
+    monkeypatch.setattr(device, "JOBS", tuple(jobs))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    assert device.main(["--out", str(tmp_path), "--minutes", "1", "--commit", "abc"]) == 1
-    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    out = tmp_path / "out"
+    assert device.main(["--out", str(out), "--minutes", "1", "--commit", "abc"]) == 1
+    printed = capsys.readouterr()
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    table = (out / "table.md").read_text()
+    assert printed.out == "".join(json.dumps(row) + "\n" for row in rows) + table + "\n"
+    assert table.startswith("H1, jax 0, commit abc, ")
     assert [row["job"] for row in rows] == ["machine", "fails", "hangs", "last"]
     assert rows[1]["what"] == "before"
-    assert rows[3]["what"] == str(tmp_path / "compiled")  # shared by all jobs
-    table = (tmp_path / "table.md").read_text()
-    assert table in capsys.readouterr().out
-    assert table.startswith("H1, jax 0, 1.2b in bfloat16, commit abc")
-    ended = dict(line.strip("| ").split(" | | ") for line in table.splitlines() if "| |" in line)
-    assert list(ended) == ["fails", "hangs", "peer", "long"]
-    assert "status 1" in ended["fails"]
+    assert rows[3]["what"] == ["--f", str(out / "compiled"), str(device.FULL["new"])]  # this is no CPU
+    ended = dict(line.split(": ", 1) for line in printed.err.splitlines())
+    assert list(ended) == list(programs)
+    assert [name for name, how in ended.items() if how == "done"] == ["machine", "last"]
     assert [name for name, how in ended.items() if "skipped" in how] == ["peer", "long"]
-    log = (tmp_path / "log.txt").read_text()  # the output of both streams, whose order is not defined
+    assert "status 1" in ended["fails"]
+    told = dict(line.strip("| ").split(" | | ") for line in table.splitlines() if "| |" in line)
+    assert told == {name: f"**{how}**" for name, how in ended.items() if how != "done"}
+    log = (out / "log.txt").read_text()  # the output of both streams, whose order is not defined
     assert "a word" in log
     assert "ZeroDivisionError" in log
 
 
 def test_the_peer_is_compared_with_our_default_settings_of_the_same_shape():
-    ours = [{"job": "train_unroll", "what": "train", "context": 8, "tokens_per_s": 50.0},
-            {"job": "train", "what": "train", "context": 8, "tokens_per_s": 30.0},
-            {"job": "decode_no_graph", "what": "generate", "batch": 1, "bases_per_s": 2.0},
-            {"job": "decode", "what": "generate", "batch": 1, "bases_per_s": 8.0}]  # fmt: skip
+    ours = [{"job": "train_unroll", "context": 8, "tokens_per_s": 50.0},
+            {"job": "train", "context": 8, "tokens_per_s": 30.0},
+            {"job": "decode_no_graph", "batch": 1, "bases_per_s": 2.0},
+            {"job": "decode", "batch": 1, "bases_per_s": 8.0}]  # fmt: skip
     peers = [{"job": "p", "peer": "x", "context": 8, "tokens_per_s": 10.0},
              {"job": "p", "peer": "x", "batch": 1, "bases_per_s": 4.0},
              {"job": "p", "peer": "x", "batch": 2, "bases_per_s": 4.0},
              {"job": "p", "peer": "x", "context": 8, "error": "out of memory"}]  # fmt: skip
     assert [device.ratio(row, peers + ours) for row in ours] == [None] * 4
     assert [device.ratio(row, peers + ours) for row in peers] == [3.0, 2.0, None, None]
+
+
+def test_all_jobs_have_their_arguments_at_each_scale():
+    for scale in (device.FULL, device.SMOKE, device.TINY):
+        for job in device.JOBS:
+            assert "{" not in job.arguments.format(**scale)
+    assert set(device.SMOKES) < {job.name for job in device.JOBS}
 
 
 def test_the_whole_command_in_miniature(tmp_path, monkeypatch):

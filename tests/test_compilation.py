@@ -5,6 +5,7 @@ import pytest
 
 from gener_jax import embed, sample, score, train
 from gener_jax.assets import TINY
+from gener_jax.cli import loading
 from gener_jax.config import Config, Train
 from gener_jax.storage import compilation
 
@@ -43,8 +44,9 @@ def test_commands_keep_programs_before_they_compile_any(command, tmp_path, monke
     def keep(config, folder):
         raise Asked(config.train.compilation_cache, folder)
 
-    monkeypatch.setattr(command, "keep_programs", keep)
-    monkeypatch.setattr(command, "from_config", None)
+    place = command if command is sample else loading  # the others load there
+    monkeypatch.setattr(place, "keep_programs", keep)
+    monkeypatch.setattr(place, "from_spec", None)
     (tmp_path / "g.fa").write_text(">a\nACGTACGT\n")
     given = {
         score: ["--fasta", str(tmp_path / "g.fa")],

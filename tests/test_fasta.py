@@ -20,6 +20,11 @@ def read(tmp_path, text):
     return list(fasta.read(path))
 
 
+def test_names_without_bases(tmp_path):
+    (tmp_path / "x.fa").write_text(">gi|1|ref|NC_1.1| x\nAC!T\n>b\n>c\nA\n")
+    assert fasta.names(tmp_path / "x.fa") == {"NC_1.1", "b", "c"}
+
+
 def test_names_descriptions_bases_and_masks(tmp_path):
     first, second, third = read(tmp_path, ">a the first\nACGTn\nacGT\n\n>b\n>c\tx  y \r\nRYKM\r\nU T\tt\r\n")
     assert (first.name, first.description, bases.decode(first.codes)) == ("a", "the first", "ACGTNACGT")

@@ -381,13 +381,14 @@ def test_rows_of_several_tools_in_one_file(tmp_path):
     ]
     for order in (rows, rows[::-1], rows[4:] + rows[:4]):
         record = read_record(tmp_path, order)
-        assert regions(record) == [(100, 400, 1, "cds"), *((at, end, -1, "cds") for at, end in BEHIND)]
+        assert regions(record) == [(100, 400, 1, "cds"), *((at, end, -1, "cds") for at, end in OTHERS)]
+        assert [f.qualifiers["locus_tag"] for f in record.features if f.gene_id == "g1"] == [("g1",)] * 3
         assert regions(record, "cds")[0] == (((100, 200, 1), (300, 400, 1)), "cds")
         assert len(regions(record, "cds")) == 4
         assert not record.notes
 
 
-BEHIND = [(500, 600), (700, 800), (900, 990)]
+OTHERS = [(500, 600), (700, 800), (900, 990)]
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DataError
 from data_pipeline.formats import genbank
 from data_pipeline.regions import extraction, schemes
+from tests import oracle
 from tests.data import DATA, FIXTURES, data_path
 from tests.test_genbank import record_text, write
-from tests.test_gff import oracle, oracle_records
+from tests.test_gff import oracle_records
 from tests.test_reader import StubTokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +89,7 @@ def oracle_rows(paths):
             with gzip.open(path, "rt") as stream:
                 for record in SeqIO.parse(stream, "genbank"):
                     with contextlib.suppress(UndefinedSequenceError):
-                        found += oracle().regions(record, collections.Counter())
+                        found += oracle.regions(record, collections.Counter())
     return sorted(found)
 
 
@@ -124,7 +125,7 @@ def test_fasta_of_every_pair(tmp_path, capsys, annotation, sequence):
     paths = [data_path("genomes", "eukaryote", name) for name in (annotation, sequence)]
     builder.build(paths, tmp_path / "set", taxon="inv", validation_fraction=0.1)
     capsys.readouterr()
-    expected = [row for record in oracle_records(*paths) for row in oracle().regions(record, collections.Counter())]
+    expected = [row for record in oracle_records(*paths) for row in oracle.regions(record, collections.Counter())]
     assert rows(printed(capsys, tmp_path / "set", "--fasta", "-")) == sorted(expected)
 
 

@@ -211,13 +211,6 @@ def test_benchmark(tmp_path, capsys):
     assert line["bases"] == 6007
     assert line["sha256"] == hashlib.sha256(np.array(loop, "<u2").tobytes()).hexdigest()
     assert line["ratio"] == pytest.approx(line["mbp_per_s"] / line["loop_mbp_per_s"])
-    fasta.write_text("ACGT\n")
-    for arguments in ([str(fasta)], [str(tmp_path / "none.fa")], [str(fasta), "--repeats", "0"]):
-        assert benchmark.main(arguments) == 1
-        printed = capsys.readouterr()
-        assert not printed.out
-        assert printed.err.startswith("benchmarks.tokenizer: error: ")
-        assert printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

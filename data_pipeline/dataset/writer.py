@@ -145,28 +145,28 @@ class SplitWriter:
             *(slices_of(table, name, chosen) for name in ("payload", *_RUNS)),
             strict=True,
         )
-        for number, (units, place, *places) in enumerate(rows, self.regions):
+        unknown, lower_case = (table[name] if kind == BASES else bases.NO_RUNS for name in _RUNS)
+        for number, (units, place, unknown_place, lower_place) in enumerate(rows, self.regions):
             payload = whole[place]
             if self.chunks and (units > chunk_length or self.entry_bytes + len(payload) > PAYLOAD_BYTES):
                 self._end_entry()
             entries.append(self.entries)
             slots.append(len(self.chunks))
-            runs = [
-                table[name][part] if kind == BASES else bases.NO_RUNS for name, part in zip(_RUNS, places, strict=True)
-            ]
             for offset in range(0, max(units, 1), chunk_length):
                 if offset:
                     self._end_entry()
                 stop = min(offset + chunk_length, units)
                 part = payload[payload_bytes(kind, offset) : payload_bytes(kind, stop)]
-                inside = [_between(some, offset, stop) for some in runs]
-                counts = [len(some) for some in inside]
-                self.chunks.append((number, offset, stop - offset, self.payload_bytes, *counts))
-                self.runs += inside
+                runs = [
+                    _between(unknown[unknown_place], offset, stop),
+                    _between(lower_case[lower_place], offset, stop),
+                ]
+                self.chunks.append((number, offset, stop - offset, self.payload_bytes, len(runs[0]), len(runs[1])))
+                self.runs += runs
                 self.payload.append(part)
                 self.payload_bytes += len(part)
                 # For short regions the tables are half of the entry, so they count towards its size.
-                self.entry_bytes += len(part) + 8 * (COLUMNS + sum(counts))
+                self.entry_bytes += len(part) + 8 * (COLUMNS + len(runs[0]) + len(runs[1]))
         return np.array(entries, np.int64), np.array(slots, np.int64)
 
     def _end_entry(self) -> None:

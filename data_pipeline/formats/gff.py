@@ -238,7 +238,7 @@ def _record(index: _Index, name: str, found: fasta.Sequence | None, kinds: Colle
             if reference.startswith("taxon:"):
                 taxon_id = taxon_id or reference.removeprefix("taxon:")
     lengths = [index.lengths[name]] if name in index.lengths else []
-    whole = max((row for row in landmarks if row.start == 0), key=lambda row: row.end, default=None)
+    whole = max((row for row in landmarks if row.start == 0 < row.end), key=lambda row: row.end, default=None)
     lengths += [(whole.line, whole.end)] if whole else []
     if found is None:
         codes, lower_case, features = np.zeros(0, np.uint8), np.zeros((0, 2), np.int64), ()

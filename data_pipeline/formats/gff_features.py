@@ -106,7 +106,8 @@ def flag(values: dict[str, str], key: str) -> bool:
 
 def listed(values: dict[str, str], key: str) -> tuple[str, ...]:
     """The values of one of LISTS."""
-    return tuple(decoded(value) for value in values.get(key, "").split(",") if value)
+    text = values.get(key)
+    return tuple(map(decoded, filter(None, text.split(",")))) if text else ()
 
 
 def decoded(value: str) -> str:
@@ -152,7 +153,7 @@ def _linked(rows: list[Row], notes: collections.Counter) -> dict[int, tuple[str,
     for row in rows:
         values = row.attributes
         if "gene_id" not in values or "ID" in values or "Parent" in values or row.kind in _UNLINKED:
-            parents[row.line] = listed(values, "Parent") if "Parent" in values else ()
+            parents[row.line] = listed(values, "Parent")
             continue
         loose.append(row)
         if values["gene_id"]:
@@ -343,12 +344,9 @@ class _Builder:
             yield kind, rows, genes
         for name, rows in named.items():
             above = dict.fromkeys(parent for row in rows for parent in self.parents[row.line])
-            known = above.keys() & self.by_id.keys()
-            for parent in sorted(known) or [next(iter(above), None)]:
-                own = (
-                    row for row in rows if parent in self.parents[row.line] or known.isdisjoint(self.parents[row.line])
-                )
-                coded[parent][name] = list(own)
+            known = [parent for parent in above if parent in self.by_id]
+            for parent in known or list(above)[:1] or [None]:
+                coded[parent][name] = rows if len(known) < 2 else self._below(parent, known, rows)
         coding: dict[tuple, tuple[list[Row], dict[str, None]]] = {}
         for parent, found in coded.items():
             for rows in self._joined(parent, list(found.values())):
@@ -358,6 +356,14 @@ class _Builder:
                 coding.setdefault(places, (rows, {}))[1].update(genes)  # once if several transcripts have it
         for rows, genes in coding.values():
             yield "CDS", rows, genes
+
+    def _below(self, parent: str, known: list[str], rows: list[Row]) -> list[Row]:
+        """The rows of a parent among those of a CDS, and those of no known parent."""
+        return [
+            row
+            for row in rows
+            if parent in self.parents[row.line] or not any(name in known for name in self.parents[row.line])
+        ]
 
     def _joined(self, parent: str | None, groups: list[list[Row]]) -> list[list[Row]]:
         """The CDS rows of a parent by ID; joined if the IDs number the exons of one CDS: one row each, no overlap."""

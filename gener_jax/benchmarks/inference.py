@@ -22,7 +22,6 @@ import argparse
 import functools
 import json
 import statistics
-import sys
 import time
 
 import jax
@@ -31,7 +30,7 @@ import numpy as np
 
 from data_pipeline import cli
 from data_pipeline.sequence import bases
-from gener_jax.benchmarks.measuring import SIZES, bandwidth, last_json, line, median, random_lm, seconds
+from gener_jax.benchmarks.measuring import SIZES, bandwidth, child, line, median, random_lm, seconds
 from gener_jax.cli import command
 from gener_jax.inference.lm import LM
 from gener_jax.inference.variants.scoring import CONTEXT, PROTOCOLS
@@ -48,8 +47,7 @@ def sequences(rows: int, tokens: int, k: int) -> list[str]:
 def peer(args, job: str, **options) -> dict:
     """Runs the peer once; returns its last JSON line."""
     given = [str(x) for name, value in options.items() for x in (f"--{name}", value)]
-    return last_json([sys.executable, args.peer, job, "--size", args.size, "--dtype", args.dtype, "--repeats", "1",
-                      *given])  # fmt: skip
+    return child([args.peer, job, "--size", args.size, "--dtype", args.dtype, "--repeats", "1", *given])[0]
 
 
 def rates(args, job: str, run, amount: float, unit: str, **options) -> dict:

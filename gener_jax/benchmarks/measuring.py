@@ -1,6 +1,7 @@
 """Shared by the benchmarks of models: sizes, random weights, timers, bandwidth, and JSON lines of results."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from flax import traverse_util
 
 from gener_jax.config import Model, ModelSpec
 from gener_jax.inference.lm import LM
-from gener_jax.model import decoder
+from gener_jax.model import decoder, memory
 from gener_jax.model.sharding import make_mesh
 
 SIZES = {  # layers, hidden, feed-forward, heads, key/value heads
@@ -100,14 +101,15 @@ def machine() -> dict:
     }  # fmt: skip
 
 
-def last_json(command: list[str]) -> dict:
-    """Runs a program; returns the JSON object that it prints last.
+def child(arguments: list[str]) -> tuple[dict, float]:
+    """Runs a Python program; returns the JSON object that it prints last, and its peak memory on the host in GiB.
 
     Raises:
-      SystemExit: if it fails, with the last line of its standard error.
+      SystemExit: if it fails.
     """
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise SystemExit(f"error: {' '.join(command[1:3])}: {reason}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+    out = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"error: {' '.join(arguments[:2])} failed")
+    return json.loads(out.strip().splitlines()[-1]), usage.ru_maxrss * 1024 / memory.GIB

@@ -15,17 +15,14 @@ times, each run in its own process; ratios are medians over the rounds, memory i
 import dataclasses
 import functools
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL
-from gener_jax.benchmarks.measuring import SIZES, line, model_of
+from gener_jax.benchmarks.measuring import SIZES, child, line, model_of
 from gener_jax.cli import command
 from gener_jax.config import Config, Data, Mesh, Model, Optimizer, Train
 from gener_jax.data.loader import to_devices
@@ -106,16 +103,6 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         "planned_gib": sum(memory.training_needs(config, mesh.size).values()),
         "compile_s": compiled,
     }
-
-
-def child(arguments: list[str]) -> tuple[dict, float]:
-    """Runs a Python program; returns its last JSON line and its peak memory on the host in GiB."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
-    out = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"benchmarks.train: error: {' '.join(arguments)} failed")
-    return json.loads(out.strip().splitlines()[-1]), usage.ru_maxrss * 1024 / memory.GIB
 
 
 def compare(args) -> dict:
