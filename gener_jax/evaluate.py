@@ -4,6 +4,7 @@ Prints loss, perplexity and bits per base, by kind and taxon, and Markov baselin
 tasks find. The last line on standard output is one JSON object.
 """
 
+import functools
 import json
 import time
 
@@ -40,22 +41,22 @@ def main(argv=None) -> None:
     elif read_info(config.data.path)["digest"] != trained_on["dataset"]:
         log(f"warning: {config.data.path} is not the dataset of this run, which may have been trained on these regions")
     log(f"evaluating step {step} of {folder} on {config.data.path}, {config.eval.split}")
-    marks, results, speeds = [], {}, {}  # marks: (seconds, units done) per batch; the first includes compilation
+    marks = {task.name: [] for task in chosen}  # seconds and units done, per batch; the first includes compilation
 
-    def progress(done: int, total: int) -> None:
-        if len(marks) > 1 and time.perf_counter() - marks[-1][0] > 10:
-            log(f"{done:,} of {total:,}")
-        marks.append((time.perf_counter(), done))
+    def progress(name: str, done: int, total: int) -> None:
+        if marks[name] and time.perf_counter() - marks[name][-1][0] > 10:
+            log(f"{name}: {done:,} of {total:,}")
+        marks[name].append((time.perf_counter(), done))
 
-    for task in chosen:
-        marks.clear()
-        results[task.name] = task.prepare(config.spec, lm.mesh)(lm.params, progress)
-        if len(marks) > 1:
-            speeds[task.name] = (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+    results = {
+        task.name: task.prepare(config.spec, lm.mesh)(lm.params, functools.partial(progress, task.name))
+        for task in chosen
+    }
+    own = marks.get("held_out", [])
     facts = {
         "train_loss": logged(folder / "log.jsonl", step).get("loss"),
         "step": step,
-        "tokens_per_s": speeds.get("held_out"),
+        "tokens_per_s": (own[-1][1] - own[0][1]) / (own[-1][0] - own[0][0]) if len(own) > 1 else None,
         "checkpoint": str(folder),
         "split": config.eval.split,
     }

@@ -7,7 +7,7 @@ standard output is one JSON object; progress and logs go to standard error and D
 import contextlib
 import dataclasses
 import json
-import sys
+import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,9 +40,8 @@ from gener_jax.tasks.base import Task
 from gener_jax.training import checkpoint, objectives
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.hooks import Hook, Moment
-from gener_jax.training.loop import loop
+from gener_jax.training.loop import Run, loop
 from gener_jax.training.metrics import Log, logged
-from gener_jax.training.run import Run
 from gener_jax.training.start import start
 from gener_jax.training.step import abstract_state
 
@@ -160,17 +159,16 @@ def prepare(
         names = [each.name for each in named]
         if len(set(names)) < len(names):
             raise ConfigError("must have different names", kind, names)
-    choices, best = {f"{task.name}.{task.metric}": task for task in tasks}, config.checkpoint.best
-    if best is not None and best not in choices:
-        raise ConfigError(f"must be one of {', '.join(choices)}: the metrics of the tasks", "checkpoint.best", best)
-    task = choices.get(best)
+    choices, chosen = {f"{task.name}.{task.metric}": task for task in tasks}, config.checkpoint.best
+    if chosen is not None and chosen not in choices:
+        raise ConfigError(f"must be one of {', '.join(choices)}: the metrics of the tasks", "checkpoint.best", chosen)
+    best = choices.get(chosen)
 
     # 1. The config of the folder must equal this one. 2. The newest checkpoint that can be restored gives parameters,
     # optimizer and step. 3. Its loader digest must equal that of the stream. 4. The log is truncated to its step.
     checkpoint.check_folder(workdir, config)
     keep_programs(config, workdir)
-    higher_is_better = task is not None and task.higher_is_better
-    checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep, best, higher_is_better=higher_is_better)
+    checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep, best)
     step, state, frozen, loader_state = start(config, mesh, checkpoints, workdir, trains, init)
     now, position, caught_up = Moment(step, state), 0, True
     if loader_state is not None:
@@ -185,7 +183,7 @@ def prepare(
     run_log = Log(workdir, step, config, evaluated=caught_up)
     objective = objective or objectives.of_config(config, tokenizer)
     return Run(
-        config, workdir, tokenizer, mesh, stream, objective, tasks, task, hooks, checkpoints, now, position, caught_up,
+        config, workdir, tokenizer, mesh, stream, objective, tasks, best, hooks, checkpoints, now, position, caught_up,
         frozen, trains, init, run_log,
     )  # fmt: skip
 
@@ -210,14 +208,12 @@ def screen(run: Run) -> str:
     need, have = memory.training_needs(config, mesh.size, trains=run.trains, init=run.init), memory.available()
     per_token = flops.training(m, config.data.context_length)
     epochs = t.num_steps * run.tokens_per_step / max(stats["tokens"], 1)
-    objective = "cross-entropy"
-    if config.objective.fns_from_step is not None:
-        objective = f"cross-entropy, FNS from step {config.objective.fns_from_step:,}"
+    fns = config.objective.fns_from_step
+    objective = "cross-entropy" + ("" if fns is None else f", FNS from step {fns:,}")
     trained, frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (run.now.state.params, run.frozen))
     parameters = f"{trained + frozen:,} parameters" + (f", {trained:,} of them trained" if frozen else "")
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
-    python = sys.version.split()[0]
     rows = (
         ("model", f"{parameters}: {m.num_hidden_layers} layers of {m.hidden_size}, "
                   f"{m.num_attention_heads} heads of {m.head_dim} on {m.num_key_value_heads} of keys; {m.dtype}, "
@@ -232,7 +228,8 @@ def screen(run: Run) -> str:
         ("data", ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in stats.items())
                  + f" ({run.tokenizer.name}) per epoch"),
         ("tasks", f"{', '.join(task.name for task in run.tasks)}, every {config.eval.every_steps:,} steps"),
-        ("versions", f"gener_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}, Python {python}"),
+        ("versions", f"gener_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}, "
+                     f"Python {platform.python_version()}"),
     )  # fmt: skip
     return "\n".join([config.name, *(f"  {name:9} {text}" for name, text in rows)])
 

@@ -207,12 +207,11 @@ def training(dataset: Path) -> tuple[dict, list[float]]:
 
 def evaluation(dataset: Path) -> tuple[dict, dict]:
     """The programs of held-out evaluation, and its loss for initial parameters, which once had two programs."""
-    config, _ = configuration(dataset)
+    config, _ = configuration(dataset, eval__max_regions="16")
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
     params = init_state(config, mesh).params
-    task = HeldOut(RegionSource(dataset, "validation"), config.data.context_length, config.eval.batch_size, 16)
     with programs() as found:
-        loss = task.prepare(config, mesh)(params).metrics["loss"]
+        loss = HeldOut(config).prepare(config, mesh)(params).metrics["loss"]
     return found, dict.fromkeys(("by base False", "by base True"), loss)
 
 

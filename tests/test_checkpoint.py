@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -41,8 +42,13 @@ def state(config, mesh):
     )
 
 
+BITS = types.SimpleNamespace(name="held_out", metric="bits_per_base", higher_is_better=False)
+ACCURACY = types.SimpleNamespace(name="recovery", metric="accuracy", higher_is_better=True)
+
+
 def save(folder, config, state, bits, every=10):
-    checkpoints = Checkpoints(folder, 2)
+    run_folder.describe(folder, config)
+    checkpoints = Checkpoints(folder, 2, BITS)
     for i, value in enumerate(bits, 1):
         checkpoints.save(every * i, state, {"position": every * i, "digest": "d"}, config, value)
     checkpoints.close()
@@ -81,7 +87,7 @@ def test_the_newest_two_and_the_best_are_kept(tmp_path, config, mesh, state, bit
 
 def test_the_best_of_a_resumed_run(tmp_path, config, state):
     save(tmp_path, config, state, [1.0, 2.0, 2.0])
-    checkpoints = Checkpoints(tmp_path, 2)
+    checkpoints = Checkpoints(tmp_path, 2, BITS)
     for step in (40, 50, 60):
         checkpoints.save(step, state, {}, config, 3.0)
     checkpoints.close()
@@ -90,8 +96,9 @@ def test_the_best_of_a_resumed_run(tmp_path, config, state):
 
 def test_the_best_by_another_metric(tmp_path, config, state, mesh):
     """Higher is better; checkpoints of another metric are not compared with it."""
-    save(tmp_path, config, state, [0.1, 0.2])
-    checkpoints = Checkpoints(tmp_path, 2, "recovery.accuracy", higher_is_better=True)
+    save(tmp_path, config, state, [-1.0, -2.0])
+    run_folder.describe(tmp_path, tiny.config("absent", checkpoint__best="recovery.accuracy"))
+    checkpoints = Checkpoints(tmp_path, 2, ACCURACY)
     for step, value in ((30, 0.3), (40, 0.4), (50, 0.2), (60, None)):
         checkpoints.save(step, state, {}, config, value)
     checkpoints.close()

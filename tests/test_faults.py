@@ -19,7 +19,7 @@ from gener_jax import train
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError, Terminated, TrainingError
 from gener_jax.storage import run_folder
-from gener_jax.training import loop
+from gener_jax.training import hooks, loop
 from gener_jax.training.checkpoint import Checkpoints
 from gener_jax.training.faults import STUCK
 from gener_jax.training.step import abstract_state
@@ -63,8 +63,8 @@ def signalling(patch, step, signal_=signal.SIGTERM):
 
 def best_of(folder: Path) -> tuple[int, float]:
     """The best step among the checkpoints of a run, and its bits per base."""
-    with run_folder.open_manager(folder) as manager:
-        best = run_folder.best_step(manager)
+    with run_folder.open_manager(folder, best="held_out.bits_per_base") as manager:
+        best = manager.best_step()
         return best, manager.metrics(best)["value"]
 
 
@@ -76,9 +76,9 @@ def test_sigterm_saves_the_step_and_the_run_resumes_to_the_same_bits(straight, d
             train.train(config, folder)
     assert (folder / "checkpoints" / "5").is_dir()
     with monkeypatch.context() as patch:  # during the evaluation of step 8
-        evaluation = loop.Evaluation.__call__
+        evaluation = hooks.Evaluation.__call__
         patch.setattr(
-            loop.Evaluation,
+            hooks.Evaluation,
             "__call__",
             lambda self, now: (os.kill(os.getpid(), signal.SIGTERM), evaluation(self, now))[1],
         )
@@ -353,14 +353,14 @@ def test_chaos(dataset, tmp_path):
 
 SIGTERM_IN_EVALUATION = """
 import os, signal, time
-from gener_jax.training import loop
-moved = loop.Evaluation._moved
+from gener_jax.training import hooks
+moved = hooks.Evaluation._moved
 def slowly(self, done, total):
     if '--process_id=1' in sys.argv and not hasattr(self, 'called'):
         os.kill(os.getpid(), signal.SIGTERM)
     self.called = time.sleep(0.5)
     moved(self, done, total)
-loop.Evaluation._moved = slowly
+hooks.Evaluation._moved = slowly
 """
 
 

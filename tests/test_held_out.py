@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import types
 
@@ -9,7 +10,7 @@ from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.sequence.tokenizer import BOS
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
-from gener_jax.tasks.held_out import HeldOut, chosen_regions, of_config, region_ids, region_tokens
+from gener_jax.tasks.held_out import HeldOut, chosen_regions, region_ids, region_tokens
 from tests import tiny
 from tests.conftest import random_params
 from tests.data import random_codes
@@ -35,6 +36,10 @@ def setting(dataset):
     return config, tokenizer, mesh, jax.device_put(params, jax.NamedSharding(mesh, jax.P()))
 
 
+def with_eval(config, **options):
+    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, **options))
+
+
 def whole(source, tokenizer, region):
     """All tokens of a region."""
     return region_ids(source, tokenizer, region, 0, region_tokens(source, tokenizer)[region])
@@ -44,9 +49,8 @@ def whole(source, tokenizer, region):
 def evaluate(setting):
     """The result of evaluating a source, without Markov models."""
     config, _, mesh, params = setting
-    return lambda source, **options: HeldOut(source, LENGTH, 3, baselines=False, **options).prepare(config, mesh)(
-        params
-    )
+    config = with_eval(config, baselines=False)
+    return lambda source: HeldOut(config, source).prepare(config, mesh)(params)
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +212,7 @@ def test_some_regions(setting, dataset):
     few, more = (set(chosen_regions(source, n).tolist()) for n in (4, 7))
     assert len(few) == 4
     assert few < more
-    run, calls = HeldOut(source, LENGTH, 3, max_regions=4).prepare(config, mesh), []
+    run, calls = HeldOut(with_eval(config, max_regions=4)).prepare(config, mesh), []
     found = run(params, lambda done, total: calls.append((done, total)))
     expected = np.concatenate([whole(source, tokenizer, region) for region in sorted(few)])
     assert found.json["bases"] == tokenizer.token_bases[expected].sum()
@@ -223,7 +227,7 @@ def test_any_tokenizer_scores_what_its_tokens_hold(setting, dataset, result):
         kind="ids", k=tokenizer.k, token_bases=tokenizer.token_bases, encode_bases=tokenizer.encode_bases
     )
     spec = types.SimpleNamespace(name="ids", model=config.model, tokenizer=types.SimpleNamespace(make=lambda: by_id))
-    found = HeldOut(RegionSource(dataset, "validation"), LENGTH, 3, baselines=False).prepare(spec, mesh)(params).json
+    found = HeldOut(with_eval(config, baselines=False)).prepare(spec, mesh)(params).json
     assert found.keys() == result.keys() - {"by_case", "bits_by_codon_position"}
     assert (found["tokens"], found["bases"]) == (result["tokens"], result["bases"])
     assert found["loss"] == pytest.approx(result["loss"], abs=1e-5)
@@ -231,7 +235,7 @@ def test_any_tokenizer_scores_what_its_tokens_hold(setting, dataset, result):
 
 def test_report(setting, dataset):
     config, _, mesh, params = setting
-    result = of_config(config).prepare(config, mesh)(params)
+    result = HeldOut(config).prepare(config, mesh)(params)
     for name in ("bits_per_base", "markov_0", "markov_5"):
         assert f"{result.json[name]:.4f}" in result.text
     assert result.text.count("← lowest") == 1

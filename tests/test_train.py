@@ -26,7 +26,7 @@ from gener_jax.model.trainable import everything
 from gener_jax.runtime import transfer
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage import run_folder
-from gener_jax.training import checkpoint, loop, metrics_reader
+from gener_jax.training import checkpoint, hooks, loop
 from gener_jax.training.step import abstract_state
 from tests import tiny
 from tests.data import random_codes
@@ -66,7 +66,7 @@ class Watch:
 
     def __init__(self, patch, stop_at=None):
         self.batches, self.fetches, self.guarded, self.steps = {}, {"train": 0, "held_out": 0, "checksum": 0}, [], []
-        for module, name in ((metrics_reader, "train"), (batches, "held_out"), (checkpoint, "checksum")):
+        for module, name in ((hooks, "train"), (batches, "held_out"), (checkpoint, "checksum")):
             patch.setattr(module, "fetch", self.counting(transfer.fetch, name))
         make_step, device_batches = loop.make_train_step, loop.device_batches
 

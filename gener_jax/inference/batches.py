@@ -5,7 +5,7 @@ computing the padding. The host also dispatches batches to it before it reads th
 """
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -71,21 +71,24 @@ def by_length(lengths: list[int], tokens: int, usual: int = 0, mesh=None) -> Ite
         first += rows
 
 
-def results(batches: Iterable[tuple[list[int], jax.Array]]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields the index and result of each row; `batches` yields the indices and results of a batch, on the device."""
-    for chosen, values in by_batch(batches):
-        yield from zip(chosen, values, strict=False)
+def batched(
+    compute: Callable[[list[int], int, int], jax.Array],
+    mesh: jax.sharding.Mesh,
+    lengths: list[int],
+    tokens: int,
+    usual: int = 0,
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yields the rows of each batch of `by_length`, and what `compute` finds for them; padding follows.
 
-
-def by_batch(batches: Iterable[tuple[list[int], jax.Array]]) -> Iterator[tuple[list[int], np.ndarray]]:
-    """The batches with their results read from the devices.
-
+    `compute` gets the indices of the rows, and the batch's rows and tokens per row; its result may be on the devices.
     On an accelerator a few batches are dispatched before the first result is read, so that it computes while the host
     reads; their number is fixed, so memory does not grow with that of the batches. On a CPU this gains nothing, so each
     batch is read before the next one is made.
     """
     waiting, ahead = collections.deque(), _AHEAD if accelerated() else 0
-    for chosen, values in batches:
+    for chosen, number, length in by_length(lengths, tokens, usual, mesh):
+        with jax.set_mesh(mesh):
+            values = compute(chosen, number, length)
         waiting.append((chosen, values))
         if ahead:
             with jax.transfer_guard_device_to_host("allow"):  # it is as explicit as `fetch`
@@ -96,9 +99,15 @@ def by_batch(batches: Iterable[tuple[list[int], jax.Array]]) -> Iterator[tuple[l
         yield fetch(waiting.popleft())
 
 
-def right_pad(rows: list[np.ndarray], length: int) -> np.ndarray:
-    """Rows of ids as int32 [rows, length], padded on the right."""
-    padded = np.full((len(rows), length), PAD, np.int32)
+def by_row(*batches) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the index and result of each row of `batched`, which has the same arguments."""
+    for chosen, values in batched(*batches):
+        yield from zip(chosen, values, strict=False)
+
+
+def right_pad(rows: list[np.ndarray], length: int, number: int = 0) -> np.ndarray:
+    """Rows of ids as int32 [rows, length], padded on the right; at least `number` of them."""
+    padded = np.full((max(len(rows), number), length), PAD, np.int32)
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row
     return padded

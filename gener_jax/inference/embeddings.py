@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, REMAINDERS
-from gener_jax.inference.batches import by_length, results, right_pad
+from gener_jax.inference.batches import by_row, right_pad
 from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.model.decoder import Decoder
 from gener_jax.runtime.errors import InputError, whole
@@ -97,19 +97,13 @@ def embed(
     if any(OOV in row and (row < NUM_SPECIAL).all() for row in rows):
         warnings.warn(_UNKNOWN, stacklevel=3)
 
-    def dispatched():
-        for chosen, number, length in by_length([len(row) for row in rows], batch_tokens):
-            batch = [rows[i] for i in chosen] + [np.array([BOS])] * (number - len(chosen))
-            lengths = np.array([len(row) for row in batch], np.int32)
-            with jax.set_mesh(lm.mesh):
-                states = pooled(
-                    lm.model, lm.params, right_pad(batch, length), lengths,  # padding is not attended to
-                    layer=layers + 1 if layer is None else layer, pooling=pooling,
-                )  # fmt: skip
-            yield chosen, states
+    def compute(chosen, number, length):
+        batch = [rows[i] for i in chosen] + [np.array([BOS])] * (number - len(chosen))
+        lengths, ids = np.array([len(row) for row in batch], np.int32), right_pad(batch, length)  # is not attended to
+        return pooled(lm.model, lm.params, ids, lengths, layer=layers + 1 if layer is None else layer, pooling=pooling)
 
     found = [None] * len(rows)
-    for i, state in results(dispatched()):
+    for i, state in by_row(compute, lm.mesh, [len(row) for row in rows], batch_tokens):
         found[i] = state[: len(rows[i])].copy() if pooling == "tokens" else state
     if pooling == "tokens":
         return [np.concatenate(found[i : i + chunks]) for i in range(0, len(found), chunks)]

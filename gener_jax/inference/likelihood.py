@@ -10,7 +10,7 @@ Dimension key: B rows, T tokens, M partly known targets per row, V vocabulary, D
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, Tokenizer
 from gener_jax.data.loader import to_devices
-from gener_jax.inference.batches import accelerated, by_batch, by_length, results
+from gener_jax.inference.batches import accelerated, by_row
 from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.model import kmers, parallel
 from gener_jax.model.decoder import Decoder, variables
@@ -122,9 +122,9 @@ def score_rows(
     codes: Int[Array, "B T k"] | Int[Array, "B T"],
     partly_known: Int[Array, "B M"],
     *,
-    score: str,
-    per_base: bool,
-    full: bool,
+    score: str = "token",
+    per_base: bool = False,
+    full: bool = True,
 ) -> Float[Array, "B T ..."]:
     """Log-probabilities of the target that follows each token, float32 [B, T], or of its bases, [B, T, k].
 
@@ -258,54 +258,34 @@ def _framed(lm, prompt: Prompt, index: int, strand: str) -> Framed:
     return row
 
 
-def score_batches(
-    model: Decoder,
-    params,
-    mesh: jax.sharding.Mesh,
-    lengths: list[int],
-    row: Callable[[int], Framed],
-    *,
-    batch_tokens: int,
-    usual: int = 0,
-    score: str = "token",
-    per_base: bool = False,
-    special_tokens: bool = True,
-) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-    """Scores rows in batches of similar length: yields the rows of each, and the results of `score_rows` for them.
+def scorer(model: Decoder, params, mesh: jax.sharding.Mesh, row: Callable[[int], Framed], *, score="token", **options):
+    """`compute` of `batches.batched`: `score_rows` of rows that `row` makes, just before they are needed.
 
-    Every process of the mesh must call this, and gets all results. `row` makes a row of the given length, in tokens,
-    just before it is needed; `usual`: see `by_length`.
+    Every process of the mesh must call it, and gets all results. The options are those of `score_rows`.
     """
     rows_and_length, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
-    def dispatched():
-        for chosen, number, length in by_length(lengths, batch_tokens, usual, mesh):
-            batch = [row(i) for i in chosen]
-            ids, codes = pad_rows(batch, number, length)
-            partly_known = np.full((number, 0), length, np.int32)
-            if score == "token" and codes.ndim == 3:
-                partly_known = partly_known_targets(batch, number, length)
-            put = to_devices({"ids": ids, "codes": codes}, rows_and_length)
-            some = to_devices({"partly_known": partly_known}, whole)
-            with jax.set_mesh(mesh):
-                values = score_rows(model, params, **put, **some, score=score, per_base=per_base, full=special_tokens)
-            yield chosen, values
+    def compute(chosen, number, length):
+        batch = [row(i) for i in chosen]
+        ids, codes = pad_rows(batch, number, length)
+        partly_known = np.full((number, 0), length, np.int32)
+        if score == "token" and codes.ndim == 3:
+            partly_known = partly_known_targets(batch, number, length)
+        put = to_devices({"ids": ids, "codes": codes}, rows_and_length)
+        some = to_devices({"partly_known": partly_known}, whole)
+        return score_rows(model, params, **put, **some, score=score, **options)
 
-    for chosen, values in by_batch(dispatched()):
-        yield chosen, [value[: lengths[i]] for i, value in zip(chosen, values, strict=False)]
+    return compute
 
 
-def score_all(lm, rows: list[Framed], **options) -> list[np.ndarray]:
+def score_all(lm, rows: list[Framed], *, batch_tokens: int, usual: int = 0, **options) -> list[np.ndarray]:
     """Log-probabilities of the targets of each framed sequence, float32 [tokens] or [tokens, k], in order.
 
-    `options`: see `score_batches`.
+    `usual`: see `by_length`. The options are those of `score_rows`.
     """
-    found = [None] * len(rows)
-    lengths = [len(row.ids) for row in rows]
-    for chosen, values in score_batches(lm.model, lm.params, lm.mesh, lengths, rows.__getitem__, **options):
-        for i, value in zip(chosen, values, strict=True):
-            found[i] = value
-    return found
+    compute, lengths = scorer(lm.model, lm.params, lm.mesh, rows.__getitem__, **options), [len(row.ids) for row in rows]
+    found = dict(by_row(compute, lm.mesh, lengths, batch_tokens, usual))
+    return [found[i][:number] for i, number in enumerate(lengths)]
 
 
 def log_likelihood(
@@ -325,28 +305,23 @@ def log_likelihood(
     strands = ("+", "-") if strand == "both" else (strand,)
     prompts = as_prompts(sequences, "sequences")
     rows = [_framed(lm, prompt, i, s) for i, prompt in enumerate(prompts) for s in strands]
-    values = score_all(
-        lm, rows, score=score, per_base=per_base, special_tokens=special_tokens, batch_tokens=batch_tokens
-    )
-    found = []
+    values = score_all(lm, rows, score=score, per_base=per_base, full=special_tokens, batch_tokens=batch_tokens)
+    found, scored = [], list(zip(rows, values, strict=True))
     for first in range(0, len(rows), len(strands)):
-        totals, terms = [], []
-        own = rows[first : first + len(strands)]
-        for row, value in zip(own, values[first : first + len(strands)], strict=True):
-            unknown = row.dna >= bases.N
-            known = int((~unknown).sum())
-            total = float(np.sum(value, dtype=np.float64))
-            totals.append(total if score == "token" else total / known if known else math.nan)
-            if per_base:
-                terms.append(np.where(unknown, np.nan, value[row.prefix :].reshape(-1)[: row.length]))
-        if per_base and strands[-1] == "-":
-            terms[-1] = terms[-1][::-1]
-        row, unknown = own[0], own[0].dna >= bases.N
+        own = scored[first : first + len(strands)]
+        row, unknown = own[0][0], own[0][0].dna >= bases.N
+        known = int((~unknown).sum())  # as on the other strand
+        total = float(np.mean([np.sum(value, dtype=np.float64) for _, value in own]))
+        if score == "base":
+            total = total / known if known else math.nan
+        terms = per_base and [
+            np.where(x.dna < bases.N, value[x.prefix :].reshape(-1)[: x.length], np.nan)[:: -1 if s == "-" else 1]
+            for s, (x, value) in zip(strands, own, strict=True)
+        ]
         padded = np.concatenate([unknown, np.zeros(-len(unknown) % lm.tokenizer.k, bool)])
         found.append(Score(
-            score, strand, float(np.mean(totals)), known, int(unknown.sum()),
-            int((row.codes < bases.N).any(1).sum()), int(padded.reshape(-1, lm.tokenizer.k).any(1).sum()),
-            np.mean(terms, axis=0) if per_base else None,
+            score, strand, total, known, int(unknown.sum()), int((row.codes < bases.N).any(1).sum()),
+            int(padded.reshape(-1, lm.tokenizer.k).any(1).sum()), np.mean(terms, axis=0) if per_base else None,
         ))  # fmt: skip
     return found
 
@@ -369,14 +344,11 @@ def base_probabilities(
     sums = [np.zeros((len(prompt.codes), 4), np.float32) for prompt in prompts]
     counts = [np.zeros((len(x), 1), np.float32) for x in sums]
 
-    def dispatched():
-        for chosen, number, length in by_length([len(row.ids) for row in rows], batch_tokens):
-            ids, codes = pad_rows([rows[i] for i in chosen], number, length)
-            with jax.set_mesh(lm.mesh):
-                probabilities = probability_rows(lm.model, lm.params, ids, codes, given=given)
-            yield chosen, probabilities
+    def compute(chosen, number, length):
+        ids, codes = pad_rows([rows[i] for i in chosen], number, length)
+        return probability_rows(lm.model, lm.params, ids, codes, given=given)
 
-    for i, probabilities in results(dispatched()):
+    for i, probabilities in by_row(compute, lm.mesh, [len(row.ids) for row in rows], batch_tokens):
         row, (sequence, phase) = rows[i], origins[i]
         sums[sequence][phase:] += probabilities[row.prefix : len(row.ids)].reshape(-1, 4)[: row.length]
         counts[sequence][phase:] += 1

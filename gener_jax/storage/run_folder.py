@@ -30,11 +30,7 @@ from gener_jax.storage.files import read_json
 FORMAT = 2  # of config.json; 1 had no number
 _TOKENIZER, _BASE = "tokenizer.model", "base.json"
 _METRICS = "metrics/metrics"  # orbax's, of a checkpoint
-
-
-def measured(name: str | None, value: float | None, *, higher_is_better: bool = False) -> dict:
-    """What a checkpoint stores of the metric that chooses the best one; None: not measured."""
-    return {"metric": name, "value": value, "higher_is_better": higher_is_better}
+NOT_MEASURED = {"metric": None, "value": None, "higher_is_better": False}  # what they hold
 
 
 def _rank(metrics: dict, best: str | None) -> float:
@@ -68,15 +64,6 @@ def open_manager(folder: Path, keep: int | None = None, best: str | None = None)
         "config": ocp.JsonCheckpointHandler(),
     }
     return ocp.CheckpointManager(folder.absolute() / "checkpoints", options=options, item_handlers=handlers)
-
-
-def best_step(manager: ocp.CheckpointManager) -> int | None:
-    """The best step by the metric of the newest that has one, since `checkpoint.best` may have changed; or None."""
-    newest_first = sorted(manager.all_steps(), reverse=True)
-    found = {step: metrics for step in newest_first if (metrics := manager.metrics(step)) is not None}
-    ranks = {step: _rank(metrics, next(iter(found.values()))["metric"]) for step, metrics in found.items()}
-    best = min(ranks, key=ranks.get, default=None)
-    return None if best is None or ranks[best] == math.inf else best
 
 
 def write_metrics(folder: Path, step: int, metrics: dict) -> None:
@@ -162,14 +149,15 @@ def restore_params(folder: Path, target, step: int | str | None = None):
         raise CheckpointError(folder, "holds no checkpoints; train one with python -m gener_jax.train")
     if damaged := unreadable_metrics(folder):
         raise DamagedError(folder / "checkpoints" / str(damaged[-1]), "has unreadable metrics; remove that folder")
-    with open_manager(folder) as manager:
+    best = read(folder).checkpoint.best if step == "best" else None
+    with open_manager(folder, best=best) as manager:
         steps = manager.all_steps()
         if not steps:
             raise CheckpointError(folder, "holds no complete checkpoint yet")
         if step == "best":
-            step = best_step(manager)
-            if step is None:
-                raise CheckpointError(folder, "no checkpoint was evaluated, so there is no best one")
+            step = manager.best_step()
+            if step is None or _rank(manager.metrics(step), best) == math.inf:
+                raise CheckpointError(folder, f"no checkpoint has {best} (checkpoint.best), so there is no best one")
         step = max(steps) if step is None else step
         if step not in steps:
             raise CheckpointError(
@@ -187,7 +175,7 @@ def write_params(folder: Path, spec: ModelSpec, params) -> None:
     describe(folder, spec)
     items = ocp.args.Composite(params=ocp.args.StandardSave(params), config=ocp.args.JsonSave(dataclasses.asdict(spec)))
     with writing(folder), open_manager(folder, keep=2) as manager:
-        manager.save(0, args=items, metrics=measured(None, None))
+        manager.save(0, args=items, metrics=NOT_MEASURED)
         manager.wait_until_finished()
 
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.tasks import held_out, recovery
 from gener_jax.tasks.base import Result, Task
+from gener_jax.tasks.held_out import HeldOut
+from gener_jax.tasks.recovery import Recovery
 
-TASKS = {"held_out": held_out.of_config, "recovery": recovery.of_config}  # name → made from a configuration
+TASKS = {task.name: task for task in (HeldOut, Recovery)}  # name → class, made from a configuration
 
 
 def of_config(config: Config, names: Sequence[str]) -> list[Task]:

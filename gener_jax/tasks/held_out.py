@@ -11,7 +11,6 @@ sums over regions without near copies. With k-mers of whole codons it has bits b
 without introns, and by case. At the end of a run it is compared with Markov models, fitted on the training split.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -24,7 +23,8 @@ from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, Tokenizer, kmer_c
 from data_pipeline.splitting.leakage import NEAR_COPY
 from gener_jax.config import Config, ModelSpec
 from gener_jax.data.permutation import permute
-from gener_jax.inference.likelihood import Framed, score_batches
+from gener_jax.inference.batches import batched
+from gener_jax.inference.likelihood import Framed, scorer
 from gener_jax.model import kernels
 from gener_jax.model.decoder import Decoder
 from gener_jax.tasks import markov
@@ -52,25 +52,37 @@ def chosen_regions(source: RegionSource, max_regions: int | None) -> np.ndarray:
     return np.sort(permute(np.arange(number), len(source), key=0)) if number < len(source) else np.arange(number)
 
 
-@dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """The task, on all regions of a split, or on the first `max_regions` in a fixed random order."""
+def held_out_regions(config: Config) -> RegionSource:
+    """The split of `eval.split`.
 
-    source: RegionSource
-    context_length: int  # tokens
-    batch_size: int  # windows of one context length
-    max_regions: int | None = None
-    baselines: bool = True  # compare with Markov models in the report
+    Raises:
+      DatasetError: if it has no regions.
+    """
+    source = RegionSource(config.data.path, config.eval.split)
+    if len(source) == 0:
+        remedy = "build with a larger fraction for it"
+        raise DatasetError("has no regions", file=source.folder, field="split", value=source.split, remedy=remedy)
+    return source
+
+
+class HeldOut:
+    """The task."""
+
     name, metric, higher_is_better = "held_out", "bits_per_base", False
+
+    def __init__(self, config: Config, source: RegionSource | None = None):
+        """As `config.eval` says, in windows of `data.context_length`; on other regions if there is a `source`."""
+        self.config, self.source = config, held_out_regions(config) if source is None else source
 
     def prepare(self, spec: ModelSpec, mesh: jax.sharding.Mesh):
         """See `base.Task`; the result is a `HeldOutResult`."""
-        source, tokenizer, length = self.source, spec.tokenizer.make(), self.context_length
-        model, regions = Decoder(kernels.for_any_mask(spec.model)), chosen_regions(source, self.max_regions)
+        source, tokenizer, length = self.source, spec.tokenizer.make(), self.config.data.context_length
+        model, options = Decoder(kernels.for_any_mask(spec.model)), self.config.eval
+        regions = chosen_regions(source, options.max_regions)
         number = region_tokens(source, tokenizer).tolist()
         chunks = [(i, at, min(at + length, number[i])) for i in regions.tolist() for at in range(0, number[i], length)]
         lengths = [stop - start for _, start, stop in chunks]
-        kmers = tokenizer.kind == "kmer"
+        kmers, total = tokenizer.kind == "kmer", sum(lengths)
         if kmers:  # of a special token all bases are unknown, so it is not scored
             codes = np.full((tokenizer.vocab_size, tokenizer.k), bases.N, np.uint8)
             codes[NUM_SPECIAL:] = kmer_codes(tokenizer.k)
@@ -82,28 +94,15 @@ class HeldOut:
                 ids = in_flight[i] = region_ids(source, tokenizer, *chunks[i])
                 return Framed(np.concatenate([[BOS], ids[:-1]]), codes[ids] if kmers else ids)
 
-            options = {"batch_tokens": self.batch_size * length, "usual": length, "per_base": kmers}
-            for chosen, values in score_batches(model, params, mesh, lengths, row, **options):
-                for i, value in zip(chosen, values, strict=True):
-                    found.add(*chunks[i][:2], in_flight.pop(i), -value.astype(np.float64))
+            compute = scorer(model, params, mesh, row, per_base=kmers)
+            for chosen, values in batched(compute, mesh, lengths, options.batch_size * length, length):
+                for i, value in zip(chosen, values, strict=False):
+                    found.add(*chunks[i][:2], in_flight.pop(i), -value[: lengths[i]].astype(np.float64))
                     done += lengths[i]
-                progress(done, sum(lengths))
+                progress(done, total)
             return found
 
         return run
-
-
-def of_config(config: Config) -> HeldOut:
-    """The task as a configuration describes it.
-
-    Raises:
-      DatasetError: if the split has no regions.
-    """
-    source, options = RegionSource(config.data.path, config.eval.split), config.eval
-    if len(source) == 0:
-        remedy = "build with a larger fraction for it"
-        raise DatasetError("has no regions", file=source.folder, field="split", value=source.split, remedy=remedy)
-    return HeldOut(source, config.data.context_length, options.batch_size, options.max_regions, options.baselines)
 
 
 class HeldOutResult(Result):
@@ -177,7 +176,7 @@ class HeldOutResult(Result):
                 name: {"bits_per_base": nats / number / np.log(2), "bases": int(number)}
                 for name, (nats, number) in cases
             }
-        for order in ORDERS if self._task.baselines else ():
+        for order in ORDERS if self._task.config.eval.baselines else ():
             model = markov.fit(RegionSource(source.folder, "train"), self._tokenizer, order)
             found[f"markov_{order}"], scored = markov.bits_per_base(model, source, self._tokenizer, self._regions)
             if scored != found["bases"]:
@@ -190,12 +189,12 @@ class HeldOutResult(Result):
         found, split = self.json, self._task.source.split
         rows = [(f"{self._model} (this model)", found["bits_per_base"])]
         rows += [(f"Markov order {order}", found[f"markov_{order}"]) for order in ORDERS if f"markov_{order}" in found]
+        best = min(bits for _, bits in rows)
         lines = [
             f"Bits per base of held-out genes ({split}: {found['regions']} regions, {found['bases']:,} bases; 2 is "
-            "chance, lower is better)"
+            "chance, lower is better)",
+            *(f"  {name:24} {bits:.4f}{'  ← lowest' if bits == best else ''}" for name, bits in rows),
         ]
-        best = min(bits for _, bits in rows)
-        lines += [f"  {name:24} {bits:.4f}{'  ← lowest' if bits == best else ''}" for name, bits in rows]
         new = found.get("without_near_copies", found)
         if new["regions"] < found["regions"]:
             bits = f"{new['bits_per_base']:.4f}" if new["bases"] else "none"
@@ -205,13 +204,15 @@ class HeldOutResult(Result):
             )
         if "bits_by_codon_position" in found:
             bits = zip(("1st", "2nd", "3rd"), found["bits_by_codon_position"], strict=True)
-            lines.append("Bits by codon position in coding regions (each read in frame from its first base)")
-            lines.append("  " + "   ".join(f"{name} {b:.4f}" for name, b in bits))
-        for group, title in (("by_case", "by case"), ("by_kind", "by kind"), ("by_taxon", "by taxon")):
+            lines += [
+                "Bits by codon position in coding regions (each read in frame from its first base)",
+                "  " + "   ".join(f"{name} {b:.4f}" for name, b in bits),
+            ]
+        for group in ("by_case", "by_kind", "by_taxon"):
             if len(found.get(group, ())) > 1:
-                lines.append(f"Bits per base {title}")
+                named = found[group].items()
                 lines += [
-                    f"  {name:15} {row['bits_per_base']:.4f}  ({row['bases']:,} bases)"
-                    for name, row in found[group].items()
+                    f"Bits per base {group.replace('_', ' ')}",
+                    *(f"  {name:15} {row['bits_per_base']:.4f}  ({row['bases']:,} bases)" for name, row in named),
                 ]
         return "\n".join(lines)

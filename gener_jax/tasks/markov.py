@@ -65,12 +65,9 @@ def region_bases(source: RegionSource, tokenizer: Tokenizer, region: int) -> np.
 
 def scored_bases(codes: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """Which bases of a region the language model is scored on, bool [bases]: those in whole k-mers without N."""
-    if tokenizer.kind != "kmer":
-        return codes < 4
-    ids = tokenizer.encode_bases(codes)
-    whole = np.zeros(len(codes), bool)
-    whole[: len(ids) * tokenizer.k] = np.repeat(tokenizer.token_bases[ids] > 0, tokenizer.k)
-    return whole
+    k = tokenizer.k if tokenizer.kind == "kmer" else 1
+    known = (codes[: len(codes) // k * k].reshape(-1, k) < 4).all(1)
+    return np.pad(np.repeat(known, k), (0, len(codes) % k))
 
 
 def bits_per_base(model: Markov, source: RegionSource, tokenizer: Tokenizer, regions: np.ndarray) -> tuple[float, int]:

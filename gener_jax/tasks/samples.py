@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax.config import Config
 from gener_jax.inference.lm import LM
 from gener_jax.tasks import markov, reading_frames
+from gener_jax.tasks.held_out import held_out_regions
 
 
 def show(config: Config, lm: LM) -> dict:
@@ -19,11 +18,13 @@ def show(config: Config, lm: LM) -> dict:
         seed=sample.seed,
     )  # fmt: skip
     texts = [p[p.rfind(">") + 1 :] + s for p, s in zip(prompts, samples, strict=True)]
-    codes = [bases.encode(text) for text in texts]
+    codes, source = [bases.encode(text) for text in texts], held_out_regions(config)
+    is_gene = (source.index["kind"] == source.kinds.index("cds")) & (source.index["length"] >= sample.num_bases)
+    genes = [markov.region_bases(source, lm.tokenizer, i) for i in np.flatnonzero(is_gene)[:64].tolist()]
     groups = {
         "generated": codes,
         "the same bases shuffled": reading_frames.shuffled(codes),
-        "held-out genes": held_out_genes(config, lm.tokenizer, sample.num_bases, number=64),
+        "held-out genes": [gene[: sample.num_bases] for gene in genes],
     }
     frames = {name: reading_frames.mean_open_frame(group, sample.stop_codons) for name, group in groups.items()}
     lengths = [f"{name} {codons:.0f}" for name, codons in frames.items() if codons is not None]
@@ -33,10 +34,3 @@ def show(config: Config, lm: LM) -> dict:
         for i in range(0, min(len(samples[0]), 240), 60):
             print("  " + samples[0][i : i + 60])
     return frames
-
-
-def held_out_genes(config: Config, tokenizer: Tokenizer, num_bases: int, number: int) -> list:
-    """The first `num_bases` bases, as codes, of up to `number` held-out coding regions that are that long."""
-    source = RegionSource(config.data.path, config.eval.split)
-    is_gene = (source.index["kind"] == source.kinds.index("cds")) & (source.index["length"] >= num_bases)
-    return [markov.region_bases(source, tokenizer, int(i))[:num_bases] for i in np.flatnonzero(is_gene)[:number]]

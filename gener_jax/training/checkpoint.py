@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import functools
 import itertools
 import json
 import os
@@ -16,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gener_jax.config import Checkpoint, Config, flatten
+from gener_jax.config import Config, flatten
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.runtime.progress import log
 from gener_jax.runtime.transfer import fetch
 from gener_jax.storage import run_folder
+from gener_jax.tasks.base import Task
 from gener_jax.training.step import State
 
 
@@ -58,12 +58,13 @@ def _content(state: State) -> State:
 class Checkpoints:
     """The checkpoints of the run being trained."""
 
-    def __init__(self, folder: Path, keep: int, best: str | None = Checkpoint.best, *, higher_is_better: bool = False):
-        """`best`: the name of the metric that chooses the best."""
-        self._folder = folder
-        self._measured = functools.partial(run_folder.measured, best, higher_is_better=higher_is_better)
+    def __init__(self, folder: Path, keep: int, best: Task | None = None):
+        """`best`: the task whose metric chooses the best; None: none is kept as such."""
+        self._folder, self._metrics = folder, dict(run_folder.NOT_MEASURED)
+        if best is not None:
+            self._metrics.update(metric=f"{best.name}.{best.metric}", higher_is_better=best.higher_is_better)
         distributed.run_on_primary(lambda: self._move_away(run_folder.unreadable_metrics(folder)))
-        self._manager = run_folder.open_manager(folder, keep, best)
+        self._manager = run_folder.open_manager(folder, keep, self._metrics["metric"])
 
     @property
     def latest_step(self) -> int | None:
@@ -85,16 +86,18 @@ class Checkpoints:
             config=ocp.args.JsonSave(dataclasses.asdict(config)),
         )
         with run_folder.writing(self._folder):
-            self._manager.save(step, args=items, metrics=self._measured(value))
+            self._manager.save(step, args=items, metrics={**self._metrics, "value": value})
 
-    def evaluated(self, step: int, value: float) -> None:
+    def evaluated(self, step: int, value: float | None) -> None:
         """Records the evaluation of a saved step that had been stopped during it: the step may be the best.
 
         Raises:
           CheckpointError: if it cannot be written.
         """
         with run_folder.writing(self._folder):
-            distributed.run_on_primary(lambda: run_folder.write_metrics(self._folder, step, self._measured(value)))
+            distributed.run_on_primary(
+                lambda: run_folder.write_metrics(self._folder, step, {**self._metrics, "value": value})
+            )
             self._manager.reload()
 
     def restore(self, step: int, target: State) -> tuple[State, dict]:

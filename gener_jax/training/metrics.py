@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from data_pipeline.errors import one_line
 from data_pipeline.files import write_text
@@ -95,7 +96,7 @@ class Log:
         self._file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
         self._file.flush()
         for write, _ in self._others:
-            write(step, dict(_flat(values)))
+            write(step, flatten_dict(values, sep="/"))
 
     def close(self) -> None:
         """Closes the file and the writers."""
@@ -109,14 +110,6 @@ def _finite(value):
     if isinstance(value, dict):
         return {name: _finite(x) for name, x in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _flat(values: dict, path: str = ""):
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{path}{name}/")
-        else:
-            yield path + name, value
 
 
 def _tensorboard(folder, step, config):

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS
-from gener_jax.inference.batches import by_length, results, right_pad
+from gener_jax.inference.batches import by_row, right_pad
 from gener_jax.inference.likelihood import Framed, frame, score_all
 from gener_jax.inference.variants.variant import Ratios, Site
 from gener_jax.model import kmers
@@ -114,20 +114,15 @@ def _after(lm, upstream: np.ndarray, text: np.ndarray) -> Framed:
 def _masses(lm, rows: list[tuple[np.ndarray, np.ndarray]], batch_tokens: int, usual: int) -> list[np.ndarray]:
     """`next_kmer_masses` of each row (ids of the context, codes of the next token), float32 [k, 4]."""
 
-    def dispatched():
-        for chosen, number, length in by_length([len(ids) for ids, _ in rows], batch_tokens, usual):
-            empty = (np.array([BOS]), np.zeros(lm.tokenizer.k, np.uint8))
-            batch = [rows[i] for i in chosen] + [empty] * (number - len(chosen))
-            ids, codes = right_pad([ids for ids, _ in batch], length), np.stack([codes for _, codes in batch])
-            lengths = np.array([len(ids) for ids, _ in batch], np.int32)
-            with jax.set_mesh(lm.mesh):
-                masses = next_kmer_masses(lm.model, lm.params, ids, lengths, codes)
-            yield chosen, masses
+    def compute(chosen, number, length):
+        empty = (np.array([BOS]), np.zeros(lm.tokenizer.k, np.uint8))
+        batch = [rows[i] for i in chosen] + [empty] * (number - len(chosen))
+        ids, codes = right_pad([ids for ids, _ in batch], length), np.stack([codes for _, codes in batch])
+        lengths = np.array([len(ids) for ids, _ in batch], np.int32)
+        return next_kmer_masses(lm.model, lm.params, ids, lengths, codes)
 
-    found = [None] * len(rows)
-    for i, mass in results(dispatched()):
-        found[i] = mass
-    return found
+    found = dict(by_row(compute, lm.mesh, [len(ids) for ids, _ in rows], batch_tokens, usual))
+    return [found[i] for i in range(len(rows))]
 
 
 @functools.partial(jax.jit, static_argnames="model")
