@@ -116,7 +116,7 @@ def empty_run(dataset, tmp_path_factory):
 @pytest.mark.parametrize(
     ("main", "arguments", "status", "words"),
     [
-        (evaluate.main, ["--checkpoint", "absent"], 1, "absent: holds no config.json"),
+        (evaluate.main, ["--checkpoint", "absent"], 1, "absent: does not exist"),
         (evaluate.main, ["--checkpoint", "{run}"], 1, "holds no checkpoints; train one with"),
         (evaluate.main, ["--checkpoint", "{run}", "--config.tokenizer.k=9"], 2, "tokenizer.k is 9"),
         (evaluate.main, [], 2, "give --config=FILE.py or --checkpoint=DIR"),
