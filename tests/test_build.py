@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import build
-from data_pipeline.dataset import builder, merge
+from data_pipeline.dataset import builder, merge, spill
 from data_pipeline.dataset.inputs import Input
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import ArgumentError, DataError, FileError, FormatError, MismatchError, PairingError
@@ -362,6 +362,23 @@ def test_other_settings_do_not_reuse_finished_inputs(tmp_path):
     builder.build(INPUTS, tmp_path / "whole", scheme=Scheme("cds"))
     assert files(tmp_path / "set") == files(tmp_path / "whole")
     assert set(info["splits"]["train"]["kinds"]) <= {"cds", "pseudo"}
+
+
+def test_aliases(tmp_path):
+    (tmp_path / "a.fa").write_text(">NC_000013.11\nACGTAC\n>scaffold_2\nACGTTT\n")
+    (tmp_path / "a.gff").write_text("chr13\tx\tgene\t1\t4\t.\t+\t.\tID=g\nII\tx\tgene\t1\t5\t.\t+\t.\tID=h\n")
+    (tmp_path / "names.tsv").write_text("scaffold_2\tII\n")
+    options = {"taxon": "mam", "validation_fraction": 0}
+    plain = builder.build([tmp_path / "a.fa"], tmp_path / "plain", **options)
+    assert (plain["splits"]["train"]["regions"], plain["parameters"]["aliases"]) == (1, None)
+    info = builder.build([tmp_path / "a.fa"], tmp_path / "set", aliases=tmp_path / "names.tsv", **options)
+    assert info["accessions"] == ["NC_000013.11", "scaffold_2"]
+    again = builder.build([tmp_path / "a.fa"], tmp_path / "again", aliases=[("scaffold_2", "II")], **options)
+    assert again == info
+    assert info["parameters"]["aliases"]
+    source = Input(tmp_path / "a.fa", tmp_path / "a.gff")
+    keys = {spill.key(source, spill.Settings(Scheme(), aliases=names)) for names in ((), (("a", "b"),), (("a", "c"),))}
+    assert len(keys) == 3  # a build that was interrupted does not resume with other aliases
 
 
 @pytest.mark.parametrize("split_by", ["group", "cluster"])

@@ -25,7 +25,7 @@ GENE = "s\tx\tgene\t11\t40\t.\t+\t.\tID=g\ns\tx\tCDS\t11\t40\t.\t+\t0\tID=c;Pare
 SEQUENCE = ">s\n" + "ACGTACGTAC" * 10 + "\n"
 
 
-def read(tmp_path, annotation, sequence=SEQUENCE, kinds=None, progress=None):
+def read(tmp_path, annotation, sequence=SEQUENCE, kinds=None, progress=None, aliases=()):
     """Writes the annotation and the sequence, text or bytes, to files and reads the records."""
     paths = []
     for name, text in (("x.gff", annotation), ("x.fa", sequence)):
@@ -36,7 +36,7 @@ def read(tmp_path, annotation, sequence=SEQUENCE, kinds=None, progress=None):
     scratch.mkdir(exist_ok=True)
     for file in scratch.iterdir():
         file.unlink()
-    return list(gff.read(*paths, kinds, scratch, progress))
+    return list(gff.read(*paths, kinds, scratch, progress, aliases))
 
 
 def locations(record):
@@ -117,6 +117,15 @@ def test_exact_name_wins_over_an_alias(tmp_path):
     assert [(record.accession, len(record.features)) for record in found] == [("chrM", 0), ("chrMT", 1), ("MT", 0)]
     with raises(MismatchError, file="x.fa", value="MT"):
         read(tmp_path, rows, ">chrM\nACGT\n>MT\nACGT\n")
+
+
+def test_aliases_match_what_no_rule_does(tmp_path):
+    sequence = SEQUENCE.replace(">s", ">scaffold_1")
+    [record] = read(tmp_path, HEAD + GENE, sequence, aliases=[["chrS", "S", "Scaffold_1"]])
+    assert (record.accession, len(record.features)) == ("scaffold_1", 2)
+    with raises(MismatchError, file="x.gff") as caught:
+        read(tmp_path, HEAD + GENE, sequence, aliases=[["chrS", "s"]])
+    assert "--aliases" in caught.value.remedy
 
 
 def test_sequences_in_only_one_of_the_files(tmp_path):

@@ -44,6 +44,7 @@ class Settings:
     split_by: str = "group"  # one of split.BY
     seed: int = 0
     tokenizer: Tokenizer | None = None
+    aliases: tuple[tuple[str, ...], ...] = ()  # groups of names for the same sequence (see `contigs`)
     digests: bool = True  # hash the bases of each region, to find duplicates
 
 
@@ -54,7 +55,7 @@ def key(source: inputs.Input, settings: Settings) -> str:
     facts = [
         VERSION, reader.VERSION, files, source.taxon, source.split, source.assembly,
         dataclasses.astuple(settings.scheme), settings.taxon, settings.split_by, settings.seed,
-        tokenizer and [tokenizer.name, tokenizer.digest], settings.digests,
+        tokenizer and [tokenizer.name, tokenizer.digest], settings.aliases, settings.digests,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
@@ -92,7 +93,7 @@ class _Writer:
         ):
             self._write([], [])  # every column, also if there is no region
             for record in inputs.records(
-                source, kinds, self.folder / "scratch", lambda count: progress(count, 0), wanted
+                source, kinds, self.folder / "scratch", lambda count: progress(count, 0), wanted, self.settings.aliases
             ):
                 self.ledger.record(len(record.codes) or record.declared_length)
                 if not len(record.codes):

@@ -9,7 +9,7 @@ import collections
 import functools
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -36,6 +36,7 @@ _GTF_ATTRIBUTES = re.compile(r"\s*\w+\s+[^=\s]")
 _GTF_PAIR = re.compile(r'([^\s;"]+)\s+(?:"([^"]*)"|([^\s;"]+))')
 _COLUMNS = 9
 _OTHER_FASTA = "give the FASTA that it annotates"
+_ALIASES = f"{_OTHER_FASTA}, or the names of each contig in both files with --aliases of build"
 _DIGITS = 30  # at most, of a start and an end together: Python refuses to parse thousands of digits
 _SEQUENCE_REGION = re.compile(rb"##sequence-region\s+(\S+)\s+\d{1,15}\s+(\d{1,15})\s*")
 _GTF_KEYS = gff_features.ATTRIBUTES - {"ID", "Parent"}
@@ -53,12 +54,14 @@ def read(
     kinds: Collection[str] | None,
     scratch: str | Path,
     progress: Callable[[int], None] | None = None,
+    aliases: Iterable[Iterable[str]] = (),
 ) -> Iterator[Record]:
     """Yields the records of a GFF3 or GTF file and its FASTA (None: the file's `##FASTA` section) in FASTA order.
 
     Sequences that the annotation names and the FASTA lacks come last, without bases and features. `kinds` limits the
     features by their GenBank kind, as in `genbank.read`. `scratch` is an empty folder on disk. `progress` is called
-    with the number of bytes of the files read since the last call. A row without a valid start, end and strand becomes
+    with the number of bytes of the files read since the last call. `aliases` are groups of names for the same sequence
+    (see `contigs`). A row without a valid start, end and strand becomes
     a segment that ends before it starts; `Record.notes` counts these rows and whatever else cannot be used.
 
     Raises:
@@ -71,7 +74,7 @@ def read(
     """
     annotation, scratch = Path(annotation), Path(scratch)
     progress = progress or (lambda count: None)
-    index = _Index(annotation, kinds, scratch, progress)
+    index = _Index(annotation, kinds, scratch, progress, aliases)
     if not index.names:
         raise FormatError("contains no rows", file=annotation, remedy="give a GFF3 or GTF file")
     if sequence is None:
@@ -100,7 +103,7 @@ def read(
         raise MismatchError(
             f"none of its sequences ({', '.join(list(index.names)[:3])}, …) is in {sequence} "
             f"({', '.join(list(used)[:3])}, …)",
-            file=annotation, remedy=_OTHER_FASTA,
+            file=annotation, remedy=_ALIASES,
         )  # fmt: skip
     for name in index.names:
         if name not in used:
@@ -124,12 +127,19 @@ class _Index:
     of its `##sequence-region` and the length in bases given there. `notes` counts what cannot be used of the file.
     """
 
-    def __init__(self, path: Path, kinds: Collection[str] | None, scratch: Path, progress: Callable[[int], None]):
+    def __init__(
+        self,
+        path: Path,
+        kinds: Collection[str] | None,
+        scratch: Path,
+        progress: Callable[[int], None],
+        aliases: Iterable[Iterable[str]],
+    ):
         self.path, self.rows, self.fasta = path, scratch / "rows", scratch / "sequence.fa"
         self.names: dict[str, list[list[int]]] = {}
         self.lengths: dict[str, tuple[int, int]] = {}
         self.notes: collections.Counter = collections.Counter()
-        self._exact: set[str] | None = None
+        self._aliases, self._exact = aliases, None
         with open(self.rows, "wb") as rows:
             self._fill(kinds, rows, progress)
 
@@ -145,7 +155,7 @@ class _Index:
 
     @functools.cached_property
     def _contigs(self) -> contigs.Contigs:
-        return contigs.Contigs(self.names)
+        return contigs.Contigs(self.names, self._aliases)
 
     def _fill(self, kinds: Collection[str] | None, rows, progress: Callable[[int], None]) -> None:
         wanted, known, encoded = gff_features.wanted_types(kinds), {}, {}
