@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import DamagedFileError, FileError, FormatError, MismatchError, PairingError
-from data_pipeline.formats import genbank, gff, gff_features, stream
+from data_pipeline.formats import genbank, gff, gff_features, gff_rows, stream
 from data_pipeline.regions import extraction, schemes
 from data_pipeline.regions.ledger import MALFORMED, Ledger
 from data_pipeline.sequence import bases
@@ -186,14 +186,14 @@ def test_row_without_a_valid_location_costs_its_feature(start, end, strand, tmp_
     ledger = Ledger()
     [record] = read(tmp_path, HEAD + GENE + f"s\tx\tgene\t{start}\t{end}\t.\t{strand}\t.\tID=h\n")
     assert [region.kind for region in extraction.regions(record, ledger=ledger)] == ["cds"]
-    assert (ledger.dropped[MALFORMED], ledger.notes[gff.INVALID_ROWS]) == ([1, 0], [1, 0])
+    assert (ledger.dropped[MALFORMED], ledger.notes[gff_rows.INVALID_ROWS]) == ([1, 0], [1, 0])
 
 
 def test_invalid_phase_costs_the_reading_frame(tmp_path):
     ledger = Ledger()
     [record] = read(tmp_path, HEAD + GENE.replace("\t0\t", "\t3\t"))
     [region] = extraction.regions(record, schemes.Scheme("cds"), ledger)
-    assert (region.reading_frame, ledger.notes[gff.INVALID_PHASES]) == (-1, [1, 0])
+    assert (region.reading_frame, ledger.notes[gff_rows.INVALID_PHASES]) == (-1, [1, 0])
 
 
 def test_declared_length(tmp_path):
