@@ -28,9 +28,9 @@ _DATASET = b'"gener_jax regions"'  # reader.FORMAT; importing `reader`, which ne
 class Input:
     """An annotation and its bases; either may be None if the other file contains both.
 
-    `taxon` is a tag of `record.TAXA` that overrides the records' own. `split` is one of `split.SPLITS` if the manifest
-    fixes it. `assembly` is defined in `file_names.GenomeFile`; it is the annotation's, unless only the FASTA's is an
-    NCBI accession.
+    `taxon`, from a manifest or the name of a file, is a tag of `record.TAXA` that overrides the records' own. `split`
+    is one of `split.SPLITS` if the manifest fixes it. `assembly` is defined in `file_names.GenomeFile`; it is the
+    annotation's, unless only the FASTA's is an NCBI accession.
     """
 
     sequence: Path | None
@@ -430,7 +430,8 @@ def _unpaired(file: GenomeFile) -> PairingError:
         )
     return PairingError(
         "has no annotation in its folder",
-        file=file.path, remedy="name its annotation too, give a manifest, or use whole sequences (--scheme whole)",
+        file=file.path,
+        remedy="name its annotation too, give a manifest, or use whole sequences (--scheme whole of build)",
     )  # fmt: skip
 
 
