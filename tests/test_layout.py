@@ -26,7 +26,7 @@ FLOORS = {
     "gener_jax": (
         ("assets",),
         ("runtime",),
-        ("config",),
+        ("config", "plotting"),
         ("model",),
         ("data",),
         ("storage",),
