@@ -4,10 +4,12 @@ A `python` block shares the namespace of its page; an `output` block after it is
 lines that begin with `$ ` and, after each, what the command prints. `gener-jax …` runs in this process, everything else
 in bash. A comment right above a block marks it:
 
-    <!-- slow -->                       runs with -m slow
-    <!-- soak -->                       runs by hand
-    <!-- not run: REASON -->            never runs here
-    <!-- shortened: --flag … -->        runs with these arguments added; its output was made without, and is dated
+    <!-- slow --> or <!-- slow: --flag … -->    runs with -m slow
+    <!-- soak -->                               runs by hand
+    <!-- shortened: --flag … -->                runs with these arguments added
+    <!-- not run: REASON -->                    never runs here
+
+The output of a block with arguments added was made without them; the page gives its date.
 
 Outputs are compared word by word: `...` stands for anything, numbers with a decimal point may differ by 2 %, and one
 run of twelve or more bases is as good as another.
@@ -82,12 +84,8 @@ class _Terminal(io.TextIOWrapper):
 
 
 def call(arguments: list[str], given: bytes | None, piped: bool) -> tuple[bytes, str]:
-    """Runs `gener-jax ARGUMENTS` in this process: standard output, and standard error.
-
-    Raises:
-      AssertionError: if it fails.
-    """
-    out, errors = io.BytesIO(), io.StringIO()
+    """Runs `gener-jax ARGUMENTS` in this process: standard output, and standard error with a failure's exit status."""
+    out, errors = _Terminal(io.BytesIO(), terminal=not piped), io.StringIO()
     before = sys.argv, sys.stdin, cli._typed
     sys.argv, cli._typed = ["gener-jax", *arguments], None
     if given is not None:
@@ -95,7 +93,7 @@ def call(arguments: list[str], given: bytes | None, piped: bool) -> tuple[bytes,
     status = 0
     try:
         with (
-            contextlib.redirect_stdout(_Terminal(out, terminal=not piped)),
+            contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(errors),
             warnings.catch_warnings(),
         ):
@@ -104,14 +102,15 @@ def call(arguments: list[str], given: bytes | None, piped: bool) -> tuple[bytes,
         status = end.code or 0
     finally:
         sys.argv, sys.stdin, cli._typed = before
+    out.flush()
     text = errors.getvalue()
-    return out.getvalue(), text if status in (0, None) else f"{text}exit status {status}\n"
+    return out.buffer.getvalue(), text if not status else f"{text}exit status {status}\n"
 
 
 def shell(line: str, added: str = "") -> str:
     """What a line prints; `added` are arguments for its first `gener-jax`."""
-    if line.startswith("gener-jax") and added:
-        line = line.replace("gener-jax", f"gener-jax {added}", 1) if added.startswith(" ") else f"{line} {added}"
+    if line.startswith("gener-jax ") and added:
+        line = f"{line} {added}"
     line, _, file = line.partition(" > ")
     stages, given, errors = line.split(" | "), None, ""
     for i, stage in enumerate(stages):
@@ -211,9 +210,8 @@ def run(page: Path, marks: tuple[str, ...]) -> None:
             printed = out.getvalue()
         elif block.language == "console":
             for command, shown in commands(block.source):
-                added = block.detail if block.mark == "shortened" else ""
-                output = shell(command, added)
-                if block.mark == "shortened":
+                output = shell(command, block.detail)
+                if block.detail:
                     assert "exit status" not in output, f"{block}: {command}\n{output}"
                 else:
                     _check(block, command, shown, output)
