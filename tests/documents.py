@@ -12,7 +12,7 @@ in bash. A comment right above a block marks it:
 The output of a block with arguments added was made without them; the page gives its date.
 
 Outputs are compared word by word: `...` stands for anything, numbers with a decimal point may differ by 2 %, and one
-run of twelve or more bases is as good as another.
+run of twelve or more bases is as good as another, as are the length and the end of a sample.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ RUNS = ("python", "console", "bash")  # languages of blocks that run, or say why
 SHOWN = ("output", "text")  # and of those that are only read
 _MARK = re.compile(r"<!-- (slow|soak|not run|shortened)(?:: ([^>]+?))? -->\n\Z")
 _NUMBER = re.compile(r"-?\d[\d,]*\.\d+(?:e[-+]?\d+)?|-?\d+e[-+]?\d+")
-_BASES = re.compile(r"[ACGTN]{12,}")
+_BASES = re.compile(r"[ACGTN]{12,}|(?<=^bases=)\d+|(?<=^end=)\w+")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import jax
 import pytest
 
 from tests import documents
@@ -25,6 +26,8 @@ def clone(tmp_path, monkeypatch):
     for name in ("experiments", "gener_jax", "data_pipeline", "tests", "docs", "README.md", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
+    devices = jax.devices
+    monkeypatch.setattr(jax, "devices", lambda *backend: devices(*backend)[:1])  # as a reader's machine, not eight
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("COLUMNS", "100")
     return tmp_path
