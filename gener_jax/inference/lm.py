@@ -27,17 +27,39 @@ from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.model import decoder, kernels, memory
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import InputError
-from gener_jax.storage import pretrained
+from gener_jax.storage import pretrained, provenance
+from gener_jax.storage.provenance import Provenance, unseen
 
 
 class LM:
     """A model, its tokenizer and its parameters on a mesh."""
 
-    def __init__(self, spec: ModelSpec, params, mesh: jax.sharding.Mesh, step: int | None = None):
-        """`params` may be stacked or by layer, and are kept by layer; `step` is that of their checkpoint, if any."""
+    def __init__(
+        self,
+        spec: ModelSpec,
+        params,
+        mesh: jax.sharding.Mesh,
+        step: int | None = None,
+        provenance: Provenance | None = None,
+    ):
+        """`params` may be stacked or by layer, and are kept by layer; `step` is that of their checkpoint, if any.
+
+        `provenance` is what is known of the model's training, if anything; see `warn_unseen`.
+        """
         self.spec, self.params, self.mesh, self.step = spec, decoder.unstack(params), mesh, step
+        self.provenance, self._warned = provenance, set()
         self.tokenizer = spec.tokenizer.make()
         self.model = decoder.Decoder(kernels.for_any_mask(spec.model))
+
+    def warn_unseen(self, rows: Iterable[np.ndarray], *, framed: bool = False) -> None:
+        """Warns, once each, of what rows of ids hold that the model cannot have learned; see `provenance.unseen`.
+
+        `framed`: the last <s> of a row stands for the sequence before it.
+        """
+        if self.provenance is not None:
+            for problem in sorted(unseen(self.provenance, rows, framed=framed) - self._warned):
+                self._warned.add(problem)
+                warnings.warn(f"{self.spec.name} {problem}", stacklevel=4)
 
     def frame(self, ids: np.ndarray) -> np.ndarray:
         """The ids of a sequence framed for embedding, int32 [tokens], by `spec.prompt_convention`.
@@ -359,6 +381,7 @@ class LM:
             if name not in SPECIAL_TOKENS:
                 raise InputError(f"must be among {' '.join(SPECIAL_TOKENS)}", "stop", name)
         stops = np.array([token in stop for token in self.tokenizer.tokens])
+        self.warn_unseen([*(ids for ids, _, _ in encoded), np.flatnonzero(stops)])
         return encoded, (num_bases, sampler, stops, constraints, log_probs)
 
 
@@ -443,7 +466,7 @@ def from_spec(
         if line := memory.inference_shortage(spec, mesh, 1, spec.model.max_length or 0):
             warnings.warn(f"a whole context will not fit: {line}", stacklevel=3)
     params, step = pretrained.read_params(folder, spec.model, mesh, step=step, dtype=spec.model.dtype, by_layer=True)
-    return LM(spec, params, mesh, step)
+    return LM(spec, params, mesh, step, provenance.read(folder))
 
 
 def _default_mesh(spec: ModelSpec) -> jax.sharding.Mesh:
