@@ -1,5 +1,6 @@
 """What is recorded of a model's training, and the warnings that follow from it."""
 
+import contextlib
 import json
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.sequence.tokenizer import BOS, OOV, SPECIAL_IDS
 from gener_jax.assets import TINY
-from gener_jax.config import Data, Model, ModelSpec, Tokenizer
+from gener_jax.config import Data, Model, ModelSpec, Tokenizer, with_model
 from gener_jax.data.loader import TokenStream
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
@@ -116,6 +117,26 @@ def test_what_cannot_have_been_learned():
     assert not problems(BOS, 40, BOS, data=masked)
     assert not problems(BOS, 40, data=masked, framed=True)
     assert not problems(BOS, 40, BOS, framed=True)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("trained", "change", "warned"),
+    [
+        (8, {}, True),
+        (9, {}, False),
+        (4, {"yarn_factor": 2.0}, True),
+        (5, {"yarn_factor": 2.0}, False),
+        (8, {"sliding_window": 8}, False),
+        (None, {}, False),
+    ],
+)
+def test_a_context_longer_than_those_of_training(trained, change, warned, lm):
+    data = ONE if trained is None else {**ONE, "context_length": trained}
+    long = LM(with_model(lm.spec, **change), lm.params, lm.mesh, provenance=Provenance((data,)))
+    with pytest.warns(UserWarning, match="windows of") if warned else contextlib.nullcontext():
+        long.check_length(9, "sequence")
+    long.check_length(9, "sequence")
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,13 @@ class LM:
         `framed`: the last <s> of a row stands for the sequence before it.
         """
         if self.provenance is not None:
-            for problem in sorted(unseen(self.provenance, rows, framed=framed) - self._warned):
-                self._warned.add(problem)
-                warnings.warn(f"{self.spec.name} {problem}", stacklevel=4)
+            for problem in sorted(unseen(self.provenance, rows, framed=framed)):
+                self._warn_once(problem)
+
+    def _warn_once(self, problem: str) -> None:
+        if problem not in self._warned:
+            self._warned.add(problem)
+            warnings.warn(f"{self.spec.name} {problem}", stacklevel=5)
 
     def frame(self, ids: np.ndarray) -> np.ndarray:
         """The ids of a sequence framed for embedding, int32 [tokens], by `spec.prompt_convention`.
@@ -232,7 +236,8 @@ class LM:
             return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 
     def check_length(self, tokens: int, argument: str, value=None) -> None:
-        """Checks that an argument which needs this many tokens fits the model's positions.
+        """Checks that an argument which needs this many tokens fits the model's positions; warns if it exceeds those of
+        training, where they are known.
 
         Raises:
           InputError: of `argument` and `value`, if it does not.
@@ -243,6 +248,10 @@ class LM:
                 f"needs up to {tokens} tokens of context, but the model was made for {longest} "
                 "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more", argument, value,
             )  # fmt: skip
+        trained = self.provenance and self.provenance.context_length
+        window = self.spec.model.sliding_window or longest
+        if trained and min(tokens, window) > trained * self.spec.model.yarn_factor:
+            self._warn_once(f"was trained in windows of {trained} tokens: it has not learned to use more context")
 
     def generate(
         self,

@@ -51,6 +51,12 @@ class Provenance:
         return None if None in seen or not seen else frozenset().union(*seen)
 
     @property
+    def context_length(self) -> int | None:
+        """The most tokens of a window that it was trained on; None if that is unknown."""
+        lengths = [x.get("context_length") for x in self.data]
+        return None if None in lengths or not lengths else max(lengths)
+
+    @property
     def mask_documents(self) -> bool:
         """Whether no <s> saw the sequence before it in any of the data."""
         return bool(self.data) and all(x.get("mask_documents") for x in self.data)
@@ -83,7 +89,7 @@ def _tokens(names) -> bool:
 
 
 def unseen(provenance: Provenance, rows: Iterable[np.ndarray], *, framed: bool = False) -> set[str]:
-    """What rows of ids hold that a model with this training cannot have learned: a sentence's end for each.
+    """What rows of ids hold that a model with this training cannot have learned, as predicates about the model.
 
     `framed`: the last <s> of a row stands for the sequence before it, as embeddings in v2 have it.
     """
@@ -94,8 +100,8 @@ def unseen(provenance: Provenance, rows: Iterable[np.ndarray], *, framed: bool =
             problems |= {f"was trained on data without {name}, so it means nothing here" for name in others - {"<oov>"}}
             if "<oov>" in others:
                 problems.add(
-                    "was trained on data without <oov>, so it means nothing here: a k-mer with an unknown base, or in "
-                    "embeddings the bases left over at the end (remainder)"
+                    "was trained on data without <oov>, the token of k-mers with an unknown base and, in embeddings, "
+                    "of bases left over at the end (remainder): it adds noise"
                 )
             if ((ids[1:] == BOS) & (ids[:-1] == BOS)).any():
                 problems.add("was trained on data without two <s> in a row: leave out <s>, which is prepended")

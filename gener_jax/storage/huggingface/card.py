@@ -4,7 +4,8 @@ import math
 
 from gener_jax.config import ModelSpec
 from gener_jax.model import decoder
-from gener_jax.storage.provenance import Provenance
+from gener_jax.runtime.errors import CheckpointError
+from gener_jax.storage.provenance import FILE, Provenance
 
 _TAXA = {
     "mam": "mammals", "vrt": "other vertebrates", "inv": "invertebrates", "pln": "plants", "fng": "fungi",
@@ -20,7 +21,15 @@ _UNKNOWN = "Unknown: the model came without a record of its training."
 
 
 def write(spec: ModelSpec, dtype: str, provenance: Provenance | None) -> str:
-    """The text of the card. What is not known is said to be unknown."""
+    """The text of the card. What is not known is said to be unknown.
+
+    Raises:
+      CheckpointError: if the provenance holds other values than training records.
+    """
+    try:
+        training, evaluation, limits = _training(provenance), _evaluation(provenance), _limits(provenance)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(FILE, f"holds other values than training records: {error!r}") from None
     m, k = spec.model, spec.tokenizer.k
     longest = m.max_length
     context = "unlimited" if longest is None else f"{longest:,} tokens, {longest * k:,} bases"
@@ -74,15 +83,15 @@ generator("{example}", max_new_tokens=10)
 
 ## Training
 
-{_training(provenance)}
+{training}
 
 ## Evaluation
 
-{_evaluation(provenance)}
+{evaluation}
 
 ## Limits
 
-{_limits(provenance)}
+{limits}
 """
 
 
@@ -139,11 +148,9 @@ def _limits(provenance: Provenance | None) -> str:
         tags = "Whether its training data contained tags such as `<mam>` or `<cds>` is unknown."
     else:
         written = " and ".join(f"`{token}`" for token in sorted(seen))
+        others = " and ".join(f"`{token}`" for token in ("<mam>", "<cds>", "</s>") if token not in seen)
         tags = (
-            f"Of the special tokens its training data may contain only {written}: the others, such as `<mam>` and "
-            "`<cds>`, mean nothing in a prompt."
+            f"Of the special tokens its training data may contain only {written}; others, such as {others}, mean "
+            "nothing in a prompt."
         )
-    return (
-        f"{tags} What it generates is not known to work in a cell, and its scores are not clinical evidence. Nothing "
-        "else was measured that this card does not name."
-    )
+    return f"{tags} What it generates is not known to work in a cell, and its scores are not clinical evidence."
