@@ -22,6 +22,7 @@ import numpy as np
 
 from data_pipeline.files import atomic
 from data_pipeline.formats import fasta
+from data_pipeline.ranges import Whole
 from gener_jax.cli import command, loading
 from gener_jax.inference.embeddings import POOLINGS, frames
 from gener_jax.inference.prompt import Prompt, parse_prefix
@@ -77,10 +78,10 @@ def main(argv=None) -> int:
     loading.add_options(program.parser)
     add("--output", type=Path, metavar="FILE", required=True, help=".npz or .parquet")
     add("--pooling", choices=POOLINGS, default="last", help="how the tokens of a sequence are pooled [last]")
-    add("--layer", type=int, help="0: the token embeddings; i: the output of layer i [after the final norm]")
+    add("--layer", type=Whole(), help="0: the token embeddings; i: the output of layer i [after the final norm]")
     add(
         "--chunks",
-        type=int,
+        type=Whole(1),
         default=1,
         help="split each sequence into this many chunks, embed each and concatenate [1]",
     )

@@ -20,6 +20,7 @@ import numpy as np
 
 from data_pipeline.errors import MismatchError
 from data_pipeline.formats import fasta, vcf
+from data_pipeline.ranges import Whole
 from gener_jax.cli import command, loading
 from gener_jax.config import Config
 from gener_jax.inference.likelihood import SCORES, STRANDS
@@ -224,13 +225,13 @@ def main(argv=None) -> int:
     )
     add(
         "--context",
-        type=int,
+        type=Whole(1),
         default=CONTEXT,
         help=f"bases before the variant (next_kmer) or around it (window) [{CONTEXT}]",
     )
     add(
         "--phases",
-        type=int,
+        type=Whole(1),
         default=1,
         help="1; or k (6 for 6-mers): the mean over all positions of the variant in its k-mer, with the spread [1]",
     )
