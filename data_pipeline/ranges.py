@@ -80,6 +80,8 @@ class Real(Range):
     def __str__(self) -> str:
         named = (("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below))
         bounds = " and ".join(f"{word} {bound:g}" for word, bound in named if bound is not None)
+        if self.least is not None and self.most is not None:
+            bounds = f"from {self.least:g} to {self.most:g}"
         return ("0, or " if self.zero else "") + f"a finite float32 number {bounds}".rstrip()
 
     def __contains__(self, value) -> bool:

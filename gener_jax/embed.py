@@ -105,6 +105,8 @@ def main(argv=None) -> int:
         config = dataclasses.replace(config, prompt_convention=args.prompt_convention)
     options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder")}
     lm, fingerprint = loading.load(args, config, folder, (*options, "prefix"), ("fasta",))
+    with errors.user_errors(flags=vars(args)):
+        lm.embed((), batch_tokens=args.batch_tokens, **options)  # wrong options are found before an output is begun
     with ResumableFile(args.output, fingerprint, "sequence") as out:
         names, tokens, flags = (out.facts.get(name, []) for name in ("names", "tokens", "flags"))
         rate = Rate("sequence", None, 0)
@@ -126,7 +128,7 @@ def main(argv=None) -> int:
         batches = 4 if per_token else 16  # per write, at most; the states of all tokens are large
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, batches * args.batch_tokens * lm.tokenizer.k):
-            with errors.user_errors():
+            with errors.user_errors(flags=vars(args)):
                 own = [flag(sequence) for sequence in group]
                 good = [Prompt(special, s.codes) for s, problem in zip(group, own, strict=True) if not problem]
                 found = iter(lm.embed(good, batch_tokens=args.batch_tokens, **options))

@@ -104,7 +104,7 @@ def main(argv=None) -> None:
     else:
         named = [(s.name, Prompt(special, s.codes)) for s in fasta_file.read(args.fasta)]
     prompts = [prompt for _, prompt in named]
-    with errors.user_errors():
+    with errors.user_errors(flags=vars(args)):
         constraints = Constraints(
             max_homopolymer=args.max_homopolymer, forbidden_motifs=tuple(args.forbidden_motifs),
             gc=args.gc and tuple(args.gc), min_orf_length=args.min_orf_length,
@@ -116,7 +116,7 @@ def main(argv=None) -> None:
     rows, slots = cache_size(most, longest, sample.num_bases, tokenizer)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step, batch=rows, tokens=slots)
-    with errors.user_errors():
+    with errors.user_errors(flags=vars(args)):
         continuations = lm.generate(
             prompts, sample.num_bases, num_samples=sample.num_samples, temperature=sample.temperature,
             top_k=sample.top_k, top_p=sample.top_p, mode=args.mode, seed=sample.seed, stop=args.stop,

@@ -123,7 +123,7 @@ def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
 
 def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> int:
     """Scores the variants of the VCF; returns the exit status."""
-    with errors.user_errors():
+    with errors.user_errors(flags=vars(args)):
         scorer = Scorer(
             lm, protocol=args.protocol, context=args.context, phases=args.phases, strand=args.strand,
             marginals=args.score == "base", batch_tokens=args.batch_tokens,
@@ -182,7 +182,7 @@ def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
                 if longest is not None and tokens > longest and not flags[-1]:
                     flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
             good = [Prompt(special, s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
-            with errors.user_errors():
+            with errors.user_errors(flags=vars(args)):
                 scores = iter(
                     lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens)
                 )

@@ -68,7 +68,10 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def step(text: str) -> int | str:
     """Parses the value of --step: the step of a checkpoint, or "best"."""
-    return text if text == "best" else Whole()(text)
+    try:
+        return text if text == "best" else Whole()(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or best") from None
 
 
 class Command:

@@ -44,8 +44,8 @@ def _one_of(choices) -> tuple:
     return lambda value: value in choices, f"must be one of {', '.join(choices)}"
 
 
-# Above the largest temperature all tokens are equally likely to within a tenth; below the least one, only the order of
-# logits matters that differ by more than 0.01. float32 holds neither logits over much less nor 1 over much more.
+# At the highest temperature, logits that differ by 100 give probabilities that differ by a tenth; at the lowest, logits
+# that differ by 0.01 give probabilities that differ by e^10. Far beyond, float32 overflows or divides by zero.
 TEMPERATURE = Real(least=1e-3, most=1e3, zero=True)
 TOP_P = Real(above=0, most=1)
 
@@ -327,9 +327,8 @@ class Mesh:
 
     def __post_init__(self):
         check = _fields_of("mesh", self)
-        for name in ("data", "fsdp", "tensor", "context"):
-            if getattr(self, name) != -1:
-                check(name, _POSITIVE)
+        check("data fsdp tensor context", Whole(-1))
+        check("data fsdp tensor context", lambda size: size != 0, "must be positive, or -1")
         sizes = dataclasses.astuple(self)
         _require(sizes.count(-1) < 2, "mesh", sizes, "only one axis may be -1")
 

@@ -1,6 +1,7 @@
 """Errors that a user can fix: one line of text, the facts as attributes."""
 
 import contextlib
+from collections.abc import Collection
 from pathlib import Path
 
 from data_pipeline.errors import DataError, one_line
@@ -95,11 +96,16 @@ class Terminated(Exception):
 
 
 @contextlib.contextmanager
-def user_errors(what: str = ""):
-    """Turns a ValueError of the user's input into a ConfigError, whose text starts with `what`; a context manager."""
+def user_errors(what: str = "", flags: Collection[str] = ()):
+    """Turns a ValueError of the user's input into a ConfigError, whose text starts with `what`; a context manager.
+
+    `flags` are the names of the command's arguments: an InputError of one of them is named after its flag.
+    """
     try:
         yield
     except (ConfigError, DataError):
         raise
     except ValueError as error:
+        if isinstance(error, InputError) and error.argument in flags:
+            raise ConfigError(error.problem, f"--{error.argument}", error.value) from error
         raise ConfigError(f"{what}: {error}" if what else str(error)) from error
