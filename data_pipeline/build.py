@@ -18,13 +18,14 @@ from pathlib import Path
 
 from data_pipeline import cli
 from data_pipeline.dataset import merge
-from data_pipeline.dataset.builder import build
+from data_pipeline.dataset.builder import WORKERS, build
 from data_pipeline.dataset.inputs import manifest
 from data_pipeline.errors import ArgumentError
+from data_pipeline.ranges import SEED, Whole
 from data_pipeline.regions import schemes
 from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence.record import TAXA
-from data_pipeline.sequence.tokenizer import make
+from data_pipeline.sequence.tokenizer import K, make
 from data_pipeline.splitting import split
 
 
@@ -107,10 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="gene",
         help="gene regions with introns (default), whole records, spliced mRNA or CDS",
     )
-    what("--flank", type=int, default=0, help="bases added at both ends")
-    what("--min_length", type=int, default=1, help="drop shorter regions")
-    what("--max_length", type=int, help=f"cut longer regions (default: never; whole: {schemes.WHOLE_LENGTH})")
-    what("--cut_n", type=int, metavar="RUN", help="cut out runs of at least this many N (default: keep them)")
+    what("--flank", type=Whole(), default=0, help="bases added at both ends")
+    what("--min_length", type=Whole(1), default=1, help="drop shorter regions")
+    what("--max_length", type=Whole(1), help=f"cut longer regions (default: never; whole: {schemes.WHOLE_LENGTH})")
+    what("--cut_n", type=Whole(1), metavar="RUN", help="cut out runs of at least this many N (default: keep them)")
     what("--regulatory", action="store_true", help="also make regions of regulatory features")
     what(
         "--kinds",
@@ -134,12 +135,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     splits(
         "--validation_fraction",
         "--validation_share",
-        type=float,
+        type=split.SHARE,
         default=0.05,
         help="fraction of the groups for validation (default 0.05)",
     )
     splits(
-        "--test_fraction", "--test_share", type=float, default=0.0, help="fraction of the groups for test (default 0)"
+        "--test_fraction",
+        "--test_share",
+        type=split.SHARE,
+        default=0.0,
+        help="fraction of the groups for test (default 0)",
     )
     splits(
         "--split_by",
@@ -149,14 +154,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "organism), or cluster (regions that share 32-mers)",
     )
     splits("--skip_leakage", action="store_true", help="do not measure which held-out 32-mers occur in training")
-    splits("--seed", type=int, default=0, help="seed of the split (default 0)")
+    splits("--seed", type=SEED, default=0, help="seed of the split (default 0)")
 
     store = parse.add_argument_group("storage").add_argument
     store("--storage", choices=("bases", "token_ids"), default="bases", help="what to store (default: bases)")
     store("--tokenizer", choices=("kmer", "bpe"), help="tokenizer for --storage token_ids (default: kmer)")
-    store("--k", type=int, help="bases per k-mer, for --storage token_ids (default 6)")
+    store("--k", type=K, help="bases per k-mer, for --storage token_ids (default 6)")
     store("--model_file", metavar="FILE", help="the model of --tokenizer bpe")
-    store("--workers", type=int, help="number of processes (default: one per core, or one for few small inputs)")
+    store("--workers", type=WORKERS, help="number of processes (default: one per core, or one for few small inputs)")
     options = parse.parse_args(arguments)
     return cli.run("build", lambda: _build(options))
 

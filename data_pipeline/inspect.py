@@ -24,6 +24,7 @@ from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import ArgumentError, FileError
 from data_pipeline.files import atomic
+from data_pipeline.ranges import Whole
 from data_pipeline.regions import schemes
 from data_pipeline.sequence import bases, record
 from data_pipeline.splitting import split
@@ -172,10 +173,8 @@ def inspect(options: argparse.Namespace) -> None:
     """Prints the totals, or what --head and --fasta select.
 
     Raises:
-      DataError: the folder is not a dataset, the output exists, or --head is below 1.
+      DataError: the folder is not a dataset, or the output exists.
     """
-    if options.head is not None and options.head < 1:
-        raise ArgumentError("must be at least 1", field="--head", value=options.head)
     info = read_info(options.dataset)
     sources = [RegionSource(options.dataset, name) for name in options.split or info["splits"]]
     filters = {"kinds": options.kinds, "taxa": options.taxa, "gene": options.gene, "product": options.product}
@@ -219,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add("--gene", metavar="REGEX", help="only regions whose gene name or locus tag matches")
     add("--product", metavar="REGEX", help="only regions whose product matches")
-    add("--head", type=int, metavar="N", help="print the first N regions, one per line")
+    add("--head", type=Whole(1), metavar="N", help="print the first N regions, one per line")
     add("--fasta", metavar="FILE", help="write the regions as FASTA; - is standard output")
     options = parse.parse_args(arguments)
     return cli.run("inspect", lambda: inspect(options))

@@ -270,7 +270,6 @@ def test_token_ids_cannot_be_written_as_fasta(tmp_path, capsys):
         (["{dataset}", "--gene", "("], "'('"),
         (["{dataset}", "--product", "*", "--head", "3"], "'*'"),
         (["{dataset}", "--split", "holdout"], "holdout"),
-        (["{dataset}", "--head", "-1"], "--head"),
     ],
 )
 def test_bad_arguments_are_reported_in_one_line(dataset, tmp_path, capsys, arguments, words):

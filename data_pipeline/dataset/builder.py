@@ -25,11 +25,13 @@ from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.errors import ArgumentError, DataError, FileError, PairingError
 from data_pipeline.files import made_parents
 from data_pipeline.formats.contigs import Aliases, read_aliases
+from data_pipeline.ranges import SEED, Whole
 from data_pipeline.regions.schemes import GENE, Scheme
 from data_pipeline.sequence.record import TAXA
 from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting import split
 
+WORKERS = Whole(1)
 SMALL_BYTES = 8 << 20  # of input files: reading them takes about two seconds
 
 
@@ -91,8 +93,7 @@ def build(
     ):
         if value not in choices:
             raise ArgumentError(f"must be one of {' '.join(filter(None, choices))}", field=name, value=value)
-    if workers is not None and workers < 1:
-        raise ArgumentError("must be at least 1", field="workers", value=workers)
+    workers, seed = None if workers is None else WORKERS.check(workers, "workers"), SEED.check(seed, "seed")
     if isinstance(inputs, str | Path):
         raise ArgumentError("must be a list of files and folders", field="inputs", value=str(inputs))
     skipped, sources = [], [source for source in inputs if isinstance(source, Input)]

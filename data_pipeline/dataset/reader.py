@@ -31,6 +31,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipeline.errors import DatasetError, one_line
+from data_pipeline.ranges import Whole
 from data_pipeline.sequence import bases
 
 FORMAT = "gener_jax regions"
@@ -133,6 +134,7 @@ class RegionSource:
     """
 
     def __init__(self, folder: str | Path, split: str, cached_entries: int = 64):
+        cached_entries = Whole().check(cached_entries, "cached_entries")
         self.folder, self.split, self.cached_entries = Path(folder), split, cached_entries
         self.info = read_info(folder)
         if split not in self.info["splits"]:

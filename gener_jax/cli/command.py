@@ -21,6 +21,7 @@ from pathlib import Path
 
 from data_pipeline import cli
 from data_pipeline.errors import DataError
+from data_pipeline.ranges import Whole
 from gener_jax import config as configuration
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
@@ -67,9 +68,10 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def step(text: str) -> int | str:
     """Parses the value of --step: the step of a checkpoint, or "best"."""
-    if text != "best" and not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} must be the step of a checkpoint, or best")
-    return text if text == "best" else int(text)
+    try:
+        return text if text == "best" else Whole()(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or best") from None
 
 
 class Command:

@@ -28,7 +28,7 @@ from gener_jax.model import kmers, parallel
 from gener_jax.model.decoder import Decoder, variables
 from gener_jax.model.losses import token_nll
 from gener_jax.model.sharding import TOKENS, batch_sharding, constrain
-from gener_jax.runtime.errors import InputError
+from gener_jax.runtime.errors import InputError, whole
 
 SCORES = ("token", "base")
 STRANDS = ("+", "-", "both")
@@ -333,7 +333,7 @@ def base_probabilities(
     if given not in GIVEN:
         raise InputError(f"must be one of {', '.join(GIVEN)}", "given", given)
     k = kmer_size(lm, "base_probabilities")
-    if phases not in (1, k):
+    if whole(phases, "phases", 1) not in (1, k):
         raise InputError(f"must be 1 or {k}", "phases", phases)
     rows, origins, prompts = [], [], as_prompts(sequences, "sequences")
     for i, prompt in enumerate(prompts):
