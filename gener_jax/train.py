@@ -16,7 +16,7 @@ from pathlib import Path
 import flax
 import jax
 
-from data_pipeline import lock
+from data_pipeline import cli, lock
 from data_pipeline.dataset.builder import build
 from data_pipeline.dataset.inputs import discover
 from data_pipeline.dataset.reader import RegionSource, read_info
@@ -262,6 +262,7 @@ def finish(run: Run, params, now: Moment) -> dict:
     """
     config, workdir = run.config, run.workdir
     frames = None
+    cli.escape_unencodable()  # no encoding costs the report
     if distributed.is_primary():
         print("\n" + "\n".join(result.text for result in now.results.values()))
     if jax.process_count() == 1:

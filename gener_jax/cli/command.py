@@ -134,6 +134,7 @@ def run(main: Callable[[], int | None]) -> None:
 
     from gener_jax.runtime.errors import CheckpointError, Terminated, TrainingError
 
+    cli.escape_unencodable()
     # orbax and its event loop log at length about errors that are reported in one line here.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
