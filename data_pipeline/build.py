@@ -76,6 +76,7 @@ def _build(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    cli.escape_unencodable()
     parse = argparse.ArgumentParser(
         prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

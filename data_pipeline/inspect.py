@@ -186,7 +186,7 @@ def inspect(options: argparse.Namespace) -> None:
         if path.exists():
             raise FileError("exists already", file=path, remedy="remove it or choose another file")
         try:
-            with atomic(path) as partial, open(partial, "w") as stream:
+            with atomic(path) as partial, open(partial, "w", encoding="utf-8") as stream:
                 for source, region in regions:
                     stream.write(fasta(source, region))
                     count += 1
@@ -204,6 +204,7 @@ def inspect(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    cli.escape_unencodable()
     parse = argparse.ArgumentParser(
         prog=cli.program(),
         description=__doc__,

@@ -141,6 +141,7 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    cli.escape_unencodable()
     parse = argparse.ArgumentParser(
         prog=cli.program(),
         description=__doc__,

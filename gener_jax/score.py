@@ -62,9 +62,9 @@ class Output(contextlib.AbstractContextManager):
         if not self.done:
             self.write([header], 0)
 
-    def __exit__(self, *_):
+    def __exit__(self, *error):
         if self._file is not None:
-            self._file.__exit__()
+            self._file.__exit__(*error)
 
     def count(self, flags: Iterable[str]) -> None:
         """Counts scores by their flags; empty: not flagged."""

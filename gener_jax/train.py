@@ -1,7 +1,8 @@
 """Trains a model: python -m gener_jax.train --config=experiments/quickstart.py [--workdir=DIR] [--config.x.y=value]
 
-The same command resumes from the last checkpoint, to the same parameters as a run that never stopped. The last line on
-standard output is one JSON object; progress and logs go to standard error and DIR/log.jsonl.
+The same command resumes from the last checkpoint, to the same parameters as a run that never stopped. Ctrl-C and
+SIGTERM save the current step first. The last line on standard output is one JSON object; progress and logs go to
+standard error and DIR/log.jsonl.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from pathlib import Path
 import flax
 import jax
 
-from data_pipeline import lock
+from data_pipeline import cli, lock
 from data_pipeline.dataset.builder import build
 from data_pipeline.dataset.inputs import discover
 from data_pipeline.dataset.reader import RegionSource, read_info
@@ -241,13 +242,13 @@ def train(config: Config, workdir: Path, **parts) -> dict:
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each; also if another process is training there.
-      Terminated: after a SIGTERM, once the state is saved.
+      Terminated: after SIGTERM or Ctrl-C, once the state is saved.
     """
     with contextlib.ExitStack() as stack:
         distributed.run_on_primary(lambda: stack.enter_context(lock.held(workdir / "lock")))
         run = prepare(config, workdir, **parts)
         distributed.log_primary(screen(run))
-        # Only around the loop: SIGTERM loses nothing before and after it, and building a dataset may take hours.
+        # Only around the loop: a signal loses nothing before and after it, and building a dataset may take hours.
         with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
             now = loop(run, termination, watchdog)
         params, now.state = merge(now.state.params, run.frozen), None  # frees the optimizer's state
@@ -261,6 +262,7 @@ def finish(run: Run, params, now: Moment) -> dict:
     """
     config, workdir = run.config, run.workdir
     frames = None
+    cli.escape_unencodable()  # no encoding costs the report
     if distributed.is_primary():
         print("\n" + "\n".join(result.text for result in now.results.values()))
     if jax.process_count() == 1:

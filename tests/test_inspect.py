@@ -4,6 +4,7 @@ import collections
 import contextlib
 import gzip
 import hashlib
+import io
 import re
 import subprocess
 import sys
@@ -234,6 +235,13 @@ def test_filters_by_split(dataset, capsys):
         shown = printed(capsys, dataset, "--split", name, "--head", "1000").splitlines()
         assert len(shown) == len(RegionSource(dataset, name)) > 0
         assert {line.split("\t")[0] for line in shown} == {name}
+
+
+def test_standard_output_that_is_not_utf_8(dataset, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert inspect.main([str(dataset), "--head", "1000"]) == 0
+    assert b"\\u2026\n" in out.buffer.getvalue()
 
 
 def test_head_gives_the_first_regions(dataset, capsys):
