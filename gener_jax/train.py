@@ -34,7 +34,7 @@ from gener_jax.model.trainable import everything, merge
 from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
-from gener_jax.storage import run_folder
+from gener_jax.storage import provenance, run_folder
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.tasks import as_json, of_config, samples
 from gener_jax.tasks.base import Task
@@ -179,7 +179,13 @@ def prepare(
         for hook in hooks:
             hook.state = loader_state["hooks"].get(hook.name, hook.state)
         distributed.log_primary(f"resuming {workdir} at step {step}")
-    distributed.run_on_primary(lambda: run_folder.describe(workdir, config))
+    data = getattr(stream, "provenance", {"dataset": stream.dataset, "special_tokens": None})
+
+    def describe():
+        run_folder.describe(workdir, config)
+        provenance.begin(workdir, data, config.train.init_from, resumes=loader_state is not None)
+
+    distributed.run_on_primary(describe)
     distributed.check_shared(workdir)
     run_log = Log(workdir, step, config, evaluated=caught_up)
     objective = objective or objectives.of_config(config, tokenizer)
@@ -265,8 +271,11 @@ def finish(run: Run, params, now: Moment) -> dict:
     cli.escape_unencodable()  # no encoding costs the report
     if distributed.is_primary():
         print("\n" + "\n".join(result.text for result in now.results.values()))
+        if "held_out" in now.results:
+            provenance.finish(workdir, now.step, now.results["held_out"].json)
     if jax.process_count() == 1:
-        frames = samples.show(config, LM(config.spec, params, run.mesh))
+        lm = LM(config.spec, params, run.mesh, now.step, provenance.read(workdir))
+        frames = samples.show(config, lm)
         print(
             "Try next\n"
             f"  python -m gener_jax.sample --checkpoint {workdir} --prompt ATG --num_bases 600 --temperature 0.8\n"

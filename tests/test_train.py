@@ -139,7 +139,7 @@ def test_what_a_run_prints_and_writes(straight, dataset):
     assert [line["step"] for line in evaluations] == [3, 4, 6, 8, 9, 12]  # each checkpoint too
     assert evaluations[-1]["held_out"]["loss"] == last["loss"]  # the last evaluation is not done again
     assert sorted(p.name for p in straight.folder.iterdir()) == [
-        "checkpoints", "config.json", "environment.json", "log.jsonl",
+        "checkpoints", "config.json", "environment.json", "log.jsonl", "provenance.json",
     ]  # fmt: skip
     environment = json.loads((straight.folder / "environment.json").read_text())[0]
     assert environment["versions"]["jax"] == jax.__version__

@@ -305,6 +305,7 @@ def log_likelihood(
     strands = ("+", "-") if strand == "both" else (strand,)
     prompts = as_prompts(sequences, "sequences")
     rows = [_framed(lm, prompt, i, s) for i, prompt in enumerate(prompts) for s in strands]
+    lm.warn_unseen(row.ids for row in rows)
     values = score_all(lm, rows, score=score, per_base=per_base, full=special_tokens, batch_tokens=batch_tokens)
     found, scored = [], list(zip(rows, values, strict=True))
     for first in range(0, len(rows), len(strands)):
@@ -341,6 +342,7 @@ def base_probabilities(
         for phase in range(min(phases, len(prompt.codes))):
             rows.append(frame(lm.tokenizer, prompt.special, prompt.codes, phase) if phase else row)
             origins.append((i, phase))
+    lm.warn_unseen(row.ids for row in rows)
     sums = [np.zeros((len(prompt.codes), 4), np.float32) for prompt in prompts]
     counts = [np.zeros((len(x), 1), np.float32) for x in sums]
 

@@ -27,15 +27,27 @@ from gener_jax.inference.variants.scoring import CONTEXT, Scorer
 from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.model import decoder, kernels, memory, sharding
 from gener_jax.runtime.errors import InputError, whole, within
-from gener_jax.storage import pretrained
+from gener_jax.storage import pretrained, provenance
+from gener_jax.storage.provenance import Provenance, unseen
 
 
 class LM:
     """A model, its tokenizer and its parameters on a mesh."""
 
-    def __init__(self, spec: ModelSpec, params, mesh: jax.sharding.Mesh, step: int | None = None):
-        """`params` may be stacked or by layer, and are kept by layer; `step` is that of their checkpoint, if any."""
+    def __init__(
+        self,
+        spec: ModelSpec,
+        params,
+        mesh: jax.sharding.Mesh,
+        step: int | None = None,
+        provenance: Provenance | None = None,
+    ):
+        """`params` may be stacked or by layer, and are kept by layer; `step` is that of their checkpoint, if any.
+
+        `provenance` is what is known of the model's training, if anything; see `warn_unseen`.
+        """
         self.spec, self.params, self.mesh, self.step = spec, decoder.unstack(params), mesh, step
+        self.provenance, self._warned = provenance, set()
         self.tokenizer = spec.tokenizer.make()
         self.model = decoder.Decoder(kernels.for_any_mask(spec.model))
 
@@ -48,6 +60,20 @@ class LM:
         parts = [f"{size:,} parameters", f"tokenizer {self.tokenizer.name}", f"context {context}", model.dtype]
         parts += [f"{len(devices)} {devices[0].device_kind}", *([] if self.step is None else [f"step {self.step}"])]
         return f"LM({self.spec.name}: {', '.join(parts)})"
+
+    def warn_unseen(self, rows: Iterable[np.ndarray], *, framed: bool = False) -> None:
+        """Warns, once each, of what rows of ids hold that the model cannot have learned; see `provenance.unseen`.
+
+        `framed`: the last <s> of a row stands for the sequence before it.
+        """
+        if self.provenance is not None:
+            for problem in sorted(unseen(self.provenance, rows, framed=framed)):
+                self._warn_once(problem)
+
+    def _warn_once(self, problem: str) -> None:
+        if problem not in self._warned:
+            self._warned.add(problem)
+            warnings.warn(f"{self.spec.name} {problem}", stacklevel=5)
 
     def frame(self, ids: np.ndarray) -> np.ndarray:
         """The ids of a sequence framed for embedding, int32 [tokens], by `spec.prompt_convention`.
@@ -222,7 +248,8 @@ class LM:
             return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 
     def check_length(self, tokens: int, argument: str, value=None) -> None:
-        """Checks that an argument which needs this many tokens fits the model's positions.
+        """Checks that an argument which needs this many tokens fits the model's positions; warns if it exceeds those of
+        training, where they are known.
 
         Raises:
           InputError: of `argument` and `value`, if it does not.
@@ -234,6 +261,10 @@ class LM:
                 f"needs up to {tokens} tokens{per_token}, but the model was made for {longest} "
                 "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more", argument, value,
             )  # fmt: skip
+        trained = self.provenance and self.provenance.context_length
+        window = self.spec.model.sliding_window or longest
+        if trained and min(tokens, window) > trained * self.spec.model.yarn_factor:
+            self._warn_once(f"was trained in windows of {trained} tokens: it has not learned to use more context")
 
     def generate(
         self,
@@ -371,6 +402,7 @@ class LM:
             if name not in SPECIAL_TOKENS:
                 raise InputError(f"must be among {' '.join(SPECIAL_TOKENS)}", "stop", name)
         stops = np.array([token in stop for token in self.tokenizer.tokens])
+        self.warn_unseen([*(ids for ids, _, _ in encoded), np.flatnonzero(stops)])
         return encoded, (num_bases, sampler, stops, constraints, log_probs)
 
 
@@ -477,7 +509,7 @@ def from_spec(
         if line := memory.inference_shortage(spec, mesh, 1, spec.model.max_length or 0):
             warnings.warn(f"a whole context will not fit: {line}", stacklevel=3)
     params, step = pretrained.read_params(folder, spec.model, mesh, step=step, dtype=spec.model.dtype, by_layer=True)
-    return LM(spec, params, mesh, step)
+    return LM(spec, params, mesh, step, provenance.read(folder))
 
 
 def _default_mesh(spec: ModelSpec) -> jax.sharding.Mesh:
