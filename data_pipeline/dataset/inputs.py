@@ -182,6 +182,12 @@ def records(
         yield record if input.taxon is None else dataclasses.replace(record, taxon=input.taxon)
 
 
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is a dataset, of any version."""
+    file = folder / "dataset.json"
+    return file.is_file() and _DATASET in file.read_bytes()
+
+
 def _bare(sequence: fasta.Sequence) -> Record:
     return Record(
         accession=sequence.name,
@@ -256,7 +262,7 @@ def _walk(folder: Path, walked: dict[tuple[int, int], Path], skipped: list[str])
         first = walked.get((status.st_dev, status.st_ino))
         if first is not None:
             what = f"the same folder as {first}/" if first != path else ""
-        elif "dataset.json" in names and _DATASET in (path / "dataset.json").read_bytes():
+        elif "dataset.json" in names and is_dataset(path):
             what = "a dataset"
         elif path.name.endswith(".partial") and "lock" in names:
             what = "an unfinished build"
