@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -16,6 +16,7 @@ from data_pipeline.files import write_text
 from gener_jax.config import Config, Train
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.storage.files import finite
 
 
 class Clock:
@@ -78,7 +79,7 @@ class Log:
         if not distributed.is_primary():
             return
         path = folder / "log.jsonl"
-        kept = [x for x in _objects(path) if x["step"] < step + ("loss" in x or evaluated)]
+        kept = [x for x in read_log(path) if x["step"] < step + ("loss" in x or evaluated)]
         write_text(path, "".join(json.dumps(values) + "\n" for values in kept))
         for name in config.train.writers:
             try:
@@ -93,7 +94,7 @@ class Log:
         """Appends and flushes one line; numbers that are not finite become null, so that every line is JSON."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
+        self._file.write(json.dumps({"step": step, **finite(values)}) + "\n")
         self._file.flush()
         for write, _ in self._others:
             write(step, flatten_dict(values, sep="/"))
@@ -104,12 +105,6 @@ class Log:
             self._file.close()
         for _, close in self._others:
             close()
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {name: _finite(x) for name, x in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tensorboard(folder, step, config):
@@ -138,8 +133,8 @@ def _wandb(folder, step, config):
 _WRITERS = {"tensorboard": _tensorboard, "wandb": _wandb}  # each returns two functions: write(step, values) and close()
 
 
-def _objects(path: Path):
-    """The objects of a log, without a line that a kill cut off."""
+def read_log(path: Path) -> Iterator[dict]:
+    """Yields the objects of a log, without a line that a kill cut off; none if there is no log."""
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             yield json.loads(line)
@@ -147,4 +142,4 @@ def _objects(path: Path):
 
 def logged(path: Path, step: int) -> dict:
     """The training metrics of a step in a log; empty if the step was not logged."""
-    return next((values for values in _objects(path) if values["step"] == step and "loss" in values), {})
+    return next((values for values in read_log(path) if values["step"] == step and "loss" in values), {})
