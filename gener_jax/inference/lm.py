@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -24,8 +24,7 @@ from gener_jax.inference.samplers import Bases, Sampler, of_options
 from gener_jax.inference.variants.genome import Aliases, Genome
 from gener_jax.inference.variants.scoring import CONTEXT, Scorer
 from gener_jax.inference.variants.variant import Scored, Variant
-from gener_jax.model import decoder, kernels, memory
-from gener_jax.model.sharding import make_mesh
+from gener_jax.model import decoder, kernels, memory, sharding
 from gener_jax.runtime.errors import InputError
 from gener_jax.storage import pretrained
 
@@ -38,6 +37,16 @@ class LM:
         self.spec, self.params, self.mesh, self.step = spec, decoder.unstack(params), mesh, step
         self.tokenizer = spec.tokenizer.make()
         self.model = decoder.Decoder(kernels.for_any_mask(spec.model))
+
+    def __repr__(self) -> str:
+        model, devices, k = self.spec.model, self.mesh.devices.flat, self.tokenizer.k
+        size, longest = sum(x.size for x in jax.tree.leaves(self.params)), model.max_length
+        context = "of any length" if longest is None else f"{longest:,} tokens"
+        if longest is not None and self.tokenizer.kind == "kmer":
+            context += f" ({longest * k:,} bases)"
+        parts = [f"{size:,} parameters", f"tokenizer {self.tokenizer.name}", f"context {context}", model.dtype]
+        parts += [f"{len(devices)} {devices[0].device_kind}", *([] if self.step is None else [f"step {self.step}"])]
+        return f"LM({self.spec.name}: {', '.join(parts)})"
 
     def frame(self, ids: np.ndarray) -> np.ndarray:
         """The ids of a sequence framed for embedding, int32 [tokens], by `spec.prompt_convention`.
@@ -69,7 +78,8 @@ class LM:
         """Embeddings, float32 [sequences, chunks · hidden], in the order of the sequences.
 
         Args:
-          sequences: DNA, which special tokens may precede; framed by the model's own convention (see `frame`).
+          sequences: DNA, which special tokens may precede (see `Prompt`); framed by the model's own convention (see
+            `frame`).
           pooling: "last", the hidden state of the last token, with framing; "separator", the same, allowed only in v2,
             where that token is the second <s>; "mean", over all tokens, with framing; "tokens", a list with the hidden
             states of all tokens, float32 [tokens, hidden] per sequence (several chunks are concatenated, each framed).
@@ -102,8 +112,9 @@ class LM:
         """The score of each sequence after <s>, in the order of the sequences; see `Score`.
 
         Args:
-          sequences: DNA of any length. Special tokens may precede it (`<mam><cds>ATG…`); they are conditioned on and
-            not scored. A base other than A, C, G and T is marginalized over, and later tokens see its token as <oov>.
+          sequences: DNA of any length (see `Prompt`). Special tokens may precede it (`<mam><cds>ATG…`); they are
+            conditioned on and not scored. A base other than A, C, G and T is marginalized over, and later tokens see
+            its token as <oov>.
           score: "token", the log-likelihood, or "base", the mean log-probability of each base in its own marginal.
           strand: "+", "-" (the reverse complement after the same special tokens), or "both", the mean of the two.
           per_base: also return each base's term.
@@ -206,7 +217,7 @@ class LM:
         self.check_length(ids.shape[1], "ids")
         if not ids.size:
             return np.zeros((*ids.shape, self.tokenizer.vocab_size), np.float32)
-        with jax.set_mesh(self.mesh):
+        with sharding.on(self.mesh):
             return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 
     def check_length(self, tokens: int, argument: str, value=None) -> None:
@@ -217,8 +228,9 @@ class LM:
         """
         longest = self.spec.model.max_length
         if longest is not None and tokens > longest:
+            per_token = f" of {self.tokenizer.k} bases" if self.tokenizer.kind == "kmer" else ""
             raise InputError(
-                f"needs up to {tokens} tokens of context, but the model was made for {longest} "
+                f"needs up to {tokens} tokens{per_token}, but the model was made for {longest} "
                 "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more", argument, value,
             )  # fmt: skip
 
@@ -243,9 +255,11 @@ class LM:
     ) -> list:
         """Continues each prompt by exactly `num_bases` bases, or fewer if a token of `stop` or a stop codon ends it.
 
+        Returns the continuations alone, without their prompts; the command `gener-jax sample` writes both.
+
         Args:
-          prompts: DNA of any length, which special tokens may precede (`<mam><cds>ATG`): strings, or `Prompt`s. `<s>`
-            is prepended. A prompt may be empty.
+          prompts: DNA of any length, which special tokens may precede (`<mam><cds>ATG`); see `Prompt` for what a
+            sequence may be. `<s>` is prepended. A prompt may be empty.
           num_bases: bases to generate per continuation.
           num_samples: continuations per prompt; they are adjacent in the result.
           temperature: 0 is greedy.
@@ -340,7 +354,7 @@ class LM:
             raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
         if num_bases < 0:
             raise InputError("must not be negative", "num_bases", num_bases)
-        constraints = list(constraints or ())
+        constraints = _listed(constraints)
         if self.tokenizer.kind != "kmer":
             for name, value, given in (("mode", "base", isinstance(sampler, Bases)),
                                        ("log_probs", log_probs, log_probs),
@@ -360,6 +374,15 @@ class LM:
                 raise InputError(f"must be among {' '.join(SPECIAL_TOKENS)}", "stop", name)
         stops = np.array([token in stop for token in self.tokenizer.tokens])
         return encoded, (num_bases, sampler, stops, constraints, log_probs)
+
+
+def _listed(constraints: Iterable[Constraint] | None) -> list[Constraint]:
+    if constraints is None:
+        return []
+    found = list(constraints) if isinstance(constraints, Iterable) else [constraints]
+    if isinstance(constraints, Mapping) or not all(hasattr(x, "prepare") for x in found):
+        raise InputError("must be gener_jax.Constraints(...), or a list of constraints", "constraints", constraints)
+    return found
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -392,6 +415,15 @@ def load(
     **model,
 ) -> LM:
     """Loads the model of a folder.
+
+    >>> import gener_jax
+    >>> lm = gener_jax.load("tiny")
+    >>> [continuation] = lm.generate(["<bct><cds>ATG"], num_bases=12)
+    >>> len(continuation)
+    12
+    >>> [score] = lm.log_likelihood(["ATGAAAAAATAA"])
+    >>> score.value < 0  # nats
+    True
 
     Args:
       folder: a run's folder, written by `gener_jax.train`; a Hugging Face folder with config.json and safetensors;
@@ -448,4 +480,4 @@ def from_spec(
 
 def _default_mesh(spec: ModelSpec) -> jax.sharding.Mesh:
     divides = spec.model.hidden_size % len(jax.devices()) == 0
-    return make_mesh(1, -1, 1, None if divides else jax.devices()[:1])
+    return sharding.make_mesh(1, -1, 1, None if divides else jax.devices()[:1])
