@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline import cli
 from data_pipeline.errors import MismatchError
 from data_pipeline.formats import fasta, vcf
 from data_pipeline.ranges import Whole
@@ -78,10 +79,10 @@ class Output(contextlib.AbstractContextManager):
         else:
             self._file.append("".join(rows).encode(), self.done, counts=dict(self.counts))
 
-    def finish(self, **facts) -> int:
+    def finish(self, as_json: bool, **facts) -> int:
         """Completes the file and prints the counts and facts; returns the exit status."""
         if self._file is not None:
-            print(self._file.finish({**self.counts, **facts}))
+            cli.finish(self._file.finish({**self.counts, **facts}), as_json)
         return command.FLAGGED if self.counts["flagged"] else 0
 
 
@@ -166,7 +167,7 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
                 rows += [_annotated(record, own)] if as_vcf else _rows(record, own)
             out.write(rows, len(block))
         rate.close()
-        return out.finish(records=total, overlap=line)
+        return out.finish(args.json, records=total, overlap=line)
 
 
 def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
@@ -199,7 +200,7 @@ def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
             out.write(rows, len(group))
             rate.update(len(group), sum(len(s.codes) for s in group))
         rate.close()
-        return out.finish()
+        return out.finish(args.json)
 
 
 def main(argv=None) -> int:
@@ -248,6 +249,8 @@ def main(argv=None) -> int:
         raise ConfigError("applies to sequences, not to --vcf", "--prefix", args.prefix)
     if str(args.vcf) == "-":
         raise ConfigError("cannot be standard input, as it is read more than once; give a file", "--vcf", "-")
+    if args.output is None and args.json:
+        raise ConfigError("needs --output, since standard output holds the table", "--json", True)
     if args.output is not None:
         if args.output.suffix in (".gz", ".bgz", ".bcf"):
             raise ConfigError(

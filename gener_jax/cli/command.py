@@ -89,6 +89,7 @@ class Command:
         )
         self.parser.add_argument("--config", metavar="FILE.py", help="an experiment file")
         self.parser.add_argument("--print_config", action="store_true", help="print the configuration as JSON and exit")
+        cli.add_json(self.parser)
         self.parser.add_argument("--workdir", type=Path, metavar="DIR", help="the run's folder [runs/<config name>]")
         if checkpoint:
             self.parser.add_argument(
