@@ -50,7 +50,7 @@ def test_next_kmer_is_the_definition(start, lm):
     v = variant(start)
     (found,) = scored(lm, v)
     ref, alt = continuations(lm, v)
-    assert found.score == "next_kmer"
+    assert found.protocol == "next_kmer"
     assert found.flag == ""
     assert found.log_p_ref == pytest.approx(ref, abs=2e-5)
     assert found.log_p_alt == pytest.approx(alt, abs=2e-5)
@@ -65,7 +65,7 @@ def test_next_kmer_of_more_than_one_base(length, alt, lm):
     start, ref, alt = trimmed(*v[1:])
     (found,) = scored(lm, v)
     expected = continuations(lm, Variant("chr1", start, ref, alt))
-    assert found.score == "next_kmer_sequence"
+    assert found.protocol == "next_kmer_sequence"
     assert found.llr == pytest.approx(expected[0] - expected[1], abs=1e-4)
 
 
@@ -81,7 +81,7 @@ def test_window_is_the_definition(start, lm):
     (found,) = scored(lm, v, protocol="window")
     whole = [w[: len(w) // K * K] for w in windows(v)]
     ref, alt = (ll(lm, w) for w in whole)
-    assert found.score == "window"
+    assert found.protocol == "window"
     assert found.llr == pytest.approx((ref - alt) / (len(whole[0]) // K), abs=2e-5)
     assert found.log_p_ref == pytest.approx(ref, abs=1e-4)
     if 12 < start < 180:
@@ -177,7 +177,7 @@ def test_marginals(lm):
     v = variant(60)
     (found,) = scored(lm, v, protocol="window", marginals=True)
     ref, alt = (lm.log_likelihood([w], score="base")[0].value for w in windows(v))
-    assert found.score == "window_base"
+    assert found.protocol == "window_base"
     assert found.llr == pytest.approx(ref - alt, abs=1e-5)
 
 

@@ -22,7 +22,7 @@ from gener_jax.inference.likelihood import Score, base_probabilities, log_likeli
 from gener_jax.inference.prompt import REMAINDERS, Prompt, as_prompt, as_prompts
 from gener_jax.inference.samplers import Bases, Sampler, of_options
 from gener_jax.inference.variants.genome import Aliases, Genome
-from gener_jax.inference.variants.scoring import CONTEXT, Scorer
+from gener_jax.inference.variants.scoring import Scorer
 from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.model import decoder, kernels, memory
 from gener_jax.model.sharding import make_mesh
@@ -164,7 +164,7 @@ class LM:
         genome: Genome | dict[str, str] | str | Path,
         *,
         protocol: str = "next_kmer",
-        context: int = CONTEXT,
+        context: int | None = None,
         phases: int = 1,
         strand: str = "+",
         marginals: bool = False,
@@ -180,7 +180,8 @@ class LM:
           genome: a `Genome`, sequences by name, or the path of a FASTA file.
           protocol: "next_kmer" scores the alleles given the bases before the variant; "window" scores the window around
             it. Their old names "right_edge" and "centred" are accepted.
-          context: number of bases before the variant, or in the window.
+          context: bases before the variant, or in the window. [8192, or as many as the model's positions hold with
+            room for the alleles]
           phases: 1, as published; k (6), the mean over all positions of the variant in its k-mer, with the spread.
           strand: "+", "-", or "both", the mean of the two.
           marginals: ("window" only) score by the mean over bases of the log of the six marginals, instead of by the
@@ -232,7 +233,8 @@ class LM:
             per_token = f" of {self.tokenizer.k} bases" if self.tokenizer.kind == "kmer" else ""
             raise InputError(
                 f"needs up to {tokens} tokens{per_token}, but the model was made for {longest} "
-                "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more", argument, value,
+                "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more (on a "
+                "command line, --config.model.yarn_factor=4)", argument, value,
             )  # fmt: skip
 
     def generate(

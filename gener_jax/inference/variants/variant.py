@@ -35,22 +35,22 @@ class Ratios(NamedTuple):
     """What a protocol computes of a site.
 
     Attributes:
-      score: the name of the score.
+      protocol: as in `Scored`.
       phases: (llr, log_p_ref, log_p_alt) per phase, float64 [phases, 3].
       flag: empty, or one line with the reason why there are no phases.
     """
 
-    score: str
+    protocol: str
     phases: np.ndarray
     flag: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """The score of a variant, or the reason why it has none.
+    """The score of a variant, or the reason why it has none; `pandas.DataFrame` makes a table of several.
 
     Attributes:
-      score: the name of the score: "next_kmer", "next_kmer_sequence" (exact likelihoods of more than one k-mer),
+      protocol: how it was scored: "next_kmer", "next_kmer_sequence" (exact likelihoods of more than one k-mer),
         "window", or "window_base" (mean log-marginals per base).
       llr: the log-likelihood ratio, reference minus alternate: positive if the model prefers the reference allele. In
         nats ("window": per k-mer, "window_base": per base); the mean over strands and phases.
@@ -61,7 +61,7 @@ class Scored:
       flag: empty, or one line with the reason why there is no score.
     """
 
-    score: str
+    protocol: str
     llr: float = float("nan")
     spread: float | None = None
     log_p_ref: float = float("nan")
