@@ -145,7 +145,7 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
             f"none of its contigs ({ours}) is in {args.fasta} ({theirs})",
             file=args.vcf, remedy="give the names of each contig in both files with --aliases",
         )  # fmt: skip
-    line = overlap(config.data.path, folder, lm.step, list(windows), args.check_overlap)
+    line = overlap(config.data.path, folder, lm.step, windows, args.check_overlap)
     log(line)
     log(f"context: {args.context} bases")
     as_vcf = args.output is not None and args.output.suffix == ".vcf"

@@ -1,9 +1,12 @@
 """Variant scores: both protocols against their definitions, indels, phases, strands, and flags."""
 
 import numpy as np
+import pyfaidx
 import pytest
 
+from data_pipeline.formats import faidx
 from data_pipeline.sequence import bases
+from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.next_kmer import FLANK
 from gener_jax.inference.variants.normalize import trimmed
 from gener_jax.inference.variants.variant import Variant
@@ -310,3 +313,22 @@ def test_errors(lm):
     for context in (5, 8192, 24.0, "24", 2**40):  # less than two k-mers; more than the model's positions; no int
         with raises(InputError, argument="context", value=context):
             lm.score_variants([variant(60)], {"chr1": CHROMOSOME}, context=context)
+
+
+@pytest.mark.parametrize("strand", ["+", "-", "both"])
+def test_an_indexed_genome_gives_the_same_scores(strand, lm, tmp_path):
+    """Among them an insertion in a repeat that is longer than what is read at first."""
+    text = CHROMOSOME + "C" + "AG" * 1500 + "C" + CHROMOSOME
+    path = tmp_path / "g.fa"
+    path.write_text(f">chr0\n{CHROMOSOME}\n>chr1\n{text}\n")
+    variants = [Variant("chr1", i, text[i], "T") for i in (0, 1, 150, 3302, len(text) - 1) if text[i] != "T"]
+    variants += [Variant("chr1", 1501, text[1501], text[1501] + "GA"), Variant("chr2", 1, "A", "C")]
+    variants += [Variant("chr1", len(text), "A", "C")]
+    expected = scored(lm, *variants, genome={"chr0": CHROMOSOME, "chr1": text}, strand=strand)
+    assert [bool(s.flag) for s in expected[-3:]] == [False, True, True]
+    pyfaidx.Faidx(str(path)).close()
+    genome = Genome.of(path)
+    assert isinstance(genome.stretches["chr1"][0].codes, faidx.Contig)
+    assert [s.flag for s in scored(lm, *variants, genome=genome, strand=strand)] == [s.flag for s in expected]
+    found = [s.llr for s in scored(lm, *variants, genome=str(path), strand=strand)]
+    np.testing.assert_array_equal(found, [s.llr for s in expected])
