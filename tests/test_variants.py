@@ -275,8 +275,8 @@ def test_an_indel_has_the_same_score_wherever_it_is_written(protocol, lm):
 def test_an_indel_in_a_repeat_longer_than_the_context_keeps_its_context(strand, lm):
     """The context is what precedes the repeat, however far the record writes the change from there."""
     before, after = CHROMOSOME[:60] + "C", "C" + CHROMOSOME[60:120]
-    text = before + "AG" * 200 + after
-    written = [Variant("chr1", 60 + 2 * i, text[60 + 2 * i :][:3], text[60 + 2 * i]) for i in (0, 1, 70, 150, 199)]
+    text = before + "AG" * 600 + after  # more than is read at first
+    written = [Variant("chr1", 60 + 2 * i, text[60 + 2 * i :][:3], text[60 + 2 * i]) for i in (0, 1, 70, 350, 599)]
     found = [s.llr for s in scored(lm, *written, genome={"chr1": text}, strand=strand)]
     np.testing.assert_allclose(found, found[0], atol=1e-5)
     if strand == "+":

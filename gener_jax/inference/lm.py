@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -160,7 +159,7 @@ class LM:
 
     def score_variants(
         self,
-        variants: Iterable[Variant | tuple[str, int, str, str]],
+        variants: Iterable[str | Variant | tuple[str, int, str, str]],
         genome: Genome | dict[str, str] | str | Path,
         *,
         protocol: str = "next_kmer",
@@ -176,8 +175,10 @@ class LM:
         A positive `llr` means that the model prefers the reference allele. See `variants.scoring` and its protocols.
 
         Args:
-          variants: (contig, start, ref, alt), start 0-based.
-          genome: a `Genome`, sequences by name, or the path of a FASTA file.
+          variants: each a text such as "chr17:43045705:T:A" (see `Variant.parse`; 1-based), a `Variant`, or (contig,
+            start, ref, alt), start 0-based.
+          genome: a `Genome`, sequences by name, or the path of a FASTA file, of which only the contexts are read if
+            its index (.fai; for bgzip also .gzi) is beside it.
           protocol: "next_kmer" scores the alleles given the bases before the variant; "window" scores the window around
             it. Their old names "right_edge" and "centred" are accepted.
           context: bases before the variant, or in the window. [8192, or as many as the model's positions hold with
@@ -200,7 +201,9 @@ class LM:
             self, protocol=protocol, context=context, phases=phases, strand=strand, marginals=marginals,
             batch_tokens=batch_tokens,
         )  # fmt: skip
-        return scorer(itertools.starmap(Variant, variants), Genome.of(genome, aliases))
+        if isinstance(variants, str | Variant):
+            raise InputError("must be a list; for a single variant give a list of one", "variants", variants)
+        return scorer(map(Variant.of, variants), Genome.of(genome, aliases))
 
     def logits(self, ids) -> np.ndarray:
         """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].

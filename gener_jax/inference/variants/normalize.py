@@ -85,10 +85,8 @@ def sites_of(variant: Variant, genome: Genome, context: int, largest: int, stran
     ref, alt, need = bases.encode(ref), bases.encode(alt), context + _MORE
     while True:
         sites = [site(codes, before + offset, ref, alt, context, strand) for strand in strands]
-        sides = [
-            (s.before, s.after) if strand == "+" else (s.after, s.before)
-            for s, strand in zip(sites, strands, strict=True)
-        ]
+        both = zip(sites, strands, strict=True)
+        sides = [(s.before, s.after)[:: 1 if strand == "+" else -1] for s, strand in both]
         left, right = (min(map(len, side)) for side in zip(*sides, strict=True))
         at_start, at_end = before == first, first - before + len(codes) == len(stretch.codes)
         if (at_start or left >= need) and (at_end or right >= need):
