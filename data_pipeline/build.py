@@ -64,6 +64,8 @@ def _build(options: argparse.Namespace) -> None:
     dataset = build(
         manifest(options.manifest) if options.manifest else options.input, options.output,
         scheme=scheme, tokenizer=tokenizer, measure_leakage=not options.skip_leakage, taxon=options.taxon,
+        force_taxon=options.force_taxon,
+        aliases=options.aliases or (),
         validation_fraction=options.validation_fraction, test_fraction=options.test_fraction,
         split_by=options.split_by, duplicates=options.duplicates, seed=options.seed,
         skip_damaged=options.skip_damaged, workers=options.workers,
@@ -90,7 +92,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a table (TSV) with columns sequence, annotation, taxon, split, instead of --input",
     )
     add("--output", required=True, metavar="DIR", help="the folder to create; it must not exist")
-    add("--taxon", choices=TAXA, help="the tag of all regions, instead of that of each file or record")
+    add("--taxon", choices=TAXA, help="the tag of records without one")
+    add("--force_taxon", choices=TAXA, help="the tag of all records")
+    add(
+        "--aliases",
+        metavar="FILE",
+        help="other names of contigs: the names of each one per line, separated by tabs, or NCBI's assembly report",
+    )
 
     what = parse.add_argument_group("regions (lengths in bases)").add_argument
     what(

@@ -123,7 +123,7 @@ def totals(regions: Iterable[tuple[RegionSource, int]]) -> list[str]:
         found[source.split, source.taxa[taxon], source.kinds[kind]].append(measured(source, region))
     if not found:
         return ["no region matches"]
-    names = (split.SPLITS, record.TAXA, schemes.KINDS)
+    names = (split.SPLITS, (*record.TAXA, record.UNKNOWN), schemes.KINDS)
     order = sorted(found, key=lambda key: [all_.index(name) for all_, name in zip(names, key, strict=True)])
     rows = [[*key, *row_of(np.array(found[key]))] for key in order]
     if len(rows) > 1:
@@ -214,7 +214,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("dataset", metavar="DIR", help="a folder that data_pipeline.build created")
     add("--split", nargs="+", metavar="SPLIT", help="only these: train, validation, test (default: all)")
     add("--kinds", nargs="+", default=[], choices=schemes.KINDS, metavar="KIND", help="only these kinds")
-    add("--taxa", nargs="+", default=[], choices=record.TAXA, metavar="TAXON", help="only these tags")
+    add(
+        "--taxa", nargs="+", default=[], choices=(*record.TAXA, record.UNKNOWN), metavar="TAXON", help="only these tags"
+    )
     add("--gene", metavar="REGEX", help="only regions whose gene name or locus tag matches")
     add("--product", metavar="REGEX", help="only regions whose product matches")
     add("--head", type=int, metavar="N", help="print the first N regions, one per line")

@@ -24,7 +24,7 @@ import numpy as np
 from data_pipeline.errors import one_line
 from gener_jax.cli import command
 from gener_jax.config import REMAT, Config, Mesh
-from gener_jax.model import decoder, flops, memory
+from gener_jax.model import decoder, flops, memory, sharding
 from gener_jax.model.sharding import AXES, TOKENS, axis_sizes, batch_sharding, check_divides, mesh_of
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
@@ -234,7 +234,7 @@ def compile_for(config: Config, machine: Machine) -> dict:
     if config.data.mask_documents:
         batch |= {"segment_ids": row, "positions": row}
     began = time.perf_counter()
-    with jax.set_mesh(mesh):
+    with sharding.on(mesh):
         objective = objectives.of_config(config, config.tokenizer.make())(config.train.num_steps)
         step = make_train_step(config, mesh, objective, dict.fromkeys(batch, TOKENS))
         lowered = step.lower(abstract_state(config, mesh), {}, batch)

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from data_pipeline import build
-from data_pipeline.dataset import builder, merge
+from data_pipeline.dataset import builder, merge, spill
 from data_pipeline.dataset.inputs import Input
 from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.errors import ArgumentError, DataError, FileError, FormatError, MismatchError, PairingError
+from data_pipeline.errors import ArgumentError, DataError, FileError, MismatchError, PairingError
 from data_pipeline.formats import genbank
 from data_pipeline.regions import extraction, ledger
 from data_pipeline.regions.schemes import Scheme
@@ -104,15 +104,29 @@ def test_more_inputs_move_no_region(tmp_path):
         assert few.keys() < more.keys()
 
 
-def test_taxon_override_and_unknown_taxon(tmp_path):
-    text = record_text([("gene", "1..6", {})]).replace("Bacteria; Somephylum", "unclassified").replace("BCT", "SYN")
-    path = write(tmp_path / "a.gb", text)
-    with raises(FormatError, file=path, record="TEST.1", field="taxon"):
-        builder.build([path], tmp_path / "set")
-    info = builder.build([path], tmp_path / "set", taxon="arc", validation_fraction=0)
-    assert info["splits"]["train"]["taxa"] == {"arc": {"regions": 1, "bases": 6}}
-    with raises(ArgumentError, field="taxon", value="cat"):
-        builder.build([path], tmp_path / "other", taxon="cat")
+def test_taxon_fills_gaps_and_force_taxon_overrides(tmp_path):
+    """A FASTA with its GFF3 has no taxon, a GenBank record of a bacterium has its own."""
+    known = write(tmp_path / "a.gb", record_text([("gene", "1..6", {})]))
+    (tmp_path / "b.fa").write_text(">s\nACGTACGT\n")
+    (tmp_path / "b.gff").write_text("s\tx\tgene\t1\t8\t.\t+\t.\tID=g\n")
+
+    def taxa(**options):
+        info = builder.build(
+            [known, tmp_path / "b.fa", tmp_path / "b.gff"], tmp_path / "set", validation_fraction=0, **options
+        )
+        assert info["parameters"].items() >= options.items()
+        source = RegionSource(tmp_path / "set", "train")
+        assert {source.taxa[i] for i in source.index["taxon"]} == set(info["splits"]["train"]["taxa"])
+        notes = info["ledger"]["notes"].get(ledger.NO_TAXON)
+        shutil.rmtree(tmp_path / "set")
+        return info["splits"]["train"]["taxa"].keys(), notes and notes["count"]
+
+    assert taxa() == ({"bct", "unknown"}, 1)
+    assert taxa(taxon="fng") == ({"bct", "fng"}, None)
+    assert taxa(force_taxon="fng") == ({"fng"}, None)
+    for option in ("taxon", "force_taxon"):
+        with raises(ArgumentError, field=option, value="cat"):
+            builder.build([known], tmp_path / "other", **{option: "cat"})
 
 
 def test_repeated_record_is_used_once(tmp_path):
@@ -362,6 +376,23 @@ def test_other_settings_do_not_reuse_finished_inputs(tmp_path):
     builder.build(INPUTS, tmp_path / "whole", scheme=Scheme("cds"))
     assert files(tmp_path / "set") == files(tmp_path / "whole")
     assert set(info["splits"]["train"]["kinds"]) <= {"cds", "pseudo"}
+
+
+def test_aliases(tmp_path):
+    (tmp_path / "a.fa").write_text(">NC_000013.11\nACGTAC\n>scaffold_2\nACGTTT\n")
+    (tmp_path / "a.gff").write_text("chr13\tx\tgene\t1\t4\t.\t+\t.\tID=g\nII\tx\tgene\t1\t5\t.\t+\t.\tID=h\n")
+    (tmp_path / "names.tsv").write_text("scaffold_2\tII\n")
+    options = {"taxon": "mam", "validation_fraction": 0}
+    plain = builder.build([tmp_path / "a.fa"], tmp_path / "plain", **options)
+    assert (plain["splits"]["train"]["regions"], plain["parameters"]["aliases"]) == (1, None)
+    info = builder.build([tmp_path / "a.fa"], tmp_path / "set", aliases=tmp_path / "names.tsv", **options)
+    assert info["accessions"] == ["NC_000013.11", "scaffold_2"]
+    again = builder.build([tmp_path / "a.fa"], tmp_path / "again", aliases=[("scaffold_2", "II")], **options)
+    assert again == info
+    assert info["parameters"]["aliases"]
+    source = Input(tmp_path / "a.fa", tmp_path / "a.gff")
+    keys = {spill.key(source, spill.Settings(Scheme(), aliases=names)) for names in ((), (("a", "b"),), (("a", "c"),))}
+    assert len(keys) == 3  # a build that was interrupted does not resume with other aliases
 
 
 @pytest.mark.parametrize("split_by", ["group", "cluster"])

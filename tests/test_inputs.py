@@ -340,13 +340,13 @@ def test_missing_manifest(tmp_path):
         inputs.manifest(tmp_path / "m.tsv")
 
 
-def records(tmp_path, found, kinds=None):
+def records(tmp_path, found, kinds=None, aliases=()):
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
     for file in scratch.iterdir():
         file.unlink()
     seen = []
-    result = list(inputs.records(found, kinds, scratch, seen.append))
+    result = list(inputs.records(found, kinds, scratch, seen.append, aliases=aliases))
     assert sum(seen) == sum(path.stat().st_size for path in found.files)
     return result
 
@@ -401,6 +401,17 @@ def test_genbank_record_without_bases_reads_the_fasta(tmp_path):
     sequence.write_bytes(gzip.compress(b">A.1\nACGTACGT\n", mtime=0)[:-6])
     with raises(DamagedFileError, file="x.fna.gz"):
         records(tmp_path, Input(sequence, flat))
+
+
+def test_genbank_records_find_their_bases_by_the_names_of_contigs(tmp_path):
+    (tmp_path / "x.gbff").write_text(RECORD.format(name="NC_000013", length=4, bases=CONTIG))
+    both = Input(tmp_path / "x.fna", tmp_path / "x.gbff")
+    for name, aliases in (("chr13", ()), ("gi|1|ref|NC_000013.1|", ()), ("q", [["Q", "NC_000013.1"]])):
+        (tmp_path / "x.fna").write_text(f">{name}\nACGT\n>other\nACGT\n")
+        assert [len(x.codes) for x in records(tmp_path, both, aliases=aliases)] == [4], name
+    with raises(MismatchError, file="x.gbff") as caught:
+        records(tmp_path, both)
+    assert "--aliases" in caught.value.remedy
 
 
 def test_genbank_record_with_bases_does_not_read_the_fasta(tmp_path):

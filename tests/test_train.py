@@ -183,6 +183,15 @@ def test_a_run_stopped_twice_equals_an_uninterrupted_one(straight, dataset, tmp_
     assert result["loss"] == json.loads(straight.out.splitlines()[-1])["loss"]
 
 
+def test_64_bit_types_change_nothing(straight, dataset, tmp_path, x64):
+    """Neither parameters, optimizer state and log, to the bit, nor their types."""
+    train.train(tiny.config(dataset, eval__tasks="held_out"), tmp_path / "run")
+    found, expected = state_of(tmp_path / "run"), state_of(straight.folder)
+    assert same_state(found, expected)
+    assert {n: x.dtype for n, x in found[0].items()} == {n: x.dtype for n, x in expected[0].items()}
+    assert log_of(tmp_path / "run") == log_of(straight.folder)
+
+
 def test_a_finished_run_prints_its_result_again(straight, dataset, capsys):
     before, log = state_of(straight.folder), (straight.folder / "log.jsonl").read_text()
     result = train.train(tiny.config(dataset), straight.folder)

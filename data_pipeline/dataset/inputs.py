@@ -7,13 +7,13 @@ FASTA of the same name, or to the only FASTA in its folder.
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_pipeline.errors import DataError, FileError, FormatError, MismatchError, PairingError, located, one_line
-from data_pipeline.formats import fasta, file_names, genbank, gff
+from data_pipeline.formats import contigs, fasta, file_names, genbank, gff
 from data_pipeline.formats.file_names import FASTA, FORMATS, GENBANK, GFF3, GenomeFile
 from data_pipeline.sequence.record import LONGER, TAXA, Record
 from data_pipeline.splitting.split import SPLITS
@@ -28,9 +28,9 @@ _DATASET = b'"gener_jax regions"'  # reader.FORMAT; importing `reader`, which ne
 class Input:
     """An annotation and its bases; either may be None if the other file contains both.
 
-    `taxon` is a tag of `record.TAXA` that overrides the records' own. `split` is one of `split.SPLITS` if the manifest
-    fixes it. `assembly` is defined in `file_names.GenomeFile`; it is the annotation's, unless only the FASTA's is an
-    NCBI accession.
+    `taxon`, from a manifest or the name of a file, is a tag of `record.TAXA` that overrides the records' own. `split`
+    is one of `split.SPLITS` if the manifest fixes it. `assembly` is defined in `file_names.GenomeFile`; it is the
+    annotation's, unless only the FASTA's is an NCBI accession.
     """
 
     sequence: Path | None
@@ -149,21 +149,25 @@ def records(
     scratch: str | Path,
     progress: Callable[[int], None],
     qualifiers: Collection[str] | None = None,
+    aliases: Iterable[Iterable[str]] = (),
 ) -> Iterator[Record]:
     """Yields the records of an input of any format, with the input's taxon if it has one.
 
     `kinds` limits the features by their GenBank kind, `qualifiers` those read from a GenBank file. `scratch` is an
     empty folder on disk for temporary files. `progress` is called with the number of bytes of the files read since
-    the last call; these add up to the files' sizes. Raises DataError as `genbank.read`, `gff.read` and `fasta.read` do.
+    the last call; these add up to the files' sizes. `aliases` are groups of names for the same sequence, by which the
+    sequences of two files are matched (see `contigs`).
+
+    Raises DataError as `genbank.read`, `gff.read` and `fasta.read` do.
     """
     if input.annotation is None:
         found = (_bare(sequence) for sequence in fasta.read(input.sequence, progress))
     elif file_names.format_of(input.annotation) == GENBANK:
         found = genbank.read(input.annotation, kinds, progress, qualifiers)
         if input.sequence is not None:
-            found = _filled(input, found, Path(scratch), progress)
+            found = _filled(input, found, Path(scratch), progress, aliases)
     else:
-        found = gff.read(input.annotation, input.sequence, kinds, scratch, progress)
+        found = gff.read(input.annotation, input.sequence, kinds, scratch, progress, aliases)
     for record in found:
         yield record if input.taxon is None else dataclasses.replace(record, taxon=input.taxon)
 
@@ -183,9 +187,19 @@ def _bare(sequence: fasta.Sequence) -> Record:
     )
 
 
-def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Callable[[int], None]) -> Iterator[Record]:
-    """Adds bases from the FASTA to GenBank records without bases; reads the FASTA only when the first one occurs."""
+def _filled(
+    input: Input,
+    found: Iterator[Record],
+    scratch: Path,
+    progress: Callable[[int], None],
+    aliases: Iterable[Iterable[str]],
+) -> Iterator[Record]:
+    """Adds bases from the FASTA to GenBank records without bases; reads the FASTA only when the first one occurs.
+
+    Raises MismatchError if then no record has bases, neither its own nor of the FASTA.
+    """
     offsets: dict[str, tuple[int, int, np.ndarray]] | None = None
+    name, bare = None, True
     for record in found:
         if not len(record.codes) and record.declared_length:
             if offsets is None:
@@ -195,7 +209,8 @@ def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Call
                         offsets[sequence.name] = at, len(sequence.codes), sequence.lower_case
                         codes.write(sequence.codes)
                         at += len(sequence.codes)
-            if found_at := offsets.get(record.accession):
+                known = contigs.Contigs(offsets, aliases)
+            if found_at := offsets.get(known.find(record.accession)):
                 start, length, lower_case = found_at
                 if length < record.declared_length or (record.circular and length > record.declared_length):
                     raise MismatchError(
@@ -207,7 +222,15 @@ def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Call
                 record = dataclasses.replace(
                     record, codes=codes, lower_case=lower_case, declared_length=length, notes=notes
                 )
+            name = name or record.accession
+        bare = bare and not len(record.codes)
         yield record
+    if offsets and name and bare:
+        raise MismatchError(
+            f"none of its records without bases ({name}, …) is in {input.sequence} ({next(iter(offsets))}, …)",
+            file=input.annotation,
+            remedy="give its own FASTA, or the names of each record in both files with --aliases of build",
+        )
     if offsets is None:
         progress(input.sequence.stat().st_size)  # the FASTA was not needed
 
@@ -407,7 +430,8 @@ def _unpaired(file: GenomeFile) -> PairingError:
         )
     return PairingError(
         "has no annotation in its folder",
-        file=file.path, remedy="name its annotation too, give a manifest, or use whole sequences (--scheme whole)",
+        file=file.path,
+        remedy="name its annotation too, give a manifest, or use whole sequences (--scheme whole of build)",
     )  # fmt: skip
 
 

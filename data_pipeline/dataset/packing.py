@@ -19,7 +19,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.regions.extraction import Region
 from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.record import TAXA
+from data_pipeline.sequence.record import TAXA, UNKNOWN
 from data_pipeline.sequence.tokenizer import Tokenizer
 
 Table = dict[str, np.ndarray]
@@ -54,7 +54,7 @@ def pack_regions(regions: Sequence[Region]) -> Table:
         bases.runs(region.codes == bases.N) if i in holding_n else bases.NO_RUNS for i, region in enumerate(regions)
     ]
     table = {"length": lengths, "tokens": np.zeros_like(lengths)}
-    encoded = {"kind": KINDS.index, "taxon": TAXA.index}
+    encoded = {"kind": KINDS.index, "taxon": lambda taxon: (*TAXA, UNKNOWN).index(taxon or UNKNOWN)}
     for name in INDEX_COLUMNS:
         if name in Region._fields and name != "accession":
             encode = encoded.get(name, int)

@@ -28,7 +28,7 @@ from data_pipeline.dataset.reader import (
 from data_pipeline.errors import FileError, one_line
 from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.record import TAXA
+from data_pipeline.sequence.record import TAXA, UNKNOWN
 from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting.split import SPLITS
 
@@ -71,7 +71,7 @@ class DatasetWriter:
             "tokenizer": self.tokenizer
             and {name: getattr(self.tokenizer, name) for name in ("name", "vocab_size", "digest")},
             "kinds": list(KINDS),
-            "taxa": list(TAXA),
+            "taxa": [*TAXA, UNKNOWN] if any(UNKNOWN in facts["taxa"] for facts in splits.values()) else list(TAXA),
             "accessions": list(self.accessions),
         }
         # Everything that determines what training reads, and nothing else: no time, path or shard size.
@@ -233,7 +233,7 @@ class SplitWriter:
             "remainder": self.remainder,
             "entries": self.entries,
             "kinds": _counts(index, "kind", KINDS),
-            "taxa": _counts(index, "taxon", TAXA),
+            "taxa": _counts(index, "taxon", (*TAXA, UNKNOWN)),
             "digest": self.content.hexdigest(),
             "index": {"file": path.name, "bytes": path.stat().st_size},
             "shards": self.shards,

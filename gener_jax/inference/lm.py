@@ -23,8 +23,7 @@ from gener_jax.inference.samplers import Bases, Sampler, of_options
 from gener_jax.inference.variants.genome import Aliases, Genome
 from gener_jax.inference.variants.scoring import Scorer
 from gener_jax.inference.variants.variant import Scored, Variant
-from gener_jax.model import decoder, kernels, memory
-from gener_jax.model.sharding import make_mesh
+from gener_jax.model import decoder, kernels, memory, sharding
 from gener_jax.runtime.errors import InputError
 from gener_jax.storage import pretrained
 
@@ -222,7 +221,7 @@ class LM:
         self.check_length(ids.shape[1], "ids")
         if not ids.size:
             return np.zeros((*ids.shape, self.tokenizer.vocab_size), np.float32)
-        with jax.set_mesh(self.mesh):
+        with sharding.on(self.mesh):
             return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 
     def check_length(self, tokens: int, argument: str, value=None) -> None:
@@ -486,4 +485,4 @@ def from_spec(
 
 def _default_mesh(spec: ModelSpec) -> jax.sharding.Mesh:
     divides = spec.model.hidden_size % len(jax.devices()) == 0
-    return make_mesh(1, -1, 1, None if divides else jax.devices()[:1])
+    return sharding.make_mesh(1, -1, 1, None if divides else jax.devices()[:1])

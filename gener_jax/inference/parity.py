@@ -13,6 +13,7 @@ from data_pipeline.errors import one_line
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL
 from gener_jax.config import Model
 from gener_jax.inference.lm import LM
+from gener_jax.model import sharding
 from gener_jax.runtime.errors import CheckpointError
 
 TOLERANCE = 1e-4  # relative to the largest value of a layer, in float32
@@ -48,7 +49,7 @@ def _states(model, params, ids):
 
 def ours(lm: LM, ids: np.ndarray) -> Outputs:
     """The outputs of our model; the rows of `ids` begin with <s>."""
-    with jax.set_mesh(lm.mesh):
+    with sharding.on(lm.mesh):
         hidden, logits = jax.device_get(_states(lm.model, lm.params, jnp.asarray(ids)))
     (text,) = lm.generate([lm.tokenizer.decode(ids[0, 1:])], NEW_TOKENS * lm.tokenizer.k, temperature=0)
     return Outputs(hidden, logits, lm.tokenizer.encode(text).tolist())

@@ -1,10 +1,10 @@
 """Errors that a user can fix: one line of text, the facts as attributes."""
 
 import contextlib
-import numbers
 from pathlib import Path
 
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, one_line
+from data_pipeline.ranges import LARGEST, Real, Whole
 
 
 class InputError(ValueError):
@@ -18,19 +18,41 @@ class InputError(ValueError):
 
     def __init__(self, problem: str, argument: str, value=None):
         """The text is "ARGUMENT is VALUE: problem", or "ARGUMENT problem" without a value; long values are cut."""
-        super().__init__(f"{argument} {problem}" if value is None else f"{argument} is {repr(value)[:200]}: {problem}")
+        what = argument if value is None else f"{argument} is {one_line(repr(value))}:"
+        super().__init__(f"{what} {problem}")
         self.argument, self.value, self.problem = argument, value, problem
 
 
-def whole(value, argument: str, least: int = 0) -> int:
-    """A whole number from `least` to 2^31 - 1, as an int.
+def whole(value, argument: str, least: int = 0, most: int = LARGEST) -> int:
+    """A whole number from `least` to `most`, 2^31 - 1 unless given, as an int; NumPy's numbers are accepted.
 
     Raises:
-      InputError: of `argument`, if it is no such number.
+      InputError: of `argument`, if it is no such number, or a truth value.
     """
-    if not isinstance(value, numbers.Integral) or not least <= value < 2**31:
-        raise InputError(f"must be a whole number from {least} to {2**31 - 1}", argument, value)
-    return int(value)
+    return int(_within(value, argument, Whole(least, most)))
+
+
+def real(
+    value,
+    argument: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> float:
+    """A finite number from `least` or above `above`, up to `most` or below `below`, as a float.
+
+    Raises:
+      InputError: of `argument`, if it is no such number, or a truth value.
+    """
+    return float(_within(value, argument, Real(least, most, above, below)))
+
+
+def _within(value, argument: str, accepted: Whole | Real):
+    if value not in accepted:
+        raise InputError(f"must be {accepted}", argument, value)
+    return value
 
 
 class CheckpointError(ValueError):
@@ -67,7 +89,7 @@ class ConfigError(ValueError):
 
     def __init__(self, problem: str, field: str | None = None, value=None):
         """`problem` follows "FIELD is VALUE: " where a field is given, else it is the whole line."""
-        super().__init__(problem if field is None else f"{field} is {repr(value)[:200]}: {problem}")
+        super().__init__(problem if field is None else f"{field} is {one_line(repr(value))}: {problem}")
         self.field, self.value = field, value
 
 

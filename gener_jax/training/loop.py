@@ -10,6 +10,7 @@ import jax
 from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax.config import Config
 from gener_jax.data.loader import DataSource, device_batches
+from gener_jax.model import sharding
 from gener_jax.runtime.distributed import log_primary
 from gener_jax.runtime.errors import Terminated, TrainingError
 from gener_jax.tasks.base import Task
@@ -74,7 +75,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> Moment:
 
         number = 0 if now.stop else config.train.num_steps - now.step
         batches = device_batches(run.stream, config.train.batch_size, run.position, number, run.mesh)
-        with jax.set_mesh(run.mesh), jax.transfer_guard("disallow"):
+        with sharding.on(run.mesh), jax.transfer_guard("disallow"):
             for step, batch in enumerate(batches, now.step + 1):
                 # The step. The metrics of the one before are read while it is computed.
                 profile.begin(step)
