@@ -44,11 +44,12 @@ def test_names_of_the_top_level():
 
 
 @pytest.mark.usefixtures("compiled_in_full")
-def test_the_example_of_load_runs():
+def test_the_examples_run():
     assert "step" in inspect.signature(gener_jax.load).parameters
-    (example,) = doctest.DocTestFinder().find(lm_module.load, "load", module=lm_module)
-    result = doctest.DocTestRunner().run(example)
-    assert (result.failed, result.attempted) == (0, 6)
+    found = [test for test in doctest.DocTestFinder().find(lm_module) if test.examples]
+    assert [test.name.rpartition(".")[2] for test in found] == ["saturation", "score_region", "load"]
+    for test in found:
+        assert doctest.DocTestRunner().run(test).failed == 0
 
 
 def test_what_a_model_prints(lm):

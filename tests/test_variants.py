@@ -332,3 +332,34 @@ def test_an_indexed_genome_gives_the_same_scores(strand, lm, tmp_path):
     assert [s.flag for s in scored(lm, *variants, genome=genome, strand=strand)] == [s.flag for s in expected]
     found = [s.llr for s in scored(lm, *variants, genome=str(path), strand=strand)]
     np.testing.assert_array_equal(found, [s.llr for s in expected])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("chr17:43045705:T:A", Variant("chr17", 43045704, "T", "A")),
+        ("NC_000017.11:g.43045705T>A", Variant("NC_000017.11", 43045704, "T", "A")),
+        ("HLA:A*01:1:ac:A", Variant("HLA:A*01", 0, "AC", "A")),
+    ],
+)
+def test_a_variant_by_name(text, expected):
+    assert Variant.parse(text) == Variant.of(text) == Variant.of(tuple(expected)) == expected
+    assert Variant.parse(str(expected)) == expected
+
+
+@pytest.mark.parametrize("text", ["rs123", "chr1:5:A", "chr1:x:A:C", "chr1:5:A:<DEL>", "NC_1.1:g.5del", "1:5:-:C"])
+def test_other_text_is_no_variant(text):
+    with raises(InputError, argument="variant", value=text):
+        Variant.parse(text)
+
+
+def test_variants_by_name_are_scored(lm):
+    v = variant(60)
+    assert scored(lm, str(v), f"1:g.61{v.ref}>{v.alt}") == scored(lm, v, tuple(v))
+    with raises(InputError, argument="variants", value=str(v)):
+        lm.score_variants(str(v), {"chr1": CHROMOSOME}, context=CONTEXT)
+    with raises(InputError, argument="variant", value=("chr1", 60)):
+        scored(lm, ("chr1", 60))
+    assert scored(lm, ("x", 60, v.ref, v.alt), genome={"chr1": CHROMOSOME})[0].flag
+    (named,) = lm.score_variants([v._replace(contig="x")], {"chr1": CHROMOSOME}, context=24, aliases=[["x", "chr1"]])
+    assert named == scored(lm, v)[0]
