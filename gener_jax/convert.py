@@ -11,7 +11,6 @@ and in `transformers` (`pip install 'gener_jax[parity]'`); it prints the largest
 ids of each, and exits with status 1 if they differ. The last line on standard output is one JSON object.
 """
 
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from data_pipeline import cli
 from gener_jax.cli import command
 from gener_jax.config import ModelSpec, with_model
 from gener_jax.inference import parity
@@ -108,7 +108,8 @@ def main(argv=None) -> None:
     result = {"checkpoint": str(folder), "step": lm.step}
     if args.verify:  # before the parameters are taken apart
         unchanged = published and pretrained.read_spec(folder).model == lm.spec.model  # by the command line
-        result |= verify(lm, folder if unchanged else None)
+        with cli.text(args.json):
+            result |= verify(lm, folder if unchanged else None)
     if args.output:
         known = provenance.of_model(folder, lm.step)
         with whole_folder(args.output) as partial:
@@ -120,7 +121,7 @@ def main(argv=None) -> None:
                 write_published(partial, lm.spec, lm.params, dtype, known)
         log(f"{args.output}: written, {sum(f.stat().st_size for f in args.output.rglob('*') if f.is_file()):,} bytes")
         result |= {"output": str(args.output), "format": args.format}
-    print(json.dumps(result))
+    cli.finish(result, args.json)
     if not result.get("equal", True):
         raise CheckpointError(folder, f"ours and transformers differ by more than {parity.TOLERANCE}")
 

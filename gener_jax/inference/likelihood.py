@@ -8,6 +8,7 @@ linear in the length.
 Dimension key: B rows, T tokens, M partly known targets per row, V vocabulary, D hidden, k bases per token.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +29,7 @@ from gener_jax.model import kmers, parallel
 from gener_jax.model.decoder import Decoder, variables
 from gener_jax.model.losses import token_nll
 from gener_jax.model.sharding import TOKENS, batch_sharding, constrain
-from gener_jax.runtime.errors import InputError
+from gener_jax.runtime.errors import InputError, whole
 
 SCORES = ("token", "base")
 STRANDS = ("+", "-", "both")
@@ -36,8 +37,9 @@ GIVEN = ("tokens", "bases")
 _POSITIONS = 2048  # to which the head is applied at a time
 
 
-class Score(NamedTuple):
-    """The score of a sequence.
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The score of a sequence; `pandas.DataFrame` makes a table of several.
 
     Attributes:
       score: the name of the score. "token": the exact log-likelihood of all known bases, in nats. "base": the mean over
@@ -334,7 +336,7 @@ def base_probabilities(
     if given not in GIVEN:
         raise InputError(f"must be one of {', '.join(GIVEN)}", "given", given)
     k = kmer_size(lm, "base_probabilities")
-    if phases not in (1, k):
+    if whole(phases, "phases", 1) not in (1, k):
         raise InputError(f"must be 1 or {k}", "phases", phases)
     rows, origins, prompts = [], [], as_prompts(sequences, "sequences")
     for i, prompt in enumerate(prompts):
