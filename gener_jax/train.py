@@ -9,6 +9,8 @@ import contextlib
 import dataclasses
 import json
 import platform
+import shlex
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +31,7 @@ from gener_jax.data.loader import DataSource, TokenStream
 from gener_jax.inference.lm import LM
 from gener_jax.inference.prompt import Prompt
 from gener_jax.model import flops, memory
-from gener_jax.model.sharding import mesh_of
+from gener_jax.model.sharding import mesh_of, remedy
 from gener_jax.model.trainable import everything, merge
 from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.errors import ConfigError
@@ -49,19 +51,46 @@ from gener_jax.training.step import abstract_state
 _READING = ("data.", "tokenizer.")  # fields that determine what is read from a dataset
 
 
-def check(config: Config, trains=everything, init=None) -> None:
-    """Checks data and memory before anything is made; raises DataError with a line for each problem."""
+def check(config: Config, trains=everything, init=None, flags: str = "--config=FILE.py") -> jax.sharding.Mesh:
+    """Checks data, mesh and memory before anything is made; returns the mesh.
+
+    `flags`: those of the command line that give the configuration, for the remedies.
+
+    Raises:
+      ConfigError, DataError: with a line for each problem.
+    """
     problems = []
     if not (Path(config.data.path) / "dataset.json").exists() and not config.data.build_from:
-        problems.append(
-            f"no dataset at {config.data.path} (config.data.path); download annotated genomes, such as "
-            "https://ftp.ncbi.nlm.nih.gov/refseq/release/DIVISION/*.genomic.gbff.gz, then build it with "
-            f"python -m data_pipeline.build --input *.gbff.gz --output {config.data.path}"
-        )
-    if config.train.check_memory and (line := memory.training_shortage(config, trains, init)):
-        problems.append(line)
+        problems.append(DataError(missing_dataset(config.data.path)))
+    try:
+        mesh = mesh_of(config)
+        abstract_state(config, mesh, trains, init)
+    except ConfigError as error:
+        problems.append(error)
+    except ValueError as error:  # the mesh does not divide the model
+        problems.append(ConfigError(f"{error}; {remedy(config, mesh.size)}"))
+    if config.train.check_memory and (line := memory.training_shortage(config, trains, init, flags)):
+        problems.append(DataError(line))
+    if len(problems) > 1:
+        raise DataError("\nerror: ".join(map(str, problems)))
     if problems:
-        raise DataError("\nerror: ".join(problems))
+        raise problems[0]
+    return mesh
+
+
+def missing_dataset(path: str) -> str:
+    """What to do if there is no dataset at `data.path`, and nothing to build it from."""
+    command = "python -m data_pipeline.build --input"
+    if Path(path).exists():
+        return (
+            f"{path} (config.data.path) is not a dataset, which has a dataset.json. If it holds genomes, build one of "
+            f"them: {command} {shlex.quote(path)} --output datasets/{Path(path).absolute().name.split('.')[0]}"
+        )
+    return (
+        f"no dataset at {path} (config.data.path). Build it from annotated genomes, GenBank files or FASTA with GFF3: "
+        f"{command} YOUR_GENOMES --output {shlex.quote(path)}; or let train do it, with "
+        "--config.data.build_from=YOUR_GENOMES"
+    )
 
 
 def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
@@ -100,7 +129,7 @@ def check_built(config: Config) -> None:
     ]
     if differences:
         raise DatasetError(
-            f"was built with {'; '.join(differences)}", file=wanted.path, remedy="use another config.data.path"
+            f"was built with {'; '.join(differences)}", file=wanted.path, remedy="use another --config.data.path"
         )
 
 
@@ -134,7 +163,7 @@ def prepare(
     with errors.user_errors("sample.prompts"):  # now, not after training
         for prompt in config.sample.prompts:
             Prompt.parse(prompt)
-    check(config, trains, init)
+    mesh = check(config, trains, init)
     # The config in a run's folder must work from any directory.
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))
     config = dataclasses.replace(config, data=data)
@@ -144,9 +173,6 @@ def prepare(
             file=config.data.path,
             remedy="build it with one process before this run with several",
         )
-    with errors.user_errors():
-        mesh = mesh_of(config)
-        abstract_state(config, mesh, trains, init)  # fails if the mesh does not divide the model
     distributed.run_on_primary(lambda: prepare_data(config, tokenizer))
     distributed.check_shared(Path(config.data.path))
     stream = source or TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
@@ -292,6 +318,9 @@ def main(argv=None) -> None:
     distributed.add_flags(program.parser)
     args, config, workdir = program.parse(argv)
     distributed.start(args)
+    _, overrides = command.split_overrides(sys.argv[1:] if argv is None else argv)
+    fields = [f"--config.{name}={text}" for name, text in overrides.items()]
+    check(config, flags=shlex.join([f"--config={args.config}", *fields]))
     began = time.perf_counter()
     result = train(config, workdir)
     if distributed.is_primary():
