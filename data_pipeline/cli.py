@@ -3,8 +3,11 @@
 A command is a module whose `main()` reads sys.argv. It is imported only when it is called.
 """
 
+import argparse
+import contextlib
 import importlib
 import io
+import json
 import os
 import signal
 import sys
@@ -49,6 +52,34 @@ def run(name: str, work: Callable[[], object]) -> int:
     finally:
         signal.signal(signal.SIGTERM, handler)
     return 0
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Adds --json, which `text` and `finish` heed."""
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of text [its last line, if not a terminal]"
+    )
+
+
+def text(as_json: bool) -> contextlib.AbstractContextManager:
+    """Inside, what is printed on standard output is for people: nothing of it appears with --json."""
+    return contextlib.redirect_stdout(io.StringIO()) if as_json else contextlib.nullcontext()
+
+
+def finish(facts: dict, as_json: bool, shown: str | None = None) -> None:
+    """Prints the result of a command, its last output: one line of JSON with --json or if no terminal reads it.
+
+    On a terminal, `shown` instead; by default the facts, each on a line.
+    """
+    if as_json or not sys.stdout.isatty():
+        print(json.dumps(facts, allow_nan=False), flush=True)
+    elif shown is None:
+        width = max(map(len, facts), default=0) + 2
+        for name, value in facts.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            print(f"{name.replace('_', ' '):{width}}{f'{value:,}' if number else value}")
+    elif shown:
+        print(shown)
 
 
 def call(verbs: dict[str, tuple[str, str]], run: Callable = lambda main: sys.exit(main()), version: str = "") -> None:

@@ -1,4 +1,5 @@
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -111,3 +112,21 @@ def test_as_a_module(name, module):
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: {name} COMMAND")
+
+
+@pytest.mark.parametrize(
+    ("as_json", "terminal", "expected"),
+    [
+        (False, True, "for people\noutput  x\nrows    1,200\nequal   True\n"),
+        (False, False, 'for people\n{"output": "x", "rows": 1200, "equal": true}\n'),
+        (True, True, '{"output": "x", "rows": 1200, "equal": true}\n'),
+        (True, False, '{"output": "x", "rows": 1200, "equal": true}\n'),
+    ],
+)
+def test_a_result_is_text_on_a_terminal_and_json_elsewhere(monkeypatch, as_json, terminal, expected):
+    out = type("Out", (io.StringIO,), {"isatty": lambda self: terminal})()
+    monkeypatch.setattr(sys, "stdout", out)
+    with cli.text(as_json):
+        print("for people")
+    cli.finish({"output": "x", "rows": 1200, "equal": True}, as_json)
+    assert out.getvalue() == expected

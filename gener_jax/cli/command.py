@@ -22,6 +22,7 @@ from pathlib import Path
 
 from data_pipeline import cli
 from data_pipeline.errors import DataError
+from data_pipeline.ranges import Whole
 from gener_jax import config as configuration
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
@@ -68,9 +69,10 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def step(text: str) -> int | str:
     """Parses the value of --step: the step of a checkpoint, or "best"."""
-    if text != "best" and not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} must be the step of a checkpoint, or best")
-    return text if text == "best" else int(text)
+    try:
+        return text if text == "best" else Whole()(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or best") from None
 
 
 class Command:
@@ -87,6 +89,7 @@ class Command:
         )
         self.parser.add_argument("--config", metavar="FILE.py", help="an experiment file")
         self.parser.add_argument("--print_config", action="store_true", help="print the configuration as JSON and exit")
+        cli.add_json(self.parser)
         self.parser.add_argument("--workdir", type=Path, metavar="DIR", help="the run's folder [runs/<config name>]")
         if checkpoint:
             self.parser.add_argument(

@@ -79,10 +79,10 @@ class ResumableFile(contextlib.AbstractContextManager):
         state = {"fingerprint": self._fingerprint, "done": done, "facts": self.facts, "bytes": self._file.tell()}
         write_text(self._state, json.dumps(state))
 
-    def finish(self, facts: dict, make: Callable[[Path, Path], None] = os.replace) -> str:
+    def finish(self, facts: dict, make: Callable[[Path, Path], None] = os.replace) -> dict:
         """Makes the file of the partial one, and writes fingerprint, facts and environment to `<path>.json`.
 
-        `make(partial, path)`: by default it is renamed. Returns the path, facts and seconds of this run as JSON.
+        `make(partial, path)`: by default it is renamed. Returns the path, facts and seconds of this run.
         """
         self._file.close()
         described = {**self._fingerprint, **facts, "environment": environment()}
@@ -90,7 +90,7 @@ class ResumableFile(contextlib.AbstractContextManager):
         make(self.partial, self.path)
         self.partial.unlink(missing_ok=True)
         self._state.unlink(missing_ok=True)
-        return json.dumps({"output": str(self.path), **facts, "seconds": round(time.perf_counter() - self._began, 1)})
+        return {"output": str(self.path), **facts, "seconds": round(time.perf_counter() - self._began, 1)}
 
 
 def of_file(path: Path) -> dict:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from gener_jax.config import Config, Train
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
+from gener_jax.storage.files import finite
 
 
 class Clock:
@@ -95,7 +95,7 @@ class Log:
         """Appends and flushes one line; numbers that are not finite become null, so that every line is JSON."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
+        self._file.write(json.dumps({"step": step, **finite(values)}) + "\n")
         self._file.flush()
         for write, _ in self._others:
             write(step, flatten_dict(values, sep="/"))
@@ -106,12 +106,6 @@ class Log:
             self._file.close()
         for _, close in self._others:
             close()
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {name: _finite(x) for name, x in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tensorboard(folder, step, config):
@@ -141,7 +135,7 @@ _WRITERS = {"tensorboard": _tensorboard, "wandb": _wandb}  # each returns two fu
 
 
 def read_log(path: Path) -> Iterator[dict]:
-    """The objects of a log, each with its `step`; none if there is no file.
+    """Yields the objects of a log, each with its `step`; none if there is no file.
 
     A line that a kill cut off is left out; so is any other that is not of a log, after a warning with its number.
     """
