@@ -88,7 +88,9 @@ def _typed(value, type_: type, optional: bool, field: str):
         if any(type(item) is not str for item in value):
             raise ConfigError("its items must be text", field, value)
         return tuple(value)
-    if type(value) is not type_ and not (type_ is float and type(value) is int):
+    if type_ in (int, float):  # `schema` checks numbers
+        return value
+    if type(value) is not type_:
         raise wrong
     return type_(value)
 
@@ -105,10 +107,15 @@ def with_model(spec: ModelSpec, **fields) -> ModelSpec:
 def override(values: Mapping, overrides: Mapping[str, str]) -> Config:
     """The configuration of `values` with other values, as text, for fields by dotted name.
 
+    Another `data.path` is another dataset: the `data.build_from` of `values`, which says what the former is built from,
+    is dropped, unless it is given too.
+
     Raises:
       ConfigError: with the field and its value.
     """
     merged = dict(values)
+    if "data.path" in overrides:
+        overrides = {"data.build_from": "", **overrides}
     for name, text in overrides.items():
         *sections, last = name.split(".")
         at = merged
