@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline import cli
-from data_pipeline.dataset import merge
+from data_pipeline.dataset import merge, report
 from data_pipeline.dataset.builder import WORKERS, build
 from data_pipeline.dataset.inputs import manifest
 from data_pipeline.errors import ArgumentError
 from data_pipeline.ranges import SEED, Whole
-from data_pipeline.regions import schemes
+from data_pipeline.regions import ledger, schemes
 from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence.record import TAXA
 from data_pipeline.sequence.tokenizer import K, make
@@ -65,15 +65,22 @@ def _build(options: argparse.Namespace) -> None:
     dataset = build(
         manifest(options.manifest) if options.manifest else options.input, options.output,
         scheme=scheme, tokenizer=tokenizer, measure_leakage=not options.skip_leakage, taxon=options.taxon,
+        force_taxon=options.force_taxon,
+        aliases=options.aliases or (),
         validation_fraction=options.validation_fraction, test_fraction=options.test_fraction,
         split_by=options.split_by, duplicates=options.duplicates, seed=options.seed,
-        skip_damaged=options.skip_damaged, workers=options.workers,
+        skip_damaged=options.skip_damaged, workers=options.workers, overwrite=options.overwrite,
     )  # fmt: skip
-    print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
+    print(*report.whole(options.output), sep="\n")
+    if unknown := dataset["ledger"]["notes"].get(ledger.NO_TAXON):
+        print(f"note: {unknown['count']:,} records of unknown taxon; --taxon gives them a tag", file=sys.stderr)
+    if not sys.stdout.isatty():
+        print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    cli.escape_unencodable()
     parse = argparse.ArgumentParser(
         prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,8 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="a table (TSV) with columns sequence, annotation, taxon, split, instead of --input",
     )
-    add("--output", required=True, metavar="DIR", help="the folder to create; it must not exist")
-    add("--taxon", choices=TAXA, help="the tag of all regions, instead of that of each file or record")
+    add("--output", required=True, metavar="DIR", help="the folder to create")
+    add("--overwrite", action="store_true", help="replace the dataset that is there")
+    add("--taxon", choices=TAXA, help="the tag of records without one")
+    add("--force_taxon", choices=TAXA, help="the tag of all records")
+    add(
+        "--aliases",
+        metavar="FILE",
+        help="other names of contigs: the names of each one per line, separated by tabs, or NCBI's assembly report",
+    )
 
     what = parse.add_argument_group("regions (lengths in bases)").add_argument
     what(

@@ -1,6 +1,6 @@
 """Trains a byte-pair vocabulary on the regions of a dataset.
 
-    python -m data_pipeline.train_bpe --dataset DIR --vocab_size 1024 --output bpe.model
+    python -m data_pipeline.train_bpe datasets/mine --vocab_size 1024 --output bpe.model
 
 Reads windows of the train split's regions in an order that depends only on the seed, up to --max_bases. The same
 dataset and arguments give the same file, byte for byte. The last line on standard output is a JSON object.
@@ -141,12 +141,13 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    cli.escape_unencodable()
     parse = argparse.ArgumentParser(
         prog=cli.program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parse.add_argument("--dataset", required=True, metavar="DIR", help="a dataset of bases; its train split is read")
+    parse.add_argument("dataset", metavar="DIR", help="a dataset of bases; its train split is read")
     parse.add_argument("--vocab_size", type=PIECES, default=1024, help="special tokens included (default 1024)")
     parse.add_argument("--output", required=True, metavar="FILE", help="the model to write; it must not exist")
     parse.add_argument(

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline import cli
 from data_pipeline.files import atomic
 from data_pipeline.formats import fasta
 from data_pipeline.ranges import Whole
@@ -144,7 +145,7 @@ def main(argv=None) -> int:
         make = functools.partial(
             writers[args.output.suffix], width=width, names=names, flags=flags, tokens=tokens if per_token else None
         )
-        print(out.finish({"sequences": len(names), "flagged": flagged, "width": width}, make))
+        cli.finish(out.finish({"sequences": len(names), "flagged": flagged, "width": width}, make), args.json)
     return command.FLAGGED if flagged else 0
 
 

@@ -12,7 +12,6 @@ and compares the compiler's own figure for memory. The last line on standard out
 
 import dataclasses
 import itertools
-import json
 import math
 import os
 import time
@@ -21,11 +20,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from data_pipeline import cli
 from data_pipeline.errors import one_line
 from data_pipeline.ranges import Real, Whole
 from gener_jax.cli import command
 from gener_jax.config import REMAT, Config, Mesh
-from gener_jax.model import decoder, flops, memory
+from gener_jax.model import decoder, flops, memory, sharding
 from gener_jax.model.sharding import AXES, TOKENS, axis_sizes, batch_sharding, check_divides, mesh_of
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
@@ -236,7 +236,7 @@ def compile_for(config: Config, machine: Machine) -> dict:
     if config.data.mask_documents:
         batch |= {"segment_ids": row, "positions": row}
     began = time.perf_counter()
-    with jax.set_mesh(mesh):
+    with sharding.on(mesh):
         objective = objectives.of_config(config, config.tokenizer.make())(config.train.num_steps)
         step = make_train_step(config, mesh, objective, dict.fromkeys(batch, TOKENS))
         lowered = step.lower(abstract_state(config, mesh), {}, batch)
@@ -270,6 +270,13 @@ def main(argv=None) -> None:
     machine = machine_of(args)
     if args.compile and not machine.topology:
         raise ConfigError("needs --topology, since only TPU programs compile without the device", "--compile", True)
+    with cli.text(args.json):
+        result = report(config, machine, args)
+    cli.finish(result, args.json, "")
+
+
+def report(config: Config, machine: Machine, args) -> dict:
+    """Prints the plan; returns the object of the last line."""
     m, length = config.model, config.data.context_length
     tokens = config.train.batch_size * length
     kind = machine.topology or f"{machine.devices} × {args.device or 'device'}"
@@ -314,7 +321,7 @@ def main(argv=None) -> None:
             f"compiled for {machine.topology} ({kernels}) in {found['seconds']:.0f} s, not run: peak {peak:.2f} GiB "
             f"per device, by formula {formula:.2f} ({formula / peak - 1:+.0%})"
         )
-    print(json.dumps(result))
+    return result
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from data_pipeline import cli
 from data_pipeline.files import write_text
 from data_pipeline.formats import fasta as fasta_file
 from data_pipeline.ranges import SEED, Whole
@@ -85,6 +86,8 @@ def main(argv=None) -> None:
     add("--log_probs", type=Path, metavar="FILE", help="TSV of each base and its log-probability in nats")
     add("--output", type=Path, metavar="FILE", help="where to write the FASTA [standard output]")
     args, config, folder = program.parse(argv)
+    if args.output is None and args.json:
+        raise ConfigError("needs --output, since standard output holds the FASTA", "--json", True)
     given = {
         f.name: getattr(args, f.name) for f in dataclasses.fields(Sample) if getattr(args, f.name, None) is not None
     }
@@ -139,6 +142,8 @@ def main(argv=None) -> None:
         sys.stdout.write("".join(text))
     else:
         write_text(args.output, "".join(text))
+        bases_made = sum(len(c.text) for c in continuations)
+        cli.finish({"output": str(args.output), "samples": len(text), "bases": bases_made}, args.json)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ FLOORS = {
     "gener_jax": (
         ("assets",),
         ("runtime",),
-        ("config",),
+        ("config", "plotting"),
         ("model",),
         ("data",),
         ("storage",),

@@ -90,7 +90,7 @@ def test_command(dataset, tmp_path, capsys):
     outputs = [tmp_path / "a.model", tmp_path / "b.model"]
     lines = []
     for output in outputs:
-        command = ["--dataset", dataset, "--vocab_size", "200", "--output", str(output), "--max_bases", "60000"]
+        command = [dataset, "--vocab_size", "200", "--output", str(output), "--max_bases", "60000"]
         assert train_bpe.main(command) == 0
         lines.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
@@ -145,7 +145,7 @@ def test_errors(dataset, tmp_path, capsys):
         (dataset, exists, [], f"{exists}: "),
         (dataset, tmp_path / "no" / "new.model", [], f"{tmp_path / 'no'}: "),
     ]:
-        assert train_bpe.main(["--dataset", str(dataset_), "--output", str(output), *options]) == 1
+        assert train_bpe.main([str(dataset_), "--output", str(output), *options]) == 1
         printed = capsys.readouterr()
         assert not printed.out
         last = printed.err.splitlines()[-1]
@@ -157,7 +157,7 @@ def test_errors(dataset, tmp_path, capsys):
 
 def test_from_the_shell(dataset, tmp_path):
     """Another process writes the same bytes, prints its JSON line last, and fails without a traceback."""
-    command = [sys.executable, "-m", "data_pipeline.train_bpe", "--dataset", dataset, "--vocab_size", "64"]
+    command = [sys.executable, "-m", "data_pipeline.train_bpe", dataset, "--vocab_size", "64"]
     command += ["--output", str(tmp_path / "a.model")]
     first = subprocess.run(command, capture_output=True, text=True, check=True)
     facts = train_bpe.build(dataset, 64, tmp_path / "b.model")

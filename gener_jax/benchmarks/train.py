@@ -27,7 +27,7 @@ from gener_jax.benchmarks.measuring import SIZES, child, line, model_of
 from gener_jax.cli import command
 from gener_jax.config import Config, Data, Mesh, Model, Optimizer, Train
 from gener_jax.data.loader import to_devices
-from gener_jax.model import decoder, flops, memory
+from gener_jax.model import decoder, flops, memory, sharding
 from gener_jax.model.sharding import TOKENS, batch_sharding, mesh_of
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
@@ -61,7 +61,7 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         starts = np.searchsorted(batch["segment_ids"][0], batch["segment_ids"][0])
         batch["positions"] = (np.arange(shape[1] - 1) - starts)[None].repeat(shape[0], 0)
         batch = {name: x.astype(np.int32) for name, x in batch.items()}
-    with jax.set_mesh(mesh):
+    with sharding.on(mesh):
         state = init_state(config, mesh)
         placed = to_devices(batch, batch_sharding(mesh))
         began = time.perf_counter()

@@ -162,7 +162,7 @@ class Tokenizer:
         check("k", tokenizer.K)
         check(
             "model_file", self.kind != "bpe" or self.model_file is not None,
-            "tokenizer.kind bpe needs a model: python -m data_pipeline.train_bpe --dataset DIR --output bpe.model",
+            "tokenizer.kind bpe needs a model: python -m data_pipeline.train_bpe DIR --output bpe.model",
         )  # fmt: skip
 
     def make(self) -> tokenizer.Tokenizer:

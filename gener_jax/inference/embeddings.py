@@ -94,6 +94,7 @@ def embed(
     rows = [row for i, x in enumerate(prompts) for row in frames(lm, x, f"sequences[{i}]", chunks, remainder)]
     if any(OOV in row and (row < NUM_SPECIAL).all() for row in rows):
         warnings.warn(_UNKNOWN, stacklevel=3)
+    lm.warn_unseen(rows, framed=pooling in ("last", "separator"))
 
     def compute(chosen, number, length):
         batch = [rows[i] for i in chosen] + [np.array([BOS])] * (number - len(chosen))

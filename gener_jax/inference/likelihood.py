@@ -8,6 +8,7 @@ linear in the length.
 Dimension key: B rows, T tokens, M partly known targets per row, V vocabulary, D hidden, k bases per token.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -36,8 +37,9 @@ GIVEN = ("tokens", "bases")
 _POSITIONS = 2048  # to which the head is applied at a time
 
 
-class Score(NamedTuple):
-    """The score of a sequence.
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The score of a sequence; `pandas.DataFrame` makes a table of several.
 
     Attributes:
       score: the name of the score. "token": the exact log-likelihood of all known bases, in nats. "base": the mean over
@@ -305,6 +307,7 @@ def log_likelihood(
     strands = ("+", "-") if strand == "both" else (strand,)
     prompts = as_prompts(sequences, "sequences")
     rows = [_framed(lm, prompt, i, s) for i, prompt in enumerate(prompts) for s in strands]
+    lm.warn_unseen(row.ids for row in rows)
     values = score_all(lm, rows, score=score, per_base=per_base, full=special_tokens, batch_tokens=batch_tokens)
     found, scored = [], list(zip(rows, values, strict=True))
     for first in range(0, len(rows), len(strands)):
@@ -341,6 +344,7 @@ def base_probabilities(
         for phase in range(min(phases, len(prompt.codes))):
             rows.append(frame(lm.tokenizer, prompt.special, prompt.codes, phase) if phase else row)
             origins.append((i, phase))
+    lm.warn_unseen(row.ids for row in rows)
     sums = [np.zeros((len(prompt.codes), 4), np.float32) for prompt in prompts]
     counts = [np.zeros((len(x), 1), np.float32) for x in sums]
 

@@ -1,6 +1,7 @@
 """Errors that a user can fix: one line of text, the facts as attributes."""
 
 import contextlib
+import signal
 from collections.abc import Collection
 from pathlib import Path
 
@@ -92,7 +93,17 @@ class ConfigError(ValueError):
 
 
 class Terminated(Exception):
-    """A run that stopped on SIGTERM, its state saved."""
+    """A run that stopped on a signal, its state saved.
+
+    Attributes:
+      signal: SIGTERM, or SIGINT (Ctrl-C).
+      step: the step that is saved; None until it is.
+    """
+
+    def __init__(self, number: signal.Signals, step: int | None = None):
+        name = "Ctrl-C" if number == signal.SIGINT else number.name
+        super().__init__(f"by {name} after step {step}, which is saved; the same command resumes there")
+        self.signal, self.step = number, step
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,15 @@ def read_json(path: Path, max_bytes: int = 1 << 20) -> dict:
     if not isinstance(fields, dict):
         raise CheckpointError(path, "holds no JSON object")
     return fields
+
+
+def finite(value):
+    """A JSON value in which numbers that are not finite are null, since JSON has no others."""
+    if isinstance(value, dict):
+        return {name: finite(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
