@@ -72,7 +72,7 @@ def step(text: str) -> int | str:
     try:
         return text if text == "best" else Whole()(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or best") from None
+        raise argparse.ArgumentTypeError(f"{error}; or best") from None
 
 
 class Command:
