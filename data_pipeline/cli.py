@@ -25,6 +25,13 @@ def program() -> str:
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 
+def escape_unencodable() -> None:
+    """Lets standard output and standard error take any text: what their encoding lacks is escaped (\\u2212)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not another object in its place, as in a notebook
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run(name: str, work: Callable[[], object]) -> int:
     """Does the work of a command; returns its exit status: 0, 1 after an error of one line, 130 if interrupted.
 
@@ -87,6 +94,7 @@ def call(verbs: dict[str, tuple[str, str]], run: Callable = lambda main: sys.exi
       SystemExit: with status 2, after one line, if there is no such command; else with the status of the command.
     """
     global _typed
+    escape_unencodable()
     name, (verb, *rest) = program(), sys.argv[1:] or ["--help"]
     if verb in ("-h", "--help"):
         width = max(map(len, verbs)) + 2

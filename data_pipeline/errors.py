@@ -112,5 +112,5 @@ def one_line(error: object) -> str:
 def shown(value: object) -> str:
     """A value as a message shows it: quoted text (shortened), or a number or path as it is."""
     if not isinstance(value, str):
-        return str(value)
+        return one_line(value)
     return repr(value if len(value) <= MAX_VALUE else value[:MAX_VALUE] + "…")

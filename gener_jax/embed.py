@@ -23,6 +23,7 @@ import numpy as np
 from data_pipeline import cli
 from data_pipeline.files import atomic
 from data_pipeline.formats import fasta
+from data_pipeline.ranges import Whole
 from gener_jax.cli import command, loading
 from gener_jax.inference.embeddings import POOLINGS, frames
 from gener_jax.inference.prompt import Prompt, parse_prefix
@@ -78,10 +79,10 @@ def main(argv=None) -> int:
     loading.add_options(program.parser)
     add("--output", type=Path, metavar="FILE", required=True, help=".npz or .parquet")
     add("--pooling", choices=POOLINGS, default="last", help="how the tokens of a sequence are pooled [last]")
-    add("--layer", type=int, help="0: the token embeddings; i: the output of layer i [after the final norm]")
+    add("--layer", type=Whole(), help="0: the token embeddings; i: the output of layer i [after the final norm]")
     add(
         "--chunks",
-        type=int,
+        type=Whole(1),
         default=1,
         help="split each sequence into this many chunks, embed each and concatenate [1]",
     )
@@ -105,6 +106,8 @@ def main(argv=None) -> int:
         config = dataclasses.replace(config, prompt_convention=args.prompt_convention)
     options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder")}
     lm, fingerprint = loading.load(args, config, folder, (*options, "prefix"), ("fasta",))
+    with errors.user_errors(flags=vars(args)):
+        lm.embed((), batch_tokens=args.batch_tokens, **options)  # wrong options are found before an output is begun
     with ResumableFile(args.output, fingerprint, "sequence") as out:
         names, tokens, flags = (out.facts.get(name, []) for name in ("names", "tokens", "flags"))
         rate = Rate("sequence", None, 0)
@@ -126,7 +129,7 @@ def main(argv=None) -> int:
         batches = 4 if per_token else 16  # per write, at most; the states of all tokens are large
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, batches * args.batch_tokens * lm.tokenizer.k):
-            with errors.user_errors():
+            with errors.user_errors(flags=vars(args)):
                 own = [flag(sequence) for sequence in group]
                 good = [Prompt(special, s.codes) for s, problem in zip(group, own, strict=True) if not problem]
                 found = iter(lm.embed(good, batch_tokens=args.batch_tokens, **options))

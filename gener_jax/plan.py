@@ -22,6 +22,7 @@ import numpy as np
 
 from data_pipeline import cli
 from data_pipeline.errors import one_line
+from data_pipeline.ranges import Real, Whole
 from gener_jax.cli import command
 from gener_jax.config import REMAT, Config, Mesh
 from gener_jax.model import decoder, flops, memory, sharding
@@ -34,6 +35,7 @@ from gener_jax.training.step import abstract_state, make_train_step
 # Fraction of a device's memory that a plan uses. By compilers' figures a step needs up to 2 % more than by the formula
 # (README, Results); the rest is for fragmentation and the program.
 ROOM = 0.92
+DEVICES = Whole(1, 65536)
 
 
 class Machine(NamedTuple):
@@ -51,8 +53,6 @@ def machine_of(args) -> Machine:
     Raises:
       ConfigError: if it names none, or one that is not in the table.
     """
-    if args.device_memory_gib is not None and not 0 < args.device_memory_gib < math.inf:
-        raise ConfigError("must be positive and finite", "--device_memory_gib", args.device_memory_gib)
     number, device = args.devices, flops.DEVICES.get(args.device)
     if args.topology:
         kind, _, shape = args.topology.partition(":")
@@ -62,8 +62,10 @@ def machine_of(args) -> Machine:
         if kind not in flops.DEVICES or kind[0] != "v" or not all(n.isdecimal() and int(n) for n in sizes):
             raise ConfigError("must be v4, v5e, v5p or v6e with a shape, as in v5p:4x4x4", "--topology", args.topology)
         number, device = math.prod(map(int, sizes)), flops.DEVICES[kind]
-    elif number is None or number < 1:
-        raise ConfigError("give their number, at least 1, or --topology v5p:4x4x4", "--devices", number)
+        if number not in DEVICES:
+            raise ConfigError(f"its number of chips must be {DEVICES}", "--topology", args.topology)
+    elif number is None:
+        raise ConfigError("give their number, or --topology v5p:4x4x4", "--devices", number)
     elif not (device or args.device_memory_gib):
         raise ConfigError("give --device NAME or --device_memory_gib G, the memory per device")
     return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)
@@ -256,16 +258,16 @@ def main(argv=None) -> None:
     """The command."""
     program = command.Command(__doc__, checkpoint=False)
     add = program.parser.add_argument
-    add("--devices", type=int, metavar="N")
+    add("--devices", type=DEVICES, metavar="N")
     add("--device", choices=sorted(flops.DEVICES), help="their kind, for memory and speed")
-    add("--device_memory_gib", type=float, metavar="G", help="memory of a device, if it differs from --device")
+    add("--device_memory_gib", type=Real(above=0), metavar="G", help="memory of a device, if it differs from --device")
     add("--topology", metavar="v5p:4x4x4", help="a TPU slice, instead of --devices")
-    add("--mfu", type=float, default=0.4, help="fraction of the peak that useful operations reach [0.4]")
+    add(
+        "--mfu", type=Real(above=0, most=1), default=0.4, help="fraction of the peak that useful operations reach [0.4]"
+    )
     add("--compile", action="store_true", help="also compile the step for the TPU topology, with libtpu")
     args, config, _ = program.parse(argv)
     machine = machine_of(args)
-    if not 0 < args.mfu <= 1:
-        raise ConfigError("must be above 0 and at most 1", "--mfu", args.mfu)
     if args.compile and not machine.topology:
         raise ConfigError("needs --topology, since only TPU programs compile without the device", "--compile", True)
     with cli.text(args.json):

@@ -12,11 +12,13 @@ from pathlib import Path
 from data_pipeline import cli
 from data_pipeline.files import write_text
 from data_pipeline.formats import fasta as fasta_file
+from data_pipeline.ranges import SEED, Whole
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
 from gener_jax.cli import command
 from gener_jax.config import Sample
-from gener_jax.inference.constraints import Constraints
+from gener_jax.config.schema import TEMPERATURE, TOP_P
+from gener_jax.inference.constraints import FRACTION, HOMOPOLYMER, Constraints
 from gener_jax.inference.generate import BATCH_SIZE, cache_size
 from gener_jax.inference.lm import from_spec
 from gener_jax.inference.prompt import REMAINDERS, Prompt, parse_prefix
@@ -39,12 +41,12 @@ def main(argv=None) -> None:
     add(
         "--prompt", action="append", dest="prompts", metavar="DNA", help="DNA of any length; may be given several times"
     )
-    add("--num_bases", type=int, help="bases to generate")
-    add("--num_samples", type=int, help="samples per prompt")
-    add("--temperature", type=float, help="0 is greedy")
-    add("--top_k", type=int, help="sample among the k most likely tokens; 0: all")
-    add("--top_p", type=float, help="sample among the fewest most likely tokens with this total probability")
-    add("--seed", type=int, help="random seed; each sample gets its own stream")
+    add("--num_bases", type=Whole(), help="bases to generate")
+    add("--num_samples", type=Whole(1), help="samples per prompt")
+    add("--temperature", type=TEMPERATURE, help="0 is greedy; else 0.001 to 1000")
+    add("--top_k", type=Whole(), help="sample among the k most likely tokens; 0: all")
+    add("--top_p", type=TOP_P, help="sample among the fewest most likely tokens with this total probability")
+    add("--seed", type=SEED, help="random seed; each sample gets its own stream")
     add("--fasta", metavar="FILE", help="FASTA file of prompts; plain, gzip or bgzip; - is standard input")
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each prompt, e.g. <mam><cds>")
     add("--mode", choices=MODES, default="token", help="base: sample each base from its own distribution [token]")
@@ -60,13 +62,13 @@ def main(argv=None) -> None:
     add("--stop_codon", action="store_true", help="end a sample after the first stop codon in the prompt's frame")
     add(
         "--min_orf_length",
-        type=int,
+        type=Whole(),
         default=0,
         metavar="BASES",
         help="no stop codon in that frame within this many bases",
     )
-    add("--genetic_code", type=int, default=1, help="NCBI's number of the genetic code of the frame [1]")
-    add("--max_homopolymer", type=int, metavar="N", help="longest homopolymer, in bases")
+    add("--genetic_code", type=Whole(1), default=1, help="NCBI's number of the genetic code of the frame [1]")
+    add("--max_homopolymer", type=HOMOPOLYMER, metavar="N", help="longest homopolymer, in bases")
     add(
         "--forbidden_motifs",
         action="append",
@@ -74,7 +76,13 @@ def main(argv=None) -> None:
         metavar="MOTIF",
         help="a motif (IUPAC) to avoid on both strands",
     )
-    add("--gc", type=float, nargs=2, metavar=("MIN", "MAX"), help="range of a continuation's GC content, as fractions")
+    add(
+        "--gc",
+        type=FRACTION,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        help="range of a continuation's GC content, as fractions",
+    )
     add("--log_probs", type=Path, metavar="FILE", help="TSV of each base and its log-probability in nats")
     add("--output", type=Path, metavar="FILE", help="where to write the FASTA [standard output]")
     args, config, folder = program.parse(argv)
@@ -99,7 +107,7 @@ def main(argv=None) -> None:
     else:
         named = [(s.name, Prompt(special, s.codes)) for s in fasta_file.read(args.fasta)]
     prompts = [prompt for _, prompt in named]
-    with errors.user_errors():
+    with errors.user_errors(flags=vars(args)):
         constraints = Constraints(
             max_homopolymer=args.max_homopolymer, forbidden_motifs=tuple(args.forbidden_motifs),
             gc=args.gc and tuple(args.gc), min_orf_length=args.min_orf_length,
@@ -111,7 +119,7 @@ def main(argv=None) -> None:
     rows, slots = cache_size(most, longest, sample.num_bases, tokenizer)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step, batch=rows, tokens=slots)
-    with errors.user_errors():
+    with errors.user_errors(flags=vars(args)):
         continuations = lm.generate(
             prompts, sample.num_bases, num_samples=sample.num_samples, temperature=sample.temperature,
             top_k=sample.top_k, top_p=sample.top_p, mode=args.mode, seed=sample.seed, stop=args.stop,

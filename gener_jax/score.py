@@ -21,6 +21,7 @@ import numpy as np
 from data_pipeline import cli
 from data_pipeline.errors import MismatchError
 from data_pipeline.formats import fasta, vcf
+from data_pipeline.ranges import Whole
 from gener_jax.cli import command, loading
 from gener_jax.config import Config
 from gener_jax.inference.likelihood import SCORES, STRANDS
@@ -62,9 +63,9 @@ class Output(contextlib.AbstractContextManager):
         if not self.done:
             self.write([header], 0)
 
-    def __exit__(self, *_):
+    def __exit__(self, *error):
         if self._file is not None:
-            self._file.__exit__()
+            self._file.__exit__(*error)
 
     def count(self, flags: Iterable[str]) -> None:
         """Counts scores by their flags; empty: not flagged."""
@@ -123,7 +124,7 @@ def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
 
 def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> int:
     """Scores the variants of the VCF; returns the exit status."""
-    with errors.user_errors():
+    with errors.user_errors(flags=vars(args)):
         scorer = Scorer(
             lm, protocol=args.protocol, context=args.context, phases=args.phases, strand=args.strand,
             marginals=args.score == "base", batch_tokens=args.batch_tokens,
@@ -182,7 +183,7 @@ def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
                 if longest is not None and tokens > longest and not flags[-1]:
                     flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
             good = [Prompt(special, s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
-            with errors.user_errors():
+            with errors.user_errors(flags=vars(args)):
                 scores = iter(
                     lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens)
                 )
@@ -225,13 +226,13 @@ def main(argv=None) -> int:
     )
     add(
         "--context",
-        type=int,
+        type=Whole(1),
         default=CONTEXT,
         help=f"bases before the variant (next_kmer) or around it (window) [{CONTEXT}]",
     )
     add(
         "--phases",
-        type=int,
+        type=Whole(1),
         default=1,
         help="1; or k (6 for 6-mers): the mean over all positions of the variant in its k-mer, with the spread [1]",
     )

@@ -1,8 +1,9 @@
 """Trains a model: python -m gener_jax.train --config=experiments/quickstart.py [--workdir=DIR] [--config.x.y=value]
 
-The same command resumes from the last checkpoint, to the same parameters as a run that never stopped. Progress goes to
-standard error and DIR/log.jsonl. At the end DIR/results.json and DIR/plots are written, and a summary is printed; with
---json, or as the last line if standard output is no terminal, the object of results.json.
+The same command resumes from the last checkpoint, to the same parameters as a run that never stopped. Ctrl-C and
+SIGTERM save the current step first. Progress goes to standard error and DIR/log.jsonl. At the end DIR/results.json and
+DIR/plots are written, and a summary is printed; with --json, or as the last line if standard output is no terminal,
+the object of results.json.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from gener_jax.model.trainable import everything, merge
 from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
-from gener_jax.storage import run_folder
+from gener_jax.storage import provenance, run_folder
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.storage.files import finite
 from gener_jax.tasks import of_config
@@ -176,7 +177,13 @@ def prepare(
         for hook in hooks:
             hook.state = loader_state["hooks"].get(hook.name, hook.state)
         distributed.log_primary(f"resuming {workdir} at step {step}")
-    distributed.run_on_primary(lambda: run_folder.describe(workdir, config))
+    data = getattr(stream, "provenance", {"dataset": stream.dataset, "special_tokens": None})
+
+    def describe():
+        run_folder.describe(workdir, config)
+        provenance.begin(workdir, data, config.train.init_from, resumes=loader_state is not None)
+
+    distributed.run_on_primary(describe)
     distributed.check_shared(workdir)
     run_log = Log(workdir, step, config, evaluated=caught_up)
     objective = objective or objectives.of_config(config, tokenizer)
@@ -239,14 +246,14 @@ def train(config: Config, workdir: Path, **parts) -> Results:
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each; also if another process is training there.
-      Terminated: after a SIGTERM, once the state is saved.
+      Terminated: after SIGTERM or Ctrl-C, once the state is saved.
     """
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
         distributed.run_on_primary(lambda: stack.enter_context(lock.held(workdir / "lock")))
         run = prepare(config, workdir, **parts)
         distributed.log_primary(screen(run))
-        # Only around the loop: SIGTERM loses nothing before and after it, and building a dataset may take hours.
+        # Only around the loop: a signal loses nothing before and after it, and building a dataset may take hours.
         with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
             now = loop(run, termination, watchdog)
         params, now.state = merge(now.state.params, run.frozen), None  # frees the optimizer's state
@@ -261,15 +268,22 @@ def finish(run: Run, params, now: Moment, began: float) -> Results:
     """
     config, workdir = run.config, run.workdir
     found = [(task, now.results[task.name]) for task in run.tasks]
-    if jax.process_count() == 1:
-        samples = Samples(config)
-        found.append((samples, samples(LM(config.spec, params, run.mesh))))
     model = Model(config.name, decoder.num_parameters(config.model), str(workdir), now.step)
-    evaluations = tuple(Evaluation.of(task, result, model) for task, result in found)
+    evaluations = [Evaluation.of(task, result, model) for task, result in found]
+    if distributed.is_primary():
+        for held_out in [each for each in evaluations if each.task == "held_out"]:
+            bits = {name: row["bits_per_base"] for name, row in held_out.baselines.items()}
+            numbers = {"bits_per_base": held_out["bits_per_base"], **held_out.counts, **bits}
+            provenance.finish(workdir, now.step, numbers)
+    if jax.process_count() == 1:
+        samples, lm = Samples(config), LM(config.spec, params, run.mesh, now.step, provenance.read(workdir))
+        found.append((samples, samples(lm)))
+        evaluations.append(Evaluation.of(*found[-1], model))
     logged = ("loss", "bits_per_base", "skipped", "tokens_per_s", "bases_per_s")
     facts = {name: now.metrics.get(name) for name in logged}
     facts |= {"peak_memory_gib": memory.peak(), "seconds": round(time.perf_counter() - began, 1)}
-    results = Results(evaluations, finite(facts))
+    results = Results(tuple(evaluations), finite(facts))
+    cli.escape_unencodable()  # no encoding costs the report
     if distributed.is_primary():
         results.write(workdir)
         draw_all(results, list(read_log(workdir / "log.jsonl")), workdir)

@@ -1,5 +1,6 @@
 import importlib.util
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,16 @@ def test_every_command_is_listed():
         if '\nif __name__ == "__main__":' in path.read_text()
     }
     assert runnable == listed | {"gener_jax.__main__"}
+
+
+@pytest.mark.parametrize("module", ["gener_jax", "data_pipeline", "gener_jax.embed"])
+def test_standard_output_that_is_not_utf_8(module):
+    """What ASCII lacks is escaped: an ellipsis, or a dot."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2026" in done.stdout or "\\xb7" in done.stdout
 
 
 def test_usage_shows_the_command_that_was_typed(call):

@@ -154,7 +154,7 @@ def test_resumes_after_a_stop(run, files, monkeypatch):
         real(self, *rows)
 
     monkeypatch.setattr(score.Output, "write", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"^record 8 and those before it are kept"):
         variants(run, files, "t.tsv")
     assert not (files / "t.tsv").exists()
     partial = files / "t.tsv.partial"

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -138,7 +139,7 @@ def test_what_a_run_prints_and_writes(straight, dataset):
     assert [line["step"] for line in evaluations] == [3, 4, 6, 8, 9, 12]  # each checkpoint too
     assert evaluations[-1]["held_out"]["loss"] == result["held_out"]["loss"]  # the last evaluation is not done again
     assert sorted(p.name for p in straight.folder.iterdir()) == [
-        "checkpoints", "config.json", "environment.json", "log.jsonl", "plots", "results.json",
+        "checkpoints", "config.json", "environment.json", "log.jsonl", "plots", "provenance.json", "results.json",
     ]  # fmt: skip
     environment = json.loads((straight.folder / "environment.json").read_text())[0]
     assert environment["versions"]["jax"] == jax.__version__
@@ -162,13 +163,13 @@ def test_the_transfer_guard_of_that_test_works():
 
 
 def test_a_run_stopped_twice_equals_an_uninterrupted_one(straight, dataset, tmp_path, monkeypatch):
-    """Ctrl-C after steps 5 and 11, so that the run resumes from 3 and 9; the results are equal to the bit."""
+    """By an error after steps 5 and 11, so that the run resumes from 3 and 9; the results are equal to the bit."""
     config, batches = tiny.config(dataset), {}
     for stop, saved in ((5, 3), (11, 9), (None, None)):
         with monkeypatch.context() as patch:
             watch = Watch(patch, stop)
             if stop is not None:
-                with pytest.raises(KeyboardInterrupt, match=f"after step {saved};"):
+                with pytest.raises(KeyboardInterrupt):
                     train.train(config, tmp_path / "run")
                 assert log_of(tmp_path / "run")[-1]["step"] > saved  # the next run truncates this
             else:
@@ -192,14 +193,35 @@ def test_64_bit_types_change_nothing(straight, dataset, tmp_path, x64):
     assert log_of(tmp_path / "run") == log_of(straight.folder)
 
 
-def test_a_finished_run_prints_its_result_again(straight, dataset, capsys):
+def test_a_finished_run_prints_its_result_again(straight, dataset, capsys, monkeypatch):
+    """In any encoding of standard output."""
     before, log = state_of(straight.folder), (straight.folder / "log.jsonl").read_text()
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
     result = train.train(tiny.config(dataset), straight.folder)
+    out.flush()
     [found, expected] = [each["held_out"] for each in (result, straight.result)]
+    assert expected.table() in out.buffer.getvalue().decode("ascii").replace("\\u2190", "←")
     assert (found.model.step, found.metrics) == (12, expected.metrics)
     assert same_state(before, state_of(straight.folder))
     assert (straight.folder / "log.jsonl").read_text() == log
     assert "resuming" in capsys.readouterr().err
+
+
+def test_lines_that_are_not_of_a_log_are_reported_and_ignored(straight, dataset, tmp_path, capsys):
+    shutil.copytree(straight.folder, folder := tmp_path / "run")
+    path, expected = folder / "log.jsonl", log_of(straight.folder)
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    bad = [b"null\n", b'{"loss": 1}\n', b'{"step": "1"}\n', b"\xff\xfe\n", b"\n", b"[" * 99_999 + b"\n"]
+    path.write_bytes(b"".join([first, *bad, *rest, b'{"step": 1']))  # the last was cut off by a kill
+    evaluate.main(["--checkpoint", str(folder)])
+    found = capsys.readouterr()
+    assert json.loads(found.out.splitlines()[-1])["train_loss"] == [x["loss"] for x in expected if "loss" in x][-1]
+    assert [line.split(": ")[1] for line in found.err.splitlines() if line.startswith("warning")] == [
+        f"{path}, line {number}" for number in range(2, 8)
+    ]
+    train.train(tiny.config(dataset), folder)
+    assert log_of(folder) == expected
 
 
 def test_a_folder_cannot_be_resumed_by_another_run(straight, dataset, tmp_path):

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 
 from data_pipeline import cli
+from data_pipeline.ranges import Whole
 from gener_jax.benchmarks.measuring import child
 from gener_jax.cli import command
 
@@ -36,8 +37,10 @@ def main() -> None:
         prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parse.add_argument("files", nargs="+", metavar="FILE", help="GenBank files, plain or gzip")
-    parse.add_argument("--workers", type=int, nargs="+", default=[1], help="numbers of processes (default 1)")
-    parse.add_argument("--repeats", type=int, default=5, help="repeats of each measurement, alternating (default 5)")
+    parse.add_argument("--workers", type=Whole(1), nargs="+", default=[1], help="numbers of processes (default 1)")
+    parse.add_argument(
+        "--repeats", type=Whole(1), default=5, help="repeats of each measurement, alternating (default 5)"
+    )
     parse.add_argument("--biopython", action="store_true", help="measure Biopython's parser too")
     options = parse.parse_args()
     ours = ["-m", "data_pipeline.build", "--skip_leakage", "--duplicates", "keep", "--input", *options.files]

@@ -33,6 +33,7 @@ from typing import NamedTuple
 
 from data_pipeline import cli
 from data_pipeline.files import write_text
+from data_pipeline.ranges import Real
 
 MACHINE = "import json; from gener_jax.benchmarks import measuring; print(json.dumps(measuring.machine()))"
 
@@ -172,7 +173,7 @@ def main(argv=None) -> int:
     parse = argparse.ArgumentParser(
         prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parse.add_argument("--minutes", type=float, default=9, help="time limit for all jobs [9]")
+    parse.add_argument("--minutes", type=Real(above=0), default=9, help="time limit for all jobs [9]")
     parse.add_argument("--peer", metavar="hf_llama.py", help="a program to compare with")
     parse.add_argument("--only", nargs="+", choices=[job.name for job in JOBS[1:]], metavar="JOB",
                        help="run these, in this order (machine always runs first)")  # fmt: skip

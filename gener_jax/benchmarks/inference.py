@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline import cli
+from data_pipeline.ranges import Whole
 from data_pipeline.sequence import bases
 from gener_jax.benchmarks.measuring import SIZES, bandwidth, child, line, median, random_lm, seconds
 from gener_jax.cli import command
@@ -146,19 +147,19 @@ def main() -> int:
     )
     parse.add_argument("--size", default="s", choices=SIZES, help="the model's shape")
     parse.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parse.add_argument("--batch", type=int, nargs="*", default=[1, 8], help="batch sizes of generation [1 8]")
-    parse.add_argument("--prompt", type=int, default=64, help="tokens per prompt, including <s> [64]")
-    parse.add_argument("--new", type=int, default=256, help="new tokens, a power of two of at least 8 [256]")
+    parse.add_argument("--batch", type=Whole(1), nargs="*", default=[1, 8], help="batch sizes of generation [1 8]")
+    parse.add_argument("--prompt", type=Whole(1), default=64, help="tokens per prompt, including <s> [64]")
+    parse.add_argument("--new", type=Whole(8), default=256, help="new tokens, a power of two of at least 8 [256]")
     parse.add_argument(
-        "--prefill", type=int, nargs=2, metavar=("ROWS", "TOKENS"), help="measure prefill of such prompts [none]"
+        "--prefill", type=Whole(1), nargs=2, metavar=("ROWS", "TOKENS"), help="measure prefill of such prompts [none]"
     )
-    parse.add_argument("--score", type=int, nargs=2, default=(4, 1024), metavar=("ROWS", "TOKENS"),
+    parse.add_argument("--score", type=Whole(), nargs=2, default=(4, 1024), metavar=("ROWS", "TOKENS"),
                        help="score such sequences [4 1024]; 0 0 for none")  # fmt: skip
-    parse.add_argument("--variants", type=int, default=0, help="number of variants to score by both protocols [0]")
-    parse.add_argument("--repeats", type=int, default=3, help="runs of each measurement [3]")
+    parse.add_argument("--variants", type=Whole(), default=0, help="number of variants to score by both protocols [0]")
+    parse.add_argument("--repeats", type=Whole(1), default=3, help="runs of each measurement [3]")
     parse.add_argument("--peer", metavar="FILE.py", help="a program to compare with, alternating with ours")
     args = parse.parse_args()
-    if args.new < 8 or args.new & (args.new - 1):
+    if args.new & (args.new - 1):
         parse.error(f"--new is {args.new}: must be a power of two of at least 8")
     lm = random_lm(args.size, args.dtype)
     model, device = {"size": args.size, "dtype": args.dtype}, jax.devices()[0]

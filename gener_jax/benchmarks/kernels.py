@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from data_pipeline import cli
+from data_pipeline.ranges import Whole
 from gener_jax.cli import command
 from gener_jax.model.attention import Segments, attention, matmul_precision
 from gener_jax.model.kernels import KERNELS
@@ -131,9 +132,9 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parse.add_argument("--length", type=int, default=2048, help="tokens [2048]")
-    parse.add_argument("--heads", type=int, default=32, help="query heads; eight share one key head [32]")
-    parse.add_argument("--head_dim", type=int, nargs="+", default=[64, 96, 128], help="head sizes [64 96 128]")
+    parse.add_argument("--length", type=Whole(1), default=2048, help="tokens [2048]")
+    parse.add_argument("--heads", type=Whole(1), default=32, help="query heads; eight share one key head [32]")
+    parse.add_argument("--head_dim", type=Whole(1), nargs="+", default=[64, 96, 128], help="head sizes [64 96 128]")
     args = parse.parse_args()
     fine, refused = True, {}
     wanted = [case for case in cases(args.length) if case.head_dim in args.head_dim]

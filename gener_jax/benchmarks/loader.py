@@ -17,6 +17,7 @@ from pathlib import Path
 
 from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.ranges import Real, Whole
 from data_pipeline.sequence.tokenizer import KmerTokenizer
 from gener_jax.config import Data
 from gener_jax.data.loader import TokenStream
@@ -55,12 +56,12 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parse.add_argument("--dataset", required=True, metavar="DIR", help="a folder written by data_pipeline.build")
-    parse.add_argument("--context_length", type=int, default=16384, help="tokens per sequence (default 16384)")
-    parse.add_argument("--batch_size", type=int, default=8, help="sequences per batch (default 8)")
-    parse.add_argument("--workers", type=int, nargs="+", default=[0], help="reader processes (default 0: threads)")
+    parse.add_argument("--context_length", type=Whole(1), default=16384, help="tokens per sequence (default 16384)")
+    parse.add_argument("--batch_size", type=Whole(1), default=8, help="sequences per batch (default 8)")
+    parse.add_argument("--workers", type=Whole(), nargs="+", default=[0], help="reader processes (default 0: threads)")
     parse.add_argument("--reverse_complement", action="store_true", help="read each region on a random strand")
-    parse.add_argument("--repeats", type=int, default=5, help="measured intervals (default 5)")
-    parse.add_argument("--seconds", type=float, default=2.0, help="length of each interval (default 2)")
+    parse.add_argument("--repeats", type=Whole(1), default=5, help="measured intervals (default 5)")
+    parse.add_argument("--seconds", type=Real(above=0), default=2.0, help="length of each interval (default 2)")
     options = parse.parse_args()
     data = Data(
         path=str(Path(options.dataset)),

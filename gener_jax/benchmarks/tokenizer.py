@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline import cli
+from data_pipeline.ranges import Whole
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL, OOV, KmerTokenizer
 from gener_jax.benchmarks.measuring import median, seconds
 from gener_jax.cli import command
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parse.add_argument("fasta", type=Path, metavar="FILE", help="FASTA, plain or gzip")
-    parse.add_argument("--repeats", type=int, default=5, help="runs of encoding and decoding (default 5)")
+    parse.add_argument("--repeats", type=Whole(1), default=5, help="runs of encoding and decoding (default 5)")
     options = parse.parse_args(arguments)
     with (gzip.open if options.fasta.suffix == ".gz" else open)(options.fasta, "rt") as stream:
         records = stream.read().split(">")[1:]

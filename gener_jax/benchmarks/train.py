@@ -21,6 +21,7 @@ import time
 import jax
 import numpy as np
 
+from data_pipeline.ranges import Whole
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL
 from gener_jax.benchmarks.measuring import SIZES, child, line, model_of
 from gener_jax.cli import command
@@ -132,18 +133,21 @@ def main() -> None:
     program = command.Command(__doc__, checkpoint=False)
     add = program.parser.add_argument
     add("--size", choices=SIZES, help="the model's size, instead of --config")
-    add("--batch", type=int, nargs="+", default=[4], help="with --size: batch size, one per shape [4]")
-    add("--context", type=int, nargs="+", default=[1024], help="with --size: tokens per sequence, one per shape [1024]")
+    add("--batch", type=Whole(1), nargs="+", default=[4], help="with --size: batch size, one per shape [4]")
+    add(
+        "--context",
+        type=Whole(1),
+        nargs="+",
+        default=[1024],
+        help="with --size: tokens per sequence, one per shape [1024]",
+    )
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="with --size [float32]")
     add("--remat", default=Model.remat, help=f"with --size [{Model.remat}]; block and full also checkpoint the peer")
     add("--unroll", action="store_true", help="with --size: unroll all layers instead of scanning them")
-    add("--repeats", type=int, default=3, help="steps to measure [3]")
-    add("--rounds", type=int, default=3, help="rounds with the peer [3]")
+    add("--repeats", type=Whole(1), default=3, help="steps to measure [3]")
+    add("--rounds", type=Whole(1), default=3, help="rounds with the peer [3]")
     add("--peer", metavar="hf_llama.py", help="with --size and one shape: a program to compare with")
     args, _ = program.parser.parse_known_args()
-    for name in ("repeats", "rounds", "batch", "context"):
-        if np.min(getattr(args, name)) < 1:
-            raise ConfigError("must be 1 or more", f"--{name}", getattr(args, name))
     if not args.size:
         if args.peer:
             raise ConfigError("goes with --size", "--peer", args.peer)

@@ -5,10 +5,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from data_pipeline.ranges import Whole
 from gener_jax.config import Config, dumps
 from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
 from gener_jax.inference.lm import LM, from_spec
-from gener_jax.runtime import errors
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.storage.resumable import of_file
 
@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch_tokens",
-        type=int,
+        type=Whole(1),
         help=f"tokens per batch, including padding [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]",
     )
 
@@ -32,13 +32,9 @@ def load(args, config: Config, folder: Path, options: Iterable[str], files: Iter
     """The model, and the fingerprint of the output: plain values that determine every byte of it.
 
     `options` and `files` are names of arguments. Sets the default of `args.batch_tokens`.
-
-    Raises:
-      ConfigError: if `batch_tokens` is invalid.
     """
     files = {name: of_file(path) for name in files if (path := getattr(args, name)) is not None}
-    with errors.user_errors():
-        args.batch_tokens = tokens_per_batch(args.batch_tokens)
+    args.batch_tokens = tokens_per_batch(args.batch_tokens)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step)
     options = {name: getattr(args, name) for name in options}

@@ -20,7 +20,7 @@ class ResumableFile(contextlib.AbstractContextManager):
     """An output file written in chunks to `<path>.partial`, resumed after a stop, and renamed when it is complete.
 
     `<path>.partial.json` records what it is made of, so that it is never resumed from other input. A context manager:
-    at the end of the block the file is closed, and another process may resume it.
+    at the end of the block the file is closed, and another process may resume it; a KeyboardInterrupt then says where.
     """
 
     def __init__(self, path: Path, fingerprint: dict, unit: str):
@@ -38,12 +38,12 @@ class ResumableFile(contextlib.AbstractContextManager):
         self.partial = path.with_name(path.name + ".partial")
         self._state = path.with_name(path.name + ".partial.json")
         self.done, self.facts = 0, {}
+        self._unit, self._piped = unit, {"path": "-"} in fingerprint.values()
         with contextlib.ExitStack() as stack:  # releases the lock if this file cannot be opened
             stack.enter_context(lock.held(path.with_name(path.name + ".partial.lock")))
             if os.path.lexists(path):
                 raise ConfigError("already exists; remove it or give another name", "--output", str(path))
-            piped = {"path": "-"} in fingerprint.values()
-            size = 0 if piped or not self._state.exists() or not self.partial.exists() else self._read_state()
+            size = 0 if self._piped or not self._state.exists() or not self.partial.exists() else self._read_state()
             if self.done:
                 log(f"resuming after {unit} {self.done:,}")
             self._file = stack.enter_context(self.partial.open("r+b" if size else "wb"))
@@ -51,8 +51,10 @@ class ResumableFile(contextlib.AbstractContextManager):
             self._file.seek(size)
             self._stack = stack.pop_all()
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, error, _):
         self._stack.close()
+        if isinstance(error, KeyboardInterrupt) and self.done and not self._piped:
+            error.args = (f"{self._unit} {self.done:,} and those before it are kept; the same command resumes there",)
 
     def _read_state(self) -> int:
         """Sets `done` and `facts` to those of the partial file, and returns its bytes."""

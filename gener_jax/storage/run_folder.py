@@ -28,7 +28,7 @@ from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.storage.files import read_json
 
 FORMAT = 2  # of config.json; 1 had no number
-_TOKENIZER, _BASE = "tokenizer.model", "base.json"
+_TOKENIZER, _BASE, _STARTS = "tokenizer.model", "base.json", "environment.json"
 _METRICS = "metrics/metrics"  # orbax's, of a checkpoint
 NOT_MEASURED = {"metric": None, "value": None, "higher_is_better": False}  # what they hold
 
@@ -71,6 +71,11 @@ def write_metrics(folder: Path, step: int, metrics: dict) -> None:
     path = folder / "checkpoints" / str(step) / _METRICS
     path.parent.mkdir(exist_ok=True)
     write_text(path, json.dumps(metrics))
+
+
+def read_metrics(folder: Path, step: int) -> dict:
+    """The metrics of a checkpoint, as `NOT_MEASURED`; raises CheckpointError if they cannot be read."""
+    return {**NOT_MEASURED, **read_json(folder / "checkpoints" / str(step) / _METRICS)}
 
 
 def unreadable_metrics(folder: Path) -> list[int]:
@@ -253,13 +258,17 @@ def describe(folder: Path, config: ModelSpec) -> None:
         with atomic(folder / _TOKENIZER) as partial:
             shutil.copyfile(config.tokenizer.model_file, partial)
     write_text(folder / "config.json", json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n")
-    path = folder / "environment.json"
+    write_text(folder / _STARTS, json.dumps([*starts(folder), environment()], indent=2) + "\n")
+
+
+def starts(folder: Path) -> list[dict]:
+    """The starts of the run in a folder, each as `environment`; raises CheckpointError if they cannot be read."""
+    path = folder / _STARTS
     try:
-        starts = json.loads(path.read_text()) if path.exists() else []
+        found = json.loads(path.read_text()) if path.exists() else []
     except ValueError as error:
         raise CheckpointError(path, f"is not valid JSON ({error}); remove it, nothing else depends on it") from None
-    starts = starts if isinstance(starts, list) else [starts]  # early versions wrote one object
-    write_text(path, json.dumps([*starts, environment()], indent=2) + "\n")
+    return found if isinstance(found, list) else [found]  # early versions wrote one object
 
 
 def environment() -> dict:

@@ -135,8 +135,8 @@ class Evaluation:
 
     def _moved(self, done: int, total: int) -> None:
         self._watchdog.beat("a batch of evaluation")
-        if self._termination.here():
-            raise Terminated
+        if stopping := self._termination.here():
+            raise Terminated(stopping)
 
 
 class Reading:

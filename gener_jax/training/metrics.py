@@ -16,6 +16,7 @@ from data_pipeline.files import write_text
 from gener_jax.config import Config, Train
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.progress import log
 from gener_jax.storage.files import finite
 
 
@@ -88,7 +89,7 @@ class Log:
                 raise ConfigError(f"needs pip install -e '.[{name}]'", "train.writers", name) from None
             except Exception as error:  # wandb has its own exceptions
                 raise ConfigError(f"does not start: {one_line(error)}", "train.writers", name) from error
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, **values) -> None:
         """Appends and flushes one line; numbers that are not finite become null, so that every line is JSON."""
@@ -134,10 +135,19 @@ _WRITERS = {"tensorboard": _tensorboard, "wandb": _wandb}  # each returns two fu
 
 
 def read_log(path: Path) -> Iterator[dict]:
-    """Yields the objects of a log, without a line that a kill cut off; none if there is no log."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            yield json.loads(line)
+    """The objects of a log, each with its `step`; none if there is no file.
+
+    A line that a kill cut off is left out; so is any other that is not of a log, after a warning with its number.
+    """
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else (), 1):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):  # also of bytes that are not UTF-8
+            values = None
+        if isinstance(values, dict) and type(values.get("step")) is int:
+            yield values
+        elif line.endswith(b"\n"):
+            log(f"warning: {path}, line {number}: not a JSON object with a step, so it is ignored")
 
 
 def logged(path: Path, step: int) -> dict:
