@@ -15,11 +15,25 @@ if TYPE_CHECKING:
     from gener_jax.inference.likelihood import Score
     from gener_jax.inference.lm import LM, load
     from gener_jax.inference.prompt import Prompt
+    from gener_jax.inference.region import RegionScores, Saturation
     from gener_jax.inference.variants.genome import Genome
     from gener_jax.inference.variants.interval import Interval
     from gener_jax.inference.variants.variant import Scored, Variant
 
-__all__ = ["LM", "Constraints", "Continuation", "Genome", "Interval", "Prompt", "Score", "Scored", "Variant", "load"]
+__all__ = [
+    "LM",
+    "Constraints",
+    "Continuation",
+    "Genome",
+    "Interval",
+    "Prompt",
+    "RegionScores",
+    "Saturation",
+    "Score",
+    "Scored",
+    "Variant",
+    "load",
+]
 
 # The same modules as above, for `__getattr__`.
 _MODULES = {
@@ -28,6 +42,7 @@ _MODULES = {
     "likelihood": ("Score",),
     "lm": ("LM", "load"),
     "prompt": ("Prompt",),
+    "region": ("RegionScores", "Saturation"),
     "variants.genome": ("Genome",),
     "variants.interval": ("Interval",),
     "variants.variant": ("Scored", "Variant"),

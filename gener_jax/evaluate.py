@@ -23,9 +23,9 @@ from gener_jax.model.sharding import mesh_of
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
 from gener_jax.storage import pretrained, provenance, run_folder
+from gener_jax.storage.results import FILE, Evaluation, Model, Results
 from gener_jax.tasks.base import Task, measure
 from gener_jax.tasks.plots import draw_all
-from gener_jax.tasks.results import FILE, Evaluation, Model, Results
 from gener_jax.training.metrics import logged, read_log
 
 

@@ -29,17 +29,17 @@ from gener_jax.inference.lm import LM
 from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.overlap import CHECKS, ScoredBases, overlap
-from gener_jax.inference.variants.scoring import CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, Scorer
+from gener_jax.inference.variants.scoring import CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, Scorer, default_context
 from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, log
 from gener_jax.storage.resumable import ResumableFile
 
-VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "score", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
+VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "protocol", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
 _INFO = (
-    ("GENER_SCORE", "A", "String", "Name of the score"),
+    ("GENER_PROTOCOL", "A", "String", "How the variant was scored"),
     ("GENER_LLR", "A", "Float", "Log-likelihood ratio, reference minus alternate: positive if the model prefers REF"),
     ("GENER_SPREAD", "A", "Float", "Standard deviation of GENER_LLR over phases"),
     ("GENER_FLAG", "A", "String", "Reason why there is no score"),
@@ -100,7 +100,7 @@ def _annotated(record: vcf.Record, scores: list[Scored]) -> str:
     fields += ["."] * (8 - len(fields))
     flags = [s.flag.translate(str.maketrans(" ;=,\t", "_:::_")) or "." for s in scores]
     values = {
-        "GENER_SCORE": [s.score or "." for s in scores],
+        "GENER_PROTOCOL": [s.protocol or "." for s in scores],
         "GENER_LLR": [number(s.llr) or "." for s in scores],
         "GENER_SPREAD": [number(s.spread) or "." for s in scores],
         "GENER_FLAG": flags,
@@ -115,7 +115,7 @@ def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
     rows = []
     for alt, s in zip(record.alts, scores, strict=True):
         row = (
-            record.contig, record.position, record.id, record.ref, alt, s.score, number(s.llr), number(s.spread),
+            record.contig, record.position, record.id, record.ref, alt, s.protocol, number(s.llr), number(s.spread),
             number(s.log_p_ref), number(s.log_p_alt), s.flag,
         )  # fmt: skip
         rows.append("\t".join(map(str, row)) + "\n")
@@ -147,8 +147,9 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
             f"none of its contigs ({ours}) is in {args.fasta} ({theirs})",
             file=args.vcf, remedy="give the names of each contig in both files with --aliases",
         )  # fmt: skip
-    line = overlap(config.data.path, folder, lm.step, list(windows), args.check_overlap)
+    line = overlap(config.data.path, folder, lm.step, windows, args.check_overlap)
     log(line)
+    log(f"context: {args.context} bases")
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
     with Output(args.output, fingerprint, _variant_header(header, as_vcf), "record") as out:
         rate = Rate("variant", alleles, out.counts.total())
@@ -167,7 +168,7 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
                 rows += [_annotated(record, own)] if as_vcf else _rows(record, own)
             out.write(rows, len(block))
         rate.close()
-        return out.finish(args.json, records=total, overlap=line)
+        return out.finish(args.json, records=total, context=args.context, overlap=line)
 
 
 def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
@@ -227,8 +228,8 @@ def main(argv=None) -> int:
     add(
         "--context",
         type=Whole(1),
-        default=CONTEXT,
-        help=f"bases before the variant (next_kmer) or around it (window) [{CONTEXT}]",
+        metavar="BASES",
+        help=f"bases before the variant (next_kmer) or around it (window) [{CONTEXT}, or what the model has room for]",
     )
     add(
         "--phases",
@@ -260,11 +261,15 @@ def main(argv=None) -> int:
             raise ConfigError(
                 "sequences are written as a table; give a name that ends in .tsv", "--output", str(args.output)
             )
+    if args.vcf and args.score == "base" and PROTOCOL_ALIASES.get(args.protocol, args.protocol) != "window":
+        raise ConfigError("of variants needs --protocol window", "--score", "base")
+    if config.tokenizer.kind != "kmer":
+        raise ConfigError("scoring needs a k-mer tokenizer", "tokenizer.kind", config.tokenizer.kind)
+    if args.context is None:
+        args.context = default_context(config.spec)
     special = parse_prefix(args.prefix)
     options = ("score", "strand") + (("protocol", "context", "phases") if args.vcf else ("prefix",))
     lm, fingerprint = loading.load(args, config, folder, options, ("fasta", "vcf", "aliases"))
-    if lm.tokenizer.kind != "kmer":
-        raise ConfigError("scoring needs a k-mer tokenizer", "tokenizer.kind", lm.tokenizer.kind)
     if args.vcf:
         return score_vcf(lm, args, fingerprint, config, folder)
     return score_fasta(lm, args, special, fingerprint)

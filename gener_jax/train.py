@@ -2,8 +2,8 @@
 
 The same command resumes from the last checkpoint, to the same parameters as a run that never stopped. Ctrl-C and
 SIGTERM save the current step first. Progress goes to standard error and DIR/log.jsonl. At the end DIR/results.json and
-DIR/plots are written, and a summary is printed; with --json, or as the last line if standard output is no terminal,
-the object of results.json.
+DIR/plots are written, and a summary is printed; with --json, or as the last line if standard output is no terminal, the
+object of results.json.
 """
 
 import contextlib
@@ -37,10 +37,10 @@ from gener_jax.runtime.progress import log
 from gener_jax.storage import provenance, run_folder
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.storage.files import finite
+from gener_jax.storage.results import FILE, Evaluation, Model, Results
 from gener_jax.tasks import of_config
 from gener_jax.tasks.base import Task
 from gener_jax.tasks.plots import draw_all
-from gener_jax.tasks.results import FILE, Evaluation, Model, Results
 from gener_jax.tasks.samples import Samples
 from gener_jax.training import checkpoint, objectives
 from gener_jax.training.faults import Termination, Watchdog
@@ -268,21 +268,16 @@ def finish(run: Run, params, now: Moment, began: float) -> Results:
     """
     config, workdir = run.config, run.workdir
     found = [(task, now.results[task.name]) for task in run.tasks]
-    model = Model(config.name, decoder.num_parameters(config.model), str(workdir), now.step)
-    evaluations = [Evaluation.of(task, result, model) for task, result in found]
-    if distributed.is_primary():
-        for held_out in [each for each in evaluations if each.task == "held_out"]:
-            bits = {name: row["bits_per_base"] for name, row in held_out.baselines.items()}
-            numbers = {"bits_per_base": held_out["bits_per_base"], **held_out.counts, **bits}
-            provenance.finish(workdir, now.step, numbers)
     if jax.process_count() == 1:
-        samples, lm = Samples(config), LM(config.spec, params, run.mesh, now.step, provenance.read(workdir))
+        samples = Samples(config)
+        lm = LM(config.spec, params, run.mesh, now.step, provenance.read(workdir))
         found.append((samples, samples(lm)))
-        evaluations.append(Evaluation.of(*found[-1], model))
+    model = Model(config.name, decoder.num_parameters(config.model), str(workdir), now.step)
+    evaluations = tuple(Evaluation.of(task, result, model) for task, result in found)
     logged = ("loss", "bits_per_base", "skipped", "tokens_per_s", "bases_per_s")
     facts = {name: now.metrics.get(name) for name in logged}
     facts |= {"peak_memory_gib": memory.peak(), "seconds": round(time.perf_counter() - began, 1)}
-    results = Results(tuple(evaluations), finite(facts))
+    results = Results(evaluations, finite(facts))
     cli.escape_unencodable()  # no encoding costs the report
     if distributed.is_primary():
         results.write(workdir)

@@ -6,8 +6,7 @@ import pytest
 
 from data_pipeline.errors import DatasetError
 from gener_jax import assets, convert, evaluate
-from gener_jax.storage import pretrained
-from gener_jax.tasks import results
+from gener_jax.storage import pretrained, results
 from tests import tiny
 from tests.raised import raises
 

@@ -44,11 +44,12 @@ def test_names_of_the_top_level():
 
 
 @pytest.mark.usefixtures("compiled_in_full")
-def test_the_example_of_load_runs():
+def test_the_examples_run():
     assert "step" in inspect.signature(gener_jax.load).parameters
-    (example,) = doctest.DocTestFinder().find(lm_module.load, "load", module=lm_module)
-    result = doctest.DocTestRunner().run(example)
-    assert (result.failed, result.attempted) == (0, 6)
+    found = [test for test in doctest.DocTestFinder().find(lm_module) if test.examples]
+    assert [test.name.rpartition(".")[2] for test in found] == ["saturation", "score_region", "load"]
+    for test in found:
+        assert doctest.DocTestRunner().run(test).failed == 0
 
 
 def test_what_a_model_prints(lm):
@@ -108,3 +109,17 @@ def test_constraints_are_constraints(lm):
     for value in ({"gc": (0.2, 0.8)}, [{"gc": 1}], "gc", 3):
         with raises(InputError, argument="constraints", value=value):
             lm.generate(["ACG"], 12, constraints=value)
+
+
+def test_results_are_rows_of_a_table(lm):
+    pandas = pytest.importorskip("pandas")
+    scores = pandas.DataFrame(lm.log_likelihood(TEXTS, per_base=True))
+    assert scores.columns[:3].tolist() == ["score", "strand", "value"]
+    assert scores["per_base"].map(len).tolist() == [6, 7, 3]
+    text = "ACGTTGCAACGATCGA" * 4
+    variants = [("1", 30, text[30], "T"), ("1", 31, text[31], "C"), ("2", 1, "A", "C")]
+    scored = pandas.DataFrame(lm.score_variants(variants, {"1": text}, context=24))
+    assert scored.columns.tolist() == ["protocol", "llr", "spread", "log_p_ref", "log_p_alt", "flag"]
+    assert scored["llr"].isna().tolist() == [False, False, True]
+    continuations = pandas.DataFrame(lm.generate(TEXTS, 6, details=True))
+    assert continuations["text"].map(len).tolist() == [6, 6, 6]

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from gener_jax.runtime.errors import CheckpointError
-from gener_jax.tasks import results
+from gener_jax.storage import results
+from gener_jax.storage.results import Dataset, Evaluation, Model, Results
 from gener_jax.tasks.base import Metric, Result
-from gener_jax.tasks.results import Dataset, Evaluation, Model, Results
 from tests.raised import raises
 
 

@@ -10,10 +10,10 @@ Dimension key: B rows, U prompts, P slots of the prompts, R slots for new tokens
 token.
 """
 
+import dataclasses
 import functools
 import os
 import warnings
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -203,8 +203,9 @@ def cache_size(rows: int, prompt: int, num_bases: int, tokenizer: Tokenizer) -> 
     return _num_rows(rows), round_up(prompt) + round_up(max_tokens(tokenizer, num_bases) + 1)
 
 
-class Continuation(NamedTuple):
-    """The continuation of a prompt.
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+    """The continuation of a prompt; `pandas.DataFrame` makes a table of several.
 
     `end` is why it ends: "length", the special token that was generated ("</s>"), or "stop codon". `log_probs`, float32
     [bases], if requested: the log-probability of each base in nats, given all bases before it, under the model's own

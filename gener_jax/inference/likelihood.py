@@ -8,6 +8,7 @@ linear in the length.
 Dimension key: B rows, T tokens, M partly known targets per row, V vocabulary, D hidden, k bases per token.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -36,8 +37,9 @@ GIVEN = ("tokens", "bases")
 _POSITIONS = 2048  # to which the head is applied at a time
 
 
-class Score(NamedTuple):
-    """The score of a sequence.
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """The score of a sequence; `pandas.DataFrame` makes a table of several.
 
     Attributes:
       score: the name of the score. "token": the exact log-likelihood of all known bases, in nats. "base": the mean over

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,9 +20,11 @@ from gener_jax.inference.embeddings import embed
 from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size, max_tokens
 from gener_jax.inference.likelihood import Score, base_probabilities, log_likelihood
 from gener_jax.inference.prompt import REMAINDERS, Prompt, as_prompt, as_prompts
+from gener_jax.inference.region import RegionScorer, RegionScores, Saturation, saturate
 from gener_jax.inference.samplers import Bases, Sampler, of_options
 from gener_jax.inference.variants.genome import Aliases, Genome
-from gener_jax.inference.variants.scoring import CONTEXT, Scorer
+from gener_jax.inference.variants.interval import Interval
+from gener_jax.inference.variants.scoring import Scorer
 from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.model import decoder, kernels, memory, sharding
 from gener_jax.runtime.errors import InputError, whole, within
@@ -186,11 +187,11 @@ class LM:
 
     def score_variants(
         self,
-        variants: Iterable[Variant | tuple[str, int, str, str]],
+        variants: Iterable[str | Variant | tuple[str, int, str, str]],
         genome: Genome | dict[str, str] | str | Path,
         *,
         protocol: str = "next_kmer",
-        context: int = CONTEXT,
+        context: int | None = None,
         phases: int = 1,
         strand: str = "+",
         marginals: bool = False,
@@ -202,11 +203,14 @@ class LM:
         A positive `llr` means that the model prefers the reference allele. See `variants.scoring` and its protocols.
 
         Args:
-          variants: (contig, start, ref, alt), start 0-based.
-          genome: a `Genome`, sequences by name, or the path of a FASTA file.
+          variants: each a text such as "chr17:43045705:T:A" (see `Variant.parse`; 1-based), a `Variant`, or (contig,
+            start, ref, alt), start 0-based.
+          genome: a `Genome`, sequences by name, or the path of a FASTA file, of which only the contexts are read if
+            its index (.fai; for bgzip also .gzi) is beside it.
           protocol: "next_kmer" scores the alleles given the bases before the variant; "window" scores the window around
             it. Their old names "right_edge" and "centred" are accepted.
-          context: number of bases before the variant, or in the window.
+          context: bases before the variant, or in the window [8192, or as many as the model's positions hold with
+            room for the alleles].
           phases: 1, as published; k (6), the mean over all positions of the variant in its k-mer, with the spread.
           strand: "+", "-", or "both", the mean of the two.
           marginals: ("window" only) score by the mean over bases of the log of the six marginals, instead of by the
@@ -225,7 +229,84 @@ class LM:
             self, protocol=protocol, context=context, phases=phases, strand=strand, marginals=marginals,
             batch_tokens=batch_tokens,
         )  # fmt: skip
-        return scorer(itertools.starmap(Variant, variants), Genome.of(genome, aliases))
+        if isinstance(variants, str | Variant):
+            raise InputError("must be a list; for a single variant give a list of one", "variants", variants)
+        return scorer(map(Variant.of, variants), Genome.of(genome, aliases))
+
+    def score_region(
+        self,
+        interval: str | Interval,
+        genome: Genome | dict[str, str] | str | Path,
+        *,
+        given: str = "bases",
+        phases: int = 1,
+        strand: str = "+",
+        context: int | None = None,
+        aliases: Aliases = (),
+        batch_tokens: int | None = None,
+    ) -> RegionScores:
+        """The probabilities of A, C, G and T at each base of a region, given the bases before it in the genome.
+
+        >>> import gener_jax
+        >>> lm = gener_jax.load("tiny")
+        >>> scores = lm.score_region("chr1:101-110", {"chr1": "ACGTTGCA" * 40})
+        >>> scores.reference, scores.log_p.shape, scores.probabilities.shape
+        ('TGCAACGTTG', (10,), (10, 4))
+
+        Args:
+          interval: an `Interval`, 0-based, or its text such as "chr1:101-200", 1-based; of any length.
+          genome, aliases: as for `score_variants`.
+          given, phases: as for `base_probabilities`.
+          strand: "+", given the bases before each; "-", given those after it, on the minus strand; "both", the mean of
+            the two probabilities. Results are always in the order and letters of the + strand.
+          context: bases before the region, and before each window of a region that exceeds the model's positions
+            [8192, or half of what the positions hold].
+          batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
+
+        Raises:
+          InputError: if an option is invalid, or the region is not in the genome.
+          DataError: as `score_variants`.
+        """
+        scorer = RegionScorer(
+            self, given=given, phases=phases, strand=strand, context=context, batch_tokens=batch_tokens
+        )
+        return scorer(interval, Genome.of(genome, aliases))
+
+    def saturation(
+        self,
+        interval: str | Interval,
+        genome: Genome | dict[str, str] | str | Path,
+        *,
+        protocol: str = "next_kmer",
+        context: int | None = None,
+        phases: int = 1,
+        strand: str = "+",
+        marginals: bool = False,
+        aliases: Aliases = (),
+        batch_tokens: int | None = None,
+    ) -> Saturation:
+        """The log-likelihood ratios of all substitutions in a region: saturation mutagenesis.
+
+        >>> import gener_jax
+        >>> lm = gener_jax.load("tiny")
+        >>> found = lm.saturation("chr1:101-104", {"chr1": "ACGTTGCA" * 40}, context=60)
+        >>> found.llr.shape, len(list(found.rows()))
+        ((4, 4), 12)
+
+        Args:
+          interval: as for `score_region`.
+          genome, protocol, context, phases, strand, marginals, aliases, batch_tokens: as for `score_variants`, whose
+            scores of these variants are the same.
+
+        Raises:
+          InputError: if an option is invalid, or the region is not in the genome.
+          DataError: as `score_variants`.
+        """
+        scorer = Scorer(
+            self, protocol=protocol, context=context, phases=phases, strand=strand, marginals=marginals,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
+        return saturate(scorer, interval, Genome.of(genome, aliases))
 
     def logits(self, ids) -> np.ndarray:
         """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].
@@ -259,7 +340,8 @@ class LM:
             per_token = f" of {self.tokenizer.k} bases" if self.tokenizer.kind == "kmer" else ""
             raise InputError(
                 f"needs up to {tokens} tokens{per_token}, but the model was made for {longest} "
-                "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more", argument, value,
+                "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more (on a "
+                "command line, --config.model.yarn_factor=4)", argument, value,
             )  # fmt: skip
         trained = self.provenance and self.provenance.context_length
         window = self.spec.model.sliding_window or longest

@@ -14,7 +14,7 @@ import numpy as np
 from data_pipeline.files import write_text
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, SPECIAL_IDS, SPECIAL_TOKENS
 from gener_jax.runtime.errors import CheckpointError
-from gener_jax.storage import pretrained, run_folder
+from gener_jax.storage import pretrained, results, run_folder
 from gener_jax.storage.files import read_json
 
 FORMAT = 1
@@ -31,8 +31,8 @@ class Provenance:
         started from and that has no provenance: its `name`, with `special_tokens` None.
       step: steps done; None in a run's folder, which has several checkpoints.
       tokens: tokens trained on in these steps.
-      held_out: a result of the task held_out, the numbers of its JSON, with its `step`; None if unknown. In a run's
-        folder, that of its end.
+      held_out: what the task held_out found for it: its `step`, `bits_per_base`, counts, and the bits per base of
+        baselines; None if unknown, and in a run's folder, whose `results.json` has it.
       versions: of the packages that trained it.
       license: of the weights, as Hugging Face abbreviates it; None if none is stated.
     """
@@ -150,11 +150,6 @@ def begin(folder: Path, data: dict, init_from: str | None, *, resumes: bool) -> 
     return found
 
 
-def finish(folder: Path, step: int, held_out: dict) -> None:
-    """Adds the result of the task held_out at the end of a run."""
-    write(folder, dataclasses.replace(read(folder), held_out={"step": step, **held_out}))
-
-
 def of_model(folder: Path, step: int | None) -> Provenance | None:
     """The provenance of one checkpoint: with its step, the tokens it has seen and its held-out result.
 
@@ -163,12 +158,21 @@ def of_model(folder: Path, step: int | None) -> Provenance | None:
     known = read(folder)
     if known is None or pretrained.is_published(folder) or not run_folder.holds_run(folder):
         return known
-    config, held_out = run_folder.read(folder), known.held_out
-    if held_out is None or held_out["step"] != step:
-        measured = run_folder.read_metrics(folder, step)
-        found = measured["metric"] == "held_out.bits_per_base" and measured["value"] is not None
-        held_out = {"step": step, "bits_per_base": measured["value"]} if found else None
+    config, held_out = run_folder.read(folder), _held_out(folder, step)
     return dataclasses.replace(
         known, step=step, tokens=step * config.train.batch_size * config.data.context_length, held_out=held_out,
         versions=(run_folder.starts(folder) or [{}])[-1].get("versions"),
     )  # fmt: skip
+
+
+def _held_out(folder: Path, step: int) -> dict | None:
+    """The held-out result of one checkpoint of a run: that of `results.json`, or what its checkpoint was kept by."""
+    if (folder / results.FILE).exists():
+        for found in results.read(folder).evaluations:
+            if found.task == "held_out" and found.model.step == step:
+                baselines = {name: values["bits_per_base"] for name, values in found.baselines.items()}
+                return {"step": step, "bits_per_base": found["bits_per_base"], **found.counts, **baselines}
+    measured = run_folder.read_metrics(folder, step)
+    if measured["metric"] == "held_out.bits_per_base" and measured["value"] is not None:
+        return {"step": step, "bits_per_base": measured["value"]}
+    return None

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 
 from gener_jax.config import ModelSpec
-from gener_jax.tasks.results import Dataset
+from gener_jax.storage.results import Dataset
 
 Progress = Callable[[int, int], None]  # called with the units of work done, and with those in all
 

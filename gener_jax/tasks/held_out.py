@@ -28,9 +28,9 @@ from gener_jax.inference.batches import batched
 from gener_jax.inference.likelihood import Framed, scorer
 from gener_jax.model import kernels
 from gener_jax.model.decoder import Decoder
+from gener_jax.storage.results import Dataset
 from gener_jax.tasks import markov
 from gener_jax.tasks.base import Metric, Progress, Result, silent
-from gener_jax.tasks.results import Dataset
 
 ORDERS = (0, 5)  # of the Markov models
 _COUNTS = ("regions", "tokens", "bases")

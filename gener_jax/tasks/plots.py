@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gener_jax.plotting import evaluation, training
 from gener_jax.plotting.figure import draw
-from gener_jax.tasks.results import Evaluation, Results
+from gener_jax.storage.results import Evaluation, Results
 
 
 def draw_all(results: Results, log: Sequence[dict], folder: Path) -> None:

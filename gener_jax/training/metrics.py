@@ -135,7 +135,7 @@ _WRITERS = {"tensorboard": _tensorboard, "wandb": _wandb}  # each returns two fu
 
 
 def read_log(path: Path) -> Iterator[dict]:
-    """The objects of a log, each with its `step`; none if there is no file.
+    """Yields the objects of a log, each with its `step`; none if there is no file.
 
     A line that a kill cut off is left out; so is any other that is not of a log, after a warning with its number.
     """
