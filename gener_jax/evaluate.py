@@ -22,7 +22,7 @@ from gener_jax.model import decoder
 from gener_jax.model.sharding import mesh_of
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
-from gener_jax.storage import pretrained, run_folder
+from gener_jax.storage import pretrained, provenance, run_folder
 from gener_jax.storage.results import FILE, Evaluation, Model, Results
 from gener_jax.tasks.base import Task, measure
 from gener_jax.tasks.plots import draw_all
@@ -31,17 +31,17 @@ from gener_jax.training.metrics import logged, read_log
 
 def overlap_warning(config: Config, folder: Path, step: int | None) -> str | None:
     """A line if the model may have been trained on what it is evaluated on, else None."""
-    path = config.data.path
-    trained_on = None if step is None else run_folder.read_loader_state(folder, step)
-    if trained_on is not None:
-        same = read_info(path)["digest"] == trained_on["dataset"]
-        return None if same else f"{path} is not the dataset of this run, which may have been trained on these regions"
-    if folder == assets.TINY and config.data == pretrained.read_config(folder).data:
-        split = config.eval.split
-        return None if split == "validation" else f"{config.name} was trained on the {split} split of {path}"
-    card = folder / "README.md"
-    known = f"its card, {card}, says what it was trained on" if card.exists() else "it names no training data"
-    return f"{config.name} may have been trained on these regions: {known}"
+    path, split, known = config.data.path, config.eval.split, provenance.read(folder)
+    state = None if step is None else run_folder.read_loader_state(folder, step)
+    datasets = [data["dataset"] for data in known.data if "dataset" in data] if known else []
+    datasets += [state["dataset"]] if state else []
+    is_default = folder == assets.TINY and config.data == pretrained.read_config(folder).data
+    if is_default or read_info(path)["digest"] in datasets:
+        return None if split != "train" else f"{config.name} was trained on the train split"
+    if datasets:
+        return f"{path} is not the dataset of {config.name}, which may have been trained on these regions"
+    data = "it does not record its training data" if known is None else f"its training data are {known.records}"
+    return f"{config.name} may have been trained on these regions: {data}"
 
 
 def evaluate(config: Config, lm: LM, chosen: list[Task], model: Model) -> tuple[Evaluation, ...]:

@@ -11,7 +11,7 @@ from data_pipeline.sequence import bases, shared_kmers
 from data_pipeline.splitting import leakage
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.interval import Interval
-from gener_jax.storage import run_folder
+from gener_jax.storage import provenance, run_folder
 
 CHECKS = ("auto", "always", "never")
 _BUCKET = 1024  # bases: the resolution of `ScoredBases`
@@ -56,7 +56,10 @@ def overlap(dataset: str, folder: Path, step: int | None, scored: Iterable[np.nd
         return "the scored bases were not compared with the training data"
     trained_on = None if step is None else run_folder.read_loader_state(folder, step)
     if trained_on is None:
-        return f"warning: {folder} does not record its training data, which may contain the scored bases"
+        known = provenance.read(folder)
+        if known is None:
+            return f"warning: {folder} does not record its training data, which may contain the scored bases"
+        return f"warning: the scored bases were not compared with the training data, {known.records}"
     try:
         if read_info(dataset)["digest"] != trained_on["dataset"]:
             raise MismatchError("is not the dataset that the model was trained on", file=dataset)
