@@ -73,9 +73,7 @@ def _build(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parse = argparse.ArgumentParser(
-        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parse = cli.Parser(__doc__)
     add = parse.add_argument
     add(
         "--input",

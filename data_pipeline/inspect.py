@@ -205,11 +205,7 @@ def inspect(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parse = argparse.ArgumentParser(
-        prog=cli.program(),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parse = cli.Parser(__doc__)
     add = parse.add_argument
     add("dataset", metavar="DIR", help="a folder that data_pipeline.build created")
     add("--split", nargs="+", metavar="SPLIT", help="only these: train, validation, test (default: all)")

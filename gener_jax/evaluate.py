@@ -1,7 +1,10 @@
-"""Evaluates a run on held-out regions: python -m gener_jax.evaluate --checkpoint RUN [--config.eval.split=train]
+"""Evaluates a model on held-out regions.
 
-Prints loss, perplexity and bits per base, by kind and taxon, and Markov baselines on the same bases, and what other
-tasks find. The last line on standard output is one JSON object.
+    gener-jax evaluate --checkpoint runs/quickstart --step best
+    gener-jax evaluate --checkpoint runs/quickstart --config.eval.split=test
+
+Prints loss, perplexity and bits per base, by kind and taxon, beside those of
+Markov models on the same bases, and the results of other tasks.
 """
 
 import functools
@@ -9,22 +12,24 @@ import json
 import time
 
 from data_pipeline.dataset.reader import read_info
-from gener_jax import tasks
 from gener_jax.cli import command
-from gener_jax.inference.lm import from_spec
-from gener_jax.model.sharding import mesh_of
 from gener_jax.runtime.progress import log
-from gener_jax.storage import pretrained, run_folder
-from gener_jax.training.metrics import logged
 
 
 def main(argv=None) -> None:
     """The command."""
     program = command.Command(__doc__, checkpoint=True)
     program.parser.add_argument(
-        "--tasks", metavar="NAME,…", help=f"of {', '.join(tasks.TASKS)} [eval.tasks of the run]"
+        "--tasks", metavar="NAME,…", help="what to measure: held_out, recovery, or both [the run's eval.tasks]"
     )
     args, config, folder = program.parse(argv)
+
+    from gener_jax import tasks
+    from gener_jax.inference.lm import from_spec
+    from gener_jax.model.sharding import mesh_of
+    from gener_jax.storage import pretrained, run_folder
+    from gener_jax.training.metrics import logged
+
     chosen = tasks.of_config(config, args.tasks.split(",") if args.tasks else config.eval.tasks)
     mesh = None
     try:

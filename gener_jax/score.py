@@ -15,6 +15,7 @@ import contextlib
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,17 +23,17 @@ from data_pipeline.errors import MismatchError
 from data_pipeline.formats import fasta, vcf
 from gener_jax.cli import command, loading
 from gener_jax.config import Config
-from gener_jax.inference.likelihood import SCORES, STRANDS
-from gener_jax.inference.lm import LM
+from gener_jax.inference.options import CHECKS, CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, SCORES, STRANDS
 from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.inference.variants.genome import Genome
-from gener_jax.inference.variants.overlap import CHECKS, ScoredBases, overlap
-from gener_jax.inference.variants.scoring import CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, Scorer
 from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, log
 from gener_jax.storage.resumable import ResumableFile
+
+if TYPE_CHECKING:
+    from gener_jax.inference.lm import LM
 
 VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "score", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
@@ -54,8 +55,8 @@ def number(value: float | None) -> str:
 class Output(contextlib.AbstractContextManager):
     """Writes rows in order, to a resumable file or to standard output, and counts those that are flagged."""
 
-    def __init__(self, path: Path | None, fingerprint: dict, header: str, unit: str):
-        self._file = None if path is None else ResumableFile(path, fingerprint, unit)
+    def __init__(self, path: Path | None, fingerprint: dict, header: str, unit: str, overwrite: bool):
+        self._file = None if path is None else ResumableFile(path, fingerprint, unit, overwrite=overwrite)
         self.done = 0 if path is None else self._file.done
         self.counts = collections.Counter({} if path is None else self._file.facts.get("counts", {}))
         if not self.done:
@@ -120,9 +121,12 @@ def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
     return rows
 
 
-def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> int:
+def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -> int:
     """Scores the variants of the VCF; returns the exit status."""
-    with errors.user_errors():
+    from gener_jax.inference.variants.overlap import ScoredBases, overlap
+    from gener_jax.inference.variants.scoring import Scorer
+
+    with errors.user_errors(args=args):
         scorer = Scorer(
             lm, protocol=args.protocol, context=args.context, phases=args.phases, strand=args.strand,
             marginals=args.score == "base", batch_tokens=args.batch_tokens,
@@ -148,7 +152,7 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
     line = overlap(config.data.path, folder, lm.step, list(windows), args.check_overlap)
     log(line)
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
-    with Output(args.output, fingerprint, _variant_header(header, as_vcf), "record") as out:
+    with Output(args.output, fingerprint, _variant_header(header, as_vcf), "record", args.overwrite) as out:
         rate = Rate("variant", alleles, out.counts.total())
         # Blocks have a fixed number of records, so that after a stop the batches, and with them the last digits, are
         # the same.
@@ -168,9 +172,9 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
         return out.finish(records=total, overlap=line)
 
 
-def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
+def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
     """Scores the sequences of the FASTA after these special tokens; returns the exit status."""
-    with Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence") as out:
+    with Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence", args.overwrite) as out:
         rate, k, longest = Rate("sequence", None, 0), lm.tokenizer.k, lm.spec.model.max_length
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, _BATCHES * args.batch_tokens * k):
@@ -181,7 +185,7 @@ def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
                 if longest is not None and tokens > longest and not flags[-1]:
                     flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
             good = [Prompt(special, s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
-            with errors.user_errors():
+            with errors.user_errors(args=args):
                 scores = iter(
                     lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens)
                 )

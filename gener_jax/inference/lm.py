@@ -19,10 +19,11 @@ from gener_jax.inference.constraints import Constraint
 from gener_jax.inference.embeddings import embed
 from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size, max_tokens
 from gener_jax.inference.likelihood import Score, base_probabilities, log_likelihood
+from gener_jax.inference.options import CONTEXT
 from gener_jax.inference.prompt import REMAINDERS, Prompt, as_prompt, as_prompts
 from gener_jax.inference.samplers import Bases, Sampler, of_options
 from gener_jax.inference.variants.genome import Aliases, Genome
-from gener_jax.inference.variants.scoring import CONTEXT, Scorer
+from gener_jax.inference.variants.scoring import Scorer
 from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.model import decoder, kernels, memory
 from gener_jax.model.sharding import make_mesh

@@ -10,10 +10,9 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL
+from gener_jax.inference.options import MODES
 from gener_jax.model import kmers
 from gener_jax.runtime.errors import InputError, whole
-
-MODES = ("token", "base")
 
 
 class Sampler(Protocol):

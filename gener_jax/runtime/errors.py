@@ -1,5 +1,6 @@
 """Errors that a user can fix: one line of text, the facts as attributes."""
 
+import argparse
 import contextlib
 import numbers
 from pathlib import Path
@@ -76,11 +77,23 @@ class Terminated(Exception):
 
 
 @contextlib.contextmanager
-def user_errors(what: str = ""):
-    """Turns a ValueError of the user's input into a ConfigError, whose text starts with `what`; a context manager."""
+def user_errors(what: str = "", *, args: argparse.Namespace | None = None):
+    """Turns a ValueError of the user's input into a ConfigError, whose text starts with `what`; a context manager.
+
+    An InputError keeps its argument and value as `field` and `value`; an argument that is one of `args`, the options of
+    a command line, is named as the flag.
+    """
     try:
         yield
-    except (ConfigError, DataError):
+    except (ConfigError, DataError, CheckpointError, TrainingError):
         raise
+    except InputError as error:
+        flag = f"--{error.argument}" if error.argument in vars(args or argparse.Namespace()) else error.argument
+        field = what or flag
+        if error.value is not None:
+            raise ConfigError(error.problem, field, error.value) from error
+        raised = ConfigError(f"{field} {error.problem}")
+        raised.field = field
+        raise raised from error
     except ValueError as error:
         raise ConfigError(f"{what}: {error}" if what else str(error)) from error
