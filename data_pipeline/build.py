@@ -17,14 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline import cli
-from data_pipeline.dataset import merge
-from data_pipeline.dataset.builder import build
+from data_pipeline.dataset import merge, report
+from data_pipeline.dataset.builder import WORKERS, build
 from data_pipeline.dataset.inputs import manifest
 from data_pipeline.errors import ArgumentError
-from data_pipeline.regions import schemes
+from data_pipeline.ranges import SEED, Whole
+from data_pipeline.regions import ledger, schemes
 from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence.record import TAXA
-from data_pipeline.sequence.tokenizer import make
+from data_pipeline.sequence.tokenizer import K, make
 from data_pipeline.splitting import split
 
 
@@ -64,15 +65,22 @@ def _build(options: argparse.Namespace) -> None:
     dataset = build(
         manifest(options.manifest) if options.manifest else options.input, options.output,
         scheme=scheme, tokenizer=tokenizer, measure_leakage=not options.skip_leakage, taxon=options.taxon,
+        force_taxon=options.force_taxon,
+        aliases=options.aliases or (),
         validation_fraction=options.validation_fraction, test_fraction=options.test_fraction,
         split_by=options.split_by, duplicates=options.duplicates, seed=options.seed,
-        skip_damaged=options.skip_damaged, workers=options.workers,
+        skip_damaged=options.skip_damaged, workers=options.workers, overwrite=options.overwrite,
     )  # fmt: skip
-    print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
+    print(*report.whole(options.output), sep="\n")
+    if unknown := dataset["ledger"]["notes"].get(ledger.NO_TAXON):
+        print(f"note: {unknown['count']:,} records of unknown taxon; --taxon gives them a tag", file=sys.stderr)
+    if not sys.stdout.isatty():
+        print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    cli.escape_unencodable()
     parse = cli.Parser(__doc__)
     add = parse.add_argument
     add(
@@ -87,8 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="a table (TSV) with columns sequence, annotation, taxon, split, instead of --input",
     )
-    add("--output", required=True, metavar="DIR", help="the folder to create; it must not exist")
-    add("--taxon", choices=TAXA, help="the tag of all regions, instead of that of each file or record")
+    add("--output", required=True, metavar="DIR", help="the folder to create")
+    add("--overwrite", action="store_true", help="replace the dataset that is there")
+    add("--taxon", choices=TAXA, help="the tag of records without one")
+    add("--force_taxon", choices=TAXA, help="the tag of all records")
+    add(
+        "--aliases",
+        metavar="FILE",
+        help="other names of contigs: the names of each one per line, separated by tabs, or NCBI's assembly report",
+    )
 
     what = parse.add_argument_group("regions (lengths in bases)").add_argument
     what(
@@ -97,10 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="gene",
         help="gene regions with introns (default), whole records, spliced mRNA or CDS",
     )
-    what("--flank", type=int, default=0, help="bases added at both ends")
-    what("--min_length", type=int, default=1, help="drop shorter regions")
-    what("--max_length", type=int, help=f"cut longer regions (default: never; whole: {schemes.WHOLE_LENGTH})")
-    what("--cut_n", type=int, metavar="RUN", help="cut out runs of at least this many N (default: keep them)")
+    what("--flank", type=Whole(), default=0, help="bases added at both ends")
+    what("--min_length", type=Whole(1), default=1, help="drop shorter regions")
+    what("--max_length", type=Whole(1), help=f"cut longer regions (default: never; whole: {schemes.WHOLE_LENGTH})")
+    what("--cut_n", type=Whole(1), metavar="RUN", help="cut out runs of at least this many N (default: keep them)")
     what("--regulatory", action="store_true", help="also make regions of regulatory features")
     what(
         "--kinds",
@@ -124,12 +139,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     splits(
         "--validation_fraction",
         "--validation_share",
-        type=float,
+        type=split.SHARE,
         default=0.05,
         help="fraction of the groups for validation (default 0.05)",
     )
     splits(
-        "--test_fraction", "--test_share", type=float, default=0.0, help="fraction of the groups for test (default 0)"
+        "--test_fraction",
+        "--test_share",
+        type=split.SHARE,
+        default=0.0,
+        help="fraction of the groups for test (default 0)",
     )
     splits(
         "--split_by",
@@ -139,14 +158,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "organism), or cluster (regions that share 32-mers)",
     )
     splits("--skip_leakage", action="store_true", help="do not measure which held-out 32-mers occur in training")
-    splits("--seed", type=int, default=0, help="seed of the split (default 0)")
+    splits("--seed", type=SEED, default=0, help="seed of the split (default 0)")
 
     store = parse.add_argument_group("storage").add_argument
     store("--storage", choices=("bases", "token_ids"), default="bases", help="what to store (default: bases)")
     store("--tokenizer", choices=("kmer", "bpe"), help="tokenizer for --storage token_ids (default: kmer)")
-    store("--k", type=int, help="bases per k-mer, for --storage token_ids (default 6)")
+    store("--k", type=K, help="bases per k-mer, for --storage token_ids (default 6)")
     store("--model_file", metavar="FILE", help="the model of --tokenizer bpe")
-    store("--workers", type=int, help="number of processes (default: one per core, or one for few small inputs)")
+    store("--workers", type=WORKERS, help="number of processes (default: one per core, or one for few small inputs)")
     options = parse.parse_args(arguments)
     return cli.run("build", lambda: _build(options))
 

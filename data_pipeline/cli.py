@@ -5,8 +5,11 @@ only when its command line is parsed, so that --help and errors of the command l
 """
 
 import argparse
+import contextlib
 import importlib
+import io
 import itertools
+import json
 import os
 import signal
 import sys
@@ -27,6 +30,13 @@ def program() -> str:
         return _typed
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # set by python -m
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
+
+
+def escape_unencodable() -> None:
+    """Lets standard output and standard error take any text: what their encoding lacks is escaped (\\u2212)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not another object in its place, as in a notebook
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,7 +91,8 @@ class _Help(argparse.HelpFormatter):
         return super()._format_usage(usage, required, [], prefix).rstrip() + " [options]\n\n"
 
     def _get_default_metavar_for_optional(self, action):
-        return _METAVARS.get(action.type) or super()._get_default_metavar_for_optional(action)
+        of = getattr(action.type, "type", action.type)  # of a range of numbers, what it converts to
+        return _METAVARS.get(of) or super()._get_default_metavar_for_optional(action)
 
     def _get_help_string(self, action):
         default, text = action.default, action.help or ""
@@ -113,6 +124,32 @@ def run(name: str, work: Callable[[], object]) -> int:
     return 0
 
 
+def add_json(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds --json, which `text` and `finish` heed."""
+    parser.add_argument("--json", action="store_true", help="the result as JSON [its last line, off a terminal]")
+
+
+def text(as_json: bool) -> contextlib.AbstractContextManager:
+    """Inside, what is printed on standard output is for people: nothing of it appears with --json."""
+    return contextlib.redirect_stdout(io.StringIO()) if as_json else contextlib.nullcontext()
+
+
+def finish(facts: dict, as_json: bool, shown: str | None = None) -> None:
+    """Prints the result of a command, its last output: one line of JSON with --json or if no terminal reads it.
+
+    On a terminal, `shown` instead; by default the facts, each on a line.
+    """
+    if as_json or not sys.stdout.isatty():
+        print(json.dumps(facts, allow_nan=False), flush=True)
+    elif shown is None:
+        width = max(map(len, facts), default=0) + 2
+        for name, value in facts.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            print(f"{name.replace('_', ' '):{width}}{f'{value:,}' if number else value}")
+    elif shown:
+        print(shown)
+
+
 def call(verbs: dict[str, tuple[str, str]], run: Callable = lambda main: sys.exit(main()), version: str = "") -> None:
     """Runs the command that the first argument names; without one, or with --help, lists all commands.
 
@@ -125,6 +162,7 @@ def call(verbs: dict[str, tuple[str, str]], run: Callable = lambda main: sys.exi
       SystemExit: with status 2, after one line, if there is no such command; else with the status of the command.
     """
     global _typed
+    escape_unencodable()
     name, (verb, *rest) = program(), sys.argv[1:] or ["--help"]
     if verb in ("-h", "--help"):
         width = max(map(len, verbs)) + 2

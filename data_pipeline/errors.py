@@ -119,5 +119,5 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 def shown(value: object) -> str:
     """A value as a message shows it: quoted text (shortened), or a number or path as it is."""
     if not isinstance(value, str):
-        return str(value)
+        return one_line(value)
     return repr(value if len(value) <= MAX_VALUE else value[:MAX_VALUE] + "…")

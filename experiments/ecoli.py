@@ -6,7 +6,7 @@
 It reached 1.8585 held-out bits per base after 3000 steps (Markov models: 1.9985 for order 0, 1.9220 for order 5), in 68
 minutes on two cores that were also doing other work. With byte pairs instead of 6-mers (1.9611 after 1000 steps):
 
-    python -m data_pipeline.train_bpe --dataset datasets/ecoli --vocab_size 1024 --output ecoli-bpe.model
+    python -m data_pipeline.train_bpe datasets/ecoli --vocab_size 1024 --output ecoli-bpe.model
     python -m data_pipeline.build --input NC_000913.3.gbk.gz --output datasets/ecoli-bpe \\
         --storage token_ids --tokenizer bpe --model_file ecoli-bpe.model
     python -m gener_jax.train --config=experiments/ecoli.py --workdir=runs/ecoli-bpe --config.tokenizer.kind=bpe \\

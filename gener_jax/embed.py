@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline import cli
 from data_pipeline.files import atomic
 from data_pipeline.formats import fasta
+from data_pipeline.ranges import Whole
 from gener_jax.cli import command, loading
 from gener_jax.inference.options import POOLINGS
 from gener_jax.inference.prompt import Prompt, parse_prefix
@@ -74,8 +76,8 @@ def main(argv=None) -> int:
     loading.add_options(program.parser)
     add("--output", type=Path, metavar="FILE", required=True, help="the .npz or .parquet file to write")
     add("--pooling", choices=POOLINGS, default="last", help="how a sequence's tokens are pooled")
-    add("--layer", type=int, help="0: the embedding; i: after layer i [after the last norm]")
-    add("--chunks", type=int, default=1, help="embed a sequence in so many chunks, concatenated")
+    add("--layer", type=Whole(), help="0: the embedding; i: after layer i [after the last norm]")
+    add("--chunks", type=Whole(1), default=1, help="embed a sequence in so many chunks, concatenated")
     add("--remainder", choices=("oov", "trim_left", "pad_left"), default="oov", help="bases left over at the end")
     add("--prompt_convention", choices=("v1", "v2"), help="how sequences are framed [the model's]")
     args, config, folder = program.parse(argv)
@@ -94,6 +96,8 @@ def main(argv=None) -> int:
     from gener_jax.inference.embeddings import frames
 
     lm, fingerprint = loading.load(args, config, folder, (*options, "prefix"), ("fasta",))
+    with errors.user_errors(flags=vars(args)):
+        lm.embed((), batch_tokens=args.batch_tokens, **options)  # wrong options are found before an output is begun
     with ResumableFile(args.output, fingerprint, "sequence", overwrite=args.overwrite) as out:
         names, tokens, flags = (out.facts.get(name, []) for name in ("names", "tokens", "flags"))
         rate = Rate("sequence", None, 0)
@@ -115,7 +119,7 @@ def main(argv=None) -> int:
         batches = 4 if per_token else 16  # per write, at most; the states of all tokens are large
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, batches * args.batch_tokens * lm.tokenizer.k):
-            with errors.user_errors(args=args):
+            with errors.user_errors(flags=vars(args)):
                 own = [flag(sequence) for sequence in group]
                 good = [Prompt(special, s.codes) for s, problem in zip(group, own, strict=True) if not problem]
                 found = iter(lm.embed(good, batch_tokens=args.batch_tokens, **options))
@@ -131,7 +135,7 @@ def main(argv=None) -> int:
         make = functools.partial(
             writers[args.output.suffix], width=width, names=names, flags=flags, tokens=tokens if per_token else None
         )
-        print(out.finish({"sequences": len(names), "flagged": flagged, "width": width}, make))
+        cli.finish(out.finish({"sequences": len(names), "flagged": flagged, "width": width}, make), args.json)
     return command.FLAGGED if flagged else 0
 
 

@@ -9,13 +9,16 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from data_pipeline import cli
 from data_pipeline.files import write_text
 from data_pipeline.formats import fasta as fasta_file
+from data_pipeline.ranges import SEED, Whole
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
 from gener_jax.cli import command
 from gener_jax.config import Sample
-from gener_jax.inference.options import MODES
+from gener_jax.config.schema import TEMPERATURE, TOP_P
+from gener_jax.inference.options import FRACTION, HOMOPOLYMER, MODES
 from gener_jax.inference.prompt import REMAINDERS, Prompt, parse_prefix
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
@@ -36,28 +39,30 @@ def main(argv=None) -> None:
     add("--fasta", metavar="FILE", help="prompts, as FASTA; plain or gzip; - is standard input")
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each prompt, e.g. <mam><cds>")
     add("--remainder", choices=REMAINDERS, default="constrain", metavar="HOW",
-        help="its left-over bases: constrain, trim_left, pad_left")  # fmt: skip
-    add("--num_bases", type=int, help="bases to generate [sample]")
-    add("--num_samples", type=int, help="samples per prompt [sample]")
+        help="left over: constrain, trim_left, pad_left")  # fmt: skip
+    add("--num_bases", type=Whole(), help="bases to generate [sample]")
+    add("--num_samples", type=Whole(1), help="samples per prompt [sample]")
     add("--output", type=Path, metavar="FASTA", help="the file to write [standard output]")
     add("--log_probs", type=Path, metavar="TSV", help="a table of each base and its log-probability in nats")
     add("--overwrite", action="store_true", help="replace output files that exist")
     add = program.parser.add_argument_group("generation").add_argument
-    add("--temperature", type=float, help="0: the most likely token [sample]")
-    add("--top_k", type=int, help="only the k most likely tokens; 0: all [sample]")
-    add("--top_p", type=float, help="those of this total probability [sample]")
+    add("--temperature", type=TEMPERATURE, help="0: the most likely token [sample]")
+    add("--top_k", type=Whole(), help="only the k most likely tokens; 0: all [sample]")
+    add("--top_p", type=TOP_P, help="those of this total probability [sample]")
     add("--mode", choices=MODES, default="token", help="base: sample each base by itself")
-    add("--seed", type=int, help="each sample has its own stream [sample]")
+    add("--seed", type=SEED, help="each sample has its own stream [sample]")
     add("--stop", action="append", default=[], metavar="TOKEN", choices=SPECIAL_TOKENS,
         help="a special token that ends it, e.g. </s>; repeatable")  # fmt: skip
     add("--stop_codon", action="store_true", help="end after the first stop codon in the prompt's frame")
-    add("--min_orf_length", type=int, default=0, help="bases without a stop codon in that frame")
-    add("--genetic_code", type=int, default=1, help="NCBI's number of the frame's code")
-    add("--max_homopolymer", type=int, help="longest homopolymer, in bases [no limit]")
+    add("--min_orf_length", type=Whole(), default=0, help="bases without a stop codon in that frame")
+    add("--genetic_code", type=Whole(1), default=1, help="NCBI's number of the frame's code")
+    add("--max_homopolymer", type=HOMOPOLYMER, help="longest homopolymer, in bases [no limit]")
     add("--forbidden_motifs", action="append", default=[], metavar="X",
         help="an IUPAC motif to avoid, on both strands; repeatable")  # fmt: skip
-    add("--gc", type=float, nargs=2, metavar=("MIN", "MAX"), help="GC content, as fractions [no limit]")
+    add("--gc", type=FRACTION, nargs=2, metavar=("MIN", "MAX"), help="GC content, as fractions [no limit]")
     args, config, folder = program.parse(argv)
+    if args.output is None and args.json:
+        raise ConfigError("needs --output, since standard output holds the FASTA", "--json", True)
     given = {
         f.name: getattr(args, f.name) for f in dataclasses.fields(Sample) if getattr(args, f.name, None) is not None
     }
@@ -84,7 +89,7 @@ def main(argv=None) -> None:
     from gener_jax.inference.lm import from_spec
     from gener_jax.storage.compilation import keep_programs
 
-    with errors.user_errors(args=args):
+    with errors.user_errors(flags=vars(args)):
         constraints = Constraints(
             max_homopolymer=args.max_homopolymer, forbidden_motifs=tuple(args.forbidden_motifs),
             gc=args.gc and tuple(args.gc), min_orf_length=args.min_orf_length,
@@ -96,7 +101,7 @@ def main(argv=None) -> None:
     rows, slots = cache_size(most, longest, sample.num_bases, tokenizer)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step, batch=rows, tokens=slots)
-    with errors.user_errors(args=args):
+    with errors.user_errors(flags=vars(args)):
         continuations = lm.generate(
             prompts, sample.num_bases, num_samples=sample.num_samples, temperature=sample.temperature,
             top_k=sample.top_k, top_p=sample.top_p, mode=args.mode, seed=sample.seed, stop=args.stop,
@@ -119,6 +124,8 @@ def main(argv=None) -> None:
         sys.stdout.write("".join(text))
     else:
         write_text(args.output, "".join(text))
+        bases_made = sum(len(c.text) for c in continuations)
+        cli.finish({"output": str(args.output), "samples": len(text), "bases": bases_made}, args.json)
 
 
 if __name__ == "__main__":

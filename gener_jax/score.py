@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_pipeline import cli
 from data_pipeline.errors import MismatchError
 from data_pipeline.formats import fasta, vcf
+from data_pipeline.ranges import Whole
 from gener_jax.cli import command, loading
 from gener_jax.config import Config
 from gener_jax.inference.options import CHECKS, CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, SCORES, STRANDS
@@ -35,10 +37,10 @@ from gener_jax.storage.resumable import ResumableFile
 if TYPE_CHECKING:
     from gener_jax.inference.lm import LM
 
-VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "score", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
+VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "protocol", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
 _INFO = (
-    ("GENER_SCORE", "A", "String", "Name of the score"),
+    ("GENER_PROTOCOL", "A", "String", "How the variant was scored"),
     ("GENER_LLR", "A", "Float", "Log-likelihood ratio, reference minus alternate: positive if the model prefers REF"),
     ("GENER_SPREAD", "A", "Float", "Standard deviation of GENER_LLR over phases"),
     ("GENER_FLAG", "A", "String", "Reason why there is no score"),
@@ -62,9 +64,9 @@ class Output(contextlib.AbstractContextManager):
         if not self.done:
             self.write([header], 0)
 
-    def __exit__(self, *_):
+    def __exit__(self, *error):
         if self._file is not None:
-            self._file.__exit__()
+            self._file.__exit__(*error)
 
     def count(self, flags: Iterable[str]) -> None:
         """Counts scores by their flags; empty: not flagged."""
@@ -78,10 +80,10 @@ class Output(contextlib.AbstractContextManager):
         else:
             self._file.append("".join(rows).encode(), self.done, counts=dict(self.counts))
 
-    def finish(self, **facts) -> int:
+    def finish(self, as_json: bool, **facts) -> int:
         """Completes the file and prints the counts and facts; returns the exit status."""
         if self._file is not None:
-            print(self._file.finish({**self.counts, **facts}))
+            cli.finish(self._file.finish({**self.counts, **facts}), as_json)
         return command.FLAGGED if self.counts["flagged"] else 0
 
 
@@ -99,7 +101,7 @@ def _annotated(record: vcf.Record, scores: list[Scored]) -> str:
     fields += ["."] * (8 - len(fields))
     flags = [s.flag.translate(str.maketrans(" ;=,\t", "_:::_")) or "." for s in scores]
     values = {
-        "GENER_SCORE": [s.score or "." for s in scores],
+        "GENER_PROTOCOL": [s.protocol or "." for s in scores],
         "GENER_LLR": [number(s.llr) or "." for s in scores],
         "GENER_SPREAD": [number(s.spread) or "." for s in scores],
         "GENER_FLAG": flags,
@@ -114,7 +116,7 @@ def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
     rows = []
     for alt, s in zip(record.alts, scores, strict=True):
         row = (
-            record.contig, record.position, record.id, record.ref, alt, s.score, number(s.llr), number(s.spread),
+            record.contig, record.position, record.id, record.ref, alt, s.protocol, number(s.llr), number(s.spread),
             number(s.log_p_ref), number(s.log_p_alt), s.flag,
         )  # fmt: skip
         rows.append("\t".join(map(str, row)) + "\n")
@@ -126,7 +128,7 @@ def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -
     from gener_jax.inference.variants.overlap import ScoredBases, overlap
     from gener_jax.inference.variants.scoring import Scorer
 
-    with errors.user_errors(args=args):
+    with errors.user_errors(flags=vars(args)):
         scorer = Scorer(
             lm, protocol=args.protocol, context=args.context, phases=args.phases, strand=args.strand,
             marginals=args.score == "base", batch_tokens=args.batch_tokens,
@@ -149,8 +151,9 @@ def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -
             f"none of its contigs ({ours}) is in {args.fasta} ({theirs})",
             file=args.vcf, remedy="give the names of each contig in both files with --aliases",
         )  # fmt: skip
-    line = overlap(config.data.path, folder, lm.step, list(windows), args.check_overlap)
+    line = overlap(config.data.path, folder, lm.step, windows, args.check_overlap)
     log(line)
+    log(f"context: {args.context} bases")
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
     with Output(args.output, fingerprint, _variant_header(header, as_vcf), "record", args.overwrite) as out:
         rate = Rate("variant", alleles, out.counts.total())
@@ -169,7 +172,7 @@ def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -
                 rows += [_annotated(record, own)] if as_vcf else _rows(record, own)
             out.write(rows, len(block))
         rate.close()
-        return out.finish(records=total, overlap=line)
+        return out.finish(args.json, records=total, context=args.context, overlap=line)
 
 
 def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
@@ -185,7 +188,7 @@ def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
                 if longest is not None and tokens > longest and not flags[-1]:
                     flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
             good = [Prompt(special, s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
-            with errors.user_errors(args=args):
+            with errors.user_errors(flags=vars(args)):
                 scores = iter(
                     lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens)
                 )
@@ -202,7 +205,7 @@ def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
             out.write(rows, len(group))
             rate.update(len(group), sum(len(s.codes) for s in group))
         rate.close()
-        return out.finish()
+        return out.finish(args.json)
 
 
 def main(argv=None) -> int:
@@ -228,13 +231,13 @@ def main(argv=None) -> int:
     )
     add(
         "--context",
-        type=int,
-        default=CONTEXT,
-        help=f"bases before the variant (next_kmer) or around it (window) [{CONTEXT}]",
+        type=Whole(1),
+        metavar="BASES",
+        help=f"bases before the variant (next_kmer) or around it (window) [{CONTEXT}, or what the model has room for]",
     )
     add(
         "--phases",
-        type=int,
+        type=Whole(1),
         default=1,
         help="1; or k (6 for 6-mers): the mean over all positions of the variant in its k-mer, with the spread [1]",
     )
@@ -251,6 +254,8 @@ def main(argv=None) -> int:
         raise ConfigError("applies to sequences, not to --vcf", "--prefix", args.prefix)
     if str(args.vcf) == "-":
         raise ConfigError("cannot be standard input, as it is read more than once; give a file", "--vcf", "-")
+    if args.output is None and args.json:
+        raise ConfigError("needs --output, since standard output holds the table", "--json", True)
     if args.output is not None:
         if args.output.suffix in (".gz", ".bgz", ".bcf"):
             raise ConfigError(
@@ -260,11 +265,18 @@ def main(argv=None) -> int:
             raise ConfigError(
                 "sequences are written as a table; give a name that ends in .tsv", "--output", str(args.output)
             )
+    if args.vcf and args.score == "base" and PROTOCOL_ALIASES.get(args.protocol, args.protocol) != "window":
+        raise ConfigError("of variants needs --protocol window", "--score", "base")
+    if config.tokenizer.kind != "kmer":
+        raise ConfigError("scoring needs a k-mer tokenizer", "tokenizer.kind", config.tokenizer.kind)
+
+    from gener_jax.inference.variants.scoring import default_context
+
+    if args.context is None:
+        args.context = default_context(config.spec)
     special = parse_prefix(args.prefix)
     options = ("score", "strand") + (("protocol", "context", "phases") if args.vcf else ("prefix",))
     lm, fingerprint = loading.load(args, config, folder, options, ("fasta", "vcf", "aliases"))
-    if lm.tokenizer.kind != "kmer":
-        raise ConfigError("scoring needs a k-mer tokenizer", "tokenizer.kind", lm.tokenizer.kind)
     if args.vcf:
         return score_vcf(lm, args, fingerprint, config, folder)
     return score_fasta(lm, args, special, fingerprint)

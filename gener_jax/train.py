@@ -6,19 +6,23 @@
 An experiment file sets the configuration; --config=FILE.py --print_config lists
 its fields, and --config.SECTION.FIELD=X sets one. The same command resumes from
 the last checkpoint, to the same parameters as a run that never stopped.
-Progress goes to standard error and DIR/log.jsonl.
+Ctrl-C and SIGTERM save the current step first. Progress goes to standard error
+and DIR/log.jsonl; at the end come DIR/results.json, DIR/plots and a summary.
 """
 
-import json
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from data_pipeline import cli
 from gener_jax.cli import command
 from gener_jax.config import Config
 from gener_jax.runtime import distributed
 
+if TYPE_CHECKING:
+    from gener_jax.storage.results import Results
 
-def train(config: Config, workdir: Path, **parts) -> dict:
+
+def train(config: Config, workdir: Path, **parts) -> "Results":
     """Trains in the folder `workdir`; see `gener_jax.training.run.train`."""
     from gener_jax.training import run
 
@@ -31,10 +35,10 @@ def main(argv=None) -> None:
     distributed.add_flags(program.parser)
     args, config, workdir = program.parse(argv)
     distributed.start(args)
-    began = time.perf_counter()
-    result = train(config, workdir)
+    with cli.text(args.json):
+        results = train(config, workdir)
     if distributed.is_primary():
-        print(json.dumps({**result, "seconds": round(time.perf_counter() - began, 1)}))
+        cli.finish(results.json(), args.json, "")
 
 
 if __name__ == "__main__":

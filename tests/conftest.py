@@ -39,6 +39,14 @@ def compiled_in_full():
 
 
 @pytest.fixture
+def x64():
+    """64-bit types, as JAX_ENABLE_X64=1 enables them for a program, in all of its threads."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
 def gpu(monkeypatch):
     """Attention is chosen, and cuDNN's support checked, as on an H100, so that programs can be lowered for CUDA."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn

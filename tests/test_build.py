@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from data_pipeline import build
-from data_pipeline.dataset import builder, merge
+from data_pipeline.dataset import builder, merge, report, spill
 from data_pipeline.dataset.inputs import Input
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import ArgumentError, DataError, FileError, FormatError, MismatchError, PairingError
@@ -104,15 +104,29 @@ def test_more_inputs_move_no_region(tmp_path):
         assert few.keys() < more.keys()
 
 
-def test_taxon_override_and_unknown_taxon(tmp_path):
-    text = record_text([("gene", "1..6", {})]).replace("Bacteria; Somephylum", "unclassified").replace("BCT", "SYN")
-    path = write(tmp_path / "a.gb", text)
-    with raises(FormatError, file=path, record="TEST.1", field="taxon"):
-        builder.build([path], tmp_path / "set")
-    info = builder.build([path], tmp_path / "set", taxon="arc", validation_fraction=0)
-    assert info["splits"]["train"]["taxa"] == {"arc": {"regions": 1, "bases": 6}}
-    with raises(ArgumentError, field="taxon", value="cat"):
-        builder.build([path], tmp_path / "other", taxon="cat")
+def test_taxon_fills_gaps_and_force_taxon_overrides(tmp_path):
+    """A FASTA with its GFF3 has no taxon, a GenBank record of a bacterium has its own."""
+    known = write(tmp_path / "a.gb", record_text([("gene", "1..6", {})]))
+    (tmp_path / "b.fa").write_text(">s\nACGTACGT\n")
+    (tmp_path / "b.gff").write_text("s\tx\tgene\t1\t8\t.\t+\t.\tID=g\n")
+
+    def taxa(**options):
+        info = builder.build(
+            [known, tmp_path / "b.fa", tmp_path / "b.gff"], tmp_path / "set", validation_fraction=0, **options
+        )
+        assert info["parameters"].items() >= options.items()
+        source = RegionSource(tmp_path / "set", "train")
+        assert {source.taxa[i] for i in source.index["taxon"]} == set(info["splits"]["train"]["taxa"])
+        notes = info["ledger"]["notes"].get(ledger.NO_TAXON)
+        shutil.rmtree(tmp_path / "set")
+        return info["splits"]["train"]["taxa"].keys(), notes and notes["count"]
+
+    assert taxa() == ({"bct", "unknown"}, 1)
+    assert taxa(taxon="fng") == ({"bct", "fng"}, None)
+    assert taxa(force_taxon="fng") == ({"fng"}, None)
+    for option in ("taxon", "force_taxon"):
+        with raises(ArgumentError, field=option, value="cat"):
+            builder.build([known], tmp_path / "other", **{option: "cat"})
 
 
 def test_repeated_record_is_used_once(tmp_path):
@@ -169,7 +183,8 @@ def test_command_with_kmers(tmp_path):
 def test_command(tmp_path):
     done = command("--input", *INPUTS, "--output", tmp_path / "new" / "set")
     assert done.returncode == 0, done.stderr
-    [line] = done.stdout.splitlines()
+    *table, line = done.stdout.splitlines()
+    assert table == report.whole(tmp_path / "new" / "set")
     totals = json.loads(line)
     assert (totals["inputs"], totals["records"]["read"]["count"], totals["damaged"]) == (4, 4, 0)
     assert sum(totals["splits"][split]["regions"] for split in ("train", "validation")) == 237
@@ -246,6 +261,22 @@ def test_existing_output_is_not_changed(tmp_path, capsys):
     assert build.main(["--input", str(INPUTS[0]), "--output", str(tmp_path / "set")]) == 1
     assert f"{tmp_path / 'set'}: exists already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "mine"]
+    with raises(FileError, file=tmp_path / "set"):
+        builder.build(INPUTS[:1], tmp_path / "set", overwrite=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "mine"]
+
+
+def test_overwrite_replaces_a_dataset(tmp_path):
+    old = builder.build(INPUTS[:1], tmp_path / "set")
+    with raises(FileError, file=tmp_path / "set") as caught:
+        builder.build(INPUTS[1:], tmp_path / "set")
+    assert "--overwrite" in caught.value.remedy
+    with raises(FormatError):
+        builder.build([write(tmp_path / "bad.gb", "x")], tmp_path / "set", overwrite=True)
+    assert RegionSource(tmp_path / "set", "train").digest == old["digest"]  # until the new one is complete
+    new = builder.build(INPUTS[1:], tmp_path / "set", overwrite=True)
+    assert RegionSource(tmp_path / "set", "train").digest == new["digest"] != old["digest"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.gb", "set"]
 
 
 @pytest.mark.parametrize("limit", [2000, 40_000, 132_000])
@@ -362,6 +393,23 @@ def test_other_settings_do_not_reuse_finished_inputs(tmp_path):
     builder.build(INPUTS, tmp_path / "whole", scheme=Scheme("cds"))
     assert files(tmp_path / "set") == files(tmp_path / "whole")
     assert set(info["splits"]["train"]["kinds"]) <= {"cds", "pseudo"}
+
+
+def test_aliases(tmp_path):
+    (tmp_path / "a.fa").write_text(">NC_000013.11\nACGTAC\n>scaffold_2\nACGTTT\n")
+    (tmp_path / "a.gff").write_text("chr13\tx\tgene\t1\t4\t.\t+\t.\tID=g\nII\tx\tgene\t1\t5\t.\t+\t.\tID=h\n")
+    (tmp_path / "names.tsv").write_text("scaffold_2\tII\n")
+    options = {"taxon": "mam", "validation_fraction": 0}
+    plain = builder.build([tmp_path / "a.fa"], tmp_path / "plain", **options)
+    assert (plain["splits"]["train"]["regions"], plain["parameters"]["aliases"]) == (1, None)
+    info = builder.build([tmp_path / "a.fa"], tmp_path / "set", aliases=tmp_path / "names.tsv", **options)
+    assert info["accessions"] == ["NC_000013.11", "scaffold_2"]
+    again = builder.build([tmp_path / "a.fa"], tmp_path / "again", aliases=[("scaffold_2", "II")], **options)
+    assert again == info
+    assert info["parameters"]["aliases"]
+    source = Input(tmp_path / "a.fa", tmp_path / "a.gff")
+    keys = {spill.key(source, spill.Settings(Scheme(), aliases=names)) for names in ((), (("a", "b"),), (("a", "c"),))}
+    assert len(keys) == 3  # a build that was interrupted does not resume with other aliases
 
 
 @pytest.mark.parametrize("split_by", ["group", "cluster"])

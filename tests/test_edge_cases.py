@@ -10,7 +10,7 @@ from data_pipeline.dataset import builder
 from data_pipeline.dataset.merge import NoRegion
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DamagedFileError, DataError, FileError, FormatError, PairingError
-from data_pipeline.formats import gff
+from data_pipeline.formats import gff, gff_rows
 from data_pipeline.regions import ledger
 from data_pipeline.regions.schemes import Scheme
 from tests.data import data_path
@@ -208,7 +208,7 @@ def test_numbers_with_thousands_of_digits(tmp_path):
     text = f"##sequence-region s 1 {number}\n{gene}{gene.replace('4', number, 1).replace('ID=g', 'ID=h')}"
     info = built(tmp_path, write(tmp_path / "a.gff", text), fasta, taxon="bct")
     assert info["ledger"]["regions"]["dropped"] == {ledger.MALFORMED: row(1, 0)}
-    assert info["ledger"]["notes"] == {gff.DIRECTIVES: row(1, 0), gff.INVALID_ROWS: row(1, 0)}
+    assert info["ledger"]["notes"] == {gff.DIRECTIVES: row(1, 0), gff_rows.INVALID_ROWS: row(1, 0)}
     assert coordinates_of(tmp_path / "set") == ["s:0-4(+)"]
 
 

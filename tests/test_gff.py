@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import DamagedFileError, FileError, FormatError, MismatchError, PairingError
-from data_pipeline.formats import genbank, gff, gff_features, stream
+from data_pipeline.formats import genbank, gff, gff_features, gff_rows, stream
 from data_pipeline.regions import extraction, schemes
 from data_pipeline.regions.ledger import MALFORMED, Ledger
 from data_pipeline.sequence import bases
@@ -25,7 +25,7 @@ GENE = "s\tx\tgene\t11\t40\t.\t+\t.\tID=g\ns\tx\tCDS\t11\t40\t.\t+\t0\tID=c;Pare
 SEQUENCE = ">s\n" + "ACGTACGTAC" * 10 + "\n"
 
 
-def read(tmp_path, annotation, sequence=SEQUENCE, kinds=None, progress=None):
+def read(tmp_path, annotation, sequence=SEQUENCE, kinds=None, progress=None, aliases=()):
     """Writes the annotation and the sequence, text or bytes, to files and reads the records."""
     paths = []
     for name, text in (("x.gff", annotation), ("x.fa", sequence)):
@@ -36,7 +36,7 @@ def read(tmp_path, annotation, sequence=SEQUENCE, kinds=None, progress=None):
     scratch.mkdir(exist_ok=True)
     for file in scratch.iterdir():
         file.unlink()
-    return list(gff.read(*paths, kinds, scratch, progress))
+    return list(gff.read(*paths, kinds, scratch, progress, aliases))
 
 
 def locations(record):
@@ -119,6 +119,15 @@ def test_exact_name_wins_over_an_alias(tmp_path):
         read(tmp_path, rows, ">chrM\nACGT\n>MT\nACGT\n")
 
 
+def test_aliases_match_what_no_rule_does(tmp_path):
+    sequence = SEQUENCE.replace(">s", ">scaffold_1")
+    [record] = read(tmp_path, HEAD + GENE, sequence, aliases=[["chrS", "S", "Scaffold_1"]])
+    assert (record.accession, len(record.features)) == ("scaffold_1", 2)
+    with raises(MismatchError, file="x.gff") as caught:
+        read(tmp_path, HEAD + GENE, sequence, aliases=[["chrS", "s"]])
+    assert "--aliases" in caught.value.remedy
+
+
 def test_sequences_in_only_one_of_the_files(tmp_path):
     other = GENE.replace("s\t", "t\t").replace("ID=g", "ID=h") + "##sequence-region u 1 70\n"
     known, bare, missing, declared = read(tmp_path, HEAD + GENE + other, SEQUENCE + ">v\nACGT\n")
@@ -177,14 +186,14 @@ def test_row_without_a_valid_location_costs_its_feature(start, end, strand, tmp_
     ledger = Ledger()
     [record] = read(tmp_path, HEAD + GENE + f"s\tx\tgene\t{start}\t{end}\t.\t{strand}\t.\tID=h\n")
     assert [region.kind for region in extraction.regions(record, ledger=ledger)] == ["cds"]
-    assert (ledger.dropped[MALFORMED], ledger.notes[gff.INVALID_ROWS]) == ([1, 0], [1, 0])
+    assert (ledger.dropped[MALFORMED], ledger.notes[gff_rows.INVALID_ROWS]) == ([1, 0], [1, 0])
 
 
 def test_invalid_phase_costs_the_reading_frame(tmp_path):
     ledger = Ledger()
     [record] = read(tmp_path, HEAD + GENE.replace("\t0\t", "\t3\t"))
     [region] = extraction.regions(record, schemes.Scheme("cds"), ledger)
-    assert (region.reading_frame, ledger.notes[gff.INVALID_PHASES]) == (-1, [1, 0])
+    assert (region.reading_frame, ledger.notes[gff_rows.INVALID_PHASES]) == (-1, [1, 0])
 
 
 def test_declared_length(tmp_path):

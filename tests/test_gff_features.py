@@ -41,40 +41,6 @@ def segments(feature):
     return [(segment.start, segment.end, segment.strand) for segment in feature.segments]
 
 
-@pytest.mark.parametrize(
-    ("row", "kind"),
-    [
-        ("gene", "gene"),
-        ("pseudogene", "gene"),
-        ("ncRNA_gene", "gene"),
-        ("tRNA_gene", "gene"),
-        ("transposable_element_gene", "gene"),
-        ("processed_pseudogene", "gene"),
-        ("CDS", "CDS"),
-        ("mRNA", "mRNA"),
-        ("tRNA", "tRNA"),
-        ("rRNA", "rRNA"),
-        ("rRNA_16S", "rRNA"),
-        ("tmRNA", "tmRNA"),
-        *((kind, "ncRNA") for kind in ("ncRNA", "lnc_RNA", "lncRNA", "snoRNA", "snRNA", "miRNA", "piRNA", "SRP_RNA")),
-        *((kind, "ncRNA") for kind in ("RNase_P_RNA", "RNase_MRP_RNA", "antisense_RNA", "telomerase_RNA", "Y_RNA")),
-        ("misc_RNA", "misc_RNA"),
-        ("transcript", "misc_RNA"),
-        ("nc_primary_transcript", "misc_RNA"),
-        ("promoter", "regulatory"),
-        ("riboswitch", "regulatory"),
-        ("regulatory_region", "regulatory"),
-        *((kind, None) for kind in ("exon", "intron", "five_prime_UTR", "match", "region", "pseudogenic_tRNA")),
-        *((kind, None) for kind in ("primary_transcript", "pre_miRNA", "V_gene_segment", "centromere")),
-    ],
-)
-def test_kinds(row, kind, tmp_path):
-    rows = [(row, 11, 20, "+", "ID=a"), ("gene", 101, 200, "+", "ID=g")]
-    assert [f.kind for f in read(tmp_path, rows)][:-1] == ([kind] if kind else [])
-    assert [f.kind for f in read(tmp_path, rows, kinds={kind} if kind else {"gene", "mRNA"})][:1] == [kind or "gene"]
-    assert read(tmp_path, rows, kinds=frozenset()) == ()
-
-
 GENE = [
     ("gene", 101, 400, "-", "ID=g1;Name=abc;locus_tag=T1"),
     ("mRNA", 101, 400, "-", "ID=t1;Parent=g1;product=a%2C b"),

@@ -310,8 +310,10 @@ def test_manifest(tmp_path):
         ("annotation\ny.fa\n", FormatError, {"line": 2, "field": "annotation"}),
         ("annotation\ny.gff\n", FormatError, {"line": 2, "field": "annotation"}),
         ("annotation\tsequence\n\ny.gtf.gz\t\n", FormatError, {"line": 3, "field": "annotation"}),
-        ("sequence\ny.gb\n", FormatError, {"line": 2, "field": "sequence"}),
-        ("annotation\tsequence\ny.gff\ty.gff\n", FormatError, {"line": 2, "field": "sequence"}),
+        ("annotation\tGFF\n", FormatError, {"line": 1, "field": "column", "value": "annotation"}),
+        ("file\ny.gb\n", FormatError, {"line": 1, "field": "column", "value": "file"}),
+        ("annotation\tsequence\ny.gff\ty.gff\n", FormatError, {"line": 2, "field": "annotation"}),
+        ("annotation\tsequence\ny.gff\ty.gb\n", FormatError, {"line": 2, "field": "sequence"}),
         ("annotation\ny.gb\n./y.gb\n", FormatError, {"line": 3, "field": None}),
     ],
 )
@@ -319,6 +321,15 @@ def test_bad_manifest(text, kind, attributes, tmp_path):
     make(tmp_path, "y.gb", "y.fa", "y.gff", "y.gtf.gz")
     with raises(kind, file=tmp_path / "m.tsv", **attributes):
         manifest(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sequence\ny.gb\n", "annotation\ny.gb\n", "sequence\tannotation\ny.gb\ty.gb\n", "Fasta\tGenBank\n\ty.gb\n"],
+)
+def test_genbank_stands_in_either_column_of_a_manifest(text, tmp_path):
+    make(tmp_path, "y.gb")
+    assert manifest(tmp_path, text) == [Input(None, tmp_path / "y.gb", assembly=f"{tmp_path.name}/y")]
 
 
 def test_manifest_of_annotations_with_their_own_bases(tmp_path):
@@ -340,13 +351,13 @@ def test_missing_manifest(tmp_path):
         inputs.manifest(tmp_path / "m.tsv")
 
 
-def records(tmp_path, found, kinds=None):
+def records(tmp_path, found, kinds=None, aliases=()):
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
     for file in scratch.iterdir():
         file.unlink()
     seen = []
-    result = list(inputs.records(found, kinds, scratch, seen.append))
+    result = list(inputs.records(found, kinds, scratch, seen.append, aliases=aliases))
     assert sum(seen) == sum(path.stat().st_size for path in found.files)
     return result
 
@@ -401,6 +412,17 @@ def test_genbank_record_without_bases_reads_the_fasta(tmp_path):
     sequence.write_bytes(gzip.compress(b">A.1\nACGTACGT\n", mtime=0)[:-6])
     with raises(DamagedFileError, file="x.fna.gz"):
         records(tmp_path, Input(sequence, flat))
+
+
+def test_genbank_records_find_their_bases_by_the_names_of_contigs(tmp_path):
+    (tmp_path / "x.gbff").write_text(RECORD.format(name="NC_000013", length=4, bases=CONTIG))
+    both = Input(tmp_path / "x.fna", tmp_path / "x.gbff")
+    for name, aliases in (("chr13", ()), ("gi|1|ref|NC_000013.1|", ()), ("q", [["Q", "NC_000013.1"]])):
+        (tmp_path / "x.fna").write_text(f">{name}\nACGT\n>other\nACGT\n")
+        assert [len(x.codes) for x in records(tmp_path, both, aliases=aliases)] == [4], name
+    with raises(MismatchError, file="x.gbff") as caught:
+        records(tmp_path, both)
+    assert "--aliases" in caught.value.remedy
 
 
 def test_genbank_record_with_bases_does_not_read_the_fasta(tmp_path):

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "data_pipeline": (
         ("errors",),
+        ("ranges",),
         ("files", "lock"),
         ("sequence",),
         ("formats",),
@@ -26,7 +27,7 @@ FLOORS = {
     "gener_jax": (
         ("assets",),
         ("runtime",),
-        ("config",),
+        ("config", "plotting"),
         ("model",),
         ("data",),
         ("storage",),

@@ -14,7 +14,7 @@ from data_pipeline.errors import FileError, FormatError, MismatchError
 from gener_jax import embed, sample, score
 from gener_jax.cli import command
 from gener_jax.inference.lm import LM
-from gener_jax.inference.variants.scoring import Scorer
+from gener_jax.inference.variants.scoring import Scorer, default_context
 from gener_jax.model import decoder
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage import run_folder
@@ -79,10 +79,10 @@ def test_variants_as_a_table(run, files, lm, capsys):
     assert (last["records"], last["scored"] + last["flagged"]) == (len(records), len(rows))
     requested = [("chr1" if c == "1" else c, int(p) - 1, ref, alt) for c, p, _, ref, alt in expected]
     for row, scored in zip(rows, lm.score_variants(requested, {"chr1": CHROMOSOME}, context=24), strict=True):
-        assert row["score"] == scored.score
+        assert row["protocol"] == scored.protocol
         assert row["flag"] == scored.flag
         assert row["llr"] == score.number(scored.llr)
-    assert {row["score"] for row in rows} == {"next_kmer", "next_kmer_sequence", ""}
+    assert {row["protocol"] for row in rows} == {"next_kmer", "next_kmer_sequence", ""}
     flags = [row["flag"] for row in rows if row["flag"]]
     assert flags == ["contig 2 is not in the FASTA", "ALT . is not a sequence", "ALT <INS> is not a sequence"]
     described = json.loads((files / "t.tsv.json").read_text())
@@ -105,7 +105,7 @@ def test_variants_as_a_vcf(run, files):
         assert ("X" in info) == (old[7:8] == ["X=1"])
         for i, _alt in enumerate(old[4].split(",")):
             row = next(rows)
-            for name, column in (("GENER_LLR", "llr"), ("GENER_SCORE", "score"), ("GENER_SPREAD", "spread")):
+            for name, column in (("GENER_LLR", "llr"), ("GENER_PROTOCOL", "protocol"), ("GENER_SPREAD", "spread")):
                 assert info.get(name, "." + ",." * 9).split(",")[i] == (row[column] or ".")
             assert ("GENER_FLAG" in info and info["GENER_FLAG"].split(",")[i] != ".") == bool(row["flag"])
 
@@ -122,6 +122,27 @@ def test_annotations_of_an_earlier_run_are_replaced(run, files):
     assert again.count("##INFO=<ID=GENER_LLR,") == 1
     assert all(line.count("GENER_LLR=") <= 1 for line in again.splitlines()[9:])
     assert "next_kmer" not in again
+
+
+def test_the_default_context_is_what_the_model_has_room_for(run, files, lm, capsys):
+    """So that every allele is scored that the options allow."""
+    arguments = ["--checkpoint", str(run), "--vcf", str(files / "v.vcf"), "--fasta", str(files / "g.fa")]
+    score.main([*arguments, "--output", str(files / "t.tsv")])
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    context = default_context(lm.spec)
+    assert last["context"] == context == json.loads((files / "t.tsv.json").read_text())["context"]
+    k, longest = lm.tokenizer.k, lm.spec.model.max_length
+    assert context % k == 0
+    assert longest * k * 2 // 3 < context < longest * k
+    ref = CHROMOSOME[100 : 100 + context // 4]
+    (whole,) = lm.score_variants([("chr1", 100, ref, "A")], {"chr1": CHROMOSOME})
+    assert (whole.flag, np.isfinite(whole.llr)) == ("", True)
+    (more,) = lm.score_variants([("chr1", 100, ref + CHROMOSOME[100 + len(ref)], "A")], {"chr1": CHROMOSOME})
+    assert "an allele has" in more.flag
+    (same,) = lm.score_variants([("chr1", 100, ref, "A")], {"chr1": CHROMOSOME}, context=context)
+    assert same == whole
+    model = dataclasses.replace(lm.spec.model, max_position_embeddings=16384)
+    assert default_context(dataclasses.replace(lm.spec, model=model)) == 8192
 
 
 def test_names_of_contigs(run, files, capsys):
@@ -154,7 +175,7 @@ def test_resumes_after_a_stop(run, files, monkeypatch):
         real(self, *rows)
 
     monkeypatch.setattr(score.Output, "write", stop)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"^record 8 and those before it are kept"):
         variants(run, files, "t.tsv")
     assert not (files / "t.tsv").exists()
     partial = files / "t.tsv.partial"
@@ -253,7 +274,8 @@ def test_embeddings(run, files, lm, monkeypatch):
         (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], FileError, {"file": "none.vcf"}),
         (score, ">a\nAC\n", ["--vcf", "{}/s.fa", "--context", "24"], FormatError, {"file": "s.fa", "line": 1}),
         (score, ">a\nAC\n", ["--phases", "2", "--vcf", "{}/v.vcf", "--context", "24"], ConfigError, "phases is 2: "),
-        (score, ">a\nAC\n", ["--vcf", "{}/v.vcf"], ConfigError, "context is 8192: "),
+        (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--context", "8192"], ConfigError, "context is 8192: "),
+        (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--score", "base"], ConfigError, {"field": "--score"}),
         (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--prefix", "<mam>"], ConfigError, {"field": "--prefix"}),
         (score, ">a\nAC\n", ["--prefix", "<x>"], ConfigError, {"field": "--prefix", "value": "<x>"}),
         (score, ">a\nAC\n", ["--prefix", "<mam>AC"], ConfigError, {"field": "--prefix", "value": "<mam>AC"}),

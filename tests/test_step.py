@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -179,11 +180,14 @@ def test_the_switch_of_objectives():
 def test_the_rate_scale_multiplies_the_schedules_rate_and_stays():
     mesh, batches = make_mesh(1, 1, 1, jax.devices()[:1]), [batch(0), batch(1)]
     begin = jax.device_get(first_state(SMALL, mesh))
-    (full, after), (half, after_half) = (
+    (full, _), (half, after_half) = (
         run(SMALL, batches, state=dataclasses.replace(begin, rate_scale=np.float32(x))) for x in (1, 0.5)
     )
     assert [m["learning_rate"] for m in half] == [m["learning_rate"] / 2 for m in full]
     assert after_half.rate_scale == 0.5
+    (_, after), (_, after_half) = (
+        run(SMALL, batches[:1], state=dataclasses.replace(begin, rate_scale=np.float32(x))) for x in (1, 0.5)
+    )
     moved, moved_half = (x.params["lm_head"] - begin.params["lm_head"] for x in (after, after_half))
     np.testing.assert_allclose(moved_half, moved / 2, atol=1e-7)
     assert np.abs(moved).max() > 1e-3
@@ -250,17 +254,48 @@ def rates(number=101, **fields):
     return np.asarray(jax.jit(jax.vmap(optimizer.learning_rate(changed(**fields))))(np.arange(number)))
 
 
-def test_schedules():
-    common = {"train__num_steps": 100, "optimizer__warmup_steps": 10, "optimizer__peak_learning_rate": 1.0}
-    cosine, wsd = (rates(optimizer__schedule=name, **common) for name in ("cosine", "wsd"))
-    for each in (cosine, wsd):
-        np.testing.assert_allclose(each[:11], np.arange(11) / 10, atol=1e-6)
-        assert each[100] == pytest.approx(0.1)
-    np.testing.assert_allclose(cosine[10:101], 0.1 + 0.45 * (1 + np.cos(np.pi * np.arange(91) / 90)), atol=1e-6)
-    np.testing.assert_allclose(wsd[10:81], 1.0)
-    np.testing.assert_allclose(wsd[80:101], 1 - 0.9 * np.arange(21) / 20, atol=1e-6)
-    carbon = rates(optimizer__schedule="wsd", objective__fns_from_step=40, objective__fns_learning_rate=0.25, **common)
-    np.testing.assert_allclose(carbon, np.where(np.arange(101) < 40, wsd, 0.25 * wsd), atol=1e-6)
+def expected_rate(step, schedule, steps, warmup, fraction=0.2, final=0.1):
+    """The rate of step 1, 2, … relative to the peak, from the definition; one step at a time, in Python's floats."""
+    if step >= steps:
+        return final
+    warmup = max(warmup, 1)  # without a warm-up the first step is at the peak
+    if step <= warmup:
+        return step / warmup
+    if schedule == "cosine":
+        return final + (1 - final) * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
+    decaying = max(min(round(fraction * steps), steps - warmup), 1)
+    return 1 - (1 - final) * max(step - (steps - decaying), 0) / decaying
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+@pytest.mark.parametrize(
+    ("steps", "warmup"), [(1, 0), (1, 1), (2, 0), (2, 2), (3, 1), (10, 0), (10, 2), (41, 10), (7, 7)]
+)
+def test_the_first_rate_is_positive_and_the_last_the_final_one(schedule, steps, warmup):
+    fields = {"train__num_steps": steps, "optimizer__warmup_steps": warmup, "optimizer__schedule": schedule}
+    found = rates(steps + 3, optimizer__peak_learning_rate=1e-3, **fields)
+    expected = [1e-3 * expected_rate(step, schedule, steps, warmup) for step in range(1, steps + 4)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found.dtype == np.float32
+    assert found[0] > 0
+    assert found[steps - 1] == found[steps] == np.float32(1e-3) * np.float32(0.1)
+
+
+def test_the_rates_of_ten_steps():
+    """By hand: two steps up to 1e-3, then down to a tenth of it, at the tenth step."""
+    fields = {"train__num_steps": 10, "optimizer__warmup_steps": 2, "optimizer__peak_learning_rate": 1e-3}
+    cosine = [5, 10, 9.65745, 8.68198, 7.22208, 5.5, 3.77792, 2.31802, 1.34255, 1]
+    np.testing.assert_allclose(rates(10, **fields), np.array(cosine) * 1e-4, rtol=1e-5)
+    wsd = rates(10, optimizer__schedule="wsd", optimizer__decay_fraction=0.3, **fields)
+    np.testing.assert_allclose(wsd, np.array([5, 10, 10, 10, 10, 10, 10, 7, 4, 1]) * 1e-4, rtol=1e-5)
+
+
+def test_fns_has_a_peak_of_its_own_from_its_first_step_on():
+    fields = {"train__num_steps": 100, "optimizer__warmup_steps": 10, "optimizer__schedule": "wsd"}
+    plain = rates(100, optimizer__peak_learning_rate=1.0, **fields)
+    fns = {"objective__fns_from_step": 40, "objective__fns_learning_rate": 0.25}
+    found = rates(100, optimizer__peak_learning_rate=1.0, **fns, **fields)
+    np.testing.assert_allclose(found, np.where(np.arange(1, 101) <= 40, plain, 0.25 * plain), rtol=1e-6)
 
 
 def test_what_decays_is_declared_by_axes_and_not_by_name():

@@ -14,6 +14,7 @@ import gener_jax
 from data_pipeline.errors import FileError
 from gener_jax import embed, sample, score
 from gener_jax.assets import EXAMPLE_GENOME, TINY
+from gener_jax.inference.constraints import Constraints
 from gener_jax.storage import pretrained
 from gener_jax.train import main as train
 from tests.data import FIXTURES
@@ -63,6 +64,32 @@ def test_generates_and_embeds(lm):
     (text,) = lm.generate(["ATGAAAGC"], num_bases=60, seed=1)
     assert re.fullmatch("[ACGT]{60}", text)
     assert np.isfinite(lm.embed(["ATGAAAGC", "GATTACA"])).all()
+
+
+def results(lm):
+    """What each method finds for two sequences; numbers as arrays."""
+    sequences, genome = ["ATGAAAGCGATTACAGATTACANNA", "<vir><cds>GATTACATTTAAA"], {"chr": "ACGTTGCA" * 20}
+    constraints = Constraints(max_homopolymer=4, gc=(0.3, 0.7))
+    variants = list(lm.score_variants([("chr", 100, "T", "G"), ("chr", 90, "G", "GA")], genome, context=96))
+    yield lm.logits(np.arange(40, 60)[None])
+    yield lm.embed(sequences)
+    yield from (x.value for x in lm.log_likelihood(sequences, strand="both", score="base"))
+    yield from lm.base_probabilities(sequences)
+    yield from (x.llr for x in variants)
+    for options in ({"temperature": 0}, {"top_k": 40, "top_p": 0.9, "constraints": constraints}, {"mode": "base"}):
+        for continuation in lm.generate(sequences, 30, log_probs=True, **options):
+            yield np.frombuffer(continuation.text.encode(), np.uint8)
+            yield continuation.log_probs
+
+
+def test_64_bit_types_change_nothing(lm, request):
+    """No number to the bit, nor its type, whether they are enabled before the model is loaded or after."""
+    expected = list(map(np.asarray, results(lm)))
+    request.getfixturevalue("x64")
+    for each in (lm, gener_jax.load("tiny")):
+        for found, wanted in zip(map(np.asarray, results(each)), expected, strict=True):
+            assert found.dtype == wanted.dtype
+            np.testing.assert_array_equal(found, wanted)
 
 
 def test_commands_load_it(tmp_path, capsys):

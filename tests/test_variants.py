@@ -1,9 +1,12 @@
 """Variant scores: both protocols against their definitions, indels, phases, strands, and flags."""
 
 import numpy as np
+import pyfaidx
 import pytest
 
+from data_pipeline.formats import faidx
 from data_pipeline.sequence import bases
+from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.next_kmer import FLANK
 from gener_jax.inference.variants.normalize import trimmed
 from gener_jax.inference.variants.variant import Variant
@@ -50,7 +53,7 @@ def test_next_kmer_is_the_definition(start, lm):
     v = variant(start)
     (found,) = scored(lm, v)
     ref, alt = continuations(lm, v)
-    assert found.score == "next_kmer"
+    assert found.protocol == "next_kmer"
     assert found.flag == ""
     assert found.log_p_ref == pytest.approx(ref, abs=2e-5)
     assert found.log_p_alt == pytest.approx(alt, abs=2e-5)
@@ -65,7 +68,7 @@ def test_next_kmer_of_more_than_one_base(length, alt, lm):
     start, ref, alt = trimmed(*v[1:])
     (found,) = scored(lm, v)
     expected = continuations(lm, Variant("chr1", start, ref, alt))
-    assert found.score == "next_kmer_sequence"
+    assert found.protocol == "next_kmer_sequence"
     assert found.llr == pytest.approx(expected[0] - expected[1], abs=1e-4)
 
 
@@ -81,7 +84,7 @@ def test_window_is_the_definition(start, lm):
     (found,) = scored(lm, v, protocol="window")
     whole = [w[: len(w) // K * K] for w in windows(v)]
     ref, alt = (ll(lm, w) for w in whole)
-    assert found.score == "window"
+    assert found.protocol == "window"
     assert found.llr == pytest.approx((ref - alt) / (len(whole[0]) // K), abs=2e-5)
     assert found.log_p_ref == pytest.approx(ref, abs=1e-4)
     if 12 < start < 180:
@@ -177,7 +180,7 @@ def test_marginals(lm):
     v = variant(60)
     (found,) = scored(lm, v, protocol="window", marginals=True)
     ref, alt = (lm.log_likelihood([w], score="base")[0].value for w in windows(v))
-    assert found.score == "window_base"
+    assert found.protocol == "window_base"
     assert found.llr == pytest.approx(ref - alt, abs=1e-5)
 
 
@@ -272,8 +275,8 @@ def test_an_indel_has_the_same_score_wherever_it_is_written(protocol, lm):
 def test_an_indel_in_a_repeat_longer_than_the_context_keeps_its_context(strand, lm):
     """The context is what precedes the repeat, however far the record writes the change from there."""
     before, after = CHROMOSOME[:60] + "C", "C" + CHROMOSOME[60:120]
-    text = before + "AG" * 200 + after
-    written = [Variant("chr1", 60 + 2 * i, text[60 + 2 * i :][:3], text[60 + 2 * i]) for i in (0, 1, 70, 150, 199)]
+    text = before + "AG" * 600 + after  # more than is read at first
+    written = [Variant("chr1", 60 + 2 * i, text[60 + 2 * i :][:3], text[60 + 2 * i]) for i in (0, 1, 70, 350, 599)]
     found = [s.llr for s in scored(lm, *written, genome={"chr1": text}, strand=strand)]
     np.testing.assert_allclose(found, found[0], atol=1e-5)
     if strand == "+":
@@ -310,3 +313,53 @@ def test_errors(lm):
     for context in (5, 8192, 24.0, "24", 2**40):  # less than two k-mers; more than the model's positions; no int
         with raises(InputError, argument="context", value=context):
             lm.score_variants([variant(60)], {"chr1": CHROMOSOME}, context=context)
+
+
+@pytest.mark.parametrize("strand", ["+", "-", "both"])
+def test_an_indexed_genome_gives_the_same_scores(strand, lm, tmp_path):
+    """Among them an insertion in a repeat that is longer than what is read at first."""
+    text = CHROMOSOME + "C" + "AG" * 1500 + "C" + CHROMOSOME
+    path = tmp_path / "g.fa"
+    path.write_text(f">chr0\n{CHROMOSOME}\n>chr1\n{text}\n")
+    variants = [Variant("chr1", i, text[i], "T") for i in (0, 1, 150, 3302, len(text) - 1) if text[i] != "T"]
+    variants += [Variant("chr1", 1501, text[1501], text[1501] + "GA"), Variant("chr2", 1, "A", "C")]
+    variants += [Variant("chr1", len(text), "A", "C")]
+    expected = scored(lm, *variants, genome={"chr0": CHROMOSOME, "chr1": text}, strand=strand)
+    assert [bool(s.flag) for s in expected[-3:]] == [False, True, True]
+    pyfaidx.Faidx(str(path)).close()
+    genome = Genome.of(path)
+    assert isinstance(genome.stretches["chr1"][0].codes, faidx.Contig)
+    assert [s.flag for s in scored(lm, *variants, genome=genome, strand=strand)] == [s.flag for s in expected]
+    found = [s.llr for s in scored(lm, *variants, genome=str(path), strand=strand)]
+    np.testing.assert_array_equal(found, [s.llr for s in expected])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("chr17:43045705:T:A", Variant("chr17", 43045704, "T", "A")),
+        ("NC_000017.11:g.43045705T>A", Variant("NC_000017.11", 43045704, "T", "A")),
+        ("HLA:A*01:1:ac:A", Variant("HLA:A*01", 0, "AC", "A")),
+    ],
+)
+def test_a_variant_by_name(text, expected):
+    assert Variant.parse(text) == Variant.of(text) == Variant.of(tuple(expected)) == expected
+    assert Variant.parse(str(expected)) == expected
+
+
+@pytest.mark.parametrize("text", ["rs123", "chr1:5:A", "chr1:x:A:C", "chr1:5:A:<DEL>", "NC_1.1:g.5del", "1:5:-:C"])
+def test_other_text_is_no_variant(text):
+    with raises(InputError, argument="variant", value=text):
+        Variant.parse(text)
+
+
+def test_variants_by_name_are_scored(lm):
+    v = variant(60)
+    assert scored(lm, str(v), f"1:g.61{v.ref}>{v.alt}") == scored(lm, v, tuple(v))
+    with raises(InputError, argument="variants", value=str(v)):
+        lm.score_variants(str(v), {"chr1": CHROMOSOME}, context=CONTEXT)
+    with raises(InputError, argument="variant", value=("chr1", 60)):
+        scored(lm, ("chr1", 60))
+    assert scored(lm, ("x", 60, v.ref, v.alt), genome={"chr1": CHROMOSOME})[0].flag
+    (named,) = lm.score_variants([v._replace(contig="x")], {"chr1": CHROMOSOME}, context=24, aliases=[["x", "chr1"]])
+    assert named == scored(lm, v)[0]

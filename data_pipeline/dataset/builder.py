@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import hashlib
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -18,15 +20,18 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_pipeline.dataset import merge, spill
-from data_pipeline.dataset.inputs import Input, discover
+from data_pipeline.dataset.inputs import Input, discover, is_dataset
 from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.errors import ArgumentError, DataError, FileError, PairingError
 from data_pipeline.files import made_parents
+from data_pipeline.formats.contigs import Aliases, read_aliases
+from data_pipeline.ranges import SEED, Whole
 from data_pipeline.regions.schemes import GENE, Scheme
 from data_pipeline.sequence.record import TAXA
 from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting import split
 
+WORKERS = Whole(1)
 SMALL_BYTES = 8 << 20  # of input files: reading them takes about two seconds
 
 
@@ -36,6 +41,8 @@ def build(
     *,
     scheme: Scheme = GENE,
     taxon: str | None = None,
+    force_taxon: str | None = None,
+    aliases: Aliases = (),
     validation_fraction: float = 0.05,
     test_fraction: float = 0.0,
     split_by: str = "group",
@@ -45,14 +52,20 @@ def build(
     skip_damaged: bool = False,
     measure_leakage: bool = True,
     workers: int | None = 1,
+    overwrite: bool = False,
 ) -> dict:
     """Builds the dataset `output` from annotated genomes and returns the content of its dataset.json.
 
     Args:
       inputs: files and folders, as for `inputs.discover`, or `Input`s.
-      output: the folder to create; it must not exist. During the build, `output`.partial contains the finished inputs.
+      output: the folder to create; it must not exist, or with `overwrite` be a dataset. During the build,
+        `output`.partial contains the finished inputs.
       scheme: which intervals become regions.
-      taxon: the tag of every region, one of record.TAXA; None: from each file's name or record.
+      taxon: the tag of regions, one of record.TAXA, where neither the manifest, the file's name nor the record gives
+        one; without it they have the tag "unknown".
+      force_taxon: the tag of every region, instead.
+      aliases: other names of sequences: groups of names for the same one, or a file of them; FASTA and annotation are
+        matched by `formats.contigs`, as in scoring.
       validation_fraction: fraction of the groups defined by `split_by`, 0 to 1, that goes to validation.
       test_fraction: the same for test.
       split_by: which regions are kept in one split, one of split.BY.
@@ -65,6 +78,7 @@ def build(
         NaN.
       workers: number of processes, which does not affect the result; None: one per core, or one for few small inputs.
         A script that uses several needs `if __name__ == "__main__":`.
+      overwrite: replace a dataset that exists, when the new one is complete.
 
     A record whose accession.version occurred before, in any input, is skipped and counted; it is an error if the bases
     differ.
@@ -75,12 +89,14 @@ def build(
     output = Path(output)
     split.check_fractions(validation_fraction, test_fraction)
     for name, value, choices in (
-        ("taxon", taxon, (None, *TAXA)), ("split_by", split_by, split.BY), ("duplicates", duplicates, merge.DUPLICATES),
-    ):  # fmt: skip
+        ("taxon", taxon, (None, *TAXA)),
+        ("force_taxon", force_taxon, (None, *TAXA)),
+        ("split_by", split_by, split.BY),
+        ("duplicates", duplicates, merge.DUPLICATES),
+    ):
         if value not in choices:
             raise ArgumentError(f"must be one of {' '.join(filter(None, choices))}", field=name, value=value)
-    if workers is not None and workers < 1:
-        raise ArgumentError("must be at least 1", field="workers", value=workers)
+    workers, seed = None if workers is None else WORKERS.check(workers, "workers"), SEED.check(seed, "seed")
     if isinstance(inputs, str | Path):
         raise ArgumentError("must be a list of files and folders", field="inputs", value=str(inputs))
     skipped, sources = [], [source for source in inputs if isinstance(source, Input)]
@@ -93,15 +109,23 @@ def build(
     for source in sources:
         if source.annotation is None and scheme.name != "whole":
             raise PairingError(
-                "has no annotation", file=source.sequence, remedy="name one in the manifest, or give --scheme whole"
+                "has no annotation",
+                file=source.sequence,
+                remedy="name one in a manifest, or give --scheme whole of build",
             )
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
     if os.path.lexists(output):
-        raise FileError("exists already", file=output, remedy="remove it or choose another output")
+        if not overwrite:
+            raise FileError("exists already", file=output, remedy="choose another output, or replace it (--overwrite)")
+        if not is_dataset(output):
+            raise FileError(
+                "is not a dataset, and only those are replaced", file=output, remedy="choose another output"
+            )
     workers = workers or _default_workers(sources)
     compared = duplicates == "all" or (duplicates == "inputs" and len(sources) > 1)
-    settings = spill.Settings(scheme, taxon, split_by, seed, tokenizer, compared)
+    names = tuple(map(tuple, read_aliases(aliases)))
+    settings = spill.Settings(scheme, taxon, force_taxon, split_by, seed, tokenizer, names, compared)
     with _partial_folder(output) as partial, _Progress(sources) as progress:
         folders = [partial / spill.key(source, settings) for source in sources]
         with _pool(min(workers, len(sources)), progress.counts) as pool:
@@ -127,6 +151,8 @@ def build(
             parameters={
                 "scheme": dataclasses.asdict(scheme),
                 "taxon": taxon,
+                "force_taxon": force_taxon,
+                "aliases": hashlib.sha256(json.dumps(names).encode()).hexdigest() if names else None,
                 "validation_fraction": validation_fraction,
                 "test_fraction": test_fraction,
                 "split_by": split_by,
@@ -138,6 +164,8 @@ def build(
             ],
             skipped_files=skipped,
         )
+        if os.path.lexists(output):
+            output.rename(partial / "replaced")  # removed with the folder
         new.rename(output)
         if not dataset["splits"]["train"]["regions"]:
             progress.log(

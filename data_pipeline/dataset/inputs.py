@@ -7,18 +7,25 @@ FASTA of the same name, or to the only FASTA in its folder.
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_pipeline.errors import DataError, FileError, FormatError, MismatchError, PairingError, located, one_line
-from data_pipeline.formats import fasta, file_names, genbank, gff
+from data_pipeline.formats import contigs, fasta, file_names, genbank, gff
 from data_pipeline.formats.file_names import FASTA, FORMATS, GENBANK, GFF3, GenomeFile
 from data_pipeline.sequence.record import LONGER, TAXA, Record
 from data_pipeline.splitting.split import SPLITS
 
-_MANIFEST = ("sequence", "annotation", "taxon", "split")
+# The columns of a manifest, and the names that can only mean one of them.
+_MANIFEST = {
+    "sequence": ("sequences", "fasta", "fna", "fa", "bases"),
+    "annotation": ("annotations", "gff", "gff3", "gtf", "genbank", "gbk", "gbff"),
+    "taxon": ("taxa", "division"),
+    "split": ("splits",),
+}
+_COLUMN = {other: name for name, others in _MANIFEST.items() for other in (name, *others)}
 # If several files annotate the same sequences, the one whose format comes first here is read.
 _PREFERENCE = tuple(dict.fromkeys(FORMATS.values()))
 _DATASET = b'"gener_jax regions"'  # reader.FORMAT; importing `reader`, which needs array_record, is slow
@@ -28,9 +35,9 @@ _DATASET = b'"gener_jax regions"'  # reader.FORMAT; importing `reader`, which ne
 class Input:
     """An annotation and its bases; either may be None if the other file contains both.
 
-    `taxon` is a tag of `record.TAXA` that overrides the records' own. `split` is one of `split.SPLITS` if the manifest
-    fixes it. `assembly` is defined in `file_names.GenomeFile`; it is the annotation's, unless only the FASTA's is an
-    NCBI accession.
+    `taxon`, from a manifest or the name of a file, is a tag of `record.TAXA` that overrides the records' own. `split`
+    is one of `split.SPLITS` if the manifest fixes it. `assembly` is defined in `file_names.GenomeFile`; it is the
+    annotation's, unless only the FASTA's is an NCBI accession.
     """
 
     sequence: Path | None
@@ -97,13 +104,15 @@ def discover(paths: Sequence[str | Path], *, annotated: bool) -> tuple[list[Inpu
 def manifest(path: str | Path) -> list[Input]:
     """Reads the inputs from a table with tab-separated columns sequence, annotation, taxon and split.
 
-    The first line names the columns. Columns may be missing and cells empty, but each row must name a sequence or an
-    annotation, relative to the table's folder. Lines that start with `#` are comments.
+    The first line names the columns, in either case; `fasta`, `gff`, `genbank` and the like name them too. Columns may
+    be missing and cells empty, but each row must name a sequence or an annotation, relative to the table's folder. A
+    file that contains both, such as GenBank, may be in either column, or in both. Lines that start with `#` are
+    comments.
 
     Raises:
       FileError: the table, or a file that it names, does not exist or cannot be read.
-      FormatError: with the line: an unknown column, taxon, split or file format, an annotation without bases, a row
-        that occurs twice.
+      FormatError: with the line and the column: an unknown column, taxon, split or file format, two columns of one
+        meaning, an annotation without bases, a row that occurs twice.
     """
     path = Path(path)
     try:
@@ -118,10 +127,11 @@ def manifest(path: str | Path) -> list[Input]:
         if line.strip() and not line.startswith("#")
     ]
     (number, header), *rows = rows or [(1, [""])]
-    wrong = [name for name in header if name not in _MANIFEST or header.count(name) > 1]
-    if wrong or not {"sequence", "annotation"} & set(header):
+    columns = [_COLUMN.get(name.lower()) for name in header]
+    wrong = [name for name, column in zip(header, columns, strict=True) if not column or columns.count(column) > 1]
+    if wrong or not {"sequence", "annotation"} & set(columns):
         raise FormatError(
-            f"the first line must name the columns, separated by tabs: {' '.join(_MANIFEST)}",
+            f"the first line must name the columns, each once and separated by tabs: {' '.join(_MANIFEST)}",
             file=path, line=number, field="column", value=(wrong or header)[0],
         )  # fmt: skip
     if not rows:
@@ -134,7 +144,7 @@ def manifest(path: str | Path) -> list[Input]:
                 file=path, line=number, field="number of cells", value=len(cells),
             )  # fmt: skip
         with located(file=path, line=number):
-            found = _manifest_row(path.parent, dict(zip(header, cells, strict=False)))
+            found = _manifest_row(path.parent, dict(zip(columns, cells, strict=False)))
         line, _ = inputs.setdefault(_identity(found), (number, found))
         if line != number:
             raise FormatError(
@@ -149,23 +159,33 @@ def records(
     scratch: str | Path,
     progress: Callable[[int], None],
     qualifiers: Collection[str] | None = None,
+    aliases: Iterable[Iterable[str]] = (),
 ) -> Iterator[Record]:
     """Yields the records of an input of any format, with the input's taxon if it has one.
 
     `kinds` limits the features by their GenBank kind, `qualifiers` those read from a GenBank file. `scratch` is an
     empty folder on disk for temporary files. `progress` is called with the number of bytes of the files read since
-    the last call; these add up to the files' sizes. Raises DataError as `genbank.read`, `gff.read` and `fasta.read` do.
+    the last call; these add up to the files' sizes. `aliases` are groups of names for the same sequence, by which the
+    sequences of two files are matched (see `contigs`).
+
+    Raises DataError as `genbank.read`, `gff.read` and `fasta.read` do.
     """
     if input.annotation is None:
         found = (_bare(sequence) for sequence in fasta.read(input.sequence, progress))
     elif file_names.format_of(input.annotation) == GENBANK:
         found = genbank.read(input.annotation, kinds, progress, qualifiers)
         if input.sequence is not None:
-            found = _filled(input, found, Path(scratch), progress)
+            found = _filled(input, found, Path(scratch), progress, aliases)
     else:
-        found = gff.read(input.annotation, input.sequence, kinds, scratch, progress)
+        found = gff.read(input.annotation, input.sequence, kinds, scratch, progress, aliases)
     for record in found:
         yield record if input.taxon is None else dataclasses.replace(record, taxon=input.taxon)
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is a dataset, of any version."""
+    file = folder / "dataset.json"
+    return file.is_file() and _DATASET in file.read_bytes()
 
 
 def _bare(sequence: fasta.Sequence) -> Record:
@@ -183,9 +203,19 @@ def _bare(sequence: fasta.Sequence) -> Record:
     )
 
 
-def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Callable[[int], None]) -> Iterator[Record]:
-    """Adds bases from the FASTA to GenBank records without bases; reads the FASTA only when the first one occurs."""
+def _filled(
+    input: Input,
+    found: Iterator[Record],
+    scratch: Path,
+    progress: Callable[[int], None],
+    aliases: Iterable[Iterable[str]],
+) -> Iterator[Record]:
+    """Adds bases from the FASTA to GenBank records without bases; reads the FASTA only when the first one occurs.
+
+    Raises MismatchError if then no record has bases, neither its own nor of the FASTA.
+    """
     offsets: dict[str, tuple[int, int, np.ndarray]] | None = None
+    name, bare = None, True
     for record in found:
         if not len(record.codes) and record.declared_length:
             if offsets is None:
@@ -195,7 +225,8 @@ def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Call
                         offsets[sequence.name] = at, len(sequence.codes), sequence.lower_case
                         codes.write(sequence.codes)
                         at += len(sequence.codes)
-            if found_at := offsets.get(record.accession):
+                known = contigs.Contigs(offsets, aliases)
+            if found_at := offsets.get(known.find(record.accession)):
                 start, length, lower_case = found_at
                 if length < record.declared_length or (record.circular and length > record.declared_length):
                     raise MismatchError(
@@ -207,7 +238,15 @@ def _filled(input: Input, found: Iterator[Record], scratch: Path, progress: Call
                 record = dataclasses.replace(
                     record, codes=codes, lower_case=lower_case, declared_length=length, notes=notes
                 )
+            name = name or record.accession
+        bare = bare and not len(record.codes)
         yield record
+    if offsets and name and bare:
+        raise MismatchError(
+            f"none of its records without bases ({name}, …) is in {input.sequence} ({next(iter(offsets))}, …)",
+            file=input.annotation,
+            remedy="give its own FASTA, or the names of each record in both files with --aliases of build",
+        )
     if offsets is None:
         progress(input.sequence.stat().st_size)  # the FASTA was not needed
 
@@ -223,7 +262,7 @@ def _walk(folder: Path, walked: dict[tuple[int, int], Path], skipped: list[str])
         first = walked.get((status.st_dev, status.st_ino))
         if first is not None:
             what = f"the same folder as {first}/" if first != path else ""
-        elif "dataset.json" in names and _DATASET in (path / "dataset.json").read_bytes():
+        elif "dataset.json" in names and is_dataset(path):
             what = "a dataset"
         elif path.name.endswith(".partial") and "lock" in names:
             what = "an unfinished build"
@@ -379,10 +418,12 @@ def _manifest_row(folder: Path, row: dict[str, str]) -> Input:
         raise FormatError("names neither a sequence nor an annotation", remedy="name a file")
     annotation, sequence = files["annotation"], files["sequence"]
     if sequence is not None and file_names.format_of(sequence) not in (None, FASTA):
-        raise FormatError(
-            "is an annotation by its suffix",
-            field="sequence", value=sequence, remedy="name it in the column annotation",
-        )  # fmt: skip
+        if annotation not in (None, sequence):
+            raise FormatError(
+                f"is an annotation by its suffix, like {annotation}",
+                field="sequence", value=sequence, remedy="name one annotation, and a FASTA if it has no bases",
+            )  # fmt: skip
+        annotation, sequence = sequence, None
     if annotation is not None and file_names.format_of(annotation) in (None, FASTA):
         known = " ".join(suffix for suffix, kind in FORMATS.items() if kind != FASTA)
         raise FormatError(
@@ -407,7 +448,8 @@ def _unpaired(file: GenomeFile) -> PairingError:
         )
     return PairingError(
         "has no annotation in its folder",
-        file=file.path, remedy="name its annotation too, give a manifest, or use whole sequences (--scheme whole)",
+        file=file.path,
+        remedy="name its annotation too, give a manifest, or use whole sequences (--scheme whole of build)",
     )  # fmt: skip
 
 

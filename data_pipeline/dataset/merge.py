@@ -167,7 +167,7 @@ class Merge:
         names = ", ".join(files[:3]) + (" …" if len(files) > 3 else "")
         return NoRegion(
             f"no region found; skipped: {listed or 'nothing'}",
-            file=names, remedy="give annotated records, or another --scheme",
+            file=names, remedy="give annotated records, or another --scheme of build",
         )  # fmt: skip
 
 

@@ -22,16 +22,16 @@ import numpy as np
 
 from data_pipeline.dataset import inputs, packing, reader
 from data_pipeline.dataset.packing import Packed
-from data_pipeline.errors import FormatError, MismatchError
+from data_pipeline.errors import MismatchError
 from data_pipeline.files import atomic
 from data_pipeline.regions import extraction, schemes
-from data_pipeline.regions.ledger import DUPLICATE_RECORD, NO_SEQUENCE, Ledger
+from data_pipeline.regions.ledger import DUPLICATE_RECORD, NO_SEQUENCE, NO_TAXON, Ledger
 from data_pipeline.sequence import bases, shared_kmers
-from data_pipeline.sequence.record import TAXA, Record
+from data_pipeline.sequence.record import Record
 from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting import split
 
-VERSION = 4  # of a spill's columns and of the rules for regions; spills of another version are written again
+VERSION = 5  # of a spill's columns and of the rules for regions; spills of another version are written again
 BATCH_BASES = 1 << 24  # regions are packed in batches of at most this many bases
 
 
@@ -40,10 +40,12 @@ class Settings:
     """What determines a spill, besides its input."""
 
     scheme: schemes.Scheme
-    taxon: str | None = None  # of every region; None: the input's, or else the record's
+    taxon: str | None = None  # where neither the input nor the record has one
+    force_taxon: str | None = None  # of every region
     split_by: str = "group"  # one of split.BY
     seed: int = 0
     tokenizer: Tokenizer | None = None
+    aliases: tuple[tuple[str, ...], ...] = ()  # groups of names for the same sequence (see `contigs`)
     digests: bool = True  # hash the bases of each region, to find duplicates
 
 
@@ -53,8 +55,8 @@ def key(source: inputs.Input, settings: Settings) -> str:
     tokenizer = settings.tokenizer
     facts = [
         VERSION, reader.VERSION, files, source.taxon, source.split, source.assembly,
-        dataclasses.astuple(settings.scheme), settings.taxon, settings.split_by, settings.seed,
-        tokenizer and [tokenizer.name, tokenizer.digest], settings.digests,
+        dataclasses.astuple(settings.scheme), settings.taxon, settings.force_taxon, settings.split_by, settings.seed,
+        tokenizer and [tokenizer.name, tokenizer.digest], settings.aliases, settings.digests,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
@@ -92,7 +94,7 @@ class _Writer:
         ):
             self._write([], [])  # every column, also if there is no region
             for record in inputs.records(
-                source, kinds, self.folder / "scratch", lambda count: progress(count, 0), wanted
+                source, kinds, self.folder / "scratch", lambda count: progress(count, 0), wanted, self.settings.aliases
             ):
                 self.ledger.record(len(record.codes) or record.declared_length)
                 if not len(record.codes):
@@ -124,13 +126,9 @@ class _Writer:
     def _add(self, record: Record, source: inputs.Input, content: bytes) -> None:
         settings = self.settings
         spans = extraction.find(record, settings.scheme, self.ledger)
-        taxon = settings.taxon or source.taxon or record.taxon
+        taxon = settings.force_taxon or source.taxon or record.taxon or settings.taxon
         if spans and taxon is None:
-            raise FormatError(
-                "is not given by the file's name or the record",
-                file=source.files[-1], record=record.accession, field="taxon",
-                remedy=f"give --taxon, one of {' '.join(TAXA)}, or a manifest with a column taxon",
-            )  # fmt: skip
+            self.ledger.note(NO_TAXON, len(record.codes))
         split_hashes = split.split_hashes(
             record, spans, by=settings.split_by, seed=settings.seed, assembly=source.assembly
         )

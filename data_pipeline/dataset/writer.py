@@ -14,6 +14,7 @@ from data_pipeline.dataset.packing import Packed, Table, payload_type, slices_of
 from data_pipeline.dataset.reader import (
     BASES,
     COLUMNS,
+    COMPOSITION,
     FORMAT,
     HEADER,
     INDEX_COLUMNS,
@@ -28,7 +29,7 @@ from data_pipeline.dataset.reader import (
 from data_pipeline.errors import FileError, one_line
 from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.record import TAXA
+from data_pipeline.sequence.record import TAXA, UNKNOWN
 from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting.split import SPLITS
 
@@ -71,7 +72,7 @@ class DatasetWriter:
             "tokenizer": self.tokenizer
             and {name: getattr(self.tokenizer, name) for name in ("name", "vocab_size", "digest")},
             "kinds": list(KINDS),
-            "taxa": list(TAXA),
+            "taxa": [*TAXA, UNKNOWN] if any(UNKNOWN in facts["taxa"] for facts in splits.values()) else list(TAXA),
             "accessions": list(self.accessions),
         }
         # Everything that determines what training reads, and nothing else: no time, path or shard size.
@@ -94,8 +95,8 @@ class SplitWriter:
 
     def __init__(self, dataset: DatasetWriter, name: str, shard_bytes: int):
         self.dataset, self.name, self.shard_bytes = dataset, name, shard_bytes
-        sizes = {f"{name}_size": np.int64 for name in NAME_COLUMNS}
-        self.columns = {name: [np.zeros(0, kind)] for name, kind in (INDEX_COLUMNS | sizes).items()}
+        others = dict.fromkeys((*COMPOSITION, *(f"{name}_size" for name in NAME_COLUMNS)), np.int64)
+        self.columns = {name: [np.zeros(0, kind)] for name, kind in (INDEX_COLUMNS | others).items()}
         # Texts are buffered in files: those of millions of regions would exhaust memory.
         self.texts = {name: tempfile.TemporaryFile(dir=dataset.folder) for name in NAME_COLUMNS}  # noqa: SIM115
         self.chunks, self.runs, self.payload = [], [], []  # of the entry being filled
@@ -233,7 +234,7 @@ class SplitWriter:
             "remainder": self.remainder,
             "entries": self.entries,
             "kinds": _counts(index, "kind", KINDS),
-            "taxa": _counts(index, "taxon", TAXA),
+            "taxa": _counts(index, "taxon", (*TAXA, UNKNOWN)),
             "digest": self.content.hexdigest(),
             "index": {"file": path.name, "bytes": path.stat().st_size},
             "shards": self.shards,

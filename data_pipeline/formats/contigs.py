@@ -14,6 +14,7 @@ from pathlib import Path
 from data_pipeline.errors import FileError, one_line
 from data_pipeline.formats import fasta
 
+Aliases = str | Path | Iterable[Iterable[str]]  # groups of names for the same contig, or a file of them
 _HUMAN = re.compile(r"nc_(0000(?:0[1-9]|1\d|2[0-4])|012920)(?:\.\d+)?")
 _LETTERS = {"000023": "x", "000024": "y", "012920": "m"}
 
@@ -52,14 +53,19 @@ class Contigs:
         return sorted(found)
 
 
-def read_aliases(path: str | Path) -> list[list[str]]:
+def read_aliases(aliases: Aliases) -> list[list[str]]:
     """The groups of names in a file: the names of one contig per line, separated by tabs, or NCBI's assembly report.
 
+    Groups are returned as they are.
+
     Raises:
-      FileError: if it cannot be read.
+      FileError: if the file cannot be read.
     """
+    if not isinstance(aliases, str | Path):
+        return list(map(list, aliases))
+    path = Path(aliases)
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"cannot be read ({one_line(error)})", file=path) from None
     return [_names(line.split("\t")) for line in lines if line.strip() and not line.startswith("#")]

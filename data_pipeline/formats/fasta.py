@@ -22,7 +22,7 @@ CODES = bytearray([OUTSIDE]) * 256
 for _letter in bases.IUPAC:
     CODES[ord(_letter)] = CODES[ord(_letter.lower())] = bases.encode(_letter)[0]
 CODES = bytes(CODES)
-_BLANKS = b" \t\r\n"
+BLANKS = b" \t\r\n"
 _WINDOW = re.compile(r"\|:\d+-\d+$")
 _DATABASES = ("ref", "gb", "emb", "dbj", "tpg", "tpe", "tpd")
 
@@ -164,7 +164,7 @@ class _RecordBuilder:
 
     def add(self, text: bytes, line: int) -> None:
         """Appends a block of sequence that begins on `line`."""
-        letters = text.translate(None, _BLANKS)
+        letters = text.translate(None, BLANKS)
         codes = letters.translate(CODES)
         if OUTSIDE in codes:
             self._reject(text, line)
@@ -186,7 +186,7 @@ class _RecordBuilder:
 
     def _reject(self, text: bytes, line: int) -> None:
         for number, row in enumerate(text.split(b"\n"), line):
-            letters = row.translate(None, _BLANKS)
+            letters = row.translate(None, BLANKS)
             at = letters.translate(CODES).find(OUTSIDE)
             if at >= 0:
                 letter = letters[at : at + 1].decode("latin-1")

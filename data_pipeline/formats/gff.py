@@ -2,22 +2,22 @@
 
 The annotation is read once, and the lines that are needed are written decompressed to a scratch file. Then the FASTA is
 streamed, and the lines of each sequence are read back. So the two files may be in any order, and memory holds only one
-sequence. `gff_features` interprets the rows and builds features from them.
+sequence. `gff_rows` interprets the rows, and `gff_features` builds features from them.
 """
 
 import collections
 import functools
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 
 from data_pipeline.errors import DataError, FormatError, MismatchError, PairingError
-from data_pipeline.formats import contigs, fasta, gff_features, stream
-from data_pipeline.formats.gff_features import Row
+from data_pipeline.formats import contigs, fasta, gff_features, gff_rows, stream
+from data_pipeline.formats.gff_rows import Row
 from data_pipeline.sequence.record import LONGER, Record
 
 GENOME_TAXA = {
@@ -32,19 +32,11 @@ GENOME_TAXA = {
     "proplastid": "plt",
     "plasmid": "plm",
 }
-_GTF_ATTRIBUTES = re.compile(r"\s*\w+\s+[^=\s]")
-_GTF_PAIR = re.compile(r'([^\s;"]+)\s+(?:"([^"]*)"|([^\s;"]+))')
 _COLUMNS = 9
 _OTHER_FASTA = "give the FASTA that it annotates"
-_DIGITS = 30  # at most, of a start and an end together: Python refuses to parse thousands of digits
+_ALIASES = f"{_OTHER_FASTA}, or the names of each contig in both files with --aliases of build"
 _SEQUENCE_REGION = re.compile(rb"##sequence-region\s+(\S+)\s+\d{1,15}\s+(\d{1,15})\s*")
-_GTF_KEYS = gff_features.ATTRIBUTES - {"ID", "Parent"}
-_STRANDS = {b"+": 1, b"-": -1, b".": 1}  # without a strand: read as the forward strand
-_PHASES = (b"0", b"1", b"2", b".")
-# What a record's notes count.
-DIRECTIVES = "##sequence-region directives that cannot be read"
-INVALID_ROWS = "rows without a valid start, end and strand"
-INVALID_PHASES = "CDS rows with an invalid phase"
+DIRECTIVES = "##sequence-region directives that cannot be read"  # in `Record.notes`
 
 
 def read(
@@ -53,12 +45,14 @@ def read(
     kinds: Collection[str] | None,
     scratch: str | Path,
     progress: Callable[[int], None] | None = None,
+    aliases: Iterable[Iterable[str]] = (),
 ) -> Iterator[Record]:
     """Yields the records of a GFF3 or GTF file and its FASTA (None: the file's `##FASTA` section) in FASTA order.
 
     Sequences that the annotation names and the FASTA lacks come last, without bases and features. `kinds` limits the
     features by their GenBank kind, as in `genbank.read`. `scratch` is an empty folder on disk. `progress` is called
-    with the number of bytes of the files read since the last call. A row without a valid start, end and strand becomes
+    with the number of bytes of the files read since the last call. `aliases` are groups of names for the same sequence
+    (see `contigs`). A row without a valid start, end and strand becomes
     a segment that ends before it starts; `Record.notes` counts these rows and whatever else cannot be used.
 
     Raises:
@@ -71,7 +65,7 @@ def read(
     """
     annotation, scratch = Path(annotation), Path(scratch)
     progress = progress or (lambda count: None)
-    index = _Index(annotation, kinds, scratch, progress)
+    index = _Index(annotation, kinds, scratch, progress, aliases)
     if not index.names:
         raise FormatError("contains no rows", file=annotation, remedy="give a GFF3 or GTF file")
     if sequence is None:
@@ -100,7 +94,7 @@ def read(
         raise MismatchError(
             f"none of its sequences ({', '.join(list(index.names)[:3])}, …) is in {sequence} "
             f"({', '.join(list(used)[:3])}, …)",
-            file=annotation, remedy=_OTHER_FASTA,
+            file=annotation, remedy=_ALIASES,
         )  # fmt: skip
     for name in index.names:
         if name not in used:
@@ -124,12 +118,19 @@ class _Index:
     of its `##sequence-region` and the length in bases given there. `notes` counts what cannot be used of the file.
     """
 
-    def __init__(self, path: Path, kinds: Collection[str] | None, scratch: Path, progress: Callable[[int], None]):
+    def __init__(
+        self,
+        path: Path,
+        kinds: Collection[str] | None,
+        scratch: Path,
+        progress: Callable[[int], None],
+        aliases: Iterable[Iterable[str]],
+    ):
         self.path, self.rows, self.fasta = path, scratch / "rows", scratch / "sequence.fa"
         self.names: dict[str, list[list[int]]] = {}
         self.lengths: dict[str, tuple[int, int]] = {}
         self.notes: collections.Counter = collections.Counter()
-        self._exact: set[str] | None = None
+        self._aliases, self._exact = aliases, None
         with open(self.rows, "wb") as rows:
             self._fill(kinds, rows, progress)
 
@@ -145,16 +146,16 @@ class _Index:
 
     @functools.cached_property
     def _contigs(self) -> contigs.Contigs:
-        return contigs.Contigs(self.names)
+        return contigs.Contigs(self.names, self._aliases)
 
     def _fill(self, kinds: Collection[str] | None, rows, progress: Callable[[int], None]) -> None:
-        wanted, known, encoded = gff_features.wanted_types(kinds), {}, {}
+        wanted, known, encoded = gff_rows.wanted_types(kinds), {}, {}
         last, ranges, at = None, None, 0
         lines = _lines(self.path, progress, self.fasta)
         for number, line in enumerate(lines, 1):
             if not line or line[0] == 35:  # a comment or directive
                 if match := _SEQUENCE_REGION.fullmatch(line):
-                    name = fasta.accession(unquote(_text(match[1])))
+                    name = fasta.accession(unquote(gff_rows.as_text(match[1])))
                     self.names.setdefault(name, [])
                     self.lengths[name] = number, int(match[2])
                 elif line.startswith(b"##sequence-region"):
@@ -174,16 +175,16 @@ class _Index:
                 if name not in encoded:
                     if not name.strip():
                         raise FormatError("is empty", file=self.path, line=number, field="sequence name")
-                    encoded[name] = fasta.accession(unquote(_text(name)))
+                    encoded[name] = fasta.accession(unquote(gff_rows.as_text(name)))
                 last, ranges = name, self.names.setdefault(encoded[name], [])
             action = known.get(kind)
             if action is None:
-                action = known[kind] = wanted(_text(kind))
-            if action == gff_features.DROP:
+                action = known[kind] = wanted(gff_rows.as_text(kind))
+            if action == gff_rows.DROP:
                 continue
-            if action == gff_features.LINK and not (b"ID=" in rest and b"Parent=" in rest):
+            if action == gff_rows.LINK and not (b"ID=" in rest and b"Parent=" in rest):
                 continue
-            if action == gff_features.ORPHAN and b"Parent=" in rest:
+            if action == gff_rows.ORPHAN and b"Parent=" in rest:
                 continue
             entry = b"%d\t%s\n" % (number, line)
             rows.write(entry)
@@ -204,25 +205,7 @@ class _Index:
                 while at < end_of_range:
                     line = rows.readline()
                     at += len(line)
-                    number, _, source, kind, first, last, _, strand, phase, text = line[:-1].split(b"\t")
-                    kind = _text(kind)
-                    whole = first.isdigit() and last.isdigit() and len(first + last) <= _DIGITS
-                    start, end = (int(first) - 1, int(last)) if whole else (0, -1)
-                    if not 0 <= start < end or (strand not in _STRANDS and kind not in gff_features.LANDMARKS):
-                        notes[INVALID_ROWS] += 1
-                        start, end = 0, -1
-                    if kind == "CDS" and phase not in _PHASES:
-                        notes[INVALID_PHASES] += 1
-                    yield Row(
-                        int(number),
-                        source,
-                        kind,
-                        start,
-                        end,
-                        _STRANDS.get(strand, 1),
-                        phase.decode("latin-1"),
-                        _attributes(_text(text), kind),
-                    )
+                    yield gff_rows.parse(line[:-1], notes)
 
 
 def _record(index: _Index, name: str, found: fasta.Sequence | None, kinds: Collection[str] | None) -> Record:
@@ -230,11 +213,11 @@ def _record(index: _Index, name: str, found: fasta.Sequence | None, kinds: Colle
     circular, taxon, taxon_id = False, None, None
     notes, index.notes = index.notes, collections.Counter()  # those of the file are its first record's
     rows = list(index.read_rows(name, notes))
-    landmarks = [row for row in rows if row.kind in gff_features.LANDMARKS]
+    landmarks = [row for row in rows if row.kind in gff_rows.LANDMARKS]
     for row in landmarks:
-        circular = circular or gff_features.flag(row.attributes, "Is_circular")
+        circular = circular or gff_rows.flag(row.attributes, "Is_circular")
         taxon = taxon or GENOME_TAXA.get(row.attributes.get("genome", "").split(":")[0])
-        for reference in gff_features.listed(row.attributes, "Dbxref"):
+        for reference in gff_rows.listed(row.attributes, "Dbxref"):
             if reference.startswith("taxon:"):
                 taxon_id = taxon_id or reference.removeprefix("taxon:")
     lengths = [index.lengths[name]] if name in index.lengths else []
@@ -291,29 +274,3 @@ def _lines(path: Path, progress: Callable[[int], None], sequences: Path) -> Iter
                         out.write(rest)
                 return
             yield line[:-1] if line.endswith(b"\r") else line
-
-
-def _attributes(text: str, kind: str) -> dict[str, str]:
-    """The attributes of a row of GFF3 or GTF, or a bare ID, as AUGUSTUS writes it for genes and transcripts."""
-    values = {}
-    if _GTF_ATTRIBUTES.match(text):
-        values["gene_id"] = ""
-        for pair in _GTF_PAIR.finditer(text):
-            if pair[1] in _GTF_KEYS:
-                values[pair[1]] = (pair[2] or pair[3] or "").strip()
-    elif "=" in text:
-        for pair in text.split(";"):
-            key, _, value = pair.partition("=")
-            key = key.strip()
-            if key in gff_features.ATTRIBUTES:
-                values[key] = value.strip()
-    elif (name := text.strip(" ;")) not in ("", "."):
-        values = {"gene_id": name} if gff_features.is_gene(kind) else {"gene_id": "", "transcript_id": name}
-    if "%" in text:
-        for key in values.keys() - gff_features.LISTS:
-            values[key] = gff_features.decoded(values[key])
-    return values
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")

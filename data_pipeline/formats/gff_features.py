@@ -1,9 +1,8 @@
-"""Translates the rows of GFF3 and GTF files into features with GenBank's kinds and qualifiers.
+"""Links the rows of GFF3 and GTF files into features with GenBank's kinds and qualifiers.
 
 Rows that share an ID are one feature of several segments. A feature belongs to the gene found by following its Parents;
-a feature with several such genes is returned once for each. In GTF, gene_id and transcript_id replace ID and Parent,
-decided row by row, as a file may have rows of several tools. There, a gene without a row is a cluster of overlapping
-transcripts.
+a feature with several such genes is returned once for each. Rows of GTF get an ID and Parents of their gene_id and
+transcript_id. There, a gene without a row is a cluster of overlapping transcripts.
 
 An ID may be unique only within its source (column 2), or occur at several loci. So the rows of a gene's ID are one gene
 only if they have one source and overlap, are numbered (`part`), trans-spliced, or meet at the origin of a circle; a row
@@ -13,129 +12,33 @@ below such genes belongs to the nearest one, of its own source if there is one.
 import bisect
 import collections
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import NamedTuple
-from urllib.parse import unquote
+from collections.abc import Collection, Iterable, Iterator
 
+from data_pipeline.formats.gff_rows import (
+    BIOTYPES,
+    CODED,
+    EXONS,
+    FLAGS,
+    LANDMARKS,
+    REGULATORY,
+    RNA,
+    Row,
+    flag,
+    is_gene,
+    is_pseudo,
+    listed,
+    part_number,
+    trans_spliced,
+)
 from data_pipeline.sequence.record import Feature, Segment
 
-DROP, KEEP, LINK, ORPHAN = range(4)  # LINK: kept for its ID and Parent, if it has both; ORPHAN: kept without a Parent
-_LANDMARKS = """
-    region chromosome supercontig scaffold contig plasmid mitochondrial_chromosome chloroplast_chromosome
-    nuclear_chromosome linear_chromosome circular_chromosome primary_assembly databank_entry
-"""
-_NCRNA = """
-    ncRNA lnc_RNA lncRNA lincRNA snoRNA snRNA scaRNA miRNA piRNA siRNA sRNA asRNA antisense antisense_RNA
-    antisense_lncRNA SRP_RNA RNase_P_RNA RNase_MRP_RNA telomerase_RNA guide_RNA Y_RNA vault_RNA vaultRNA scRNA
-    hammerhead_ribozyme autocatalytically_spliced_intron ribozyme rasiRNA stRNA class_I_RNA class_II_RNA enhancerRNA
-    eRNA circular_ncRNA sense_intronic sense_overlapping bidirectional_promoter_lncRNA macro_lncRNA
-    3prime_overlapping_ncrna sbRNA C_D_box_snoRNA H_ACA_box_snoRNA small_regulatory_ncRNA 7SK_RNA CRISPR_RNA tracrRNA
-"""
-_REGULATORY = """
-    promoter enhancer silencer terminator attenuator riboswitch TATA_box CAAT_signal insulator polyA_signal_sequence
-    ribosome_binding_site response_element locus_control_region enhancer_blocking_element imprinting_control_region
-    replication_regulatory_region recoding_stimulatory_region DNase_I_hypersensitive_site minus_10_signal
-    minus_35_signal
-"""
-LANDMARKS = frozenset(_LANDMARKS.split())
-# GenBank's kinds by the row's type, or by a biotype if the type is `transcript`.
-RNA = {
-    **dict.fromkeys(("mRNA", "protein_coding", "NMD_transcript_variant"), "mRNA"),
-    **dict.fromkeys(("tRNA", "Mt_tRNA"), "tRNA"),
-    **dict.fromkeys(("rRNA", "Mt_rRNA", "cytosolic_rRNA", "mt_rRNA"), "rRNA"),
-    **{f"rRNA_{size}": "rRNA" for size in ("5S", "5_8S", "16S", "18S", "23S", "25S", "28S")},
-    "tmRNA": "tmRNA",
-    **dict.fromkeys(_NCRNA.split(), "ncRNA"),
-    **dict.fromkeys(("misc_RNA", "transcript", "processed_transcript", "nc_primary_transcript"), "misc_RNA"),
-}
-# GenBank's /regulatory_class by the row's type.
-REGULATORY = {
-    **{name: name for name in _REGULATORY.split()},
-    "Shine_Dalgarno_sequence": "ribosome_binding_site",
-    "ribosome_entry_site": "ribosome_binding_site",
-    "GC_rich_promoter_region": "GC_signal",
-    "matrix_attachment_site": "matrix_attachment_region",
-    "regulatory_region": "other",
-    "regulatory": "other",
-    "transcriptional_cis_regulatory_region": "other",
-}
-_CODED = frozenset(("CDS", "stop_codon"))
-_UTRS = ("five_prime_UTR", "three_prime_UTR", "five_prime_utr", "three_prime_utr", "UTR", "5UTR", "3UTR")
-_EXONS = frozenset(("exon", *_UTRS))
 _UNLINKED = LANDMARKS | REGULATORY.keys()  # of no gene
 _MAX_LEVELS = 50
 _CODON_START = {"0": "1", "1": "2", "2": "3", ".": "1"}  # GenBank's, by phase
-_NEVER = frozenset(("intron", "start_codon", "Selenocysteine", "transcript_region", "match_part", "exon_junction"))
-_BIOTYPES = ("transcript_biotype", "transcript_type", "biotype", "gene_biotype", "gene_type")
-# Qualifiers that have the same name in both formats.
-_SAME = ("locus_tag", "product", "transl_table", "protein_id", "pseudogene")
-_FLAGS = ("pseudo", "trans_splicing", "ribosomal_slippage")  # the same, without a value
-LISTS = frozenset(("Parent", "Dbxref", "exception", "transl_except"))  # separated by commas, decoded by `listed`
-_OWN = "ID Name gene gene_name gene_id transcript_id locus part exon_number Is_circular genome regulatory_class"
-ATTRIBUTES = frozenset((*_OWN.split(), *LISTS, *_SAME, *_FLAGS, *_BIOTYPES))
+# What a record's notes count.
 SHARED_ID = "genes whose ID other loci or sources have too"
 NO_ID = "rows without gene_id and transcript_id"
 CYCLE = "Parents that lead back to themselves, or too far"
-
-
-class Row(NamedTuple):
-    """A row: 0-based half-open on its sequence. `end` beyond the length is across the origin, `end` below 0 unreadable.
-
-    The values of `attributes` are decoded, except LISTS. Those of a GTF row have a gene_id, but neither ID nor Parent.
-    """
-
-    line: int
-    source: bytes
-    kind: str
-    start: int
-    end: int
-    strand: int
-    phase: str
-    attributes: dict[str, str]
-
-
-def is_gene(kind: str) -> bool:
-    """Whether rows of this type are genes: gene, pseudogene, ncRNA_gene, transposable_element_gene …"""
-    return kind == "gene" or kind.endswith(("_gene", "pseudogene"))
-
-
-def flag(values: dict[str, str], key: str) -> bool:
-    """Whether an attribute is set: `pseudo=true`, but also `pseudo=`, `pseudo` and `pseudo=_no_value`."""
-    return key in values and values[key].lower() not in ("false", "no", "0")
-
-
-def listed(values: dict[str, str], key: str) -> tuple[str, ...]:
-    """The values of one of LISTS."""
-    text = values.get(key)
-    return tuple(map(decoded, filter(None, text.split(",")))) if text else ()
-
-
-def decoded(value: str) -> str:
-    """A value without percent-encoding."""
-    return unquote(value) if "%" in value else value
-
-
-def wanted_types(kinds: Collection[str] | None) -> Callable[[str], int]:
-    """Returns a function that maps a row's type to an action, for the GenBank `kinds` wanted (None: all)."""
-    every = kinds is None
-    genes = every or any(kind != "regulatory" for kind in kinds)
-    coded = every or bool({"gene", "CDS", "mRNA", "misc_RNA"} & set(kinds))
-    exons = every or "mRNA" in kinds
-
-    def action(kind: str) -> int:
-        if kind in LANDMARKS:
-            return KEEP
-        if kind in REGULATORY:
-            return KEEP if every or "regulatory" in kinds else DROP
-        if kind in _NEVER or not genes:
-            return DROP
-        if kind in _CODED:
-            return KEEP if coded else DROP
-        if kind in _EXONS:
-            return KEEP if exons else ORPHAN  # a GTF may describe a gene by its exons alone
-        return KEEP if is_gene(kind) or kind in RNA else LINK
-
-    return action
 
 
 def features(
@@ -270,7 +173,7 @@ def _loci(rows: list[Row], circle: int | None) -> list[list[Row]]:
     for row in rows:
         sources[row.source].append(row)
     for group in sources.values():
-        joined = any("part" in row.attributes or _trans_spliced(row) for row in group)
+        joined = any("part" in row.attributes or trans_spliced(row) for row in group)
         over_origin = any(row.start == 0 for row in group) and any(row.end == circle for row in group)
         if joined or over_origin or not is_gene(group[0].kind):
             found.append(group)
@@ -303,13 +206,11 @@ class _Builder:
         self.length, self.circular = length, circular
         self.children: dict[str, list[Row]] = collections.defaultdict(list)
         for row in rows:
-            if row.kind in _CODED or row.kind in _EXONS:
+            if row.kind in CODED or row.kind in EXONS:
                 for parent in parents[row.line]:
                     self.children[parent].append(row)
         self._genes_of: dict[str, tuple[str, ...]] = {}
-        self.pseudo = {
-            gene for row in rows if is_gene(row.kind) and _is_pseudo(row) for gene in self._pseudo_genes(row)
-        }
+        self.pseudo = {gene for row in rows if is_gene(row.kind) and is_pseudo(row) for gene in self._pseudo_genes(row)}
 
     def features(self, kinds: Collection[str] | None) -> tuple[Feature, ...]:
         """All features of the kinds wanted."""
@@ -326,7 +227,7 @@ class _Builder:
         named: dict[str, list[Row]] = collections.defaultdict(list)
         coded: dict[str | None, dict] = collections.defaultdict(lambda: collections.defaultdict(list))
         for row in self.rows:
-            if row.kind in LANDMARKS or row.kind in _EXONS or row.kind == "stop_codon":
+            if row.kind in LANDMARKS or row.kind in EXONS or row.kind == "stop_codon":
                 continue
             kind = self._kind(row)
             if kind is None or not (kinds is None or kind in kinds):
@@ -387,7 +288,7 @@ class _Builder:
             return kind
         if any(child.kind == "CDS" for child in self.children.get(row.attributes.get("ID", ""), ())):
             return "mRNA"
-        biotype = next((row.attributes[key] for key in _BIOTYPES if row.attributes.get(key)), "")
+        biotype = next((row.attributes[key] for key in BIOTYPES if row.attributes.get(key)), "")
         if biotype.endswith("pseudogene"):
             return None
         kind = RNA.get(biotype, "misc_RNA")
@@ -451,9 +352,9 @@ class _Builder:
         """The rows of one feature, 5' to 3'."""
         if len(rows) == 1:
             return rows
-        if len({row.strand for row in rows}) > 1 or any(_trans_spliced(row) for row in rows):
-            numbers = [_number(row) for row in rows]
-            return sorted(rows, key=_number) if all(numbers) else rows  # in file order
+        if len({row.strand for row in rows}) > 1 or any(trans_spliced(row) for row in rows):
+            numbers = [part_number(row) for row in rows]
+            return sorted(rows, key=part_number) if all(numbers) else rows  # in file order
         rows = sorted(rows, key=lambda row: (row.start, row.end))
         over = any(row.end > self.length for row in rows)
         if over or (rows[0].start == 0 and rows[-1].end == self.length and self.circular):
@@ -493,7 +394,7 @@ class _Builder:
                 values[value.replace("-", "_").replace(" ", "_")] = ("",)
             else:
                 values["exception"] = (*values.get("exception", ()), value)
-        for key in _FLAGS:
+        for key in FLAGS:
             if flag(own, key):
                 values[key] = ("",)
         if flag(own, "pseudogene") or (kind == "gene" and gene in self.pseudo):
@@ -503,26 +404,6 @@ class _Builder:
         if kind == "regulatory":
             values["regulatory_class"] = (own.get("regulatory_class") or REGULATORY[rows[0].kind],)
         return values
-
-
-def _is_pseudo(row: Row) -> bool:
-    values = row.attributes
-    return (
-        row.kind.endswith("pseudogene")
-        or flag(values, "pseudo")
-        or flag(values, "pseudogene")
-        or any(values.get(key, "").endswith("pseudogene") for key in ("biotype", "gene_biotype", "gene_type"))
-    )
-
-
-def _trans_spliced(row: Row) -> bool:
-    return "trans-splicing" in listed(row.attributes, "exception") or flag(row.attributes, "trans_splicing")
-
-
-def _number(row: Row) -> int:
-    """The number of a row in its feature, from 1; 0 if it has none."""
-    number = (row.attributes.get("part") or row.attributes.get("exon_number", "")).split("/")[0]
-    return int(number) if number.isdecimal() and len(number) < 10 else 0
 
 
 def _merged(rows: Iterable[Row]) -> list[Row]:

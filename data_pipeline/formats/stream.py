@@ -47,36 +47,42 @@ def chunks(path: Path, progress: Callable[[int], None]) -> Iterator[bytes]:
         bgzip file lacks its last block.
     """
     done, piped = 0, str(path) == "-"
-    try:
-        with contextlib.nullcontext(sys.stdin.buffer) if piped else open(path, "rb") as raw:
-            head = raw.peek(18)[:18]
-            if not head:
-                raise FileError("the file is empty", file=path, remedy=DOWNLOAD_AGAIN)
-            if head[:2] == b"\x1f\x8b":
-                if head[3:4] == b"\x04" and head[12:14] == b"BC" and not piped:
-                    _check_bgzip_end(path, raw)
-                stream = igzip.IGzipFile(fileobj=raw)  # twice as fast as gzip's, and equally strict
-            else:
-                stream = raw
-            line, mark, lone_cr = 1, _BYTE_ORDER_MARK, False
-            while chunk := stream.read(CHUNK_BYTES):
-                if mark:
-                    _check_format(path, chunk)
-                    chunk, mark = chunk.removeprefix(mark), b""
-                    lone_cr = b"\r" in chunk[:-1] and b"\n" not in chunk
-                if b"\0" in chunk:
-                    line += chunk.count(b"\n", 0, chunk.index(b"\0"))
-                    raise DamagedFileError(
-                        "contains a NUL byte: the file is damaged or is not text",
-                        file=path, line=line, remedy=DOWNLOAD_AGAIN,
-                    )  # fmt: skip
-                line += chunk.count(b"\n")
-                if not piped:
-                    progress(raw.tell() - done)
-                    done = raw.tell()
-                yield chunk.replace(b"\r", b"\n") if lone_cr else chunk
+    with readable(path), contextlib.nullcontext(sys.stdin.buffer) if piped else open(path, "rb") as raw:
+        head = raw.peek(18)[:18]
+        if not head:
+            raise FileError("the file is empty", file=path, remedy=DOWNLOAD_AGAIN)
+        if head[:2] == b"\x1f\x8b":
+            if head[3:4] == b"\x04" and head[12:14] == b"BC" and not piped:
+                _check_bgzip_end(path, raw)
+            stream = igzip.IGzipFile(fileobj=raw)  # twice as fast as gzip's, and equally strict
+        else:
+            stream = raw
+        line, mark, lone_cr = 1, _BYTE_ORDER_MARK, False
+        while chunk := stream.read(CHUNK_BYTES):
+            if mark:
+                _check_format(path, chunk)
+                chunk, mark = chunk.removeprefix(mark), b""
+                lone_cr = b"\r" in chunk[:-1] and b"\n" not in chunk
+            if b"\0" in chunk:
+                line += chunk.count(b"\n", 0, chunk.index(b"\0"))
+                raise DamagedFileError(
+                    "contains a NUL byte: the file is damaged or is not text",
+                    file=path, line=line, remedy=DOWNLOAD_AGAIN,
+                )  # fmt: skip
+            line += chunk.count(b"\n")
             if not piped:
                 progress(raw.tell() - done)
+                done = raw.tell()
+            yield chunk.replace(b"\r", b"\n") if lone_cr else chunk
+        if not piped:
+            progress(raw.tell() - done)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns an error of reading a file, or of decompressing it, into a FileError or a DamagedFileError."""
+    try:
+        yield
     except FileNotFoundError:
         raise FileError("no such file", file=path) from None
     except (EOFError, zlib.error, isal_zlib.error, gzip.BadGzipFile) as error:

@@ -5,6 +5,7 @@ import collections
 from data_pipeline.errors import DataError
 
 NO_SEQUENCE = "records without sequence"
+NO_TAXON = "records of unknown taxon"
 DUPLICATE_RECORD = "duplicate records"
 ELSEWHERE = "segments on other records"
 DUPLICATE = "duplicate locations"

@@ -25,6 +25,7 @@ DIVISIONS = {
     "viral": "vir",
 }
 TAXA = tuple(DIVISIONS.values())
+UNKNOWN = "unknown"  # the name in a dataset of no taxon
 LONGER = "records longer than declared"  # in `Record.notes`
 
 

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 
 from data_pipeline import cli
+from data_pipeline.ranges import Whole
 from gener_jax.benchmarks.measuring import child
 from gener_jax.cli import command
 
@@ -35,8 +36,8 @@ def main() -> None:
     parse = cli.Parser(__doc__)
     add = parse.add_argument
     add("files", nargs="+", metavar="FILE", help="GenBank files, plain or gzip")
-    add("--workers", type=int, nargs="+", default=[1], metavar="N", help="numbers of processes")
-    add("--repeats", type=int, default=5, help="repeats of each measurement, alternating")
+    add("--workers", type=Whole(1), nargs="+", default=[1], metavar="N", help="numbers of processes")
+    add("--repeats", type=Whole(1), default=5, help="repeats of each measurement, alternating")
     add("--biopython", action="store_true", help="measure Biopython's parser too")
     options = parse.parse_args()
     ours = ["-m", "data_pipeline.build", "--skip_leakage", "--duplicates", "keep", "--input", *options.files]

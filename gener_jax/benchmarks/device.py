@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from data_pipeline import cli
 from data_pipeline.files import write_text
+from data_pipeline.ranges import Real
 
 MACHINE = "import json; from gener_jax.benchmarks import models; print(json.dumps(models.machine()))"
 
@@ -165,7 +166,7 @@ def main(argv=None) -> int:
     began = time.monotonic()
     parse = cli.Parser(__doc__)
     add = parse.add_argument
-    add("--minutes", type=float, default=9, help="time limit for all jobs")
+    add("--minutes", type=Real(above=0), default=9, help="time limit for all jobs")
     add("--peer", metavar="FILE.py", help="a program to compare with")
     add("--only", nargs="+", choices=[job.name for job in JOBS[1:]], metavar="JOB",
         help="run these, in this order, after machine [all]")  # fmt: skip

@@ -16,6 +16,7 @@ import functools
 import json
 
 from data_pipeline import cli
+from data_pipeline.ranges import Whole
 from gener_jax.benchmarks.measuring import SIZES, line
 from gener_jax.cli import command
 from gener_jax.inference.options import PROTOCOLS
@@ -27,16 +28,16 @@ def main() -> int:
     add = parse.add_argument
     add("--size", default="s", choices=SIZES, help="the model's shape")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="of weights and computation")
-    add("--batch", type=int, nargs="*", default=[1, 8], metavar="N", help="batch sizes of generation")
-    add("--prompt", type=int, default=64, help="tokens per prompt, including <s>")
-    add("--new", type=int, default=256, help="new tokens, a power of two of at least 8")
-    add("--prefill", type=int, nargs=2, metavar=("ROWS", "TOKENS"), help="also prefill of such prompts [none]")
-    add("--score", type=int, nargs=2, default=(4, 1024), metavar=("ROWS", "TOKENS"), help="0 0: none")
-    add("--variants", type=int, default=0, help="variants to score by both protocols, with 8 kb of context")
-    add("--repeats", type=int, default=3, help="runs of each measurement")
+    add("--batch", type=Whole(1), nargs="*", default=[1, 8], metavar="N", help="batch sizes of generation")
+    add("--prompt", type=Whole(1), default=64, help="tokens per prompt, including <s>")
+    add("--new", type=Whole(8), default=256, help="new tokens, a power of two of at least 8")
+    add("--prefill", type=Whole(1), nargs=2, metavar=("ROWS", "TOKENS"), help="also prefill of such prompts [none]")
+    add("--score", type=Whole(), nargs=2, default=(4, 1024), metavar=("ROWS", "TOKENS"), help="0 0: none")
+    add("--variants", type=Whole(), default=0, help="variants to score by both protocols, with 8 kb of context")
+    add("--repeats", type=Whole(1), default=3, help="runs of each measurement")
     add("--peer", metavar="FILE.py", help="a program to compare with, alternating with ours")
     args = parse.parse_args()
-    if args.new < 8 or args.new & (args.new - 1):
+    if args.new & (args.new - 1):
         parse.error(f"--new is {args.new}: must be a power of two of at least 8")
 
     import jax

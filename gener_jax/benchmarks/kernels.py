@@ -12,6 +12,7 @@ exceeds its bound (1e-2 in bfloat16, 1e-5 in float32) or a case fails.
 import json
 
 from data_pipeline import cli
+from data_pipeline.ranges import Whole
 from gener_jax.cli import command
 
 
@@ -19,9 +20,9 @@ def main() -> int:
     """Prints one JSON line per case; returns 1 if one of them failed."""
     parse = cli.Parser(__doc__)
     add = parse.add_argument
-    add("--length", type=int, default=2048, help="tokens")
-    add("--heads", type=int, default=32, help="query heads; eight share one key head")
-    add("--head_dim", type=int, nargs="+", default=[64, 96, 128], metavar="N", help="head sizes")
+    add("--length", type=Whole(1), default=2048, help="tokens")
+    add("--heads", type=Whole(1), default=32, help="query heads; eight share one key head")
+    add("--head_dim", type=Whole(1), nargs="+", default=[64, 96, 128], metavar="N", help="head sizes")
     args = parse.parse_args()
 
     from gener_jax.benchmarks.accuracy import cases, compare

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.ranges import Real, Whole
 from data_pipeline.sequence.tokenizer import KmerTokenizer
 from gener_jax.config import Data
 
@@ -54,12 +55,12 @@ def main() -> int:
     parse = cli.Parser(__doc__)
     add = parse.add_argument
     add("dataset", metavar="DATASET", help="a folder that gener-jax data build wrote")
-    add("--context_length", type=int, default=16384, help="tokens per sequence")
-    add("--batch_size", type=int, default=8, help="sequences per batch")
-    add("--workers", type=int, nargs="+", default=[0], metavar="N", help="reader processes; 0: threads")
+    add("--context_length", type=Whole(1), default=16384, help="tokens per sequence")
+    add("--batch_size", type=Whole(1), default=8, help="sequences per batch")
+    add("--workers", type=Whole(), nargs="+", default=[0], metavar="N", help="reader processes; 0: threads")
     add("--reverse_complement", action="store_true", help="read each region on a random strand")
-    add("--repeats", type=int, default=5, help="measured intervals")
-    add("--seconds", type=float, default=2.0, help="length of each interval")
+    add("--repeats", type=Whole(1), default=5, help="measured intervals")
+    add("--seconds", type=Real(above=0), default=2.0, help="length of each interval")
     options = parse.parse_args()
 
     from gener_jax.data.loader import TokenStream

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline import cli
+from data_pipeline.ranges import Whole
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL, OOV, KmerTokenizer
 from gener_jax.benchmarks.measuring import median, seconds
 from gener_jax.cli import command
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints one JSON line."""
     parse = cli.Parser(__doc__)
     parse.add_argument("fasta", type=Path, metavar="FASTA", help="plain or gzip")
-    parse.add_argument("--repeats", type=int, default=5, help="runs of encoding and decoding")
+    parse.add_argument("--repeats", type=Whole(1), default=5, help="runs of encoding and decoding")
     options = parse.parse_args(arguments)
     with (gzip.open if options.fasta.suffix == ".gz" else open)(options.fasta, "rt") as stream:
         records = stream.read().split(">")[1:]

@@ -16,8 +16,7 @@ import json
 import statistics
 import sys
 
-import numpy as np
-
+from data_pipeline.ranges import Whole
 from gener_jax.benchmarks.measuring import SIZES, child, line, model_of
 from gener_jax.cli import command
 from gener_jax.config import Config, Data, Mesh, Model, Optimizer, Train
@@ -63,19 +62,16 @@ def main() -> None:
     program = command.Command(__doc__, checkpoint=False)
     add = program.parser.add_argument_group("or a named size").add_argument
     add("--size", choices=SIZES, help="the model's size, instead of --config")
-    add("--batch", type=int, nargs="+", default=[4], metavar="N", help="batch size, one per shape")
-    add("--context", type=int, nargs="+", default=[1024], metavar="N", help="tokens per sequence, one per shape")
+    add("--batch", type=Whole(1), nargs="+", default=[4], metavar="N", help="batch size, one per shape")
+    add("--context", type=Whole(1), nargs="+", default=[1024], metavar="N", help="tokens per sequence, one per shape")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="what it computes in")
     add("--remat", default=Model.remat, help="what is recomputed; block and full also checkpoint the peer")
     add("--unroll", action="store_true", help="unroll all layers instead of scanning them")
     add("--peer", metavar="FILE.py", help="a program to compare with, at one shape")
     add = program.parser.add_argument
-    add("--repeats", type=int, default=3, help="steps to measure")
-    add("--rounds", type=int, default=3, help="rounds with the peer")
+    add("--repeats", type=Whole(1), default=3, help="steps to measure")
+    add("--rounds", type=Whole(1), default=3, help="rounds with the peer")
     args = program.parser.parse_args(command.split_overrides(sys.argv[1:])[0])
-    for name in ("repeats", "rounds", "batch", "context"):
-        if np.min(getattr(args, name)) < 1:
-            raise ConfigError("must be 1 or more", f"--{name}", getattr(args, name))
     if not args.size:
         if args.peer:
             raise ConfigError("goes with --size", "--peer", args.peer)

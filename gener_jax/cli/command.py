@@ -6,7 +6,8 @@
     --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
 
 Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 3 the output is complete, but some of
-its rows are flagged (score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM after saving the state.
+its rows are flagged (score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM. `train` saves its state before
+130 and 143.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from data_pipeline import cli
 from data_pipeline.errors import DataError
+from data_pipeline.ranges import Whole
 from gener_jax import config as configuration
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
@@ -67,9 +69,10 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def step(text: str) -> int | str:
     """Parses the value of --step: the step of a checkpoint, or "best"."""
-    if text != "best" and not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} must be the step of a checkpoint, or best")
-    return text if text == "best" else int(text)
+    try:
+        return text if text == "best" else Whole()(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or best") from None
 
 
 class Command:
@@ -78,7 +81,8 @@ class Command:
     def __init__(self, description: str, *, checkpoint: bool):
         """`description`: as of `cli.Parser`. `checkpoint`: whether the program reads a model that exists."""
         self.parser = cli.Parser(description)
-        add = self.parser.add_argument_group("model" if checkpoint else "run").add_argument
+        group = self.parser.add_argument_group("model" if checkpoint else "run")
+        add = group.add_argument
         if checkpoint:
             add("--checkpoint", metavar="DIR", help="a run, a Hugging Face folder or cached name, or tiny")
             add("--step", metavar="N", type=step, help="of a run: a checkpoint's step, or best [the newest]")
@@ -96,6 +100,7 @@ class Command:
         add("--config.X.Y", metavar="VALUE", help=texts[1])
         add("--workdir", type=Path, metavar="DIR", help=texts[2])
         add("--print_config", action="store_true", help=texts[3])
+        cli.add_json(group)
 
     def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Path]:
         """Returns the arguments, the resolved configuration and the run's folder."""
@@ -130,6 +135,7 @@ def run(main: Callable[[], int | None]) -> None:
 
     from gener_jax.runtime.errors import CheckpointError, Terminated, TrainingError
 
+    cli.escape_unencodable()
     # orbax and its event loop log at length about errors that are reported in one line here.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -142,8 +148,7 @@ def run(main: Callable[[], int | None]) -> None:
     except ConfigError as error:
         _fail(2, error)
     except Terminated as stopped:
-        print(f"stopped {stopped}", file=sys.stderr)
-        sys.exit(143)
+        _end(128 + stopped.signal, f"stopped {stopped}")
     except (DataError, CheckpointError, TrainingError, OSError) as error:  # any other ValueError is a bug
         _fail(1, error)
     except MemoryError as error:
@@ -153,7 +158,7 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         _fail(1, f"out of device memory: {str(error).splitlines()[0]}")
     except KeyboardInterrupt as interrupt:
-        _fail(130, f"interrupted {interrupt}".strip())
+        _end(130, f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
 
 
 def _unless_loop_closed(unraisable) -> None:
@@ -163,6 +168,10 @@ def _unless_loop_closed(unraisable) -> None:
 
 
 def _fail(status: int, error) -> None:
+    _end(status, f"error: {error}")
+
+
+def _end(status: int, line: str) -> None:
     sys.unraisablehook = lambda _: None  # threads that still write a checkpoint would repeat the error at length
-    print(f"error: {error}", file=sys.stderr)
+    print(line, file=sys.stderr)
     sys.exit(status)

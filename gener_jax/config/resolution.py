@@ -92,7 +92,9 @@ def _typed(value, type_: type, optional: bool, field: str):
         if any(type(item) is not str for item in value):
             raise ConfigError("its items must be text", field, value)
         return tuple(value)
-    if type(value) is not type_ and not (type_ is float and type(value) is int):
+    if type_ in (int, float):  # `schema` checks numbers
+        return value
+    if type(value) is not type_:
         raise wrong
     return type_(value)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipeline.sequence.tokenizer import PAD
 from gener_jax.inference.options import TOKENS, TOKENS_ACCELERATED
+from gener_jax.model import sharding
 from gener_jax.runtime.errors import whole
 from gener_jax.runtime.transfer import fetch
 
@@ -87,7 +88,7 @@ def batched(
     """
     waiting, ahead = collections.deque(), _AHEAD if accelerated() else 0
     for chosen, number, length in by_length(lengths, tokens, usual, mesh):
-        with jax.set_mesh(mesh):
+        with sharding.on(mesh):
             values = compute(chosen, number, length)
         waiting.append((chosen, values))
         if ahead:

@@ -10,10 +10,10 @@ Dimension key: B rows, U prompts, P slots of the prompts, R slots for new tokens
 token.
 """
 
+import dataclasses
 import functools
 import os
 import warnings
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from gener_jax.inference.batches import right_pad, round_up
 from gener_jax.inference.constraints import Constraint
 from gener_jax.inference.prompt import Encoded
 from gener_jax.inference.samplers import Sampler
-from gener_jax.model import kernels, kmers
+from gener_jax.model import kernels, kmers, sharding
 from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
 from gener_jax.runtime.errors import InputError
 
@@ -203,8 +203,9 @@ def cache_size(rows: int, prompt: int, num_bases: int, tokenizer: Tokenizer) -> 
     return _num_rows(rows), round_up(prompt) + round_up(max_tokens(tokenizer, num_bases) + 1)
 
 
-class Continuation(NamedTuple):
-    """The continuation of a prompt.
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+    """The continuation of a prompt; `pandas.DataFrame` makes a table of several.
 
     `end` is why it ends: "length", the special token that was generated ("</s>"), or "stop codon". `log_probs`, float32
     [bases], if requested: the log-probability of each base in nats, given all bases before it, under the model's own
@@ -250,18 +251,18 @@ class Batch:
         lengths = np.array([len(prompt.ids) for prompt in prompts], np.int32)
         ids = right_pad([prompt.ids for prompt in prompts], round_up(int(lengths.max())))
         one_each = len(of) == len(prompts) and np.array_equal(of[: self.number], np.arange(self.number))
-        with jax.set_mesh(lm.mesh):
+        with sharding.on(lm.mesh):
             self.state = programs()[0](
                 lm.model, lm.params, ids, lengths, None if one_each else of, self.left_over, self.num_bases,
                 room=round_up(max_tokens(t, self.num_bases.max())), log_probs=t.k if log_probs else 0,
             )  # fmt: skip
-        if constraints:
-            added = {"constraints": states, "ended": np.zeros((len(of), len(states)), np.int32)}
-            self.state = self.state.replace(**jax.device_put(added, NamedSharding(lm.mesh, PartitionSpec())))
+            if constraints:
+                added = {"constraints": states, "ended": np.zeros((len(of), len(states)), np.int32)}
+                self.state = self.state.replace(**jax.device_put(added, NamedSharding(lm.mesh, PartitionSpec())))
 
     def advance(self, until: int) -> bool:
         """Decodes up to `until` tokens per row in all; returns whether any row is unfinished."""
-        with jax.set_mesh(self.lm.mesh):
+        with sharding.on(self.lm.mesh):
             self.state = programs()[1](self.lm.model, self.lm.params, self.request, self.state, np.int32(until))
         return not bool(self.state.done.all())
 

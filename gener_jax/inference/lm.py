@@ -2,15 +2,15 @@
 
 import dataclasses
 import functools
-import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipeline.ranges import SEED
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax.config import ModelSpec, with_model
@@ -19,26 +19,62 @@ from gener_jax.inference.constraints import Constraint
 from gener_jax.inference.embeddings import embed
 from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size, max_tokens
 from gener_jax.inference.likelihood import Score, base_probabilities, log_likelihood
-from gener_jax.inference.options import CONTEXT
 from gener_jax.inference.prompt import REMAINDERS, Prompt, as_prompt, as_prompts
+from gener_jax.inference.region import RegionScorer, RegionScores, Saturation, saturate
 from gener_jax.inference.samplers import Bases, Sampler, of_options
 from gener_jax.inference.variants.genome import Aliases, Genome
+from gener_jax.inference.variants.interval import Interval
 from gener_jax.inference.variants.scoring import Scorer
 from gener_jax.inference.variants.variant import Scored, Variant
-from gener_jax.model import decoder, kernels, memory
-from gener_jax.model.sharding import make_mesh
-from gener_jax.runtime.errors import InputError
-from gener_jax.storage import pretrained
+from gener_jax.model import decoder, kernels, memory, sharding
+from gener_jax.runtime.errors import InputError, whole, within
+from gener_jax.storage import pretrained, provenance
+from gener_jax.storage.provenance import Provenance, unseen
 
 
 class LM:
     """A model, its tokenizer and its parameters on a mesh."""
 
-    def __init__(self, spec: ModelSpec, params, mesh: jax.sharding.Mesh, step: int | None = None):
-        """`params` may be stacked or by layer, and are kept by layer; `step` is that of their checkpoint, if any."""
+    def __init__(
+        self,
+        spec: ModelSpec,
+        params,
+        mesh: jax.sharding.Mesh,
+        step: int | None = None,
+        provenance: Provenance | None = None,
+    ):
+        """`params` may be stacked or by layer, and are kept by layer; `step` is that of their checkpoint, if any.
+
+        `provenance` is what is known of the model's training, if anything; see `warn_unseen`.
+        """
         self.spec, self.params, self.mesh, self.step = spec, decoder.unstack(params), mesh, step
+        self.provenance, self._warned = provenance, set()
         self.tokenizer = spec.tokenizer.make()
         self.model = decoder.Decoder(kernels.for_any_mask(spec.model))
+
+    def __repr__(self) -> str:
+        model, devices, k = self.spec.model, self.mesh.devices.flat, self.tokenizer.k
+        size, longest = sum(x.size for x in jax.tree.leaves(self.params)), model.max_length
+        context = "of any length" if longest is None else f"{longest:,} tokens"
+        if longest is not None and self.tokenizer.kind == "kmer":
+            context += f" ({longest * k:,} bases)"
+        parts = [f"{size:,} parameters", f"tokenizer {self.tokenizer.name}", f"context {context}", model.dtype]
+        parts += [f"{len(devices)} {devices[0].device_kind}", *([] if self.step is None else [f"step {self.step}"])]
+        return f"LM({self.spec.name}: {', '.join(parts)})"
+
+    def warn_unseen(self, rows: Iterable[np.ndarray], *, framed: bool = False) -> None:
+        """Warns, once each, of what rows of ids hold that the model cannot have learned; see `provenance.unseen`.
+
+        `framed`: the last <s> of a row stands for the sequence before it.
+        """
+        if self.provenance is not None:
+            for problem in sorted(unseen(self.provenance, rows, framed=framed)):
+                self._warn_once(problem)
+
+    def _warn_once(self, problem: str) -> None:
+        if problem not in self._warned:
+            self._warned.add(problem)
+            warnings.warn(f"{self.spec.name} {problem}", stacklevel=5)
 
     def frame(self, ids: np.ndarray) -> np.ndarray:
         """The ids of a sequence framed for embedding, int32 [tokens], by `spec.prompt_convention`.
@@ -70,7 +106,8 @@ class LM:
         """Embeddings, float32 [sequences, chunks · hidden], in the order of the sequences.
 
         Args:
-          sequences: DNA, which special tokens may precede; framed by the model's own convention (see `frame`).
+          sequences: DNA, which special tokens may precede (see `Prompt`); framed by the model's own convention (see
+            `frame`).
           pooling: "last", the hidden state of the last token, with framing; "separator", the same, allowed only in v2,
             where that token is the second <s>; "mean", over all tokens, with framing; "tokens", a list with the hidden
             states of all tokens, float32 [tokens, hidden] per sequence (several chunks are concatenated, each framed).
@@ -103,8 +140,9 @@ class LM:
         """The score of each sequence after <s>, in the order of the sequences; see `Score`.
 
         Args:
-          sequences: DNA of any length. Special tokens may precede it (`<mam><cds>ATG…`); they are conditioned on and
-            not scored. A base other than A, C, G and T is marginalized over, and later tokens see its token as <oov>.
+          sequences: DNA of any length (see `Prompt`). Special tokens may precede it (`<mam><cds>ATG…`); they are
+            conditioned on and not scored. A base other than A, C, G and T is marginalized over, and later tokens see
+            its token as <oov>.
           score: "token", the log-likelihood, or "base", the mean log-probability of each base in its own marginal.
           strand: "+", "-" (the reverse complement after the same special tokens), or "both", the mean of the two.
           per_base: also return each base's term.
@@ -149,11 +187,11 @@ class LM:
 
     def score_variants(
         self,
-        variants: Iterable[Variant | tuple[str, int, str, str]],
+        variants: Iterable[str | Variant | tuple[str, int, str, str]],
         genome: Genome | dict[str, str] | str | Path,
         *,
         protocol: str = "next_kmer",
-        context: int = CONTEXT,
+        context: int | None = None,
         phases: int = 1,
         strand: str = "+",
         marginals: bool = False,
@@ -165,11 +203,14 @@ class LM:
         A positive `llr` means that the model prefers the reference allele. See `variants.scoring` and its protocols.
 
         Args:
-          variants: (contig, start, ref, alt), start 0-based.
-          genome: a `Genome`, sequences by name, or the path of a FASTA file.
+          variants: each a text such as "chr17:43045705:T:A" (see `Variant.parse`; 1-based), a `Variant`, or (contig,
+            start, ref, alt), start 0-based.
+          genome: a `Genome`, sequences by name, or the path of a FASTA file, of which only the contexts are read if
+            its index (.fai; for bgzip also .gzi) is beside it.
           protocol: "next_kmer" scores the alleles given the bases before the variant; "window" scores the window around
             it. Their old names "right_edge" and "centred" are accepted.
-          context: number of bases before the variant, or in the window.
+          context: bases before the variant, or in the window [8192, or as many as the model's positions hold with
+            room for the alleles].
           phases: 1, as published; k (6), the mean over all positions of the variant in its k-mer, with the spread.
           strand: "+", "-", or "both", the mean of the two.
           marginals: ("window" only) score by the mean over bases of the log of the six marginals, instead of by the
@@ -188,7 +229,84 @@ class LM:
             self, protocol=protocol, context=context, phases=phases, strand=strand, marginals=marginals,
             batch_tokens=batch_tokens,
         )  # fmt: skip
-        return scorer(itertools.starmap(Variant, variants), Genome.of(genome, aliases))
+        if isinstance(variants, str | Variant):
+            raise InputError("must be a list; for a single variant give a list of one", "variants", variants)
+        return scorer(map(Variant.of, variants), Genome.of(genome, aliases))
+
+    def score_region(
+        self,
+        interval: str | Interval,
+        genome: Genome | dict[str, str] | str | Path,
+        *,
+        given: str = "bases",
+        phases: int = 1,
+        strand: str = "+",
+        context: int | None = None,
+        aliases: Aliases = (),
+        batch_tokens: int | None = None,
+    ) -> RegionScores:
+        """The probabilities of A, C, G and T at each base of a region, given the bases before it in the genome.
+
+        >>> import gener_jax
+        >>> lm = gener_jax.load("tiny")
+        >>> scores = lm.score_region("chr1:101-110", {"chr1": "ACGTTGCA" * 40})
+        >>> scores.reference, scores.log_p.shape, scores.probabilities.shape
+        ('TGCAACGTTG', (10,), (10, 4))
+
+        Args:
+          interval: an `Interval`, 0-based, or its text such as "chr1:101-200", 1-based; of any length.
+          genome, aliases: as for `score_variants`.
+          given, phases: as for `base_probabilities`.
+          strand: "+", given the bases before each; "-", given those after it, on the minus strand; "both", the mean of
+            the two probabilities. Results are always in the order and letters of the + strand.
+          context: bases before the region, and before each window of a region that exceeds the model's positions
+            [8192, or half of what the positions hold].
+          batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
+
+        Raises:
+          InputError: if an option is invalid, or the region is not in the genome.
+          DataError: as `score_variants`.
+        """
+        scorer = RegionScorer(
+            self, given=given, phases=phases, strand=strand, context=context, batch_tokens=batch_tokens
+        )
+        return scorer(interval, Genome.of(genome, aliases))
+
+    def saturation(
+        self,
+        interval: str | Interval,
+        genome: Genome | dict[str, str] | str | Path,
+        *,
+        protocol: str = "next_kmer",
+        context: int | None = None,
+        phases: int = 1,
+        strand: str = "+",
+        marginals: bool = False,
+        aliases: Aliases = (),
+        batch_tokens: int | None = None,
+    ) -> Saturation:
+        """The log-likelihood ratios of all substitutions in a region: saturation mutagenesis.
+
+        >>> import gener_jax
+        >>> lm = gener_jax.load("tiny")
+        >>> found = lm.saturation("chr1:101-104", {"chr1": "ACGTTGCA" * 40}, context=60)
+        >>> found.llr.shape, len(list(found.rows()))
+        ((4, 4), 12)
+
+        Args:
+          interval: as for `score_region`.
+          genome, protocol, context, phases, strand, marginals, aliases, batch_tokens: as for `score_variants`, whose
+            scores of these variants are the same.
+
+        Raises:
+          InputError: if an option is invalid, or the region is not in the genome.
+          DataError: as `score_variants`.
+        """
+        scorer = Scorer(
+            self, protocol=protocol, context=context, phases=phases, strand=strand, marginals=marginals,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
+        return saturate(scorer, interval, Genome.of(genome, aliases))
 
     def logits(self, ids) -> np.ndarray:
         """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].
@@ -207,21 +325,28 @@ class LM:
         self.check_length(ids.shape[1], "ids")
         if not ids.size:
             return np.zeros((*ids.shape, self.tokenizer.vocab_size), np.float32)
-        with jax.set_mesh(self.mesh):
+        with sharding.on(self.mesh):
             return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 
     def check_length(self, tokens: int, argument: str, value=None) -> None:
-        """Checks that an argument which needs this many tokens fits the model's positions.
+        """Checks that an argument which needs this many tokens fits the model's positions; warns if it exceeds those of
+        training, where they are known.
 
         Raises:
           InputError: of `argument` and `value`, if it does not.
         """
         longest = self.spec.model.max_length
         if longest is not None and tokens > longest:
+            per_token = f" of {self.tokenizer.k} bases" if self.tokenizer.kind == "kmer" else ""
             raise InputError(
-                f"needs up to {tokens} tokens of context, but the model was made for {longest} "
-                "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more", argument, value,
+                f"needs up to {tokens} tokens{per_token}, but the model was made for {longest} "
+                "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more (on a "
+                "command line, --config.model.yarn_factor=4)", argument, value,
             )  # fmt: skip
+        trained = self.provenance and self.provenance.context_length
+        window = self.spec.model.sliding_window or longest
+        if trained and min(tokens, window) > trained * self.spec.model.yarn_factor:
+            self._warn_once(f"was trained in windows of {trained} tokens: it has not learned to use more context")
 
     def generate(
         self,
@@ -244,14 +369,16 @@ class LM:
     ) -> list:
         """Continues each prompt by exactly `num_bases` bases, or fewer if a token of `stop` or a stop codon ends it.
 
+        Returns the continuations alone, without their prompts; the command `gener-jax sample` writes both.
+
         Args:
-          prompts: DNA of any length, which special tokens may precede (`<mam><cds>ATG`): strings, or `Prompt`s. `<s>`
-            is prepended. A prompt may be empty.
+          prompts: DNA of any length, which special tokens may precede (`<mam><cds>ATG`); see `Prompt` for what a
+            sequence may be. `<s>` is prepended. A prompt may be empty.
           num_bases: bases to generate per continuation.
           num_samples: continuations per prompt; they are adjacent in the result.
-          temperature: 0 is greedy.
+          temperature: 0 is greedy; otherwise from 0.001 to 1000 (see `samplers.Tokens`).
           top_k: sample among the k most likely tokens; 0: all.
-          top_p: sample among the fewest most likely tokens whose probabilities add up to at least p.
+          top_p: sample among the fewest most likely tokens whose probabilities add up to at least p, above 0.
           mode: "token", or "base", which samples each base from its own distribution (see `samplers.Bases`).
           sampler: instead of the four, one of `samplers` or your own; see `samplers.Sampler`.
           seed: one for all (each row gets its own stream), or one per row of the result; a row's sample depends on its
@@ -273,13 +400,12 @@ class LM:
           MemoryError: if the KV cache will not fit.
         """
         prompts = as_prompts(prompts, "prompts")
-        for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
-            if value < 1:
-                raise InputError("must be positive", name, value)
+        num_bases, num_samples = whole(num_bases, "num_bases"), whole(num_samples, "num_samples", 1)
+        batch_size = whole(batch_size, "batch_size", 1)
         sampler = of_options(temperature, top_k, top_p, mode, sampler)
-        keys = _keys(seed, len(prompts) * num_samples)
         named = {f"prompts[{i}]": prompt for i, prompt in enumerate(prompts)}
         encoded, options = self._prepare(named, num_bases, remainder, sampler, stop, constraints, log_probs)
+        keys = _keys(seed, len(prompts) * num_samples)
         order = sorted(range(len(keys)), key=lambda i: len(encoded[i // num_samples].ids))  # less padding
         longest = max((len(prompt.ids) for prompt in encoded), default=0)
         size = cache_size(min(len(keys), batch_size), longest, num_bases, self.tokenizer)
@@ -319,8 +445,8 @@ class LM:
         Raises:
           InputError: as `generate`.
         """
-        if every < 1:
-            raise InputError("must be positive", "every", every)
+        num_bases, every = whole(num_bases, "num_bases"), whole(every, "every", 1)
+        seed = within(seed, "seed", SEED)
         named = {"prompt": as_prompt(prompt, "prompt")}
         sampler = of_options(temperature, top_k, top_p, mode, sampler)
         encoded, options = self._prepare(named, num_bases, remainder, sampler, stop, constraints)
@@ -339,9 +465,7 @@ class LM:
         """The prompts in tokens, and the arguments of `Batch` after the keys; the prompts' names are for errors."""
         if remainder not in REMAINDERS:
             raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
-        if num_bases < 0:
-            raise InputError("must not be negative", "num_bases", num_bases)
-        constraints = list(constraints or ())
+        constraints = _listed(constraints)
         if self.tokenizer.kind != "kmer":
             for name, value, given in (("mode", "base", isinstance(sampler, Bases)),
                                        ("log_probs", log_probs, log_probs),
@@ -360,7 +484,17 @@ class LM:
             if name not in SPECIAL_TOKENS:
                 raise InputError(f"must be among {' '.join(SPECIAL_TOKENS)}", "stop", name)
         stops = np.array([token in stop for token in self.tokenizer.tokens])
+        self.warn_unseen([*(ids for ids, _, _ in encoded), np.flatnonzero(stops)])
         return encoded, (num_bases, sampler, stops, constraints, log_probs)
+
+
+def _listed(constraints: Iterable[Constraint] | None) -> list[Constraint]:
+    if constraints is None:
+        return []
+    found = list(constraints) if isinstance(constraints, Iterable) else [constraints]
+    if isinstance(constraints, Mapping) or not all(hasattr(x, "prepare") for x in found):
+        raise InputError("must be gener_jax.Constraints(...), or a list of constraints", "constraints", constraints)
+    return found
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -371,15 +505,16 @@ def _logits(model, params, ids):
 
 def _keys(seed: int | Sequence[int], rows: int) -> jax.Array:
     """One random key per row, [rows]."""
-    if any(not 0 <= s < 2**32 for s in np.atleast_1d(np.asarray(seed, object))):
-        raise InputError("seeds must be from 0 to 2^32 - 1", "seed", seed)
-    if isinstance(seed, int | np.integer):
-        return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(rows, dtype=np.uint32))
-    if len(seed) != rows:
+    seeds = np.asarray(seed, object)
+    if not seeds.ndim:
+        key = jax.random.key(within(seed, "seed", SEED))
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(rows, dtype=np.uint32))
+    seeds = [within(each, f"seed[{i}]", SEED) for i, each in enumerate(seeds)]
+    if len(seeds) != rows:
         raise InputError(
-            f"{len(seed)} seeds for {rows} rows; give one for all, or one per prompt and sample", "seed", seed
+            f"{len(seeds)} seeds for {rows} rows; give one for all, or one per prompt and sample", "seed", seed
         )
-    return jax.vmap(jax.random.key)(np.array(seed, np.uint32))
+    return jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
 
 
 def load(
@@ -393,6 +528,15 @@ def load(
     **model,
 ) -> LM:
     """Loads the model of a folder.
+
+    >>> import gener_jax
+    >>> lm = gener_jax.load("tiny")
+    >>> [continuation] = lm.generate(["<bct><cds>ATG"], num_bases=12)
+    >>> len(continuation)
+    12
+    >>> [score] = lm.log_likelihood(["ATGAAAAAATAA"])
+    >>> score.value < 0  # nats
+    True
 
     Args:
       folder: a run's folder, written by `gener_jax.train`; a Hugging Face folder with config.json and safetensors;
@@ -410,8 +554,11 @@ def load(
     Raises:
       CheckpointError: if the folder cannot be read, has no such checkpoint, or holds an unsupported model.
       ConfigError: if the model has no such field, or a value is invalid.
+      InputError: if `step` is neither a whole number nor "best".
       MemoryError: if the weights do not fit on the devices.
     """
+    if step is not None and step != "best":
+        step = whole(step, "step")
     folder = pretrained.find(folder, download=download)
     spec = with_model(pretrained.read_spec(folder), **model)
     if prompt_convention is not None:
@@ -444,9 +591,9 @@ def from_spec(
         if line := memory.inference_shortage(spec, mesh, 1, spec.model.max_length or 0):
             warnings.warn(f"a whole context will not fit: {line}", stacklevel=3)
     params, step = pretrained.read_params(folder, spec.model, mesh, step=step, dtype=spec.model.dtype, by_layer=True)
-    return LM(spec, params, mesh, step)
+    return LM(spec, params, mesh, step, provenance.read(folder))
 
 
 def _default_mesh(spec: ModelSpec) -> jax.sharding.Mesh:
     divides = spec.model.hidden_size % len(jax.devices()) == 0
-    return make_mesh(1, -1, 1, None if divides else jax.devices()[:1])
+    return sharding.make_mesh(1, -1, 1, None if divides else jax.devices()[:1])

@@ -1,4 +1,6 @@
-"""The choices and defaults of inference, as its functions and the command line take them; imports nothing."""
+"""The choices, ranges and defaults of inference, as its functions and the command line take them; needs no jax."""
+
+from data_pipeline.ranges import Real, Whole
 
 MODES = ("token", "base")  # what is sampled
 POOLINGS = ("last", "mean", "separator", "tokens")
@@ -8,4 +10,6 @@ PROTOCOLS = ("next_kmer", "window")  # of variants
 PROTOCOL_ALIASES = {"right_edge": "next_kmer", "centred": "window"}  # old name → name
 CONTEXT = 8192  # of a variant, in bases
 CHECKS = ("auto", "always", "never")  # when variants are compared with the training data
+FRACTION = Real(least=0, most=1)
+HOMOPOLYMER = Whole(1, 1000)  # bases; each takes four states
 TOKENS, TOKENS_ACCELERATED = 16384, 65536  # per batch, including padding; the second on an accelerator

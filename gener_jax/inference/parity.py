@@ -13,6 +13,7 @@ from data_pipeline.errors import one_line
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL
 from gener_jax.config import Model
 from gener_jax.inference.lm import LM
+from gener_jax.model import sharding
 from gener_jax.runtime.errors import CheckpointError
 
 TOLERANCE = 1e-4  # relative to the largest value of a layer, in float32
@@ -48,19 +49,30 @@ def _states(model, params, ids):
 
 def ours(lm: LM, ids: np.ndarray) -> Outputs:
     """The outputs of our model; the rows of `ids` begin with <s>."""
-    with jax.set_mesh(lm.mesh):
+    with sharding.on(lm.mesh):
         hidden, logits = jax.device_get(_states(lm.model, lm.params, jnp.asarray(ids)))
     (text,) = lm.generate([lm.tokenizer.decode(ids[0, 1:])], NEW_TOKENS * lm.tokenizer.k, temperature=0)
     return Outputs(hidden, logits, lm.tokenizer.encode(text).tolist())
+
+
+def require() -> None:
+    """Raises CheckpointError if torch or transformers cannot be imported."""
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        problem = f"cannot compare with transformers ({error}); pip install 'gener_jax[parity]'"
+        raise CheckpointError(None, problem) from None
 
 
 def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
     """The outputs of `transformers` with the folder's weights, on the CPU, without remote code; `model` is our config.
 
     Raises:
-      ImportError: if torch or transformers is not installed.
-      CheckpointError: if this transformers cannot run the model, or reads another RoPE base from the folder than we do.
+      CheckpointError: if torch or transformers is not installed, or if this transformers cannot run the model, or reads
+        another RoPE base from the folder than we do.
     """
+    require()
     import torch
     import transformers
 

@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from data_pipeline.errors import TokenizerError
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS, KmerTokenizer, Tokenizer
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, SPECIAL_TOKENS, KmerTokenizer, Tokenizer
 from gener_jax.runtime.errors import ConfigError, InputError
 
 REMAINDERS = ("constrain", "trim_left", "pad_left")
@@ -28,10 +28,25 @@ class Encoded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Prompt:
-    """A sequence to continue, score or embed: `parse` reads it from text such as "<mam><cds>ATG"."""
+    """A sequence to continue, score or embed: `parse` reads it from text such as "<mam><cds>ATG".
+
+    Wherever the Python API takes sequences, each may be such a text, a `Prompt`, bytes, or Biopython's `Seq` or
+    `SeqRecord`; several of them may be a list, a generator, a NumPy array or a pandas Series.
+
+    Raises:
+      InputError: if ids or codes are not whole numbers in their range.
+    """
 
     special: np.ndarray  # ids of the special tokens as written, int32 [tokens]
     codes: np.ndarray  # codes of the DNA, uint8 [bases]; N for every letter but A, C, G, T and U
+
+    def __post_init__(self):
+        for name, type_, below in (("special", np.int32, NUM_SPECIAL), ("codes", np.uint8, bases.N + 1)):
+            values = np.asarray(getattr(self, name))
+            whole = values.ndim == 1 and (not values.size or values.dtype.kind in "iu")
+            if not whole or (values.size and not 0 <= values.min() <= values.max() < below):
+                raise InputError(f"must be a list of whole numbers from 0 to {below - 1}", name, getattr(self, name))
+            object.__setattr__(self, name, values.astype(type_, copy=False))
 
     @classmethod
     def parse(cls, text: str) -> "Prompt":
@@ -71,30 +86,38 @@ class Prompt:
 
 
 def as_prompt(value, argument: str) -> Prompt:
-    """An argument as a prompt: a string, a Prompt, or an object with the letters as its bytes, such as Biopython's Seq.
+    """A sequence as a prompt: a string, a `Prompt`, bytes, or Biopython's `Seq` or `SeqRecord`.
 
     Raises:
       InputError: if it is nothing of these, or its text cannot be parsed.
     """
     if isinstance(value, Prompt):
         return value
-    text = bytes(value).decode("latin-1") if hasattr(value, "__bytes__") else value
-    if not isinstance(text, str):
-        raise InputError("must be DNA, as a string or a Prompt", argument, value)
+    text = getattr(value, "seq", value)  # of a SeqRecord
     try:
-        return Prompt.parse(text)
-    except TokenizerError as error:
-        raise InputError(str(error), argument, text) from error
+        text = bytes(text).decode("latin-1") if hasattr(text, "__bytes__") else text
+        if isinstance(text, str):
+            return Prompt.parse(text)
+    except ValueError as error:  # a TokenizerError, or a Seq of unknown content
+        raise InputError(str(error), argument, text if isinstance(text, str) else None) from error
+    raise InputError("must be DNA: a string, a Prompt, or Biopython's Seq or SeqRecord", argument, value)
 
 
 def as_prompts(values: Iterable, argument: str) -> list[Prompt]:
-    """Each of several prompts; "argument[3]" is the name of one in errors.
+    """Each of several sequences: a list, a generator, an array or pandas Series of what `as_prompt` accepts.
+
+    In errors "argument[3]" names one of them.
 
     Raises:
-      InputError: as `as_prompt`, or if `values` is a single one, which Python might read as a list of letters.
+      InputError: as `as_prompt`; or if `values` is a single sequence, whose letters Python would iterate over, a dict
+        or a table, whose names it would, or no collection.
     """
-    if isinstance(values, str | Prompt) or hasattr(values, "__bytes__"):
-        raise InputError(f"must be a list of {argument}", argument, values)
+    if isinstance(values, str | Prompt) or hasattr(values, "__bytes__") or hasattr(values, "seq"):
+        raise InputError("must be a list; for a single sequence give a list of one", argument, values)
+    if isinstance(values, Mapping):
+        raise InputError("must be a list, not a dict; give list(VALUES.values())", argument, values)
+    if getattr(values, "ndim", 1) != 1 or not isinstance(values, Iterable):
+        raise InputError(f"must be a list or a column of sequences, not a {type(values).__name__}", argument)
     return [as_prompt(value, f"{argument}[{i}]") for i, value in enumerate(values)]
 
 

@@ -77,7 +77,8 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD):  # noqa: D102
-        scale_D = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("hidden",)), x_BTD.shape[-1:])
+        ones = nn.with_logical_partitioning(nn.initializers.ones, ("hidden",))
+        scale_D = self.param("scale", ones, x_BTD.shape[-1:], jnp.float32)
         x32 = x_BTD.astype(jnp.float32)
         x32 *= jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
         return (x32.astype(x_BTD.dtype) * scale_D).astype(x_BTD.dtype)

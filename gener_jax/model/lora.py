@@ -41,8 +41,8 @@ def init(key: jax.Array, boxed, targets: Callable[[str], bool], *, rank: int, al
         shape, names, first = box.value.shape, box.names, int(box.names[0] == "layers")
         last = first + box.num_inputs
         deviation = alpha / rank / math.sqrt(math.prod(shape[first:last]))
-        a = deviation * jax.random.normal(jax.random.fold_in(key, number), (*shape[:last], rank))
-        b = jnp.zeros((*shape[:first], rank, *shape[last:]))
+        a = deviation * jax.random.normal(jax.random.fold_in(key, number), (*shape[:last], rank), jnp.float32)
+        b = jnp.zeros((*shape[:first], rank, *shape[last:]), jnp.float32)
         adapters[path] = {
             "a": Matrix(a, (*names[:last], "rank"), num_inputs=box.num_inputs),
             "b": Matrix(b, (*names[:first], "rank", *names[last:])),

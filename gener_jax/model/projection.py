@@ -87,7 +87,7 @@ def declare(
 ) -> Projection:
     """Declares a matrix as a parameter of a module; `inputs` and `outputs` give the sizes of its logical axes."""
     shape, axes = (*inputs.values(), *outputs.values()), (*inputs, *outputs)
-    w = module.param(name, lambda key: Matrix(initializer(key, shape), axes, num_inputs=len(inputs)))
+    w = module.param(name, lambda key: Matrix(initializer(key, shape, jnp.float32), axes, num_inputs=len(inputs)))
     return Projection(w, len(inputs), module.get_variable("adapters", name))
 
 

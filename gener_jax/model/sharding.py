@@ -6,6 +6,7 @@ context  shards sequences, and parameters and optimizer state as fsdp does; atte
 tensor   shards heads, MLP and vocabulary
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 
@@ -64,6 +65,16 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices=None, *, context: int =
     return jax.make_mesh(
         tuple(sizes.values()), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES), devices=devices
     )
+
+
+@contextlib.contextmanager
+def on(mesh: Mesh):
+    """What runs inside is computed on a mesh; a context manager.
+
+    Types are those of the configuration: 64-bit types, which a program may have enabled (JAX_ENABLE_X64), are off.
+    """
+    with jax.set_mesh(mesh), jax.enable_x64(False):
+        yield
 
 
 def mesh_of(config: Config, devices=None) -> Mesh:
@@ -126,7 +137,7 @@ def spec(
 
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
-    """`x` sharded by its logical axes on the current mesh (`jax.set_mesh`); unchanged if none is set."""
+    """`x` sharded by its logical axes on the current mesh (see `on`); unchanged if none is set."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x

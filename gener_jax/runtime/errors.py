@@ -1,11 +1,12 @@
 """Errors that a user can fix: one line of text, the facts as attributes."""
 
-import argparse
 import contextlib
-import numbers
+import signal
+from collections.abc import Collection
 from pathlib import Path
 
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, one_line
+from data_pipeline.ranges import LARGEST, Range, Real, Whole
 
 
 class InputError(ValueError):
@@ -19,19 +20,38 @@ class InputError(ValueError):
 
     def __init__(self, problem: str, argument: str, value=None):
         """The text is "ARGUMENT is VALUE: problem", or "ARGUMENT problem" without a value; long values are cut."""
-        super().__init__(f"{argument} {problem}" if value is None else f"{argument} is {repr(value)[:200]}: {problem}")
+        what = argument if value is None else f"{argument} is {one_line(repr(value))}:"
+        super().__init__(f"{what} {problem}")
         self.argument, self.value, self.problem = argument, value, problem
 
 
-def whole(value, argument: str, least: int = 0) -> int:
-    """A whole number from `least` to 2^31 - 1, as an int.
+def within(value, argument: str, accepted: Range):
+    """An argument's value as a number of Python: an int of a range `Whole`, a float of a range `Real`.
 
     Raises:
-      InputError: of `argument`, if it is no such number.
+      InputError: of `argument`, if the range does not accept it.
     """
-    if not isinstance(value, numbers.Integral) or not least <= value < 2**31:
-        raise InputError(f"must be a whole number from {least} to {2**31 - 1}", argument, value)
-    return int(value)
+    if value not in accepted:
+        raise InputError(f"must be {accepted}", argument, value)
+    return accepted.type(value)
+
+
+def whole(value, argument: str, least: int = 0, most: int = LARGEST) -> int:
+    """A whole number from `least` to `most`, 2^31 - 1 unless given; NumPy's numbers are accepted.
+
+    Raises:
+      InputError: of `argument`, if it is no such number, or a truth value.
+    """
+    return within(value, argument, Whole(least, most))
+
+
+def real(value, argument: str, **bounds: float) -> float:
+    """A finite number within `bounds`, those of `ranges.Real`: `least`, `most`, `above`, `below`, `zero`.
+
+    Raises:
+      InputError: of `argument`, if it is no such number, or a truth value.
+    """
+    return within(value, argument, Real(**bounds))
 
 
 class CheckpointError(ValueError):
@@ -68,32 +88,35 @@ class ConfigError(ValueError):
 
     def __init__(self, problem: str, field: str | None = None, value=None):
         """`problem` follows "FIELD is VALUE: " where a field is given, else it is the whole line."""
-        super().__init__(problem if field is None else f"{field} is {repr(value)[:200]}: {problem}")
+        super().__init__(problem if field is None else f"{field} is {one_line(repr(value))}: {problem}")
         self.field, self.value = field, value
 
 
 class Terminated(Exception):
-    """A run that stopped on SIGTERM, its state saved."""
+    """A run that stopped on a signal, its state saved.
+
+    Attributes:
+      signal: SIGTERM, or SIGINT (Ctrl-C).
+      step: the step that is saved; None until it is.
+    """
+
+    def __init__(self, number: signal.Signals, step: int | None = None):
+        name = "Ctrl-C" if number == signal.SIGINT else number.name
+        super().__init__(f"by {name} after step {step}, which is saved; the same command resumes there")
+        self.signal, self.step = number, step
 
 
 @contextlib.contextmanager
-def user_errors(what: str = "", *, args: argparse.Namespace | None = None):
+def user_errors(what: str = "", flags: Collection[str] = ()):
     """Turns a ValueError of the user's input into a ConfigError, whose text starts with `what`; a context manager.
 
-    An InputError keeps its argument and value as `field` and `value`; an argument that is one of `args`, the options of
-    a command line, is named as the flag.
+    `flags` are the names of the command's arguments: an InputError of one of them is named after its flag.
     """
     try:
         yield
-    except (ConfigError, DataError, CheckpointError, TrainingError):
+    except (ConfigError, DataError):
         raise
-    except InputError as error:
-        flag = f"--{error.argument}" if error.argument in vars(args or argparse.Namespace()) else error.argument
-        field = what or flag
-        if error.value is not None:
-            raise ConfigError(error.problem, field, error.value) from error
-        raised = ConfigError(f"{field} {error.problem}")
-        raised.field = field
-        raise raised from error
     except ValueError as error:
+        if isinstance(error, InputError) and error.argument in flags:
+            raise ConfigError(error.problem, f"--{error.argument}", error.value) from error
         raise ConfigError(f"{what}: {error}" if what else str(error)) from error

@@ -14,15 +14,14 @@ class Progress:
         """A plain line per `every` steps; `quiet` shows nothing."""
         bar = sys.stderr.isatty() and not quiet
         self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True) if bar else None
-        self._quiet, self._total, self._every, self._printed = quiet, total, every, initial
+        self._quiet, self._total, self._every = quiet, total, every
 
     def update(self, step: int, text: str, seconds_left: float) -> None:
         """Shows that `step` is done."""
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
-        elif not self._quiet and (step - self._printed >= self._every or step == self._total):
-            self._printed = step
+        elif not self._quiet and (step % self._every == 0 or step == self._total):
             left = "" if math.isnan(seconds_left) else f"  {seconds_left / 60:.1f} min left"
             log(f"step {step}/{self._total}  {text}{left}")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from data_pipeline import lock
 from data_pipeline.errors import FileError
 from data_pipeline.files import write_text
+from gener_jax.runtime.environment import environment
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
 from gener_jax.storage.files import read_json, refuse_existing
@@ -19,7 +20,7 @@ class ResumableFile(contextlib.AbstractContextManager):
     """An output file written in chunks to `<path>.partial`, resumed after a stop, and renamed when it is complete.
 
     `<path>.partial.json` records what it is made of, so that it is never resumed from other input. A context manager:
-    at the end of the block the file is closed, and another process may resume it.
+    at the end of the block the file is closed, and another process may resume it; a KeyboardInterrupt then says where.
     """
 
     def __init__(self, path: Path, fingerprint: dict, unit: str, *, overwrite: bool = False):
@@ -39,11 +40,15 @@ class ResumableFile(contextlib.AbstractContextManager):
         self.partial = path.with_name(path.name + ".partial")
         self._state = path.with_name(path.name + ".partial.json")
         self.done, self.facts = 0, {}
+        self._unit, self._piped = unit, {"path": "-"} in fingerprint.values()
         with contextlib.ExitStack() as stack:  # releases the lock if this file cannot be opened
             stack.enter_context(lock.held(path.with_name(path.name + ".partial.lock")))
             refuse_existing(path, overwrite)
-            piped = {"path": "-"} in fingerprint.values()
-            size = 0 if piped or not self._state.exists() or not self.partial.exists() else self._read_state(overwrite)
+            size = (
+                0
+                if self._piped or not self._state.exists() or not self.partial.exists()
+                else self._read_state(overwrite)
+            )
             if self.done:
                 log(f"resuming after {unit} {self.done:,}")
             self._file = stack.enter_context(self.partial.open("r+b" if size else "wb"))
@@ -51,8 +56,10 @@ class ResumableFile(contextlib.AbstractContextManager):
             self._file.seek(size)
             self._stack = stack.pop_all()
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, error, _):
         self._stack.close()
+        if isinstance(error, KeyboardInterrupt) and self.done and not self._piped:
+            error.args = (f"{self._unit} {self.done:,} and those before it are kept; the same command resumes there",)
 
     def _read_state(self, overwrite: bool) -> int:
         """Sets `done` and `facts` to those of the partial file, and returns its bytes: 0 if it is started again."""
@@ -79,20 +86,18 @@ class ResumableFile(contextlib.AbstractContextManager):
         state = {"fingerprint": self._fingerprint, "done": done, "facts": self.facts, "bytes": self._file.tell()}
         write_text(self._state, json.dumps(state))
 
-    def finish(self, facts: dict, make: Callable[[Path, Path], None] = os.replace) -> str:
+    def finish(self, facts: dict, make: Callable[[Path, Path], None] = os.replace) -> dict:
         """Makes the file of the partial one, and writes fingerprint, facts and environment to `<path>.json`.
 
-        `make(partial, path)`: by default it is renamed. Returns the path, facts and seconds of this run as JSON.
+        `make(partial, path)`: by default it is renamed. Returns the path, facts and seconds of this run.
         """
-        from gener_jax.storage.run_folder import environment
-
         self._file.close()
         described = {**self._fingerprint, **facts, "environment": environment()}
         write_text(self.path.with_name(self.path.name + ".json"), json.dumps(described, indent=2) + "\n")
         make(self.partial, self.path)
         self.partial.unlink(missing_ok=True)
         self._state.unlink(missing_ok=True)
-        return json.dumps({"output": str(self.path), **facts, "seconds": round(time.perf_counter() - self._began, 1)})
+        return {"output": str(self.path), **facts, "seconds": round(time.perf_counter() - self._began, 1)}
 
 
 def of_file(path: Path) -> dict:

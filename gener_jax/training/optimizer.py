@@ -9,32 +9,31 @@ from gener_jax.config import Config, Optimizer
 
 
 def learning_rate(config: Config) -> optax.Schedule:
-    """Linear warm-up from 0 to the peak, then the schedule: `cosine` decays to `final_learning_rate_ratio` of the
-    peak at the last step; `wsd` stays at the peak and decays linearly to the same in the last `decay_fraction` of
-    steps.
+    """The rate of the step that follows this many completed ones, a float32 scalar.
+
+    It rises linearly to the peak, which is that of step `warmup_steps` (of the first step if there are none), then
+    follows the schedule: `cosine` decays from there; `wsd` stays at the peak, and decays linearly in the last
+    `decay_fraction` of the steps. The last of `num_steps` has `final_learning_rate_ratio` of the peak, also if there is
+    no other step to decay in, and so have all after it.
 
     From the switch to FNS on, the peak is `objective.fns_learning_rate`; the schedule's shape continues.
     """
     o, fns, num_steps = config.optimizer, config.objective, config.train.num_steps
-    last = max(num_steps, o.warmup_steps + 1)
-    if o.schedule == "cosine":
-        shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, o.warmup_steps, last, o.final_learning_rate_ratio)
-    else:
-        decay = max(min(round(o.decay_fraction * num_steps), last - o.warmup_steps), 1)
-        shape = optax.join_schedules(
-            [
-                optax.linear_schedule(0.0, 1.0, o.warmup_steps),
-                optax.constant_schedule(1.0),
-                optax.linear_schedule(1.0, o.final_learning_rate_ratio, decay),
-            ],
-            [o.warmup_steps, last - decay],
-        )
+    final = o.final_learning_rate_ratio
+    warmup = max(o.warmup_steps, 1)
+    decay = num_steps - warmup if o.schedule == "cosine" else round(o.decay_fraction * num_steps)
+    decay = max(min(decay, num_steps - warmup), 1)  # steps below the peak
 
     def rate(step):
+        number = jnp.asarray(step, jnp.float32) + 1  # of the step, from 1
+        progress = jnp.clip((number - (num_steps - decay)) / decay, 0, 1)
+        left = 0.5 * (1 + jnp.cos(jnp.pi * progress)) if o.schedule == "cosine" else 1 - progress
+        shape = jnp.minimum(number / warmup, final + (1 - final) * left)
+        shape = jnp.where(number < num_steps, shape, final)  # to the last bit
         peak = o.peak_learning_rate
         if fns.fns_learning_rate is not None:
             peak = jnp.where(step < fns.fns_from_step, peak, fns.fns_learning_rate)
-        return shape(step) * peak
+        return jnp.asarray(shape * peak, jnp.float32)
 
     return rate
 

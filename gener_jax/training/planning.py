@@ -11,17 +11,20 @@ import jax
 import numpy as np
 
 from data_pipeline.errors import one_line
+from data_pipeline.ranges import Whole
 from gener_jax.config import REMAT, Config, Mesh
-from gener_jax.model import decoder, flops, memory
+from gener_jax.model import decoder, flops, memory, sharding
 from gener_jax.model.sharding import AXES, TOKENS, axis_sizes, batch_sharding, check_divides, mesh_of
 from gener_jax.runtime.devices import DEVICES, Device
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.progress import log
 from gener_jax.training import objectives
 from gener_jax.training.step import abstract_state, make_train_step
 
 # Fraction of a device's memory that a plan uses. By compilers' figures a step needs up to 2 % more than by the formula
 # (README, Results); the rest is for fragmentation and the program.
 ROOM = 0.92
+NUMBERS = Whole(1, 65536)  # of devices
 
 
 class Machine(NamedTuple):
@@ -39,8 +42,6 @@ def machine_of(args) -> Machine:
     Raises:
       ConfigError: if it names none, or one that is not in the table.
     """
-    if args.device_memory_gib is not None and not 0 < args.device_memory_gib < math.inf:
-        raise ConfigError("must be positive and finite", "--device_memory_gib", args.device_memory_gib)
     number, device = args.devices, DEVICES.get(args.device)
     if args.topology:
         kind, _, shape = args.topology.partition(":")
@@ -50,8 +51,10 @@ def machine_of(args) -> Machine:
         if kind not in DEVICES or kind[0] != "v" or not all(n.isdecimal() and int(n) for n in sizes):
             raise ConfigError("must be v4, v5e, v5p or v6e with a shape, as in v5p:4x4x4", "--topology", args.topology)
         number, device = math.prod(map(int, sizes)), DEVICES[kind]
-    elif number is None or number < 1:
-        raise ConfigError("give their number, at least 1, or --topology v5p:4x4x4", "--devices", number)
+        if number not in NUMBERS:
+            raise ConfigError(f"its number of chips must be {NUMBERS}", "--topology", args.topology)
+    elif number is None:
+        raise ConfigError("give their number, or --topology v5p:4x4x4", "--devices", number)
     elif not (device or args.device_memory_gib):
         raise ConfigError("give --device NAME or --device_memory_gib G, the memory per device")
     return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)
@@ -200,6 +203,31 @@ def text(name: str, row: dict) -> str:
     return "\n".join(lines)
 
 
+def reasons(given: Config, best: Config, machine: Machine, mfu: float) -> str:
+    """Why the second configuration, which is suggested, is better than the first, as a line."""
+    own, other = described(best, machine, mfu), described(given, machine, mfu)
+    if not other["fits"]:
+        return f"the given one needs {other['peak_gib']:.2f} GiB per device and does not fit"
+    timed = machine if machine.device else machine._replace(device=DEVICES["h100"])
+    saved = 1 - seconds(best, timed, mfu) / seconds(given, timed, mfu)
+    sent, other_sent = (sum(row["sent_gib_per_step"].values()) for row in (own, other))
+    better = [
+        line
+        for line, less in (
+            (f"recomputes less (remat {own['remat']}, not {other['remat']})",
+             REMAT.index(own["remat"]) < REMAT.index(other["remat"])),
+            (f"sends {sent:.1f} GiB per step, not {other_sent:.1f}", sent < 0.999 * other_sent),
+            (f"has {own['accumulate']} microbatches per step, not {other['accumulate']}",
+             own["accumulate"] < other["accumulate"]),
+            (f"needs {own['peak_gib']:.2f} GiB, not {other['peak_gib']:.2f}", own["peak_gib"] < other["peak_gib"]),
+        )
+        if less
+    ]  # fmt: skip
+    if own["mesh"] == other["mesh"] and not better:
+        return "the given one is the best by these formulas"
+    return f"a step should take {saved:.1%} less time, at the same MFU: it {', '.join(better) or 'has fewer mesh axes'}"
+
+
 def compile_for(config: Config, machine: Machine) -> dict:
     """The compiler's own figures for the real training step on a TPU topology, GiB per device.
 
@@ -222,7 +250,7 @@ def compile_for(config: Config, machine: Machine) -> dict:
     if config.data.mask_documents:
         batch |= {"segment_ids": row, "positions": row}
     began = time.perf_counter()
-    with jax.set_mesh(mesh):
+    with sharding.on(mesh):
         objective = objectives.of_config(config, config.tokenizer.make())(config.train.num_steps)
         step = make_train_step(config, mesh, objective, dict.fromkeys(batch, TOKENS))
         lowered = step.lower(abstract_state(config, mesh), {}, batch)
@@ -238,3 +266,57 @@ def compile_for(config: Config, machine: Machine) -> dict:
         "kernels": "tpu_custom_call" in lowered.as_text(),
         "seconds": round(time.perf_counter() - began, 1),
     }
+
+
+def report(config: Config, machine: Machine, args) -> dict:
+    """Prints the plan; returns its figures as plain values."""
+    m, length = config.model, config.data.context_length
+    tokens = config.train.batch_size * length
+    kind = machine.topology or f"{machine.devices} × {args.device or 'device'}"
+    print(
+        f"{config.name} on {kind}, {machine.memory_gib:g} GiB each\n"
+        f"{decoder.num_parameters(m):,} parameters; {config.train.num_steps:,} steps of {config.train.batch_size} × "
+        f"{length:,} = {tokens:,} tokens; {flops.training(m, length) / 1e9:,.3g} GFLOP per token, "
+        f"{flops.training(m, length) * tokens * config.train.num_steps:.3g} in all\n"
+        f"days assume {args.mfu:.0%} of the peak (MFU), which is not measured: measure yours with gener-jax benchmark "
+        "train and give it with --mfu; docs/results.md has those of GPUs"
+    )
+    result = {
+        "name": config.name,
+        "devices": machine.devices,
+        "device_memory_gib": machine.memory_gib,
+        "flops_per_token": flops.training(m, length),
+    }
+    try:
+        result["given"] = described(config, machine, args.mfu)
+        print(text("given", result["given"]))
+    except ValueError as error:
+        print(f"given: {error}")
+    best = suggest(config, machine, args.mfu)
+    if best is None:
+        print(f"nothing fits: more devices, or a smaller train.batch_size than {config.train.batch_size}")
+    else:
+        result["suggested"] = described(best, machine, args.mfu)
+        print(text("suggested", result["suggested"]))
+        if "given" in result:
+            result["suggested"]["why"] = reasons(config, best, machine, args.mfu)
+            print(f"  why         {result['suggested']['why']}")
+        mesh = {f"mesh.{name}": size for name, size in dataclasses.asdict(best.mesh).items()}
+        fields = {**mesh, "model.remat": best.model.remat, "train.accumulate": best.train.accumulate}
+        print("  set         " + " ".join(f"--config.{name}={value}" for name, value in fields.items()))
+    result["inference_gib"] = {
+        f"{rows} × {n}": sum(memory.inference_needs(config.model, dict.fromkeys(AXES, 1), rows, n).values())
+        for rows, n in itertools.product((1, 16), (length // 8, length))
+    }
+    listed = ", ".join(f"{name} tokens {gib:.1f}" for name, gib in result["inference_gib"].items())
+    print(f"inference on one device, weights + cache in {m.dtype}, GiB: {listed}")
+    if args.compile and best is not None:
+        log(f"compiling for {machine.topology}: minutes")
+        found = result["compiled"] = compile_for(best, machine)
+        peak, formula = found["peak_gib"], result["suggested"]["peak_gib"]
+        kernels = "with its attention kernel" if found["kernels"] else "without a kernel"
+        print(
+            f"compiled for {machine.topology} ({kernels}) in {found['seconds']:.0f} s, not run: peak {peak:.2f} GiB "
+            f"per device, by formula {formula:.2f} ({formula / peak - 1:+.0%})"
+        )
+    return result

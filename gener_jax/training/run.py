@@ -3,38 +3,43 @@
 import contextlib
 import dataclasses
 import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import flax
 import jax
 
-from data_pipeline import lock
-from data_pipeline.dataset.builder import build
+from data_pipeline import cli, lock
 from data_pipeline.dataset.inputs import discover
 from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import DataError, DatasetError
 from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax import __version__
 from gener_jax.config import Config
+from gener_jax.data import dataset
 from gener_jax.data.loader import DataSource, TokenStream
 from gener_jax.inference.lm import LM
 from gener_jax.inference.prompt import Prompt
-from gener_jax.model import flops, memory
+from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import mesh_of
 from gener_jax.model.trainable import everything, merge
 from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
-from gener_jax.storage import run_folder
+from gener_jax.storage import provenance, run_folder
 from gener_jax.storage.compilation import keep_programs
-from gener_jax.tasks import as_json, of_config, samples
+from gener_jax.storage.files import finite
+from gener_jax.storage.results import FILE, Evaluation, Model, Results
+from gener_jax.tasks import of_config
 from gener_jax.tasks.base import Task
+from gener_jax.tasks.plots import draw_all
+from gener_jax.tasks.samples import Samples
 from gener_jax.training import checkpoint, objectives
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.hooks import Hook, Moment
 from gener_jax.training.loop import Run, loop
-from gener_jax.training.metrics import Log, logged
+from gener_jax.training.metrics import Log, logged, read_log
 from gener_jax.training.start import start
 from gener_jax.training.step import abstract_state
 
@@ -44,7 +49,7 @@ _READING = ("data.", "tokenizer.")  # fields that determine what is read from a 
 def check(config: Config, trains=everything, init=None) -> None:
     """Checks data and memory before anything is made; raises DataError with a line for each problem."""
     problems = []
-    if not (Path(config.data.path) / "dataset.json").exists() and not config.data.build_from:
+    if not dataset.exists(config.data.path) and not config.data.build_from:
         problems.append(
             f"no dataset at {config.data.path} (config.data.path); download annotated genomes, such as "
             "https://ftp.ncbi.nlm.nih.gov/refseq/release/DIVISION/*.genomic.gbff.gz, then build it with "
@@ -62,15 +67,9 @@ def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
     Raises:
       DataError: if the existing dataset was made from other files, or in another way.
     """
-    if (Path(config.data.path) / "dataset.json").exists():
-        if config.data.build_from:
-            check_built(config)
-    else:
-        log(f"building {config.data.path} from {', '.join(map(str, config.data.build_from))}")
-        build(
-            config.data.build_from, config.data.path, validation_fraction=config.data.validation_fraction,
-            tokenizer=tokenizer if config.data.storage == "token_ids" else None,
-        )  # fmt: skip
+    if dataset.exists(config.data.path) and config.data.build_from:
+        check_built(config)
+    dataset.build_missing(config.data, tokenizer)
 
 
 def check_built(config: Config) -> None:
@@ -130,7 +129,7 @@ def prepare(
     # The config in a run's folder must work from any directory.
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))
     config = dataclasses.replace(config, data=data)
-    if jax.process_count() > 1 and not (Path(config.data.path) / "dataset.json").exists():
+    if jax.process_count() > 1 and not dataset.exists(config.data.path):
         raise DatasetError(
             "does not exist",
             file=config.data.path,
@@ -171,7 +170,13 @@ def prepare(
         for hook in hooks:
             hook.state = loader_state["hooks"].get(hook.name, hook.state)
         distributed.log_primary(f"resuming {workdir} at step {step}")
-    distributed.run_on_primary(lambda: run_folder.describe(workdir, config))
+    data = getattr(stream, "provenance", {"dataset": stream.dataset, "special_tokens": None})
+
+    def describe():
+        run_folder.describe(workdir, config)
+        provenance.begin(workdir, data, config.train.init_from, resumes=loader_state is not None)
+
+    distributed.run_on_primary(describe)
     distributed.check_shared(workdir)
     run_log = Log(workdir, step, config, evaluated=caught_up)
     objective = objective or objectives.of_config(config, tokenizer)
@@ -227,51 +232,56 @@ def screen(run: Run) -> str:
     return "\n".join([config.name, *(f"  {name:9} {text}" for name, text in rows)])
 
 
-def train(config: Config, workdir: Path, **parts) -> dict:
-    """Trains to `train.num_steps`, resuming the run in `workdir` if there is one; returns the last line's object.
+def train(config: Config, workdir: Path, **parts) -> Results:
+    """Trains to `train.num_steps`, resuming the run in `workdir` if there is one; returns what `results.json` holds.
 
     `parts` are the keyword arguments of `prepare`: a data source, an objective, what is trained, tasks, hooks.
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each; also if another process is training there.
-      Terminated: after a SIGTERM, once the state is saved.
+      Terminated: after SIGTERM or Ctrl-C, once the state is saved.
     """
+    began = time.perf_counter()
     with contextlib.ExitStack() as stack:
         distributed.run_on_primary(lambda: stack.enter_context(lock.held(workdir / "lock")))
         run = prepare(config, workdir, **parts)
         distributed.log_primary(screen(run))
-        # Only around the loop: SIGTERM loses nothing before and after it, and building a dataset may take hours.
+        # Only around the loop: a signal loses nothing before and after it, and building a dataset may take hours.
         with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
             now = loop(run, termination, watchdog)
         params, now.state = merge(now.state.params, run.frozen), None  # frees the optimizer's state
-        return finish(run, params, now)
+        return finish(run, params, now, began)
 
 
-def finish(run: Run, params, now: Moment) -> dict:
-    """The last results, samples and what to try next, on standard output; returns the last line's object.
+def finish(run: Run, params, now: Moment, began: float) -> Results:
+    """Prints the last results, samples and what to try next, and writes results and plots into the run's folder.
 
-    With several processes the primary one prints, and none draws samples; `gener_jax.sample` does, on one host.
+    With several processes the primary one prints and writes, and none draws samples; `gener_jax.sample` does, on one
+    host.
     """
     config, workdir = run.config, run.workdir
-    frames = None
-    if distributed.is_primary():
-        print("\n" + "\n".join(result.text for result in now.results.values()))
+    found = [(task, now.results[task.name]) for task in run.tasks]
     if jax.process_count() == 1:
-        frames = samples.show(config, LM(config.spec, params, run.mesh))
+        samples = Samples(config)
+        lm = LM(config.spec, params, run.mesh, now.step, provenance.read(workdir))
+        found.append((samples, samples(lm)))
+    model = Model(config.name, decoder.num_parameters(config.model), str(workdir), now.step)
+    evaluations = tuple(Evaluation.of(task, result, model) for task, result in found)
+    logged = ("loss", "bits_per_base", "skipped", "tokens_per_s", "bases_per_s")
+    facts = {name: now.metrics.get(name) for name in logged}
+    facts |= {"peak_memory_gib": memory.peak(), "seconds": round(time.perf_counter() - began, 1)}
+    results = Results(evaluations, finite(facts))
+    cli.escape_unencodable()  # no encoding costs the report
+    if distributed.is_primary():
+        results.write(workdir)
+        draw_all(results, list(read_log(workdir / "log.jsonl")), workdir)
+        print("\n".join(["", results.table(), *(result.text for _, result in found if result.text)]))
         print(
+            f"Results in {workdir / FILE}, plots in {workdir / 'plots'}\n"
             "Try next\n"
             f"  python -m gener_jax.sample --checkpoint {workdir} --prompt ATG --num_bases 600 --temperature 0.8\n"
             f"  python -m gener_jax.evaluate --checkpoint {workdir} --step best\n"
             f"  python -m gener_jax.train --config=experiments/quickstart.py --config.data.build_from=YOUR.gbff.gz "
             "--config.data.path=datasets/yours --workdir=runs/yours"
         )
-    return {
-        **as_json(now.results),
-        "train_loss": now.metrics.get("loss"),
-        "train_bits_per_base": now.metrics.get("bits_per_base"),
-        "step": now.step,
-        **{name: now.metrics.get(name) for name in ("skipped", "tokens_per_s", "bases_per_s")},
-        "open_frame_codons": frames,
-        "peak_memory_gib": memory.peak(),
-        "workdir": str(workdir),
-    }
+    return results

@@ -9,7 +9,7 @@ import numpy as np
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL
 from gener_jax.config import Config
 from gener_jax.data.loader import to_devices
-from gener_jax.model import decoder, flops, memory
+from gener_jax.model import decoder, flops, memory, sharding
 from gener_jax.model.sharding import TOKENS, batch_sharding, mesh_of
 from gener_jax.runtime import errors
 from gener_jax.runtime.devices import device_of
@@ -31,7 +31,7 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         starts = np.searchsorted(batch["segment_ids"][0], batch["segment_ids"][0])
         batch["positions"] = (np.arange(shape[1] - 1) - starts)[None].repeat(shape[0], 0)
         batch = {name: x.astype(np.int32) for name, x in batch.items()}
-    with jax.set_mesh(mesh):
+    with sharding.on(mesh):
         state = init_state(config, mesh)
         placed = to_devices(batch, batch_sharding(mesh))
         began = time.perf_counter()

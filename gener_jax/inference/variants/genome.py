@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipeline.errors import FormatError
-from data_pipeline.formats import contigs, fasta
+from data_pipeline.formats import contigs, faidx, fasta
 from data_pipeline.sequence import bases
 from gener_jax.inference.variants.interval import Interval
 
@@ -15,10 +15,13 @@ Aliases = str | Path | Sequence[Sequence[str]]
 
 
 class Stretch(NamedTuple):
-    """A stretch of a contig: `start` is the 0-based position of its first base, `codes` its bases, uint8 [bases]."""
+    """A stretch of a contig: `start` is the 0-based position of its first base, `codes` its bases, uint8 [bases].
+
+    `codes` has a length and slices; those of an indexed FASTA are read from the file.
+    """
 
     start: int
-    codes: np.ndarray
+    codes: np.ndarray | faidx.Contig
 
     @property
     def end(self) -> int:
@@ -51,14 +54,19 @@ class Genome:
 
     @classmethod
     def read(cls, path: str | Path, aliases: Aliases = (), progress=None) -> "Genome":
-        """Reads a FASTA file into memory, one byte per base; `aliases` as in `Genome`.
+        """The genome of a FASTA file; `aliases` as in `Genome`.
+
+        If the index that samtools faidx makes is beside the file (see `faidx`), bases are read when they are needed;
+        else all of them now, one byte per base.
 
         Raises:
-          DataError: if a file cannot be read or is not FASTA, or if the name and the length of a stretch disagree.
+          DataError: if a file cannot be read or is not FASTA, if the index is not that of the file, or if the name and
+            the length of a stretch disagree.
         """
         stretches: dict[str, list[Stretch]] = {}
-        for record in fasta.read(path, progress):
-            name, codes = record.name, record.codes
+        indexed = faidx.contigs(path)
+        all_read = ((record.name, record.codes) for record in fasta.read(path, progress))
+        for name, codes in all_read if indexed is None else indexed.items():
             where = Interval.parse(name) or Interval(name, 0, len(codes))
             if where.end - where.start != len(codes):
                 raise FormatError(
@@ -67,7 +75,7 @@ class Genome:
                     record=name,
                     remedy="rename it, or extract it again with samtools faidx",
                 )
-            codes = bases.reverse_complement(codes) if where.strand == "-" else codes
+            codes = bases.reverse_complement(codes[:]) if where.strand == "-" else codes
             stretches.setdefault(where.contig, []).append(Stretch(where.start, codes))
         return cls(stretches, aliases)
 

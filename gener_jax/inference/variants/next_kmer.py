@@ -36,7 +36,7 @@ def ratios(lm, sites: list[Site], context: int, phases: int, batch_tokens: int) 
     """The log-likelihood ratios of each site; `context` in bases, `phases` at most, `batch_tokens` with padding."""
     found = [Ratios(_name(site), np.zeros((0, 3)), _flag(site, context)) for site in sites]
     for name, score in (("next_kmer", _score_bases), ("next_kmer_sequence", _score_sequences)):
-        chosen = [i for i, x in enumerate(found) if x.score == name and not x.flag]
+        chosen = [i for i, x in enumerate(found) if x.protocol == name and not x.flag]
         contexts = [list(_contexts(sites[i], context, phases, lm.tokenizer.k)) for i in chosen]
         scored = score(lm, [sites[i] for i in chosen], contexts, batch_tokens, context // lm.tokenizer.k + 1)
         for i, values in zip(chosen, scored, strict=True):

@@ -3,15 +3,15 @@
 An insertion or deletion is placed at the leftmost position, on the scored strand, that gives the same sequence.
 """
 
-import numbers
-
 import numpy as np
 
+from data_pipeline.ranges import Whole
 from data_pipeline.sequence import bases
-from gener_jax.inference.variants.genome import Genome
+from gener_jax.inference.variants.genome import Genome, Stretch
 from gener_jax.inference.variants.variant import Site, Variant
 
 _KNOWN = frozenset("ACGT")
+_POSITION = Whole(-(2**62), 2**62)
 _MORE = 256  # bases on either side in addition to the context: more than any protocol uses
 
 
@@ -53,7 +53,7 @@ def sites_of(variant: Variant, genome: Genome, context: int, largest: int, stran
     `context`: bases of context; `largest`: the most bases that an allele may have, single bases excepted.
     """
     texts = (variant.contig, variant.ref, variant.alt)
-    if not isinstance(variant.start, numbers.Integral) or not all(isinstance(text, str) for text in texts):
+    if variant.start not in _POSITION or not all(isinstance(text, str) for text in texts):
         return "start must be a whole number; contig, REF and ALT must be text"
     contig, position = genome.contig(variant.contig), variant.start + 1
     if contig is None:
@@ -64,9 +64,10 @@ def sites_of(variant: Variant, genome: Genome, context: int, largest: int, stran
     if stretch is None:
         last = max(s.end for s in genome.stretches[contig])
         return f"position {position} is outside the bases of {contig} in the FASTA (up to {last})"
-    first = variant.start - stretch.start
-    found = bases.decode(stretch.codes[first : first + len(variant.ref)])
-    at, ref, alt = trimmed(first, variant.ref, variant.alt)
+    first, margin = variant.start - stretch.start, context + 2 * _MORE
+    codes, before = _around(stretch, first, len(variant.ref), margin)
+    found = bases.decode(codes[before : before + len(variant.ref)])
+    offset, ref, alt = trimmed(0, variant.ref, variant.alt)
     longer = max(len(ref), len(alt))
     problems = (
         (set(variant.ref) - _KNOWN, f"REF {_short(variant.ref)} has letters other than A, C, G and T"),
@@ -81,7 +82,23 @@ def sites_of(variant: Variant, genome: Genome, context: int, largest: int, stran
     for wrong, problem in problems:
         if wrong:
             return problem
-    return [site(stretch.codes, at, bases.encode(ref), bases.encode(alt), context, strand) for strand in strands]
+    ref, alt, need = bases.encode(ref), bases.encode(alt), context + _MORE
+    while True:
+        sites = [site(codes, before + offset, ref, alt, context, strand) for strand in strands]
+        both = zip(sites, strands, strict=True)
+        sides = [(s.before, s.after)[:: 1 if strand == "+" else -1] for s, strand in both]
+        left, right = (min(map(len, side)) for side in zip(*sides, strict=True))
+        at_start, at_end = before == first, first - before + len(codes) == len(stretch.codes)
+        if (at_start or left >= need) and (at_end or right >= need):
+            return sites
+        margin *= 2  # an insertion or deletion in a repeat, far from where it is written
+        codes, before = _around(stretch, first, len(variant.ref), margin)
+
+
+def _around(stretch: Stretch, first: int, length: int, margin: int) -> tuple[np.ndarray, int]:
+    """The codes from `margin` bases before an index of a stretch to as many after `length` bases; the index in them."""
+    start = max(first - margin, 0)
+    return stretch.codes[start : first + length + margin], first - start
 
 
 def _short(allele: str) -> str:

@@ -1,6 +1,6 @@
 """Whether a model was trained on the bases with which it scores variants."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ class ScoredBases:
                 yield codes[first * _BUCKET : last * _BUCKET]
 
 
-def overlap(dataset: str, folder: Path, step: int | None, scored: list[np.ndarray], check: str) -> str:
+def overlap(dataset: str, folder: Path, step: int | None, scored: Iterable[np.ndarray], check: str) -> str:
     """One line on how many 32-mers of the scored bases occur in a model's training data, on either strand.
 
     Args:
@@ -70,6 +70,7 @@ def overlap(dataset: str, folder: Path, step: int | None, scored: list[np.ndarra
         )
     if source.storage == "token_ids":
         return "warning: the training data are stored as tokens, cannot be compared and may contain the scored bases"
+    scored = list(scored)
     sample = leakage.sampling(sum(map(len, scored)))
     hashes, _ = leakage.hash_regions(scored, sample)
     index = shared_kmers.Index(np.unique(hashes))

@@ -1,11 +1,16 @@
 """A variant, its alleles on a strand of the genome, and its score."""
 
 import dataclasses
+import re
 from typing import NamedTuple
 
 import numpy as np
 
 from gener_jax.inference.variants.interval import Interval
+from gener_jax.runtime.errors import InputError
+
+_TEXT = re.compile(r"(?P<contig>.+):(?P<position>\d{1,12}):(?P<ref>[A-Za-z]+):(?P<alt>[A-Za-z]+)")
+_HGVS = re.compile(r"(?P<contig>.+):g\.(?P<position>\d{1,12})(?P<ref>[ACGT])>(?P<alt>[ACGT])")
 
 
 class Variant(NamedTuple):
@@ -15,6 +20,37 @@ class Variant(NamedTuple):
     start: int
     ref: str
     alt: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Variant":
+        """The variant of `CONTIG:POSITION:REF:ALT`, 1-based as in VCF, or of HGVS `CONTIG:g.POSITIONREF>ALT`.
+
+        `chr17:43045705:T:A` and `NC_000017.11:g.43045705T>A` are the same one. Insertions and deletions are written
+        as in VCF, with the base before them: HGVS describes them relative to the reference sequence.
+
+        Raises:
+          InputError: if the text is neither.
+        """
+        found = _TEXT.fullmatch(text) or _HGVS.fullmatch(text)
+        if found is None:
+            raise InputError(
+                "must be CONTIG:POSITION:REF:ALT, 1-based as in VCF (chr17:43045705:T:A), or a substitution of HGVS "
+                "(NC_000017.11:g.43045705T>A)", "variant", text,
+            )  # fmt: skip
+        return cls(found["contig"], int(found["position"]) - 1, found["ref"].upper(), found["alt"].upper())
+
+    @classmethod
+    def of(cls, value: "str | tuple[str, int, str, str]") -> "Variant":
+        """The variant of a text (see `parse`), or of its four fields."""
+        if isinstance(value, str):
+            return cls.parse(value)
+        try:
+            return cls(*value)
+        except TypeError:
+            raise InputError("must be (contig, start, ref, alt) or a text", "variant", value) from None
+
+    def __str__(self) -> str:
+        return f"{self.contig}:{self.start + 1}:{self.ref}:{self.alt}"
 
     @property
     def interval(self) -> Interval:
@@ -35,22 +71,22 @@ class Ratios(NamedTuple):
     """What a protocol computes of a site.
 
     Attributes:
-      score: the name of the score.
+      protocol: as in `Scored`.
       phases: (llr, log_p_ref, log_p_alt) per phase, float64 [phases, 3].
       flag: empty, or one line with the reason why there are no phases.
     """
 
-    score: str
+    protocol: str
     phases: np.ndarray
     flag: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """The score of a variant, or the reason why it has none.
+    """The score of a variant, or the reason why it has none; `pandas.DataFrame` makes a table of several.
 
     Attributes:
-      score: the name of the score: "next_kmer", "next_kmer_sequence" (exact likelihoods of more than one k-mer),
+      protocol: how it was scored: "next_kmer", "next_kmer_sequence" (exact likelihoods of more than one k-mer),
         "window", or "window_base" (mean log-marginals per base).
       llr: the log-likelihood ratio, reference minus alternate: positive if the model prefers the reference allele. In
         nats ("window": per k-mer, "window_base": per base); the mean over strands and phases.
@@ -61,7 +97,7 @@ class Scored:
       flag: empty, or one line with the reason why there is no score.
     """
 
-    score: str
+    protocol: str
     llr: float = float("nan")
     spread: float | None = None
     log_p_ref: float = float("nan")
