@@ -10,6 +10,8 @@ Ctrl-C and SIGTERM save the current step first. Progress goes to standard error
 and DIR/log.jsonl; at the end come DIR/results.json, DIR/plots and a summary.
 """
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +37,12 @@ def main(argv=None) -> None:
     distributed.add_flags(program.parser)
     args, config, workdir = program.parse(argv)
     distributed.start(args)
+
+    from gener_jax.training.run import check
+
+    _, overrides = command.split_overrides(sys.argv[1:] if argv is None else argv)
+    fields = [f"--config.{name}={text}" for name, text in overrides.items()]
+    check(config, flags=shlex.join([f"--config={args.config}", *fields]))
     with cli.text(args.json):
         results = train(config, workdir)
     if distributed.is_primary():

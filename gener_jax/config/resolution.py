@@ -111,10 +111,15 @@ def with_model(spec: ModelSpec, **fields) -> ModelSpec:
 def override(values: Mapping, overrides: Mapping[str, str]) -> Config:
     """The configuration of `values` with other values, as text, for fields by dotted name.
 
+    Another `data.path` is another dataset: the `data.build_from` of `values`, which says what the former is built from,
+    is dropped, unless it is given too.
+
     Raises:
       ConfigError: with the field and its value.
     """
     merged, names = dict(values), dict(flatten(Config()))
+    if "data.path" in overrides:
+        overrides = {"data.build_from": "", **overrides}
     for name, text in overrides.items():
         elsewhere = [other for other in names if other.endswith(f".{name}")]
         if elsewhere and name not in names:

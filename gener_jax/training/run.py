@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import math
 import platform
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +18,14 @@ from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import DataError, DatasetError
 from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax import __version__
+from gener_jax.assets import EXAMPLE_GENOME
 from gener_jax.config import Config
 from gener_jax.data import dataset
 from gener_jax.data.loader import DataSource, TokenStream
 from gener_jax.inference.lm import LM
 from gener_jax.inference.prompt import Prompt
 from gener_jax.model import decoder, flops, memory
-from gener_jax.model.sharding import mesh_of
+from gener_jax.model.sharding import mesh_of, remedy
 from gener_jax.model.trainable import everything, merge
 from gener_jax.runtime import distributed, errors
 from gener_jax.runtime.errors import ConfigError
@@ -43,22 +46,35 @@ from gener_jax.training.metrics import Log, logged, read_log
 from gener_jax.training.start import start
 from gener_jax.training.step import abstract_state
 
+MY_GENOME = Path("experiments/my_genome.py")  # for people who trained on the example
 _READING = ("data.", "tokenizer.")  # fields that determine what is read from a dataset
 
 
-def check(config: Config, trains=everything, init=None) -> None:
-    """Checks data and memory before anything is made; raises DataError with a line for each problem."""
+def check(config: Config, trains=everything, init=None, flags: str = "--config=FILE.py") -> jax.sharding.Mesh:
+    """Checks data, mesh and memory before anything is made; returns the mesh.
+
+    `flags`: those of the command line that give the configuration, for the remedies.
+
+    Raises:
+      ConfigError, DataError: with a line for each problem.
+    """
     problems = []
     if not dataset.exists(config.data.path) and not config.data.build_from:
-        problems.append(
-            f"no dataset at {config.data.path} (config.data.path); download annotated genomes, such as "
-            "https://ftp.ncbi.nlm.nih.gov/refseq/release/DIVISION/*.genomic.gbff.gz, then build it with "
-            f"python -m data_pipeline.build --input *.gbff.gz --output {config.data.path}"
-        )
-    if config.train.check_memory and (line := memory.training_shortage(config, trains, init)):
-        problems.append(line)
+        problems.append(dataset.missing(config.data.path))
+    try:
+        mesh = mesh_of(config)
+        abstract_state(config, mesh, trains, init)
+    except ConfigError as error:
+        problems.append(error)
+    except ValueError as error:  # the mesh does not divide the model
+        problems.append(ConfigError(f"{error}; {remedy(config, mesh.size)}"))
+    if config.train.check_memory and (line := memory.training_shortage(config, trains, init, flags)):
+        problems.append(DataError(line))
+    if len(problems) > 1:
+        raise DataError("\nerror: ".join(map(str, problems)))
     if problems:
-        raise DataError("\nerror: ".join(problems))
+        raise problems[0]
+    return mesh
 
 
 def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
@@ -91,7 +107,7 @@ def check_built(config: Config) -> None:
     ]
     if differences:
         raise DatasetError(
-            f"was built with {'; '.join(differences)}", file=wanted.path, remedy="use another config.data.path"
+            f"was built with {'; '.join(differences)}", file=wanted.path, remedy="use another --config.data.path"
         )
 
 
@@ -125,7 +141,7 @@ def prepare(
     with errors.user_errors("sample.prompts"):  # now, not after training
         for prompt in config.sample.prompts:
             Prompt.parse(prompt)
-    check(config, trains, init)
+    mesh = check(config, trains, init)
     # The config in a run's folder must work from any directory.
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))
     config = dataclasses.replace(config, data=data)
@@ -135,9 +151,6 @@ def prepare(
             file=config.data.path,
             remedy="build it with one process before this run with several",
         )
-    with errors.user_errors():
-        mesh = mesh_of(config)
-        abstract_state(config, mesh, trains, init)  # fails if the mesh does not divide the model
     distributed.run_on_primary(lambda: prepare_data(config, tokenizer))
     distributed.check_shared(Path(config.data.path))
     stream = source or TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
@@ -277,11 +290,19 @@ def finish(run: Run, params, now: Moment, began: float) -> Results:
         draw_all(results, list(read_log(workdir / "log.jsonl")), workdir)
         print("\n".join(["", results.table(), *(result.text for _, result in found if result.text)]))
         print(
-            f"Results in {workdir / FILE}, plots in {workdir / 'plots'}\n"
-            "Try next\n"
-            f"  python -m gener_jax.sample --checkpoint {workdir} --prompt ATG --num_bases 600 --temperature 0.8\n"
-            f"  python -m gener_jax.evaluate --checkpoint {workdir} --step best\n"
-            f"  python -m gener_jax.train --config=experiments/quickstart.py --config.data.build_from=YOUR.gbff.gz "
-            "--config.data.path=datasets/yours --workdir=runs/yours"
+            "\n  ".join([f"Results in {workdir / FILE}, plots in {workdir / 'plots'}\nTry next", *commands(run, now)])
         )
     return results
+
+
+def commands(run: Run, now: Moment) -> list[str]:
+    """What to try next with a run: commands that work with it."""
+    config, best, checkpoint = run.config, run.best, f"--checkpoint {shlex.quote(str(run.workdir))}"
+    prompt = shlex.quote(config.sample.prompts[0])
+    options = f"--num_bases {config.sample.num_bases} --num_samples 1 --temperature {config.sample.temperature:g}"
+    found = [f"python -m gener_jax.sample {checkpoint} --prompt {prompt} {options}"]
+    if best is not None and math.isfinite(now.results[best.name].metrics[best.metric]):
+        found.append(f"python -m gener_jax.evaluate {checkpoint} --step best")
+    if config.data.build_from == (str(EXAMPLE_GENOME),) and MY_GENOME.exists():
+        found.append(f"python -m gener_jax.train --config={MY_GENOME} --config.data.build_from=YOUR.gbff.gz")
+    return found
