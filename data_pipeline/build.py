@@ -75,9 +75,7 @@ def _build(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     cli.escape_unencodable()
-    parse = argparse.ArgumentParser(
-        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parse = cli.Parser(__doc__)
     files = parse.add_argument_group("input and output").add_argument
     files(
         "--input", nargs="*", default=[], metavar="PATH", help="GenBank; FASTA with GFF3 or GTF; plain or gzip; folders"

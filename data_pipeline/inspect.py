@@ -123,11 +123,7 @@ def inspect(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     cli.escape_unencodable()
-    parse = argparse.ArgumentParser(
-        prog=cli.program(),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parse = cli.Parser(__doc__)
     add = parse.add_argument
     add("dataset", metavar="DIR", help="a folder that `data build` created")
     add("--split", nargs="*", metavar="SPLIT", help="only these: train, validation, test [all]")

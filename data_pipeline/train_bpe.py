@@ -6,7 +6,6 @@ Reads windows of the train split's regions in an order that depends only on the 
 dataset and arguments give the same file, byte for byte. The last line on standard output is a JSON object.
 """
 
-import argparse
 import io
 import json
 import os
@@ -142,11 +141,7 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     cli.escape_unencodable()
-    parse = argparse.ArgumentParser(
-        prog=cli.program(),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parse = cli.Parser(__doc__)
     parse.add_argument("dataset", metavar="DIR", help="a dataset of bases; its train split is read")
     parse.add_argument("--vocab_size", type=PIECES, default=1024, help="with the special tokens")
     parse.add_argument("--output", required=True, metavar="FILE", help="the model to write; it must not exist")
