@@ -231,7 +231,8 @@ def test_lines_that_are_not_of_a_log_are_reported_and_ignored(straight, dataset,
     path.write_bytes(b"".join([first, *bad, *rest, b'{"step": 1']))  # the last was cut off by a kill
     evaluate.main(["--checkpoint", str(folder)])
     found = capsys.readouterr()
-    assert json.loads(found.out.splitlines()[-1])["training"]["loss"] == [x["loss"] for x in expected if "loss" in x][-1]
+    training = json.loads(found.out.splitlines()[-1])["training"]
+    assert training["loss"] == [x["loss"] for x in expected if "loss" in x][-1]
     assert [line.split(": ")[1] for line in found.err.splitlines() if line.startswith("warning")] == [
         f"{path}, line {number}" for number in range(2, 8)
     ]
