@@ -1,11 +1,11 @@
 """Generates DNA: python -m gener_jax.sample --checkpoint RUN --prompt ATG --num_bases 600 --temperature 0.8 --seed 1
 
 Writes FASTA to standard output (or to --output), one record per sample: the prompt's bases and a continuation of
---num_bases bases, or fewer if --stop or --stop_codon ends it. Options default to the run's config.sample. Prompts can
-also be read from a FASTA file; the records keep its names.
+--num_bases bases, or fewer if --stop or --stop_codon ends it. (`generate` in Python returns the continuation alone.)
+Prompts can also be read from a FASTA file; the records keep its names. The defaults are the same for every model;
+config.sample of a run is what its training generates at the end.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -39,14 +39,19 @@ def main(argv=None) -> None:
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
     add(
-        "--prompt", action="append", dest="prompts", metavar="DNA", help="DNA of any length; may be given several times"
+        "--prompt",
+        action="append",
+        dest="prompts",
+        metavar="DNA",
+        help="DNA of any length; may be given several times [none]",
     )
-    add("--num_bases", type=Whole(), help="bases to generate")
-    add("--num_samples", type=Whole(1), help="samples per prompt")
-    add("--temperature", type=TEMPERATURE, help="0 is greedy; else 0.001 to 1000")
-    add("--top_k", type=Whole(), help="sample among the k most likely tokens; 0: all")
-    add("--top_p", type=TOP_P, help="sample among the fewest most likely tokens with this total probability")
-    add("--seed", type=SEED, help="random seed; each sample gets its own stream")
+    add("--num_bases", type=Whole(), default=Sample.num_bases, help="bases to generate [600]")
+    add("--num_samples", type=Whole(1), default=Sample.num_samples, help="samples per prompt [1]")
+    add("--temperature", type=TEMPERATURE, default=Sample.temperature, help="0 is greedy; else 0.001 to 1000 [1.0]")
+    add("--top_k", type=Whole(), default=Sample.top_k, help="sample among the k most likely tokens; 0: all [0]")
+    add("--top_p", type=TOP_P, default=Sample.top_p,
+        help="sample among the fewest most likely tokens with this total probability [1.0]")  # fmt: skip
+    add("--seed", type=SEED, default=Sample.seed, help="random seed; each sample gets its own stream [0]")
     add("--fasta", metavar="FILE", help="FASTA file of prompts; plain, gzip or bgzip; - is standard input")
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each prompt, e.g. <mam><cds>")
     add("--mode", choices=MODES, default="token", help="base: sample each base from its own distribution [token]")
@@ -88,9 +93,9 @@ def main(argv=None) -> None:
     args, config, folder = program.parse(argv)
     if args.output is None and args.json:
         raise ConfigError("needs --output, since standard output holds the FASTA", "--json", True)
-    given = {
-        f.name: getattr(args, f.name) for f in dataclasses.fields(Sample) if getattr(args, f.name, None) is not None
-    }
+    for name in [name for name in args.overrides if name.startswith("sample.")]:
+        problem = "config.sample is what training generates; here it is a flag, such as --num_bases 600"
+        raise ConfigError(problem, f"--config.{name}", args.overrides[name])
     if args.fasta is not None and args.prompts:
         raise ConfigError("give either --prompt or --fasta, not both")
     special = parse_prefix(args.prefix)
@@ -100,7 +105,8 @@ def main(argv=None) -> None:
         if not path.name or path.is_dir():
             raise ConfigError("is a folder; give the name of a file", flag, str(path))
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    sample = dataclasses.replace(config.sample, **given)
+    names = ("num_bases", "num_samples", "temperature", "top_k", "top_p", "seed")
+    sample = Sample(tuple(args.prompts or [""]), **{name: getattr(args, name) for name in names})
     if args.fasta is None:
         with errors.user_errors("--prompt"):
             named = [("", Prompt.parse(args.prefix + text)) for text in sample.prompts]
