@@ -235,7 +235,7 @@ def test_from_another_folder(tmp_path, experiment):
                    cwd=elsewhere)  # fmt: skip
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    assert line.startswith("error: no dataset at none/here")
+    assert line.startswith("error: none/here: does not exist")
     assert "python -m data_pipeline.build" in line
     assert not list(elsewhere.iterdir())
 

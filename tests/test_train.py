@@ -255,7 +255,7 @@ def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
     assert found.training.items() <= straight.result.training.items()
     [found] = found.evaluations
     assert dataclasses.replace(found, seconds=0) == dataclasses.replace(straight.result["held_out"], seconds=0)
-    with raises(ConfigError, field="--output", value=str(tmp_path / "evaluated")):
+    with raises(ConfigError, field="--output", value=str(tmp_path / "evaluated" / "results.json")):
         evaluate.main(["--checkpoint", str(straight.folder), "--output", str(tmp_path / "evaluated")])
     evaluate.main(["--checkpoint", str(straight.folder), "--config.eval.split=train", "--step", "9", "--json"])
     [other] = json.loads(capsys.readouterr().out)["evaluations"]

@@ -5,6 +5,7 @@ In each section, the fields after "Advanced" are those that few runs change.
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterator
 
 from data_pipeline.ranges import SEED, Range, Real, Whole
@@ -255,7 +256,7 @@ class Optimizer:
     """AdamW with linear warm-up and a learning-rate schedule."""
 
     peak_learning_rate: float = 4e-4
-    warmup_steps: int = 2000
+    warmup_steps: int = 2000  # if they exceed train.num_steps: a tenth of these
     schedule: str = "cosine"  # after warm-up: cosine, or wsd (constant, then linear decay)
     decay_fraction: float = 0.2  # final fraction of the steps, in which wsd decays
     final_learning_rate_ratio: float = 0.1  # learning rate of the last step, relative to the peak
@@ -411,10 +412,13 @@ class Config(ModelSpec):
             f"exceeds model.max_position_embeddings {m.max_position_embeddings}"
             + (f" times model.yarn_factor {m.yarn_factor}" if m.yarn_factor > 1 else ""),
         )  # fmt: skip
-        _require(
-            self.optimizer.warmup_steps <= self.train.num_steps, "optimizer.warmup_steps", self.optimizer.warmup_steps,
-            f"exceeds train.num_steps {self.train.num_steps}",
-        )  # fmt: skip
+        if (warmup := self.optimizer.warmup_steps) > (steps := self.train.num_steps):
+            fewer = -(-steps // 10)
+            warnings.warn(
+                f"optimizer.warmup_steps {warmup} exceeds train.num_steps {steps}, so a tenth of them warm up: {fewer}",
+                stacklevel=3,
+            )
+            object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, warmup_steps=fewer))
         _require(
             self.tokenizer.kind != "bpe" or self.data.storage == "token_ids", "data.storage", self.data.storage,
             "tokenizer.kind bpe needs a dataset of token ids; set data.storage=token_ids "

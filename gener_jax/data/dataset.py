@@ -1,5 +1,6 @@
 """The dataset of a configuration, which is built where it does not exist."""
 
+import shlex
 from pathlib import Path
 
 from data_pipeline.dataset.builder import build
@@ -14,6 +15,20 @@ def exists(path: str) -> bool:
     return (Path(path) / "dataset.json").exists()
 
 
+def missing(path: str) -> DatasetError:
+    """The error if there is no dataset in a folder, and nothing to build it from."""
+    build, folder = "python -m data_pipeline.build --input", Path(path)
+    if folder.exists():
+        remedy = f"if it holds genomes: {build} {shlex.quote(path)} --output datasets/{folder.absolute().name}"
+        return DatasetError("is not a dataset, which has a dataset.json", file=path, remedy=remedy)
+    return DatasetError(
+        "does not exist", file=path,
+        remedy="give the folder of a dataset with --config.data.path=DIR, or build one of annotated genomes (GenBank, "
+        f"or FASTA with GFF3): {build} GENOMES --output {shlex.quote(path)}, or name these with "
+        "--config.data.build_from=GENOMES",
+    )  # fmt: skip
+
+
 def build_missing(data: Data, tokenizer: Tokenizer) -> None:
     """Builds the dataset of `data.path` from `data.build_from`, unless it exists.
 
@@ -24,11 +39,7 @@ def build_missing(data: Data, tokenizer: Tokenizer) -> None:
     if exists(data.path):
         return
     if not data.build_from:
-        raise DatasetError(
-            "does not exist", file=data.path,
-            remedy="give the folder of another with --config.data.path=DIR, or build one with "
-            "python -m data_pipeline.build --input FILES --output DIR",
-        )  # fmt: skip
+        raise missing(data.path)
     log(f"building {data.path} from {', '.join(map(str, data.build_from))}")
     build(
         data.build_from, data.path, validation_fraction=data.validation_fraction,

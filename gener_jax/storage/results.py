@@ -23,9 +23,9 @@ import typing
 from pathlib import Path
 
 from data_pipeline.files import write_text
+from gener_jax.runtime.environment import environment
 from gener_jax.runtime.errors import CheckpointError
 from gener_jax.storage.files import finite, read_json
-from gener_jax.storage.run_folder import environment
 
 FORMAT = 1
 FILE = "results.json"

@@ -13,7 +13,6 @@ from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.interval import Interval
 from gener_jax.storage import provenance, run_folder
 
-CHECKS = ("auto", "always", "never")
 _BUCKET = 1024  # bases: the resolution of `ScoredBases`
 _LARGEST = 2 * 10**9  # training bases up to which "auto" compares
 
@@ -50,7 +49,7 @@ def overlap(dataset: str, folder: Path, step: int | None, scored: Iterable[np.nd
       dataset: the path of the dataset that the model should have been trained on.
       folder, step: the run and the step of the model's checkpoint; None for a model without one.
       scored: codes, uint8 [bases] each.
-      check: one of CHECKS; "auto" compares with up to 2 Gb of training data.
+      check: one of `options.CHECKS`; "auto" compares with up to 2 Gb of training data.
     """
     if check == "never":
         return "the scored bases were not compared with the training data"
