@@ -38,12 +38,11 @@ def held_out(name: str, log: Iterable[dict], baselines: Mapping[str, float]):
     steps, values = _series([{"step": x["step"], **x["held_out"]} for x in log if "held_out" in x], "bits_per_base")
     with new_figure() as figure:
         axes = figure.add_subplot()
-        axes.plot(steps, values, "o-", markersize=4, label=name)
-        label_lines(axes, {"chance": 2.0, **baselines})
+        axes.plot(steps, values, "o-", markersize=4)
+        label_lines(axes, baselines)
         axes.set_xlabel("step")
         axes.set_ylabel("bits per base (lower is better)")
         axes.set_title(f"{name}: held-out bits per base")
-        axes.legend(loc="upper right")
     return figure
 
 
