@@ -3,11 +3,15 @@
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import io
 import json
 import re
+import shlex
 import shutil
 import sys
+import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +23,7 @@ from data_pipeline.dataset.builder import build
 from data_pipeline.errors import DatasetError
 from data_pipeline.sequence.tokenizer import make
 from gener_jax import evaluate, sample, train
+from gener_jax.assets import EXAMPLE_GENOME
 from gener_jax.cli import command
 from gener_jax.config import Config, dumps
 from gener_jax.inference import batches
@@ -183,6 +188,17 @@ def test_a_run_stopped_twice_equals_an_uninterrupted_one(straight, dataset, tmp_
     assert result["held_out"].metrics == straight.result["held_out"].metrics
 
 
+def test_what_a_run_says_to_try_next_works(straight, dataset, capsys, monkeypatch):
+    lines = [shlex.split(line) for line in straight.out.split("Try next\n")[1].splitlines() if line[:8] == "  python"]
+    assert [line[2] for line in lines] == ["gener_jax.sample", "gener_jax.evaluate"]
+    for _, _, module, *arguments in lines:
+        importlib.import_module(module).main(arguments)
+    config = tiny.config(dataset, checkpoint__best="none", data__build_from=str(EXAMPLE_GENOME), sample__prompts="<s>A")
+    monkeypatch.chdir(tiny.ROOT)
+    _, mine = train.commands(types.SimpleNamespace(config=config, best=None, workdir=Path("a b")), None)
+    command.Command("", checkpoint=False).parse(shlex.split(mine)[3:])
+
+
 def test_64_bit_types_change_nothing(straight, dataset, tmp_path, x64):
     """Neither parameters, optimizer state and log, to the bit, nor their types."""
     train.train(tiny.config(dataset, eval__tasks="held_out"), tmp_path / "run")
@@ -215,7 +231,8 @@ def test_lines_that_are_not_of_a_log_are_reported_and_ignored(straight, dataset,
     path.write_bytes(b"".join([first, *bad, *rest, b'{"step": 1']))  # the last was cut off by a kill
     evaluate.main(["--checkpoint", str(folder)])
     found = capsys.readouterr()
-    assert json.loads(found.out.splitlines()[-1])["train_loss"] == [x["loss"] for x in expected if "loss" in x][-1]
+    training = json.loads(found.out.splitlines()[-1])["training"]
+    assert training["loss"] == [x["loss"] for x in expected if "loss" in x][-1]
     assert [line.split(": ")[1] for line in found.err.splitlines() if line.startswith("warning")] == [
         f"{path}, line {number}" for number in range(2, 8)
     ]
