@@ -129,19 +129,19 @@ class Evaluation:
             ]
             sections.append((f"By {_words(column)}", rows))
         width = max(len(name) for _, rows in sections for name, _, _ in rows)
-        kind = [measured.unit] * (measured.unit not in ("", _words(main)))
-        kind = ", ".join([*kind, f"{'higher' if measured.higher_is_better else 'lower'} is better"])
-        lines = [f"{_words(self.task)}: {_words(main)} ({kind})"]
+        decimals = 4 if all(abs(value) < 10 for value in known) else 1
+        kind = f"{_unit(main, measured)}, {'higher' if measured.higher_is_better else 'lower'} is better"
+        lines = [f"{_words(self.task)}: {_words(main)} ({kind.removeprefix(', ')})"]
         where = [f"{self.dataset.split} split of {self.dataset.path}"] if self.dataset else []
         if where or self.counts:
             lines.append("  " + ": ".join([*where, *[_counted(self.counts)] * bool(self.counts)]))
         for heading, rows in sections:
             lines += [heading] if heading else []
-            lines += [f"  {name:{width}}  {_shown(value):>7}  {note}".rstrip() for name, value, note in rows]
+            lines += [f"  {name:{width}}  {_shown(value, decimals):>7}  {note}".rstrip() for name, value, note in rows]
+        known = [(name, found) for name, found in others if found.value is not None]
         also = [
-            f"{_words(name)} {_shown(m.value)} {m.unit if m.unit not in _words(name) else ''}".rstrip()
-            for name, m in others
-            if m.value is not None
+            f"{_words(name)} {_shown(found.value, 4 if abs(found.value) < 10 else 1)} {_unit(name, found)}".rstrip()
+            for name, found in known
         ]
         return "\n".join(lines + ([f"Also {', '.join(also)}"] if also else []))
 
@@ -221,8 +221,13 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _shown(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+def _unit(name: str, found: Measured) -> str:
+    """The unit, unless the name says it."""
+    return "" if found.unit in _words(name) else found.unit
+
+
+def _shown(value: float | None, decimals: int) -> str:
+    return "none" if value is None else f"{value:,.{decimals}f}"
 
 
 def _counted(counts: dict[str, float | None]) -> str:
