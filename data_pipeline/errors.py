@@ -5,7 +5,8 @@ what to do about it. A program reads the attributes; the wording may change.
 """
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 DOWNLOAD_AGAIN = "download it again"  # the remedy for a damaged input
@@ -107,6 +108,12 @@ def one_line(error: object) -> str:
     """The text of an error, or of any other object, on one printable line of at most 200 characters."""
     text = " ".join(str(error).split())[:200]
     return text if text.isprintable() else "".join(x if x.isprintable() else "�" for x in text)
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """ "; did you mean X?" with the one of `words` that is closest to a misspelt one; empty if none is close."""
+    found = difflib.get_close_matches(word, list(words), 1, 0.7)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def shown(value: object) -> str:

@@ -1,8 +1,8 @@
 """Shows the content of a dataset.
 
-    python -m data_pipeline.inspect datasets/mine
-    python -m data_pipeline.inspect datasets/mine --head 5 --product ribosomal
-    python -m data_pipeline.inspect datasets/mine --split validation --output held_out.fa
+    gener-jax data inspect datasets/mine
+    gener-jax data inspect datasets/mine --head 5 --product ribosomal
+    gener-jax data inspect datasets/mine --split validation --output held_out.fa
 
 Prints totals by taxon and kind, the numbers of regions found, kept and dropped, and how much of the held-out regions
 occurs in training. With --head it prints the first regions, one per line. With --output it writes the regions as FASTA
@@ -123,17 +123,18 @@ def inspect(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     cli.escape_unencodable()
-    parse = argparse.ArgumentParser(
-        prog=cli.program(),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parse = cli.Parser(__doc__)
     add = parse.add_argument
-    add("dataset", metavar="DIR", help="a folder that data_pipeline.build created")
-    add("--split", nargs="+", metavar="SPLIT", help="only these: train, validation, test (default: all)")
-    add("--kinds", nargs="+", default=[], choices=schemes.KINDS, metavar="KIND", help="only these kinds")
+    add("dataset", metavar="DIR", help="a folder that `data build` created")
+    add("--split", nargs="*", metavar="SPLIT", help="only these: train, validation, test [all]")
+    add("--kinds", nargs="*", default=[], choices=schemes.KINDS, metavar="KIND", help="only these kinds [all]")
     add(
-        "--taxa", nargs="+", default=[], choices=(*record.TAXA, record.UNKNOWN), metavar="TAXON", help="only these tags"
+        "--taxa",
+        nargs="*",
+        default=[],
+        choices=(*record.TAXA, record.UNKNOWN),
+        metavar="TAXON",
+        help="only these tags [all]",
     )
     add("--gene", metavar="REGEX", help="only regions whose gene name or locus tag matches")
     add("--product", metavar="REGEX", help="only regions whose product matches")

@@ -33,7 +33,7 @@ class Range:
         except ValueError:
             value = None
         if value not in self:
-            raise argparse.ArgumentTypeError(f"is {one_line(repr(text))}: must be {self}")  # follows the flag's name
+            raise argparse.ArgumentTypeError(f"must be {self}, not {one_line(repr(text))}")
         return value
 
     def check(self, value, field: str):
@@ -82,7 +82,8 @@ class Real(Range):
         bounds = " and ".join(f"{word} {bound:g}" for word, bound in named if bound is not None)
         if self.least is not None and self.most is not None:
             bounds = f"from {self.least:g} to {self.most:g}"
-        return ("0, or " if self.zero else "") + f"a finite float32 number {bounds}".rstrip()
+        kind = "a float32 number" if self.most is not None or self.below is not None else "a finite float32 number"
+        return ("0, or " if self.zero else "") + f"{kind} {bounds}".rstrip()
 
     def __contains__(self, value) -> bool:
         if not isinstance(value, numbers.Real) or type(value) is bool:

@@ -1,12 +1,11 @@
 """Trains a byte-pair vocabulary on the regions of a dataset.
 
-    python -m data_pipeline.train_bpe datasets/mine --vocab_size 1024 --output bpe.model
+    gener-jax data train_bpe datasets/mine --vocab_size 1024 --output bpe.model
 
 Reads windows of the train split's regions in an order that depends only on the seed, up to --max_bases. The same
 dataset and arguments give the same file, byte for byte. The last line on standard output is a JSON object.
 """
 
-import argparse
 import io
 import json
 import os
@@ -142,18 +141,12 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     cli.escape_unencodable()
-    parse = argparse.ArgumentParser(
-        prog=cli.program(),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parse = cli.Parser(__doc__)
     parse.add_argument("dataset", metavar="DIR", help="a dataset of bases; its train split is read")
-    parse.add_argument("--vocab_size", type=PIECES, default=1024, help="special tokens included (default 1024)")
+    parse.add_argument("--vocab_size", type=PIECES, default=1024, help="with the special tokens")
     parse.add_argument("--output", required=True, metavar="FILE", help="the model to write; it must not exist")
-    parse.add_argument(
-        "--max_bases", type=BASES, default=10_000_000, help="train on at most this many bases (default 10 million)"
-    )
-    parse.add_argument("--seed", type=SEED, default=0, help="seed of the order of reading regions (default 0)")
+    parse.add_argument("--max_bases", type=BASES, default=10_000_000, help="train on at most so many bases")
+    parse.add_argument("--seed", type=SEED, default=0, help="seed of the order in which regions are read")
     options = vars(parse.parse_args(arguments))
     return cli.run("train_bpe", lambda: print(json.dumps(build(**options))))
 

@@ -1,40 +1,34 @@
-"""Converts a model between a run's folder and a Hugging Face folder, and checks it against `transformers`.
+"""Converts a model between a run's folder and a Hugging Face folder.
 
-    python -m gener_jax.convert --checkpoint runs/quickstart --output hf/quickstart --format hf
-    python -m gener_jax.convert --checkpoint GenerTeam/GENERator-v2-eukaryote-1.2b-base --output runs/mine --format run
-    python -m gener_jax.convert --checkpoint FOLDER --verify
+    gener-jax convert --checkpoint runs/mine --output hf/mine --format hf
+    gener-jax convert --checkpoint hf/mine --verify
 
 `transformers` opens a Hugging Face folder without remote code, by AutoTokenizer and LlamaForCausalLM, and generates DNA
 from it. Its README.md is a model card of what is known of the training. A run's folder made from a published model
-holds its parameters alone; `--config.train.init_from=FOLDER` starts training from it. `--verify` runs the model here
-and in `transformers` (`pip install 'gener_jax[parity]'`); it prints the largest difference layer by layer and 16 greedy
-ids of each, and exits with status 1 if they differ. The last line on standard output is one JSON object.
+holds its parameters alone; --config.train.init_from=FOLDER starts training from it. --verify compares it layer by
+layer, and 16 greedy ids, with `transformers` (pip install 'gener_jax[parity]'), and fails if they differ.
 """
 
-import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
 from data_pipeline import cli
 from gener_jax.cli import command
 from gener_jax.config import ModelSpec, with_model
-from gener_jax.inference import parity
-from gener_jax.inference.lm import LM, from_spec
-from gener_jax.model import decoder
 from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.runtime.progress import log
-from gener_jax.storage import pretrained, provenance, run_folder
-from gener_jax.storage.files import whole_folder
-from gener_jax.storage.huggingface import card, vocabulary, weights
-from gener_jax.storage.huggingface import config as published_config
-from gener_jax.storage.provenance import Provenance
+from gener_jax.storage.files import refuse_existing, whole_folder
+
+if TYPE_CHECKING:
+    from gener_jax.inference.lm import LM
+    from gener_jax.storage.provenance import Provenance
 
 
 def write_published(
-    folder: Path, spec: ModelSpec, params, dtype: str = "float32", known: Provenance | None = None
+    folder: Path, spec: ModelSpec, params, dtype: str = "float32", known: "Provenance | None" = None
 ) -> None:
     """Writes configuration, safetensors of `dtype`, the tokenizer's files and a model card into an empty folder.
 
@@ -43,6 +37,10 @@ def write_published(
     Raises:
       ConfigError: if the tokenizer is not a k-mer tokenizer.
     """
+    from gener_jax.storage import provenance
+    from gener_jax.storage.huggingface import card, vocabulary, weights
+    from gener_jax.storage.huggingface import config as published_config
+
     if spec.tokenizer.kind != "kmer":
         raise ConfigError("only models over k-mers have a published form", "tokenizer.kind", spec.tokenizer.kind)
     (folder / "config.json").write_text(published_config.write(spec, dtype))
@@ -56,11 +54,13 @@ def write_published(
     weights.write(folder, params, dtype)
 
 
-def verify(lm: LM, folder: Path | None) -> dict:
+def verify(lm: "LM", folder: Path | None) -> dict:
     """Prints our model's outputs next to those of transformers, and returns the object of the last line.
 
     `folder` holds the model as published; None writes it to a temporary folder first.
     """
+    from gener_jax.inference import parity
+
     ids = parity.probe_ids(lm)
     ours = parity.ours(lm, ids)
     result = {"tokens": ids.size, "dtype": lm.spec.model.dtype, "greedy": ours.greedy}
@@ -84,19 +84,29 @@ def main(argv=None) -> None:
     """The command."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
-    add("--output", type=Path, metavar="DIR", help="a new folder")
-    add("--format", choices=("hf", "run"), help="what to write there")
+    add("--output", type=Path, metavar="DIR", help="the folder to write")
+    add("--format", choices=("hf", "run"), help="what to write there: a Hugging Face folder, or a run's")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="of an hf folder's tensors [as they were stored]")
+    add("--overwrite", action="store_true", help="replace an output folder that exists")
     add("--verify", action="store_true", help="compare with transformers, on this machine")
     args, config, folder = program.parse(argv)
     if (args.output is None) != (args.format is None) or not (args.output or args.verify):
         raise ConfigError("give --output with --format hf or run, or --verify, or both")
     if args.dtype and args.format != "hf":
         raise ConfigError("goes with --format hf only; a run holds float32", "--dtype", args.dtype)
+    if args.output:  # now, not after everything is read
+        refuse_existing(args.output, args.overwrite)
+
+    import jax
+
+    from gener_jax.inference import parity
+    from gener_jax.inference.lm import from_spec
+    from gener_jax.model import decoder
+    from gener_jax.storage import pretrained, provenance, run_folder
+    from gener_jax.storage.huggingface import weights
+
     if jax.process_count() > 1:
         raise ConfigError(f"convert runs as one process, not {jax.process_count()}")
-    if args.output and os.path.lexists(args.output):  # now, not after everything is read
-        raise ConfigError(f"--output {args.output}: already exists; give a new folder")
     if args.verify:
         parity.require()
     # Weights are converted in float32, which represents every other type exactly; --verify compares in it too.
@@ -112,7 +122,7 @@ def main(argv=None) -> None:
             result |= verify(lm, folder if unchanged else None)
     if args.output:
         known = provenance.of_model(folder, lm.step)
-        with whole_folder(args.output) as partial:
+        with whole_folder(args.output, overwrite=args.overwrite) as partial:
             if args.format == "run":
                 run_folder.write_params(partial, lm.spec, decoder.stack(lm.params, donate=True))
                 if known is not None:

@@ -1,51 +1,53 @@
-"""Evaluates a model on held-out regions: python -m gener_jax.evaluate --checkpoint RUN [--config.eval.split=train]
+"""Evaluates a model on held-out regions.
 
-Prints bits per base, loss and perplexity, by kind and taxon, beside Markov models on the same bases, and what other
-tasks find. With --json, or as the last line if standard output is no terminal, it prints one JSON object, and --output
-writes it as DIR/results.json, with plots. The dataset is the run's. For tiny it is built from the chromosome that ships
-with the package, whose validation split tiny was not trained on; for another published model give
---config.data.path=DIR.
+    gener-jax evaluate --checkpoint runs/quickstart --step best
+    gener-jax evaluate --checkpoint tiny --output measured
+
+Prints bits per base, loss and perplexity, by kind and taxon, beside Markov models on the same bases, and the results of
+other tasks. The dataset is the run's. For tiny it is built from the chromosome that ships with the package, whose
+validation split tiny was not trained on; for another published model give --config.data.path=DIR.
 """
 
 import functools
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline import cli
-from data_pipeline.dataset.reader import read_info
-from gener_jax import assets, tasks
+from gener_jax import assets
 from gener_jax.cli import command
 from gener_jax.config import Config
-from gener_jax.data import dataset
-from gener_jax.inference.lm import LM, from_spec
-from gener_jax.model import decoder
-from gener_jax.model.sharding import mesh_of
-from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
-from gener_jax.storage import pretrained, run_folder
+from gener_jax.storage.files import refuse_existing
 from gener_jax.storage.results import FILE, Evaluation, Model, Results
-from gener_jax.tasks.base import Task, measure
-from gener_jax.tasks.plots import draw_all
-from gener_jax.training.metrics import logged, read_log
+
+if TYPE_CHECKING:
+    from gener_jax.inference.lm import LM
+    from gener_jax.tasks.base import Task
 
 
 def overlap_warning(config: Config, folder: Path, step: int | None) -> str | None:
     """A line if the model may have been trained on what it is evaluated on, else None."""
-    path = config.data.path
-    trained_on = None if step is None else run_folder.read_loader_state(folder, step)
-    if trained_on is not None:
-        same = read_info(path)["digest"] == trained_on["dataset"]
-        return None if same else f"{path} is not the dataset of this run, which may have been trained on these regions"
-    if folder == assets.TINY and config.data == pretrained.read_config(folder).data:
-        split = config.eval.split
-        return None if split == "validation" else f"{config.name} was trained on the {split} split of {path}"
-    card = folder / "README.md"
-    known = f"its card, {card}, says what it was trained on" if card.exists() else "it names no training data"
-    return f"{config.name} may have been trained on these regions: {known}"
+    from data_pipeline.dataset.reader import read_info
+    from gener_jax.storage import pretrained, provenance, run_folder
+
+    path, split, known = config.data.path, config.eval.split, provenance.read(folder)
+    state = None if step is None else run_folder.read_loader_state(folder, step)
+    datasets = [data["dataset"] for data in known.data if "dataset" in data] if known else []
+    datasets += [state["dataset"]] if state else []
+    is_default = folder == assets.TINY and config.data == pretrained.read_config(folder).data
+    if is_default or read_info(path)["digest"] in datasets:
+        return None if split != "train" else f"{config.name} was trained on the train split"
+    if datasets:
+        return f"{path} is not the dataset of {config.name}, which may have been trained on these regions"
+    data = "it does not record its training data" if known is None else f"its training data are {known.records}"
+    return f"{config.name} may have been trained on these regions: {data}"
 
 
-def evaluate(config: Config, lm: LM, chosen: list[Task], model: Model) -> tuple[Evaluation, ...]:
+def evaluate(config: Config, lm: "LM", chosen: "list[Task]", model: Model) -> tuple[Evaluation, ...]:
     """What each task finds."""
+    from gener_jax.tasks.base import measure
+
     last = time.perf_counter()
 
     def progress(name: str, done: int, total: int) -> None:
@@ -65,11 +67,22 @@ def main(argv=None) -> None:
     """The command."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
-    add("--tasks", metavar="NAME,…", help=f"of {', '.join(tasks.TASKS)} [eval.tasks of the run]")
+    add("--tasks", metavar="NAME,…", help="held_out, recovery or both [the run's eval.tasks]")
     add("--output", type=Path, metavar="DIR", help=f"a folder for {FILE} and plots/ [nothing is written]")
+    add("--overwrite", action="store_true", help=f"replace {FILE} and plots of that folder")
     args, config, folder = program.parse(argv)
-    if args.output is not None and (args.output / FILE).exists():
-        raise ConfigError(f"has {FILE} already; give another folder", "--output", str(args.output))
+    if args.output is not None:  # now, not after the evaluation
+        refuse_existing(args.output / FILE, args.overwrite)
+
+    from gener_jax import tasks
+    from gener_jax.data import dataset
+    from gener_jax.inference.lm import from_spec
+    from gener_jax.model import decoder
+    from gener_jax.model.sharding import mesh_of
+    from gener_jax.storage import pretrained
+    from gener_jax.tasks.plots import draw_all
+    from gener_jax.training.metrics import logged, read_log
+
     dataset.build_missing(config.data, config.tokenizer.make())
     chosen = tasks.of_config(config, args.tasks.split(",") if args.tasks else config.eval.tasks)
     mesh = None

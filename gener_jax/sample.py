@@ -1,11 +1,10 @@
-"""Generates DNA: python -m gener_jax.sample --checkpoint RUN --prompt ATG --num_bases 600 --temperature 0.8 --seed 1
+"""Generates DNA after prompts, as FASTA records of a prompt and its continuation.
 
-Writes FASTA to standard output (or to --output), one record per sample: the prompt's bases and a continuation of
---num_bases bases, or fewer if --stop or --stop_codon ends it. Options default to the run's config.sample. Prompts can
-also be read from a FASTA file; the records keep its names.
+    gener-jax sample --checkpoint tiny --prompt ATG --num_bases 600 --seed 1
+
+In Python, `generate` returns the continuation alone.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -18,14 +17,11 @@ from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
 from gener_jax.cli import command
 from gener_jax.config import Sample
 from gener_jax.config.schema import TEMPERATURE, TOP_P
-from gener_jax.inference.constraints import FRACTION, HOMOPOLYMER, Constraints
-from gener_jax.inference.generate import BATCH_SIZE, cache_size
-from gener_jax.inference.lm import from_spec
+from gener_jax.inference.options import FRACTION, HOMOPOLYMER, MODES
 from gener_jax.inference.prompt import REMAINDERS, Prompt, parse_prefix
-from gener_jax.inference.samplers import MODES
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.storage.compilation import keep_programs
+from gener_jax.storage.files import refuse_existing
 
 
 def fasta(name: str, sequence: str, width: int = 70) -> str:
@@ -37,60 +33,38 @@ def fasta(name: str, sequence: str, width: int = 70) -> str:
 def main(argv=None) -> None:
     """Runs the command."""
     program = command.Command(__doc__, checkpoint=True)
-    add = program.parser.add_argument
-    add(
-        "--prompt", action="append", dest="prompts", metavar="DNA", help="DNA of any length; may be given several times"
-    )
-    add("--num_bases", type=Whole(), help="bases to generate")
-    add("--num_samples", type=Whole(1), help="samples per prompt")
-    add("--temperature", type=TEMPERATURE, help="0 is greedy; else 0.001 to 1000")
-    add("--top_k", type=Whole(), help="sample among the k most likely tokens; 0: all")
-    add("--top_p", type=TOP_P, help="sample among the fewest most likely tokens with this total probability")
-    add("--seed", type=SEED, help="random seed; each sample gets its own stream")
-    add("--fasta", metavar="FILE", help="FASTA file of prompts; plain, gzip or bgzip; - is standard input")
+    add = program.parser.add_argument_group("prompts and output").add_argument
+    add("--prompt", action="append", dest="prompts", metavar="DNA", help="DNA of any length; repeatable")
+    add("--fasta", metavar="FILE", help="prompts, as FASTA; plain or gzip; - is standard input")
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each prompt, e.g. <mam><cds>")
-    add("--mode", choices=MODES, default="token", help="base: sample each base from its own distribution [token]")
-    add(
-        "--remainder",
-        choices=REMAINDERS,
-        default="constrain",
-        help="how to handle bases left over at the end of a prompt: constrain the first token, or trim or pad the "
-        "prompt's beginning [constrain]",
-    )
+    add("--remainder", choices=REMAINDERS, default="constrain", metavar="HOW",
+        help="left over: constrain, trim_left, pad_left")  # fmt: skip
+    add("--num_bases", type=Whole(), default=Sample.num_bases, help="bases to generate")
+    add("--num_samples", type=Whole(1), default=Sample.num_samples, help="samples per prompt")
+    add("--output", type=Path, metavar="FASTA", help="the file to write [standard output]")
+    add("--log_probs", type=Path, metavar="TSV", help="a table of each base and its log-probability in nats")
+    add("--overwrite", action="store_true", help="replace output files that exist")
+    add = program.parser.add_argument_group("generation").add_argument
+    add("--temperature", type=TEMPERATURE, default=Sample.temperature, help="0: the most likely token")
+    add("--top_k", type=Whole(), default=Sample.top_k, help="only the k most likely tokens; 0: all")
+    add("--top_p", type=TOP_P, default=Sample.top_p, help="those of this total probability")
+    add("--mode", choices=MODES, default="token", help="base: sample each base by itself")
+    add("--seed", type=SEED, default=Sample.seed, help="each sample has its own stream")
     add("--stop", action="append", default=[], metavar="TOKEN", choices=SPECIAL_TOKENS,
-        help="a special token that ends a sample, e.g. </s>")  # fmt: skip
-    add("--stop_codon", action="store_true", help="end a sample after the first stop codon in the prompt's frame")
-    add(
-        "--min_orf_length",
-        type=Whole(),
-        default=0,
-        metavar="BASES",
-        help="no stop codon in that frame within this many bases",
-    )
-    add("--genetic_code", type=Whole(1), default=1, help="NCBI's number of the genetic code of the frame [1]")
-    add("--max_homopolymer", type=HOMOPOLYMER, metavar="N", help="longest homopolymer, in bases")
-    add(
-        "--forbidden_motifs",
-        action="append",
-        default=[],
-        metavar="MOTIF",
-        help="a motif (IUPAC) to avoid on both strands",
-    )
-    add(
-        "--gc",
-        type=FRACTION,
-        nargs=2,
-        metavar=("MIN", "MAX"),
-        help="range of a continuation's GC content, as fractions",
-    )
-    add("--log_probs", type=Path, metavar="FILE", help="TSV of each base and its log-probability in nats")
-    add("--output", type=Path, metavar="FILE", help="where to write the FASTA [standard output]")
+        help="a special token that ends it, e.g. </s>; repeatable")  # fmt: skip
+    add("--stop_codon", action="store_true", help="end after the first stop codon in the prompt's frame")
+    add("--min_orf_length", type=Whole(), default=0, help="bases without a stop codon in that frame")
+    add("--genetic_code", type=Whole(1), default=1, help="NCBI's number of the frame's code")
+    add("--max_homopolymer", type=HOMOPOLYMER, help="longest homopolymer, in bases [no limit]")
+    add("--forbidden_motifs", action="append", default=[], metavar="X",
+        help="an IUPAC motif to avoid, on both strands; repeatable")  # fmt: skip
+    add("--gc", type=FRACTION, nargs=2, metavar=("MIN", "MAX"), help="GC content, as fractions [no limit]")
     args, config, folder = program.parse(argv)
     if args.output is None and args.json:
         raise ConfigError("needs --output, since standard output holds the FASTA", "--json", True)
-    given = {
-        f.name: getattr(args, f.name) for f in dataclasses.fields(Sample) if getattr(args, f.name, None) is not None
-    }
+    for name in [name for name in args.overrides if name.startswith("sample.")]:
+        problem = "config.sample is what training generates; here it is a flag, such as --num_bases 600"
+        raise ConfigError(problem, f"--config.{name}", args.overrides[name])
     if args.fasta is not None and args.prompts:
         raise ConfigError("give either --prompt or --fasta, not both")
     special = parse_prefix(args.prefix)
@@ -99,14 +73,22 @@ def main(argv=None) -> None:
             continue
         if not path.name or path.is_dir():
             raise ConfigError("is a folder; give the name of a file", flag, str(path))
+        refuse_existing(path, args.overwrite, flag)
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    sample = dataclasses.replace(config.sample, **given)
+    names = ("num_bases", "num_samples", "temperature", "top_k", "top_p", "seed")
+    sample = Sample(tuple(args.prompts or [""]), **{name: getattr(args, name) for name in names})
     if args.fasta is None:
         with errors.user_errors("--prompt"):
             named = [("", Prompt.parse(args.prefix + text)) for text in sample.prompts]
     else:
         named = [(s.name, Prompt(special, s.codes)) for s in fasta_file.read(args.fasta)]
     prompts = [prompt for _, prompt in named]
+
+    from gener_jax.inference.constraints import Constraints
+    from gener_jax.inference.generate import BATCH_SIZE, cache_size
+    from gener_jax.inference.lm import from_spec
+    from gener_jax.storage.compilation import keep_programs
+
     with errors.user_errors(flags=vars(args)):
         constraints = Constraints(
             max_homopolymer=args.max_homopolymer, forbidden_motifs=tuple(args.forbidden_motifs),

@@ -15,6 +15,7 @@ import contextlib
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,17 +25,17 @@ from data_pipeline.formats import fasta, vcf
 from data_pipeline.ranges import Whole
 from gener_jax.cli import command, loading
 from gener_jax.config import Config
-from gener_jax.inference.likelihood import SCORES, STRANDS
-from gener_jax.inference.lm import LM
+from gener_jax.inference.options import CHECKS, CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, SCORES, STRANDS
 from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.inference.variants.genome import Genome
-from gener_jax.inference.variants.overlap import CHECKS, ScoredBases, overlap
-from gener_jax.inference.variants.scoring import CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, Scorer, default_context
 from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, log
 from gener_jax.storage.resumable import ResumableFile
+
+if TYPE_CHECKING:
+    from gener_jax.inference.lm import LM
 
 VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "protocol", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
@@ -56,8 +57,8 @@ def number(value: float | None) -> str:
 class Output(contextlib.AbstractContextManager):
     """Writes rows in order, to a resumable file or to standard output, and counts those that are flagged."""
 
-    def __init__(self, path: Path | None, fingerprint: dict, header: str, unit: str):
-        self._file = None if path is None else ResumableFile(path, fingerprint, unit)
+    def __init__(self, path: Path | None, fingerprint: dict, header: str, unit: str, overwrite: bool):
+        self._file = None if path is None else ResumableFile(path, fingerprint, unit, overwrite=overwrite)
         self.done = 0 if path is None else self._file.done
         self.counts = collections.Counter({} if path is None else self._file.facts.get("counts", {}))
         if not self.done:
@@ -122,8 +123,11 @@ def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
     return rows
 
 
-def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> int:
+def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -> int:
     """Scores the variants of the VCF; returns the exit status."""
+    from gener_jax.inference.variants.overlap import ScoredBases, overlap
+    from gener_jax.inference.variants.scoring import Scorer
+
     with errors.user_errors(flags=vars(args)):
         scorer = Scorer(
             lm, protocol=args.protocol, context=args.context, phases=args.phases, strand=args.strand,
@@ -151,7 +155,7 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
     log(line)
     log(f"context: {args.context} bases")
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
-    with Output(args.output, fingerprint, _variant_header(header, as_vcf), "record") as out:
+    with Output(args.output, fingerprint, _variant_header(header, as_vcf), "record", args.overwrite) as out:
         rate = Rate("variant", alleles, out.counts.total())
         # Blocks have a fixed number of records, so that after a stop the batches, and with them the last digits, are
         # the same.
@@ -171,9 +175,9 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
         return out.finish(args.json, records=total, context=args.context, overlap=line)
 
 
-def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
+def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
     """Scores the sequences of the FASTA after these special tokens; returns the exit status."""
-    with Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence") as out:
+    with Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence", args.overwrite) as out:
         rate, k, longest = Rate("sequence", None, 0), lm.tokenizer.k, lm.spec.model.max_length
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, _BATCHES * args.batch_tokens * k):
@@ -265,6 +269,9 @@ def main(argv=None) -> int:
         raise ConfigError("of variants needs --protocol window", "--score", "base")
     if config.tokenizer.kind != "kmer":
         raise ConfigError("scoring needs a k-mer tokenizer", "tokenizer.kind", config.tokenizer.kind)
+
+    from gener_jax.inference.variants.scoring import default_context
+
     if args.context is None:
         args.context = default_context(config.spec)
     special = parse_prefix(args.prefix)

@@ -31,7 +31,9 @@ from gener_jax.inference.constraints import GC, Constraints, Motifs, ReadingFram
 from gener_jax.inference.lm import LM, load
 from gener_jax.inference.prompt import Prompt
 from gener_jax.inference.samplers import Tokens, of_options
+from gener_jax.inference.variants.interval import Interval
 from gener_jax.inference.variants.scoring import Scorer
+from gener_jax.model import lora
 from gener_jax.runtime.errors import ConfigError, InputError, real, whole
 from tests.raised import check, raises
 
@@ -43,10 +45,11 @@ NOT_REAL = (1e39, 1e-50, np.float64(1e-50))
 
 
 def lm_that_computes_nothing() -> LM:
-    """A model without parameters or devices: what uses it for more than checking arguments fails."""
+    """A model without parameters: what uses it for more than checking arguments fails."""
     lm = LM.__new__(LM)
     lm.spec = config.ModelSpec(model=config.Model(hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
                                                   num_key_value_heads=1))  # fmt: skip
+    lm.mesh = lm.provenance = None
     lm.tokenizer = lm.spec.tokenizer.make()
     return lm
 
@@ -61,6 +64,8 @@ CALLS = [
     (LM_.log_likelihood, {"sequences": ["ACGTTT"]}),
     (LM_.base_probabilities, {"sequences": ["ACGTTT"]}),
     (LM_.score_variants, {"variants": [("1", 30, "G", "T")], "genome": GENOME}),
+    (LM_.score_region, {"interval": "1:31-40", "genome": GENOME}),
+    (LM_.saturation, {"interval": "1:31-40", "genome": GENOME}),
     (Scorer, {"lm": LM_}),
     (load, {"folder": "no/such/folder"}),
     (of_options, {}),
@@ -69,6 +74,7 @@ CALLS = [
     (Motifs, {}),
     (ReadingFrame, {}),
     (GC, {"bounds": (0.2, 0.8)}),
+    (lora.init, {"key": None, "boxed": {}, "targets": str, "rank": 8, "alpha": 16}),
     (build, {"inputs": ["no/such/file"], "output": "no/such/folder"}),
     (train_bpe.build, {"dataset": "no/such/folder", "vocab_size": 64, "output": "no-such-file"}),
     (RegionSource, {"folder": "no/such/folder", "split": "train"}),
@@ -82,6 +88,8 @@ SIGNATURES = {CALLS[1][0]: LM.stream}
 
 def kinds(hint) -> set:
     """A type hint and the ones inside it: of `tuple[float, float] | None`, tuple, float and None among others."""
+    if isinstance(hint, list):  # the arguments of a Callable
+        return set()
     return {hint, typing.get_origin(hint)}.union(*map(kinds, typing.get_args(hint)))
 
 
@@ -170,14 +178,18 @@ def test_ranges():
     assert [x in Real(least=0.1, below=1) for x in (0.1, 0.0999, 0.999, 1 - 1e-12)] == [True, False, True, False]
     assert [x in Real(above=1, zero=True) for x in (0, 0.5, 1, 1.5, -0.0)] == [True, False, False, True, True]
     assert [x in Whole(1, 3) for x in (0, 1, 3, 4)] == [False, True, True, False]
-    assert str(Real(least=0, most=0.5, zero=True)) == "0, or a finite float32 number from 0 to 0.5"
+    assert str(Real(above=0)) == "a finite float32 number above 0"
+    assert str(Real(least=0, most=0.5, zero=True)) == "0, or a float32 number from 0 to 0.5"
 
 
-def test_a_variant_with_a_wrong_position_is_flagged():
+def test_a_variant_with_a_wrong_position_is_flagged_and_such_an_interval_refused():
     starts = ("3", True, 6.5, math.nan, None, 10**400, np.int64(-1))
     scored = list(LM_.score_variants([("1", start, "G", "T") for start in starts], GENOME))
     assert all(each.flag and each.flag.isprintable() for each in scored)
     assert len(scored) == len(starts)
+    for start, end in ((6.5, 9), ("3", "9"), (True, 9), (3, math.nan), (None, None), (-1, 9), (9, 3)):
+        with raises(InputError, argument="region"):
+            LM_.score_region(Interval("1", start, end), GENOME)
 
 
 def test_the_ids_of_a_prompt():
@@ -231,11 +243,10 @@ def test_a_wrong_number_of_a_flag_ends_the_command_in_one_line(module, monkeypat
             with pytest.raises(SystemExit) as caught:
                 parser.parse_args(given)
             assert caught.value.code == 2
-            *usage, line = capsys.readouterr().err.splitlines()
-            assert usage[0].startswith("usage: ")
+            [line] = capsys.readouterr().err.splitlines()
             assert action.option_strings[0] in line
             if text != "-inf" or count == 1:  # -inf alone reads as another flag
-                assert f"is {text!r}"[:200] in line
+                assert f"not {text!r}"[:200] in line
 
 
 def test_all_numeric_flags_are_found(monkeypatch):

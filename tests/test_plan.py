@@ -16,7 +16,9 @@ from gener_jax.cli import command
 from gener_jax.config import Mesh, override
 from gener_jax.model import flops, memory
 from gener_jax.model.sharding import check_divides, make_mesh
+from gener_jax.runtime.devices import device_of
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.training.planning import collectives
 from gener_jax.training.step import abstract_state
 from tests.raised import raises
 
@@ -88,10 +90,10 @@ def test_operations_equal_a_direct_count():
     assert flops.mean_keys(1000) == 500.5
     forward = 2 * expected + 26 * 2 * 2 * 2048 * 500.5  # products of scores and values
     assert flops.training(m, 1000) == 3 * forward
-    assert flops.device_of("NVIDIA H100 80GB HBM3").tflops == 989
-    assert flops.device_of("TPU v5 lite").tflops == 197
-    assert flops.device_of("TPU v5").tflops == 459
-    assert flops.device_of("cpu") is None
+    assert device_of("NVIDIA H100 80GB HBM3").tflops == 989
+    assert device_of("TPU v5 lite").tflops == 197
+    assert device_of("TPU v5").tflops == 459
+    assert device_of("cpu") is None
 
 
 def run(capsys, *arguments):
@@ -124,6 +126,25 @@ def test_what_is_suggested_can_be_trained(capsys, name, machine):
     assert out.count("inference on one device") == 1
 
 
+def test_why_a_suggestion_is_better(capsys):
+    """Its days are the same, since both have the same share of the peak."""
+    given = "--config.model.remat=full", "--config.train.accumulate=8"
+    _, result = run(capsys, f"--config={ROOT / 'experiments' / 'euk_1b'}.py", "--devices=8", "--device=h100", *given)
+    assert result["given"]["fits"]
+    assert result["given"]["days"] == result["suggested"]["days"]
+    why, best = result["suggested"]["why"], result["suggested"]
+    assert f"remat {best['remat']}, not full" in why
+    assert f"{best['accumulate']} microbatches per step, not 8" in why
+    sent = [sum(result[name]["sent_gib_per_step"].values()) for name in ("suggested", "given")]
+    assert (f"sends {sent[0]:.1f} GiB" in why) == (sent[0] < sent[1])
+    assert ("needs" in why) == (best["peak_gib"] < result["given"]["peak_gib"])
+    chosen = {f"mesh.{name}": size for name, size in best["mesh"].items()}
+    chosen |= {"model.remat": best["remat"], "train.accumulate": best["accumulate"]}
+    given = [f"--config.{name}={value}" for name, value in chosen.items()]
+    _, again = run(capsys, f"--config={ROOT / 'experiments' / 'euk_1b'}.py", "--devices=8", "--device=h100", *given)
+    assert again["suggested"]["why"] == "the given one is the best by these formulas"
+
+
 def test_a_model_that_does_not_fit_is_reported(capsys):
     small = f"--config={ROOT / 'experiments' / 'unified_7b'}.py", "--devices=4", "--device_memory_gib=16"
     out, result = run(capsys, *small)
@@ -154,7 +175,7 @@ def test_command_lines_that_are_wrong(arguments, field):
 
 def test_communication_equals_a_direct_count():
     config = config_of("euk_1b", mesh__data=2, mesh__fsdp=4, train__batch_size=8, model__remat="none")
-    found = {key: gib * 2**30 for key, gib in plan.collectives(config, 8).items()}
+    found = {key: gib * 2**30 for key, gib in collectives(config, 8).items()}
     n = 1_162_061_824
     assert found["all-gather", "fsdp"] == pytest.approx(2 * n * 2 * 3 / 4)  # bfloat16, for both passes
     assert found["reduce-scatter", "fsdp"] == pytest.approx(n * 4 * 3 / 4)

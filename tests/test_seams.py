@@ -24,6 +24,7 @@ from gener_jax.storage import run_folder
 from gener_jax.tasks.base import Metric, Result
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.loop import loop
+from gener_jax.training.run import prepare
 from gener_jax.training.step import abstract_state, make_train_step
 from tests import tiny
 from tests.conftest import random_params
@@ -128,7 +129,7 @@ FEW = {"eval__max_regions": "1", "eval__every_steps": "100"}
 
 def run(config, folder, **parts):
     """A run without its final report: what it was prepared with, and its parameters at the end."""
-    prepared = train.prepare(config, folder, **parts)
+    prepared = prepare(config, folder, **parts)
     with Watchdog(0) as watchdog, Termination() as termination:
         return prepared, merge(loop(prepared, termination, watchdog).state.params, prepared.frozen)
 
@@ -213,14 +214,14 @@ def test_a_run_that_trains_one_matrix(dataset, base, tmp_path, dtype):
 
 def test_the_base_of_a_run_may_not_change(dataset, base, tmp_path):
     config = tiny.config(dataset, train__init_from=base)
-    train.prepare(config, tmp_path / "run", trains=head)
+    prepare(config, tmp_path / "run", trains=head)
     other = tmp_path / "other"
     run_folder.write_params(other, config.spec, random_params(config.model, seed=1))
     changed = tiny.config(dataset, train__init_from=other, train__allow_changes="train.init_from")
     with raises(CheckpointError, path=tmp_path / "run" / "base.json", name="checksum"):
-        train.prepare(changed, tmp_path / "run", trains=head)
+        prepare(changed, tmp_path / "run", trains=head)
     with raises(ConfigError, field="train.init_from"):
-        train.prepare(tiny.config(dataset), tmp_path / "none", trains=head)
+        prepare(tiny.config(dataset), tmp_path / "none", trains=head)
 
 
 def flat(params):

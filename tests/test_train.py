@@ -126,8 +126,8 @@ def straight(dataset, tmp_path_factory):
 
 def test_what_a_run_prints_and_writes(straight, dataset):
     last = json.loads(straight.out.splitlines()[-1])
-    assert last == json.loads((straight.folder / "results.json").read_text())
     result = straight.result
+    assert last == result.json()
     assert [each.task for each in result.evaluations] == ["held_out", "samples"]
     assert {each.model.step for each in result.evaluations} == {12}
     for name in ("loss", "bits_per_base", "tokens_per_s", "bases_per_s", "seconds"):
@@ -272,7 +272,7 @@ def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
     assert found.training.items() <= straight.result.training.items()
     [found] = found.evaluations
     assert dataclasses.replace(found, seconds=0) == dataclasses.replace(straight.result["held_out"], seconds=0)
-    with raises(ConfigError, field="--output", value=str(tmp_path / "evaluated")):
+    with raises(ConfigError, field="--output", value=str(tmp_path / "evaluated" / "results.json")):
         evaluate.main(["--checkpoint", str(straight.folder), "--output", str(tmp_path / "evaluated")])
     evaluate.main(["--checkpoint", str(straight.folder), "--config.eval.split=train", "--step", "9", "--json"])
     [other] = json.loads(capsys.readouterr().out)["evaluations"]
@@ -286,6 +286,10 @@ def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
     facts = json.loads(capsys.readouterr().out)
     assert facts == {"output": str(tmp_path / "a.fa"), "samples": 1, "bases": 30}
     assert (tmp_path / "a.fa").read_text() == fasta
+    sample.main(["--checkpoint", str(straight.folder), "--num_bases", "30"])
+    assert capsys.readouterr().out.startswith(">sample_1 prompt_bases=0 bases=30")  # not as config.sample.prompts
+    with raises(ConfigError, field="--config.sample.num_bases", value="9"):
+        sample.main(["--checkpoint", str(straight.folder), "--config.sample.num_bases=9"])
     header, *lines = fasta.splitlines()
     assert header.startswith(">sample_1 prompt_bases=4 bases=30")
     assert re.fullmatch("ATGA[ACGT]{30}", "".join(lines))
@@ -299,7 +303,7 @@ def test_evaluate_warns_of_data_that_the_run_was_not_trained_on(straight, capsys
     build(tiny.GENOMES, tmp_path / "other", validation_fraction=0.2, seed=1)
     capsys.readouterr()
     evaluate.main([*arguments, f"--config.data.path={tmp_path / 'other'}"])
-    assert "other is not the dataset of this run" in capsys.readouterr().err
+    assert "other is not the dataset of tiny, which may have been" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -72,45 +72,45 @@ def step(text: str) -> int | str:
     try:
         return text if text == "best" else Whole()(text)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}, or best") from None
+        raise argparse.ArgumentTypeError(f"{error}; or best") from None
 
 
 class Command:
     """A program's parser, which also resolves its configuration and the run's folder."""
 
     def __init__(self, description: str, *, checkpoint: bool):
-        self.parser = argparse.ArgumentParser(
-            prog=cli.program(),
-            description=description,
-            epilog="Any field of the configuration can be set with --config.section.field=value. --print_config lists\n"
-            "the fields with their values; gener_jax/config/schema.py says what each one means.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.parser.add_argument("--config", metavar="FILE.py", help="an experiment file")
-        self.parser.add_argument("--print_config", action="store_true", help="print the configuration as JSON and exit")
-        cli.add_json(self.parser)
-        self.parser.add_argument("--workdir", type=Path, metavar="DIR", help="the run's folder [runs/<config name>]")
+        """`description`: as of `cli.Parser`. `checkpoint`: whether the program reads a model that exists."""
+        self.parser = cli.Parser(description)
+        group = self.parser.add_argument_group("model" if checkpoint else "run")
+        add = group.add_argument
         if checkpoint:
-            self.parser.add_argument(
-                "--checkpoint", metavar="DIR",
-                help="use this model instead of --config and --workdir: a run's folder, a Hugging Face folder, tiny "
-                "(which comes with the package), or a name in the local Hugging Face cache, such as "
-                "GenerTeam/GENERator-v2-eukaryote-1.2b-base",
+            add("--checkpoint", metavar="DIR", help="a run, a Hugging Face folder or cached name, or tiny")
+            add("--step", metavar="N", type=step, help="of a run: a checkpoint's step, or best [the newest]")
+            add("--download", action="store_true", help="download a Hugging Face name that is not in the cache")
+            texts = (
+                "or a run's experiment file, with --workdir DIR", "set field X.Y; --print_config lists all fields",
+                argparse.SUPPRESS, argparse.SUPPRESS,  # both are named above, so that the help stays short
             )  # fmt: skip
-            self.parser.add_argument(
-                "--download", action="store_true", help="download a model that is not in the cache"
-            )
-            self.parser.add_argument("--step", type=step, help="of a run: a checkpoint's step, or best [the newest]")
+        else:
+            texts = (
+                "an experiment file, such as experiments/quickstart.py", "set field X.Y of the configuration",
+                "the folder of the run [runs/<config name>]", "list all fields and their values as JSON, and exit",
+            )  # fmt: skip
+        add("--config", metavar="FILE.py", help=texts[0])
+        add("--config.X.Y", metavar="VALUE", help=texts[1])
+        add("--workdir", type=Path, metavar="DIR", help=texts[2])
+        add("--print_config", action="store_true", help=texts[3])
+        cli.add_json(group)
 
     def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Path]:
         """Returns the arguments, the resolved configuration and the run's folder."""
         rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
         args = self.parser.parse_args(rest)
+        args.overrides = overrides
         if getattr(args, "checkpoint", None) is not None:
             if args.config or args.workdir:
                 raise ConfigError("cannot be combined with --config or --workdir", "--checkpoint", args.checkpoint)
-            from gener_jax.storage import pretrained  # imports jax, so only after the command line is checked
+            from gener_jax.storage import pretrained
 
             folder = pretrained.find(args.checkpoint, download=args.download)
             values = dataclasses.asdict(pretrained.read_config(folder))
@@ -133,7 +133,6 @@ def run(main: Callable[[], int | None]) -> None:
     An error that the user can fix becomes one line on standard error and an exit status.
     """
     import absl.logging
-    import jax
 
     from gener_jax.runtime.errors import CheckpointError, Terminated, TrainingError
 
@@ -155,7 +154,7 @@ def run(main: Callable[[], int | None]) -> None:
         _fail(1, error)
     except MemoryError as error:
         _fail(1, f"out of memory: {error}" if str(error) else "out of memory")
-    except jax.errors.JaxRuntimeError as error:
+    except RuntimeError as error:  # jax's, which is not imported to print --help
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _fail(1, f"out of device memory: {str(error).splitlines()[0]}")

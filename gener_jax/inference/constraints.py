@@ -17,14 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from data_pipeline.ranges import Real, Whole
 from data_pipeline.sequence import bases, translation
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL, KmerTokenizer, kmer_codes
+from gener_jax.inference.options import FRACTION, HOMOPOLYMER
 from gener_jax.inference.prompt import Encoded
 from gener_jax.runtime.errors import InputError, whole, within
 
-FRACTION = Real(least=0, most=1)
-HOMOPOLYMER = Whole(1, 1000)  # bases; each takes four states
 _MAX_STATES = 4096
 SLACK = 12  # bases by which G + C may be outside its range at the beginning of a continuation
 

@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, REMAINDERS
 from gener_jax.inference.batches import by_row, right_pad
+from gener_jax.inference.options import POOLINGS
 from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.model.decoder import Decoder
 from gener_jax.runtime.errors import InputError, whole
 
-POOLINGS = ("last", "mean", "separator", "tokens")
 _UNKNOWN = (
     "a sequence, or a chunk of one, has no whole k-mer of known bases, so its embedding is that of <oov> and does not "
     "depend on its bases (remainder='pad_left' encodes short sequences)"

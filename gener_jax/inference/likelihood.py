@@ -24,6 +24,7 @@ from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, Tokenizer
 from gener_jax.data.loader import to_devices
 from gener_jax.inference.batches import accelerated, by_row
+from gener_jax.inference.options import SCORES, STRANDS
 from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.model import kmers, parallel
 from gener_jax.model.decoder import Decoder, variables
@@ -31,8 +32,6 @@ from gener_jax.model.losses import token_nll
 from gener_jax.model.sharding import TOKENS, batch_sharding, constrain
 from gener_jax.runtime.errors import InputError, whole
 
-SCORES = ("token", "base")
-STRANDS = ("+", "-", "both")
 GIVEN = ("tokens", "bases")
 _POSITIONS = 2048  # to which the head is applied at a time
 

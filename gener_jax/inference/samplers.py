@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, Int
 from data_pipeline.ranges import Whole
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL
 from gener_jax.config.schema import TEMPERATURE, TOP_P
+from gener_jax.inference.options import MODES
 from gener_jax.model import kmers
 from gener_jax.runtime.errors import InputError, whole, within
 
-MODES = ("token", "base")
 _POSITIVE = dataclasses.replace(TEMPERATURE, zero=False)
 
 

@@ -22,10 +22,13 @@ def groups(title: str, label: str, compared: Mapping[str, float], breakdown: Map
         axes.axvline(rows[0][1], color=GREY, linewidth=1, linestyle="--", zorder=1)
         axes.scatter([value for _, value, _ in rows], range(len(rows)), color=[colour for *_, colour in rows], zorder=3)
         for i, (_, value, _) in enumerate(rows):
-            axes.annotate(f"{value:.3f}", (value, i), (6, 0), textcoords="offset points", va="center", fontsize=8)
+            axes.annotate(
+                f"{value:.3f}", (value, i), (6, 0), textcoords="offset points", va="center", fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )  # fmt: skip
         axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
         axes.invert_yaxis()
-        axes.margins(x=0.1)
+        axes.margins(x=0.15)
         axes.set_xlabel(label)
         axes.set_title(title)
     return figure

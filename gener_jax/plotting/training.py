@@ -27,7 +27,7 @@ def loss(name: str, log: Iterable[dict]):
             held_out = _series([{"step": x["step"], **x["held_out"]} for x in log if "held_out" in x], metric)
             axes.plot(*held_out, "o-", color=COLOURS[1], markersize=4, linewidth=1, label="held out")
             axes.set_ylabel(label)
-        axes.set_xlabel("step")
+        _steps(axes)
         figure.axes[0].set_title(f"{name}: training loss")
         figure.axes[0].legend(loc="upper right")
     return figure
@@ -38,13 +38,17 @@ def held_out(name: str, log: Iterable[dict], baselines: Mapping[str, float]):
     steps, values = _series([{"step": x["step"], **x["held_out"]} for x in log if "held_out" in x], "bits_per_base")
     with new_figure() as figure:
         axes = figure.add_subplot()
-        axes.plot(steps, values, "o-", markersize=4, label=name)
-        label_lines(axes, {"chance": 2.0, **baselines})
-        axes.set_xlabel("step")
+        axes.plot(steps, values, "o-", markersize=4)
+        label_lines(axes, baselines)
+        _steps(axes)
         axes.set_ylabel("bits per base (lower is better)")
         axes.set_title(f"{name}: held-out bits per base")
-        axes.legend(loc="upper right")
     return figure
+
+
+def _steps(axes) -> None:
+    axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _series(lines: Iterable[dict], metric: str) -> tuple[np.ndarray, np.ndarray]:

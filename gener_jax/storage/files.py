@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def read_json(path: Path, max_bytes: int = 1 << 20) -> dict:
     return fields
 
 
+def refuse_existing(output: Path, overwrite: bool = False, flag: str = "--output") -> None:
+    """Checks that an output does not exist yet, or may be replaced.
+
+    Raises:
+      ConfigError: of `flag`, if it exists without `overwrite`.
+    """
+    if os.path.lexists(output) and not overwrite:
+        raise ConfigError("already exists; give another name, or --overwrite to replace it", flag, str(output))
+
+
 def finite(value):
     """A JSON value in which numbers that are not finite are null, since JSON has no others."""
     if isinstance(value, dict):
@@ -52,14 +63,19 @@ def finite(value):
 
 
 @contextlib.contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
+def whole_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder that is renamed to `output` on success and removed on failure, with the parents it needed.
 
+    With `overwrite`, a folder of that name is removed once the new one is complete.
+
     Raises:
-      ConfigError: if `output` exists.
+      ConfigError: if `output` exists, without `overwrite`.
     """
-    if os.path.lexists(output):
-        raise ConfigError(f"{output}: already exists; give a new folder")
+    refuse_existing(output, overwrite)
     with made_parents(output), atomic(output) as partial:
         partial.mkdir()
         yield partial
+        if output.is_symlink() or output.is_file():
+            output.unlink()
+        elif output.exists():
+            shutil.rmtree(output)

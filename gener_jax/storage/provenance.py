@@ -57,6 +57,14 @@ class Provenance:
         return None if None in lengths or not lengths else max(lengths)
 
     @property
+    def records(self) -> str:
+        """The records of the training data, as a person reads them: their number, and the accessions that are kept."""
+        names = [name for data in self.data for name in data.get("accessions", ())]
+        number = sum(data.get("records", 0) for data in self.data)
+        known = ", ".join([*names, *["…"] * (number > len(names))])
+        return f"{number:,} records ({known})" if names else "unknown"
+
+    @property
     def mask_documents(self) -> bool:
         """Whether no <s> saw the sequence before it in any of the data."""
         return bool(self.data) and all(x.get("mask_documents") for x in self.data)

@@ -23,9 +23,9 @@ import typing
 from pathlib import Path
 
 from data_pipeline.files import write_text
+from gener_jax.runtime.environment import environment
 from gener_jax.runtime.errors import CheckpointError
 from gener_jax.storage.files import finite, read_json
-from gener_jax.storage.run_folder import environment
 
 FORMAT = 1
 FILE = "results.json"
@@ -103,6 +103,16 @@ class Evaluation:
             seconds=round(result.seconds, 2),
         )
 
+    @property
+    def groups(self) -> dict[str, dict[str, Numbers]]:
+        """The breakdown without columns of one group that is the whole again."""
+        (main, measured), *_ = self.metrics.items()
+        return {
+            column: rows
+            for column, rows in self.breakdown.items()
+            if len(rows) > 1 or any(row.get(main) != measured.value for row in rows.values())
+        }
+
     def table(self) -> str:
         """As text: the main metric of the model, of the baselines and of each group, and then the other metrics."""
         (main, measured), *others = self.metrics.items()
@@ -111,24 +121,28 @@ class Evaluation:
         known = [value for value in compared.values() if value is not None]
         best = (max if measured.higher_is_better else min)(known) if len(known) > 1 else None
         sections = [("", [(name, x, "← best" if x == best is not None else "") for name, x in compared.items()])]
-        for column, groups in self.breakdown.items():
+        for column, groups in self.groups.items():
             counts = [{n: row[n] for n in list(self.counts)[-1:] if n in row} for row in groups.values()]
             rows = [
                 (name, row.get(main), f"({_counted(number)})" if number else "")
                 for (name, row), number in zip(groups.items(), counts, strict=True)
             ]
-            if len(rows) > 1 or any(row[1] != measured.value for row in rows):  # else it is the whole again
-                sections.append((f"By {_words(column)}", rows))
+            sections.append((f"By {_words(column)}", rows))
         width = max(len(name) for _, rows in sections for name, _, _ in rows)
-        where = f" on the {self.dataset.split} split of {self.dataset.path}" if self.dataset else ""
-        kind = [measured.unit] * (measured.unit not in ("", _words(main)))
-        kind = ", ".join([*kind, f"{'higher' if measured.higher_is_better else 'lower'} is better"])
-        counted = f": {_counted(self.counts)}" if self.counts else ""
-        lines = [f"{_words(self.task)}, {_words(main)} ({kind}){where}{counted}"]
+        decimals = 4 if all(abs(value) < 10 for value in known) else 1
+        kind = f"{_unit(main, measured)}, {'higher' if measured.higher_is_better else 'lower'} is better"
+        lines = [f"{_words(self.task)}: {_words(main)} ({kind.removeprefix(', ')})"]
+        where = [f"{self.dataset.split} split of {self.dataset.path}"] if self.dataset else []
+        if where or self.counts:
+            lines.append("  " + ": ".join([*where, *[_counted(self.counts)] * bool(self.counts)]))
         for heading, rows in sections:
             lines += [heading] if heading else []
-            lines += [f"  {name:{width}}  {_shown(value):>7}  {note}".rstrip() for name, value, note in rows]
-        also = [f"{_words(name)} {_shown(m.value)} {m.unit}".rstrip() for name, m in others if m.value is not None]
+            lines += [f"  {name:{width}}  {_shown(value, decimals):>7}  {note}".rstrip() for name, value, note in rows]
+        known = [(name, found) for name, found in others if found.value is not None]
+        also = [
+            f"{_words(name)} {_shown(found.value, 4 if abs(found.value) < 10 else 1)} {_unit(name, found)}".rstrip()
+            for name, found in known
+        ]
         return "\n".join(lines + ([f"Also {', '.join(also)}"] if also else []))
 
 
@@ -154,7 +168,7 @@ class Results:
 
     def json(self) -> dict:
         """As plain values."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        return finite({"format": FORMAT, **dataclasses.asdict(self)})
 
     def table(self) -> str:
         """As text: the table of each evaluation."""
@@ -207,8 +221,13 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _shown(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
+def _unit(name: str, found: Measured) -> str:
+    """The unit, unless the name says it."""
+    return "" if found.unit in _words(name) else found.unit
+
+
+def _shown(value: float | None, decimals: int) -> str:
+    return "none" if value is None else f"{value:,.{decimals}f}"
 
 
 def _counted(counts: dict[str, float | None]) -> str:

@@ -8,13 +8,9 @@ Parameters and optimizer state of a step are separate items, so that inference r
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import math
-import platform
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -24,6 +20,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from data_pipeline.files import atomic, write_text
 from gener_jax.config import Config, ModelSpec, resolve
+from gener_jax.runtime.environment import environment
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.storage.files import read_json
 
@@ -269,40 +266,3 @@ def starts(folder: Path) -> list[dict]:
     except ValueError as error:
         raise CheckpointError(path, f"is not valid JSON ({error}); remove it, nothing else depends on it") from None
     return found if isinstance(found, list) else [found]  # early versions wrote one object
-
-
-def environment() -> dict:
-    """The command, commit, versions and devices that made a result."""
-    versions = {}
-    for package in (
-        "gener_jax",
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "grain",
-        "array_record",
-        "numpy",
-    ):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed as a package"
-    return {
-        "command": [sys.executable, *sys.orig_argv[1:]],
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
-        "versions": versions,
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package runs from; None outside a checkout."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

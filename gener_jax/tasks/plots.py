@@ -35,7 +35,7 @@ def draw_all(results: Results, log: Sequence[dict], folder: Path) -> None:
 def _groups(found: Evaluation, baselines: dict[str, float]):
     by = {
         column.replace("_", " "): {name: row["bits_per_base"] for name, row in rows.items() if row["bases"]}
-        for column, rows in found.breakdown.items()
+        for column, rows in found.groups.items()
     }
     return evaluation.groups(
         f"{found.model.name}: {found.dataset.split} split", "bits per base (lower is better)",
