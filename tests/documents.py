@@ -155,9 +155,7 @@ def _same(expected: str, actual: str) -> bool:
         return True
     numbers = [[float(x.replace(",", "")) for x in _NUMBER.findall(word)] for word in (expected, actual)]
     shapes = [_BASES.sub("DNA", _NUMBER.sub("#", word)) for word in (expected, actual)]
-    return shapes[0] == shapes[1] and all(
-        abs(a - b) <= 0.02 * abs(a) + 0.005 for a, b in zip(*numbers, strict=True)
-    )
+    return shapes[0] == shapes[1] and all(abs(a - b) <= 0.02 * abs(a) + 0.005 for a, b in zip(*numbers, strict=True))
 
 
 def matches(expected: str, actual: str) -> bool:
