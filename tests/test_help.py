@@ -24,8 +24,6 @@ COMMANDS = {
 NOT_YET = {  # command → who rewrites its help
     "gener-jax score": "with its new options",
     "gener-jax data build": "with its new options",
-    "gener-jax data inspect": "with its new options",
-    "gener-jax data train_bpe": "with its new options",
 }
 ALL = """
 import contextlib, importlib, io, json, sys
@@ -61,7 +59,7 @@ def unfinished(name: str, text: str) -> list[str]:
     lines = text.splitlines()
     found = [f"{len(lines)} lines"] if len(lines) > 40 else []
     found += [f"more than 80 columns: {line}" for line in lines if len(line) > 80]
-    found += [] if re.search(rf"^    .*{name} ", text, re.MULTILINE) else ["no example"]
+    found += [] if re.search(rf"^    .*{name}\b", text, re.MULTILINE) else ["no example"]
     return found + (["a default in parentheses"] if "(default" in text else [])
 
 

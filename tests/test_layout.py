@@ -35,7 +35,7 @@ FLOORS = {
         ("tasks",),
         ("training",),
         ("cli",),
-        ("convert", "embed", "evaluate", "plan", "sample", "score", "train", "xla_flags", "benchmarks"),
+        ("convert", "doctor", "embed", "evaluate", "plan", "sample", "score", "train", "xla_flags", "benchmarks"),
         ("__main__",),
     ),
 }

@@ -126,6 +126,25 @@ def test_what_is_suggested_can_be_trained(capsys, name, machine):
     assert out.count("inference on one device") == 1
 
 
+def test_why_a_suggestion_is_better(capsys):
+    """Its days are the same, since both have the same share of the peak."""
+    given = "--config.model.remat=full", "--config.train.accumulate=8"
+    _, result = run(capsys, f"--config={ROOT / 'experiments' / 'euk_1b'}.py", "--devices=8", "--device=h100", *given)
+    assert result["given"]["fits"]
+    assert result["given"]["days"] == result["suggested"]["days"]
+    why, best = result["suggested"]["why"], result["suggested"]
+    assert f"remat {best['remat']}, not full" in why
+    assert f"{best['accumulate']} microbatches per step, not 8" in why
+    sent = [sum(result[name]["sent_gib_per_step"].values()) for name in ("suggested", "given")]
+    assert (f"sends {sent[0]:.1f} GiB" in why) == (sent[0] < sent[1])
+    assert ("needs" in why) == (best["peak_gib"] < result["given"]["peak_gib"])
+    chosen = {f"mesh.{name}": size for name, size in best["mesh"].items()}
+    chosen |= {"model.remat": best["remat"], "train.accumulate": best["accumulate"]}
+    given = [f"--config.{name}={value}" for name, value in chosen.items()]
+    _, again = run(capsys, f"--config={ROOT / 'experiments' / 'euk_1b'}.py", "--devices=8", "--device=h100", *given)
+    assert again["suggested"]["why"] == "the given one is the best by these formulas"
+
+
 def test_a_model_that_does_not_fit_is_reported(capsys):
     small = f"--config={ROOT / 'experiments' / 'unified_7b'}.py", "--devices=4", "--device_memory_gib=16"
     out, result = run(capsys, *small)

@@ -533,7 +533,7 @@ def load(
 
     >>> import gener_jax
     >>> lm = gener_jax.load("tiny")
-    >>> [continuation] = lm.generate(["<bct><cds>ATG"], num_bases=12)
+    >>> [continuation] = lm.generate(["ATG"], num_bases=12)
     >>> len(continuation)
     12
     >>> [score] = lm.log_likelihood(["ATGAAAAAATAA"])

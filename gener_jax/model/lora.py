@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from gener_jax.model.projection import Matrix
+from gener_jax.runtime.errors import real, whole
 
 
 def init(key: jax.Array, boxed, targets: Callable[[str], bool], *, rank: int, alpha: float):
@@ -30,8 +31,10 @@ def init(key: jax.Array, boxed, targets: Callable[[str], bool], *, rank: int, al
       boxed: the parameters' shapes with their logical axes, as `decoder.abstract` returns them.
 
     Raises:
+      InputError: if the rank is not a positive whole number, or alpha not a positive number.
       ValueError: if a parameter is chosen that is not a matrix, or none.
     """
+    rank, alpha = whole(rank, "rank", 1), real(alpha, "alpha", above=0)
     numbered = enumerate(sorted(traverse_util.flatten_dict(boxed, sep="/").items()))
     chosen = {path: (number, box) for number, (path, box) in numbered if targets(path)}
     if not chosen or not all(isinstance(box, Matrix) for _, box in chosen.values()):

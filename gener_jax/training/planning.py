@@ -225,7 +225,7 @@ def reasons(given: Config, best: Config, machine: Machine, mfu: float) -> str:
     ]  # fmt: skip
     if own["mesh"] == other["mesh"] and not better:
         return "the given one is the best by these formulas"
-    return f"a step should take {saved:.1%} less time, at the same MFU: it {', '.join(better) or 'has fewer mesh axes'}"
+    return f"a step should take {saved:.1%} less time, at the same MFU: it {'; '.join(better) or 'has fewer mesh axes'}"
 
 
 def compile_for(config: Config, machine: Machine) -> dict:
@@ -278,8 +278,8 @@ def report(config: Config, machine: Machine, args) -> dict:
         f"{decoder.num_parameters(m):,} parameters; {config.train.num_steps:,} steps of {config.train.batch_size} × "
         f"{length:,} = {tokens:,} tokens; {flops.training(m, length) / 1e9:,.3g} GFLOP per token, "
         f"{flops.training(m, length) * tokens * config.train.num_steps:.3g} in all\n"
-        f"days assume {args.mfu:.0%} of the peak (MFU), which is not measured: measure yours with gener-jax benchmark "
-        "train and give it with --mfu; docs/results.md has those of GPUs"
+        f"days rest on {args.mfu:.0%} MFU, which is assumed: gener-jax benchmark train measures yours, --mfu takes it; "
+        "docs/results.md has those of GPUs"
     )
     result = {
         "name": config.name,
