@@ -75,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     cli.escape_unencodable()
     parse = cli.Parser(__doc__)
-    files = parse.add_argument_group("input and output").add_argument
+    group = parse.add_argument_group("input and output")
+    files = group.add_argument
     files(
         "--input", nargs="*", default=[], metavar="PATH", help="GenBank; FASTA with GFF3 or GTF; plain or gzip; folders"
     )
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files("--skip_damaged", action="store_true", help="skip and list inputs that cannot be read")
     files("--output", required=True, metavar="DIR", help="the dataset, which appears when it is complete")
     files("--overwrite", action="store_true", help="replace the dataset that is there")
-    cli.add_json(files)
+    cli.add_json(group)
     files("--workers", type=WORKERS, metavar="N", help="processes [one per core; 1 if inputs are small]")
 
     regions = parse.add_argument_group("regions, with lengths in bases").add_argument
