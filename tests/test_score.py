@@ -375,3 +375,23 @@ def test_a_line_of_ten_megabytes(run, files, capsys):
     assert rows[1][:2] == ["a", "10000000"]
     assert "tokens of context" in rows[1][-1]
     assert rows[2][-1] == ""
+
+
+def test_an_output_is_replaced_only_when_told(run, files, capsys):
+    """Also if it was begun with other options; one begun with the same goes on."""
+    output = files / "n.tsv"
+    arguments = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output", str(output)]
+    output.write_text("of someone")
+    with raises(ConfigError, field="--output", value=str(output)):
+        score.main(arguments)
+    assert output.read_text() == "of someone"
+    assert score.main([*arguments, "--overwrite"]) == 0
+    first = output.read_text()
+    output.unlink()
+    partial, state = (output.with_name(f"n.tsv.partial{end}") for end in ("", ".json"))
+    partial.write_text("of other options")
+    state.write_text(json.dumps({"fingerprint": {"score": "base"}, "done": 1, "facts": {}, "bytes": 3}))
+    with raises(ConfigError, field=None):
+        score.main(arguments)
+    assert score.main([*arguments, "--overwrite"]) == 0
+    assert output.read_text() == first
