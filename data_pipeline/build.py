@@ -1,12 +1,6 @@
-"""Builds a dataset of gene regions from annotated genomes.
+"""Builds a dataset of gene regions; a build that was interrupted resumes.
 
-    python -m data_pipeline.build --input genomes/ --output datasets/mine
-
-Accepts GenBank files, FASTA with GFF3 or GTF, FASTA alone (--scheme whole), folders of these, or a manifest. Inputs are
-read in parallel, one per core. Then duplicates are dropped, regions are assigned to train, validation and test, and
-ArrayRecord shards are written with an index and dataset.json. The output folder appears only when it is complete. A
-build that was interrupted, even killed, resumes when the same command is run again; finished inputs are kept in
-OUTPUT.partial. The last line on standard output is a JSON object with the totals.
+gener-jax data build --input genomes/ --output datasets/mine
 """
 
 import argparse
@@ -17,14 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline import cli
-from data_pipeline.dataset import merge
-from data_pipeline.dataset.builder import build
+from data_pipeline.dataset import merge, report
+from data_pipeline.dataset.builder import WORKERS, build
 from data_pipeline.dataset.inputs import manifest
 from data_pipeline.errors import ArgumentError
-from data_pipeline.regions import schemes
+from data_pipeline.ranges import SEED, Whole
+from data_pipeline.regions import ledger, schemes
 from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence.record import TAXA
-from data_pipeline.sequence.tokenizer import make
+from data_pipeline.sequence.tokenizer import K, make
 from data_pipeline.splitting import split
 
 
@@ -68,95 +63,75 @@ def _build(options: argparse.Namespace) -> None:
         aliases=options.aliases or (),
         validation_fraction=options.validation_fraction, test_fraction=options.test_fraction,
         split_by=options.split_by, duplicates=options.duplicates, seed=options.seed,
-        skip_damaged=options.skip_damaged, workers=options.workers,
+        skip_damaged=options.skip_damaged, workers=options.workers, overwrite=options.overwrite,
     )  # fmt: skip
-    print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
+    print(*report.whole(options.output), sep="\n")
+    if unknown := dataset["ledger"]["notes"].get(ledger.NO_TAXON):
+        print(f"note: {unknown['count']:,} records of unknown taxon; --taxon gives them a tag", file=sys.stderr)
+    if not sys.stdout.isatty():
+        print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parse = argparse.ArgumentParser(
-        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    cli.escape_unencodable()
+    parse = cli.Parser(__doc__)
+    files = parse.add_argument_group("input and output").add_argument
+    files(
+        "--input", nargs="*", default=[], metavar="PATH", help="GenBank; FASTA with GFF3 or GTF; plain or gzip; folders"
     )
-    add = parse.add_argument
-    add(
-        "--input",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="files and folders: GenBank, FASTA, GFF3, GTF; plain, gzip or bgzip",
-    )
-    add(
-        "--manifest",
-        metavar="FILE",
-        help="a table (TSV) with columns sequence, annotation, taxon, split, instead of --input",
-    )
-    add("--output", required=True, metavar="DIR", help="the folder to create; it must not exist")
-    add("--taxon", choices=TAXA, help="the tag of records without one")
-    add("--force_taxon", choices=TAXA, help="the tag of all records")
-    add(
-        "--aliases",
-        metavar="FILE",
-        help="other names of contigs: the names of each one per line, separated by tabs, or NCBI's assembly report",
-    )
+    files("--manifest", metavar="FILE", help="instead: table with sequence, annotation, taxon, split")
+    files("--aliases", metavar="FILE", help="each contig's names in a line, or NCBI's report")
+    files("--taxon", choices=TAXA, metavar="TAXON", help="tag where the files give none: mam, bct, fng, …")
+    files("--force_taxon", choices=TAXA, metavar="TAXON", help="tag of every region, whatever the files say")
+    files("--skip_damaged", action="store_true", help="skip and list inputs that cannot be read")
+    files("--output", required=True, metavar="DIR", help="the dataset, which appears when it is complete")
+    files("--overwrite", action="store_true", help="replace the dataset that is there")
+    files("--workers", type=WORKERS, metavar="N", help="processes [one per core; 1 if inputs are small]")
 
-    what = parse.add_argument_group("regions (lengths in bases)").add_argument
-    what(
-        "--scheme",
-        choices=schemes.SCHEMES,
-        default="gene",
-        help="gene regions with introns (default), whole records, spliced mRNA or CDS",
+    regions = parse.add_argument_group("regions, with lengths in bases").add_argument
+    regions("--scheme", choices=schemes.SCHEMES, default="gene", metavar="NAME", help=" | ".join(schemes.SCHEMES))
+    regions("--flank", type=Whole(), default=0, metavar="N", help="added at both ends")
+    regions("--min_length", type=Whole(1), default=1, metavar="N", help="drop shorter regions")
+    regions(
+        "--max_length", type=Whole(1), metavar="N", help=f"cut longer regions [never; whole: {schemes.WHOLE_LENGTH}]"
     )
-    what("--flank", type=int, default=0, help="bases added at both ends")
-    what("--min_length", type=int, default=1, help="drop shorter regions")
-    what("--max_length", type=int, help=f"cut longer regions (default: never; whole: {schemes.WHOLE_LENGTH})")
-    what("--cut_n", type=int, metavar="RUN", help="cut out runs of at least this many N (default: keep them)")
-    what("--regulatory", action="store_true", help="also make regions of regulatory features")
-    what(
-        "--kinds",
-        nargs="+",
-        default=[],
-        choices=schemes.KINDS,
-        metavar="KIND",
-        help=f"keep only these: {' '.join(schemes.KINDS)}",
+    regions("--cut_n", type=Whole(1), metavar="N", help="cut out runs of at least N unknown bases [keep them]")
+    regions("--regulatory", action="store_true", help="regulatory features too")
+    regions(
+        "--kinds", nargs="*", default=[], choices=schemes.KINDS, metavar="KIND", help="only cds, tRNA, pseudo, … [all]"
     )
-    what("--gene", metavar="REGEX", help="keep only regions whose gene name or locus tag matches")
-    what("--product", metavar="REGEX", help="keep only regions whose product matches")
-    what(
-        "--duplicates",
-        choices=merge.DUPLICATES,
-        default="inputs",
-        help="drop regions with the same bases as one of an earlier input (default), as any earlier region, or none",
-    )
-    what("--skip_damaged", action="store_true", help="skip inputs that cannot be read, and list them in dataset.json")
+    regions("--gene", metavar="REGEX", help="only genes whose name or locus tag matches")
+    regions("--product", metavar="REGEX", help="only genes whose product matches")
+    regions(
+        "--duplicates", choices=merge.DUPLICATES, default="inputs", metavar="WHICH",
+        help="equal ones to drop: inputs | all | keep",
+    )  # fmt: skip
 
-    splits = parse.add_argument_group("split").add_argument
+    splits = parse.add_argument_group("splits and storage").add_argument
     splits(
         "--validation_fraction",
-        "--validation_share",
-        type=float,
+        type=split.SHARE,
         default=0.05,
-        help="fraction of the groups for validation (default 0.05)",
+        metavar="X",
+        help="fraction of the groups for validation",
     )
-    splits(
-        "--test_fraction", "--test_share", type=float, default=0.0, help="fraction of the groups for test (default 0)"
-    )
-    splits(
-        "--split_by",
-        choices=split.BY,
-        default="group",
-        help="what is kept in one split: overlapping regions (group, the default), contig, assembly, taxon (the "
-        "organism), or cluster (regions that share 32-mers)",
-    )
-    splits("--skip_leakage", action="store_true", help="do not measure which held-out 32-mers occur in training")
-    splits("--seed", type=int, default=0, help="seed of the split (default 0)")
-
-    store = parse.add_argument_group("storage").add_argument
-    store("--storage", choices=("bases", "token_ids"), default="bases", help="what to store (default: bases)")
-    store("--tokenizer", choices=("kmer", "bpe"), help="tokenizer for --storage token_ids (default: kmer)")
-    store("--k", type=int, help="bases per k-mer, for --storage token_ids (default 6)")
-    store("--model_file", metavar="FILE", help="the model of --tokenizer bpe")
-    store("--workers", type=int, help="number of processes (default: one per core, or one for few small inputs)")
+    splits("--test_fraction", type=split.SHARE, default=0.0, metavar="X", help="fraction of the groups for test")
+    for name in ("validation", "test"):  # as they were called
+        splits(
+            f"--{name}_share",
+            dest=f"{name}_fraction",
+            type=split.SHARE,
+            help=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+        )
+    splits("--split_by", choices=split.BY, default="group", metavar="WHAT", help=f"groups: {' '.join(split.BY)}")
+    splits("--seed", type=SEED, default=0, metavar="N", help="seed of the splits")
+    splits("--skip_leakage", action="store_true", help="do not search held-out 32-mers in training")
+    splits("--storage", choices=("bases", "token_ids"), default="bases", metavar="WHAT", help="bases | token_ids")
+    splits("--tokenizer", choices=("kmer", "bpe"), metavar="NAME", help="for token_ids: kmer | bpe [kmer]")
+    splits("--k", type=K, metavar="N", help="bases per k-mer [6]")
+    splits("--model_file", metavar="FILE", help="model of the tokenizer bpe")
     options = parse.parse_args(arguments)
     return cli.run("build", lambda: _build(options))
 

@@ -5,7 +5,8 @@ what to do about it. A program reads the attributes; the wording may change.
 """
 
 import contextlib
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 DOWNLOAD_AGAIN = "download it again"  # the remedy for a damaged input
@@ -109,8 +110,14 @@ def one_line(error: object) -> str:
     return text if text.isprintable() else "".join(x if x.isprintable() else "�" for x in text)
 
 
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """ "; did you mean X?" with the one of `words` that is closest to a misspelt one; empty if none is close."""
+    found = difflib.get_close_matches(word, list(words), 1, 0.7)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
 def shown(value: object) -> str:
     """A value as a message shows it: quoted text (shortened), or a number or path as it is."""
     if not isinstance(value, str):
-        return str(value)
+        return one_line(value)
     return repr(value if len(value) <= MAX_VALUE else value[:MAX_VALUE] + "…")

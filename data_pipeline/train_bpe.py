@@ -1,12 +1,11 @@
 """Trains a byte-pair vocabulary on the regions of a dataset.
 
-    python -m data_pipeline.train_bpe --dataset DIR --vocab_size 1024 --output bpe.model
+    gener-jax data train_bpe datasets/mine --vocab_size 1024 --output bpe.model
 
 Reads windows of the train split's regions in an order that depends only on the seed, up to --max_bases. The same
 dataset and arguments give the same file, byte for byte. The last line on standard output is a JSON object.
 """
 
-import argparse
 import io
 import json
 import os
@@ -21,10 +20,11 @@ from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import ArgumentError, DataError, DatasetError, FileError
 from data_pipeline.files import atomic
+from data_pipeline.ranges import SEED, Whole
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL, SPECIAL_TOKENS, BpeTokenizer
 
-MIN_VOCAB = NUM_SPECIAL + 4
+PIECES, BASES = Whole(NUM_SPECIAL + 4), Whole(1)
 WINDOW = 65536  # bases per window, so that one chromosome does not fill the whole sample
 CHUNK = 4096  # bases; sentencepiece drops sentences above 4192 bytes
 MAX_PIECE = 16  # bases
@@ -114,9 +114,8 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
         raise FileError("exists already", file=output, remedy="remove it or choose another output")
     if not output.parent.is_dir():
         raise FileError("no such folder", file=output.parent, remedy="create it or choose another output")
-    for name, value, least in (("max_bases", max_bases, 1), ("seed", seed, 0), ("vocab_size", vocab_size, MIN_VOCAB)):
-        if value < least:
-            raise ArgumentError(f"must be at least {least}", field=name, value=value)
+    max_bases, seed = BASES.check(max_bases, "max_bases"), SEED.check(seed, "seed")
+    vocab_size = PIECES.check(vocab_size, "vocab_size")
     source = RegionSource(dataset, "train")
     if source.storage != "bases":
         raise DatasetError(
@@ -141,18 +140,13 @@ def build(dataset: str | Path, vocab_size: int, output: str | Path, max_bases: i
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parse = argparse.ArgumentParser(
-        prog=cli.program(),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parse.add_argument("--dataset", required=True, metavar="DIR", help="a dataset of bases; its train split is read")
-    parse.add_argument("--vocab_size", type=int, default=1024, help="special tokens included (default 1024)")
+    cli.escape_unencodable()
+    parse = cli.Parser(__doc__)
+    parse.add_argument("dataset", metavar="DIR", help="a dataset of bases; its train split is read")
+    parse.add_argument("--vocab_size", type=PIECES, default=1024, help="with the special tokens")
     parse.add_argument("--output", required=True, metavar="FILE", help="the model to write; it must not exist")
-    parse.add_argument(
-        "--max_bases", type=int, default=10_000_000, help="train on at most this many bases (default 10 million)"
-    )
-    parse.add_argument("--seed", type=int, default=0, help="seed of the order of reading regions (default 0)")
+    parse.add_argument("--max_bases", type=BASES, default=10_000_000, help="train on at most so many bases")
+    parse.add_argument("--seed", type=SEED, default=0, help="seed of the order in which regions are read")
     options = vars(parse.parse_args(arguments))
     return cli.run("train_bpe", lambda: print(json.dumps(build(**options))))
 

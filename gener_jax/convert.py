@@ -1,72 +1,75 @@
-"""Converts a model between a run's folder and a Hugging Face folder, and checks it against `transformers`.
+"""Converts a model between a run's folder and a Hugging Face folder.
 
-    python -m gener_jax.convert --checkpoint runs/quickstart --output hf/quickstart --format hf
-    python -m gener_jax.convert --checkpoint GenerTeam/GENERator-v2-eukaryote-1.2b-base --output runs/mine --format run
-    python -m gener_jax.convert --checkpoint FOLDER --verify
+    gener-jax convert --checkpoint runs/mine --output hf/mine --format hf
+    gener-jax convert --checkpoint hf/mine --verify
 
-`transformers` opens a Hugging Face folder without remote code, by AutoTokenizer and LlamaForCausalLM. A run's folder
-made from a published model holds its parameters alone; `--config.train.init_from=FOLDER` starts training from it.
-`--verify` runs the model here and, if torch and transformers are installed, there; it prints the largest difference
-layer by layer and 16 greedy ids of each, and exits with status 1 if they differ. The last line on standard output is
-one JSON object.
+`transformers` opens a Hugging Face folder without remote code, by AutoTokenizer and LlamaForCausalLM, and generates DNA
+from it. Its README.md is a model card of what is known of the training. A run's folder made from a published model
+holds its parameters alone; --config.train.init_from=FOLDER starts training from it. --verify compares it layer by
+layer, and 16 greedy ids, with `transformers` (pip install 'gener_jax[parity]'), and fails if they differ.
 """
 
-import json
-import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 
+from data_pipeline import cli
 from gener_jax.cli import command
 from gener_jax.config import ModelSpec, with_model
-from gener_jax.inference import parity
-from gener_jax.inference.lm import LM, from_spec
-from gener_jax.model import decoder
 from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.runtime.progress import log
-from gener_jax.storage import pretrained, run_folder
-from gener_jax.storage.files import whole_folder
-from gener_jax.storage.huggingface import config as published_config
-from gener_jax.storage.huggingface import vocabulary, weights
+from gener_jax.storage.files import refuse_existing, whole_folder
+
+if TYPE_CHECKING:
+    from gener_jax.inference.lm import LM
+    from gener_jax.storage.provenance import Provenance
 
 
-def write_published(folder: Path, spec: ModelSpec, params, dtype: str = "float32") -> None:
-    """Writes config.json, safetensors of `dtype` and the tokenizer's files into an empty folder.
+def write_published(
+    folder: Path, spec: ModelSpec, params, dtype: str = "float32", known: "Provenance | None" = None
+) -> None:
+    """Writes configuration, safetensors of `dtype`, the tokenizer's files and a model card into an empty folder.
+
+    `known` is what is known of the training, for the card; it is written too.
 
     Raises:
       ConfigError: if the tokenizer is not a k-mer tokenizer.
     """
+    from gener_jax.storage import provenance
+    from gener_jax.storage.huggingface import card, vocabulary, weights
+    from gener_jax.storage.huggingface import config as published_config
+
     if spec.tokenizer.kind != "kmer":
         raise ConfigError("only models over k-mers have a published form", "tokenizer.kind", spec.tokenizer.kind)
     (folder / "config.json").write_text(published_config.write(spec, dtype))
+    (folder / "generation_config.json").write_text(published_config.write_generation())
+    (folder / "README.md").write_text(card.write(spec, dtype, known))
+    if known is not None:
+        provenance.write(folder, known)
     longest = spec.model.max_length or spec.model.max_position_embeddings
     for name, text in vocabulary.files(spec.tokenizer.make(), longest).items():
         (folder / name).write_text(text)
     weights.write(folder, params, dtype)
 
 
-def verify(lm: LM, folder: Path | None) -> dict:
-    """Prints our model's outputs next to those of transformers.
-
-    Returns the object of the last line; its `equal` is None if transformers is not installed.
+def verify(lm: "LM", folder: Path | None) -> dict:
+    """Prints our model's outputs next to those of transformers, and returns the object of the last line.
 
     `folder` holds the model as published; None writes it to a temporary folder first.
     """
+    from gener_jax.inference import parity
+
     ids = parity.probe_ids(lm)
     ours = parity.ours(lm, ids)
-    result = {"tokens": ids.size, "dtype": lm.spec.model.dtype, "greedy": ours.greedy, "equal": None}
+    result = {"tokens": ids.size, "dtype": lm.spec.model.dtype, "greedy": ours.greedy}
     print(f"greedy ids, ours          {' '.join(map(str, ours.greedy))}")
     with tempfile.TemporaryDirectory(prefix="gener_jax_verify_") as temporary:
         if folder is None:
             folder = Path(temporary)
             write_published(folder, lm.spec, lm.params)
-        try:
-            theirs = parity.theirs(folder, ids, lm.spec.model)
-        except ImportError as error:
-            log(f"nothing to compare with: pip install 'gener_jax[parity]' ({error})")
-            return result
+        theirs = parity.theirs(folder, ids, lm.spec.model)
     print(f"greedy ids, transformers  {' '.join(map(str, theirs.greedy))}")
     print(f"{'':14} largest difference   of values up to")
     shares = []
@@ -81,19 +84,31 @@ def main(argv=None) -> None:
     """The command."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
-    add("--output", type=Path, metavar="DIR", help="a new folder")
-    add("--format", choices=("hf", "run"), help="what to write there")
+    add("--output", type=Path, metavar="DIR", help="the folder to write")
+    add("--format", choices=("hf", "run"), help="what to write there: a Hugging Face folder, or a run's")
     add("--dtype", choices=("float32", "bfloat16", "float16"), help="of an hf folder's tensors [as they were stored]")
+    add("--overwrite", action="store_true", help="replace an output folder that exists")
     add("--verify", action="store_true", help="compare with transformers, on this machine")
     args, config, folder = program.parse(argv)
     if (args.output is None) != (args.format is None) or not (args.output or args.verify):
         raise ConfigError("give --output with --format hf or run, or --verify, or both")
     if args.dtype and args.format != "hf":
         raise ConfigError("goes with --format hf only; a run holds float32", "--dtype", args.dtype)
+    if args.output:  # now, not after everything is read
+        refuse_existing(args.output, args.overwrite)
+
+    import jax
+
+    from gener_jax.inference import parity
+    from gener_jax.inference.lm import from_spec
+    from gener_jax.model import decoder
+    from gener_jax.storage import pretrained, provenance, run_folder
+    from gener_jax.storage.huggingface import weights
+
     if jax.process_count() > 1:
         raise ConfigError(f"convert runs as one process, not {jax.process_count()}")
-    if args.output and os.path.lexists(args.output):  # now, not after everything is read
-        raise ConfigError(f"--output {args.output}: already exists; give a new folder")
+    if args.verify:
+        parity.require()
     # Weights are converted in float32, which represents every other type exactly; --verify compares in it too.
     published = pretrained.is_published(folder)
     dtype = args.dtype or (weights.stored_dtype(folder) if published else "float32")
@@ -103,17 +118,21 @@ def main(argv=None) -> None:
     result = {"checkpoint": str(folder), "step": lm.step}
     if args.verify:  # before the parameters are taken apart
         unchanged = published and pretrained.read_spec(folder).model == lm.spec.model  # by the command line
-        result |= verify(lm, folder if unchanged else None)
+        with cli.text(args.json):
+            result |= verify(lm, folder if unchanged else None)
     if args.output:
-        with whole_folder(args.output) as partial:
+        known = provenance.of_model(folder, lm.step)
+        with whole_folder(args.output, overwrite=args.overwrite) as partial:
             if args.format == "run":
                 run_folder.write_params(partial, lm.spec, decoder.stack(lm.params, donate=True))
+                if known is not None:
+                    provenance.write(partial, known)
             else:
-                write_published(partial, lm.spec, lm.params, dtype)
+                write_published(partial, lm.spec, lm.params, dtype, known)
         log(f"{args.output}: written, {sum(f.stat().st_size for f in args.output.rglob('*') if f.is_file()):,} bytes")
         result |= {"output": str(args.output), "format": args.format}
-    print(json.dumps(result))
-    if result.get("equal") is False:
+    cli.finish(result, args.json)
+    if not result.get("equal", True):
         raise CheckpointError(folder, f"ours and transformers differ by more than {parity.TOLERANCE}")
 
 

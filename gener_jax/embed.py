@@ -1,14 +1,11 @@
 """Embeds the sequences of a FASTA file.
 
-    python -m gener_jax.embed --checkpoint RUN --fasta F.fa.gz --output E.npz
-    python -m gener_jax.embed --checkpoint RUN --fasta F.fa.gz --output E.parquet --pooling mean
+    gener-jax embed --checkpoint tiny --fasta genes.fa.gz --output genes.npz
 
-An .npz file holds `names`, `flags` and `embeddings`, float32 [sequences, chunks · hidden], in the order of the FASTA.
-With --pooling tokens, `embeddings` is [tokens of all sequences, hidden], and `tokens` holds the number of tokens of
-each sequence. A .parquet file (`pip install 'gener_jax[parquet]'`) has the columns name, flag and embedding. If a
-sequence cannot be embedded, its flag gives the reason, its embedding is NaN (or has no tokens), and the exit status is
-3. Embeddings go to disk as they are computed, so memory holds only the model and a batch. After a stop, the same
-command resumes.
+The file holds names, flags and embeddings, float32 [sequences, chunks·hidden];
+with --pooling tokens [all tokens, hidden], and tokens, their number by sequence.
+A sequence that cannot be embedded has a flag with the reason and NaN, and the
+exit status is 3. After a stop the same command resumes.
 """
 
 import dataclasses
@@ -20,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipeline import cli
 from data_pipeline.files import atomic
 from data_pipeline.formats import fasta
+from data_pipeline.ranges import Whole
 from gener_jax.cli import command, loading
-from gener_jax.inference.embeddings import POOLINGS, frames
+from gener_jax.inference.options import POOLINGS
 from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError, InputError
@@ -75,22 +74,12 @@ def main(argv=None) -> int:
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
     loading.add_options(program.parser)
-    add("--output", type=Path, metavar="FILE", required=True, help=".npz or .parquet")
-    add("--pooling", choices=POOLINGS, default="last", help="how the tokens of a sequence are pooled [last]")
-    add("--layer", type=int, help="0: the token embeddings; i: the output of layer i [after the final norm]")
-    add(
-        "--chunks",
-        type=int,
-        default=1,
-        help="split each sequence into this many chunks, embed each and concatenate [1]",
-    )
-    add(
-        "--remainder",
-        choices=("oov", "trim_left", "pad_left"),
-        default="oov",
-        help="how bases left over at the end are encoded [oov]",
-    )
-    add("--prompt_convention", choices=("v1", "v2"), help="how sequences are framed [the model's convention]")
+    add("--output", type=Path, metavar="FILE", required=True, help="the .npz or .parquet file to write")
+    add("--pooling", choices=POOLINGS, default="last", help="how a sequence's tokens are pooled")
+    add("--layer", type=Whole(), help="0: the embedding; i: after layer i [after the last norm]")
+    add("--chunks", type=Whole(1), default=1, help="embed a sequence in so many chunks, concatenated")
+    add("--remainder", choices=("oov", "trim_left", "pad_left"), default="oov", help="bases left over at the end")
+    add("--prompt_convention", choices=("v1", "v2"), help="how sequences are framed [the model's]")
     args, config, folder = program.parse(argv)
     special = parse_prefix(args.prefix)
     writers = {".npz": write_npz, ".parquet": write_parquet}
@@ -103,8 +92,13 @@ def main(argv=None) -> int:
     if args.prompt_convention:
         config = dataclasses.replace(config, prompt_convention=args.prompt_convention)
     options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder")}
+
+    from gener_jax.inference.embeddings import frames
+
     lm, fingerprint = loading.load(args, config, folder, (*options, "prefix"), ("fasta",))
-    with ResumableFile(args.output, fingerprint, "sequence") as out:
+    with errors.user_errors(flags=vars(args)):
+        lm.embed((), batch_tokens=args.batch_tokens, **options)  # wrong options are found before an output is begun
+    with ResumableFile(args.output, fingerprint, "sequence", overwrite=args.overwrite) as out:
         names, tokens, flags = (out.facts.get(name, []) for name in ("names", "tokens", "flags"))
         rate = Rate("sequence", None, 0)
         per_token = args.pooling == "tokens"
@@ -125,7 +119,7 @@ def main(argv=None) -> int:
         batches = 4 if per_token else 16  # per write, at most; the states of all tokens are large
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, batches * args.batch_tokens * lm.tokenizer.k):
-            with errors.user_errors():
+            with errors.user_errors(flags=vars(args)):
                 own = [flag(sequence) for sequence in group]
                 good = [Prompt(special, s.codes) for s, problem in zip(group, own, strict=True) if not problem]
                 found = iter(lm.embed(good, batch_tokens=args.batch_tokens, **options))
@@ -141,7 +135,7 @@ def main(argv=None) -> int:
         make = functools.partial(
             writers[args.output.suffix], width=width, names=names, flags=flags, tokens=tokens if per_token else None
         )
-        print(out.finish({"sequences": len(names), "flagged": flagged, "width": width}, make))
+        cli.finish(out.finish({"sequences": len(names), "flagged": flagged, "width": width}, make), args.json)
     return command.FLAGGED if flagged else 0
 
 

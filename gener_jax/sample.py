@@ -1,28 +1,28 @@
-"""Generates DNA: python -m gener_jax.sample --checkpoint RUN --prompt ATG --num_bases 600 --temperature 0.8 --seed 1
+"""Generates DNA after prompts, as FASTA records of a prompt and its continuation.
 
-Writes FASTA to standard output (or to --output), one record per sample: the prompt's bases and a continuation of
---num_bases bases, or fewer if --stop or --stop_codon ends it. Options default to the run's config.sample. Prompts can
-also be read from a FASTA file; the records keep its names.
+    gener-jax sample --checkpoint tiny --prompt ATG --num_bases 600 --seed 1
+
+Defaults marked "sample" are those of the model's configuration.
 """
 
 import dataclasses
 import sys
 from pathlib import Path
 
+from data_pipeline import cli
 from data_pipeline.files import write_text
 from data_pipeline.formats import fasta as fasta_file
+from data_pipeline.ranges import SEED, Whole
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
 from gener_jax.cli import command
 from gener_jax.config import Sample
-from gener_jax.inference.constraints import Constraints
-from gener_jax.inference.generate import BATCH_SIZE, cache_size
-from gener_jax.inference.lm import from_spec
+from gener_jax.config.schema import TEMPERATURE, TOP_P
+from gener_jax.inference.options import FRACTION, HOMOPOLYMER, MODES
 from gener_jax.inference.prompt import REMAINDERS, Prompt, parse_prefix
-from gener_jax.inference.samplers import MODES
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.storage.compilation import keep_programs
+from gener_jax.storage.files import refuse_existing
 
 
 def fasta(name: str, sequence: str, width: int = 70) -> str:
@@ -34,49 +34,35 @@ def fasta(name: str, sequence: str, width: int = 70) -> str:
 def main(argv=None) -> None:
     """Runs the command."""
     program = command.Command(__doc__, checkpoint=True)
-    add = program.parser.add_argument
-    add(
-        "--prompt", action="append", dest="prompts", metavar="DNA", help="DNA of any length; may be given several times"
-    )
-    add("--num_bases", type=int, help="bases to generate")
-    add("--num_samples", type=int, help="samples per prompt")
-    add("--temperature", type=float, help="0 is greedy")
-    add("--top_k", type=int, help="sample among the k most likely tokens; 0: all")
-    add("--top_p", type=float, help="sample among the fewest most likely tokens with this total probability")
-    add("--seed", type=int, help="random seed; each sample gets its own stream")
-    add("--fasta", metavar="FILE", help="FASTA file of prompts; plain, gzip or bgzip; - is standard input")
+    add = program.parser.add_argument_group("prompts and output").add_argument
+    add("--prompt", action="append", dest="prompts", metavar="DNA", help="DNA of any length; repeatable")
+    add("--fasta", metavar="FILE", help="prompts, as FASTA; plain or gzip; - is standard input")
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each prompt, e.g. <mam><cds>")
-    add("--mode", choices=MODES, default="token", help="base: sample each base from its own distribution [token]")
-    add(
-        "--remainder",
-        choices=REMAINDERS,
-        default="constrain",
-        help="how to handle bases left over at the end of a prompt: constrain the first token, or trim or pad the "
-        "prompt's beginning [constrain]",
-    )
+    add("--remainder", choices=REMAINDERS, default="constrain", metavar="HOW",
+        help="left over: constrain, trim_left, pad_left")  # fmt: skip
+    add("--num_bases", type=Whole(), help="bases to generate [sample]")
+    add("--num_samples", type=Whole(1), help="samples per prompt [sample]")
+    add("--output", type=Path, metavar="FASTA", help="the file to write [standard output]")
+    add("--log_probs", type=Path, metavar="TSV", help="a table of each base and its log-probability in nats")
+    add("--overwrite", action="store_true", help="replace output files that exist")
+    add = program.parser.add_argument_group("generation").add_argument
+    add("--temperature", type=TEMPERATURE, help="0: the most likely token [sample]")
+    add("--top_k", type=Whole(), help="only the k most likely tokens; 0: all [sample]")
+    add("--top_p", type=TOP_P, help="those of this total probability [sample]")
+    add("--mode", choices=MODES, default="token", help="base: sample each base by itself")
+    add("--seed", type=SEED, help="each sample has its own stream [sample]")
     add("--stop", action="append", default=[], metavar="TOKEN", choices=SPECIAL_TOKENS,
-        help="a special token that ends a sample, e.g. </s>")  # fmt: skip
-    add("--stop_codon", action="store_true", help="end a sample after the first stop codon in the prompt's frame")
-    add(
-        "--min_orf_length",
-        type=int,
-        default=0,
-        metavar="BASES",
-        help="no stop codon in that frame within this many bases",
-    )
-    add("--genetic_code", type=int, default=1, help="NCBI's number of the genetic code of the frame [1]")
-    add("--max_homopolymer", type=int, metavar="N", help="longest homopolymer, in bases")
-    add(
-        "--forbidden_motifs",
-        action="append",
-        default=[],
-        metavar="MOTIF",
-        help="a motif (IUPAC) to avoid on both strands",
-    )
-    add("--gc", type=float, nargs=2, metavar=("MIN", "MAX"), help="range of a continuation's GC content, as fractions")
-    add("--log_probs", type=Path, metavar="FILE", help="TSV of each base and its log-probability in nats")
-    add("--output", type=Path, metavar="FILE", help="where to write the FASTA [standard output]")
+        help="a special token that ends it, e.g. </s>; repeatable")  # fmt: skip
+    add("--stop_codon", action="store_true", help="end after the first stop codon in the prompt's frame")
+    add("--min_orf_length", type=Whole(), default=0, help="bases without a stop codon in that frame")
+    add("--genetic_code", type=Whole(1), default=1, help="NCBI's number of the frame's code")
+    add("--max_homopolymer", type=HOMOPOLYMER, help="longest homopolymer, in bases [no limit]")
+    add("--forbidden_motifs", action="append", default=[], metavar="X",
+        help="an IUPAC motif to avoid, on both strands; repeatable")  # fmt: skip
+    add("--gc", type=FRACTION, nargs=2, metavar=("MIN", "MAX"), help="GC content, as fractions [no limit]")
     args, config, folder = program.parse(argv)
+    if args.output is None and args.json:
+        raise ConfigError("needs --output, since standard output holds the FASTA", "--json", True)
     given = {
         f.name: getattr(args, f.name) for f in dataclasses.fields(Sample) if getattr(args, f.name, None) is not None
     }
@@ -88,6 +74,7 @@ def main(argv=None) -> None:
             continue
         if not path.name or path.is_dir():
             raise ConfigError("is a folder; give the name of a file", flag, str(path))
+        refuse_existing(path, args.overwrite, flag)
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
     sample = dataclasses.replace(config.sample, **given)
     if args.fasta is None:
@@ -96,7 +83,13 @@ def main(argv=None) -> None:
     else:
         named = [(s.name, Prompt(special, s.codes)) for s in fasta_file.read(args.fasta)]
     prompts = [prompt for _, prompt in named]
-    with errors.user_errors():
+
+    from gener_jax.inference.constraints import Constraints
+    from gener_jax.inference.generate import BATCH_SIZE, cache_size
+    from gener_jax.inference.lm import from_spec
+    from gener_jax.storage.compilation import keep_programs
+
+    with errors.user_errors(flags=vars(args)):
         constraints = Constraints(
             max_homopolymer=args.max_homopolymer, forbidden_motifs=tuple(args.forbidden_motifs),
             gc=args.gc and tuple(args.gc), min_orf_length=args.min_orf_length,
@@ -108,7 +101,7 @@ def main(argv=None) -> None:
     rows, slots = cache_size(most, longest, sample.num_bases, tokenizer)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step, batch=rows, tokens=slots)
-    with errors.user_errors():
+    with errors.user_errors(flags=vars(args)):
         continuations = lm.generate(
             prompts, sample.num_bases, num_samples=sample.num_samples, temperature=sample.temperature,
             top_k=sample.top_k, top_p=sample.top_p, mode=args.mode, seed=sample.seed, stop=args.stop,
@@ -131,6 +124,8 @@ def main(argv=None) -> None:
         sys.stdout.write("".join(text))
     else:
         write_text(args.output, "".join(text))
+        bases_made = sum(len(c.text) for c in continuations)
+        cli.finish({"output": str(args.output), "samples": len(text), "bases": bases_made}, args.json)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,12 @@
-"""Scores variants or sequences with a model.
+"""Scores variants, the bases of a region, or whole sequences with a model.
 
-    python -m gener_jax.score --checkpoint RUN --vcf V.vcf.gz --fasta F.fa.gz --output T.tsv
-    python -m gener_jax.score --checkpoint RUN --variant chr17:43045705:T:A --fasta F.fa
-    python -m gener_jax.score --checkpoint RUN --region chr1:101-200 --fasta F.fa --saturation --plot P.png
-    python -m gener_jax.score --checkpoint RUN --fasta F.fa --output T.bw
-    python -m gener_jax.score --checkpoint RUN --fasta F.fa.gz --output T.tsv
+    gener-jax score --checkpoint tiny --fasta g.fa --vcf v.vcf --output t.tsv
+    gener-jax score --checkpoint tiny --fasta g.fa --variant chr1:1234:T:A
+    gener-jax score --checkpoint tiny --fasta g.fa --region chr1:101-200
 
-Variants: one row per record and alternate allele, in the order of the VCF. The column `llr` is the log-likelihood
-ratio, reference minus alternate: positive if the model prefers the reference allele. If the output is named .vcf, it is
-the input with GENER_* fields added to INFO. Sequences: one row per FASTA record with its log-likelihood. If a record
-cannot be scored, the column `flag` gives the reason, and the exit status is 3. A region: one row per base, with its
-log-probability in nats given the bases before it, or with --saturation one row per substitution. If the output is
-named .bedgraph or .bw, it is the track of the region, or of all bases of the FASTA. If the index of the FASTA
-(samtools faidx) is beside it, only the contexts are read; else memory holds its bases. After a stop, the same command
-resumes.
+Variants: `llr`, reference minus alternate, is positive if the model prefers the
+reference. Bases: log-probabilities given the bases before them. Otherwise each
+record's log-likelihood. Exit status 3: some rows have a flag with the reason.
 """
 
 import collections
@@ -24,22 +17,20 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data_pipeline import cli
 from data_pipeline.errors import MismatchError
 from data_pipeline.formats import fasta, vcf
+from data_pipeline.ranges import Whole
 from gener_jax.cli import command, loading
 from gener_jax.config import Config
-from gener_jax.inference import region as regions_of
-from gener_jax.inference.likelihood import SCORES, STRANDS
-from gener_jax.inference.lm import LM
+from gener_jax.inference.options import CHECKS, CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, SCORES, STRANDS
 from gener_jax.inference.prompt import Prompt, parse_prefix
-from gener_jax.inference.region import Base, RegionScorer, Substitution, find, saturate
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.interval import Interval
-from gener_jax.inference.variants.overlap import CHECKS, ScoredBases, overlap
-from gener_jax.inference.variants.scoring import CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, Scorer, default_context
 from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.plotting import figure
 from gener_jax.plotting import region as plots
@@ -48,6 +39,10 @@ from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, log
 from gener_jax.storage import tracks
 from gener_jax.storage.resumable import ResumableFile
+
+if TYPE_CHECKING:
+    from gener_jax.inference.lm import LM
+    from gener_jax.inference.variants.scoring import Scorer
 
 VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "protocol", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
@@ -78,16 +73,16 @@ def number(value: float | None) -> str:
 class Output(contextlib.AbstractContextManager):
     """Writes rows in order, to a resumable file or to standard output, and counts those that are flagged."""
 
-    def __init__(self, path: Path | None, fingerprint: dict, header: str, unit: str):
-        self._file = None if path is None else ResumableFile(path, fingerprint, unit)
+    def __init__(self, path: Path | None, fingerprint: dict, header: str, unit: str, overwrite: bool):
+        self._file = None if path is None else ResumableFile(path, fingerprint, unit, overwrite=overwrite)
         self.done = 0 if path is None else self._file.done
         self.counts = collections.Counter({} if path is None else self._file.facts.get("counts", {}))
         if not self.done:
             self.write([header], 0)
 
-    def __exit__(self, *_):
+    def __exit__(self, *error):
         if self._file is not None:
-            self._file.__exit__()
+            self._file.__exit__(*error)
 
     def count(self, flags: Iterable[str]) -> None:
         """Counts scores by their flags; empty: not flagged."""
@@ -101,10 +96,10 @@ class Output(contextlib.AbstractContextManager):
         else:
             self._file.append("".join(rows).encode(), self.done, counts=dict(self.counts))
 
-    def finish(self, make: Callable[[Path, Path], None] = os.replace, **facts) -> int:
+    def finish(self, as_json: bool, make: Callable[[Path, Path], None] = os.replace, **facts) -> int:
         """Completes the file (`make`: see `ResumableFile`), prints counts and facts; returns the exit status."""
         if self._file is not None:
-            print(self._file.finish({**self.counts, **facts}, make))
+            cli.finish(self._file.finish({**self.counts, **facts}, make), as_json)
         return command.FLAGGED if self.counts["flagged"] else 0
 
 
@@ -138,18 +133,20 @@ def _row(contig: str, pos: str | int, name: str, ref: str, alt: str, s: Scored) 
     return "\t".join([contig, str(pos), name, ref, alt, s.protocol, *numbers, s.flag]) + "\n"
 
 
-def _variant_scorer(lm: LM, args) -> Scorer:
-    with errors.user_errors():
+def _variant_scorer(lm: "LM", args) -> "Scorer":
+    from gener_jax.inference.variants.scoring import Scorer
+
+    with errors.user_errors(flags=vars(args)):
         return Scorer(
             lm, protocol=args.protocol, context=args.context, phases=args.phases, strand=args.strand,
             marginals=args.score == "base", batch_tokens=args.batch_tokens,
         )  # fmt: skip
 
 
-def score_named(lm: LM, args, fingerprint: dict) -> int:
+def score_named(lm: "LM", args, fingerprint: dict) -> int:
     """Scores the variants of --variant; returns the exit status. On standard output they are an aligned table."""
     scorer, genome = _variant_scorer(lm, args), Genome.read(args.fasta, args.aliases or ())
-    with errors.user_errors():
+    with errors.user_errors(flags=vars(args)):
         variants = [Variant.parse(text) for text in args.variant]
     scores = list(scorer(variants, genome))
     rows = [_row(v.contig, v.start + 1, ".", v.ref, v.alt, s) for v, s in zip(variants, scores, strict=True)]
@@ -161,16 +158,18 @@ def score_named(lm: LM, args, fingerprint: dict) -> int:
         for row in zip(*shown, strict=True):
             print("  ".join(map(str.ljust, row, widths)).rstrip())
         return command.FLAGGED if any(s.flag for s in scores) else 0
-    with Output(args.output, fingerprint, header, "variant") as out:
+    with Output(args.output, fingerprint, header, "variant", args.overwrite) as out:
         out.count(s.flag for s in scores[out.done :])
         out.write(rows[out.done :], len(rows) - out.done)
-        return out.finish(context=args.context)
+        return out.finish(args.json, context=args.context)
 
 
-def score_bases(lm: LM, args, fingerprint: dict) -> int:
+def score_bases(lm: "LM", args, fingerprint: dict) -> int:
     """Scores each base of --region, or of all records of the FASTA; returns the exit status."""
+    from gener_jax.inference.region import Base, RegionScorer, find
+
     genome = Genome.read(args.fasta, args.aliases or ())
-    with errors.user_errors():
+    with errors.user_errors(flags=vars(args)):
         scorer = RegionScorer(
             lm, given="tokens" if args.score == "base" else "bases", phases=args.phases, strand=args.strand,
             context=args.context, batch_tokens=args.batch_tokens,
@@ -179,7 +178,8 @@ def score_bases(lm: LM, args, fingerprint: dict) -> int:
     track = args.output is not None and args.output.suffix in (*tracks.BEDGRAPH, *tracks.BIGWIG)
     windows = max(_BATCHES * args.batch_tokens * lm.tokenizer.k // (2 * scorer.stride), 1)
     parts = [part for region in regions for part in _parts(region, windows * scorer.stride)]
-    with Output(args.output, fingerprint, "" if track else "\t".join(Base._fields) + "\n", "part") as out:
+    header = "" if track else "\t".join(Base._fields) + "\n"
+    with Output(args.output, fingerprint, header, "part", args.overwrite) as out:
         rate = Rate("part", len(parts), out.done)
         for part in parts[out.done :]:
             scores = scorer(part, genome)
@@ -196,16 +196,18 @@ def score_bases(lm: LM, args, fingerprint: dict) -> int:
             figure.save(plots.logo(shown.probabilities, shown.reference, *regions[0][:2]), args.logo)
         make = functools.partial(tracks.write_bigwig, sizes=genome.sizes())
         as_bigwig = args.output is not None and args.output.suffix in tracks.BIGWIG
-        return out.finish(make if as_bigwig else os.replace, context=scorer.context)
+        return out.finish(args.json, make if as_bigwig else os.replace, context=scorer.context)
 
 
-def score_saturation(lm: LM, args, fingerprint: dict) -> int:
+def score_saturation(lm: "LM", args, fingerprint: dict) -> int:
     """Scores all substitutions of --region; returns the exit status."""
+    from gener_jax.inference.region import Substitution, find, saturate
+
     scorer, genome = _variant_scorer(lm, args), Genome.read(args.fasta, args.aliases or ())
-    with errors.user_errors():
+    with errors.user_errors(flags=vars(args)):
         region, _ = find(genome, args.region)
     found = []
-    with Output(args.output, fingerprint, "\t".join(Substitution._fields) + "\n", "part") as out:
+    with Output(args.output, fingerprint, "\t".join(Substitution._fields) + "\n", "part", args.overwrite) as out:
         parts = list(_parts(region, _BASES))
         rate = Rate("base", region.end - region.start, out.done * _BASES)
         for part in parts[0 if args.plot else out.done :]:  # the picture needs them all
@@ -220,7 +222,7 @@ def score_saturation(lm: LM, args, fingerprint: dict) -> int:
             llr, reference = np.concatenate([x.llr for x in found]), "".join(x.reference for x in found)
             unit = {"next_kmer": "nats", "window": "nats per k-mer"}.get(found[0].protocol, "nats per base")
             figure.save(plots.heat_map(llr, reference, *region[:2], unit), args.plot)
-        return out.finish(context=args.context)
+        return out.finish(args.json, context=args.context)
 
 
 def _parts(region: Interval, step: int) -> Iterator[Interval]:
@@ -229,8 +231,10 @@ def _parts(region: Interval, step: int) -> Iterator[Interval]:
         yield region._replace(start=start, end=min(start + step, region.end))
 
 
-def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> int:
+def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -> int:
     """Scores the variants of the VCF; returns the exit status."""
+    from gener_jax.inference.variants.overlap import ScoredBases, overlap
+
     scorer = _variant_scorer(lm, args)
     header, records = vcf.read(args.vcf)
     genome = Genome.read(args.fasta, args.aliases or ())
@@ -254,7 +258,7 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
     log(line)
     log(f"context: {args.context} bases")
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
-    with Output(args.output, fingerprint, _variant_header(header, as_vcf), "record") as out:
+    with Output(args.output, fingerprint, _variant_header(header, as_vcf), "record", args.overwrite) as out:
         rate = Rate("variant", alleles, out.counts.total())
         # Blocks have a fixed number of records, so that after a stop the batches, and with them the last digits, are
         # the same.
@@ -273,12 +277,12 @@ def score_vcf(lm: LM, args, fingerprint: dict, config: Config, folder: Path) -> 
                 rows += [_annotated(record, own)] if as_vcf else table
             out.write(rows, len(block))
         rate.close()
-        return out.finish(records=total, context=args.context, overlap=line)
+        return out.finish(args.json, records=total, context=args.context, overlap=line)
 
 
-def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
+def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
     """Scores the sequences of the FASTA after these special tokens; returns the exit status."""
-    with Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence") as out:
+    with Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence", args.overwrite) as out:
         rate, k, longest = Rate("sequence", None, 0), lm.tokenizer.k, lm.spec.model.max_length
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, _BATCHES * args.batch_tokens * k):
@@ -289,7 +293,7 @@ def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
                 if longest is not None and tokens > longest and not flags[-1]:
                     flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
             good = [Prompt(special, s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
-            with errors.user_errors():
+            with errors.user_errors(flags=vars(args)):
                 scores = iter(
                     lm.log_likelihood(good, score=args.score, strand=args.strand, batch_tokens=args.batch_tokens)
                 )
@@ -306,7 +310,7 @@ def score_fasta(lm: LM, args, special: np.ndarray, fingerprint: dict) -> int:
             out.write(rows, len(group))
             rate.update(len(group), sum(len(s.codes) for s in group))
         rate.close()
-        return out.finish()
+        return out.finish(args.json)
 
 
 def _check_pictures(args) -> None:
@@ -337,60 +341,24 @@ def _check_pictures(args) -> None:
 def main(argv=None) -> int:
     """Runs the command; returns its exit status."""
     program = command.Command(__doc__, checkpoint=True)
-    add = program.parser.add_argument
+    add, what = program.parser.add_argument, program.parser.add_mutually_exclusive_group().add_argument
     loading.add_options(program.parser)
-    what = program.parser.add_mutually_exclusive_group().add_argument
-    what("--vcf", type=Path, metavar="FILE", help="score its variants instead of the FASTA's sequences")
-    what(
-        "--variant",
-        action="append",
-        metavar="CONTIG:POS:REF:ALT",
-        help="score this variant, 1-based as in VCF, or NC_000017.11:g.43045705T>A as in HGVS; repeatable",
-    )
-    what("--region", metavar="CONTIG:FIRST-LAST", help="score each base of a region, 1-based, as chr1:101-200")
-    add("--saturation", action="store_true", help="score all substitutions in the region, as variants")
-    add("--plot", type=Path, metavar="FILE", help="a heat map of the saturation (.png, .svg, .pdf)")
-    add("--logo", type=Path, metavar="FILE", help="a sequence logo of the region's probabilities (.png, .svg, .pdf)")
-    add(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="TSV; VCF if named .vcf; a track of bases if named .bedgraph or .bw (bigWig) [TSV on standard output]",
-    )
-    add(
-        "--score",
-        choices=SCORES,
-        default="token",
-        help="token: exact log-likelihoods; base: mean log-marginals of the bases [token]",
-    )
-    add("--strand", choices=STRANDS, default="+", help="the strand that is scored; both: the mean of the two [+]")
-    add(
-        "--protocol",
-        choices=(*PROTOCOLS, *PROTOCOL_ALIASES),
-        default="next_kmer",
-        help="next_kmer (or right_edge): the alleles as continuations of the bases before the variant, in nats; window "
-        "(or centred): the windows around the variant, in nats per k-mer; both reference minus alternate [next_kmer]",
-    )
-    add(
-        "--context",
-        type=int,
-        metavar="BASES",
-        help=f"bases before the variant (next_kmer) or around it (window) [{CONTEXT}, or what the model has room for]",
-    )
-    add(
-        "--phases",
-        type=int,
-        default=1,
-        help="1; or k (6 for 6-mers): the mean over all positions of the variant in its k-mer, with the spread [1]",
-    )
-    add(
-        "--aliases",
-        type=Path,
-        metavar="FILE",
-        help="the names of one contig per line, separated by tabs, or an NCBI assembly report",
-    )
-    add("--check_overlap", choices=CHECKS, default="auto",
-        help="compare the windows of variants with the model's training data [auto: if it has up to 2 Gb]")  # fmt: skip
+    what("--vcf", type=Path, help="score its variants instead of the FASTA's sequences")
+    what("--variant", action="append", metavar="NAME", help="this one, as in VCF, or NC_1.1:g.9T>A; repeatable")
+    what("--region", metavar="NAME", help="each base of a region, 1-based as chr1:101-200")
+    add("--saturation", action="store_true", help="all substitutions in the region, as variants")
+    add("--plot", type=Path, help="the saturation as a heat map: .png, .svg or .pdf")
+    add("--logo", type=Path, help="the region as a sequence logo, likewise")
+    add("--output", type=Path, help=".tsv, .vcf, or a track: .bedgraph, .bw [printed]")
+    add("--score", choices=SCORES, default="token", help="exact, or mean log-marginals of bases")
+    add("--strand", choices=STRANDS, default="+", help="both: the mean of the two")
+    add("--protocol", metavar="NAME", choices=(*PROTOCOLS, *PROTOCOL_ALIASES), default="next_kmer",
+        help="or window, which scores both sides")  # fmt: skip
+    add("--context", type=Whole(1), metavar="BASES", help=f"[{CONTEXT}, or what the model has room for]")
+    add("--phases", type=Whole(1), default=1, help="6: the mean over all positions in a 6-mer")
+    add("--aliases", type=Path, help="names of contigs: a line each, or an NCBI report")
+    add("--check_overlap", metavar="WHEN", choices=CHECKS, default="auto",
+        help="with training data: auto (to 2 Gb), always, never")  # fmt: skip
     args, config, folder = program.parse(argv)
     track = args.output is not None and args.output.suffix in (*tracks.BEDGRAPH, *tracks.BIGWIG)
     chosen = {"vcf": args.vcf, "variants": args.variant, "saturation": args.saturation, "bases": args.region or track}
@@ -401,6 +369,8 @@ def main(argv=None) -> int:
         raise ConfigError("applies to sequences, not to variants and regions", "--prefix", args.prefix)
     if str(args.vcf) == "-":
         raise ConfigError("cannot be standard input, as it is read more than once; give a file", "--vcf", "-")
+    if args.output is None and args.json:
+        raise ConfigError("needs --output, since standard output holds the table", "--json", True)
     if args.output is not None:
         if args.output.suffix in (".gz", ".bgz", ".bcf"):
             raise ConfigError(
@@ -417,8 +387,12 @@ def main(argv=None) -> int:
         raise ConfigError("of variants needs --protocol window", "--score", "base")
     if config.tokenizer.kind != "kmer":
         raise ConfigError("scoring needs a k-mer tokenizer", "tokenizer.kind", config.tokenizer.kind)
+
+    from gener_jax.inference import region
+    from gener_jax.inference.variants import scoring
+
     if args.context is None:
-        args.context = (regions_of.default_context if mode == "bases" else default_context)(config.spec)
+        args.context = (region if mode == "bases" else scoring).default_context(config.spec)
     special = parse_prefix(args.prefix)
     lm, fingerprint = loading.load(args, config, folder, ("score", "strand", *_OPTIONS[mode]), _FILES)
     if mode == "vcf":

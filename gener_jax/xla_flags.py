@@ -1,10 +1,10 @@
-"""XLA flags for GPUs and TPUs, to be set before a run: `eval "$(python -m gener_jax.xla_flags gpu)"`.
+"""Prints XLA flags for GPUs or TPUs, to be set before a run.
 
-Each flag is listed with its purpose. Their effect has not been measured; to measure it, run
-`python -m gener_jax.benchmarks.train` with and without them.
+    eval "$(gener-jax xla_flags gpu)"
+
+gener_jax/xla_flags.py says what each flag is for. Their effect has not been
+measured; gener-jax benchmark train measures it, with and without them.
 """
-
-import argparse
 
 from data_pipeline import cli
 
@@ -28,10 +28,8 @@ VARIABLE = {"gpu": "XLA_FLAGS", "tpu": "LIBTPU_INIT_ARGS"}
 
 def main(argv=None) -> None:
     """Prints a shell command that adds the platform's flags to the environment."""
-    parser = argparse.ArgumentParser(
-        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("platform", choices=sorted(FLAGS))
+    parser = cli.Parser(__doc__)
+    parser.add_argument("platform", choices=sorted(FLAGS), help="where the run will be")
     platform = parser.parse_args(argv).platform
     name = VARIABLE[platform]
     print(f'export {name}="${{{name}:-}} {" ".join(FLAGS[platform])}"')

@@ -44,14 +44,15 @@ def error_line(capsys):
 @pytest.mark.parametrize(
     ("changes", "status", "words"),
     [
-        ({"data__path": "absent/set"}, 1, "then build it with python -m data_pipeline.build --input"),
+        ({"data__path": "absent/set"}, 1, "python -m data_pipeline.build --input GENOMES --output absent/set"),
         ({"data__path": "absent/set", "data__build_from": "absent.gb"}, 1, "absent.gb: no such file"),
         ({"sample__prompts": "ATGA<cds>ATG"}, 2, "sample.prompts: special token at position 4"),
-        ({"data__validation_fraction": "0.4", "data__build_from": "absent.gb"}, 1, "use another config.data.path"),
+        ({"data__validation_fraction": "0.4", "data__build_from": "absent.gb"}, 1, "use another --config.data.path"),
+        ({"data__path": "."}, 1, "is not a dataset"),
         ({"mesh__fsdp": "3"}, 2, "does not fit 8 device(s)"),
-        ({"mesh__fsdp": "5", "mesh__data": "-1"}, 2, "does not fit 8 device(s)"),
-        ({"train__batch_size": "12"}, 2, "train.batch_size is 12: not divisible by mesh data·fsdp = 8"),
-        ({"model__hidden_size": "20"}, 2, "= 20 is not divisible by mesh fsdp = 8"),
+        ({"mesh__fsdp": "5", "mesh__data": "-1"}, 2, "set --config.mesh.fsdp=1"),
+        ({"train__batch_size": "12"}, 2, "not divisible by mesh data·fsdp = 8; set --config.train.batch_size=16"),
+        ({"model__hidden_size": "20"}, 2, "= 20 is not divisible by mesh fsdp = 8; set --config.mesh.data=2"),
         ({"model__vocab_size": "100"}, 2, "model.vocab_size is 100: kmer-3 has 96 tokens"),
         ({"sample__prompts": "ATX"}, 2, "sample.prompts: character 'X' at position 2"),
         ({"eval__split": "test"}, 1, "split 'test' has no regions"),
@@ -68,16 +69,19 @@ def test_train(dataset, tmp_path, monkeypatch, error_line, changes, status, word
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_large_run_without_data_and_memory(tmp_path, monkeypatch, capsys):
+def test_large_run_without_data_and_memory_and_with_a_batch_that_does_not_divide(tmp_path, monkeypatch, capsys):
+    """All problems are reported at once, with remedies that keep the flags of the command line."""
     monkeypatch.setattr(memory, "available", lambda: 3.0)
+    flags = [f"--config={ROOT / 'experiments' / 'euk_1b.py'}", "--config.train.batch_size=100"]
     with pytest.raises(SystemExit) as caught:
-        command.run(
-            lambda: train.main([f"--config={ROOT / 'experiments' / 'euk_1b.py'}", f"--workdir={tmp_path / 'run'}"])
-        )
+        command.run(lambda: train.main([*flags, f"--workdir={tmp_path / 'run'}"]))
     assert caught.value.code == 1
-    data, gib = capsys.readouterr().err.splitlines()
-    assert data.startswith("error: no dataset at datasets/refseq_eukaryote")
+    data, batch, gib = capsys.readouterr().err.splitlines()
+    assert data.startswith("error: datasets/refseq_eukaryote: does not exist")
     assert "python -m data_pipeline.build" in data
+    assert batch.startswith("error: train.batch_size is 100: ")
+    assert "set --config.train.batch_size=104" in batch
+    assert f"python -m gener_jax.plan {' '.join(flags)} --devices 8 --device_memory_gib 3." in gib
     assert gib.startswith("error: euk_1b needs about ")
     assert "GiB per device" in gib
     assert "there are 3 GiB on each of 8 cpu device(s)" in gib
@@ -204,10 +208,10 @@ def test_control_c(dataset, tmp_path):
     status, out, err = tiny.finished(process)
     assert status == 130, err
     assert out == ""
-    [line] = [line for line in err.splitlines() if not line.startswith("step ")]
-    assert line.startswith("error: interrupted after step ")
-    step = int(line.split("step ")[1].split(";")[0])
-    assert step >= 40
+    lines = [line for line in err.splitlines() if line and not line.startswith("step ")]
+    assert [line.split()[0] for line in lines] == ["stopping", "stopped"]
+    step = int(lines[1].split("step ")[1].split(",")[0])
+    assert step >= 45
     names = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
     assert str(step) in names
     assert all(name.isdigit() for name in names)

@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gener_jax.benchmarks import device, kernels, train
+from gener_jax.benchmarks import accuracy, device, train
 from gener_jax.model import flops
+from gener_jax.training.speed import measure
 from tests import tiny
 
 
 def test_the_figures_of_training(tmp_path):
     config = tiny.config("absent", data__mask_documents="true", mesh__fsdp="2")
-    found = train.measure(config, 2, jax.devices()[:2])
+    found = measure(config, 2, jax.devices()[:2])
     assert found["tokens_per_s"] == pytest.approx(8 * 32 / found["seconds"])
     assert found["bases_per_s"] == pytest.approx(3 * found["tokens_per_s"])
 
@@ -43,19 +44,19 @@ def test_ours_and_the_peer_each_run_in_their_own_process(tmp_path, monkeypatch):
     assert found["process_gib"] > 0.001
 
 
-CASE = kernels.Case("blockwise", "float32", 64, 32, None, False)
+CASE = accuracy.Case("blockwise", "float32", 64, 32, None, False)
 
 
 def test_a_kernels_errors_and_refusals_are_reported(monkeypatch):
     refused, wrong = CASE._replace(kernel="splash"), CASE._replace(window=5)
-    attention = kernels.attention
+    attention = accuracy.attention
 
     def planted(*arrays, implementation, window, **options):
         factor = 1 if implementation == "reference" or window is None else 1.001
         return attention(*arrays, implementation=implementation, window=window, **options) * jnp.float32(factor)
 
-    monkeypatch.setattr(kernels, "attention", planted)
-    found = dict(kernels.compare([CASE, refused, wrong], heads=8))
+    monkeypatch.setattr(accuracy, "attention", planted)
+    found = dict(accuracy.compare([CASE, refused, wrong], heads=8))
     assert list(found) == [CASE, refused, wrong]
     assert "error" not in found[CASE]
     assert 0 <= found[CASE]["keys"] < 1e-5

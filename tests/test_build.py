@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from data_pipeline import build
-from data_pipeline.dataset import builder, merge, spill
+from data_pipeline.dataset import builder, merge, report, spill
 from data_pipeline.dataset.inputs import Input
 from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.errors import ArgumentError, DataError, FileError, MismatchError, PairingError
+from data_pipeline.errors import ArgumentError, DataError, FileError, FormatError, MismatchError, PairingError
 from data_pipeline.formats import genbank
 from data_pipeline.regions import extraction, ledger
 from data_pipeline.regions.schemes import Scheme
@@ -183,7 +183,8 @@ def test_command_with_kmers(tmp_path):
 def test_command(tmp_path):
     done = command("--input", *INPUTS, "--output", tmp_path / "new" / "set")
     assert done.returncode == 0, done.stderr
-    [line] = done.stdout.splitlines()
+    *table, line = done.stdout.splitlines()
+    assert table == report.whole(tmp_path / "new" / "set")
     totals = json.loads(line)
     assert (totals["inputs"], totals["records"]["read"]["count"], totals["damaged"]) == (4, 4, 0)
     assert sum(totals["splits"][split]["regions"] for split in ("train", "validation")) == 237
@@ -260,6 +261,22 @@ def test_existing_output_is_not_changed(tmp_path, capsys):
     assert build.main(["--input", str(INPUTS[0]), "--output", str(tmp_path / "set")]) == 1
     assert f"{tmp_path / 'set'}: exists already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "mine"]
+    with raises(FileError, file=tmp_path / "set"):
+        builder.build(INPUTS[:1], tmp_path / "set", overwrite=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["set", "mine"]
+
+
+def test_overwrite_replaces_a_dataset(tmp_path):
+    old = builder.build(INPUTS[:1], tmp_path / "set")
+    with raises(FileError, file=tmp_path / "set") as caught:
+        builder.build(INPUTS[1:], tmp_path / "set")
+    assert "--overwrite" in caught.value.remedy
+    with raises(FormatError):
+        builder.build([write(tmp_path / "bad.gb", "x")], tmp_path / "set", overwrite=True)
+    assert RegionSource(tmp_path / "set", "train").digest == old["digest"]  # until the new one is complete
+    new = builder.build(INPUTS[1:], tmp_path / "set", overwrite=True)
+    assert RegionSource(tmp_path / "set", "train").digest == new["digest"] != old["digest"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.gb", "set"]
 
 
 @pytest.mark.parametrize("limit", [2000, 40_000, 132_000])

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import shutil
-import types
 
 import jax
 import numpy as np
@@ -15,6 +14,8 @@ from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.storage import run_folder
 from gener_jax.storage.pretrained import abstract_params
+from gener_jax.tasks.held_out import HeldOut
+from gener_jax.tasks.recovery import Recovery
 from gener_jax.training import checkpoint
 from gener_jax.training.checkpoint import Checkpoints
 from gener_jax.training.step import abstract_state
@@ -42,8 +43,7 @@ def state(config, mesh):
     )
 
 
-BITS = types.SimpleNamespace(name="held_out", metric="bits_per_base", higher_is_better=False)
-ACCURACY = types.SimpleNamespace(name="recovery", metric="accuracy", higher_is_better=True)
+BITS, ACCURACY = HeldOut, Recovery
 
 
 def save(folder, config, state, bits, every=10):

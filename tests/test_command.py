@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 
 import pytest
 
@@ -11,7 +12,7 @@ from gener_jax import convert, embed, evaluate, sample, score
 from gener_jax.cli import command
 from gener_jax.config import dumps, resolve
 from gener_jax.runtime import errors
-from gener_jax.runtime.errors import CheckpointError, ConfigError
+from gener_jax.runtime.errors import CheckpointError, ConfigError, Terminated
 from gener_jax.storage import run_folder
 from tests.raised import raises
 
@@ -155,8 +156,18 @@ def test_a_run_folder_gives_its_configuration(tmp_path):
             "error: [Errno 2] No such file or directory: 'x'\n",
         ),
         (MemoryError(), 1, "error: out of memory\n"),
-        (KeyboardInterrupt(), 130, "error: interrupted\n"),
-        (KeyboardInterrupt("after step 3"), 130, "error: interrupted after step 3\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (KeyboardInterrupt("3 inputs are kept"), 130, "interrupted; 3 inputs are kept\n"),
+        (
+            Terminated(SIGTERM, 3),
+            143,
+            "stopped by SIGTERM after step 3, which is saved; the same command resumes there\n",
+        ),
+        (
+            Terminated(SIGINT, 3),
+            130,
+            "stopped by Ctrl-C after step 3, which is saved; the same command resumes there\n",
+        ),
     ],
 )
 def test_exit_status_and_line(capsys, error, status, line):
@@ -213,7 +224,7 @@ def test_from_another_folder(tmp_path, experiment):
                    cwd=elsewhere)  # fmt: skip
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
-    assert line.startswith("error: no dataset at none/here")
+    assert line.startswith("error: none/here: does not exist")
     assert "python -m data_pipeline.build" in line
     assert not list(elsewhere.iterdir())
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import warnings
 
 import pytest
 
@@ -110,7 +111,6 @@ def test_flatten_names_every_field():
         ("data.repeat_weight", float("inf")),
         ("data.repeat_weight", float("nan")),
         ("objective.fns_learning_rate", 1e-4),
-        ("optimizer.warmup_steps", 200_000),
         ("optimizer.peak_learning_rate", float("nan")),
         ("optimizer.beta2", 1.0),
         ("optimizer.clip_norm", 0.0),
@@ -135,6 +135,23 @@ def test_a_wrong_field_is_named_with_its_value(field, value):
     assert caught.value.value is value or caught.value.value == value
     assert str(caught.value).startswith(f"{field} is {value!r}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_warm_up_longer_than_the_run_is_a_tenth_of_it():
+    with pytest.warns(UserWarning, match=r"optimizer.warmup_steps 2000 exceeds train.num_steps 95.*: 10$"):
+        config = resolve(changed(train__num_steps=95))
+    assert config.optimizer.warmup_steps == 10
+    with warnings.catch_warnings(action="error"):
+        assert resolve(to_config_dict(config)) == config
+        assert resolve(changed(train__num_steps=2000)).optimizer.warmup_steps == 2000
+
+
+def test_another_dataset_is_not_built_from_the_genomes_of_the_experiment():
+    values = changed(data__path="datasets/a", data__build_from=("a.gb",))
+    assert override(values, {}).data.build_from == ("a.gb",)
+    assert override(values, {"data.path": "b"}).data.build_from == ()
+    assert override(values, {"data.path": "b", "data.build_from": "b.gb"}).data.build_from == ("b.gb",)
+    assert override(values, {"data.build_from": "b.gb"}).data.build_from == ("b.gb",)
 
 
 @pytest.mark.parametrize(

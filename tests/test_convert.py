@@ -4,10 +4,12 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import re
 import runpy
 import subprocess
 import sys
 import types
+import warnings
 
 import jax
 import numpy as np
@@ -15,13 +17,17 @@ import pytest
 from safetensors.numpy import load_file
 
 import gener_jax
+from data_pipeline.dataset.reader import read_info
+from data_pipeline.sequence.tokenizer import NUM_SPECIAL
 from gener_jax import convert, evaluate, sample
 from gener_jax.config import Model, ModelSpec, Tokenizer, with_model
 from gener_jax.inference.lm import LM
 from gener_jax.model import memory
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import CheckpointError, ConfigError
-from gener_jax.storage import run_folder
+from gener_jax.storage import provenance, run_folder
+from gener_jax.storage.huggingface import weights
+from gener_jax.storage.provenance import Provenance
 from gener_jax.train import train
 from tests import tiny
 from tests.conftest import random_params
@@ -44,7 +50,7 @@ def make_lm(**model):
 
 def published(folder, lm, dtype="float32"):
     folder.mkdir()
-    convert.write_published(folder, lm.spec, lm.params, dtype)
+    convert.write_published(folder, lm.spec, lm.params, dtype, lm.provenance)
     return folder
 
 
@@ -59,6 +65,7 @@ def last_line(capsys):
 @pytest.mark.parametrize("change", [{"yarn_factor": 4.0, "yarn_beta_fast": 16.0}, {"sliding_window": 9}])
 def test_round_trip_is_bit_equal(change, tmp_path, capsys):
     lm = make_lm(**change)
+    lm.provenance = Provenance(({"dataset": "1", "special_tokens": ["<s>"]},), step=7, held_out={"step": 7})
     first = published(tmp_path / "first", lm)
     convert.main(["--checkpoint", str(first), "--output", str(tmp_path / "run"), "--format", "run"])
     assert last_line(capsys)["format"] == "run"
@@ -72,6 +79,7 @@ def test_round_trip_is_bit_equal(change, tmp_path, capsys):
     assert same(loaded.params, lm.params)
     assert dataclasses.asdict(loaded.spec.model) == dataclasses.asdict(lm.spec.model)
     assert loaded.tokenizer.digest == lm.tokenizer.digest
+    assert loaded.provenance == gener_jax.load(tmp_path / "run").provenance == lm.provenance
     assert {"config.json", "environment.json", "checkpoints"} <= {p.name for p in (tmp_path / "run").iterdir()}
 
 
@@ -91,7 +99,7 @@ def test_stored_dtype_is_kept_by_default(tmp_path):
 def run(tmp_path_factory):
     """A run of seconds over 3-mers."""
     folder = tmp_path_factory.mktemp("run")
-    config = tiny.config(tiny.genomes(folder / "dataset"), checkpoint__every_steps="12", eval__every_steps="12")
+    config = tiny.config(tiny.genomes(folder / "dataset"), checkpoint__every_steps="6", eval__every_steps="6")
     train(config, folder / "run")
     return folder / "run"
 
@@ -109,8 +117,11 @@ def test_exported_run_evaluates_and_samples_alike(run, tmp_path, capsys):
     evaluate.main(["--checkpoint", str(out), *overrides])
     printed = capsys.readouterr()
     theirs = json.loads(printed.out.splitlines()[-1])
-    assert theirs["bits_per_base"] == pytest.approx(ours["bits_per_base"], abs=1e-6)
-    assert "does not name its training data" in printed.err
+    [ours], [theirs] = ours["evaluations"], theirs["evaluations"]
+    bits, expected = (each["metrics"]["bits_per_base"]["value"] for each in (theirs, ours))
+    assert bits == pytest.approx(expected, abs=1e-6)
+    assert (ours["model"]["step"], theirs["model"]["step"]) == (12, None)
+    assert "warning" not in printed.err  # an export records its training data
     drawn = []
     for folder in (run, out):
         options = ["--prompt", "ATGAC", "--num_bases", "30", "--temperature", "0", "--seed", "0", "--num_samples", "1"]
@@ -118,6 +129,31 @@ def test_exported_run_evaluates_and_samples_alike(run, tmp_path, capsys):
         drawn.append(capsys.readouterr().out)
     assert drawn[0] == drawn[1]
     assert drawn[0].startswith(">sample_1 ")
+
+
+def test_exported_run_says_what_it_was_trained_on(run, tmp_path, capsys):
+    """In its card and its provenance, which differ by checkpoint, and in a warning of a tag."""
+    info = read_info(run.parent / "dataset")
+    cards, found = {}, {}
+    for step in (12, 6):
+        out = tmp_path / f"{step}"
+        convert.main(["--checkpoint", str(run), "--output", str(out), "--format", "hf", "--step", str(step)])
+        cards[step], found[step] = (out / "README.md").read_text(), provenance.read(out)
+        assert (found[step].step, found[step].tokens) == (step, step * 8 * 32)
+        for fact in (info["digest"], f"{info['splits']['train']['bases']:,} bases", *info["accessions"]):
+            assert fact in cards[step]
+        assert f"{found[step].held_out['bits_per_base']:.4f}" in cards[step]
+    assert found[12].held_out["bits_per_base"] != found[6].held_out["bits_per_base"]
+    assert f"| Markov model of order 5 | {found[12].held_out['markov_5']:.4f} |" in cards[12]
+    assert "| Markov" not in cards[6]  # which was not compared with them
+    prompt = ["--prompt", "<mam>ATG", "--num_bases", "3"]
+    capsys.readouterr()
+    for folder in (run, tmp_path / "12"):
+        with pytest.warns(UserWarning, match="without <mam>"):
+            sample.main(["--checkpoint", str(folder), *prompt])
+    (tmp_path / "12" / provenance.FILE).unlink()
+    with warnings.catch_warnings(action="error"):
+        sample.main(["--checkpoint", str(tmp_path / "12"), *prompt])
 
 
 @pytest.mark.slow
@@ -176,7 +212,7 @@ def test_failed_write_leaves_no_files(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(convert.weights, "write", full)
+    monkeypatch.setattr(weights, "write", full)
     for out in ("out", "deep/er/out"):
         with pytest.raises(OSError, match="No space left"):
             convert.main(["--checkpoint", str(folder), "--output", str(tmp_path / out), "--format", "hf"])
@@ -191,7 +227,7 @@ def test_other_files_are_not_removed(tmp_path):
     assert source.is_dir()
     assert other.is_dir()
     (tmp_path / "link").symlink_to(tmp_path / "absent")
-    with pytest.raises(ConfigError, match=f"--output {tmp_path / 'link'}"):
+    with raises(ConfigError, field="--output", value=str(tmp_path / "link")):
         convert.main(["--checkpoint", str(source), "--output", str(tmp_path / "link"), "--format", "hf"])
 
 
@@ -275,14 +311,14 @@ def test_bfloat16_needs_half_the_memory(tmp_path):
 # ------------------------------------------------------------------------------------------------ with transformers
 
 
-def test_verify_without_transformers(small_folder, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    convert.main(["--checkpoint", str(small_folder), "--verify"])
-    printed = capsys.readouterr()
-    result = json.loads(printed.out.splitlines()[-1])
-    assert result["equal"] is None
-    assert len(result["greedy"]) == 16
-    assert "nothing to compare with: pip install 'gener_jax[parity]'" in printed.err
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_verify_without_transformers(package, tmp_path, monkeypatch):
+    folder = published(tmp_path / "in", make_lm())
+    (folder / "model.safetensors").unlink()  # reading it would raise another error
+    monkeypatch.setitem(sys.modules, package, None)
+    with raises(CheckpointError, path=None) as caught:
+        convert.main(["--checkpoint", str(folder), "--verify"])
+    assert "pip install 'gener_jax[parity]'" in str(caught.value)
 
 
 def needs_transformers():
@@ -405,3 +441,24 @@ def test_verify(change, tmp_path, capsys):
     (folder / "config.json").write_text(json.dumps(raw))
     with raises(CheckpointError, path=folder):
         convert.verify(lm, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of transformers
+def test_transformers_generates_dna(tmp_path):
+    """Also where special tokens are likelier than k-mers, as they may be untrained."""
+    needs_transformers()
+    import transformers
+
+    lm = make_lm()
+    lm.params["lm_head"] = lm.params["lm_head"] * np.where(np.arange(lm.tokenizer.vocab_size) < NUM_SPECIAL, 100, 1)
+    folder = published(tmp_path / "hf", lm)
+
+    def generated():
+        made = transformers.pipeline("text-generation", model=str(folder))
+        options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}  # at least 5: </s> is not suppressed
+        return made("ACGTTTGCA", return_full_text=False, **options)[0]["generated_text"]
+
+    assert re.fullmatch("[ACGT]{15}", generated())
+    (folder / "generation_config.json").unlink()
+    assert generated() == ""

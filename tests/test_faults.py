@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -21,7 +22,7 @@ from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError,
 from gener_jax.storage import run_folder
 from gener_jax.training import hooks, loop
 from gener_jax.training.checkpoint import Checkpoints
-from gener_jax.training.faults import STUCK
+from gener_jax.training.faults import STUCK, Termination
 from gener_jax.training.step import abstract_state
 from tests import tiny
 from tests.raised import raises
@@ -68,11 +69,11 @@ def best_of(folder: Path) -> tuple[int, float]:
         return best, manager.metrics(best)["value"]
 
 
-def test_sigterm_saves_the_step_and_the_run_resumes_to_the_same_bits(straight, dataset, tmp_path, monkeypatch):
+def test_a_run_stopped_by_signals_resumes_to_the_same_bits(straight, dataset, tmp_path, monkeypatch):
     folder, config = tmp_path / "run", tiny.config(dataset)
     with monkeypatch.context() as patch:
         signalling(patch, 5)
-        with pytest.raises(Terminated, match="SIGTERM after step 5"):
+        with raises(Terminated, signal=signal.SIGTERM, step=5):
             train.train(config, folder)
     assert (folder / "checkpoints" / "5").is_dir()
     with monkeypatch.context() as patch:  # during the evaluation of step 8
@@ -82,21 +83,51 @@ def test_sigterm_saves_the_step_and_the_run_resumes_to_the_same_bits(straight, d
             "__call__",
             lambda self, now: (os.kill(os.getpid(), signal.SIGTERM), evaluation(self, now))[1],
         )
-        with pytest.raises(Terminated, match="after step 6"):
+        with raises(Terminated, signal=signal.SIGTERM, step=6):
             train.train(config, folder)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert best_of(folder)[0] == 3
     shutil.rmtree(folder / "checkpoints" / "6" / "metrics")  # as if it had none
     with monkeypatch.context() as patch:  # step 6 is evaluated first
         signalling(patch, 7, signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+        with raises(Terminated, signal=signal.SIGINT, step=7):
             train.train(config, folder)
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
     evaluations = [line for line in log_of(folder) if "held_out" in line]
     assert evaluations[-1]["step"] == 6
     assert best_of(folder) == (6, evaluations[-1]["held_out"]["bits_per_base"])
     train.train(config, folder)
     assert same_state(state_of(folder), state_of(straight))
     assert log_of(folder) == log_of(straight)
+
+
+TWICE = """
+import os, signal
+from gener_jax.training.faults import Termination
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
+with Termination() as termination:
+    os.kill(os.getpid(), signal.SIGINT)
+    print(termination.here().name, flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("alive", flush=True)
+"""
+
+
+def test_a_second_control_c_ends_the_process_at_once():
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, cwd=tiny.ROOT, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "SIGINT\n"), done.stderr
+    assert "press Ctrl-C again" in done.stderr
+
+
+def test_an_ignored_control_c_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Termination() as termination:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert termination.here() is None
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def arrays_of(folder: Path, item: str) -> list[Path]:

@@ -290,6 +290,25 @@ def test_errors(lm):
             generate(["AC"], sampler=Greedy(), **options)
 
 
+def test_the_ends_of_the_ranges(lm):
+    prompts = ["", "ACG"]
+    hot = lm.generate(prompts, 40, num_samples=8, temperature=1000)
+    assert set("".join(hot)) == set("ACGT")
+    assert len(set(hot)) == len(hot)
+    greedy = lm.generate(prompts, 40, temperature=0)
+    for options in ({"temperature": 0.001}, {"top_p": 1e-30}, {"top_k": 1}):
+        assert lm.generate(prompts, 40, seed=3, **options) == greedy
+    assert lm.generate(prompts, 40, num_samples=8, temperature=1000, top_k=2**31 - 1) == hot
+
+
+def test_numbers_of_numpy(lm):
+    options = {"num_samples": 2, "temperature": 0.5, "top_k": 9, "top_p": 0.5, "seed": 7, "batch_size": 3}
+    as_numpy = {name: (np.float32 if type(value) is float else np.uint8)(value) for name, value in options.items()}
+    expected = lm.generate(["AC", "G"], 6, **options)
+    assert lm.generate(["AC", "G"], np.int64(6), **as_numpy) == expected
+    assert lm.generate(["AC"], 6, seed=np.array([3])) == lm.generate(["AC"], 6, seed=[3])
+
+
 def test_shapes_are_rounded_up():
     assert [round_up(n) for n in (0, 1, 8, 9, 16, 17)] == [8, 8, 8, 16, 16, 32]
     assert [round_up(n, least=1) for n in (0, 1, 2, 3, 5)] == [1, 1, 2, 4, 8]

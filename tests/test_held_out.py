@@ -55,7 +55,14 @@ def evaluate(setting):
 
 @pytest.fixture(scope="module")
 def result(evaluate, dataset):
-    return evaluate(RegionSource(dataset, "validation")).json
+    return evaluate(RegionSource(dataset, "validation"))
+
+
+def summary(found):
+    """The metrics and counts of all regions, as of a group."""
+    whole = {**found.metrics, **found.counts}
+    whole.pop("bits_per_base_without_near_copies", None)
+    return whole
 
 
 @pytest.fixture(scope="module")
@@ -104,25 +111,23 @@ def test_sums_equal_those_of_one_chunk_at_a_time(setting, dataset, result, plain
             assert found[name] == pytest.approx(expected[name], abs=1e-5)
         assert found["perplexity"] == pytest.approx(math.exp(expected["loss"]), rel=1e-4)
 
-    agree(result, summed(lambda region: True))
-    assert result["regions"] == 11  # one contains no whole token
-    assert set(result["by_kind"]) == set(KINDS)
-    for kind, found in result["by_kind"].items():
+    agree(summary(result), summed(lambda region: True))
+    assert result.counts["regions"] == 11  # one contains no whole token
+    assert set(result.breakdown["kind"]) == set(KINDS)
+    for kind, found in result.breakdown["kind"].items():
         agree(found, summed(lambda r, kind=kind: source.kinds[source.index["kind"][r]] == kind))
-    for taxon, found in result["by_taxon"].items():
+    for taxon, found in result.breakdown["taxon"].items():
         agree(found, summed(lambda r, taxon=taxon: source.taxa[source.index["taxon"][r]] == taxon))
-    assert len({round(row["loss"], 4) for row in result["by_kind"].values()}) == 3
+    assert len({round(row["loss"], 4) for row in result.breakdown["kind"].values()}) == 3
 
 
-@pytest.mark.parametrize("group", ["by_kind", "by_taxon"])
+@pytest.mark.parametrize("group", ["kind", "taxon"])
 def test_groups_add_up(result, group):
-    rows = result[group].values()
+    rows, whole = result.breakdown[group].values(), summary(result)
     for name in ("regions", "tokens", "bases"):
-        assert sum(row[name] for row in rows) == result[name]
-    assert sum(row["loss"] * row["tokens"] for row in rows) == pytest.approx(result["loss"] * result["tokens"])
-    assert sum(row["bits_per_base"] * row["bases"] for row in rows) == pytest.approx(
-        result["bits_per_base"] * result["bases"]
-    )
+        assert sum(row[name] for row in rows) == whole[name]
+    for metric, count in (("loss", "tokens"), ("bits_per_base", "bases")):
+        assert sum(row[metric] * row[count] for row in rows) == pytest.approx(whole[metric] * whole[count])
 
 
 def test_bits_by_codon_position(setting, dataset, result, plain):
@@ -144,10 +149,10 @@ def test_bits_by_codon_position(setting, dataset, result, plain):
             bits[j] -= math.log2(now / before)
             before = now
         number += 1
-    assert result["bits_by_codon_position"] == pytest.approx([b / number for b in bits], abs=1e-4)
-    assert np.mean(result["bits_by_codon_position"]) == pytest.approx(
-        result["by_kind"]["cds"]["bits_per_base"], abs=1e-5
-    )
+    found = [row["bits_per_base"] for row in result.breakdown["codon_position"].values()]
+    assert list(result.breakdown["codon_position"]) == ["1", "2", "3"]
+    assert found == pytest.approx([b / number for b in bits], abs=1e-4)
+    assert np.mean(found) == pytest.approx(result.breakdown["kind"]["cds"]["bits_per_base"], abs=1e-5)
 
 
 def test_bits_by_case(dataset, result, plain, setting):
@@ -168,7 +173,7 @@ def test_bits_by_case(dataset, result, plain, setting):
             number[masked] += 1
             before = now
     assert number[False] > 100 < number[True]
-    found = result["by_case"]
+    found = result.breakdown["case"]
     for name, masked in (("soft-masked", True), ("not soft-masked", False)):
         assert found[name]["bases"] == number[masked]
         assert found[name]["bits_per_base"] == pytest.approx(bits[masked] / number[masked], abs=1e-4)
@@ -178,30 +183,25 @@ def test_bits_by_case(dataset, result, plain, setting):
 def test_regions_without_near_copies(setting, dataset, evaluate, result, plain):
     _, tokenizer, _, _ = setting
     source = RegionSource(dataset, "validation")
-    assert result["without_near_copies"] == {name: result[name] for name in result["without_near_copies"]}
+    bits = result.metrics["bits_per_base"]
+    assert result.metrics["bits_per_base_without_near_copies"] == bits
+    assert "near_copies" not in result.breakdown
     source.index["train_overlap"] = np.linspace(0, 0.2, len(source), dtype=np.float32)
     new = {i for i in range(len(source)) if source.index["train_overlap"][i] < 0.1}
     assert len(new) == 6
     found = evaluate(source)
-    assert {name: found.json[name] for name in result if name != "without_near_copies"} == {
-        name: value for name, value in result.items() if name != "without_near_copies"
-    }
+    assert summary(found) == summary(result)
+    assert {name: found.breakdown[name] for name in result.breakdown} == result.breakdown
     rows = [p[token] for region, _, token, p in plain if region in new and tokenizer.token_bases[token]]
-    row = found.json["without_near_copies"]
+    row = found.breakdown["near_copies"]["none in training"]
     assert (row["tokens"], row["bases"]) == (len(rows), 3 * len(rows))
     assert row["loss"] == pytest.approx(-np.mean(rows), abs=1e-5)
-    assert found.metrics == {
-        "loss": result["loss"],
-        "bits_per_base": result["bits_per_base"],
-        "bits_per_base_without_near_copies": row["bits_per_base"],
-    }
-    line = f"\n  without near copies in training (train_overlap < 10 %)  {row['bits_per_base']:.4f}  ("
-    assert f"{line}{row['regions']} regions, {row['bases']:,} bases)" in found.text
+    assert found.metrics["bits_per_base_without_near_copies"] == row["bits_per_base"] != bits
     source.index["train_overlap"][:] = 1
     found = evaluate(source)
-    assert found.json["without_near_copies"] == {"regions": 0, "tokens": 0, "bases": 0}
-    assert "(train_overlap < 10 %)  none  (0 regions, 0 bases)" in found.text
-    assert "without_near_copies" not in evaluate(RegionSource(dataset, "train")).json
+    assert found.breakdown["near_copies"]["none in training"]["bases"] == 0
+    assert math.isnan(found.metrics["bits_per_base_without_near_copies"])
+    assert "bits_per_base_without_near_copies" not in evaluate(RegionSource(dataset, "train")).metrics
 
 
 def test_some_regions(setting, dataset):
@@ -215,9 +215,9 @@ def test_some_regions(setting, dataset):
     run, calls = HeldOut(with_eval(config, max_regions=4)).prepare(config, mesh), []
     found = run(params, lambda done, total: calls.append((done, total)))
     expected = np.concatenate([whole(source, tokenizer, region) for region in sorted(few)])
-    assert found.json["bases"] == tokenizer.token_bases[expected].sum()
+    assert found.counts["bases"] == tokenizer.token_bases[expected].sum()
     assert calls[-1] == (len(expected), len(expected))
-    assert run(params).json == found.json
+    assert summary(run(params)) == summary(found)
 
 
 def test_any_tokenizer_scores_what_its_tokens_hold(setting, dataset, result):
@@ -227,20 +227,16 @@ def test_any_tokenizer_scores_what_its_tokens_hold(setting, dataset, result):
         kind="ids", k=tokenizer.k, token_bases=tokenizer.token_bases, encode_bases=tokenizer.encode_bases
     )
     spec = types.SimpleNamespace(name="ids", model=config.model, tokenizer=types.SimpleNamespace(make=lambda: by_id))
-    found = HeldOut(with_eval(config, baselines=False)).prepare(spec, mesh)(params).json
-    assert found.keys() == result.keys() - {"by_case", "bits_by_codon_position"}
-    assert (found["tokens"], found["bases"]) == (result["tokens"], result["bases"])
-    assert found["loss"] == pytest.approx(result["loss"], abs=1e-5)
+    found = HeldOut(with_eval(config, baselines=False)).prepare(spec, mesh)(params)
+    assert found.breakdown.keys() == result.breakdown.keys() - {"case", "codon_position"}
+    assert found.counts == result.counts
+    assert found.metrics == pytest.approx(result.metrics, abs=1e-5)
 
 
-def test_report(setting, dataset):
+def test_baselines_score_the_same_bases(setting, dataset):
     config, _, mesh, params = setting
-    result = HeldOut(config).prepare(config, mesh)(params)
-    for name in ("bits_per_base", "markov_0", "markov_5"):
-        assert f"{result.json[name]:.4f}" in result.text
-    assert result.text.count("← lowest") == 1
-    assert "near copies" not in result.text
-    for name, row in result.json["by_case"].items():
-        assert f"{name:15} {row['bits_per_base']:.4f}" in result.text
-    assert f"{'cds':15} {result.json['by_kind']['cds']['bits_per_base']:.4f}" in result.text
-    assert result.json["markov_0"] == pytest.approx(2, abs=0.05)
+    found = HeldOut(config).prepare(config, mesh)(params)
+    assert found.baselines.keys() == {"markov_0", "markov_5"}
+    assert found.baselines["markov_0"]["bits_per_base"] == pytest.approx(2, abs=0.05)
+    assert (found.dataset.path, found.dataset.split) == (str(dataset), "validation")
+    assert found.dataset.digest == RegionSource(dataset, "validation").digest

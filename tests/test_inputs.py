@@ -310,8 +310,10 @@ def test_manifest(tmp_path):
         ("annotation\ny.fa\n", FormatError, {"line": 2, "field": "annotation"}),
         ("annotation\ny.gff\n", FormatError, {"line": 2, "field": "annotation"}),
         ("annotation\tsequence\n\ny.gtf.gz\t\n", FormatError, {"line": 3, "field": "annotation"}),
-        ("sequence\ny.gb\n", FormatError, {"line": 2, "field": "sequence"}),
-        ("annotation\tsequence\ny.gff\ty.gff\n", FormatError, {"line": 2, "field": "sequence"}),
+        ("annotation\tGFF\n", FormatError, {"line": 1, "field": "column", "value": "annotation"}),
+        ("file\ny.gb\n", FormatError, {"line": 1, "field": "column", "value": "file"}),
+        ("annotation\tsequence\ny.gff\ty.gff\n", FormatError, {"line": 2, "field": "annotation"}),
+        ("annotation\tsequence\ny.gff\ty.gb\n", FormatError, {"line": 2, "field": "sequence"}),
         ("annotation\ny.gb\n./y.gb\n", FormatError, {"line": 3, "field": None}),
     ],
 )
@@ -319,6 +321,15 @@ def test_bad_manifest(text, kind, attributes, tmp_path):
     make(tmp_path, "y.gb", "y.fa", "y.gff", "y.gtf.gz")
     with raises(kind, file=tmp_path / "m.tsv", **attributes):
         manifest(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sequence\ny.gb\n", "annotation\ny.gb\n", "sequence\tannotation\ny.gb\ty.gb\n", "Fasta\tGenBank\n\ty.gb\n"],
+)
+def test_genbank_stands_in_either_column_of_a_manifest(text, tmp_path):
+    make(tmp_path, "y.gb")
+    assert manifest(tmp_path, text) == [Input(None, tmp_path / "y.gb", assembly=f"{tmp_path.name}/y")]
 
 
 def test_manifest_of_annotations_with_their_own_bases(tmp_path):

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 # does not import one another. The files of a folder may, but never in a circle.
 FLOORS = {
     "data_pipeline": (
-        ("errors", "ranges"),
+        ("errors",),
+        ("ranges",),
         ("files", "lock"),
         ("sequence",),
         ("formats",),

@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from gener_jax.plotting import region
+from gener_jax.plotting import evaluation, region, training
 from gener_jax.plotting.figure import COLOURS, draw, new_figure, save
 
 
@@ -73,3 +73,31 @@ def test_a_logo_is_as_high_as_its_information(tmp_path):
     weights = {text.get_text(): text.get_weight() for text in axis.texts}
     assert (weights["A"], weights["G"]) == ("bold", "normal")
     save(figure, tmp_path / "a.png")
+
+
+LOG = [{"step": step, "loss": 8 - step / 50, "bits_per_base": 2 - step / 200} for step in range(1, 41)]
+LOG += [{"step": step, "held_out": {"loss": 7.5, "bits_per_base": 1.9 - step / 100}} for step in (20, 40)]
+
+
+def test_the_loss_and_its_moving_mean():
+    figure = training.loss("run", LOG)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss (nats per token)", "bits per base"]
+    raw, smooth, held_out = figure.axes[0].lines
+    assert list(raw.get_xdata()) == list(range(1, 41))
+    assert smooth.get_ydata()[0] == pytest.approx((LOG[0]["loss"] + LOG[1]["loss"]) / 2)
+    assert list(held_out.get_xdata()) == [20, 40]
+    assert len(training.loss("run", [{"step": 1, "loss": None}]).axes) == 1
+
+
+def test_held_out_bits_beside_baselines():
+    [axes] = training.held_out("run", LOG, {"markov 5": 1.75}).axes
+    course, line = axes.lines
+    assert list(course.get_ydata()) == pytest.approx([1.7, 1.5])
+    assert list(line.get_ydata()) == [1.75, 1.75]
+    assert [text.get_text() for text in axes.texts] == ["markov 5 1.750"]
+
+
+def test_groups_beside_the_whole():
+    [axes] = evaluation.groups("t", "bits", {"run": 1.5, "markov 5": 1.75}, {"taxon": {"bct": 1.4, "vir": 1.6}}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["run", "markov 5", "taxon: bct", "taxon: vir"]
+    assert axes.collections[0].get_offsets()[:, 0].tolist() == [1.5, 1.75, 1.4, 1.6]

@@ -26,10 +26,11 @@ def test_quickstart_beats_order_0(tmp_path, monkeypatch, capsys):
         ]
     )
     *text, last = capsys.readouterr().out.splitlines()
-    result = json.loads(last)
-    assert result["bits_per_base"] < result["markov_0"] - 0.01
-    assert (
-        result["bits_by_codon_position"][2] < result["bits_by_codon_position"][0]
-    )  # AT-rich: the third letter is A or T
-    assert result["open_frame_codons"]["generated"] > result["open_frame_codons"]["the same bases shuffled"]
+    held_out, samples = json.loads(last)["evaluations"]
+    markov = held_out["baselines"]["markov_0"]["bits_per_base"]
+    assert held_out["metrics"]["bits_per_base"]["value"] < markov - 0.01
+    positions = held_out["breakdown"]["codon_position"]
+    assert positions["3"]["bits_per_base"] < positions["1"]["bits_per_base"]  # AT-rich: the third letter is A or T
+    shuffled = samples["baselines"]["shuffled"]["open_frame_codons"]
+    assert samples["metrics"]["open_frame_codons"]["value"] > shuffled
     assert sum(line.startswith("  python -m gener_jax.") for line in text) == 3

@@ -38,8 +38,9 @@ def test_recovery_is_that_of_greedy_generation(dataset, sizes):
     mesh = make_mesh(*sizes[:3], jax.devices()[: int(np.prod(sizes))], context=sizes[3])
     [task] = of_config(config, config.eval.tasks)
     placed = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-    found, rows = task.prepare(config, mesh)(placed).metrics, task.prompts(tokenizer)
-    assert found["genes"] == len(rows) == 12
+    result, rows = task.prepare(config, mesh)(placed), task.prompts(tokenizer)
+    found = result.metrics
+    assert result.counts["genes"] == len(rows) == 12
     lm = LM(config.spec, params, make_mesh(1, 1, 1, ONE))
     prompts = [tokenizer.decode(prompt[1:]) for prompt, _ in rows]
     truths = [tokenizer.decode(truth) for _, truth in rows]

@@ -8,6 +8,7 @@ import pytest
 from data_pipeline.sequence import bases
 from gener_jax.inference.lm import LM
 from gener_jax.inference.region import RegionScorer
+from gener_jax.inference.variants import next_kmer
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.interval import Interval
 from gener_jax.inference.variants.variant import Variant
@@ -90,6 +91,13 @@ def test_saturation_is_the_scores_of_all_substitutions(lm, options):
     assert found.protocol == options.get("protocol", "next_kmer")
     assert np.isnan(found.llr[4]).all()
     assert [found.llr[i, "ACGT".index(x)] for i, x in enumerate(found.reference) if x != "N"] == [0] * 9
+
+
+def test_the_substitutions_of_a_base_share_its_context(lm, monkeypatch):
+    rows, real = [], next_kmer._masses
+    monkeypatch.setattr(next_kmer, "_masses", lambda lm, x, *options: rows.append(len(x)) or real(lm, x, *options))
+    lm.saturation("1:61-80", GENOME, context=24, batch_tokens=4096)
+    assert rows == [20]  # one stream of batches, a row per base
 
 
 @pytest.mark.parametrize(

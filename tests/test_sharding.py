@@ -1,23 +1,28 @@
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from data_pipeline.sequence.tokenizer import PAD, KmerTokenizer
 from gener_jax import config
+from gener_jax.config import resolve, to_config_dict
 from gener_jax.model import decoder
 from gener_jax.model.sharding import (
     AXES,
     LOGICAL_TO_MESH,
     TOKENS,
+    axis_sizes,
     batch_sharding,
+    check_divides,
     constrain,
     make_mesh,
+    remedy,
     spec,
     tree_shardings,
 )
@@ -132,6 +137,39 @@ def test_sizes_that_do_not_divide_raise():
     odd = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, intermediate_size=34))
     with pytest.raises(ValueError, match="mlp = 34"):
         abstract_state(odd, mesh)
+
+
+def test_the_remedy_of_a_mesh_that_does_not_fit_does_fit():
+    """For many meshes, batches, models and numbers of devices; what fits is left as it is."""
+    flags = re.compile(r"--config\.(\w+)\.(\w+)=(\d+)")
+    rng, fitting = np.random.default_rng(0), 0
+    for _ in range(300):
+        number, sizes = int(rng.choice([1, 2, 3, 6, 8, 24, 64])), rng.choice([1, 1, 2, 3, 4, 8], 4).tolist()
+        if rng.random() < 0.5:
+            sizes[int(rng.integers(4))] = -1
+        values = to_config_dict(TINY).to_dict()
+        values["mesh"] = dict(zip(("data", "fsdp", "tensor", "context"), sizes, strict=True))
+        values["train"] |= {"batch_size": int(rng.integers(1, 40)) * 2, "accumulate": int(rng.choice([1, 2]))}
+        values["data"]["context_length"] = int(rng.choice([12, 15, 16]))
+        values["model"]["hidden_size"] = int(rng.choice([16, 48]))
+
+        def check(values, number=number):
+            c = resolve(values)
+            found = axis_sizes(number, **dataclasses.asdict(c.mesh))
+            check_divides(c, found)
+            tree_shardings(decoder.abstract(c.model), AbstractMesh(tuple(found.values()), tuple(found)))
+
+        line = remedy(resolve(values), number)
+        try:
+            check(values)
+        except ValueError:
+            for section, field, value in flags.findall(line):
+                values[section][field] = int(value)
+            check(values)
+        else:
+            fitting += 1
+            assert line == "set "
+    assert fitting == 10
 
 
 def test_two_dimensions_on_one_mesh_axis_raise():

@@ -1,11 +1,13 @@
 """The training loop with a model of a few thousand parameters: resumed runs, written files, transfers."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
 import re
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ from gener_jax.model.sharding import make_mesh
 from gener_jax.model.trainable import everything
 from gener_jax.runtime import transfer
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.storage import run_folder
+from gener_jax.storage import results, run_folder
 from gener_jax.training import checkpoint, hooks, loop
 from gener_jax.training.step import abstract_state
 from tests import tiny
@@ -113,32 +115,30 @@ def straight(dataset, tmp_path_factory):
         train.main([f"--config={experiment}", f"--workdir={folder / 'run'}"])
         watch.total = transfer.num_fetches - before
     watch.folder, watch.experiment, watch.out = folder / "run", experiment, out.getvalue()
+    watch.result = results.read(watch.folder)
     return watch
 
 
 def test_what_a_run_prints_and_writes(straight, dataset):
     last = json.loads(straight.out.splitlines()[-1])
-    assert last["step"] == 12
-    for name in (
-        "loss",
-        "bits_per_base",
-        "train_loss",
-        "tokens_per_s",
-        "bases_per_s",
-        "markov_0",
-        "markov_5",
-        "seconds",
-    ):
-        assert last[name] > 0, name
+    result = straight.result
+    assert last == result.json()
+    assert [each.task for each in result.evaluations] == ["held_out", "samples"]
+    assert {each.model.step for each in result.evaluations} == {12}
+    for name in ("loss", "bits_per_base", "tokens_per_s", "bases_per_s", "seconds"):
+        assert result.training[name] > 0, name
+    assert result["held_out"].seconds > 0
+    assert result["held_out"].baselines.keys() == {"markov_0", "markov_5"}
+    assert {path.name for path in (straight.folder / "plots").iterdir()} == {"loss.png", "held_out.png", "by_group.png"}
     log = log_of(straight.folder)
     steps = [line for line in log if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 13))
-    assert steps[-1]["loss"] == last["train_loss"] < steps[0]["loss"]
+    assert steps[-1]["loss"] == result.training["loss"] < steps[0]["loss"]
     evaluations = [line for line in log if "held_out" in line]
     assert [line["step"] for line in evaluations] == [3, 4, 6, 8, 9, 12]  # each checkpoint too
-    assert evaluations[-1]["held_out"]["loss"] == last["loss"]  # the last evaluation is not done again
+    assert evaluations[-1]["held_out"]["loss"] == result["held_out"]["loss"]  # the last evaluation is not done again
     assert sorted(p.name for p in straight.folder.iterdir()) == [
-        "checkpoints", "config.json", "environment.json", "log.jsonl",
+        "checkpoints", "config.json", "environment.json", "log.jsonl", "plots", "provenance.json", "results.json",
     ]  # fmt: skip
     environment = json.loads((straight.folder / "environment.json").read_text())[0]
     assert environment["versions"]["jax"] == jax.__version__
@@ -162,13 +162,13 @@ def test_the_transfer_guard_of_that_test_works():
 
 
 def test_a_run_stopped_twice_equals_an_uninterrupted_one(straight, dataset, tmp_path, monkeypatch):
-    """Ctrl-C after steps 5 and 11, so that the run resumes from 3 and 9; the results are equal to the bit."""
+    """By an error after steps 5 and 11, so that the run resumes from 3 and 9; the results are equal to the bit."""
     config, batches = tiny.config(dataset), {}
     for stop, saved in ((5, 3), (11, 9), (None, None)):
         with monkeypatch.context() as patch:
             watch = Watch(patch, stop)
             if stop is not None:
-                with pytest.raises(KeyboardInterrupt, match=f"after step {saved};"):
+                with pytest.raises(KeyboardInterrupt):
                     train.train(config, tmp_path / "run")
                 assert log_of(tmp_path / "run")[-1]["step"] > saved  # the next run truncates this
             else:
@@ -180,7 +180,7 @@ def test_a_run_stopped_twice_equals_an_uninterrupted_one(straight, dataset, tmp_
     assert len(json.loads((tmp_path / "run" / "environment.json").read_text())) == 3  # one per start
     assert same_state(state_of(tmp_path / "run"), state_of(straight.folder))
     assert log_of(tmp_path / "run") == log_of(straight.folder)
-    assert result["loss"] == json.loads(straight.out.splitlines()[-1])["loss"]
+    assert result["held_out"].metrics == straight.result["held_out"].metrics
 
 
 def test_64_bit_types_change_nothing(straight, dataset, tmp_path, x64):
@@ -192,14 +192,35 @@ def test_64_bit_types_change_nothing(straight, dataset, tmp_path, x64):
     assert log_of(tmp_path / "run") == log_of(straight.folder)
 
 
-def test_a_finished_run_prints_its_result_again(straight, dataset, capsys):
+def test_a_finished_run_prints_its_result_again(straight, dataset, capsys, monkeypatch):
+    """In any encoding of standard output."""
     before, log = state_of(straight.folder), (straight.folder / "log.jsonl").read_text()
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
     result = train.train(tiny.config(dataset), straight.folder)
-    expected = json.loads(straight.out.splitlines()[-1])
-    assert (result["step"], result["loss"]) == (12, expected["loss"])
+    out.flush()
+    assert "\\u2190" in out.buffer.getvalue().decode("ascii")
+    [found, expected] = [each["held_out"] for each in (result, straight.result)]
+    assert (found.model.step, found.metrics) == (12, expected.metrics)
     assert same_state(before, state_of(straight.folder))
     assert (straight.folder / "log.jsonl").read_text() == log
     assert "resuming" in capsys.readouterr().err
+
+
+def test_lines_that_are_not_of_a_log_are_reported_and_ignored(straight, dataset, tmp_path, capsys):
+    shutil.copytree(straight.folder, folder := tmp_path / "run")
+    path, expected = folder / "log.jsonl", log_of(straight.folder)
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    bad = [b"null\n", b'{"loss": 1}\n', b'{"step": "1"}\n', b"\xff\xfe\n", b"\n", b"[" * 99_999 + b"\n"]
+    path.write_bytes(b"".join([first, *bad, *rest, b'{"step": 1']))  # the last was cut off by a kill
+    evaluate.main(["--checkpoint", str(folder)])
+    found = capsys.readouterr()
+    assert json.loads(found.out.splitlines()[-1])["train_loss"] == [x["loss"] for x in expected if "loss" in x][-1]
+    assert [line.split(": ")[1] for line in found.err.splitlines() if line.startswith("warning")] == [
+        f"{path}, line {number}" for number in range(2, 8)
+    ]
+    train.train(tiny.config(dataset), folder)
+    assert log_of(folder) == expected
 
 
 def test_a_folder_cannot_be_resumed_by_another_run(straight, dataset, tmp_path):
@@ -220,37 +241,38 @@ def test_a_longer_run_on_another_mesh_if_allowed(straight, dataset, tmp_path):
     with pytest.raises(ConfigError, match=r"--config.train.allow_changes=train.num_steps$"):
         train.train(tiny.config(dataset, **changed), tmp_path / "run")
     result = train.train(tiny.config(dataset, **changed, train__allow_changes="train.num_steps"), tmp_path / "run")
-    assert result["step"] == 14
+    assert result["held_out"].model.step == 14
     assert log_of(tmp_path / "run")[: len(log_of(straight.folder))] == log_of(straight.folder)
     assert run_folder.read(tmp_path / "run").train.num_steps == 14
 
 
 def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
-    expected = json.loads(straight.out.splitlines()[-1])
-    evaluate.main(["--checkpoint", str(straight.folder)])
-    out = capsys.readouterr().out
-    last = json.loads(out.splitlines()[-1])
-    for name in ("loss", "bits_per_base", "markov_0", "markov_5", "bits_by_codon_position"):
-        assert last[name] == expected[name], name
-    assert (last["step"], last["split"]) == (12, "validation")
-    assert last["train_loss"] == expected["train_loss"]
-    assert last["tokens_per_s"] > 0
-    assert f"{last['bits_per_base']:.4f}" in out
-    evaluate.main(["--checkpoint", str(straight.folder), "--config.eval.split=train", "--step", "9"])
-    other = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (other["step"], other["split"]) == (9, "train")
-    assert other["loss"] != last["loss"]
+    evaluate.main(["--checkpoint", str(straight.folder), "--output", str(tmp_path / "evaluated")])
+    out, found = capsys.readouterr().out, results.read(tmp_path / "evaluated")
+    assert json.loads(out.splitlines()[-1]) == found.json()
+    assert out.startswith(found.table())
+    assert (tmp_path / "evaluated" / "plots" / "held_out.png").exists()
+    assert found.training.items() <= straight.result.training.items()
+    [found] = found.evaluations
+    assert dataclasses.replace(found, seconds=0) == dataclasses.replace(straight.result["held_out"], seconds=0)
+    with raises(ConfigError, field="--output", value=str(tmp_path / "evaluated")):
+        evaluate.main(["--checkpoint", str(straight.folder), "--output", str(tmp_path / "evaluated")])
+    evaluate.main(["--checkpoint", str(straight.folder), "--config.eval.split=train", "--step", "9", "--json"])
+    [other] = json.loads(capsys.readouterr().out)["evaluations"]
+    assert (other["model"]["step"], other["dataset"]["split"]) == (9, "train")
+    assert other["metrics"]["loss"]["value"] != found["loss"]
 
     sample.main(["--checkpoint", str(straight.folder), "--prompt", "ATGA", "--num_bases", "30", "--temperature", "0"])
     fasta = capsys.readouterr().out
     sample.main(["--checkpoint", str(straight.folder), "--prompt", "ATGA", "--num_bases", "30", "--temperature", "0",
                  "--output", str(tmp_path / "a.fa")])  # fmt: skip
-    assert capsys.readouterr().out == ""
+    facts = json.loads(capsys.readouterr().out)
+    assert facts == {"output": str(tmp_path / "a.fa"), "samples": 1, "bases": 30}
     assert (tmp_path / "a.fa").read_text() == fasta
     header, *lines = fasta.splitlines()
     assert header.startswith(">sample_1 prompt_bases=4 bases=30")
     assert re.fullmatch("ATGA[ACGT]{30}", "".join(lines))
-    assert list(tmp_path.iterdir()) == [tmp_path / "a.fa"]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.fa", "evaluated"}
 
 
 def test_evaluate_warns_of_data_that_the_run_was_not_trained_on(straight, capsys, tmp_path):
@@ -260,7 +282,7 @@ def test_evaluate_warns_of_data_that_the_run_was_not_trained_on(straight, capsys
     build(tiny.GENOMES, tmp_path / "other", validation_fraction=0.2, seed=1)
     capsys.readouterr()
     evaluate.main([*arguments, f"--config.data.path={tmp_path / 'other'}"])
-    assert "other is not the dataset of this run" in capsys.readouterr().err
+    assert "other is not the dataset of tiny, which may have been" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -277,7 +299,7 @@ def test_a_sequence_is_memorised_and_generated(tmp_path):
         model__max_position_embeddings="512",
     )  # fmt: skip
     result = train.train(config, tmp_path / "run")
-    assert result["train_loss"] < 0.01
+    assert result.training["loss"] < 0.01
     text = make("kmer").decode(make("kmer").encode_bases(codes))
     [generated] = load(tmp_path / "run").generate([text[:60]], 600, temperature=0)
     assert generated == text[60:660]
@@ -292,18 +314,19 @@ def test_bpe_trains_resumes_evaluates_and_samples(tmp_path, monkeypatch, capsys)
         data__build_from=",".join(map(str, tiny.GENOMES)), data__validation_fraction="0.2",
     )  # fmt: skip
     first = train.train(config, tmp_path / "straight")
-    assert 1.8 < first["bits_per_base"] < 3
-    assert first["markov_0"] < 2.05
-    assert "bits_by_codon_position" not in first
+    assert 1.8 < first["held_out"]["bits_per_base"] < 3
+    assert first["held_out"].baselines["markov_0"]["bits_per_base"] < 2.05
+    assert "codon_position" not in first["held_out"].breakdown
     with monkeypatch.context() as patch:
         Watch(patch, 7)
         with pytest.raises(KeyboardInterrupt):
             train.train(config, tmp_path / "run")
-    assert train.train(config, tmp_path / "run")["loss"] == first["loss"]
+    assert train.train(config, tmp_path / "run")["held_out"].metrics == first["held_out"].metrics
     assert same_state(state_of(tmp_path / "run"), state_of(tmp_path / "straight"))
     capsys.readouterr()
-    evaluate.main(["--checkpoint", str(tmp_path / "run")])
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["bits_per_base"] == first["bits_per_base"]
+    evaluate.main(["--checkpoint", str(tmp_path / "run"), "--output", str(tmp_path / "evaluated")])
+    assert results.read(tmp_path / "evaluated")["held_out"].metrics == first["held_out"].metrics
+    capsys.readouterr()
     sample.main(["--checkpoint", str(tmp_path / "run"), "--prompt", "ATGACCA", "--num_bases", "50"])
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch("ATGACCA[ACGT]{50}", "".join(lines[1:]))
@@ -318,9 +341,10 @@ def test_repeats_weigh_less_in_training_and_alike_in_evaluation(tmp_path, capsys
     plain, plain_log = train.train(tiny.config(dataset, **short), tmp_path / "plain"), log_of(tmp_path / "plain")
     assert log[0]["bits_per_base"] == plain_log[0]["bits_per_base"]  # same parameters and batch
     assert log[0]["loss"] != plain_log[0]["loss"]
-    assert result["bits_per_base"] != plain["bits_per_base"]
-    assert set(result["by_case"]) == {"soft-masked", "not soft-masked"}
-    assert result["without_near_copies"]["bases"] == sum(row["bases"] for row in result["by_case"].values())
+    result = result["held_out"]
+    assert result["bits_per_base"] != plain["held_out"]["bits_per_base"]
+    assert set(result.breakdown["case"]) == {"soft-masked", "not soft-masked"}
+    assert result.counts["bases"] == sum(row["bases"] for row in result.breakdown["case"].values())
     [evaluation] = [line["held_out"] for line in log if "held_out" in line]
     assert evaluation["bits_per_base_without_near_copies"] == evaluation["bits_per_base"]
     assert "warning" not in capsys.readouterr().err

@@ -20,16 +20,18 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_pipeline.dataset import merge, spill
-from data_pipeline.dataset.inputs import Input, discover
+from data_pipeline.dataset.inputs import Input, discover, is_dataset
 from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.errors import ArgumentError, DataError, FileError, PairingError
 from data_pipeline.files import made_parents
 from data_pipeline.formats.contigs import Aliases, read_aliases
+from data_pipeline.ranges import SEED, Whole
 from data_pipeline.regions.schemes import GENE, Scheme
 from data_pipeline.sequence.record import TAXA
 from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting import split
 
+WORKERS = Whole(1)
 SMALL_BYTES = 8 << 20  # of input files: reading them takes about two seconds
 
 
@@ -50,12 +52,14 @@ def build(
     skip_damaged: bool = False,
     measure_leakage: bool = True,
     workers: int | None = 1,
+    overwrite: bool = False,
 ) -> dict:
     """Builds the dataset `output` from annotated genomes and returns the content of its dataset.json.
 
     Args:
       inputs: files and folders, as for `inputs.discover`, or `Input`s.
-      output: the folder to create; it must not exist. During the build, `output`.partial contains the finished inputs.
+      output: the folder to create; it must not exist, or with `overwrite` be a dataset. During the build,
+        `output`.partial contains the finished inputs.
       scheme: which intervals become regions.
       taxon: the tag of regions, one of record.TAXA, where neither the manifest, the file's name nor the record gives
         one; without it they have the tag "unknown".
@@ -74,6 +78,7 @@ def build(
         NaN.
       workers: number of processes, which does not affect the result; None: one per core, or one for few small inputs.
         A script that uses several needs `if __name__ == "__main__":`.
+      overwrite: replace a dataset that exists, when the new one is complete.
 
     A record whose accession.version occurred before, in any input, is skipped and counted; it is an error if the bases
     differ.
@@ -91,8 +96,7 @@ def build(
     ):
         if value not in choices:
             raise ArgumentError(f"must be one of {' '.join(filter(None, choices))}", field=name, value=value)
-    if workers is not None and workers < 1:
-        raise ArgumentError("must be at least 1", field="workers", value=workers)
+    workers, seed = None if workers is None else WORKERS.check(workers, "workers"), SEED.check(seed, "seed")
     if isinstance(inputs, str | Path):
         raise ArgumentError("must be a list of files and folders", field="inputs", value=str(inputs))
     skipped, sources = [], [source for source in inputs if isinstance(source, Input)]
@@ -112,7 +116,12 @@ def build(
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
     if os.path.lexists(output):
-        raise FileError("exists already", file=output, remedy="remove it or choose another output")
+        if not overwrite:
+            raise FileError("exists already", file=output, remedy="choose another output, or replace it (--overwrite)")
+        if not is_dataset(output):
+            raise FileError(
+                "is not a dataset, and only those are replaced", file=output, remedy="choose another output"
+            )
     workers = workers or _default_workers(sources)
     compared = duplicates == "all" or (duplicates == "inputs" and len(sources) > 1)
     names = tuple(map(tuple, read_aliases(aliases)))
@@ -155,6 +164,8 @@ def build(
             ],
             skipped_files=skipped,
         )
+        if os.path.lexists(output):
+            output.rename(partial / "replaced")  # removed with the folder
         new.rename(output)
         if not dataset["splits"]["train"]["regions"]:
             progress.log(

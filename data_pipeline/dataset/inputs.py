@@ -18,7 +18,14 @@ from data_pipeline.formats.file_names import FASTA, FORMATS, GENBANK, GFF3, Geno
 from data_pipeline.sequence.record import LONGER, TAXA, Record
 from data_pipeline.splitting.split import SPLITS
 
-_MANIFEST = ("sequence", "annotation", "taxon", "split")
+# The columns of a manifest, and the names that can only mean one of them.
+_MANIFEST = {
+    "sequence": ("sequences", "fasta", "fna", "fa", "bases"),
+    "annotation": ("annotations", "gff", "gff3", "gtf", "genbank", "gbk", "gbff"),
+    "taxon": ("taxa", "division"),
+    "split": ("splits",),
+}
+_COLUMN = {other: name for name, others in _MANIFEST.items() for other in (name, *others)}
 # If several files annotate the same sequences, the one whose format comes first here is read.
 _PREFERENCE = tuple(dict.fromkeys(FORMATS.values()))
 _DATASET = b'"gener_jax regions"'  # reader.FORMAT; importing `reader`, which needs array_record, is slow
@@ -97,13 +104,15 @@ def discover(paths: Sequence[str | Path], *, annotated: bool) -> tuple[list[Inpu
 def manifest(path: str | Path) -> list[Input]:
     """Reads the inputs from a table with tab-separated columns sequence, annotation, taxon and split.
 
-    The first line names the columns. Columns may be missing and cells empty, but each row must name a sequence or an
-    annotation, relative to the table's folder. Lines that start with `#` are comments.
+    The first line names the columns, in either case; `fasta`, `gff`, `genbank` and the like name them too. Columns may
+    be missing and cells empty, but each row must name a sequence or an annotation, relative to the table's folder. A
+    file that contains both, such as GenBank, may be in either column, or in both. Lines that start with `#` are
+    comments.
 
     Raises:
       FileError: the table, or a file that it names, does not exist or cannot be read.
-      FormatError: with the line: an unknown column, taxon, split or file format, an annotation without bases, a row
-        that occurs twice.
+      FormatError: with the line and the column: an unknown column, taxon, split or file format, two columns of one
+        meaning, an annotation without bases, a row that occurs twice.
     """
     path = Path(path)
     try:
@@ -118,10 +127,11 @@ def manifest(path: str | Path) -> list[Input]:
         if line.strip() and not line.startswith("#")
     ]
     (number, header), *rows = rows or [(1, [""])]
-    wrong = [name for name in header if name not in _MANIFEST or header.count(name) > 1]
-    if wrong or not {"sequence", "annotation"} & set(header):
+    columns = [_COLUMN.get(name.lower()) for name in header]
+    wrong = [name for name, column in zip(header, columns, strict=True) if not column or columns.count(column) > 1]
+    if wrong or not {"sequence", "annotation"} & set(columns):
         raise FormatError(
-            f"the first line must name the columns, separated by tabs: {' '.join(_MANIFEST)}",
+            f"the first line must name the columns, each once and separated by tabs: {' '.join(_MANIFEST)}",
             file=path, line=number, field="column", value=(wrong or header)[0],
         )  # fmt: skip
     if not rows:
@@ -134,7 +144,7 @@ def manifest(path: str | Path) -> list[Input]:
                 file=path, line=number, field="number of cells", value=len(cells),
             )  # fmt: skip
         with located(file=path, line=number):
-            found = _manifest_row(path.parent, dict(zip(header, cells, strict=False)))
+            found = _manifest_row(path.parent, dict(zip(columns, cells, strict=False)))
         line, _ = inputs.setdefault(_identity(found), (number, found))
         if line != number:
             raise FormatError(
@@ -170,6 +180,12 @@ def records(
         found = gff.read(input.annotation, input.sequence, kinds, scratch, progress, aliases)
     for record in found:
         yield record if input.taxon is None else dataclasses.replace(record, taxon=input.taxon)
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder is a dataset, of any version."""
+    file = folder / "dataset.json"
+    return file.is_file() and _DATASET in file.read_bytes()
 
 
 def _bare(sequence: fasta.Sequence) -> Record:
@@ -246,7 +262,7 @@ def _walk(folder: Path, walked: dict[tuple[int, int], Path], skipped: list[str])
         first = walked.get((status.st_dev, status.st_ino))
         if first is not None:
             what = f"the same folder as {first}/" if first != path else ""
-        elif "dataset.json" in names and _DATASET in (path / "dataset.json").read_bytes():
+        elif "dataset.json" in names and is_dataset(path):
             what = "a dataset"
         elif path.name.endswith(".partial") and "lock" in names:
             what = "an unfinished build"
@@ -402,10 +418,12 @@ def _manifest_row(folder: Path, row: dict[str, str]) -> Input:
         raise FormatError("names neither a sequence nor an annotation", remedy="name a file")
     annotation, sequence = files["annotation"], files["sequence"]
     if sequence is not None and file_names.format_of(sequence) not in (None, FASTA):
-        raise FormatError(
-            "is an annotation by its suffix",
-            field="sequence", value=sequence, remedy="name it in the column annotation",
-        )  # fmt: skip
+        if annotation not in (None, sequence):
+            raise FormatError(
+                f"is an annotation by its suffix, like {annotation}",
+                field="sequence", value=sequence, remedy="name one annotation, and a FASTA if it has no bases",
+            )  # fmt: skip
+        annotation, sequence = sequence, None
     if annotation is not None and file_names.format_of(annotation) in (None, FASTA):
         known = " ".join(suffix for suffix, kind in FORMATS.items() if kind != FASTA)
         raise FormatError(

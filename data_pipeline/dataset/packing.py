@@ -4,6 +4,7 @@ A table is a dictionary of columns. A column of numbers is int64 [regions]. A co
 unequal number has them end to end, and beside it `NAME_size`, int64 [regions], the number of values of each region:
 
     length, tokens, start, end, strand, kind, taxon, reading_frame, genetic_code      numbers, as in INDEX_COLUMNS
+    gc, unknown_bases, soft_masked                                                    numbers, as in COMPOSITION
     gene, locus_tag, product, segments, exceptions, translation                       texts in UTF-8, uint8 [bytes]
     unknown, lower_case     runs of N and of lower case in the region, (start, end), int64 [runs, 2]
     payload                 the bases, four per byte, or the token ids, uint8 [bytes]; each region starts at a byte
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from data_pipeline.dataset.reader import BASES, INDEX_COLUMNS, ITEM, NAME_COLUMNS, UINT16, UINT32, pack
+from data_pipeline.dataset.reader import BASES, COMPOSITION, INDEX_COLUMNS, ITEM, NAME_COLUMNS, UINT16, UINT32, pack
 from data_pipeline.errors import DataError
 from data_pipeline.regions.extraction import Region
 from data_pipeline.regions.schemes import KINDS
@@ -23,6 +24,7 @@ from data_pipeline.sequence.record import TAXA, UNKNOWN
 from data_pipeline.sequence.tokenizer import Tokenizer
 
 Table = dict[str, np.ndarray]
+_GC = np.array([(byte & 0xAA).bit_count() for byte in range(256)], np.uint8)  # C and G have the high bit of two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,10 @@ def pack_regions(regions: Sequence[Region]) -> Table:
     for name, runs in (("unknown", unknown), ("lower_case", [region.lower_case for region in regions])):
         table[name] = np.concatenate([bases.NO_RUNS, *runs])
         table[f"{name}_size"] = np.array([len(some) for some in runs], np.int64)
-    return table | {"payload": np.frombuffer(pack(codes), np.uint8), "payload_size": sizes}
+    payload = np.frombuffer(pack(codes), np.uint8)
+    of_runs = [_sums(np.diff(table[name])[:, 0], table[f"{name}_size"]) for name in ("unknown", "lower_case")]
+    table |= dict(zip(COMPOSITION, (_sums(_GC[payload], sizes), *of_runs), strict=True))
+    return table | {"payload": payload, "payload_size": sizes}
 
 
 def with_tokens(table: Table, regions: Sequence[Region], tokenizer: Tokenizer) -> Table:
@@ -89,6 +94,11 @@ def with_tokens(table: Table, regions: Sequence[Region], tokenizer: Tokenizer) -
 
 def _segments(segments: Sequence[tuple[int, int, int]]) -> str:
     return ",".join(f"{start}-{end}{'+' if strand > 0 else '-'}" for start, end, strand in segments)
+
+
+def _sums(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The sum of each region's values, which are end to end, int64 [regions]."""
+    return np.diff(starts_of(values)[starts_of(sizes)])
 
 
 def starts_of(sizes: np.ndarray) -> np.ndarray:

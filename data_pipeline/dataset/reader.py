@@ -3,8 +3,8 @@
 A dataset is a folder:
 
     dataset.json                          its inputs, counts, parameters and digest
-    train.index.npz                       one row per region: numbers by column (INDEX_COLUMNS), and texts by column
-                                          (NAME_COLUMNS), concatenated, with the end of each text
+    train.index.npz                       one row per region: numbers by column (INDEX_COLUMNS, COMPOSITION), and texts
+                                          by column (NAME_COLUMNS), concatenated, with the end of each text
     train-00000-of-00003.array_record     entries of about 64 KiB; likewise for validation and test
 
 A region is cut into chunks of `chunk_length` (bases or tokens), and short regions are grouped, so that an entry has
@@ -31,6 +31,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from data_pipeline.errors import DatasetError, one_line
+from data_pipeline.ranges import Whole
 from data_pipeline.sequence import bases
 
 FORMAT = "gener_jax regions"
@@ -60,6 +61,7 @@ INDEX_COLUMNS = {
     "genetic_code": np.int8,  # NCBI's number; 0 for non-coding regions
     "train_overlap": np.float32,  # fraction of a held-out region's 32-mers found in training; NaN: not measured
 }
+COMPOSITION = ("gc", "unknown_bases", "soft_masked")  # of each region: its G and C, its N, its lower-case bases
 NAME_COLUMNS = ("gene", "locus_tag", "product", "segments", "exceptions", "translation")
 
 # The four codes of each byte, the first in the low bits: unpacking is one table lookup.
@@ -133,6 +135,7 @@ class RegionSource:
     """
 
     def __init__(self, folder: str | Path, split: str, cached_entries: int = 64):
+        cached_entries = Whole().check(cached_entries, "cached_entries")
         self.folder, self.split, self.cached_entries = Path(folder), split, cached_entries
         self.info = read_info(folder)
         if split not in self.info["splits"]:
@@ -206,6 +209,13 @@ class RegionSource:
         """The text of a region in one of NAME_COLUMNS; empty if the annotation has none."""
         texts, ends = self._texts(column)
         return texts[ends[region] : ends[region + 1]].decode()
+
+    def composition(self) -> np.ndarray | None:
+        """The numbers of COMPOSITION, int64 [regions, 3]; None for a dataset built before they were stored."""
+        with np.load(self._index_path, allow_pickle=False) as arrays:
+            if COMPOSITION[0] not in arrays:
+                return None
+        return np.column_stack(self._load(*COMPOSITION))
 
     def _read_texts(self, column: str) -> tuple[bytes, np.ndarray]:
         """A column's texts end to end, and their starts and the last one's end, int64 [regions + 1]."""

@@ -31,7 +31,7 @@ from data_pipeline.sequence.record import Record
 from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting import split
 
-VERSION = 4  # of a spill's columns and of the rules for regions; spills of another version are written again
+VERSION = 5  # of a spill's columns and of the rules for regions; spills of another version are written again
 BATCH_BASES = 1 << 24  # regions are packed in batches of at most this many bases
 
 

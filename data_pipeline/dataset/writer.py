@@ -14,6 +14,7 @@ from data_pipeline.dataset.packing import Packed, Table, payload_type, slices_of
 from data_pipeline.dataset.reader import (
     BASES,
     COLUMNS,
+    COMPOSITION,
     FORMAT,
     HEADER,
     INDEX_COLUMNS,
@@ -94,8 +95,8 @@ class SplitWriter:
 
     def __init__(self, dataset: DatasetWriter, name: str, shard_bytes: int):
         self.dataset, self.name, self.shard_bytes = dataset, name, shard_bytes
-        sizes = {f"{name}_size": np.int64 for name in NAME_COLUMNS}
-        self.columns = {name: [np.zeros(0, kind)] for name, kind in (INDEX_COLUMNS | sizes).items()}
+        others = dict.fromkeys((*COMPOSITION, *(f"{name}_size" for name in NAME_COLUMNS)), np.int64)
+        self.columns = {name: [np.zeros(0, kind)] for name, kind in (INDEX_COLUMNS | others).items()}
         # Texts are buffered in files: those of millions of regions would exhaust memory.
         self.texts = {name: tempfile.TemporaryFile(dir=dataset.folder) for name in NAME_COLUMNS}  # noqa: SIM115
         self.chunks, self.runs, self.payload = [], [], []  # of the entry being filled

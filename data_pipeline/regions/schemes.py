@@ -4,6 +4,7 @@ import dataclasses
 import re
 
 from data_pipeline.errors import ArgumentError
+from data_pipeline.ranges import Whole
 from data_pipeline.sequence import translation
 
 KINDS = ("cds", "tRNA", "rRNA", "ncRNA", "miscRNA", "pseudo", "other", "mRNA", "regulatory", "whole")
@@ -38,10 +39,12 @@ class Scheme:
     def __post_init__(self):
         if self.name not in SCHEMES:
             raise ArgumentError(f"must be one of {' '.join(SCHEMES)}", field="scheme", value=self.name)
-        for name, least in (("flank", 0), ("min_length", 1), ("max_length", self.min_length), ("cut_n", 1)):
+        for name, least in (("flank", 0), ("min_length", 1), ("max_length", 1), ("cut_n", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ArgumentError(f"must be at least {least}", field=name, value=value)
+            if value is not None or name in ("flank", "min_length"):
+                object.__setattr__(self, name, Whole(least).check(value, name))
+        if self.max_length is not None:
+            Whole(self.min_length).check(self.max_length, "max_length")
         if self.regulatory and self.name != "gene":
             raise ArgumentError(f"is only for the scheme gene, not {self.name}", field="regulatory", remedy="remove it")
         if self.name == "whole" and (self.flank or self.kinds or self.gene or self.product):

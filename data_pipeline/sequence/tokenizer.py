@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import ArgumentError, FileError, FormatError, TokenizerError
+from data_pipeline.ranges import Whole
 from data_pipeline.sequence import bases
 
 # fmt: off
@@ -30,7 +31,7 @@ SPECIAL_IDS = {token: i for i, token in enumerate(SPECIAL_TOKENS)}
 NUM_SPECIAL = len(SPECIAL_TOKENS)
 OOV, BOS, EOS, PAD, MASK = range(5)
 
-MAX_K = 8
+K = Whole(1, 8)  # bases per k-mer
 _TRAIN = "train one with python -m data_pipeline.train_bpe"
 BPE_SPAN = 16384
 REMAINDERS = ("error", "trim_left", "pad_left", "oov")
@@ -79,7 +80,7 @@ class Tokenizer:
 
     def token(self, token_id: int) -> str:
         """The token of an id as written in the vocabulary."""
-        if not 0 <= token_id < self.vocab_size:
+        if token_id not in Whole(0, self.vocab_size - 1):
             raise TokenizerError(
                 f"token id {token_id} is not in 0..{self.vocab_size - 1}, the ids of {self.name}", value=token_id
             )
@@ -170,8 +171,7 @@ class KmerTokenizer(Tokenizer):
     kind = "kmer"
 
     def __post_init__(self):
-        if type(self.k) is not int or not 1 <= self.k <= MAX_K:
-            raise ArgumentError(f"must be a whole number from 1 to {MAX_K}", field="k", value=self.k)
+        object.__setattr__(self, "k", K.check(self.k, "k"))
 
     def __reduce__(self):  # without the tables, which the other process computes again
         return KmerTokenizer, (self.k,)

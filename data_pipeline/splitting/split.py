@@ -12,10 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipeline.errors import ArgumentError
+from data_pipeline.ranges import Real
 from data_pipeline.regions.extraction import Region
 from data_pipeline.sequence.record import Record
 
 _VERSIONED = re.compile(r"\.[0-9]+$")
+SHARE = Real(least=0, below=1)
 SPLITS = ("train", "validation", "test")
 BY = ("group", "contig", "assembly", "taxon", "cluster")
 
@@ -23,8 +25,7 @@ BY = ("group", "contig", "assembly", "taxon", "cluster")
 def check_fractions(validation_fraction: float, test_fraction: float) -> None:
     """Raises ArgumentError unless both fractions are at least 0 and their sum is below 1."""
     for name, share in (("validation_fraction", validation_fraction), ("test_fraction", test_fraction)):
-        if not 0 <= share < 1:
-            raise ArgumentError("must be at least 0 and below 1", field=name, value=share)
+        SHARE.check(share, name)
     if validation_fraction + test_fraction >= 1:
         raise ArgumentError(
             f"and validation_fraction {validation_fraction} leave nothing to train on",

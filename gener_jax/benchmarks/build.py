@@ -1,19 +1,20 @@
-"""GenBank to ArrayRecord: seconds and peak memory of a build, optionally compared with Biopython's parser.
+"""Measures a build: seconds and peak memory, optionally beside Biopython.
 
-    python -m gener_jax.benchmarks.build FILE.gbk.gz [FILE …] [--workers 1 2] [--repeats 5] [--biopython]
+    gener-jax benchmark build genome.gbk.gz --workers 1 2
 
-Prints one JSON line per number of workers: the median of the seconds of `--repeats` builds of all files, each in its
-own process, without its start and without the leakage report, which compares the dataset with itself; and the peak
-memory of the process, without its workers. With `--biopython` the parser alone, which extracts no regions and writes
-nothing, alternates with the builds. A peak is at least that of this program, about 0.2 GiB.
+One JSON line per number of workers: the median seconds of --repeats builds of
+all files, each in its own process, without its start and without the leakage
+report; and the peak memory of that process, without its workers (at least that
+of this program, about 0.2 GiB). --biopython alternates with its parser alone,
+which extracts no regions and writes nothing.
 """
 
-import argparse
 import json
 import statistics
 import tempfile
 
 from data_pipeline import cli
+from data_pipeline.ranges import Whole
 from gener_jax.benchmarks.measuring import child
 from gener_jax.cli import command
 
@@ -32,13 +33,12 @@ print(json.dumps({"seconds": time.perf_counter() - began}))
 
 def main() -> None:
     """Prints one JSON line per number of workers."""
-    parse = argparse.ArgumentParser(
-        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parse.add_argument("files", nargs="+", metavar="FILE", help="GenBank files, plain or gzip")
-    parse.add_argument("--workers", type=int, nargs="+", default=[1], help="numbers of processes (default 1)")
-    parse.add_argument("--repeats", type=int, default=5, help="repeats of each measurement, alternating (default 5)")
-    parse.add_argument("--biopython", action="store_true", help="measure Biopython's parser too")
+    parse = cli.Parser(__doc__)
+    add = parse.add_argument
+    add("files", nargs="+", metavar="FILE", help="GenBank files, plain or gzip")
+    add("--workers", type=Whole(1), nargs="+", default=[1], metavar="N", help="numbers of processes")
+    add("--repeats", type=Whole(1), default=5, help="repeats of each measurement, alternating")
+    add("--biopython", action="store_true", help="measure Biopython's parser too")
     options = parse.parse_args()
     ours = ["-m", "data_pipeline.build", "--skip_leakage", "--duplicates", "keep", "--input", *options.files]
     for workers in options.workers:

@@ -1,26 +1,20 @@
-"""Runs all benchmarks that matter on a device within a time limit, the most valuable first.
+"""Runs all benchmarks that matter on a device, the most valuable first.
 
-    python -m gener_jax.benchmarks.device --minutes 9 --peer hf_llama.py --out measured
+    gener-jax benchmark device --minutes 9 --peer hf_llama.py --out measured
 
-Each job runs in its own process with its own time limit, so a job that crashes or hangs does not affect the others.
-Each result is one JSON line, which is printed immediately and appended to results.jsonl in the folder `--out`, beside
-the name of its job; all other output of the jobs goes to log.txt there. table.md there is rewritten after every job and
-printed at the end: the card, the commit, all results, and how each job ended that was skipped or failed. On a CPU the
-model and all shapes are very small.
-
-The peer is a program with the commands `train` (--batch and --context, one value of each per shape; --sdpa default
-cudnn; --compile) and `generate` (--batch, one or more values; --prompt; --new), both with --size, --dtype and
---repeats. It prints one JSON line per result, with the key "peer". The table's `ratio` is our rate divided by the
-peer's, at the same context or generation batch, of the jobs with our default settings.
-
-Two jobs compare how XLA uses CUDA graphs. By default the whole decoding loop is recorded as one graph;
-decode_graph_per_token records one graph per token instead, and decode_no_graph launches each kernel by itself.
-
-By default all of these jobs run; `--only` selects some and their order:
-
+Each job runs in its own process, with its own time limit. Results go to standard
+output and OUT/results.jsonl, one JSON line each, other output to OUT/log.txt, and
+a table to OUT/table.md. On a CPU all shapes are very small. The jobs:
 """
 
-import argparse
+# A peer is a program with the commands `train` (--batch and --context, one value of each per shape; --sdpa default
+# cudnn; --compile) and `generate` (--batch, one or more values; --prompt; --new), both with --size, --dtype and
+# --repeats. It prints one JSON line per result, with the key "peer". The table's `ratio` is our rate divided by the
+# peer's, at the same context or generation batch, of the jobs with our default settings.
+#
+# Two jobs compare how XLA uses CUDA graphs. By default the whole decoding loop is recorded as one graph;
+# decode_graph_per_token records one graph per token instead, and decode_no_graph launches each kernel by itself.
+
 import json
 import os
 import signal
@@ -33,8 +27,9 @@ from typing import NamedTuple
 
 from data_pipeline import cli
 from data_pipeline.files import write_text
+from data_pipeline.ranges import Real
 
-MACHINE = "import json; from gener_jax.benchmarks import measuring; print(json.dumps(measuring.machine()))"
+MACHINE = "import json; from gener_jax.benchmarks import models; print(json.dumps(models.machine()))"
 
 
 class Job(NamedTuple):
@@ -53,14 +48,14 @@ _GENERATE = "--batch {small_batches} --prompt {prompt} --new {new} "
 JOBS = (
     Job("machine", "device, versions, memory bandwidth", 15, "-c MACHINE"),
     Job("train", "training at short and long context", 40, _TRAIN + "{train}"),
-    Job("peer_train", "the peer's training, with default and cuDNN attention", 45,
+    Job("peer_train", "the peer's training, by both kinds of attention", 45,
         "PEER train {size} --repeats {fewer} {peer_train} {sdpa}"),
     Job("train_unroll", "training with unrolled layers", 90, _TRAIN + "--unroll {first}"),
-    Job("decode", "generation at small batch sizes; prefill of a long prompt", 60,
+    Job("decode", "generation at small batches; a long prefill", 60,
         _INFERENCE + _GENERATE + "--prefill {prefill} --score 0 0"),
-    Job("variants", "scoring of sequences, and of variants by both protocols", 35,
+    Job("variants", "scoring of sequences and of variants", 35,
         _INFERENCE + "--batch --score {score} --variants {variants}"),
-    Job("parity", "each attention kernel compared with the float32 reference", 60,
+    Job("parity", "attention kernels against the float32 reference", 60,
         "-m gener_jax.benchmarks.kernels {parity}",
         "--xla_gpu_autotune_level=0"),  # many small programs, whose time is mostly compilation
     Job("decode_many", "generation at a large batch size", 40,
@@ -98,7 +93,7 @@ TINY = {
 }  # fmt: skip
 SMOKES = ("parity", "train", "decode", "decode_graph_per_token", "variants")
 
-__doc__ += "\n".join(f"    {job.name:26} {job.about}" for job in JOBS)
+__doc__ += "\n".join(f"  {job.name:26} {job.about}" for job in JOBS)
 
 
 def run(name: str, command: list[str], limit: float, environment: dict[str, str], out: Path) -> tuple[str, list[dict]]:
@@ -169,17 +164,16 @@ def table(rows: list[dict], ended: dict[str, str], commit: str | None) -> str:
 def main(argv=None) -> int:
     """Runs the jobs; returns 1 if one of them failed."""
     began = time.monotonic()
-    parse = argparse.ArgumentParser(
-        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parse.add_argument("--minutes", type=float, default=9, help="time limit for all jobs [9]")
-    parse.add_argument("--peer", metavar="hf_llama.py", help="a program to compare with")
-    parse.add_argument("--only", nargs="+", choices=[job.name for job in JOBS[1:]], metavar="JOB",
-                       help="run these, in this order (machine always runs first)")  # fmt: skip
-    parse.add_argument("--smoke", action="store_true", help="few repeats of few jobs, to see that they run")
-    parse.add_argument("--tiny", action="store_true", help="use a very small model; the default on a CPU")
-    parse.add_argument("--commit", help="commit named in the table [that of the checkout]")
-    parse.add_argument("--out", type=Path, default=Path("measured"), help="output folder [measured]")
+    parse = cli.Parser(__doc__)
+    add = parse.add_argument
+    add("--minutes", type=Real(above=0), default=9, help="time limit for all jobs")
+    add("--peer", metavar="FILE.py", help="a program to compare with")
+    add("--only", nargs="+", choices=[job.name for job in JOBS[1:]], metavar="JOB",
+        help="run these, in this order, after machine [all]")  # fmt: skip
+    add("--smoke", action="store_true", help="few repeats of few jobs, to see that they run")
+    add("--tiny", action="store_true", help="use a very small model; the default on a CPU")
+    add("--commit", help="commit named in the table [that of the checkout]")
+    add("--out", type=Path, default=Path("measured"), metavar="DIR", help="output folder")
     args = parse.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     environment = {

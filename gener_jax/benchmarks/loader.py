@@ -1,30 +1,33 @@
-"""Throughput of the data loader, compared with what a GPU consumes.
+"""Measures the throughput of the data loader, beside what a GPU consumes.
 
-    python -m gener_jax.benchmarks.loader --dataset datasets/mine [--workers 0 2] [--reverse_complement]
+    gener-jax benchmark loader datasets/mine --workers 0 2
 
-Prints one JSON line per number of workers: the median over `--repeats` intervals, in tokens and million bases per
-second, and how many GPUs it can feed at 40 000 tokens per second each (a 1b model on a large GPU). Batches are made on
-the host and discarded.
+One JSON line per number of workers: the median over --repeats intervals, in
+tokens and million bases per second, and how many GPUs it can feed at 40 000
+tokens per second each (a 1b model). Batches are made on the host and discarded.
 """
 
-import argparse
 import dataclasses
 import json
 import statistics
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_pipeline import cli
 from data_pipeline.dataset.reader import RegionSource
+from data_pipeline.ranges import Real, Whole
 from data_pipeline.sequence.tokenizer import KmerTokenizer
 from gener_jax.config import Data
-from gener_jax.data.loader import TokenStream
+
+if TYPE_CHECKING:
+    from gener_jax.data.loader import TokenStream
 
 GPU_TOKENS_PER_SECOND = 40_000
 
 
-def measure(stream: TokenStream, batch_size: int, repeats: int, seconds: float) -> dict:
+def measure(stream: "TokenStream", batch_size: int, repeats: int, seconds: float) -> dict:
     """Tokens and million bases per second of one loader, the median over `repeats` intervals of `seconds`."""
     tokens = batch_size * stream.data.context_length
     batches = stream.batches(0, batch_size, range(batch_size))
@@ -49,19 +52,19 @@ def measure(stream: TokenStream, batch_size: int, repeats: int, seconds: float) 
 
 def main() -> int:
     """Prints one JSON line per number of workers."""
-    parse = argparse.ArgumentParser(
-        prog=cli.program(),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parse.add_argument("--dataset", required=True, metavar="DIR", help="a folder written by data_pipeline.build")
-    parse.add_argument("--context_length", type=int, default=16384, help="tokens per sequence (default 16384)")
-    parse.add_argument("--batch_size", type=int, default=8, help="sequences per batch (default 8)")
-    parse.add_argument("--workers", type=int, nargs="+", default=[0], help="reader processes (default 0: threads)")
-    parse.add_argument("--reverse_complement", action="store_true", help="read each region on a random strand")
-    parse.add_argument("--repeats", type=int, default=5, help="measured intervals (default 5)")
-    parse.add_argument("--seconds", type=float, default=2.0, help="length of each interval (default 2)")
+    parse = cli.Parser(__doc__)
+    add = parse.add_argument
+    add("dataset", metavar="DATASET", help="a folder that gener-jax data build wrote")
+    add("--context_length", type=Whole(1), default=16384, help="tokens per sequence")
+    add("--batch_size", type=Whole(1), default=8, help="sequences per batch")
+    add("--workers", type=Whole(), nargs="+", default=[0], metavar="N", help="reader processes; 0: threads")
+    add("--reverse_complement", action="store_true", help="read each region on a random strand")
+    add("--repeats", type=Whole(1), default=5, help="measured intervals")
+    add("--seconds", type=Real(above=0), default=2.0, help="length of each interval")
     options = parse.parse_args()
+
+    from gener_jax.data.loader import TokenStream
+
     data = Data(
         path=str(Path(options.dataset)),
         context_length=options.context_length,

@@ -1,13 +1,12 @@
-"""Speed of the 6-mer tokenizer on a FASTA file, compared with a plain Python loop over the same sequences.
+"""Measures the 6-mer tokenizer on a FASTA file, beside a plain Python loop.
 
-    python -m gener_jax.benchmarks.tokenizer FILE.fa[.gz]
+    gener-jax benchmark tokenizer genome.fa.gz
 
-Prints one JSON line: million bases per second from str to ids and back (medians), those of the loop in the same run,
-the ratio of tokenizer to loop, and the sha256 of the ids as little-endian uint16. Bases left over at the end of a
-record are encoded as one <oov>.
+One JSON line: million bases per second from str to ids and back (medians), those
+of the loop, their ratio, and the sha256 of the ids as little-endian uint16. Bases
+left over at the end of a record are encoded as one <oov>.
 """
 
-import argparse
 import gzip
 import hashlib
 import itertools
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline import cli
+from data_pipeline.ranges import Whole
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL, OOV, KmerTokenizer
 from gener_jax.benchmarks.measuring import median, seconds
 from gener_jax.cli import command
@@ -51,11 +51,9 @@ def measure(sequences: list[str], repeats: int) -> dict:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints one JSON line."""
-    parse = argparse.ArgumentParser(
-        prog=cli.program(), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parse.add_argument("fasta", type=Path, metavar="FILE", help="FASTA, plain or gzip")
-    parse.add_argument("--repeats", type=int, default=5, help="runs of encoding and decoding (default 5)")
+    parse = cli.Parser(__doc__)
+    parse.add_argument("fasta", type=Path, metavar="FASTA", help="plain or gzip")
+    parse.add_argument("--repeats", type=Whole(1), default=5, help="runs of encoding and decoding")
     options = parse.parse_args(arguments)
     with (gzip.open if options.fasta.suffix == ".gz" else open)(options.fasta, "rt") as stream:
         records = stream.read().split(">")[1:]

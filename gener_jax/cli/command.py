@@ -6,7 +6,8 @@
     --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
 
 Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 3 the output is complete, but some of
-its rows are flagged (score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM after saving the state.
+its rows are flagged (score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM. `train` saves its state before
+130 and 143.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from data_pipeline import cli
 from data_pipeline.errors import DataError
+from data_pipeline.ranges import Whole
 from gener_jax import config as configuration
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
@@ -67,37 +69,38 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def step(text: str) -> int | str:
     """Parses the value of --step: the step of a checkpoint, or "best"."""
-    if text != "best" and not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} must be the step of a checkpoint, or best")
-    return text if text == "best" else int(text)
+    try:
+        return text if text == "best" else Whole()(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; or best") from None
 
 
 class Command:
     """A program's parser, which also resolves its configuration and the run's folder."""
 
     def __init__(self, description: str, *, checkpoint: bool):
-        self.parser = argparse.ArgumentParser(
-            prog=cli.program(),
-            description=description,
-            epilog="Any field of the configuration can be set with --config.section.field=value. --print_config lists\n"
-            "the fields with their values; gener_jax/config/schema.py says what each one means.",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        self.parser.add_argument("--config", metavar="FILE.py", help="an experiment file")
-        self.parser.add_argument("--print_config", action="store_true", help="print the configuration as JSON and exit")
-        self.parser.add_argument("--workdir", type=Path, metavar="DIR", help="the run's folder [runs/<config name>]")
+        """`description`: as of `cli.Parser`. `checkpoint`: whether the program reads a model that exists."""
+        self.parser = cli.Parser(description)
+        group = self.parser.add_argument_group("model" if checkpoint else "run")
+        add = group.add_argument
         if checkpoint:
-            self.parser.add_argument(
-                "--checkpoint", metavar="DIR",
-                help="use this model instead of --config and --workdir: a run's folder, a Hugging Face folder, tiny "
-                "(which comes with the package), or a name in the local Hugging Face cache, such as "
-                "GenerTeam/GENERator-v2-eukaryote-1.2b-base",
+            add("--checkpoint", metavar="DIR", help="a run, a Hugging Face folder or cached name, or tiny")
+            add("--step", metavar="N", type=step, help="of a run: a checkpoint's step, or best [the newest]")
+            add("--download", action="store_true", help="download a Hugging Face name that is not in the cache")
+            texts = (
+                "or a run's experiment file, with --workdir DIR", "set field X.Y; --print_config lists all fields",
+                argparse.SUPPRESS, argparse.SUPPRESS,  # both are named above, so that the help stays short
             )  # fmt: skip
-            self.parser.add_argument(
-                "--download", action="store_true", help="download a model that is not in the cache"
-            )
-            self.parser.add_argument("--step", type=step, help="of a run: a checkpoint's step, or best [the newest]")
+        else:
+            texts = (
+                "an experiment file, such as experiments/quickstart.py", "set field X.Y of the configuration",
+                "the folder of the run [runs/<config name>]", "list all fields and their values as JSON, and exit",
+            )  # fmt: skip
+        add("--config", metavar="FILE.py", help=texts[0])
+        add("--config.X.Y", metavar="VALUE", help=texts[1])
+        add("--workdir", type=Path, metavar="DIR", help=texts[2])
+        add("--print_config", action="store_true", help=texts[3])
+        cli.add_json(group)
 
     def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Path]:
         """Returns the arguments, the resolved configuration and the run's folder."""
@@ -106,7 +109,7 @@ class Command:
         if getattr(args, "checkpoint", None) is not None:
             if args.config or args.workdir:
                 raise ConfigError("cannot be combined with --config or --workdir", "--checkpoint", args.checkpoint)
-            from gener_jax.storage import pretrained  # imports jax, so only after the command line is checked
+            from gener_jax.storage import pretrained
 
             folder = pretrained.find(args.checkpoint, download=args.download)
             values = dataclasses.asdict(pretrained.read_config(folder))
@@ -129,10 +132,10 @@ def run(main: Callable[[], int | None]) -> None:
     An error that the user can fix becomes one line on standard error and an exit status.
     """
     import absl.logging
-    import jax
 
     from gener_jax.runtime.errors import CheckpointError, Terminated, TrainingError
 
+    cli.escape_unencodable()
     # orbax and its event loop log at length about errors that are reported in one line here.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -145,18 +148,17 @@ def run(main: Callable[[], int | None]) -> None:
     except ConfigError as error:
         _fail(2, error)
     except Terminated as stopped:
-        print(f"stopped {stopped}", file=sys.stderr)
-        sys.exit(143)
+        _end(128 + stopped.signal, f"stopped {stopped}")
     except (DataError, CheckpointError, TrainingError, OSError) as error:  # any other ValueError is a bug
         _fail(1, error)
     except MemoryError as error:
         _fail(1, f"out of memory: {error}" if str(error) else "out of memory")
-    except jax.errors.JaxRuntimeError as error:
+    except RuntimeError as error:  # jax's, which is not imported to print --help
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _fail(1, f"out of device memory: {str(error).splitlines()[0]}")
     except KeyboardInterrupt as interrupt:
-        _fail(130, f"interrupted {interrupt}".strip())
+        _end(130, f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
 
 
 def _unless_loop_closed(unraisable) -> None:
@@ -166,6 +168,10 @@ def _unless_loop_closed(unraisable) -> None:
 
 
 def _fail(status: int, error) -> None:
+    _end(status, f"error: {error}")
+
+
+def _end(status: int, line: str) -> None:
     sys.unraisablehook = lambda _: None  # threads that still write a checkpoint would repeat the error at length
-    print(f"error: {error}", file=sys.stderr)
+    print(line, file=sys.stderr)
     sys.exit(status)

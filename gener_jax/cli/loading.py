@@ -4,41 +4,44 @@ import argparse
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from data_pipeline.ranges import Whole
 from gener_jax.config import Config, dumps
-from gener_jax.inference.batches import TOKENS, TOKENS_ACCELERATED, tokens_per_batch
-from gener_jax.inference.lm import LM, from_spec
-from gener_jax.runtime import errors
-from gener_jax.storage.compilation import keep_programs
+from gener_jax.inference.options import TOKENS, TOKENS_ACCELERATED
+from gener_jax.storage.files import refuse_existing
 from gener_jax.storage.resumable import of_file
+
+if TYPE_CHECKING:
+    from gener_jax.inference.lm import LM
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --fasta, --prefix and --batch_tokens."""
-    parser.add_argument(
-        "--fasta", type=Path, metavar="FILE", required=True, help="plain, gzip or bgzip; - is standard input"
-    )
-    parser.add_argument(
-        "--prefix", default="", metavar="TOKENS", help="special tokens before each sequence, e.g. <mam><cds>"
-    )
-    parser.add_argument(
-        "--batch_tokens",
-        type=int,
-        help=f"tokens per batch, including padding [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]",
-    )
+    """Adds --fasta, --prefix, --batch_tokens and --overwrite."""
+    add = parser.add_argument
+    add("--fasta", type=Path, metavar="FILE", required=True, help="plain, gzip or bgzip; - is standard input")
+    add("--prefix", default="", metavar="TOKENS", help="special tokens before each sequence, e.g. <mam><cds>")
+    add("--batch_tokens", type=Whole(1), help=f"tokens per batch [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]")
+    add("--overwrite", action="store_true", help="replace an output that exists; without it, only resume")
 
 
-def load(args, config: Config, folder: Path, options: Iterable[str], files: Iterable[str]) -> tuple[LM, dict]:
+def load(args, config: Config, folder: Path, options: Iterable[str], files: Iterable[str]) -> "tuple[LM, dict]":
     """The model, and the fingerprint of the output: plain values that determine every byte of it.
 
     `options` and `files` are names of arguments. Sets the default of `args.batch_tokens`.
 
     Raises:
-      ConfigError: if `batch_tokens` is invalid.
+      ConfigError: if `args.output` exists and may not be replaced.
     """
+    if args.output is not None:  # now, not after the model is read
+        refuse_existing(args.output, args.overwrite)
+
+    from gener_jax.inference.batches import tokens_per_batch
+    from gener_jax.inference.lm import from_spec
+    from gener_jax.storage.compilation import keep_programs
+
     files = {name: of_file(path) for name in files if (path := getattr(args, name)) is not None}
-    with errors.user_errors():
-        args.batch_tokens = tokens_per_batch(args.batch_tokens)
+    args.batch_tokens = tokens_per_batch(args.batch_tokens)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step)
     options = {name: getattr(args, name) for name in options}

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict, config_dict
 
-from gener_jax.config.schema import Config, Model, ModelSpec
+from data_pipeline.errors import did_you_mean
+from gener_jax.config.schema import Config, Model, ModelSpec, flatten
 from gener_jax.runtime.errors import ConfigError
 
 
@@ -61,7 +62,10 @@ def resolve(values: ConfigDict | Mapping, cls: type = Config, path: str = ""):
     for name, value in (values.to_dict() if isinstance(values, ConfigDict) else values).items():
         field = path + name
         if name not in fields:
-            raise ConfigError(f"there is no such field; {path[:-1] or 'config'} has {', '.join(fields)}", field, value)
+            meant = did_you_mean(name, fields)
+            raise ConfigError(
+                f"there is no such field; {path[:-1] or 'config'} has {', '.join(fields)}{meant}", field, value
+            )
         type_, optional = fields[name]
         if not dataclasses.is_dataclass(type_):
             made[name] = _typed(value, type_, optional, field)
@@ -88,7 +92,9 @@ def _typed(value, type_: type, optional: bool, field: str):
         if any(type(item) is not str for item in value):
             raise ConfigError("its items must be text", field, value)
         return tuple(value)
-    if type(value) is not type_ and not (type_ is float and type(value) is int):
+    if type_ in (int, float):  # `schema` checks numbers
+        return value
+    if type(value) is not type_:
         raise wrong
     return type_(value)
 
@@ -105,11 +111,20 @@ def with_model(spec: ModelSpec, **fields) -> ModelSpec:
 def override(values: Mapping, overrides: Mapping[str, str]) -> Config:
     """The configuration of `values` with other values, as text, for fields by dotted name.
 
+    Another `data.path` is another dataset: the `data.build_from` of `values`, which says what the former is built from,
+    is dropped, unless it is given too.
+
     Raises:
       ConfigError: with the field and its value.
     """
-    merged = dict(values)
+    merged, names = dict(values), dict(flatten(Config()))
+    if "data.path" in overrides:
+        overrides = {"data.build_from": "", **overrides}
     for name, text in overrides.items():
+        elsewhere = [other for other in names if other.endswith(f".{name}")]
+        if elsewhere and name not in names:
+            problem = f"there is no such field; did you mean {' or '.join(elsewhere)}?"
+            raise ConfigError(problem, name, text)
         *sections, last = name.split(".")
         at = merged
         for section in sections:

@@ -5,9 +5,10 @@ In each section, the fields after "Advanced" are those that few runs change.
 
 import dataclasses
 import itertools
-import math
+import warnings
 from collections.abc import Iterator
 
+from data_pipeline.ranges import SEED, Range, Real, Whole
 from data_pipeline.sequence import tokenizer
 from gener_jax.runtime.errors import ConfigError
 
@@ -18,22 +19,25 @@ def _require(condition: bool, field: str, value, problem: str) -> None:
 
 
 def _fields_of(section: str, values):
-    """Returns `check(names, condition, problem)`, which raises unless the value of each field meets the condition."""
+    """Returns `check(names, condition, problem)`, which raises unless the value of each field meets the condition.
 
-    def check(names: str, condition, problem: str) -> None:
+    A condition that is a range also makes the value a number of Python; a field whose default is None may be None.
+    """
+    optional = {field.name for field in dataclasses.fields(values) if field.default is None}
+
+    def check(names: str, condition, problem: str = "") -> None:
         for name in names.split():
             value = getattr(values, name)
-            _require(condition(value) if callable(condition) else condition, f"{section}.{name}", value, problem)
+            if isinstance(condition, Range):
+                accepted = value in condition or (value is None and name in optional)
+                problem = f"must be {condition}" + (", or none" if name in optional else "")
+            else:
+                accepted = condition(value) if callable(condition) else condition
+            _require(accepted, f"{section}.{name}", value, problem)
+            if isinstance(condition, Range) and value is not None:
+                object.__setattr__(values, name, condition.type(value))
 
     return check
-
-
-def _positive(value) -> bool:
-    return value > 0
-
-
-def _not_negative(value) -> bool:
-    return value >= 0
 
 
 def _one_of(choices) -> tuple:
@@ -41,9 +45,14 @@ def _one_of(choices) -> tuple:
     return lambda value: value in choices, f"must be one of {', '.join(choices)}"
 
 
-_POSITIVE = (_positive, "must be positive")
-_NOT_NEGATIVE = (_not_negative, "must not be negative")
-_SEED = (lambda value: 0 <= value < 2**32, "must be at least 0 and below 2^32")
+# At the highest temperature, logits that differ by 100 give probabilities that differ by a tenth; at the lowest, logits
+# that differ by 0.01 give probabilities that differ by e^10. Far beyond, float32 overflows or divides by zero.
+TEMPERATURE = Real(least=1e-3, most=1e3, zero=True)
+TOP_P = Real(above=0, most=1)
+
+_POSITIVE, _NOT_NEGATIVE = Whole(1), Whole(0)
+_ABOVE_0, _AT_LEAST_0, _BELOW_1 = Real(above=0), Real(least=0), Real(least=0, below=1)
+_FACTOR = Real(least=1, most=65536)  # by which positions are extended
 
 
 ATTENTION = ("auto", "reference", "blockwise", "cudnn", "triton", "splash")
@@ -91,42 +100,40 @@ class Model:
 
     def __post_init__(self):
         check = _fields_of("model", self)
-        check("hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads", *_POSITIVE)
-        check("max_position_embeddings rms_norm_eps rope_theta attention_block scan_unroll", *_POSITIVE)
-        heads, window, scale = self.num_attention_heads, self.sliding_window, self.yarn_attention_factor
+        check("hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads", _POSITIVE)
+        check("max_position_embeddings attention_block scan_unroll llama3_positions", _POSITIVE)
+        check("vocab_size head_dim sliding_window", _POSITIVE)
+        check("rms_norm_eps initializer_range yarn_beta_slow yarn_beta_fast", _ABOVE_0)
+        check("llama3_low_freq_factor llama3_high_freq_factor", _ABOVE_0)
+        check("rope_theta", Real(above=1, below=1e30))
+        check("yarn_factor linear_factor llama3_factor", _FACTOR)
+        check("yarn_attention_factor", Real(above=0, most=100))
+        heads = self.num_attention_heads
         if self.head_dim is None:
             check(
                 "hidden_size", self.hidden_size % heads == 0,
                 f"must be divisible by model.num_attention_heads {heads}; change one, or set model.head_dim",
             )  # fmt: skip
             object.__setattr__(self, "head_dim", self.hidden_size // heads)
-        check("head_dim", self.head_dim > 0 and self.head_dim % 2 == 0, "must be positive and even, for RoPE")
+        check("head_dim", self.head_dim % 2 == 0, "must be even, for RoPE")
         check(
             "num_key_value_heads",
             heads % self.num_key_value_heads == 0,
             f"must divide model.num_attention_heads {heads}",
         )
-        check("sliding_window", window is None or 0 < window < 2**31, "must be positive, or none")
-        check("yarn_attention_factor", scale is None or 0 < scale <= 100, "must be above 0 and at most 100, or none")
-        check("yarn_factor", 1 <= self.yarn_factor <= 65536, "must be 1 to 65536")
-        check("rope_theta", 1 < self.rope_theta < 1e30, "must be above 1, and finite")
         check(
             "max_position_embeddings", self.max_position_embeddings * self.yarn_factor < 2**31,
             f"times model.yarn_factor {self.yarn_factor} must be below 2^31",
         )  # fmt: skip
-        check("yarn_beta_slow", *_POSITIVE)
         check(
-            "yarn_beta_fast", math.inf > self.yarn_beta_fast >= self.yarn_beta_slow,
-            f"must be finite and at least model.yarn_beta_slow {self.yarn_beta_slow}",
+            "yarn_beta_fast", self.yarn_beta_fast >= self.yarn_beta_slow,
+            f"must be at least model.yarn_beta_slow {self.yarn_beta_slow}",
         )  # fmt: skip
-        check("linear_factor llama3_factor", lambda value: 1 <= value <= 65536, "must be 1 to 65536")
         for name, other in itertools.combinations(("yarn_factor", "linear_factor", "llama3_factor"), 2):
             check(name, 1 in (getattr(self, name), getattr(self, other)), f"must be 1, or model.{other} must be")
-        check("llama3_low_freq_factor", *_POSITIVE)
-        check("llama3_positions", lambda value: 0 < value < 2**31, "must be positive and below 2^31")
         check(
-            "llama3_high_freq_factor", math.inf > self.llama3_high_freq_factor > self.llama3_low_freq_factor,
-            f"must be finite and above model.llama3_low_freq_factor {self.llama3_low_freq_factor}",
+            "llama3_high_freq_factor", self.llama3_high_freq_factor > self.llama3_low_freq_factor,
+            f"must be above model.llama3_low_freq_factor {self.llama3_low_freq_factor}",
         )  # fmt: skip
         check("dtype", *_one_of(("float32", "bfloat16")))
         check("attention", *_one_of(ATTENTION))
@@ -153,10 +160,10 @@ class Tokenizer:
     def __post_init__(self):
         check = _fields_of("tokenizer", self)
         check("kind", *_one_of(("kmer", "bpe")))
-        check("k", 1 <= self.k <= 8, "must be 1 to 8")
+        check("k", tokenizer.K)
         check(
             "model_file", self.kind != "bpe" or self.model_file is not None,
-            "tokenizer.kind bpe needs a model: python -m data_pipeline.train_bpe --dataset DIR --output bpe.model",
+            "tokenizer.kind bpe needs a model: python -m data_pipeline.train_bpe DIR --output bpe.model",
         )  # fmt: skip
 
     def make(self) -> tokenizer.Tokenizer:
@@ -212,10 +219,10 @@ class Data:
     def __post_init__(self):
         check = _fields_of("data", self)
         check("storage", *_one_of(("bases", "token_ids")))
-        check("context_length prefetch", *_POSITIVE)
-        check("num_workers", *_NOT_NEGATIVE)
-        check("validation_fraction", 0 < self.validation_fraction < 1, "must be between 0 and 1")
-        check("repeat_weight", 0 <= self.repeat_weight < math.inf, "must be finite and not negative")
+        check("context_length prefetch", _POSITIVE)
+        check("num_workers", _NOT_NEGATIVE)
+        check("validation_fraction", Real(above=0, below=1))
+        check("repeat_weight", _AT_LEAST_0)
         check(
             "repeat_weight", self.repeat_weight == 1 or self.storage == "bases",
             f"needs lower case, which data.storage {self.storage} does not store; set it to 1, or change data.storage",
@@ -236,9 +243,9 @@ class Objective:
     def __post_init__(self):
         check = _fields_of("objective", self)
         start, rate = self.fns_from_step, self.fns_learning_rate
-        check("fns_from_step", start is None or start >= 0, "must be 0 or more, or none")
-        check("fns_learning_rate", rate is None or rate > 0, "must be positive, or none")
-        check("z_loss", 0 <= self.z_loss < math.inf, "must be finite and not negative")
+        check("fns_from_step", _NOT_NEGATIVE)
+        check("fns_learning_rate", _ABOVE_0)
+        check("z_loss", _AT_LEAST_0)
         without = "has no effect without objective.fns_from_step; set that, or remove this"
         check("fns_learning_rate", start is not None or rate is None, without)
         check("compat", start is not None or not self.compat, without)
@@ -249,7 +256,7 @@ class Optimizer:
     """AdamW with linear warm-up and a learning-rate schedule."""
 
     peak_learning_rate: float = 4e-4
-    warmup_steps: int = 2000
+    warmup_steps: int = 2000  # if they exceed train.num_steps: a tenth of these
     schedule: str = "cosine"  # after warm-up: cosine, or wsd (constant, then linear decay)
     decay_fraction: float = 0.2  # final fraction of the steps, in which wsd decays
     final_learning_rate_ratio: float = 0.1  # learning rate of the last step, relative to the peak
@@ -268,16 +275,14 @@ class Optimizer:
         check = _fields_of("optimizer", self)
         check("schedule", *_one_of(("cosine", "wsd")))
         check("state_dtype", *_one_of(("float32", "bfloat16")))
-        check("decay_fraction", 0 < self.decay_fraction <= 1, "must be above 0 and at most 1")
-        check("final_learning_rate_ratio", 0 <= self.final_learning_rate_ratio <= 1, "must be 0 to 1")
-        check(
-            "grad_norm_spike_factor",
-            self.grad_norm_spike_factor == 0 or self.grad_norm_spike_factor > 1,
-            "must be above 1, or 0",
-        )
-        check("max_consecutive_skips peak_learning_rate epsilon clip_norm", *_POSITIVE)
-        check("warmup_steps weight_decay", *_NOT_NEGATIVE)
-        check("beta1 beta2", lambda value: 0 <= value < 1, "must be at least 0 and below 1")
+        check("decay_fraction", Real(above=0, most=1))
+        check("final_learning_rate_ratio", Real(least=0, most=1))
+        check("grad_norm_spike_factor", Real(above=1, zero=True))
+        check("peak_learning_rate epsilon clip_norm", _ABOVE_0)
+        check("weight_decay", _AT_LEAST_0)
+        check("beta1 beta2", _BELOW_1)
+        check("max_consecutive_skips", _POSITIVE)
+        check("warmup_steps", _NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,14 +308,13 @@ class Train:
 
     def __post_init__(self):
         check = _fields_of("train", self)
-        check("num_steps batch_size accumulate log_every_steps profile_steps", *_POSITIVE)
+        check("num_steps batch_size accumulate log_every_steps profile_steps profile_from", _POSITIVE)
         check("writers", set(self.writers) <= {"tensorboard", "wandb"}, "may contain only tensorboard and wandb")
-        check("watchdog_minutes", 0 <= self.watchdog_minutes < math.inf, "must be finite and not negative")
-        check("profile_from", self.profile_from is None or self.profile_from > 0, "must be at least 1, or none")
+        check("watchdog_minutes", _AT_LEAST_0)
         check(
             "batch_size", self.batch_size % self.accumulate == 0, f"must be divisible by accumulate {self.accumulate}"
         )
-        check("seed", *_SEED)
+        check("seed", SEED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,11 +328,8 @@ class Mesh:
 
     def __post_init__(self):
         check = _fields_of("mesh", self)
-        check(
-            "data fsdp tensor context",
-            lambda size: size > 0 or size == -1,
-            "must be positive, or -1",
-        )
+        check("data fsdp tensor context", Whole(-1))
+        check("data fsdp tensor context", lambda size: size != 0, "must be positive, or -1")
         sizes = dataclasses.astuple(self)
         _require(sizes.count(-1) < 2, "mesh", sizes, "only one axis may be -1")
 
@@ -343,8 +344,8 @@ class Checkpoint:
 
     def __post_init__(self):
         check = _fields_of("checkpoint", self)
-        check("every_steps", *_POSITIVE)
-        check("keep", self.keep >= 2, "must be at least 2, since the newest may be damaged")
+        check("every_steps", _POSITIVE)
+        check("keep", Whole(2))  # since the newest may be damaged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,8 +363,7 @@ class Eval:
     def __post_init__(self):
         check = _fields_of("eval", self)
         check("split", *_one_of(("train", "validation", "test")))
-        check("every_steps batch_size recovery_genes", *_POSITIVE)
-        check("max_regions", self.max_regions is None or self.max_regions > 0, "must be positive, or none")
+        check("every_steps batch_size recovery_genes max_regions", _POSITIVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -384,10 +384,11 @@ class Sample:
         check("prompts", len(self.prompts) > 0, "must contain at least one prompt")
         codons = all(len(codon) == 3 and not set(codon) - set("ACGT") for codon in self.stop_codons)
         check("stop_codons", codons, "must contain codons, of three letters A, C, G or T each")
-        check("num_bases temperature top_k", *_NOT_NEGATIVE)
-        check("num_samples", *_POSITIVE)
-        check("top_p", 0 < self.top_p <= 1, "must be above 0 and at most 1")
-        check("seed", *_SEED)
+        check("num_bases top_k", _NOT_NEGATIVE)
+        check("num_samples", _POSITIVE)
+        check("temperature", TEMPERATURE)
+        check("top_p", TOP_P)
+        check("seed", SEED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -411,10 +412,13 @@ class Config(ModelSpec):
             f"exceeds model.max_position_embeddings {m.max_position_embeddings}"
             + (f" times model.yarn_factor {m.yarn_factor}" if m.yarn_factor > 1 else ""),
         )  # fmt: skip
-        _require(
-            self.optimizer.warmup_steps <= self.train.num_steps, "optimizer.warmup_steps", self.optimizer.warmup_steps,
-            f"exceeds train.num_steps {self.train.num_steps}",
-        )  # fmt: skip
+        if (warmup := self.optimizer.warmup_steps) > (steps := self.train.num_steps):
+            fewer = -(-steps // 10)
+            warnings.warn(
+                f"optimizer.warmup_steps {warmup} exceeds train.num_steps {steps}, so a tenth of them warm up: {fewer}",
+                stacklevel=3,
+            )
+            object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, warmup_steps=fewer))
         _require(
             self.tokenizer.kind != "bpe" or self.data.storage == "token_ids", "data.storage", self.data.storage,
             "tokenizer.kind bpe needs a dataset of token ids; set data.storage=token_ids "

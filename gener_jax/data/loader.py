@@ -35,12 +35,14 @@ from absl import flags
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DatasetError
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.tokenizer import BOS, Tokenizer
+from data_pipeline.sequence.tokenizer import BOS, OOV, SPECIAL_TOKENS, Tokenizer
 from gener_jax.config import Data
 from gener_jax.data.permutation import mix, permute, subkey
 from gener_jax.model.sharding import ROWS, TOKENS, batch_sharding
 
 _REGIONS, _PHASES, _STRANDS, _WINDOWS = range(4)  # the purpose of a key
+_SCANNED = 2**24  # bases, or tokens, of a dataset up to which all of it is searched for unknown bases: seconds
+_ACCESSIONS = 20  # that are named in the provenance
 
 
 class DataSource(Protocol):
@@ -52,6 +54,7 @@ class DataSource(Protocol):
       dataset: the digest of the dataset on disk.
       digest: of everything that decides which examples there are and their order, but for a seed.
       stats: counts of an epoch by name, for the screen; from `kept`, bases, and `tokens` follows the speed in bases.
+      provenance: (may be absent) what `storage.provenance` records of the data, as `TokenStream.provenance`.
     """
 
     axes: Mapping[str, tuple[str | None, ...]]
@@ -156,6 +159,35 @@ class TokenStream:
     def stats(self) -> dict[str, int]:
         """The counts of the first epoch."""
         return {"regions": len(self.source), **self.epoch_stats(0)}
+
+    @property
+    def provenance(self) -> dict:
+        """Plain values on the data, for `storage.provenance`: what they are, and which special tokens they may contain.
+
+        These are <s>, and <oov> unless all regions were read and have no unknown base.
+        """
+        info, split = self.source.info, self.source.info["splits"][self.source.split]
+        return {
+            "dataset": self.source.digest,
+            "regions": len(self.source),
+            "bases": int(self.source.index["length"].sum()),
+            "taxa": {name: counts["bases"] for name, counts in split["taxa"].items()},
+            "kinds": {name: counts["bases"] for name, counts in split["kinds"].items()},
+            "records": len(info["accessions"]),
+            "accessions": info["accessions"][:_ACCESSIONS],
+            "special_tokens": [SPECIAL_TOKENS[BOS], *[SPECIAL_TOKENS[OOV]] * self._may_have_unknown()],
+            "context_length": self.data.context_length,
+            "mask_documents": self.data.mask_documents,
+        }
+
+    def _may_have_unknown(self) -> bool:
+        units = self.source.index["length" if self.k else "tokens"].tolist()
+        if sum(units) > _SCANNED:
+            return True
+        codes = (self.source.read(region, 0, n) for region, n in enumerate(units))
+        if self.source.storage == "bases":
+            return any((x >= bases.N).any() for x in codes)
+        return any((x == OOV).any() for x in codes)
 
     def batches(self, position: int, batch_size: int, rows: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
         """Batches of `example`s, as `DataSource` describes."""

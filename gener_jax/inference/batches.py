@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from data_pipeline.sequence.tokenizer import PAD
+from gener_jax.inference.options import TOKENS, TOKENS_ACCELERATED
 from gener_jax.model import sharding
 from gener_jax.runtime.errors import whole
 from gener_jax.runtime.transfer import fetch
 
-TOKENS, TOKENS_ACCELERATED = 16384, 65536  # default tokens per batch, including padding
 _AHEAD = 4  # batches dispatched to an accelerator before the result of an earlier one is read
 
 

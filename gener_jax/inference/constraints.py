@@ -10,6 +10,7 @@ Dimension key: U prompts, B rows, S states of an automaton, V vocabulary, k base
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax.numpy as jnp
@@ -18,8 +19,9 @@ from jaxtyping import Array, Bool, Int
 
 from data_pipeline.sequence import bases, translation
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL, KmerTokenizer, kmer_codes
+from gener_jax.inference.options import FRACTION, HOMOPOLYMER
 from gener_jax.inference.prompt import Encoded
-from gener_jax.runtime.errors import InputError
+from gener_jax.runtime.errors import InputError, whole, within
 
 _MAX_STATES = 4096
 SLACK = 12  # bases by which G + C may be outside its range at the beginning of a continuation
@@ -65,8 +67,8 @@ class Motifs:
     forbidden_motifs: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if self.max_homopolymer is not None and self.max_homopolymer < 1:
-            raise InputError("must be positive", "max_homopolymer", self.max_homopolymer)
+        if self.max_homopolymer is not None:
+            object.__setattr__(self, "max_homopolymer", within(self.max_homopolymer, "max_homopolymer", HOMOPOLYMER))
         if isinstance(self.forbidden_motifs, str):
             raise InputError("must be a list of motifs, not a string", "forbidden_motifs", self.forbidden_motifs)
         for motif in self.forbidden_motifs:
@@ -113,8 +115,8 @@ class ReadingFrame:
     end = "stop codon"
 
     def __post_init__(self):
-        if self.min_orf_length < 0:
-            raise InputError("must not be negative", "min_orf_length", self.min_orf_length)
+        for name in ("min_orf_length", "genetic_code"):
+            object.__setattr__(self, name, whole(getattr(self, name), name))
         if not translation.known_code(self.genetic_code):
             raise InputError("NCBI has no such genetic code", "genetic_code", self.genetic_code)
 
@@ -147,8 +149,10 @@ class GC:
     bounds: tuple[float, float]
 
     def __post_init__(self):
-        if not (len(self.bounds) == 2 and 0 <= self.bounds[0] <= self.bounds[1] <= 1):
+        bounds = tuple(self.bounds) if isinstance(self.bounds, Sequence | np.ndarray) else ()
+        if len(bounds) != 2 or any(bound not in FRACTION for bound in bounds) or bounds[0] > bounds[1]:
             raise InputError("must be the minimum and maximum GC fraction, from 0 to 1", "gc", self.bounds)
+        object.__setattr__(self, "bounds", tuple(map(float, bounds)))
 
     def prepare(self, tokenizer, num_bases, prompts):
         """Tables: the number of G and C among the first 0 … k bases of each token, int32 [k + 1, V]; the bounds as
@@ -200,7 +204,7 @@ def Constraints(
     """The constraints of these options, on the prompt's DNA and the continuation together; `gc`, on the latter alone.
 
     Args:
-      max_homopolymer: longest homopolymer, in bases.
+      max_homopolymer: longest homopolymer, in bases, at most 1000.
       forbidden_motifs: motifs that must not occur on either strand, in IUPAC letters, such as restriction sites
         ("GAATTC").
       gc: minimum and maximum GC content of the whole continuation, as fractions. During generation GC stays within a
@@ -282,9 +286,9 @@ def _over_tokens(step: np.ndarray, event: np.ndarray, k: int, prompts: list[Enco
     following, events = np.zeros((2, padded, NUM_SPECIAL + 4**k), np.int32)
     following[:number, :NUM_SPECIAL] = np.arange(number)[:, None]
     following[:number, NUM_SPECIAL:], events[:number, NUM_SPECIAL:] = _run(step, event, np.arange(number), k)
-    for i, (_, whole, left) in enumerate(prompts, number):
+    for i, (_, known, left) in enumerate(prompts, number):
         state = 0
-        for code in whole:
+        for code in known:
             state = step[state, code]
         following[i, :NUM_SPECIAL] = state
         for code in left:

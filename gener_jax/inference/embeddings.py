@@ -11,11 +11,11 @@ from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, REMAINDERS
 from gener_jax.inference.batches import by_row, right_pad
+from gener_jax.inference.options import POOLINGS
 from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.model.decoder import Decoder
 from gener_jax.runtime.errors import InputError, whole
 
-POOLINGS = ("last", "mean", "separator", "tokens")
 _UNKNOWN = (
     "a sequence, or a chunk of one, has no whole k-mer of known bases, so its embedding is that of <oov> and does not "
     "depend on its bases (remainder='pad_left' encodes short sequences)"
@@ -55,10 +55,9 @@ def frames(lm, prompt: Prompt, argument: str, chunks: int, remainder: str) -> li
     """The ids of a sequence's chunks, each framed, int32 [tokens].
 
     Raises:
-      InputError: of `argument`, if it exceeds the model's positions, or has fewer tokens than chunks; or of
-        `chunks`, or the model's `prompt_convention`.
+      InputError: of `argument`, if it exceeds the model's positions, or has fewer tokens than chunks; or of the
+        model's `prompt_convention`.
     """
-    chunks = whole(chunks, "chunks", 1)
     text, (ids, _, left_over) = str(prompt), prompt.encode(lm.tokenizer, remainder)
     if len(left_over) and remainder == "error":
         raise InputError(f"has {len(left_over)} bases left over", argument, text)
@@ -81,14 +80,13 @@ def embed(
     batch_tokens: int,
 ) -> np.ndarray | list[np.ndarray]:
     """See `LM.embed`."""
-    prompts = as_prompts(sequences, "sequences")
+    prompts, chunks = as_prompts(sequences, "sequences"), whole(chunks, "chunks", 1)
     if pooling not in POOLINGS:
         raise InputError(f"must be one of {', '.join(POOLINGS)}", "pooling", pooling)
     if remainder not in REMAINDERS:
         raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
     layers = lm.spec.model.num_hidden_layers
-    if layer is not None and not 0 <= layer <= layers:
-        raise InputError(f"must be 0 (the token embeddings) or a layer from 1 to {layers}", "layer", layer)
+    layer = layers + 1 if layer is None else whole(layer, "layer", 0, layers)
     if pooling == "separator" and len(lm.frame(np.zeros(0, np.int32))) < 2:
         raise InputError(
             f"{lm.spec.name} frames sequences as v1, which has no separator; use 'last'", "pooling", pooling
@@ -96,11 +94,12 @@ def embed(
     rows = [row for i, x in enumerate(prompts) for row in frames(lm, x, f"sequences[{i}]", chunks, remainder)]
     if any(OOV in row and (row < NUM_SPECIAL).all() for row in rows):
         warnings.warn(_UNKNOWN, stacklevel=3)
+    lm.warn_unseen(rows, framed=pooling in ("last", "separator"))
 
     def compute(chosen, number, length):
         batch = [rows[i] for i in chosen] + [np.array([BOS])] * (number - len(chosen))
         lengths, ids = np.array([len(row) for row in batch], np.int32), right_pad(batch, length)  # is not attended to
-        return pooled(lm.model, lm.params, ids, lengths, layer=layers + 1 if layer is None else layer, pooling=pooling)
+        return pooled(lm.model, lm.params, ids, lengths, layer=layer, pooling=pooling)
 
     found = [None] * len(rows)
     for i, state in by_row(compute, lm.mesh, [len(row) for row in rows], batch_tokens):

@@ -24,15 +24,14 @@ from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, Tokenizer
 from gener_jax.data.loader import to_devices
 from gener_jax.inference.batches import accelerated, by_row
+from gener_jax.inference.options import SCORES, STRANDS
 from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.model import kmers, parallel
 from gener_jax.model.decoder import Decoder, variables
 from gener_jax.model.losses import token_nll
 from gener_jax.model.sharding import TOKENS, batch_sharding, constrain
-from gener_jax.runtime.errors import InputError
+from gener_jax.runtime.errors import InputError, whole
 
-SCORES = ("token", "base")
-STRANDS = ("+", "-", "both")
 GIVEN = ("tokens", "bases")
 _POSITIONS = 2048  # to which the head is applied at a time
 
@@ -307,6 +306,7 @@ def log_likelihood(
     strands = ("+", "-") if strand == "both" else (strand,)
     prompts = as_prompts(sequences, "sequences")
     rows = [_framed(lm, prompt, i, s) for i, prompt in enumerate(prompts) for s in strands]
+    lm.warn_unseen(row.ids for row in rows)
     values = score_all(lm, rows, score=score, per_base=per_base, full=special_tokens, batch_tokens=batch_tokens)
     found, scored = [], list(zip(rows, values, strict=True))
     for first in range(0, len(rows), len(strands)):
@@ -335,7 +335,7 @@ def base_probabilities(
     if given not in GIVEN:
         raise InputError(f"must be one of {', '.join(GIVEN)}", "given", given)
     k = kmer_size(lm, "base_probabilities")
-    if phases not in (1, k):
+    if whole(phases, "phases", 1) not in (1, k):
         raise InputError(f"must be 1 or {k}", "phases", phases)
     rows, origins, prompts = [], [], as_prompts(sequences, "sequences")
     for i, prompt in enumerate(prompts):
@@ -343,6 +343,7 @@ def base_probabilities(
         for phase in range(min(phases, len(prompt.codes))):
             rows.append(frame(lm.tokenizer, prompt.special, prompt.codes, phase) if phase else row)
             origins.append((i, phase))
+    lm.warn_unseen(row.ids for row in rows)
     sums = [np.zeros((len(prompt.codes), 4), np.float32) for prompt in prompts]
     counts = [np.zeros((len(x), 1), np.float32) for x in sums]
 

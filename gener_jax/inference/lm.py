@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipeline.ranges import SEED
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax.config import ModelSpec, with_model
@@ -26,16 +27,28 @@ from gener_jax.inference.variants.interval import Interval
 from gener_jax.inference.variants.scoring import Scorer
 from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.model import decoder, kernels, memory, sharding
-from gener_jax.runtime.errors import InputError
-from gener_jax.storage import pretrained
+from gener_jax.runtime.errors import InputError, whole, within
+from gener_jax.storage import pretrained, provenance
+from gener_jax.storage.provenance import Provenance, unseen
 
 
 class LM:
     """A model, its tokenizer and its parameters on a mesh."""
 
-    def __init__(self, spec: ModelSpec, params, mesh: jax.sharding.Mesh, step: int | None = None):
-        """`params` may be stacked or by layer, and are kept by layer; `step` is that of their checkpoint, if any."""
+    def __init__(
+        self,
+        spec: ModelSpec,
+        params,
+        mesh: jax.sharding.Mesh,
+        step: int | None = None,
+        provenance: Provenance | None = None,
+    ):
+        """`params` may be stacked or by layer, and are kept by layer; `step` is that of their checkpoint, if any.
+
+        `provenance` is what is known of the model's training, if anything; see `warn_unseen`.
+        """
         self.spec, self.params, self.mesh, self.step = spec, decoder.unstack(params), mesh, step
+        self.provenance, self._warned = provenance, set()
         self.tokenizer = spec.tokenizer.make()
         self.model = decoder.Decoder(kernels.for_any_mask(spec.model))
 
@@ -48,6 +61,20 @@ class LM:
         parts = [f"{size:,} parameters", f"tokenizer {self.tokenizer.name}", f"context {context}", model.dtype]
         parts += [f"{len(devices)} {devices[0].device_kind}", *([] if self.step is None else [f"step {self.step}"])]
         return f"LM({self.spec.name}: {', '.join(parts)})"
+
+    def warn_unseen(self, rows: Iterable[np.ndarray], *, framed: bool = False) -> None:
+        """Warns, once each, of what rows of ids hold that the model cannot have learned; see `provenance.unseen`.
+
+        `framed`: the last <s> of a row stands for the sequence before it.
+        """
+        if self.provenance is not None:
+            for problem in sorted(unseen(self.provenance, rows, framed=framed)):
+                self._warn_once(problem)
+
+    def _warn_once(self, problem: str) -> None:
+        if problem not in self._warned:
+            self._warned.add(problem)
+            warnings.warn(f"{self.spec.name} {problem}", stacklevel=5)
 
     def frame(self, ids: np.ndarray) -> np.ndarray:
         """The ids of a sequence framed for embedding, int32 [tokens], by `spec.prompt_convention`.
@@ -302,7 +329,8 @@ class LM:
             return np.asarray(_logits(self.model, self.params, jnp.asarray(ids, jnp.int32)))
 
     def check_length(self, tokens: int, argument: str, value=None) -> None:
-        """Checks that an argument which needs this many tokens fits the model's positions.
+        """Checks that an argument which needs this many tokens fits the model's positions; warns if it exceeds those of
+        training, where they are known.
 
         Raises:
           InputError: of `argument` and `value`, if it does not.
@@ -315,6 +343,10 @@ class LM:
                 "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more (on a "
                 "command line, --config.model.yarn_factor=4)", argument, value,
             )  # fmt: skip
+        trained = self.provenance and self.provenance.context_length
+        window = self.spec.model.sliding_window or longest
+        if trained and min(tokens, window) > trained * self.spec.model.yarn_factor:
+            self._warn_once(f"was trained in windows of {trained} tokens: it has not learned to use more context")
 
     def generate(
         self,
@@ -344,9 +376,9 @@ class LM:
             sequence may be. `<s>` is prepended. A prompt may be empty.
           num_bases: bases to generate per continuation.
           num_samples: continuations per prompt; they are adjacent in the result.
-          temperature: 0 is greedy.
+          temperature: 0 is greedy; otherwise from 0.001 to 1000 (see `samplers.Tokens`).
           top_k: sample among the k most likely tokens; 0: all.
-          top_p: sample among the fewest most likely tokens whose probabilities add up to at least p.
+          top_p: sample among the fewest most likely tokens whose probabilities add up to at least p, above 0.
           mode: "token", or "base", which samples each base from its own distribution (see `samplers.Bases`).
           sampler: instead of the four, one of `samplers` or your own; see `samplers.Sampler`.
           seed: one for all (each row gets its own stream), or one per row of the result; a row's sample depends on its
@@ -368,13 +400,12 @@ class LM:
           MemoryError: if the KV cache will not fit.
         """
         prompts = as_prompts(prompts, "prompts")
-        for name, value in (("batch_size", batch_size), ("num_samples", num_samples)):
-            if value < 1:
-                raise InputError("must be positive", name, value)
+        num_bases, num_samples = whole(num_bases, "num_bases"), whole(num_samples, "num_samples", 1)
+        batch_size = whole(batch_size, "batch_size", 1)
         sampler = of_options(temperature, top_k, top_p, mode, sampler)
-        keys = _keys(seed, len(prompts) * num_samples)
         named = {f"prompts[{i}]": prompt for i, prompt in enumerate(prompts)}
         encoded, options = self._prepare(named, num_bases, remainder, sampler, stop, constraints, log_probs)
+        keys = _keys(seed, len(prompts) * num_samples)
         order = sorted(range(len(keys)), key=lambda i: len(encoded[i // num_samples].ids))  # less padding
         longest = max((len(prompt.ids) for prompt in encoded), default=0)
         size = cache_size(min(len(keys), batch_size), longest, num_bases, self.tokenizer)
@@ -414,8 +445,8 @@ class LM:
         Raises:
           InputError: as `generate`.
         """
-        if every < 1:
-            raise InputError("must be positive", "every", every)
+        num_bases, every = whole(num_bases, "num_bases"), whole(every, "every", 1)
+        seed = within(seed, "seed", SEED)
         named = {"prompt": as_prompt(prompt, "prompt")}
         sampler = of_options(temperature, top_k, top_p, mode, sampler)
         encoded, options = self._prepare(named, num_bases, remainder, sampler, stop, constraints)
@@ -434,8 +465,6 @@ class LM:
         """The prompts in tokens, and the arguments of `Batch` after the keys; the prompts' names are for errors."""
         if remainder not in REMAINDERS:
             raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
-        if num_bases < 0:
-            raise InputError("must not be negative", "num_bases", num_bases)
         constraints = _listed(constraints)
         if self.tokenizer.kind != "kmer":
             for name, value, given in (("mode", "base", isinstance(sampler, Bases)),
@@ -455,6 +484,7 @@ class LM:
             if name not in SPECIAL_TOKENS:
                 raise InputError(f"must be among {' '.join(SPECIAL_TOKENS)}", "stop", name)
         stops = np.array([token in stop for token in self.tokenizer.tokens])
+        self.warn_unseen([*(ids for ids, _, _ in encoded), np.flatnonzero(stops)])
         return encoded, (num_bases, sampler, stops, constraints, log_probs)
 
 
@@ -475,15 +505,16 @@ def _logits(model, params, ids):
 
 def _keys(seed: int | Sequence[int], rows: int) -> jax.Array:
     """One random key per row, [rows]."""
-    if any(not 0 <= s < 2**32 for s in np.atleast_1d(np.asarray(seed, object))):
-        raise InputError("seeds must be from 0 to 2^32 - 1", "seed", seed)
-    if isinstance(seed, int | np.integer):
-        return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), np.arange(rows, dtype=np.uint32))
-    if len(seed) != rows:
+    seeds = np.asarray(seed, object)
+    if not seeds.ndim:
+        key = jax.random.key(within(seed, "seed", SEED))
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(rows, dtype=np.uint32))
+    seeds = [within(each, f"seed[{i}]", SEED) for i, each in enumerate(seeds)]
+    if len(seeds) != rows:
         raise InputError(
-            f"{len(seed)} seeds for {rows} rows; give one for all, or one per prompt and sample", "seed", seed
+            f"{len(seeds)} seeds for {rows} rows; give one for all, or one per prompt and sample", "seed", seed
         )
-    return jax.vmap(jax.random.key)(np.array(seed, np.uint32))
+    return jax.vmap(jax.random.key)(np.array(seeds, np.uint32))
 
 
 def load(
@@ -523,8 +554,11 @@ def load(
     Raises:
       CheckpointError: if the folder cannot be read, has no such checkpoint, or holds an unsupported model.
       ConfigError: if the model has no such field, or a value is invalid.
+      InputError: if `step` is neither a whole number nor "best".
       MemoryError: if the weights do not fit on the devices.
     """
+    if step is not None and step != "best":
+        step = whole(step, "step")
     folder = pretrained.find(folder, download=download)
     spec = with_model(pretrained.read_spec(folder), **model)
     if prompt_convention is not None:
@@ -557,7 +591,7 @@ def from_spec(
         if line := memory.inference_shortage(spec, mesh, 1, spec.model.max_length or 0):
             warnings.warn(f"a whole context will not fit: {line}", stacklevel=3)
     params, step = pretrained.read_params(folder, spec.model, mesh, step=step, dtype=spec.model.dtype, by_layer=True)
-    return LM(spec, params, mesh, step)
+    return LM(spec, params, mesh, step, provenance.read(folder))
 
 
 def _default_mesh(spec: ModelSpec) -> jax.sharding.Mesh:

@@ -55,13 +55,24 @@ def ours(lm: LM, ids: np.ndarray) -> Outputs:
     return Outputs(hidden, logits, lm.tokenizer.encode(text).tolist())
 
 
+def require() -> None:
+    """Raises CheckpointError if torch or transformers cannot be imported."""
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        problem = f"cannot compare with transformers ({error}); pip install 'gener_jax[parity]'"
+        raise CheckpointError(None, problem) from None
+
+
 def theirs(folder: Path, ids: np.ndarray, model: Model) -> Outputs:
     """The outputs of `transformers` with the folder's weights, on the CPU, without remote code; `model` is our config.
 
     Raises:
-      ImportError: if torch or transformers is not installed.
-      CheckpointError: if this transformers cannot run the model, or reads another RoPE base from the folder than we do.
+      CheckpointError: if torch or transformers is not installed, or if this transformers cannot run the model, or reads
+        another RoPE base from the folder than we do.
     """
+    require()
     import torch
     import transformers
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from data_pipeline.errors import TokenizerError
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS, KmerTokenizer, Tokenizer
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, SPECIAL_TOKENS, KmerTokenizer, Tokenizer
 from gener_jax.runtime.errors import ConfigError, InputError
 
 REMAINDERS = ("constrain", "trim_left", "pad_left")
@@ -32,10 +32,21 @@ class Prompt:
 
     Wherever the Python API takes sequences, each may be such a text, a `Prompt`, bytes, or Biopython's `Seq` or
     `SeqRecord`; several of them may be a list, a generator, a NumPy array or a pandas Series.
+
+    Raises:
+      InputError: if ids or codes are not whole numbers in their range.
     """
 
     special: np.ndarray  # ids of the special tokens as written, int32 [tokens]
     codes: np.ndarray  # codes of the DNA, uint8 [bases]; N for every letter but A, C, G, T and U
+
+    def __post_init__(self):
+        for name, type_, below in (("special", np.int32, NUM_SPECIAL), ("codes", np.uint8, bases.N + 1)):
+            values = np.asarray(getattr(self, name))
+            whole = values.ndim == 1 and (not values.size or values.dtype.kind in "iu")
+            if not whole or (values.size and not 0 <= values.min() <= values.max() < below):
+                raise InputError(f"must be a list of whole numbers from 0 to {below - 1}", name, getattr(self, name))
+            object.__setattr__(self, name, values.astype(type_, copy=False))
 
     @classmethod
     def parse(cls, text: str) -> "Prompt":

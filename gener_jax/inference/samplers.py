@@ -1,5 +1,6 @@
 """Samplers: how the next token of each row is drawn."""
 
+import dataclasses
 import math
 import numbers
 from typing import Protocol
@@ -9,11 +10,14 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from data_pipeline.ranges import Whole
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL
+from gener_jax.config.schema import TEMPERATURE, TOP_P
+from gener_jax.inference.options import MODES
 from gener_jax.model import kmers
-from gener_jax.runtime.errors import InputError, whole
+from gener_jax.runtime.errors import InputError, whole, within
 
-MODES = ("token", "base")
+_POSITIVE = dataclasses.replace(TEMPERATURE, zero=False)
 
 
 class Sampler(Protocol):
@@ -42,6 +46,9 @@ class Greedy:
 class Tokens:
     """Tokens by their probability: temperature is applied first, then top-k, then top-p; None compiles no filter.
 
+    The temperature is from 0.001 to 1000: above, float32 draws uniformly anyway; below, the draw is greedy, which is
+    the sampler `Greedy`. A top-p at or below the largest probability keeps that token alone, and those equal to it.
+
     Raises:
       InputError: if a number is out of range.
     """
@@ -51,15 +58,10 @@ class Tokens:
     top_p: Float[Array, ""] | float | None = None  # keeps the fewest most likely tokens with at least this probability
 
     def __post_init__(self):
-        for name, rule, fits in (
-            ("temperature", "must be positive, or 0 for greedy decoding", lambda x: x > 0),
-            ("top_p", "must be greater than 0 and at most 1", lambda x: 0 < x <= 1),
-        ):
+        for name, accepted in (("temperature", _POSITIVE), ("top_k", Whole()), ("top_p", TOP_P)):
             value = getattr(self, name)
-            if isinstance(value, numbers.Real) and not fits(value):  # inside a program it is unknown
-                raise InputError(rule, name, value)
-        if isinstance(self.top_k, numbers.Real):
-            whole(self.top_k, "top_k")
+            if isinstance(value, numbers.Real | str):  # inside a program it is unknown
+                within(value, name, accepted)
 
     def draw(self, logits, keys):
         """See `Sampler`."""
@@ -125,13 +127,14 @@ def of_options(
     Raises:
       InputError: if a value is out of range, or a sampler is given besides other options.
     """
+    temperature, top_k = within(temperature, "temperature", TEMPERATURE), whole(top_k, "top_k")
+    top_p = within(top_p, "top_p", TOP_P)
     if sampler is not None:
         if (temperature, top_k, top_p, mode) != (1.0, 0, 1.0, "token"):
             raise InputError("replaces temperature, top_k, top_p and mode; give either", "sampler", sampler)
         return sampler
     if mode not in MODES:
         raise InputError(f"must be one of {', '.join(MODES)}", "mode", mode)
-    filtered = Tokens(temperature or 1.0, top_k, top_p)  # raises for what is out of range
     plain = Tokens(temperature) if temperature else Greedy()
-    sampler = filtered if temperature and (top_k or top_p < 1) else plain
+    sampler = Tokens(temperature, top_k, top_p) if temperature and (top_k or top_p < 1) else plain
     return Bases(sampler, plain) if mode == "base" else sampler

@@ -1,35 +1,10 @@
-"""Floating-point operations by formula, and the peak rates of devices.
+"""Floating-point operations by formula.
 
 By formula, since a compiler counts a scan's layers once, and recomputation (remat) is not useful work.
 """
 
-from typing import NamedTuple
-
 from gener_jax.config import Model
 from gener_jax.model import decoder
-
-
-class Device(NamedTuple):
-    """Peak rates of a device, from its maker's data sheet."""
-
-    tflops: float  # dense bfloat16, 10^12 operations per second
-    memory_gib: float
-    link: float  # 10^9 bytes per second and direction to devices in the same group
-    near: int  # devices per group, which share a switch; 0: the whole slice is one group
-    far: float  # 10^9 bytes per second to devices of other groups, over the network
-    names: tuple[str, ...]  # parts of jax's device kind
-
-
-DEVICES = {
-    "h100": Device(989, 79.6, 450, 8, 50, ("H100",)),
-    "h200": Device(989, 139.8, 450, 8, 50, ("H200",)),
-    "a100": Device(312, 79.2, 300, 8, 25, ("A100",)),
-    "l40s": Device(362, 44.4, 32, 8, 12, ("L40S",)),
-    "v4": Device(275, 32.0, 150, 0, 0, ("TPU v4",)),
-    "v5e": Device(197, 16.0, 100, 0, 0, ("TPU v5 lite", "TPU v5e")),
-    "v5p": Device(459, 95.0, 300, 0, 0, ("TPU v5p", "TPU v5")),
-    "v6e": Device(918, 32.0, 224, 0, 0, ("TPU v6 lite", "TPU v6e")),
-}
 
 
 def matrix_parameters(model: Model) -> int:
@@ -56,11 +31,3 @@ def forward(model: Model, length: int) -> float:
 def training(model: Model, length: int) -> float:
     """Operations per token in training: the backward pass takes twice the forward's; recomputation is not counted."""
     return 3 * forward(model, length)
-
-
-def device_of(kind: str) -> Device | None:
-    """The entry of the table for the name that jax gives a device, or None."""
-    found = [
-        (len(name), device) for device in DEVICES.values() for name in device.names if name.lower() in kind.lower()
-    ]
-    return max(found, default=(0, None), key=lambda pair: pair[0])[1]

@@ -124,8 +124,11 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_UNIT / GIB
 
 
-def training_shortage(config: Config, trains=everything, init=None) -> str | None:
-    """One line if a training step will not fit, else None. The arguments are those of `training_needs`."""
+def training_shortage(config: Config, trains=everything, init=None, flags: str = "--config=FILE.py") -> str | None:
+    """One line if a training step will not fit, else None, with the command that finds what would.
+
+    `flags`: those that give a command the configuration; the others are those of `training_needs`.
+    """
     try:
         need, have = training_needs(config, len(jax.devices()), trains=trains, init=init), available()
     except ValueError:
@@ -137,8 +140,10 @@ def training_shortage(config: Config, trains=everything, init=None) -> str | Non
     return (
         f"{config.name} needs about {total:.0f} GiB per device ({state:.0f} for parameters, gradients and AdamW, "
         f"{need['activations']:.0f} for activations), but there are {have:.0f} GiB on each of {len(jax.devices())} "
-        f"{jax.devices()[0].platform} device(s); use more devices, a smaller train.batch_size or data.context_length, "
-        "a larger train.accumulate, or model.remat=full; train.check_memory=false skips this check"
+        f"{jax.devices()[0].platform} device(s). For a mesh, remat policy and number of microbatches that fit: "
+        f"python -m gener_jax.plan {flags} --devices {len(jax.devices())} --device_memory_gib {have:.3g}. If none "
+        "does, use more devices, or a smaller train.batch_size or data.context_length; train.check_memory=false skips "
+        "this check"
     )
 
 

@@ -7,6 +7,7 @@ tensor   shards heads, MLP and vocabulary
 """
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Mapping
 
@@ -34,8 +35,12 @@ LOGICAL_TO_MESH = {
 ROWS, TOKENS = ("batch",), ("batch", "length")  # logical axes of a batch's arrays with a value per row, or per token
 
 
-def axis_sizes(num_devices: int, data: int, fsdp: int, tensor: int, context: int = 1) -> dict[str, int]:
+def axis_sizes(
+    num_devices: int, data: int, fsdp: int, tensor: int, context: int = 1, remedy: str = "change one of them"
+) -> dict[str, int]:
     """The size of each axis of a mesh of `num_devices` devices; one may be −1 and is inferred.
+
+    `remedy`: what the error says to do.
 
     Raises:
       ConfigError: if the product of the axes is not the number of devices.
@@ -47,8 +52,8 @@ def axis_sizes(num_devices: int, data: int, fsdp: int, tensor: int, context: int
         raise ConfigError("sizes must be positive, and at most one may be -1", "mesh", sizes)
     if num_devices % given or (not open_ and given != num_devices):
         raise ConfigError(
-            f"does not fit {num_devices} device(s); the product of the axes must be their number, and an axis of -1 is "
-            "inferred", "mesh", sizes,
+            f"does not fit {num_devices} device(s): the product of the axes must be their number, and an axis of -1 is "
+            f"inferred; {remedy}", "mesh", sizes,
         )  # fmt: skip
     return {name: num_devices // given if size == -1 else size for name, size in sizes.items()}
 
@@ -81,12 +86,39 @@ def mesh_of(config: Config, devices=None) -> Mesh:
     """The mesh of a configuration.
 
     Raises:
-      ConfigError: if it does not fit the devices, or does not divide the batch or the context.
+      ConfigError: with values that fit, if it does not fit the devices, or does not divide the batch or the context.
     """
-    m = config.mesh
-    mesh = make_mesh(m.data, m.fsdp, m.tensor, devices, context=m.context)
-    check_divides(config, mesh.shape)
-    return mesh
+    devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(len(devices), **dataclasses.asdict(config.mesh), remedy=remedy(config, len(devices)))
+    check_divides(config, sizes)
+    return make_mesh(**sizes, devices=devices)
+
+
+def remedy(config: Config, num_devices: int) -> str:
+    """What to set so that a configuration fits `num_devices` devices, for an error.
+
+    Each axis keeps what divides the devices and the model; an axis of −1, else fsdp, then data, take the rest. The
+    batch grows to the next size that these divide.
+    """
+    m, mesh, length = config.model, dataclasses.asdict(config.mesh), config.data.context_length
+    open_ = next((name for name, size in mesh.items() if size == -1), "fsdp")
+    sizes, left, embed = {}, num_devices, m.hidden_size
+    for name in sorted(("tensor", "context", "fsdp", "data"), key=lambda name: name == open_):  # the open one last
+        limit = {
+            "tensor": math.gcd(m.num_attention_heads, m.intermediate_size, m.vocab_size),
+            "context": math.gcd(embed, 1 if length % 2 else length // 2),
+            "fsdp": embed,
+            "data": left,
+        }[name]
+        sizes[name] = math.gcd(left, limit, left if name == open_ else mesh[name])
+        left //= sizes[name]
+        embed //= sizes[name] if name in LOGICAL_TO_MESH["embed"] else 1
+    sizes["data"] *= left
+    rows = sizes["data"] * sizes["fsdp"] * config.train.accumulate
+    batch_size = -(-config.train.batch_size // rows) * rows
+    fields = {f"mesh.{name}": size for name, size in sizes.items() if mesh[name] not in (size, -1)}
+    fields |= {"train.batch_size": batch_size} if batch_size != config.train.batch_size else {}
+    return "set " + " ".join(f"--config.{name}={value}" for name, value in fields.items())
 
 
 def check_divides(config: Config, sizes: Mapping[str, int]) -> None:
@@ -99,13 +131,13 @@ def check_divides(config: Config, sizes: Mapping[str, int]) -> None:
     if config.train.batch_size % (shards * microbatches):
         accumulate = f" times train.accumulate {microbatches}" if microbatches > 1 else ""
         raise ConfigError(
-            f"not divisible by mesh data·fsdp = {shards}{accumulate}; change one of them",
+            f"not divisible by mesh data·fsdp = {shards}{accumulate}; {remedy(config, math.prod(sizes.values()))}",
             "train.batch_size", config.train.batch_size,
         )  # fmt: skip
     chunks = 2 * sizes["context"]  # in the balanced order each device has two
     if sizes["context"] > 1 and config.data.context_length % chunks:
         raise ConfigError(
-            f"not divisible by twice mesh context = {chunks}; change one of them",
+            f"not divisible by twice mesh context = {chunks}; {remedy(config, math.prod(sizes.values()))}",
             "data.context_length", config.data.context_length,
         )  # fmt: skip
 

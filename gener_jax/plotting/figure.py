@@ -1,7 +1,7 @@
 """The house style of all plots, and how a figure becomes a file."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from data_pipeline.errors import one_line
@@ -46,6 +46,16 @@ def new_figure(width: float = 7.0, height: float = 4.0) -> Iterator:
 
     with matplotlib.rc_context({**_STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):
         yield Figure(figsize=(width, height), layout="constrained")
+
+
+def label_lines(axes, values: Mapping[str, float]) -> None:
+    """Draws horizontal lines for what the plot is compared with, each with its name and value at the right end."""
+    for name, value in values.items():
+        axes.axhline(value, color=GREY, linestyle="--", linewidth=1, zorder=1)
+        axes.annotate(
+            f"{name} {value:.3f}", (1, value), (-2, 2), xycoords=("axes fraction", "data"), textcoords="offset points",
+            ha="right", va="bottom", fontsize=8, color=GREY,
+        )  # fmt: skip
 
 
 def save(figure, path: Path) -> None:

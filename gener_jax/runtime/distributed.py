@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from data_pipeline.ranges import Whole
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
 
@@ -14,8 +15,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that describe the processes of a run, for use without a batch system."""
     group = parser.add_argument_group("several processes", "detected on TPU pods, SLURM, GKE and Open MPI")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
-    group.add_argument("--num_processes", type=int, metavar="N")
-    group.add_argument("--process_id", type=int, metavar="I", help="from 0")
+    group.add_argument("--num_processes", type=Whole(1), metavar="N")
+    group.add_argument("--process_id", type=Whole(), metavar="I", help="from 0")
 
 
 def surrounding(environment: Mapping[str, str]) -> str | None:

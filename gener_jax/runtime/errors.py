@@ -1,10 +1,12 @@
 """Errors that a user can fix: one line of text, the facts as attributes."""
 
 import contextlib
+import signal
+from collections.abc import Collection
 from pathlib import Path
 
 from data_pipeline.errors import DataError, one_line
-from data_pipeline.ranges import LARGEST, Real, Whole
+from data_pipeline.ranges import LARGEST, Range, Real, Whole
 
 
 class InputError(ValueError):
@@ -23,36 +25,33 @@ class InputError(ValueError):
         self.argument, self.value, self.problem = argument, value, problem
 
 
-def whole(value, argument: str, least: int = 0, most: int = LARGEST) -> int:
-    """A whole number from `least` to `most`, 2^31 - 1 unless given, as an int; NumPy's numbers are accepted.
+def within(value, argument: str, accepted: Range):
+    """An argument's value as a number of Python: an int of a range `Whole`, a float of a range `Real`.
 
     Raises:
-      InputError: of `argument`, if it is no such number, or a truth value.
+      InputError: of `argument`, if the range does not accept it.
     """
-    return int(_within(value, argument, Whole(least, most)))
-
-
-def real(
-    value,
-    argument: str,
-    *,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-) -> float:
-    """A finite number from `least` or above `above`, up to `most` or below `below`, as a float.
-
-    Raises:
-      InputError: of `argument`, if it is no such number, or a truth value.
-    """
-    return float(_within(value, argument, Real(least, most, above, below)))
-
-
-def _within(value, argument: str, accepted: Whole | Real):
     if value not in accepted:
         raise InputError(f"must be {accepted}", argument, value)
-    return value
+    return accepted.type(value)
+
+
+def whole(value, argument: str, least: int = 0, most: int = LARGEST) -> int:
+    """A whole number from `least` to `most`, 2^31 - 1 unless given; NumPy's numbers are accepted.
+
+    Raises:
+      InputError: of `argument`, if it is no such number, or a truth value.
+    """
+    return within(value, argument, Whole(least, most))
+
+
+def real(value, argument: str, **bounds: float) -> float:
+    """A finite number within `bounds`, those of `ranges.Real`: `least`, `most`, `above`, `below`, `zero`.
+
+    Raises:
+      InputError: of `argument`, if it is no such number, or a truth value.
+    """
+    return within(value, argument, Real(**bounds))
 
 
 class CheckpointError(ValueError):
@@ -94,15 +93,30 @@ class ConfigError(ValueError):
 
 
 class Terminated(Exception):
-    """A run that stopped on SIGTERM, its state saved."""
+    """A run that stopped on a signal, its state saved.
+
+    Attributes:
+      signal: SIGTERM, or SIGINT (Ctrl-C).
+      step: the step that is saved; None until it is.
+    """
+
+    def __init__(self, number: signal.Signals, step: int | None = None):
+        name = "Ctrl-C" if number == signal.SIGINT else number.name
+        super().__init__(f"by {name} after step {step}, which is saved; the same command resumes there")
+        self.signal, self.step = number, step
 
 
 @contextlib.contextmanager
-def user_errors(what: str = ""):
-    """Turns a ValueError of the user's input into a ConfigError, whose text starts with `what`; a context manager."""
+def user_errors(what: str = "", flags: Collection[str] = ()):
+    """Turns a ValueError of the user's input into a ConfigError, whose text starts with `what`; a context manager.
+
+    `flags` are the names of the command's arguments: an InputError of one of them is named after its flag.
+    """
     try:
         yield
     except (ConfigError, DataError):
         raise
     except ValueError as error:
+        if isinstance(error, InputError) and error.argument in flags:
+            raise ConfigError(error.problem, f"--{error.argument}", error.value) from error
         raise ConfigError(f"{what}: {error}" if what else str(error)) from error

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,15 +43,39 @@ def read_json(path: Path, max_bytes: int = 1 << 20) -> dict:
     return fields
 
 
-@contextlib.contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
-    """A temporary folder that is renamed to `output` on success and removed on failure, with the parents it needed.
+def refuse_existing(output: Path, overwrite: bool = False, flag: str = "--output") -> None:
+    """Checks that an output does not exist yet, or may be replaced.
 
     Raises:
-      ConfigError: if `output` exists.
+      ConfigError: of `flag`, if it exists without `overwrite`.
     """
-    if os.path.lexists(output):
-        raise ConfigError(f"{output}: already exists; give a new folder")
+    if os.path.lexists(output) and not overwrite:
+        raise ConfigError("already exists; give another name, or --overwrite to replace it", flag, str(output))
+
+
+def finite(value):
+    """A JSON value in which numbers that are not finite are null, since JSON has no others."""
+    if isinstance(value, dict):
+        return {name: finite(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def whole_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder that is renamed to `output` on success and removed on failure, with the parents it needed.
+
+    With `overwrite`, a folder of that name is removed once the new one is complete.
+
+    Raises:
+      ConfigError: if `output` exists, without `overwrite`.
+    """
+    refuse_existing(output, overwrite)
     with made_parents(output), atomic(output) as partial:
         partial.mkdir()
         yield partial
+        if output.is_symlink() or output.is_file():
+            output.unlink()
+        elif output.exists():
+            shutil.rmtree(output)

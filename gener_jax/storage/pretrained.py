@@ -1,5 +1,6 @@
 """The folder of a model, of either kind: a run of `gener_jax.train`, or a published model in Hugging Face's layout."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -20,6 +21,9 @@ from gener_jax.storage.huggingface import hub, weights
 __all__ = ["abstract_params", "find", "is_published", "read_config", "read_params", "read_spec"]
 
 SHIPPED = {"tiny": assets.TINY}  # name → folder
+# What a model that ships is evaluated on by default: regions that it was not trained on, since the split of a region
+# does not depend on what else a dataset is built from, and `experiments/tiny.py` has this validation fraction too.
+_DATA = {assets.TINY: Data("datasets/NZ_CP001668.1", build_from=(str(assets.EXAMPLE_GENOME),))}
 
 
 def find(name: str | Path, *, download: bool = False) -> Path:
@@ -52,7 +56,8 @@ def read_config(folder: Path) -> Config:
     if not is_published(folder) and run_folder.holds_run(folder):
         return run_folder.read(folder)
     spec = read_spec(folder)
-    data = Data(context_length=min(Data.context_length, spec.model.max_length or Data.context_length))
+    data, longest = _DATA.get(folder, Data()), spec.model.max_length
+    data = dataclasses.replace(data, context_length=min(data.context_length, longest or data.context_length))
     return Config(**vars(spec), data=data)
 
 

@@ -8,13 +8,9 @@ Parameters and optimizer state of a step are separate items, so that inference r
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import math
-import platform
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -24,11 +20,12 @@ from orbax.checkpoint import checkpoint_managers
 
 from data_pipeline.files import atomic, write_text
 from gener_jax.config import Config, ModelSpec, resolve
+from gener_jax.runtime.environment import environment
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.storage.files import read_json
 
 FORMAT = 2  # of config.json; 1 had no number
-_TOKENIZER, _BASE = "tokenizer.model", "base.json"
+_TOKENIZER, _BASE, _STARTS = "tokenizer.model", "base.json", "environment.json"
 _METRICS = "metrics/metrics"  # orbax's, of a checkpoint
 NOT_MEASURED = {"metric": None, "value": None, "higher_is_better": False}  # what they hold
 
@@ -71,6 +68,11 @@ def write_metrics(folder: Path, step: int, metrics: dict) -> None:
     path = folder / "checkpoints" / str(step) / _METRICS
     path.parent.mkdir(exist_ok=True)
     write_text(path, json.dumps(metrics))
+
+
+def read_metrics(folder: Path, step: int) -> dict:
+    """The metrics of a checkpoint, as `NOT_MEASURED`; raises CheckpointError if they cannot be read."""
+    return {**NOT_MEASURED, **read_json(folder / "checkpoints" / str(step) / _METRICS)}
 
 
 def unreadable_metrics(folder: Path) -> list[int]:
@@ -253,47 +255,14 @@ def describe(folder: Path, config: ModelSpec) -> None:
         with atomic(folder / _TOKENIZER) as partial:
             shutil.copyfile(config.tokenizer.model_file, partial)
     write_text(folder / "config.json", json.dumps({"format": FORMAT, **dataclasses.asdict(config)}, indent=2) + "\n")
-    path = folder / "environment.json"
+    write_text(folder / _STARTS, json.dumps([*starts(folder), environment()], indent=2) + "\n")
+
+
+def starts(folder: Path) -> list[dict]:
+    """The starts of the run in a folder, each as `environment`; raises CheckpointError if they cannot be read."""
+    path = folder / _STARTS
     try:
-        starts = json.loads(path.read_text()) if path.exists() else []
+        found = json.loads(path.read_text()) if path.exists() else []
     except ValueError as error:
         raise CheckpointError(path, f"is not valid JSON ({error}); remove it, nothing else depends on it") from None
-    starts = starts if isinstance(starts, list) else [starts]  # early versions wrote one object
-    write_text(path, json.dumps([*starts, environment()], indent=2) + "\n")
-
-
-def environment() -> dict:
-    """The command, commit, versions and devices that made a result."""
-    versions = {}
-    for package in (
-        "gener_jax",
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "grain",
-        "array_record",
-        "numpy",
-    ):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed as a package"
-    return {
-        "command": [sys.executable, *sys.orig_argv[1:]],
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
-        "versions": versions,
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this package runs from; None outside a checkout."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    return found if isinstance(found, list) else [found]  # early versions wrote one object

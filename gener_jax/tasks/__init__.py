@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.tasks.base import Result, Task
+from gener_jax.tasks.base import Task
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
 
@@ -21,9 +21,3 @@ def of_config(config: Config, names: Sequence[str]) -> list[Task]:
     if unknown := [name for name in names if name not in TASKS]:
         raise ConfigError(f"no such task; there are {', '.join(TASKS)}", "eval.tasks", unknown[0])
     return [TASKS[name](config) for name in names]
-
-
-def as_json(results: dict[str, Result]) -> dict:
-    """The results of tasks as one object: that of held_out itself, and each other one by the task's name."""
-    others = {name: result.json for name, result in results.items() if name != "held_out"}
-    return {**(results["held_out"].json if "held_out" in results else {}), **others}

@@ -1,29 +1,47 @@
 """What a task is: something that a model is measured by, during training and from a checkpoint."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
 
 from gener_jax.config import ModelSpec
+from gener_jax.storage.results import Dataset
 
 Progress = Callable[[int, int], None]  # called with the units of work done, and with those in all
 
 
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """What a number is: its unit ("bits per base"; empty for a plain number) and direction."""
+
+    unit: str
+    higher_is_better: bool
+
+
 @dataclasses.dataclass
 class Result:
-    """What a task found. A subclass may compute `text` and `json` when they are asked for, at the end of a run.
+    """What a task found. A subclass may compute `baselines` and `breakdown` when they are asked for, after training.
 
     Attributes:
-      metrics: numbers by name, which training logs.
-      text: lines for a person.
-      json: everything, as plain values.
+      metrics: numbers by name, which training logs; all are declared in `Task.metrics`.
+      counts: what was evaluated, such as regions and bases.
+      baselines: name → metric → value, on the same data.
+      breakdown: column → group → metrics and counts of that group.
+      dataset: what it was evaluated on, if that is a dataset of regions.
+      text: lines for a person, beyond the table of all this; not stored.
+      seconds: what the model took (see `measure`).
     """
 
     metrics: dict[str, float]
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    baselines: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    breakdown: dict[str, dict[str, dict[str, float]]] = dataclasses.field(default_factory=dict)
+    dataset: Dataset | None = None
     text: str = ""
-    json: dict = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class Task(Protocol):
@@ -31,13 +49,13 @@ class Task(Protocol):
 
     Attributes:
       name: its key in the log.
-      metric: the metric that can choose the best checkpoint, as `checkpoint.best` NAME.METRIC.
-      higher_is_better: its direction.
+      metrics: what its numbers are, by name.
+      metric: the main one, which can choose the best checkpoint, as `checkpoint.best` NAME.METRIC.
     """
 
     name: str
+    metrics: dict[str, Metric]
     metric: str
-    higher_is_better: bool
 
     def prepare(self, spec: ModelSpec, mesh: jax.sharding.Mesh) -> Callable[[Any, Progress], Result]:
         """`run(params, progress)`, for parameters of the model on the mesh, stacked or by layer.
@@ -47,6 +65,14 @@ class Task(Protocol):
         Raises:
           ConfigError: if the task cannot be done with this model.
         """
+
+
+def measure(run: Callable[[Any, Progress], Result], params, progress: Progress) -> Result:
+    """What `run` of `Task.prepare` finds, with the time it took."""
+    began = time.perf_counter()
+    result = run(params, progress)
+    result.seconds = time.perf_counter() - began
+    return result
 
 
 def silent(done: int, total: int) -> None:

@@ -12,6 +12,7 @@ without introns, and by case. At the end of a run it is compared with Markov mod
 """
 
 import functools
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -27,8 +28,9 @@ from gener_jax.inference.batches import batched
 from gener_jax.inference.likelihood import Framed, scorer
 from gener_jax.model import kernels
 from gener_jax.model.decoder import Decoder
+from gener_jax.storage.results import Dataset
 from gener_jax.tasks import markov
-from gener_jax.tasks.base import Progress, Result, silent
+from gener_jax.tasks.base import Metric, Progress, Result, silent
 
 ORDERS = (0, 5)  # of the Markov models
 _COUNTS = ("regions", "tokens", "bases")
@@ -65,10 +67,21 @@ def held_out_regions(config: Config) -> RegionSource:
     return source
 
 
+def dataset_of(source: RegionSource) -> Dataset:
+    """The dataset of a source, as results name it."""
+    return Dataset(str(source.folder), source.digest, source.split)
+
+
 class HeldOut:
     """The task."""
 
-    name, metric, higher_is_better = "held_out", "bits_per_base", False
+    name, metric = "held_out", "bits_per_base"
+    metrics: ClassVar = {
+        "bits_per_base": Metric("bits per base", higher_is_better=False),
+        "loss": Metric("nats per token", higher_is_better=False),
+        "perplexity": Metric("", higher_is_better=False),
+        "bits_per_base_without_near_copies": Metric("bits per base", higher_is_better=False),
+    }
 
     def __init__(self, config: Config, source: RegionSource | None = None):
         """As `config.eval` says, in windows of `data.context_length`; on other regions if there is a `source`."""
@@ -133,14 +146,14 @@ class HeldOutResult(Result):
             if self._in_frame[region] and k % 3 == 0:
                 self._by_codon += nll.sum(0).reshape(-1, 3).sum(0), np.full(3, nll.size // 3)
 
-    def _summary(self, chosen=...) -> dict:
-        """The sums and means over the chosen regions."""
+    def _summary(self, chosen=...) -> dict[str, float]:
+        """The metrics and counts over the chosen regions."""
         nats, tokens, number = self._sums[:, chosen].sum(1).tolist()
         loss = nats / tokens if tokens else float("nan")
         return {
+            "bits_per_base": nats / number / np.log(2) if number else float("nan"),
             "loss": loss,
             "perplexity": float(np.exp(loss)),
-            "bits_per_base": nats / number / np.log(2) if number else float("nan"),
             "regions": int((self._sums[1, chosen] > 0).sum()),
             "tokens": int(tokens),
             "bases": int(number),
@@ -154,65 +167,51 @@ class HeldOutResult(Result):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """`loss` and `bits_per_base`, and the latter without near copies."""
+        """Those of `HeldOut.metrics`; bits per base without near copies only where these are known."""
         total, new = self._summary(), self._without_near_copies()
-        found = {"loss": total["loss"], "bits_per_base": total["bits_per_base"]}
+        found = {name: value for name, value in total.items() if name not in _COUNTS}
         return found if new is None else {**found, "bits_per_base_without_near_copies": new["bits_per_base"]}
 
-    @functools.cached_property
-    def json(self) -> dict:
-        """Everything; fits the Markov models."""
-        source, found, new = self._task.source, self._summary(), self._without_near_copies()
-        if new is not None:
-            found["without_near_copies"] = new if new["bases"] else {"regions": 0, "tokens": 0, "bases": 0}
-        for column, names in (("kind", source.kinds), ("taxon", source.taxa)):
-            groups = {name: self._summary(source.index[column] == i) for i, name in enumerate(names)}
-            found[f"by_{column}"] = {name: group for name, group in groups.items() if group["bases"]}
-        if self._by_codon[1].any():
-            found["bits_by_codon_position"] = (self._by_codon[0] / self._by_codon[1] / np.log(2)).tolist()
-        if self._by_case[1].all():
-            cases = zip(("not soft-masked", "soft-masked"), self._by_case.T.tolist(), strict=True)
-            found["by_case"] = {
-                name: {"bits_per_base": nats / number / np.log(2), "bases": int(number)}
-                for name, (nats, number) in cases
-            }
-        for order in ORDERS if self._task.config.eval.baselines else ():
-            model = markov.fit(RegionSource(source.folder, "train"), self._tokenizer, order)
-            found[f"markov_{order}"], scored = markov.bits_per_base(model, source, self._tokenizer, self._regions)
-            if scored != found["bases"]:
-                raise AssertionError(f"the baseline saw {scored} bases, the model {found['bases']}")
-        return found
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of regions with a target, of targets, and of their bases."""
+        return {name: value for name, value in self._summary().items() if name in _COUNTS}
+
+    @property
+    def dataset(self) -> Dataset:
+        """What the task read."""
+        return dataset_of(self._task.source)
 
     @functools.cached_property
-    def text(self) -> str:
-        """The result as a table."""
-        found, split = self.json, self._task.source.split
-        rows = [(f"{self._model} (this model)", found["bits_per_base"])]
-        rows += [(f"Markov order {order}", found[f"markov_{order}"]) for order in ORDERS if f"markov_{order}" in found]
-        best = min(bits for _, bits in rows)
-        lines = [
-            f"Bits per base of held-out genes ({split}: {found['regions']} regions, {found['bases']:,} bases; 2 is "
-            "chance, lower is better)",
-            *(f"  {name:24} {bits:.4f}{'  ← lowest' if bits == best else ''}" for name, bits in rows),
-        ]
-        new = found.get("without_near_copies", found)
-        if new["regions"] < found["regions"]:
-            bits = f"{new['bits_per_base']:.4f}" if new["bases"] else "none"
-            lines.append(
-                f"  without near copies in training (train_overlap < {100 * NEAR_COPY:.0f} %)  {bits}  "
-                f"({new['regions']} regions, {new['bases']:,} bases)"
-            )
-        if "bits_by_codon_position" in found:
-            bits = zip(("1st", "2nd", "3rd"), found["bits_by_codon_position"], strict=True)
-            lines += [
-                "Bits by codon position in coding regions (each read in frame from its first base)",
-                "  " + "   ".join(f"{name} {b:.4f}" for name, b in bits),
-            ]
-        for group in ("by_case", "by_kind", "by_taxon"):
-            if len(found.get(group, ())) > 1:
-                named = found[group].items()
-                lines += [
-                    f"Bits per base {group.replace('_', ' ')}",
-                    *(f"  {name:15} {row['bits_per_base']:.4f}  ({row['bases']:,} bases)" for name, row in named),
-                ]
-        return "\n".join(lines)
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """The Markov models, which are fitted here."""
+        found, source = {}, self._task.source
+        for order in ORDERS if self._task.config.eval.baselines else ():
+            model = markov.fit(RegionSource(source.folder, "train"), self._tokenizer, order)
+            bits, scored = markov.bits_per_base(model, source, self._tokenizer, self._regions)
+            if scored != self.counts["bases"]:
+                raise AssertionError(f"the baseline saw {scored} bases, the model {self.counts['bases']}")
+            found[f"markov_{order}"] = {"bits_per_base": bits}
+        return found
+
+    @property
+    def breakdown(self) -> dict[str, dict[str, dict[str, float]]]:
+        """The summary by kind and taxon, and where they are known, of regions without near copies in training, of
+        codon positions in coding regions (each read in frame from its first base), and by case.
+        """
+        source, found, new = self._task.source, {}, self._without_near_copies()
+        for column, names in (("kind", source.kinds), ("taxon", source.taxa)):
+            groups = {name: self._summary(source.index[column] == i) for i, name in enumerate(names)}
+            found[column] = {name: group for name, group in groups.items() if group["bases"]}
+        if new is not None and new["regions"] < self.counts["regions"]:
+            found["near_copies"] = {"none in training": new}
+        if self._by_codon[1].any():
+            found["codon_position"] = _by(("1", "2", "3"), *self._by_codon)
+        if self._by_case[1].all():
+            found["case"] = _by(("not soft-masked", "soft-masked"), *self._by_case)
+        return found
+
+
+def _by(names, nats: np.ndarray, number: np.ndarray) -> dict[str, dict[str, float]]:
+    rows = zip(names, nats.tolist(), number.tolist(), strict=True)
+    return {name: {"bits_per_base": nats / number / np.log(2), "bases": int(number)} for name, nats, number in rows}

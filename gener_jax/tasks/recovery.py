@@ -7,6 +7,7 @@ them.
 """
 
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,8 @@ from gener_jax.model import kernels, parallel
 from gener_jax.model.decoder import Decoder, variables
 from gener_jax.model.sharding import TOKENS, batch_sharding
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.tasks.base import Progress, Result, silent
-from gener_jax.tasks.held_out import held_out_regions, region_ids, region_tokens
+from gener_jax.tasks.base import Metric, Progress, Result, silent
+from gener_jax.tasks.held_out import dataset_of, held_out_regions, region_ids, region_tokens
 
 NUM_BASES = 30
 CONTEXT_BASES = 6144  # at most
@@ -32,7 +33,8 @@ CONTEXT_BASES = 6144  # at most
 class Recovery:
     """The task, on prompts from at most `eval.recovery_genes` regions."""
 
-    name, metric, higher_is_better = "recovery", "accuracy", True
+    name, metric = "recovery", "accuracy"
+    metrics: ClassVar = {"accuracy": Metric("fraction of bases", higher_is_better=True)}
 
     def __init__(self, config: Config):
         """As `config.eval` says; prompt and answer have at most `data.context_length` tokens."""
@@ -55,7 +57,7 @@ class Recovery:
         return found
 
     def prepare(self, spec: ModelSpec, mesh: jax.sharding.Mesh):
-        """See `base.Task`; the metrics are `accuracy`, the fraction of equal bases, and the number of `genes`."""
+        """See `base.Task`; `accuracy` is the fraction of equal bases."""
         tokenizer = spec.tokenizer.make()
         if tokenizer.kind != "kmer" or NUM_BASES % tokenizer.k:
             problem = f"{NUM_BASES} bases must be whole k-mers, and the tokenizer is {tokenizer.name}"
@@ -92,8 +94,8 @@ class Recovery:
                 pairs = [(prompts[i][1], new) for i, new in zip(chosen, made, strict=False)]
                 equal += [(codes[new - NUM_SPECIAL] == codes[truth - NUM_SPECIAL]).mean() for truth, new in pairs]
                 progress(len(equal), len(prompts))
-            found = {"accuracy": float(np.mean(equal)) if equal else float("nan"), "genes": len(equal)}
-            text = f"Sequence recovery: {found['accuracy']:.3f} of the next {NUM_BASES} bases of {len(equal)} genes"
-            return Result(found, text, found)
+            accuracy = float(np.mean(equal)) if equal else float("nan")
+            counts = {"genes": len(equal), "bases": NUM_BASES * len(equal)}
+            return Result({"accuracy": accuracy}, counts, dataset=dataset_of(self.source))
 
         return run

@@ -62,7 +62,8 @@ class Checkpoints:
         """`best`: the task whose metric chooses the best; None: none is kept as such."""
         self._folder, self._metrics = folder, dict(run_folder.NOT_MEASURED)
         if best is not None:
-            self._metrics.update(metric=f"{best.name}.{best.metric}", higher_is_better=best.higher_is_better)
+            higher_is_better = best.metrics[best.metric].higher_is_better
+            self._metrics.update(metric=f"{best.name}.{best.metric}", higher_is_better=higher_is_better)
         distributed.run_on_primary(lambda: self._move_away(run_folder.unreadable_metrics(folder)))
         self._manager = run_folder.open_manager(folder, keep, self._metrics["metric"])
 

@@ -16,34 +16,45 @@ STUCK = 75  # exit status: try again (EX_TEMPFAIL)
 
 
 class Termination:
-    """Records SIGTERM, which batch systems send some time before they kill; a context manager.
+    """Records SIGTERM, which batch systems send some time before they kill, and Ctrl-C; a context manager.
 
-    With several processes, jax's preemption service sees the signal in any of them and names one step for all.
+    With several processes, jax's preemption service sees SIGTERM in any of them and names one step for all; Ctrl-C in
+    one of them is passed on to it as SIGTERM.
+
+    A second Ctrl-C ends the process at once (in a notebook or interactive session it raises KeyboardInterrupt).
     """
 
     def __init__(self):
-        self._asked, self._several, self._polls = False, jax.process_count() > 1, 0
+        self._asked, self._several, self._polls = None, jax.process_count() > 1, 0
 
     def __enter__(self):
-        in_main = threading.current_thread() is threading.main_thread()
-        self._before = None
-        if not self._several and in_main:  # jax's service has a handler of its own
-            self._before = signal.signal(signal.SIGTERM, self._note)
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            if not self._several:  # jax's service has a handler of its own
+                self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as in the background of a shell's script
+                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *_):
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
-    def _note(self, *_):
-        self._asked = True
+    def _note(self, number, _):
+        self._asked = signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number] if hasattr(sys, "ps1") else signal.SIG_DFL)
+            os.write(2, b"\nstopping once this step is saved; press Ctrl-C again to end at once, without saving\n")
+            if self._several:
+                os.kill(os.getpid(), signal.SIGTERM)
 
-    def here(self) -> bool:
-        """Whether to stop now; every process asks at the same points, and all get the same answer."""
+    def here(self) -> signal.Signals | None:
+        """The signal to stop at now, or None; every process asks at the same points, and all stop at the same one."""
         self._polls += 1
-        if self._several and not self._asked:
-            self._asked = multihost_utils.reached_preemption_sync_point(self._polls)
-        return self._asked
+        if self._several and multihost_utils.reached_preemption_sync_point(self._polls):
+            return self._asked or signal.SIGTERM
+        return None if self._several else self._asked
 
 
 class Watchdog:

@@ -14,7 +14,7 @@ from gener_jax.runtime.distributed import log_primary
 from gener_jax.runtime.errors import Terminated, TrainingError
 from gener_jax.runtime.progress import Progress
 from gener_jax.runtime.transfer import fetch
-from gener_jax.tasks.base import Result
+from gener_jax.tasks.base import Result, measure
 from gener_jax.training.faults import Termination, Watchdog
 from gener_jax.training.metrics import Clock
 from gener_jax.training.step import State
@@ -131,12 +131,12 @@ class Evaluation:
     def results(self, now: Moment) -> dict[str, Result]:
         """The result of each task."""
         params = merge(now.state.params, self._run.frozen)
-        return {name: run(params, self._moved) for name, run in self._tasks.items()}
+        return {name: measure(run, params, self._moved) for name, run in self._tasks.items()}
 
     def _moved(self, done: int, total: int) -> None:
         self._watchdog.beat("a batch of evaluation")
-        if self._termination.here():
-            raise Terminated
+        if stopping := self._termination.here():
+            raise Terminated(stopping)
 
 
 class Reading:

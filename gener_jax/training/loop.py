@@ -1,4 +1,4 @@
-"""The training loop: steps, and what is due between them, until the end, a hook's stop, SIGTERM or a fault."""
+"""The training loop: steps, and what is due between them, until the end, a hook's stop, a signal or a fault."""
 
 import dataclasses
 import functools
@@ -55,7 +55,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> Moment:
 
     Raises:
       TrainingError: if too many steps in a row were skipped.
-      Terminated: after a SIGTERM, once the state is saved.
+      Terminated: after SIGTERM or Ctrl-C, once the state is saved.
     """
     config, now = run.config, run.now
     step_of = functools.cache(
@@ -66,7 +66,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> Moment:
     hooks = [evaluation, *run.hooks, saving]
 
     try:
-        # What SIGTERM left undone.
+        # What a signal left undone.
         if not run.caught_up:
             for hook in (evaluation, *run.hooks):
                 if hook.due(now.step):
@@ -91,7 +91,7 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> Moment:
                     read()
                     now.metrics = read.last
                 if stopping:
-                    raise Terminated
+                    raise Terminated(stopping)
                 with read.clock.paused():
                     for hook in due:
                         hook(now)
@@ -108,19 +108,14 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> Moment:
         if not now.results:  # the run had ended before
             now.results = evaluation.results(now)
         run.checkpoints.close()
-    except Terminated:
+    except Terminated as stopped:
         if saving.saved != now.step:
             saving(now, caught_up=bool(now.stop) or not any(hook.due(now.step) for hook in hooks))
         run.checkpoints.close()
-        raise Terminated(f"by SIGTERM after step {now.step}, which is saved; the same command resumes there") from None
-    except TrainingError:
-        run.checkpoints.close()
-        raise
-    except KeyboardInterrupt:
+        raise Terminated(stopped.signal, now.step) from None
+    except (TrainingError, KeyboardInterrupt):
         run.checkpoints.close()  # one may be half-written
-        raise KeyboardInterrupt(
-            f"after step {saving.saved}; the same command resumes there" if saving.saved else "before any checkpoint"
-        ) from None
+        raise
     finally:
         profile.close()
         read.progress.close()

@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -16,6 +16,8 @@ from data_pipeline.files import write_text
 from gener_jax.config import Config, Train
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.progress import log
+from gener_jax.storage.files import finite
 
 
 class Clock:
@@ -78,7 +80,7 @@ class Log:
         if not distributed.is_primary():
             return
         path = folder / "log.jsonl"
-        kept = [x for x in _objects(path) if x["step"] < step + ("loss" in x or evaluated)]
+        kept = [x for x in read_log(path) if x["step"] < step + ("loss" in x or evaluated)]
         write_text(path, "".join(json.dumps(values) + "\n" for values in kept))
         for name in config.train.writers:
             try:
@@ -87,13 +89,13 @@ class Log:
                 raise ConfigError(f"needs pip install -e '.[{name}]'", "train.writers", name) from None
             except Exception as error:  # wandb has its own exceptions
                 raise ConfigError(f"does not start: {one_line(error)}", "train.writers", name) from error
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, **values) -> None:
         """Appends and flushes one line; numbers that are not finite become null, so that every line is JSON."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **_finite(values)}) + "\n")
+        self._file.write(json.dumps({"step": step, **finite(values)}) + "\n")
         self._file.flush()
         for write, _ in self._others:
             write(step, flatten_dict(values, sep="/"))
@@ -104,12 +106,6 @@ class Log:
             self._file.close()
         for _, close in self._others:
             close()
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {name: _finite(x) for name, x in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _tensorboard(folder, step, config):
@@ -138,13 +134,22 @@ def _wandb(folder, step, config):
 _WRITERS = {"tensorboard": _tensorboard, "wandb": _wandb}  # each returns two functions: write(step, values) and close()
 
 
-def _objects(path: Path):
-    """The objects of a log, without a line that a kill cut off."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            yield json.loads(line)
+def read_log(path: Path) -> Iterator[dict]:
+    """Yields the objects of a log, each with its `step`; none if there is no file.
+
+    A line that a kill cut off is left out; so is any other that is not of a log, after a warning with its number.
+    """
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.exists() else (), 1):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):  # also of bytes that are not UTF-8
+            values = None
+        if isinstance(values, dict) and type(values.get("step")) is int:
+            yield values
+        elif line.endswith(b"\n"):
+            log(f"warning: {path}, line {number}: not a JSON object with a step, so it is ignored")
 
 
 def logged(path: Path, step: int) -> dict:
     """The training metrics of a step in a log; empty if the step was not logged."""
-    return next((values for values in _objects(path) if values["step"] == step and "loss" in values), {})
+    return next((values for values in read_log(path) if values["step"] == step and "loss" in values), {})

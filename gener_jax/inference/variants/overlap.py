@@ -11,9 +11,8 @@ from data_pipeline.sequence import bases, shared_kmers
 from data_pipeline.splitting import leakage
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.interval import Interval
-from gener_jax.storage import run_folder
+from gener_jax.storage import provenance, run_folder
 
-CHECKS = ("auto", "always", "never")
 _BUCKET = 1024  # bases: the resolution of `ScoredBases`
 _LARGEST = 2 * 10**9  # training bases up to which "auto" compares
 
@@ -50,13 +49,16 @@ def overlap(dataset: str, folder: Path, step: int | None, scored: Iterable[np.nd
       dataset: the path of the dataset that the model should have been trained on.
       folder, step: the run and the step of the model's checkpoint; None for a model without one.
       scored: codes, uint8 [bases] each.
-      check: one of CHECKS; "auto" compares with up to 2 Gb of training data.
+      check: one of `options.CHECKS`; "auto" compares with up to 2 Gb of training data.
     """
     if check == "never":
         return "the scored bases were not compared with the training data"
     trained_on = None if step is None else run_folder.read_loader_state(folder, step)
     if trained_on is None:
-        return f"warning: {folder} does not record its training data, which may contain the scored bases"
+        known = provenance.read(folder)
+        if known is None:
+            return f"warning: {folder} does not record its training data, which may contain the scored bases"
+        return f"warning: the scored bases were not compared with the training data, {known.records}"
     try:
         if read_info(dataset)["digest"] != trained_on["dataset"]:
             raise MismatchError("is not the dataset that the model was trained on", file=dataset)

@@ -16,16 +16,13 @@ import numpy as np
 
 from gener_jax.config import ModelSpec
 from gener_jax.inference.batches import tokens_per_batch
-from gener_jax.inference.likelihood import STRANDS, kmer_size
+from gener_jax.inference.likelihood import kmer_size
+from gener_jax.inference.options import CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, STRANDS
 from gener_jax.inference.variants import next_kmer, window
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.normalize import sites_of
 from gener_jax.inference.variants.variant import Scored, Variant
 from gener_jax.runtime.errors import InputError, whole
-
-PROTOCOLS = ("next_kmer", "window")
-PROTOCOL_ALIASES = {"right_edge": "next_kmer", "centred": "window"}  # old name → name
-CONTEXT = 8192  # default, in bases, of models that have room for it
 
 
 def default_context(spec: ModelSpec) -> int:

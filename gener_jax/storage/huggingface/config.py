@@ -1,4 +1,4 @@
-"""config.json of a `LlamaForCausalLM` or `MistralForCausalLM` ↔ our configuration.
+"""config.json of a `LlamaForCausalLM` or `MistralForCausalLM` ↔ our configuration; generation_config.json.
 
 A Mistral without biases is a Llama whose attention has a sliding window, so a model with a window is written as one.
 `rope_theta` and `rope_scaling` (transformers 4) and `rope_parameters` (5) are both read; the first form, which is the
@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from data_pipeline.sequence.tokenizer import BOS, EOS, PAD, KmerTokenizer
+from data_pipeline.sequence.tokenizer import BOS, EOS, NUM_SPECIAL, PAD, KmerTokenizer
 from gener_jax import config as configuration
 from gener_jax.config import Model, ModelSpec
 from gener_jax.runtime.errors import CheckpointError, ConfigError
@@ -244,5 +244,20 @@ def write(spec: ModelSpec, dtype: str) -> str:
         "torch_dtype": dtype,
         "use_cache": True,
         "vocab_size": m.vocab_size,
+    }
+    return json.dumps(fields, indent=2) + "\n"
+
+
+def write_generation() -> str:
+    """The text of generation_config.json, with which transformers generates DNA until `</s>` or its own limit.
+
+    Special tokens are suppressed: untrained ones could rank first. `</s>` may end a sequence, but not before it starts.
+    """
+    fields = {
+        "begin_suppress_tokens": [EOS],
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+        "pad_token_id": PAD,
+        "suppress_tokens": [i for i in range(NUM_SPECIAL) if i != EOS],
     }
     return json.dumps(fields, indent=2) + "\n"

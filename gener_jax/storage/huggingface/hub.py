@@ -7,7 +7,14 @@ from pathlib import Path
 from gener_jax.runtime.errors import CheckpointError
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")  # owner/name, @ a commit or branch
-_FILES = ["config.json", "*.safetensors", "model.safetensors.index.json", "vocab.txt", "tokenizer.json"]  # no code
+_FILES = [
+    "config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "vocab.txt",
+    "tokenizer.json",
+    "provenance.json",
+]  # no code
 
 
 def cache() -> Path:

@@ -1,0 +1,49 @@
+"""Shared by the benchmarks of models: random weights, the bandwidth of memory, and the machine."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+
+from gener_jax.benchmarks.measuring import model_of, seconds
+from gener_jax.config import ModelSpec
+from gener_jax.inference.lm import LM
+from gener_jax.model import decoder
+from gener_jax.model.sharding import make_mesh
+
+
+def random_lm(size: str, dtype: str) -> LM:
+    """A model of a size with random weights, on the first device."""
+    spec = ModelSpec(name=size, model=model_of(size, dtype))
+
+    def init(key):
+        params = nn.unbox(decoder.init(decoder.Decoder(spec.model), key))
+        return traverse_util.path_aware_map(lambda path, x: x if path[-1] == "scale" else x.astype(dtype), params)
+
+    mesh = make_mesh(1, 1, 1, jax.devices()[:1])
+    return LM(spec, decoder.unstack(jax.jit(init)(jax.random.key(0)), donate=True), mesh)
+
+
+def bandwidth(megabytes: int | None = None) -> dict[str, float]:
+    """The memory bandwidth of the first device in GB/s, the best of 5 runs each.
+
+    Reading sums an array; copying adds 1 to it, and both bytes read and bytes written count. The array of `megabytes`
+    is far larger than any cache: 4 GB by default, on a CPU 0.4 GB.
+    """
+    megabytes = megabytes or (400 if jax.default_backend() == "cpu" else 4000)
+    array = jnp.ones((megabytes * 250_000,), jnp.float32)
+    total, more = jax.jit(jnp.sum), jax.jit(lambda x: x + 1)
+    read = min(seconds(lambda: total(array).block_until_ready(), 5))
+    copy = min(seconds(lambda: more(array).block_until_ready(), 5))
+    return {"read_gb_per_s": round(megabytes / 1000 / read, 1), "copy_gb_per_s": round(megabytes / 500 / copy, 1)}
+
+
+def machine() -> dict:
+    """The device, the versions, and the memory bandwidth."""
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform, "card": device.device_kind, "devices": len(jax.devices()),
+        "jax": jax.__version__, "python": sys.version.split()[0], **bandwidth(),
+    }  # fmt: skip

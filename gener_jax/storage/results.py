@@ -1,0 +1,224 @@
+"""The one schema of results: `results.json`, and the last line of `train` and `evaluate`.
+
+    {"format": 1, "date": …, "environment": {command, commit, python, platform, devices, versions},
+     "training": {"loss": …, …} or null,
+     "evaluations": [{"task": "held_out",
+                      "model": {"name", "parameters", "checkpoint", "step"},
+                      "dataset": {"path", "digest", "split"} or null,
+                      "metrics": {"bits_per_base": {"value", "unit", "higher_is_better"}, …},
+                      "counts": {"regions": …, "bases": …},
+                      "baselines": {"markov_5": {"bits_per_base": …}, …},
+                      "breakdown": {"taxon": {"bct": {"bits_per_base": …, "bases": …}, …}, …},
+                      "seconds": …}, …]}
+
+An evaluation is one task done with one model, so a file can hold several models and tasks. Numbers that are not finite
+are null.
+"""
+
+import dataclasses
+import datetime
+import json
+import types
+import typing
+from pathlib import Path
+
+from data_pipeline.files import write_text
+from gener_jax.runtime.environment import environment
+from gener_jax.runtime.errors import CheckpointError
+from gener_jax.storage.files import finite, read_json
+
+FORMAT = 1
+FILE = "results.json"
+
+Numbers = dict[str, float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What was evaluated: a model's name, its number of parameters, its folder and the step of a run."""
+
+    name: str
+    parameters: int
+    checkpoint: str
+    step: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """What it was evaluated on: a folder, the digest of its content, and its split."""
+
+    path: str
+    digest: str
+    split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A metric's value, with its unit ("bits per base"; empty for a plain number) and direction."""
+
+    value: float | None
+    unit: str
+    higher_is_better: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What one task found for one model.
+
+    Attributes:
+      task: its name.
+      model, dataset: of what, on what; a task without a dataset of regions has None.
+      metrics: name → value, the task's main metric first. `evaluation["bits_per_base"]` is the value alone.
+      counts: what was evaluated, such as regions and bases.
+      baselines: name → metric → value, on the same data.
+      breakdown: column → group → metrics and counts of that group.
+      seconds: what the model took, compilation included; baselines excluded.
+    """
+
+    task: str
+    model: Model
+    dataset: Dataset | None
+    metrics: dict[str, Measured]
+    counts: dict[str, int]
+    baselines: dict[str, Numbers]
+    breakdown: dict[str, dict[str, Numbers]]
+    seconds: float
+
+    def __getitem__(self, metric: str) -> float | None:
+        return self.metrics[metric].value
+
+    @classmethod
+    def of(cls, task, result, model: Model) -> "Evaluation":
+        """The evaluation of a `base.Task` and its `base.Result`."""
+        values = finite(result.metrics)
+        names = [task.metric, *(name for name in values if name != task.metric)]
+        return cls(
+            task=task.name,
+            model=model,
+            dataset=result.dataset,
+            metrics={name: Measured(values[name], **vars(task.metrics[name])) for name in names},
+            counts=result.counts,
+            baselines=finite(result.baselines),
+            breakdown=finite(result.breakdown),
+            seconds=round(result.seconds, 2),
+        )
+
+    @property
+    def groups(self) -> dict[str, dict[str, Numbers]]:
+        """The breakdown without columns of one group that is the whole again."""
+        (main, measured), *_ = self.metrics.items()
+        return {
+            column: rows
+            for column, rows in self.breakdown.items()
+            if len(rows) > 1 or any(row.get(main) != measured.value for row in rows.values())
+        }
+
+    def table(self) -> str:
+        """As text: the main metric of the model, of the baselines and of each group, and then the other metrics."""
+        (main, measured), *others = self.metrics.items()
+        compared = {f"{self.model.name} (this model)": measured.value}
+        compared |= {_words(name): row.get(main) for name, row in self.baselines.items()}
+        known = [value for value in compared.values() if value is not None]
+        best = (max if measured.higher_is_better else min)(known) if len(known) > 1 else None
+        sections = [("", [(name, x, "← best" if x == best is not None else "") for name, x in compared.items()])]
+        for column, groups in self.groups.items():
+            counts = [{n: row[n] for n in list(self.counts)[-1:] if n in row} for row in groups.values()]
+            rows = [
+                (name, row.get(main), f"({_counted(number)})" if number else "")
+                for (name, row), number in zip(groups.items(), counts, strict=True)
+            ]
+            sections.append((f"By {_words(column)}", rows))
+        width = max(len(name) for _, rows in sections for name, _, _ in rows)
+        where = f" on the {self.dataset.split} split of {self.dataset.path}" if self.dataset else ""
+        kind = [measured.unit] * (measured.unit not in ("", _words(main)))
+        kind = ", ".join([*kind, f"{'higher' if measured.higher_is_better else 'lower'} is better"])
+        counted = f": {_counted(self.counts)}" if self.counts else ""
+        lines = [f"{_words(self.task)}, {_words(main)} ({kind}){where}{counted}"]
+        for heading, rows in sections:
+            lines += [heading] if heading else []
+            lines += [f"  {name:{width}}  {_shown(value):>7}  {note}".rstrip() for name, value, note in rows]
+        also = [f"{_words(name)} {_shown(m.value)} {m.unit}".rstrip() for name, m in others if m.value is not None]
+        return "\n".join(lines + ([f"Also {', '.join(also)}"] if also else []))
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """All evaluations of one command, and what the log says of training where the model is a run's.
+
+    `results["held_out"]` is the first evaluation of that task.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    training: Numbers | None = None
+    date: str = dataclasses.field(
+        default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    )
+    environment: dict = dataclasses.field(default_factory=environment)
+
+    def __getitem__(self, task: str) -> Evaluation:
+        for evaluation in self.evaluations:
+            if evaluation.task == task:
+                return evaluation
+        raise KeyError(task)
+
+    def json(self) -> dict:
+        """As plain values."""
+        return finite({"format": FORMAT, **dataclasses.asdict(self)})
+
+    def table(self) -> str:
+        """As text: the table of each evaluation."""
+        return "\n".join(evaluation.table() for evaluation in self.evaluations)
+
+    def write(self, folder: Path) -> None:
+        """Writes `results.json` into a folder, atomically; makes the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / FILE, json.dumps(self.json(), indent=2, allow_nan=False) + "\n")
+
+
+def read(folder: Path) -> Results:
+    """The results in a folder.
+
+    Raises:
+      CheckpointError: if there are none, they are of another format, or a field is missing, unknown or of another type;
+        `name` is the field.
+    """
+    path = folder / FILE
+    fields = read_json(path, max_bytes=1 << 26)
+    if (found := fields.pop("format", None)) != FORMAT:
+        raise CheckpointError(path, f"has format {found}, not {FORMAT}; evaluate again", name="format", value=found)
+    return _checked(fields, Results, path, "")
+
+
+def _checked(value, kind, path: Path, name: str):
+    """A value of a JSON file as an object of this type, `name` being where it stands."""
+    origin, items = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:  # always with None
+        return None if value is None else _checked(value, items[0], path, name)
+    if origin is dict and isinstance(value, dict):
+        return {key: _checked(x, items[1], path, f"{name}.{key}") for key, x in value.items()}
+    if origin is tuple and isinstance(value, list):
+        return tuple(_checked(x, items[0], path, f"{name}[{i}]") for i, x in enumerate(value))
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        hints = typing.get_type_hints(kind)
+        at = f"{name}." if name else ""
+        if wrong := set(hints) ^ set(value):
+            field = min(wrong)
+            problem = f"{at}{field}: {'is missing' if field in hints else 'is unknown'}; evaluate again"
+            raise CheckpointError(path, problem, name=at + field)
+        return kind(**{field: _checked(value[field], hint, path, at + field) for field, hint in hints.items()})
+    plain = (int, float) if kind is float else kind
+    if origin is None and isinstance(value, plain) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise CheckpointError(path, f"{name}: is not as this version writes it; evaluate again", name=name, value=value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def _counted(counts: dict[str, float | None]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items())

@@ -1,0 +1,322 @@
+"""Whether a configuration can be trained on a machine, by formula, and which one should be fastest there."""
+
+import dataclasses
+import itertools
+import math
+import os
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from data_pipeline.errors import one_line
+from data_pipeline.ranges import Whole
+from gener_jax.config import REMAT, Config, Mesh
+from gener_jax.model import decoder, flops, memory, sharding
+from gener_jax.model.sharding import AXES, TOKENS, axis_sizes, batch_sharding, check_divides, mesh_of
+from gener_jax.runtime.devices import DEVICES, Device
+from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.progress import log
+from gener_jax.training import objectives
+from gener_jax.training.step import abstract_state, make_train_step
+
+# Fraction of a device's memory that a plan uses. By compilers' figures a step needs up to 2 % more than by the formula
+# (README, Results); the rest is for fragmentation and the program.
+ROOM = 0.92
+NUMBERS = Whole(1, 65536)  # of devices
+
+
+class Machine(NamedTuple):
+    """The machine of a plan."""
+
+    devices: int
+    memory_gib: float  # per device
+    device: Device | None  # None: of unknown kind, so the plan has no times
+    topology: str | None  # of a TPU slice, such as v5p:4x4x4
+
+
+def machine_of(args) -> Machine:
+    """The machine that the command line names.
+
+    Raises:
+      ConfigError: if it names none, or one that is not in the table.
+    """
+    number, device = args.devices, DEVICES.get(args.device)
+    if args.topology:
+        kind, _, shape = args.topology.partition(":")
+        sizes = shape.split("x")
+        if args.devices or args.device:
+            raise ConfigError("give --topology, or --devices and --device: not both")
+        if kind not in DEVICES or kind[0] != "v" or not all(n.isdecimal() and int(n) for n in sizes):
+            raise ConfigError("must be v4, v5e, v5p or v6e with a shape, as in v5p:4x4x4", "--topology", args.topology)
+        number, device = math.prod(map(int, sizes)), DEVICES[kind]
+        if number not in NUMBERS:
+            raise ConfigError(f"its number of chips must be {NUMBERS}", "--topology", args.topology)
+    elif number is None:
+        raise ConfigError("give their number, or --topology v5p:4x4x4", "--devices", number)
+    elif not (device or args.device_memory_gib):
+        raise ConfigError("give --device NAME or --device_memory_gib G, the memory per device")
+    return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)
+
+
+def needs(config: Config, machine: Machine) -> dict[str, float]:
+    """The memory of a training step in GiB per device, by formula."""
+    return memory.training_needs(config, machine.devices, lanes=128 if machine.topology else 1)
+
+
+def collectives(config: Config, num_devices: int) -> dict[tuple[str, str], float]:
+    """Data in GiB that a device sends in a step, by collective operation and mesh axis; `fsdp` means fsdp and context
+    together, which shard the parameters.
+
+    By formula for ring algorithms: an all-gather of x bytes over n devices sends x (n − 1) / n, an all-reduce twice
+    that. Weights and gradients of layers, gathered and scattered for each microbatch; gradients summed over data; keys
+    and values over context, and queries and outputs if a kernel computes attention (see `parallel`); the residual
+    stream over tensor, twice per layer and direction.
+    """
+    m, t, mesh = config.model, config.train, config.mesh
+    sizes = axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
+    cut, tensor = sizes["fsdp"] * sizes["context"], sizes["tensor"]
+    itemsize = 2 if m.dtype == "bfloat16" else 4
+    parameters = decoder.num_parameters(m) / tensor
+    tokens = t.batch_size * config.data.context_length / (sizes["data"] * cut)  # of a device, in a step
+    passes = 1 if m.remat in ("none", "dots") else 2  # forward
+    heads = m.num_key_value_heads / (1 if m.num_key_value_heads % tensor else tensor)
+    keys = 2 * heads * m.head_dim * itemsize * tokens * sizes["context"] * m.num_hidden_layers
+    residual = tokens * m.hidden_size * itemsize * m.num_hidden_layers
+    exchanged = m.num_attention_heads // tensor % sizes["context"] == 0
+
+    def sent(number, size):
+        return size * (number - 1) / number / memory.GIB
+
+    return {
+        ("all-gather", "fsdp"): sent(cut, (1 + passes) * t.accumulate * parameters * itemsize),
+        ("reduce-scatter", "fsdp"): sent(cut, t.accumulate * parameters * 4),
+        ("all-gather", "context"): sent(sizes["context"], passes * keys),
+        ("reduce-scatter", "context"): sent(sizes["context"], keys),
+        ("all-to-all", "context"): sent(sizes["context"], 2 * (1 + passes) * residual if exchanged else 0),
+        ("all-reduce", "data"): sent(sizes["data"], t.accumulate * 2 * 4 * parameters / cut),
+        ("all-reduce", "tensor"): sent(tensor, 2 * 2 * (1 + passes) * residual),
+    }
+
+
+def seconds(config: Config, machine: Machine, mfu: float) -> float:
+    """Time of a step: its operations, repeated ones included, at `mfu` of the peak, and then its communication, as if
+    none of it overlapped with computation. Only for comparing candidates.
+    """
+    m, length, device, mesh = config.model, config.data.context_length, machine.device, config.mesh
+    # `dots` repeats elementwise operations alone, `block` the layers' products of weights, `full` the forward pass.
+    repeated = {"dots": 0, "block": 2 * flops.matrix_parameters(m), "full": flops.forward(m, length)}[m.remat]
+    operations = (flops.training(m, length) + repeated) * config.train.batch_size * length / machine.devices
+    reach = {"tensor": mesh.tensor, "context": mesh.tensor * mesh.context, "fsdp": machine.devices // mesh.data}
+    waiting = 0.0
+    for (_, axis), gib in collectives(config, machine.devices).items():
+        link = device.link if not device.near or reach.get(axis, machine.devices) <= device.near else device.far
+        waiting += gib * memory.GIB / (link * 1e9)
+    return operations / (device.tflops * 1e12 * mfu) + waiting
+
+
+def candidates(config: Config, machine: Machine):
+    """Every mesh, remat policy and number of microbatches that divides the model, the batch and the machine.
+
+    Without remat `none`, which repeats no fewer operations of `seconds` than `dots` and needs more memory, and without
+    a context axis that does not divide the heads of a device, over which no kernel computes attention.
+    """
+    m, t, length = config.model, config.train, config.data.context_length
+    divisors = [n for n in range(1, machine.devices + 1) if machine.devices % n == 0]
+    for tensor, context, fsdp in itertools.product(divisors, repeat=3):
+        if machine.devices % (tensor * context * fsdp) or tensor > 8:  # a tensor axis above 8 leaves the fast links
+            continue
+        data = machine.devices // (tensor * context * fsdp)
+        rows, left_over = divmod(t.batch_size, data * fsdp)
+        by_tensor = (m.num_attention_heads, m.intermediate_size, m.vocab_size)
+        if left_over or any(size % tensor for size in by_tensor) or m.hidden_size % (fsdp * context):
+            continue
+        if context > 1 and (length % (2 * context) or m.num_attention_heads // tensor % context):
+            continue
+        mesh = Mesh(data=data, fsdp=fsdp, tensor=tensor, context=context)
+        microbatches = [n for n in range(1, rows + 1) if rows % n == 0]
+        for accumulate, remat in itertools.product(microbatches, [policy for policy in REMAT if policy != "none"]):
+            yield dataclasses.replace(
+                config, mesh=mesh, model=dataclasses.replace(m, remat=remat),
+                train=dataclasses.replace(t, accumulate=accumulate),
+            )  # fmt: skip
+
+
+def suggest(config: Config, machine: Machine, mfu: float) -> Config | None:
+    """The configuration with the mesh, remat policy and microbatches that fit and take the least time; None: none fits.
+
+    If the kind of device is unknown, times are those of an H100.
+    """
+    timed = machine if machine.device else machine._replace(device=DEVICES["h100"])
+
+    def cost(candidate):
+        # Differences of a tenth of a per cent do not count: then fewer axes and microbatches are better.
+        axes = sum(size > 1 for size in dataclasses.asdict(candidate.mesh).values())
+        return seconds(candidate, timed, mfu) * (1 + 1e-3 * (axes + math.log2(candidate.train.accumulate)))
+
+    room = ROOM * machine.memory_gib
+    fitting = (one for one in candidates(config, machine) if sum(needs(one, machine).values()) <= room)
+    return min(fitting, key=cost, default=None)
+
+
+def described(config: Config, machine: Machine, mfu: float) -> dict:
+    """A configuration's figures on a machine, as plain numbers."""
+    sizes = axis_sizes(machine.devices, config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.context)
+    check_divides(config, sizes)
+    need, sent = needs(config, machine), collectives(config, machine.devices)
+    tokens = config.train.batch_size * config.data.context_length
+    out = {
+        "mesh": {name: sizes[name] for name in AXES},
+        "remat": config.model.remat,
+        "accumulate": config.train.accumulate,
+        "rows_per_device": config.train.batch_size / config.train.accumulate / (sizes["data"] * sizes["fsdp"]),
+        "gib": {name: round(value, 3) for name, value in need.items()},
+        "peak_gib": round(sum(need.values()), 3),
+        "fits": sum(need.values()) <= ROOM * machine.memory_gib,
+        "sent_gib_per_step": {
+            kind: round(sum(gib for (name, _), gib in sent.items() if name == kind), 3)
+            for kind in ("all-gather", "reduce-scatter", "all-to-all", "all-reduce")
+        },
+    }
+    if machine.device:
+        operations = flops.training(config.model, config.data.context_length)
+        speed = machine.devices * machine.device.tflops * 1e12 * mfu / operations
+        out |= {"tokens_per_s": round(speed), "days": round(tokens * config.train.num_steps / speed / 86400, 2)}
+    return out
+
+
+def text(name: str, row: dict) -> str:
+    """A described configuration as text."""
+    mesh = ", ".join(f"{axis} {size}" for axis, size in row["mesh"].items() if size > 1) or "one device"
+    gib = ", ".join(f"{part} {value:.2f}" for part, value in row["gib"].items() if value)
+    sent = ", ".join(f"{kind} {value:.2f}" for kind, value in row["sent_gib_per_step"].items() if value) or "nothing"
+    lines = [
+        f"{name}: {mesh}; remat {row['remat']}; {row['rows_per_device']:g} sequences per device and microbatch"
+        + (f", {row['accumulate']} microbatches per step" if row["accumulate"] > 1 else ""),
+        f"  per device  {row['peak_gib']:.2f} GiB: {gib}",
+        f"  memory      {'fits' if row['fits'] else 'does not fit'}",
+        f"  sends       GiB per step: {sent}",
+    ]
+    if "days" in row:
+        lines.append(f"  takes       {row['days']:.1f} days at {row['tokens_per_s']:,} tokens/s")
+    return "\n".join(lines)
+
+
+def reasons(given: Config, best: Config, machine: Machine, mfu: float) -> str:
+    """Why the second configuration, which is suggested, is better than the first, as a line."""
+    own, other = described(best, machine, mfu), described(given, machine, mfu)
+    if not other["fits"]:
+        return f"the given one needs {other['peak_gib']:.2f} GiB per device and does not fit"
+    timed = machine if machine.device else machine._replace(device=DEVICES["h100"])
+    saved = 1 - seconds(best, timed, mfu) / seconds(given, timed, mfu)
+    sent, other_sent = (sum(row["sent_gib_per_step"].values()) for row in (own, other))
+    better = [
+        line
+        for line, less in (
+            (f"recomputes less (remat {own['remat']}, not {other['remat']})",
+             REMAT.index(own["remat"]) < REMAT.index(other["remat"])),
+            (f"sends {sent:.1f} GiB per step, not {other_sent:.1f}", sent < 0.999 * other_sent),
+            (f"has {own['accumulate']} microbatches per step, not {other['accumulate']}",
+             own["accumulate"] < other["accumulate"]),
+            (f"needs {own['peak_gib']:.2f} GiB, not {other['peak_gib']:.2f}", own["peak_gib"] < other["peak_gib"]),
+        )
+        if less
+    ]  # fmt: skip
+    if own["mesh"] == other["mesh"] and not better:
+        return "the given one is the best by these formulas"
+    return f"a step should take {saved:.1%} less time, at the same MFU: it {', '.join(better) or 'has fewer mesh axes'}"
+
+
+def compile_for(config: Config, machine: Machine) -> dict:
+    """The compiler's own figures for the real training step on a TPU topology, GiB per device.
+
+    Raises:
+      ConfigError: without libtpu, for a topology that it does not know, or if the step does not fit.
+    """
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not query a metadata server
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    from jax.experimental import topologies
+
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=machine.topology).devices
+    except Exception as error:  # of many kinds: the library is absent, or does not know the topology
+        raise ConfigError(f"--compile {machine.topology}: {one_line(error)}; pip install -e '.[plan]'") from error
+    mesh = mesh_of(config, devices)
+    row = jax.ShapeDtypeStruct(
+        (config.train.batch_size, config.data.context_length), np.int32, sharding=batch_sharding(mesh)
+    )
+    batch = {"inputs": row, "targets": row}
+    if config.data.mask_documents:
+        batch |= {"segment_ids": row, "positions": row}
+    began = time.perf_counter()
+    with sharding.on(mesh):
+        objective = objectives.of_config(config, config.tokenizer.make())(config.train.num_steps)
+        step = make_train_step(config, mesh, objective, dict.fromkeys(batch, TOKENS))
+        lowered = step.lower(abstract_state(config, mesh), {}, batch)
+        try:
+            stats = lowered.compile().memory_analysis()
+        except jax.errors.JaxRuntimeError as error:
+            line = next((x for x in str(error).splitlines() if "memory" in x), str(error).splitlines()[0])
+            raise ConfigError(f"{machine.topology}: does not compile: {line.strip()[:300]}") from error
+    return {
+        "peak_gib": stats.peak_memory_in_bytes / memory.GIB,
+        "arguments_gib": stats.argument_size_in_bytes / memory.GIB,
+        "temporary_gib": stats.temp_size_in_bytes / memory.GIB,
+        "kernels": "tpu_custom_call" in lowered.as_text(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def report(config: Config, machine: Machine, args) -> dict:
+    """Prints the plan; returns its figures as plain values."""
+    m, length = config.model, config.data.context_length
+    tokens = config.train.batch_size * length
+    kind = machine.topology or f"{machine.devices} × {args.device or 'device'}"
+    print(
+        f"{config.name} on {kind}, {machine.memory_gib:g} GiB each\n"
+        f"{decoder.num_parameters(m):,} parameters; {config.train.num_steps:,} steps of {config.train.batch_size} × "
+        f"{length:,} = {tokens:,} tokens; {flops.training(m, length) / 1e9:,.3g} GFLOP per token, "
+        f"{flops.training(m, length) * tokens * config.train.num_steps:.3g} in all\n"
+        f"days assume {args.mfu:.0%} of the peak (MFU), which is not measured: measure yours with gener-jax benchmark "
+        "train and give it with --mfu; docs/results.md has those of GPUs"
+    )
+    result = {
+        "name": config.name,
+        "devices": machine.devices,
+        "device_memory_gib": machine.memory_gib,
+        "flops_per_token": flops.training(m, length),
+    }
+    try:
+        result["given"] = described(config, machine, args.mfu)
+        print(text("given", result["given"]))
+    except ValueError as error:
+        print(f"given: {error}")
+    best = suggest(config, machine, args.mfu)
+    if best is None:
+        print(f"nothing fits: more devices, or a smaller train.batch_size than {config.train.batch_size}")
+    else:
+        result["suggested"] = described(best, machine, args.mfu)
+        print(text("suggested", result["suggested"]))
+        if "given" in result:
+            result["suggested"]["why"] = reasons(config, best, machine, args.mfu)
+            print(f"  why         {result['suggested']['why']}")
+        mesh = {f"mesh.{name}": size for name, size in dataclasses.asdict(best.mesh).items()}
+        fields = {**mesh, "model.remat": best.model.remat, "train.accumulate": best.train.accumulate}
+        print("  set         " + " ".join(f"--config.{name}={value}" for name, value in fields.items()))
+    result["inference_gib"] = {
+        f"{rows} × {n}": sum(memory.inference_needs(config.model, dict.fromkeys(AXES, 1), rows, n).values())
+        for rows, n in itertools.product((1, 16), (length // 8, length))
+    }
+    listed = ", ".join(f"{name} tokens {gib:.1f}" for name, gib in result["inference_gib"].items())
+    print(f"inference on one device, weights + cache in {m.dtype}, GiB: {listed}")
+    if args.compile and best is not None:
+        log(f"compiling for {machine.topology}: minutes")
+        found = result["compiled"] = compile_for(best, machine)
+        peak, formula = found["peak_gib"], result["suggested"]["peak_gib"]
+        kernels = "with its attention kernel" if found["kernels"] else "without a kernel"
+        print(
+            f"compiled for {machine.topology} ({kernels}) in {found['seconds']:.0f} s, not run: peak {peak:.2f} GiB "
+            f"per device, by formula {formula:.2f} ({formula / peak - 1:+.0%})"
+        )
+    return result

@@ -1,0 +1,308 @@
+"""A training run, from a checked configuration to its last results: what `gener_jax.train` runs."""
+
+import contextlib
+import dataclasses
+import math
+import platform
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import flax
+import jax
+
+from data_pipeline import cli, lock
+from data_pipeline.dataset.inputs import discover
+from data_pipeline.dataset.reader import RegionSource, read_info
+from data_pipeline.errors import DataError, DatasetError
+from data_pipeline.sequence.tokenizer import Tokenizer
+from gener_jax import __version__
+from gener_jax.assets import EXAMPLE_GENOME
+from gener_jax.config import Config
+from gener_jax.data import dataset
+from gener_jax.data.loader import DataSource, TokenStream
+from gener_jax.inference.lm import LM
+from gener_jax.inference.prompt import Prompt
+from gener_jax.model import decoder, flops, memory
+from gener_jax.model.sharding import mesh_of, remedy
+from gener_jax.model.trainable import everything, merge
+from gener_jax.runtime import distributed, errors
+from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.progress import log
+from gener_jax.storage import provenance, run_folder
+from gener_jax.storage.compilation import keep_programs
+from gener_jax.storage.files import finite
+from gener_jax.storage.results import FILE, Evaluation, Model, Results
+from gener_jax.tasks import of_config
+from gener_jax.tasks.base import Task
+from gener_jax.tasks.plots import draw_all
+from gener_jax.tasks.samples import Samples
+from gener_jax.training import checkpoint, objectives
+from gener_jax.training.faults import Termination, Watchdog
+from gener_jax.training.hooks import Hook, Moment
+from gener_jax.training.loop import Run, loop
+from gener_jax.training.metrics import Log, logged, read_log
+from gener_jax.training.start import start
+from gener_jax.training.step import abstract_state
+
+MY_GENOME = Path("experiments/my_genome.py")  # for people who trained on the example
+_READING = ("data.", "tokenizer.")  # fields that determine what is read from a dataset
+
+
+def check(config: Config, trains=everything, init=None, flags: str = "--config=FILE.py") -> jax.sharding.Mesh:
+    """Checks data, mesh and memory before anything is made; returns the mesh.
+
+    `flags`: those of the command line that give the configuration, for the remedies.
+
+    Raises:
+      ConfigError, DataError: with a line for each problem.
+    """
+    problems = []
+    if not dataset.exists(config.data.path) and not config.data.build_from:
+        problems.append(dataset.missing(config.data.path))
+    try:
+        mesh = mesh_of(config)
+        abstract_state(config, mesh, trains, init)
+    except ConfigError as error:
+        problems.append(error)
+    except ValueError as error:  # the mesh does not divide the model
+        problems.append(ConfigError(f"{error}; {remedy(config, mesh.size)}"))
+    if config.train.check_memory and (line := memory.training_shortage(config, trains, init, flags)):
+        problems.append(DataError(line))
+    if len(problems) > 1:
+        raise DataError("\nerror: ".join(map(str, problems)))
+    if problems:
+        raise problems[0]
+    return mesh
+
+
+def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
+    """Builds the dataset of `data.build_from` if it does not exist; else checks that it was built from the same files.
+
+    Raises:
+      DataError: if the existing dataset was made from other files, or in another way.
+    """
+    if dataset.exists(config.data.path) and config.data.build_from:
+        check_built(config)
+    dataset.build_missing(config.data, tokenizer)
+
+
+def check_built(config: Config) -> None:
+    """Raises DataError if the dataset at `data.path` is not the one that `data.build_from` would build."""
+    info, wanted = read_info(config.data.path), config.data
+    # By file name alone: the dataset may have been made elsewhere. A folder is replaced by its files.
+    found = sorted(file["file"] for file in info["inputs"])
+    files = sorted(Path(file).name for file in wanted.build_from)
+    if any(Path(file).is_dir() for file in wanted.build_from):
+        files = sorted(file.name for source in discover(wanted.build_from, annotated=True)[0] for file in source.files)
+    differences = [
+        f"{name} {was}, not {value}"
+        for name, was, value in (
+            ("data.storage", info["storage"], wanted.storage),
+            ("data.validation_fraction", info["parameters"]["validation_fraction"], wanted.validation_fraction),
+            ("data.build_from", found, files),
+        )
+        if was != value
+    ]
+    if differences:
+        raise DatasetError(
+            f"was built with {'; '.join(differences)}", file=wanted.path, remedy="use another --config.data.path"
+        )
+
+
+def prepare(
+    config: Config,
+    workdir: Path,
+    *,
+    source: DataSource | None = None,
+    objective=None,
+    trains=everything,
+    init=None,
+    tasks: Sequence[Task] = (),
+    hooks: Sequence[Hook] = (),
+) -> Run:
+    """Data, mesh and state of a run: a new state, or that of the newest checkpoint in `workdir` that can be restored.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      source: what it reads; default: the dataset of `data.path`, as a stream of tokens.
+      objective: of the step that follows this many completed ones, as a function; default: `objectives.of_config`.
+      trains: which parameters are trained, as in `step.abstract_state`; the others are those of `train.init_from`.
+      init: which parameters there are, as in `step.abstract_state`.
+      tasks: what measures the model in addition to `eval.tasks`; `checkpoint.best` may be the metric of one of them.
+      hooks: what is done between steps, in this order.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: one line each, before anything is trained.
+    """
+    tokenizer = config.tokenizer.make()
+    with errors.user_errors("sample.prompts"):  # now, not after training
+        for prompt in config.sample.prompts:
+            Prompt.parse(prompt)
+    mesh = check(config, trains, init)
+    # The config in a run's folder must work from any directory.
+    data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))
+    config = dataclasses.replace(config, data=data)
+    if jax.process_count() > 1 and not dataset.exists(config.data.path):
+        raise DatasetError(
+            "does not exist",
+            file=config.data.path,
+            remedy="build it with one process before this run with several",
+        )
+    distributed.run_on_primary(lambda: prepare_data(config, tokenizer))
+    distributed.check_shared(Path(config.data.path))
+    stream = source or TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
+    if source is None and config.data.repeat_weight != 1 and not stream.has_lower_case():
+        log(
+            f"warning: no lower case in the sampled bases of {config.data.path}, so data.repeat_weight "
+            f"{config.data.repeat_weight} has no effect on them"
+        )
+    tasks = [*of_config(config, config.eval.tasks), *tasks]
+    for kind, named in (("eval.tasks", tasks), ("hooks", hooks)):
+        names = [each.name for each in named]
+        if len(set(names)) < len(names):
+            raise ConfigError("must have different names", kind, names)
+    choices, chosen = {f"{task.name}.{task.metric}": task for task in tasks}, config.checkpoint.best
+    if chosen is not None and chosen not in choices:
+        raise ConfigError(f"must be one of {', '.join(choices)}: the metrics of the tasks", "checkpoint.best", chosen)
+    best = choices.get(chosen)
+
+    # 1. The config of the folder must equal this one. 2. The newest checkpoint that can be restored gives parameters,
+    # optimizer and step. 3. Its loader digest must equal that of the stream. 4. The log is truncated to its step.
+    checkpoint.check_folder(workdir, config)
+    keep_programs(config, workdir)
+    checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint.keep, best)
+    step, state, frozen, loader_state = start(config, mesh, checkpoints, workdir, trains, init)
+    now, position, caught_up = Moment(step, state), 0, True
+    if loader_state is not None:
+        check_data(config, stream, loader_state)
+        position, caught_up, now.stop = (loader_state[name] for name in ("position", "caught_up", "stop"))
+        now.metrics = loader_state["metrics"] or logged(workdir / "log.jsonl", step)
+        for hook in hooks:
+            hook.state = loader_state["hooks"].get(hook.name, hook.state)
+        distributed.log_primary(f"resuming {workdir} at step {step}")
+    data = getattr(stream, "provenance", {"dataset": stream.dataset, "special_tokens": None})
+
+    def describe():
+        run_folder.describe(workdir, config)
+        provenance.begin(workdir, data, config.train.init_from, resumes=loader_state is not None)
+
+    distributed.run_on_primary(describe)
+    distributed.check_shared(workdir)
+    run_log = Log(workdir, step, config, evaluated=caught_up)
+    objective = objective or objectives.of_config(config, tokenizer)
+    return Run(
+        config, workdir, tokenizer, mesh, stream, objective, tasks, best, hooks, checkpoints, now, position, caught_up,
+        frozen, trains, init, run_log,
+    )  # fmt: skip
+
+
+def check_data(config: Config, stream: DataSource, loader_state: dict) -> None:
+    """Raises DataError if a checkpoint was trained on other data, unless that was allowed."""
+    allowing = config.train.allow_changes
+    for name, digest in (("dataset", stream.dataset), ("digest", stream.digest)):
+        allowed = "data.path" in allowing or (name == "digest" and any(a.startswith(_READING) for a in allowing))
+        if loader_state[name] != digest and not allowed:
+            raise DatasetError(
+                f"is not that of the data with which this run started, {loader_state[name][:12]}",
+                file=config.data.path, field=name, value=digest[:12],
+                remedy="use another --workdir, or allow data.path with train.allow_changes",
+            )  # fmt: skip
+
+
+def screen(run: Run) -> str:
+    """A summary of the run before its first step, one screen of text."""
+    config, stream, mesh = run.config, run.stream, run.mesh
+    m, t, stats = config.model, config.train, stream.stats
+    need, have = memory.training_needs(config, mesh.size, trains=run.trains, init=run.init), memory.available()
+    per_token = flops.training(m, config.data.context_length)
+    epochs = t.num_steps * run.tokens_per_step / max(stats["tokens"], 1)
+    fns = config.objective.fns_from_step
+    objective = "cross-entropy" + ("" if fns is None else f", FNS from step {fns:,}")
+    trained, frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (run.now.state.params, run.frozen))
+    parameters = f"{trained + frozen:,} parameters" + (f", {trained:,} of them trained" if frozen else "")
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+    rows = (
+        ("model", f"{parameters}: {m.num_hidden_layers} layers of {m.hidden_size}, "
+                  f"{m.num_attention_heads} heads of {m.head_dim} on {m.num_key_value_heads} of keys; {m.dtype}, "
+                  f"remat {m.remat}, attention {m.attention}"),
+        ("mesh", f"{axes}: {mesh.size} {jax.devices()[0].device_kind}{hosts}"),
+        ("memory", f"about {sum(need.values()):.2g} of {have:.1f} GiB per device: "
+                   + ", ".join(f"{name} {gib:.2g}" for name, gib in need.items() if gib)),
+        ("step", f"{t.batch_size} × {config.data.context_length:,} = {run.tokens_per_step:,} tokens"
+                 + (f" in {t.accumulate} microbatches" if t.accumulate > 1 else "")
+                 + f"; {per_token * run.tokens_per_step / 1e12:,.3g} TFLOP, {per_token / 1e9:,.3g} GFLOP per token"),
+        ("training", f"{t.num_steps:,} steps, {epochs:.1f} epochs; {objective}; {config.optimizer.schedule}"),
+        ("data", ", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in stats.items())
+                 + f" ({run.tokenizer.name}) per epoch"),
+        ("tasks", f"{', '.join(task.name for task in run.tasks)}, every {config.eval.every_steps:,} steps"),
+        ("versions", f"gener_jax {__version__}, jax {jax.__version__}, flax {flax.__version__}, "
+                     f"Python {platform.python_version()}"),
+    )  # fmt: skip
+    return "\n".join([config.name, *(f"  {name:9} {text}" for name, text in rows)])
+
+
+def train(config: Config, workdir: Path, **parts) -> Results:
+    """Trains to `train.num_steps`, resuming the run in `workdir` if there is one; returns what `results.json` holds.
+
+    `parts` are the keyword arguments of `prepare`: a data source, an objective, what is trained, tasks, hooks.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: one line each; also if another process is training there.
+      Terminated: after SIGTERM or Ctrl-C, once the state is saved.
+    """
+    began = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        distributed.run_on_primary(lambda: stack.enter_context(lock.held(workdir / "lock")))
+        run = prepare(config, workdir, **parts)
+        distributed.log_primary(screen(run))
+        # Only around the loop: a signal loses nothing before and after it, and building a dataset may take hours.
+        with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
+            now = loop(run, termination, watchdog)
+        params, now.state = merge(now.state.params, run.frozen), None  # frees the optimizer's state
+        return finish(run, params, now, began)
+
+
+def finish(run: Run, params, now: Moment, began: float) -> Results:
+    """Prints the last results, samples and what to try next, and writes results and plots into the run's folder.
+
+    With several processes the primary one prints and writes, and none draws samples; `gener_jax.sample` does, on one
+    host.
+    """
+    config, workdir = run.config, run.workdir
+    found = [(task, now.results[task.name]) for task in run.tasks]
+    if jax.process_count() == 1:
+        samples = Samples(config)
+        lm = LM(config.spec, params, run.mesh, now.step, provenance.read(workdir))
+        found.append((samples, samples(lm)))
+    model = Model(config.name, decoder.num_parameters(config.model), str(workdir), now.step)
+    evaluations = tuple(Evaluation.of(task, result, model) for task, result in found)
+    logged = ("loss", "bits_per_base", "skipped", "tokens_per_s", "bases_per_s")
+    facts = {name: now.metrics.get(name) for name in logged}
+    facts |= {"peak_memory_gib": memory.peak(), "seconds": round(time.perf_counter() - began, 1)}
+    results = Results(evaluations, finite(facts))
+    cli.escape_unencodable()  # no encoding costs the report
+    if distributed.is_primary():
+        results.write(workdir)
+        draw_all(results, list(read_log(workdir / "log.jsonl")), workdir)
+        print("\n".join(["", results.table(), *(result.text for _, result in found if result.text)]))
+        print(
+            "\n  ".join([f"Results in {workdir / FILE}, plots in {workdir / 'plots'}\nTry next", *commands(run, now)])
+        )
+    return results
+
+
+def commands(run: Run, now: Moment) -> list[str]:
+    """What to try next with a run: commands that work with it."""
+    config, best, checkpoint = run.config, run.best, f"--checkpoint {shlex.quote(str(run.workdir))}"
+    prompt = shlex.quote(config.sample.prompts[0])
+    options = f"--num_bases {config.sample.num_bases} --num_samples 1 --temperature {config.sample.temperature:g}"
+    found = [f"python -m gener_jax.sample {checkpoint} --prompt {prompt} {options}"]
+    if best is not None and math.isfinite(now.results[best.name].metrics[best.metric]):
+        found.append(f"python -m gener_jax.evaluate {checkpoint} --step best")
+    if config.data.build_from == (str(EXAMPLE_GENOME),) and MY_GENOME.exists():
+        found.append(f"python -m gener_jax.train --config={MY_GENOME} --config.data.build_from=YOUR.gbff.gz")
+    return found
