@@ -137,13 +137,15 @@ def text(as_json: bool) -> contextlib.AbstractContextManager:
 def finish(facts: dict, as_json: bool, shown: str | None = None) -> None:
     """Prints the result of a command, its last output: one line of JSON with --json or if no terminal reads it.
 
-    On a terminal, `shown` instead; by default the facts, each on a line.
+    On a terminal, `shown` instead; by default the facts that are not None, each on a line.
     """
     if as_json or not sys.stdout.isatty():
         print(json.dumps(facts, allow_nan=False), flush=True)
     elif shown is None:
         width = max(map(len, facts), default=0) + 2
         for name, value in facts.items():
+            if value is None:
+                continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             print(f"{name.replace('_', ' '):{width}}{f'{value:,}' if number else value}")
     elif shown:

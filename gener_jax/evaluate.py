@@ -17,8 +17,8 @@ from data_pipeline import cli
 from gener_jax import assets
 from gener_jax.cli import command
 from gener_jax.config import Config
-from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
+from gener_jax.storage.files import refuse_existing
 from gener_jax.storage.results import FILE, Evaluation, Model, Results
 
 if TYPE_CHECKING:
@@ -69,9 +69,10 @@ def main(argv=None) -> None:
     add = program.parser.add_argument
     add("--tasks", metavar="NAME,…", help="held_out, recovery or both [the run's eval.tasks]")
     add("--output", type=Path, metavar="DIR", help=f"a folder for {FILE} and plots/ [nothing is written]")
+    add("--overwrite", action="store_true", help=f"replace {FILE} and plots of that folder")
     args, config, folder = program.parse(argv)
-    if args.output is not None and (args.output / FILE).exists():
-        raise ConfigError(f"has {FILE} already; give another folder", "--output", str(args.output))
+    if args.output is not None:  # now, not after the evaluation
+        refuse_existing(args.output / FILE, args.overwrite)
 
     from gener_jax import tasks
     from gener_jax.data import dataset

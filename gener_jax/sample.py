@@ -2,10 +2,9 @@
 
     gener-jax sample --checkpoint tiny --prompt ATG --num_bases 600 --seed 1
 
-Defaults marked "sample" are those of the model's configuration.
+In Python, `generate` returns the continuation alone.
 """
 
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -40,17 +39,17 @@ def main(argv=None) -> None:
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each prompt, e.g. <mam><cds>")
     add("--remainder", choices=REMAINDERS, default="constrain", metavar="HOW",
         help="left over: constrain, trim_left, pad_left")  # fmt: skip
-    add("--num_bases", type=Whole(), help="bases to generate [sample]")
-    add("--num_samples", type=Whole(1), help="samples per prompt [sample]")
+    add("--num_bases", type=Whole(), default=Sample.num_bases, help="bases to generate")
+    add("--num_samples", type=Whole(1), default=Sample.num_samples, help="samples per prompt")
     add("--output", type=Path, metavar="FASTA", help="the file to write [standard output]")
     add("--log_probs", type=Path, metavar="TSV", help="a table of each base and its log-probability in nats")
     add("--overwrite", action="store_true", help="replace output files that exist")
     add = program.parser.add_argument_group("generation").add_argument
-    add("--temperature", type=TEMPERATURE, help="0: the most likely token [sample]")
-    add("--top_k", type=Whole(), help="only the k most likely tokens; 0: all [sample]")
-    add("--top_p", type=TOP_P, help="those of this total probability [sample]")
+    add("--temperature", type=TEMPERATURE, default=Sample.temperature, help="0: the most likely token")
+    add("--top_k", type=Whole(), default=Sample.top_k, help="only the k most likely tokens; 0: all")
+    add("--top_p", type=TOP_P, default=Sample.top_p, help="those of this total probability")
     add("--mode", choices=MODES, default="token", help="base: sample each base by itself")
-    add("--seed", type=SEED, help="each sample has its own stream [sample]")
+    add("--seed", type=SEED, default=Sample.seed, help="each sample has its own stream")
     add("--stop", action="append", default=[], metavar="TOKEN", choices=SPECIAL_TOKENS,
         help="a special token that ends it, e.g. </s>; repeatable")  # fmt: skip
     add("--stop_codon", action="store_true", help="end after the first stop codon in the prompt's frame")
@@ -63,9 +62,9 @@ def main(argv=None) -> None:
     args, config, folder = program.parse(argv)
     if args.output is None and args.json:
         raise ConfigError("needs --output, since standard output holds the FASTA", "--json", True)
-    given = {
-        f.name: getattr(args, f.name) for f in dataclasses.fields(Sample) if getattr(args, f.name, None) is not None
-    }
+    for name in [name for name in args.overrides if name.startswith("sample.")]:
+        problem = "config.sample is what training generates; here it is a flag, such as --num_bases 600"
+        raise ConfigError(problem, f"--config.{name}", args.overrides[name])
     if args.fasta is not None and args.prompts:
         raise ConfigError("give either --prompt or --fasta, not both")
     special = parse_prefix(args.prefix)
@@ -76,7 +75,8 @@ def main(argv=None) -> None:
             raise ConfigError("is a folder; give the name of a file", flag, str(path))
         refuse_existing(path, args.overwrite, flag)
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    sample = dataclasses.replace(config.sample, **given)
+    names = ("num_bases", "num_samples", "temperature", "top_k", "top_p", "seed")
+    sample = Sample(tuple(args.prompts or [""]), **{name: getattr(args, name) for name in names})
     if args.fasta is None:
         with errors.user_errors("--prompt"):
             named = [("", Prompt.parse(args.prefix + text)) for text in sample.prompts]

@@ -11,7 +11,6 @@ and DIR/log.jsonl; at the end come DIR/results.json, DIR/plots and a summary.
 """
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,8 +39,7 @@ def main(argv=None) -> None:
 
     from gener_jax.training.run import check
 
-    _, overrides = command.split_overrides(sys.argv[1:] if argv is None else argv)
-    fields = [f"--config.{name}={text}" for name, text in overrides.items()]
+    fields = [f"--config.{name}={text}" for name, text in args.overrides.items()]
     check(config, flags=shlex.join([f"--config={args.config}", *fields]))
     with cli.text(args.json):
         results = train(config, workdir)

@@ -38,8 +38,8 @@ def test_what_is_unknown_is_said_to_be():
 def test_what_is_known_is_said():
     text = card.write(SPEC, "float16", provenance.read(TINY))
     assert front_matter(text)["license"] == "apache-2.0"
-    for fact in ("7,133 regions with 8,086,651 bases", "4,710,400 tokens", "NC_000913.3", "only `<s>`", "1.8748 |",
-                 "of order 5 | 1.9444", "363 regions", "float16 safetensors"):  # fmt: skip
+    for fact in ("7,133 regions with 8,086,651 bases", "4,710,400 tokens", "NC_000913.3", "no special tokens but `<s>`",
+                 "1.8748 |", "of order 5 | 1.9444", "363 held-out regions", "float16 safetensors"):  # fmt: skip
         assert fact in text
     assert "nknown" not in text
 

@@ -120,9 +120,9 @@ def test_as_a_module(name, module):
     ("as_json", "terminal", "expected"),
     [
         (False, True, "for people\noutput  x\nrows    1,200\nequal   True\n"),
-        (False, False, 'for people\n{"output": "x", "rows": 1200, "equal": true}\n'),
-        (True, True, '{"output": "x", "rows": 1200, "equal": true}\n'),
-        (True, False, '{"output": "x", "rows": 1200, "equal": true}\n'),
+        (False, False, 'for people\n{"output": "x", "rows": 1200, "step": null, "equal": true}\n'),
+        (True, True, '{"output": "x", "rows": 1200, "step": null, "equal": true}\n'),
+        (True, False, '{"output": "x", "rows": 1200, "step": null, "equal": true}\n'),
     ],
 )
 def test_a_result_is_text_on_a_terminal_and_json_elsewhere(monkeypatch, as_json, terminal, expected):
@@ -130,5 +130,5 @@ def test_a_result_is_text_on_a_terminal_and_json_elsewhere(monkeypatch, as_json,
     monkeypatch.setattr(sys, "stdout", out)
     with cli.text(as_json):
         print("for people")
-    cli.finish({"output": "x", "rows": 1200, "equal": True}, as_json)
+    cli.finish({"output": "x", "rows": 1200, "step": None, "equal": True}, as_json)
     assert out.getvalue() == expected

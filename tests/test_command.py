@@ -12,7 +12,7 @@ from gener_jax import convert, embed, evaluate, sample, score
 from gener_jax.cli import command
 from gener_jax.config import dumps, resolve
 from gener_jax.runtime import errors
-from gener_jax.runtime.errors import CheckpointError, ConfigError, Terminated
+from gener_jax.runtime.errors import CheckpointError, ConfigError, InputError, Terminated
 from gener_jax.storage import run_folder
 from tests.raised import raises
 
@@ -197,6 +197,17 @@ def test_user_errors_turns_a_value_error_into_one_line():
         raise ValueError("no base")
     with pytest.raises(DataError, match=r"^damaged"), errors.user_errors("x"):
         raise DataError("damaged")
+
+
+@pytest.mark.parametrize(("flags", "field", "start"), [(["context"], "--context", "--"), ([], None, "")])
+def test_remedies_are_in_the_callers_language(flags, field, start):
+    """A setting is an argument of `load` in Python and a flag on the command line."""
+    error = InputError("is long", "context", 9, settings=[("model.sliding_window", 512), ("prompt_convention", "v1")])
+    assert str(error) == "context is 9: is long; load the model with sliding_window=512 or prompt_convention='v1'"
+    with raises(ConfigError, field=field) as caught, errors.user_errors(flags=flags):
+        raise error
+    remedy = "give --config.model.sliding_window=512 or --config.prompt_convention=v1"
+    assert str(caught.value) == f"{start}context is 9: is long; {remedy}"
 
 
 @pytest.mark.parametrize("module", ["gener_jax.train", "data_pipeline.build", "data_pipeline.train_bpe"])

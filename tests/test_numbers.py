@@ -31,6 +31,7 @@ from gener_jax.inference.constraints import GC, Constraints, Motifs, ReadingFram
 from gener_jax.inference.lm import LM, load
 from gener_jax.inference.prompt import Prompt
 from gener_jax.inference.samplers import Tokens, of_options
+from gener_jax.inference.variants.interval import Interval
 from gener_jax.inference.variants.scoring import Scorer
 from gener_jax.runtime.errors import ConfigError, InputError, real, whole
 from tests.raised import check, raises
@@ -43,10 +44,11 @@ NOT_REAL = (1e39, 1e-50, np.float64(1e-50))
 
 
 def lm_that_computes_nothing() -> LM:
-    """A model without parameters or devices: what uses it for more than checking arguments fails."""
+    """A model without parameters: what uses it for more than checking arguments fails."""
     lm = LM.__new__(LM)
     lm.spec = config.ModelSpec(model=config.Model(hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
                                                   num_key_value_heads=1))  # fmt: skip
+    lm.mesh = lm.provenance = None
     lm.tokenizer = lm.spec.tokenizer.make()
     return lm
 
@@ -61,6 +63,8 @@ CALLS = [
     (LM_.log_likelihood, {"sequences": ["ACGTTT"]}),
     (LM_.base_probabilities, {"sequences": ["ACGTTT"]}),
     (LM_.score_variants, {"variants": [("1", 30, "G", "T")], "genome": GENOME}),
+    (LM_.score_region, {"interval": "1:31-40", "genome": GENOME}),
+    (LM_.saturation, {"interval": "1:31-40", "genome": GENOME}),
     (Scorer, {"lm": LM_}),
     (load, {"folder": "no/such/folder"}),
     (of_options, {}),
@@ -174,11 +178,14 @@ def test_ranges():
     assert str(Real(least=0, most=0.5, zero=True)) == "0, or a float32 number from 0 to 0.5"
 
 
-def test_a_variant_with_a_wrong_position_is_flagged():
+def test_a_variant_with_a_wrong_position_is_flagged_and_such_an_interval_refused():
     starts = ("3", True, 6.5, math.nan, None, 10**400, np.int64(-1))
     scored = list(LM_.score_variants([("1", start, "G", "T") for start in starts], GENOME))
     assert all(each.flag and each.flag.isprintable() for each in scored)
     assert len(scored) == len(starts)
+    for start, end in ((6.5, 9), ("3", "9"), (True, 9), (3, math.nan), (None, None), (-1, 9), (9, 3)):
+        with raises(InputError, argument="region"):
+            LM_.score_region(Interval("1", start, end), GENOME)
 
 
 def test_the_ids_of_a_prompt():

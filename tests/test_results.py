@@ -75,7 +75,8 @@ def test_an_absent_or_damaged_file_is_one_line(tmp_path):
 
 def test_the_table(found):
     assert found["toy"].table().splitlines() == [
-        "toy, hits (higher is better) on the test split of datasets/x: 4 genes",
+        "toy: hits (higher is better)",
+        "  test split of datasets/x: 4 genes",
         "  one (this model)   3.0000",
         "  guess              2.5000",
         "  oracle             4.0000  ← best",

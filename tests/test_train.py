@@ -3,11 +3,15 @@
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import io
 import json
 import re
+import shlex
 import shutil
 import sys
+import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +23,7 @@ from data_pipeline.dataset.builder import build
 from data_pipeline.errors import DatasetError
 from data_pipeline.sequence.tokenizer import make
 from gener_jax import evaluate, sample, train
+from gener_jax.assets import EXAMPLE_GENOME
 from gener_jax.cli import command
 from gener_jax.config import Config, dumps
 from gener_jax.inference import batches
@@ -183,6 +188,17 @@ def test_a_run_stopped_twice_equals_an_uninterrupted_one(straight, dataset, tmp_
     assert result["held_out"].metrics == straight.result["held_out"].metrics
 
 
+def test_what_a_run_says_to_try_next_works(straight, dataset, capsys, monkeypatch):
+    lines = [shlex.split(line) for line in straight.out.split("Try next\n")[1].splitlines() if line[:8] == "  python"]
+    assert [line[2] for line in lines] == ["gener_jax.sample", "gener_jax.evaluate"]
+    for _, _, module, *arguments in lines:
+        importlib.import_module(module).main(arguments)
+    config = tiny.config(dataset, checkpoint__best="none", data__build_from=str(EXAMPLE_GENOME), sample__prompts="<s>A")
+    monkeypatch.chdir(tiny.ROOT)
+    _, mine = train.commands(types.SimpleNamespace(config=config, best=None, workdir=Path("a b")), None)
+    command.Command("", checkpoint=False).parse(shlex.split(mine)[3:])
+
+
 def test_64_bit_types_change_nothing(straight, dataset, tmp_path, x64):
     """Neither parameters, optimizer state and log, to the bit, nor their types."""
     train.train(tiny.config(dataset, eval__tasks="held_out"), tmp_path / "run")
@@ -215,7 +231,8 @@ def test_lines_that_are_not_of_a_log_are_reported_and_ignored(straight, dataset,
     path.write_bytes(b"".join([first, *bad, *rest, b'{"step": 1']))  # the last was cut off by a kill
     evaluate.main(["--checkpoint", str(folder)])
     found = capsys.readouterr()
-    assert json.loads(found.out.splitlines()[-1])["train_loss"] == [x["loss"] for x in expected if "loss" in x][-1]
+    training = json.loads(found.out.splitlines()[-1])["training"]
+    assert training["loss"] == [x["loss"] for x in expected if "loss" in x][-1]
     assert [line.split(": ")[1] for line in found.err.splitlines() if line.startswith("warning")] == [
         f"{path}, line {number}" for number in range(2, 8)
     ]
@@ -255,7 +272,7 @@ def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
     assert found.training.items() <= straight.result.training.items()
     [found] = found.evaluations
     assert dataclasses.replace(found, seconds=0) == dataclasses.replace(straight.result["held_out"], seconds=0)
-    with raises(ConfigError, field="--output", value=str(tmp_path / "evaluated")):
+    with raises(ConfigError, field="--output", value=str(tmp_path / "evaluated" / "results.json")):
         evaluate.main(["--checkpoint", str(straight.folder), "--output", str(tmp_path / "evaluated")])
     evaluate.main(["--checkpoint", str(straight.folder), "--config.eval.split=train", "--step", "9", "--json"])
     [other] = json.loads(capsys.readouterr().out)["evaluations"]
@@ -269,6 +286,10 @@ def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
     facts = json.loads(capsys.readouterr().out)
     assert facts == {"output": str(tmp_path / "a.fa"), "samples": 1, "bases": 30}
     assert (tmp_path / "a.fa").read_text() == fasta
+    sample.main(["--checkpoint", str(straight.folder), "--num_bases", "30"])
+    assert capsys.readouterr().out.startswith(">sample_1 prompt_bases=0 bases=30")  # not as config.sample.prompts
+    with raises(ConfigError, field="--config.sample.num_bases", value="9"):
+        sample.main(["--checkpoint", str(straight.folder), "--config.sample.num_bases=9"])
     header, *lines = fasta.splitlines()
     assert header.startswith(">sample_1 prompt_bases=4 bases=30")
     assert re.fullmatch("ATGA[ACGT]{30}", "".join(lines))

@@ -106,6 +106,7 @@ class Command:
         """Returns the arguments, the resolved configuration and the run's folder."""
         rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
         args = self.parser.parse_args(rest)
+        args.overrides = overrides
         if getattr(args, "checkpoint", None) is not None:
             if args.config or args.workdir:
                 raise ConfigError("cannot be combined with --config or --workdir", "--checkpoint", args.checkpoint)

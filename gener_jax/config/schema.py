@@ -368,7 +368,7 @@ class Eval:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What `sample` generates, and what `train` generates at the end."""
+    """What `train` generates at the end."""
 
     prompts: tuple[str, ...] = ("",)
     num_bases: int = 600

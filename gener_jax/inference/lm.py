@@ -88,9 +88,11 @@ class LM:
         convention = self.spec.prompt_convention
         if convention == "unknown":
             raise InputError(
-                f"{self.spec.name} does not specify whether sequences are framed as in v1 or v2 of GENERator; load "
-                "it with prompt_convention='v1' or 'v2'", "prompt_convention", convention,
-            )  # fmt: skip
+                f"{self.spec.name} does not specify whether sequences are framed as in v1 or v2 of GENERator",
+                "prompt_convention",
+                convention,
+                settings=[("prompt_convention", "v1"), ("prompt_convention", "v2")],
+            )
         return np.concatenate([[BOS], ids, [BOS] * (convention == "v2")]).astype(np.int32)
 
     def embed(
@@ -335,14 +337,14 @@ class LM:
         Raises:
           InputError: of `argument` and `value`, if it does not.
         """
-        longest = self.spec.model.max_length
+        model, longest = self.spec.model, self.spec.model.max_length
         if longest is not None and tokens > longest:
             per_token = f" of {self.tokenizer.k} bases" if self.tokenizer.kind == "kmer" else ""
-            raise InputError(
-                f"needs up to {tokens} tokens{per_token}, but the model was made for {longest} "
-                "(model.max_position_embeddings); load it with yarn_factor or sliding_window for more (on a "
-                "command line, --config.model.yarn_factor=4)", argument, value,
-            )  # fmt: skip
+            settings = [("model.sliding_window", model.max_position_embeddings)]
+            if model.linear_factor == model.llama3_factor == 1:
+                settings.append(("model.yarn_factor", -(-tokens // model.max_position_embeddings)))
+            problem = f"needs up to {tokens} tokens{per_token}, but the model was made for {longest}"
+            raise InputError(problem, argument, value, settings=settings)
         trained = self.provenance and self.provenance.context_length
         window = self.spec.model.sliding_window or longest
         if trained and min(tokens, window) > trained * self.spec.model.yarn_factor:

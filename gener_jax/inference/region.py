@@ -17,7 +17,7 @@ from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.likelihood import STRANDS, base_probabilities, kmer_size
 from gener_jax.inference.prompt import Prompt
 from gener_jax.inference.variants.genome import Genome, Stretch
-from gener_jax.inference.variants.interval import Interval
+from gener_jax.inference.variants.interval import POSITION, Interval
 from gener_jax.inference.variants.scoring import CONTEXT, Scorer
 from gener_jax.inference.variants.variant import Variant
 from gener_jax.runtime.errors import InputError, whole
@@ -108,7 +108,7 @@ def find(genome: Genome, interval: str | Interval) -> tuple[Interval, Stretch]:
       InputError: if it is no interval such as chr1:101-200, is empty, or is not in the genome.
     """
     where = Interval.parse(interval) if isinstance(interval, str) else interval
-    if not isinstance(where, Interval):
+    if not isinstance(where, Interval) or where.start not in POSITION or where.end not in POSITION:
         raise InputError("must be an interval such as chr1:101-200, 1-based", "region", interval)
     if where.strand != "+":
         raise InputError("must be on the + strand; the option strand chooses what is scored", "region", interval)

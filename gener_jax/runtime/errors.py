@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from data_pipeline.errors import DataError, one_line
@@ -16,13 +16,24 @@ class InputError(ValueError):
       argument: the name of the argument ("top_p"), or of an item of it ("prompts[3]").
       value: the value it has; None if the text names none.
       problem: what is wrong with it.
+      settings: (field of the configuration, value) pairs, any one of which removes the problem. The text names them as
+        arguments of `load`, and that of `user_errors` as flags.
     """
 
-    def __init__(self, problem: str, argument: str, value=None):
+    def __init__(self, problem: str, argument: str, value=None, *, settings: Sequence[tuple[str, object]] = ()):
         """The text is "ARGUMENT is VALUE: problem", or "ARGUMENT problem" without a value; long values are cut."""
-        what = argument if value is None else f"{argument} is {one_line(repr(value))}:"
-        super().__init__(f"{what} {problem}")
-        self.argument, self.value, self.problem = argument, value, problem
+        self.argument, self.value, self.problem, self.settings = argument, value, problem, settings
+        arguments = [f"{name.rpartition('.')[2]}={x!r}" for name, x in settings]
+        super().__init__(self.place + _with_remedy(problem, "load the model with", arguments))
+
+    @property
+    def place(self) -> str:
+        """The beginning of the text."""
+        return f"{self.argument} " if self.value is None else f"{self.argument} is {one_line(repr(self.value))}: "
+
+
+def _with_remedy(problem: str, verb: str, choices: list[str]) -> str:
+    return f"{problem}; {verb} {' or '.join(choices)}" if choices else problem
 
 
 def within(value, argument: str, accepted: Range):
@@ -110,13 +121,18 @@ class Terminated(Exception):
 def user_errors(what: str = "", flags: Collection[str] = ()):
     """Turns a ValueError of the user's input into a ConfigError, whose text starts with `what`; a context manager.
 
-    `flags` are the names of the command's arguments: an InputError of one of them is named after its flag.
+    `flags` are the names of the command's arguments: an InputError of one of them is named after its flag. Settings
+    that remove the problem are named as flags too.
     """
     try:
         yield
     except (ConfigError, DataError):
         raise
+    except InputError as error:
+        choices = [f"--config.{name}={value}" for name, value in error.settings]
+        problem = _with_remedy(error.problem, "give", choices)
+        if error.argument in flags:
+            raise ConfigError(problem, f"--{error.argument}", error.value) from error
+        raise ConfigError(f"{what}: {error.place}{problem}" if what else error.place + problem) from error
     except ValueError as error:
-        if isinstance(error, InputError) and error.argument in flags:
-            raise ConfigError(error.problem, f"--{error.argument}", error.value) from error
         raise ConfigError(f"{what}: {error}" if what else str(error)) from error

@@ -1,10 +1,14 @@
 """Progress of long work on standard error: a bar on a terminal, plain lines otherwise."""
 
 import math
+import os
 import sys
 import time
+from collections.abc import Sequence
 
 from tqdm import tqdm
+
+_BAR = 10  # columns that the bar itself keeps on a narrow terminal
 
 
 class Progress:
@@ -12,18 +16,24 @@ class Progress:
 
     def __init__(self, total: int, initial: int, every: int, *, quiet: bool = False):
         """A plain line per `every` steps; `quiet` shows nothing."""
-        bar = sys.stderr.isatty() and not quiet
-        self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True) if bar else None
-        self._quiet, self._total, self._every = quiet, total, every
+        self._quiet, self._total, self._every, self._bar = quiet, total, every, None
+        if sys.stderr.isatty() and not quiet:
+            layout = "{n_fmt}/{total_fmt} |{bar}| {desc}"
+            self._bar = tqdm(total=total, initial=initial, dynamic_ncols=True, bar_format=layout)
 
-    def update(self, step: int, text: str, seconds_left: float) -> None:
-        """Shows that `step` is done."""
+    def update(self, step: int, measures: Sequence[str], tokens_per_s: float | None, seconds_left: float) -> None:
+        """Shows that `step` is done; of its `measures`, such as "loss 5.1234", as many as the terminal has room for."""
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
+            rest = [f"{tqdm.format_sizeof(tokens_per_s)} tokens/s"] if tokens_per_s else []
+            rest += [] if math.isnan(seconds_left) else [f"{tqdm.format_interval(seconds_left)} left"]
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns - len(f"{step}/{self._total} || ") - _BAR
+            texts = ["  ".join([*measures[:n], *rest]) for n in range(len(measures), 0, -1)]
+            self._bar.set_description_str(next((x for x in texts if len(x) <= columns), texts[-1]), refresh=False)
             self._bar.update(step - self._bar.n)
         elif not self._quiet and (step % self._every == 0 or step == self._total):
-            left = "" if math.isnan(seconds_left) else f"  {seconds_left / 60:.1f} min left"
-            log(f"step {step}/{self._total}  {text}{left}")
+            rest = [f"{tokens_per_s:,.0f} tokens/s"] if tokens_per_s else []
+            rest += [] if math.isnan(seconds_left) else [f"{seconds_left / 60:.1f} min left"]
+            log("  ".join([f"step {step}/{self._total}", *measures, *rest]))
 
     def close(self) -> None:
         """Ends the bar's line."""

@@ -129,15 +129,20 @@ class Evaluation:
             ]
             sections.append((f"By {_words(column)}", rows))
         width = max(len(name) for _, rows in sections for name, _, _ in rows)
-        where = f" on the {self.dataset.split} split of {self.dataset.path}" if self.dataset else ""
         kind = [measured.unit] * (measured.unit not in ("", _words(main)))
         kind = ", ".join([*kind, f"{'higher' if measured.higher_is_better else 'lower'} is better"])
-        counted = f": {_counted(self.counts)}" if self.counts else ""
-        lines = [f"{_words(self.task)}, {_words(main)} ({kind}){where}{counted}"]
+        lines = [f"{_words(self.task)}: {_words(main)} ({kind})"]
+        where = [f"{self.dataset.split} split of {self.dataset.path}"] if self.dataset else []
+        if where or self.counts:
+            lines.append("  " + ": ".join([*where, *[_counted(self.counts)] * bool(self.counts)]))
         for heading, rows in sections:
             lines += [heading] if heading else []
             lines += [f"  {name:{width}}  {_shown(value):>7}  {note}".rstrip() for name, value, note in rows]
-        also = [f"{_words(name)} {_shown(m.value)} {m.unit}".rstrip() for name, m in others if m.value is not None]
+        also = [
+            f"{_words(name)} {_shown(m.value)} {m.unit if m.unit not in _words(name) else ''}".rstrip()
+            for name, m in others
+            if m.value is not None
+        ]
         return "\n".join(lines + ([f"Also {', '.join(also)}"] if also else []))
 
 

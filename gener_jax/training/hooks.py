@@ -194,5 +194,5 @@ class Reading:
         speed = values.get("tokens_per_s")
         left = (self._num_steps - step) * self._run.tokens_per_step / speed if speed else float("nan")
         names = {"loss": "loss", "bits_per_base": "bits/base"}
-        text = "  ".join(f"{shown} {values[name]:.4f}" for name, shown in names.items() if name in values)
-        self.progress.update(step, f"{text}  {speed:,.0f} tokens/s" if speed else text, left)
+        measures = [f"{shown} {values[name]:.4f}" for name, shown in names.items() if name in values]
+        self.progress.update(step, measures, speed, left)

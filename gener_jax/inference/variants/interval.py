@@ -3,6 +3,10 @@
 import re
 from typing import NamedTuple
 
+from data_pipeline.ranges import Whole
+
+POSITION = Whole(-(2**62), 2**62)  # in bases, wrong ones before a contig's first included
+
 _TEXT = re.compile(r"(?P<contig>.+):(?P<first>[1-9]\d{0,11})-(?P<last>\d{1,12})(?:\((?P<strand>[+-])\))?")
 
 

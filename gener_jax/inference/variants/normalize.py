@@ -5,13 +5,12 @@ An insertion or deletion is placed at the leftmost position, on the scored stran
 
 import numpy as np
 
-from data_pipeline.ranges import Whole
 from data_pipeline.sequence import bases
 from gener_jax.inference.variants.genome import Genome, Stretch
+from gener_jax.inference.variants.interval import POSITION
 from gener_jax.inference.variants.variant import Site, Variant
 
 _KNOWN = frozenset("ACGT")
-_POSITION = Whole(-(2**62), 2**62)
 _MORE = 256  # bases on either side in addition to the context: more than any protocol uses
 
 
@@ -53,7 +52,7 @@ def sites_of(variant: Variant, genome: Genome, context: int, largest: int, stran
     `context`: bases of context; `largest`: the most bases that an allele may have, single bases excepted.
     """
     texts = (variant.contig, variant.ref, variant.alt)
-    if variant.start not in _POSITION or not all(isinstance(text, str) for text in texts):
+    if variant.start not in POSITION or not all(isinstance(text, str) for text in texts):
         return "start must be a whole number; contig, REF and ALT must be text"
     contig, position = genome.contig(variant.contig), variant.start + 1
     if contig is None:

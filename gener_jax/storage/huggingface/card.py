@@ -102,8 +102,8 @@ def _training(provenance: Provenance | None) -> str:
     if provenance.step is not None:
         tokens = "" if provenance.tokens is None else f", {provenance.tokens:,} tokens"
         lines.append(f"- {provenance.step:,} steps{tokens}" + " in the last run" * (len(provenance.data) > 1))
-    if provenance.versions:
-        lines.append("- " + ", ".join(f"{name} {version}" for name, version in provenance.versions.items()))
+    versions = [f"{name} {x}" for name, x in (provenance.versions or {}).items() if x[:1].isdigit()]
+    lines += ["- " + ", ".join(versions)] if versions else []
     return "\n".join(lines)
 
 
@@ -133,11 +133,12 @@ def _evaluation(provenance: Provenance | None) -> str:
     rows = [("this model", held_out.get("bits_per_base"))]
     rows += [(f"Markov model of order {order}", held_out.get(f"markov_{order}")) for order in (0, 5)]
     rows = [f"| {name} | {bits:.4f} |" for name, bits in rows if bits is not None and math.isfinite(bits)]
-    known = "bases" in held_out
-    size = f", on {held_out['regions']:,} regions with {held_out['bases']:,} bases" if known else ""
-    after = f"; the Markov models are fitted on the training data{size}" if len(rows) > 1 else size
+    regions = "held-out regions"
+    if "bases" in held_out:
+        regions = f"{held_out['regions']:,} held-out regions with {held_out['bases']:,} bases"
+    after = " The Markov models are fitted on the training data." if len(rows) > 1 else ""
     return "\n".join(
-        [f"Bits per base of held-out regions of the same dataset; 2 is chance, lower is better{after}.", "",
+        [f"Bits per base of {regions} of the same dataset; 2 is chance, lower is better.{after}", "",
          "| | bits per base |", "|---|---|", *rows]
     )  # fmt: skip
 
@@ -147,10 +148,8 @@ def _limits(provenance: Provenance | None) -> str:
     if seen is None:
         tags = "Whether its training data contained tags such as `<mam>` or `<cds>` is unknown."
     else:
-        written = " and ".join(f"`{token}`" for token in sorted(seen))
-        others = " and ".join(f"`{token}`" for token in ("<mam>", "<cds>", "</s>") if token not in seen)
-        tags = (
-            f"Of the special tokens its training data may contain only {written}; others, such as {others}, mean "
-            "nothing in a prompt."
-        )
+        written = ", ".join(f"`{token}`" for token in sorted(seen))
+        others = ", ".join(f"`{token}`" for token in ("<mam>", "<cds>", "</s>") if token not in seen)
+        others = f", such as {others}," if others else ""
+        tags = f"Its training data contain no special tokens but {written}; others{others} mean nothing in a prompt."
     return f"{tags} What it generates is not known to work in a cell, and its scores are not clinical evidence."
