@@ -1,7 +1,7 @@
 """Draws the picture of the README: python docs/figures.py writes docs/_static/quickstart.svg.
 
-The numbers are the held-out bits per base that `gener-jax train --config=experiments/quickstart.py` logged on two x86-64
-cores on 2026-11-27 (commit fc97028, Python 3.11, jax 0.10.2), and its Markov baselines on the same bases.
+The numbers are the held-out bits per base that `gener-jax train --config=experiments/quickstart.py` logged on two
+x86-64 cores on 2026-11-27 (commit fc97028, Python 3.11, jax 0.10.2), and its Markov baselines on the same bases.
 """
 
 from pathlib import Path

@@ -23,7 +23,6 @@ COMMANDS = {
     if not module.endswith("__main__")
 }
 NOT_YET = {  # command → who rewrites its help
-    "gener-jax score": "with its new options",
     "gener-jax data build": "with its new options",
 }
 ALL = """

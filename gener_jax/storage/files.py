@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -53,15 +52,6 @@ def refuse_existing(output: Path, overwrite: bool = False, flag: str = "--output
         raise ConfigError("already exists; give another name, or --overwrite to replace it", flag, str(output))
     if output.is_dir() and not output.is_symlink() and not (output / "config.json").is_file():
         raise ConfigError("is a folder without a model, which is not replaced; give another name", flag, str(output))
-
-
-def finite(value):
-    """A JSON value in which numbers that are not finite are null, since JSON has no others."""
-    if isinstance(value, dict):
-        return {name: finite(x) for name, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
