@@ -4,7 +4,6 @@ gener-jax data build --input genomes/ --output datasets/mine
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -65,18 +64,19 @@ def _build(options: argparse.Namespace) -> None:
         split_by=options.split_by, duplicates=options.duplicates, seed=options.seed,
         skip_damaged=options.skip_damaged, workers=options.workers, overwrite=options.overwrite,
     )  # fmt: skip
-    print(*report.whole(options.output), sep="\n")
+    with cli.text(options.json):
+        print(*report.whole(options.output), sep="\n")
     if unknown := dataset["ledger"]["notes"].get(ledger.NO_TAXON):
         print(f"note: {unknown['count']:,} records of unknown taxon; --taxon gives them a tag", file=sys.stderr)
-    if not sys.stdout.isatty():
-        print(json.dumps(summary(dataset, options.output, time.perf_counter() - began)))
+    cli.finish(summary(dataset, options.output, time.perf_counter() - began), options.json, listed=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     cli.escape_unencodable()
     parse = cli.Parser(__doc__)
-    files = parse.add_argument_group("input and output").add_argument
+    group = parse.add_argument_group("input and output")
+    files = group.add_argument
     files(
         "--input", nargs="*", default=[], metavar="PATH", help="GenBank; FASTA with GFF3 or GTF; plain or gzip; folders"
     )
@@ -87,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files("--skip_damaged", action="store_true", help="skip and list inputs that cannot be read")
     files("--output", required=True, metavar="DIR", help="the dataset, which appears when it is complete")
     files("--overwrite", action="store_true", help="replace the dataset that is there")
+    cli.add_json(group)
     files("--workers", type=WORKERS, metavar="N", help="processes [one per core; 1 if inputs are small]")
 
     regions = parse.add_argument_group("regions, with lengths in bases").add_argument

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_pipeline.errors import did_you_mean
+from data_pipeline.files import finite
 
 WIDTH = 80  # columns of a help text
 _METAVARS = {int: "N", float: "X", Path: "FILE"}
@@ -134,22 +135,20 @@ def text(as_json: bool) -> contextlib.AbstractContextManager:
     return contextlib.redirect_stdout(io.StringIO()) if as_json else contextlib.nullcontext()
 
 
-def finish(facts: dict, as_json: bool, shown: str | None = None) -> None:
+def finish(facts: dict, as_json: bool, *, listed: bool = True) -> None:
     """Prints the result of a command, its last output: one line of JSON with --json or if no terminal reads it.
 
-    On a terminal, `shown` instead; by default the facts that are not None, each on a line.
+    On a terminal the facts that are not None, each on a line; nothing if they need not be `listed`.
     """
     if as_json or not sys.stdout.isatty():
-        print(json.dumps(facts, allow_nan=False), flush=True)
-    elif shown is None:
+        print(json.dumps(finite(facts)), flush=True)
+    elif listed:
         width = max(map(len, facts), default=0) + 2
         for name, value in facts.items():
             if value is None:
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             print(f"{name.replace('_', ' '):{width}}{f'{value:,}' if number else value}")
-    elif shown:
-        print(shown)
 
 
 def call(verbs: dict[str, tuple[str, str]], run: Callable = lambda main: sys.exit(main()), version: str = "") -> None:

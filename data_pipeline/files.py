@@ -1,6 +1,7 @@
 """Files and folders that appear under their name only when they are complete."""
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,6 +27,15 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file atomically, in UTF-8."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def finite(value):
+    """A JSON value in which numbers that are not finite are null, since JSON has no others."""
+    if isinstance(value, dict):
+        return {name: finite(x) for name, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

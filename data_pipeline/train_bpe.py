@@ -7,7 +7,6 @@ dataset and arguments give the same file, byte for byte. The last line on standa
 """
 
 import io
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -147,8 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parse.add_argument("--output", required=True, metavar="FILE", help="the model to write; it must not exist")
     parse.add_argument("--max_bases", type=BASES, default=10_000_000, help="train on at most so many bases")
     parse.add_argument("--seed", type=SEED, default=0, help="seed of the order in which regions are read")
+    cli.add_json(parse)
     options = vars(parse.parse_args(arguments))
-    return cli.run("train_bpe", lambda: print(json.dumps(build(**options))))
+    as_json = options.pop("json")
+    return cli.run("train_bpe", lambda: cli.finish(build(**options), as_json))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from gener_jax.config import base
 
 def get_config():
     config = base()
-    # The model: 1.6 million parameters. More data deserve a larger one; a GPU trains hidden_size=512 with 12 layers.
+    # The model: 1.8 million parameters. More data deserve a larger one; a GPU trains hidden_size=512 with 12 layers.
     config.model.update(
         hidden_size=128,
         intermediate_size=352,  # about 8/3 of hidden_size

@@ -213,7 +213,7 @@ def main(argv=None) -> None:
         facts["benchmark"] = benchmark()
     with cli.text(args.json):
         print(report(facts))
-    cli.finish(facts, args.json, "")
+    cli.finish(facts, args.json, listed=False)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def main(argv=None) -> None:
         log(f"results in {args.output / FILE}, plots in {args.output / 'plots'}")
     with cli.text(args.json):
         print(results.table())
-    cli.finish(results.json(), args.json, "")
+    cli.finish(results.json(), args.json, listed=False)
 
 
 if __name__ == "__main__":

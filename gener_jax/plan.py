@@ -35,7 +35,7 @@ def main(argv=None) -> None:
         raise ConfigError("needs --topology, since only TPU programs compile without the device", "--compile", True)
     with cli.text(args.json):
         result = report(config, machine, args)
-    cli.finish(result, args.json, "")
+    cli.finish(result, args.json, listed=False)
 
 
 if __name__ == "__main__":

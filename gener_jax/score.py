@@ -1,19 +1,21 @@
-"""Scores variants or sequences with a model.
+"""Scores variants, the bases of a region, or whole sequences with a model.
 
-    python -m gener_jax.score --checkpoint RUN --vcf V.vcf.gz --fasta F.fa.gz --output T.tsv
-    python -m gener_jax.score --checkpoint RUN --fasta F.fa.gz --output T.tsv
+    gener-jax score --checkpoint tiny --fasta g.fa --vcf v.vcf --output t.tsv
+    gener-jax score --checkpoint tiny --fasta g.fa --variant chr1:1234:T:A
+    gener-jax score --checkpoint tiny --fasta g.fa --region chr1:101-200
 
-Variants: one row per record and alternate allele, in the order of the VCF. The column `llr` is the log-likelihood
-ratio, reference minus alternate: positive if the model prefers the reference allele. If the output is named .vcf, it is
-the input with GENER_* fields added to INFO. Sequences: one row per FASTA record with its log-likelihood. If a record
-cannot be scored, the column `flag` gives the reason, and the exit status is 3. Memory holds the bases of the FASTA and
-one batch. After a stop, the same command resumes.
+Variants: `llr`, reference minus alternate, is positive if the model prefers the
+reference. Bases: log-probabilities given the bases before them. Otherwise each
+record's log-likelihood. Exit status 3: some rows have a flag with the reason.
 """
 
 import collections
 import contextlib
+import functools
+import importlib.util
 import itertools
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,14 +30,19 @@ from gener_jax.config import Config
 from gener_jax.inference.options import CHECKS, CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, SCORES, STRANDS
 from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.inference.variants.genome import Genome
+from gener_jax.inference.variants.interval import Interval
 from gener_jax.inference.variants.variant import Scored, Variant
+from gener_jax.plotting import figure
+from gener_jax.plotting import region as plots
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import Rate, log
+from gener_jax.storage import tracks
 from gener_jax.storage.resumable import ResumableFile
 
 if TYPE_CHECKING:
     from gener_jax.inference.lm import LM
+    from gener_jax.inference.variants.scoring import Scorer
 
 VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "protocol", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
@@ -46,6 +53,15 @@ _INFO = (
     ("GENER_FLAG", "A", "String", "Reason why there is no score"),
 )
 _RECORDS, _SEQUENCES = 256, 4096  # records of a VCF, and of a FASTA, per write
+_BASES = 256  # bases of a saturation per write
+_FILES = ("fasta", "vcf", "aliases")
+_OPTIONS = {  # what each kind of output depends on besides --score, --strand and the files
+    "vcf": ("protocol", "context", "phases"),
+    "variants": ("protocol", "context", "phases", "variant"),
+    "saturation": ("protocol", "context", "phases", "region"),
+    "bases": ("context", "phases", "region"),
+    "sequences": ("prefix",),
+}
 _BATCHES = 16  # batches of a FASTA per write, at most; with many, each holds rows of similar length
 
 
@@ -80,10 +96,10 @@ class Output(contextlib.AbstractContextManager):
         else:
             self._file.append("".join(rows).encode(), self.done, counts=dict(self.counts))
 
-    def finish(self, as_json: bool, **facts) -> int:
-        """Completes the file and prints the counts and facts; returns the exit status."""
+    def finish(self, as_json: bool, make: Callable[[Path, Path], None] = os.replace, **facts) -> int:
+        """Completes the file (`make`: see `ResumableFile`), prints counts and facts; returns the exit status."""
         if self._file is not None:
-            cli.finish(self._file.finish({**self.counts, **facts}), as_json)
+            cli.finish(self._file.finish({**self.counts, **facts}, make), as_json)
         return command.FLAGGED if self.counts["flagged"] else 0
 
 
@@ -112,27 +128,114 @@ def _annotated(record: vcf.Record, scores: list[Scored]) -> str:
     return "\t".join(fields) + "\n"
 
 
-def _rows(record: vcf.Record, scores: list[Scored]) -> list[str]:
-    rows = []
-    for alt, s in zip(record.alts, scores, strict=True):
-        row = (
-            record.contig, record.position, record.id, record.ref, alt, s.protocol, number(s.llr), number(s.spread),
-            number(s.log_p_ref), number(s.log_p_alt), s.flag,
+def _row(contig: str, pos: str | int, name: str, ref: str, alt: str, s: Scored) -> str:
+    numbers = map(number, (s.llr, s.spread, s.log_p_ref, s.log_p_alt))
+    return "\t".join([contig, str(pos), name, ref, alt, s.protocol, *numbers, s.flag]) + "\n"
+
+
+def _variant_scorer(lm: "LM", args) -> "Scorer":
+    from gener_jax.inference.variants.scoring import Scorer
+
+    with errors.user_errors(flags=vars(args)):
+        return Scorer(
+            lm, protocol=args.protocol, context=args.context, phases=args.phases, strand=args.strand,
+            marginals=args.score == "base", batch_tokens=args.batch_tokens,
         )  # fmt: skip
-        rows.append("\t".join(map(str, row)) + "\n")
-    return rows
+
+
+def score_named(lm: "LM", args, fingerprint: dict) -> int:
+    """Scores the variants of --variant; returns the exit status. On standard output they are an aligned table."""
+    scorer, genome = _variant_scorer(lm, args), Genome.read(args.fasta, args.aliases or ())
+    with errors.user_errors(flags=vars(args)):
+        variants = [Variant.parse(text) for text in args.variant]
+    scores = list(scorer(variants, genome))
+    rows = [_row(v.contig, v.start + 1, ".", v.ref, v.alt, s) for v, s in zip(variants, scores, strict=True)]
+    header = "\t".join(VARIANT_COLUMNS) + "\n"
+    if args.output is None:
+        columns = zip(*(row.rstrip("\n").split("\t") for row in (header, *rows)), strict=True)
+        shown = [column for column in columns if any(x not in ("", ".") for x in column[1:])]
+        widths = [max(map(len, column)) for column in shown]
+        for row in zip(*shown, strict=True):
+            print("  ".join(map(str.ljust, row, widths)).rstrip())
+        return command.FLAGGED if any(s.flag for s in scores) else 0
+    with Output(args.output, fingerprint, header, "variant", args.overwrite) as out:
+        out.count(s.flag for s in scores[out.done :])
+        out.write(rows[out.done :], len(rows) - out.done)
+        return out.finish(args.json, context=args.context)
+
+
+def score_bases(lm: "LM", args, fingerprint: dict) -> int:
+    """Scores each base of --region, or of all records of the FASTA; returns the exit status."""
+    from gener_jax.inference.region import Base, RegionScorer, find
+
+    genome = Genome.read(args.fasta, args.aliases or ())
+    with errors.user_errors(flags=vars(args)):
+        scorer = RegionScorer(
+            lm, given="tokens" if args.score == "base" else "bases", phases=args.phases, strand=args.strand,
+            context=args.context, batch_tokens=args.batch_tokens,
+        )  # fmt: skip
+        regions = list(genome.intervals()) if args.region is None else [find(genome, args.region)[0]]
+    track = args.output is not None and args.output.suffix in (*tracks.BEDGRAPH, *tracks.BIGWIG)
+    windows = max(_BATCHES * args.batch_tokens * lm.tokenizer.k // (2 * scorer.stride), 1)
+    parts = [part for region in regions for part in _parts(region, windows * scorer.stride)]
+    header = "" if track else "\t".join(Base._fields) + "\n"
+    with Output(args.output, fingerprint, header, "part", args.overwrite) as out:
+        rate = Rate("part", len(parts), out.done)
+        for part in parts[out.done :]:
+            scores = scorer(part, genome)
+            out.counts.update(bases=len(scores.reference), unknown=int(np.isnan(scores.log_p).sum()))
+            if track:
+                rows = [tracks.bedgraph(part.contig, part.start, scores.log_p)]
+            else:
+                rows = ["\t".join([*map(str, row[:3]), *map(number, row[3:])]) + "\n" for row in scores.rows()]
+            out.write(rows, 1)
+            rate.update(1, len(scores.reference))
+        rate.close()
+        if args.logo is not None:
+            shown = scorer(regions[0], genome)
+            figure.save(plots.logo(shown.probabilities, shown.reference, *regions[0][:2]), args.logo)
+        make = functools.partial(tracks.write_bigwig, sizes=genome.sizes())
+        as_bigwig = args.output is not None and args.output.suffix in tracks.BIGWIG
+        return out.finish(args.json, make if as_bigwig else os.replace, context=scorer.context)
+
+
+def score_saturation(lm: "LM", args, fingerprint: dict) -> int:
+    """Scores all substitutions of --region; returns the exit status."""
+    from gener_jax.inference.region import Substitution, find, saturate
+
+    scorer, genome = _variant_scorer(lm, args), Genome.read(args.fasta, args.aliases or ())
+    with errors.user_errors(flags=vars(args)):
+        region, _ = find(genome, args.region)
+    found = []
+    with Output(args.output, fingerprint, "\t".join(Substitution._fields) + "\n", "part", args.overwrite) as out:
+        parts = list(_parts(region, _BASES))
+        rate = Rate("base", region.end - region.start, out.done * _BASES)
+        for part in parts[0 if args.plot else out.done :]:  # the picture needs them all
+            found.append(saturate(scorer, part, genome))
+            if part.start >= region.start + out.done * _BASES:
+                rows = list(found[-1].rows())
+                out.count("not scored" if np.isnan(row.llr) else "" for row in rows)
+                out.write(["\t".join([*map(str, row[:4]), number(row.llr)]) + "\n" for row in rows], 1)
+            rate.update(part.end - part.start, 3 * args.context * (part.end - part.start))
+        rate.close()
+        if args.plot is not None:
+            llr, reference = np.concatenate([x.llr for x in found]), "".join(x.reference for x in found)
+            unit = {"next_kmer": "nats", "window": "nats per k-mer"}.get(found[0].protocol, "nats per base")
+            figure.save(plots.heat_map(llr, reference, *region[:2], unit), args.plot)
+        return out.finish(args.json, context=args.context)
+
+
+def _parts(region: Interval, step: int) -> Iterator[Interval]:
+    """Yields the parts of a region, `step` bases each."""
+    for start in range(region.start, region.end, step):
+        yield region._replace(start=start, end=min(start + step, region.end))
 
 
 def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -> int:
     """Scores the variants of the VCF; returns the exit status."""
     from gener_jax.inference.variants.overlap import ScoredBases, overlap
-    from gener_jax.inference.variants.scoring import Scorer
 
-    with errors.user_errors(flags=vars(args)):
-        scorer = Scorer(
-            lm, protocol=args.protocol, context=args.context, phases=args.phases, strand=args.strand,
-            marginals=args.score == "base", batch_tokens=args.batch_tokens,
-        )  # fmt: skip
+    scorer = _variant_scorer(lm, args)
     header, records = vcf.read(args.vcf)
     genome = Genome.read(args.fasta, args.aliases or ())
     # The VCF is read twice, which takes seconds, because what the first pass finds should be known before the hours of
@@ -169,7 +272,9 @@ def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -
                 own = list(itertools.islice(flagged if record.problem else scores, len(record.alts)))
                 out.count(s.flag for s in own)
                 rate.update(len(own), args.context * args.phases * len(own))
-                rows += [_annotated(record, own)] if as_vcf else _rows(record, own)
+                given = (record.contig, record.position, record.id, record.ref)
+                table = (_row(*given, alt, s) for alt, s in zip(record.alts, own, strict=True))
+                rows += [_annotated(record, own)] if as_vcf else table
             out.write(rows, len(block))
         rate.close()
         return out.finish(args.json, records=total, context=args.context, overlap=line)
@@ -208,50 +313,60 @@ def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
         return out.finish(args.json)
 
 
+def _check_pictures(args) -> None:
+    """Checks --saturation, --plot and --logo before any work.
+
+    Raises:
+      ConfigError: if one lacks what it needs, or shows a region that is too long.
+    """
+    alone = None if args.saturation else args.region
+    for flag, given, needed, what in (
+        ("--saturation", args.saturation or None, args.region, "--region"),
+        ("--plot", args.plot, args.saturation, "--region and --saturation"),
+        ("--logo", args.logo, alone, "--region, without --saturation"),
+    ):
+        if given is None:
+            continue
+        if not needed:
+            raise ConfigError(f"{flag} needs {what}", None)
+        if given is not True and given.suffix not in figure.FORMATS:
+            raise ConfigError(f"give a name that ends in {', '.join(figure.FORMATS)}", flag, str(given))
+        where = Interval.parse(args.region)
+        if given is not True and where is not None and where.end - where.start > plots.LONGEST:
+            raise ConfigError(f"a picture shows at most {plots.LONGEST} bases", "--region", args.region)
+    if args.logo is not None and importlib.util.find_spec("logomaker") is None:
+        raise ConfigError("needs pip install 'gener_jax[tracks]'", "--logo", str(args.logo))
+
+
 def main(argv=None) -> int:
     """Runs the command; returns its exit status."""
     program = command.Command(__doc__, checkpoint=True)
-    add = program.parser.add_argument
+    add, what = program.parser.add_argument, program.parser.add_mutually_exclusive_group().add_argument
     loading.add_options(program.parser)
-    add("--vcf", type=Path, metavar="FILE", help="score its variants instead of the FASTA's sequences")
-    add("--output", type=Path, metavar="FILE", help="TSV, or VCF if named .vcf [TSV on standard output]")
-    add(
-        "--score",
-        choices=SCORES,
-        default="token",
-        help="token: exact log-likelihoods; base: mean log-marginals of the bases [token]",
-    )
-    add("--strand", choices=STRANDS, default="+", help="the strand that is scored; both: the mean of the two [+]")
-    add(
-        "--protocol",
-        choices=(*PROTOCOLS, *PROTOCOL_ALIASES),
-        default="next_kmer",
-        help="next_kmer (or right_edge): the alleles as continuations of the bases before the variant, in nats; window "
-        "(or centred): the windows around the variant, in nats per k-mer; both reference minus alternate [next_kmer]",
-    )
-    add(
-        "--context",
-        type=Whole(1),
-        metavar="BASES",
-        help=f"bases before the variant (next_kmer) or around it (window) [{CONTEXT}, or what the model has room for]",
-    )
-    add(
-        "--phases",
-        type=Whole(1),
-        default=1,
-        help="1; or k (6 for 6-mers): the mean over all positions of the variant in its k-mer, with the spread [1]",
-    )
-    add(
-        "--aliases",
-        type=Path,
-        metavar="FILE",
-        help="the names of one contig per line, separated by tabs, or an NCBI assembly report",
-    )
-    add("--check_overlap", choices=CHECKS, default="auto",
-        help="compare the windows of variants with the model's training data [auto: if it has up to 2 Gb]")  # fmt: skip
+    what("--vcf", type=Path, help="score its variants instead of the FASTA's sequences")
+    what("--variant", action="append", metavar="NAME", help="this one, as in VCF, or NC_1.1:g.9T>A; repeatable")
+    what("--region", metavar="NAME", help="each base of a region, 1-based as chr1:101-200")
+    add("--saturation", action="store_true", help="all substitutions in the region, as variants")
+    add("--plot", type=Path, help="the saturation as a heat map: .png, .svg or .pdf")
+    add("--logo", type=Path, help="the region as a sequence logo, likewise")
+    add("--output", type=Path, help=".tsv, .vcf, or a track: .bedgraph, .bw [printed]")
+    add("--score", choices=SCORES, default="token", help="exact, or mean log-marginals of bases")
+    add("--strand", choices=STRANDS, default="+", help="both: the mean of the two")
+    add("--protocol", metavar="NAME", choices=(*PROTOCOLS, *PROTOCOL_ALIASES), default="next_kmer",
+        help="or window, which scores both sides")  # fmt: skip
+    add("--context", type=Whole(1), metavar="BASES", help=f"[{CONTEXT}, or what the model has room for]")
+    add("--phases", type=Whole(1), default=1, help="6: the mean over all positions in a 6-mer")
+    add("--aliases", type=Path, help="names of contigs: a line each, or an NCBI report")
+    add("--check_overlap", metavar="WHEN", choices=CHECKS, default="auto",
+        help="with training data: auto (to 2 Gb), always, never")  # fmt: skip
     args, config, folder = program.parse(argv)
-    if args.vcf and args.prefix:
-        raise ConfigError("applies to sequences, not to --vcf", "--prefix", args.prefix)
+    track = args.output is not None and args.output.suffix in (*tracks.BEDGRAPH, *tracks.BIGWIG)
+    chosen = {"vcf": args.vcf, "variants": args.variant, "saturation": args.saturation, "bases": args.region or track}
+    mode = next((name for name, value in chosen.items() if value), "sequences")
+    of_variants = "protocol" in _OPTIONS[mode]
+    _check_pictures(args)
+    if mode != "sequences" and args.prefix:
+        raise ConfigError("applies to sequences, not to variants and regions", "--prefix", args.prefix)
     if str(args.vcf) == "-":
         raise ConfigError("cannot be standard input, as it is read more than once; give a file", "--vcf", "-")
     if args.output is None and args.json:
@@ -261,25 +376,30 @@ def main(argv=None) -> int:
             raise ConfigError(
                 "output is not compressed; give a name that ends in .tsv or .vcf", "--output", str(args.output)
             )
-        if args.output.suffix == ".vcf" and not args.vcf:
+        if (args.output.suffix == ".vcf" and not args.vcf) or (track and of_variants):
+            raise ConfigError("this is written as a table; give a name that ends in .tsv", "--output", str(args.output))
+        if args.output.suffix in tracks.BIGWIG and importlib.util.find_spec("pyBigWig") is None:
             raise ConfigError(
-                "sequences are written as a table; give a name that ends in .tsv", "--output", str(args.output)
-            )
-    if args.vcf and args.score == "base" and PROTOCOL_ALIASES.get(args.protocol, args.protocol) != "window":
+                "needs pip install 'gener_jax[tracks]'; or give a name that ends in .bedgraph", "--output",
+                str(args.output),
+            )  # fmt: skip
+    if of_variants and args.score == "base" and PROTOCOL_ALIASES.get(args.protocol, args.protocol) != "window":
         raise ConfigError("of variants needs --protocol window", "--score", "base")
     if config.tokenizer.kind != "kmer":
         raise ConfigError("scoring needs a k-mer tokenizer", "tokenizer.kind", config.tokenizer.kind)
 
-    from gener_jax.inference.variants.scoring import default_context
+    from gener_jax.inference import region
+    from gener_jax.inference.variants import scoring
 
     if args.context is None:
-        args.context = default_context(config.spec)
+        args.context = (region if mode == "bases" else scoring).default_context(config.spec)
     special = parse_prefix(args.prefix)
-    options = ("score", "strand") + (("protocol", "context", "phases") if args.vcf else ("prefix",))
-    lm, fingerprint = loading.load(args, config, folder, options, ("fasta", "vcf", "aliases"))
-    if args.vcf:
+    lm, fingerprint = loading.load(args, config, folder, ("score", "strand", *_OPTIONS[mode]), _FILES)
+    if mode == "vcf":
         return score_vcf(lm, args, fingerprint, config, folder)
-    return score_fasta(lm, args, special, fingerprint)
+    if mode == "sequences":
+        return score_fasta(lm, args, special, fingerprint)
+    return {"variants": score_named, "saturation": score_saturation, "bases": score_bases}[mode](lm, args, fingerprint)
 
 
 if __name__ == "__main__":

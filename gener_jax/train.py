@@ -44,7 +44,7 @@ def main(argv=None) -> None:
     with cli.text(args.json):
         results = train(config, workdir)
     if distributed.is_primary():
-        cli.finish(results.json(), args.json, "")
+        cli.finish(results.json(), args.json, listed=False)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def test_an_override_changes_what_follows_from_it(experiment):
         (["--config", "{small}", "--config.train.seed"], None, None),
         (["--config.data.path", "--config", "{small}"], None, None),
         (["--config", "{small}", "--config.train.sead=1"], "train.sead", "1"),
+        (["--config", "{small}", "--config.seed=1"], "seed", "1"),
         (["--config", "{small}", "--config.train.seed=x"], "train.seed", "x"),
         (["--config", "{small}", "--config.model.num_attention_heads=3"], "model.hidden_size", 32),
     ],
@@ -100,6 +101,15 @@ def test_a_wrong_command_line_is_one_line(experiment, arguments, field, value):
     value = value.format(**names) if isinstance(value, str) else value
     with raises(ConfigError, field=field, value=value):
         parse(*[a.format(**names) for a in arguments])
+
+
+@pytest.mark.parametrize(
+    ("field", "meant"), [("train.sead", "seed"), ("seed", "train.seed or sample.seed"), ("trian.seed", "train")]
+)
+def test_a_misspelt_field_names_the_one_that_was_meant(experiment, field, meant):
+    with raises(ConfigError) as caught:
+        parse("--config", experiment, f"--config.{field}=1")
+    assert f"did you mean {meant}?" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -193,13 +203,25 @@ def test_an_error_of_the_program_passes_unchanged(error):
 
 
 def test_user_errors_turns_a_value_error_into_one_line():
-    with pytest.raises(ConfigError, match=r"^--prompt: no base$"), errors.user_errors("--prompt"):
+    with raises(ConfigError, field="--prompt", value=None), errors.user_errors("--prompt"):
         raise ValueError("no base")
-    with pytest.raises(DataError, match=r"^damaged"), errors.user_errors("x"):
-        raise DataError("damaged")
+    for error in (DataError("damaged"), CheckpointError("runs/x", "absent")):
+        with pytest.raises(type(error)) as caught, errors.user_errors("x"):
+            raise error
+        assert caught.value is error
 
 
-@pytest.mark.parametrize(("flags", "field", "start"), [(["context"], "--context", "--"), ([], None, "")])
+@pytest.mark.parametrize(
+    ("what", "flags", "field"),
+    [("", (), "top_p"), ("", ("top_p",), "--top_p"), ("x", ("top_p",), "--top_p"), ("x", ("top_k",), "x")],
+)
+@pytest.mark.parametrize("value", [2, None])
+def test_user_errors_keeps_the_argument_and_its_value(what, flags, field, value):
+    with raises(ConfigError, field=field, value=value), errors.user_errors(what, flags=flags):
+        raise errors.InputError("must be at most 1", "top_p", value)
+
+
+@pytest.mark.parametrize(("flags", "field", "start"), [(["context"], "--context", "--"), ([], "context", "")])
 def test_remedies_are_in_the_callers_language(flags, field, start):
     """A setting is an argument of `load` in Python and a flag on the command line."""
     error = InputError("is long", "context", 9, settings=[("model.sliding_window", 512), ("prompt_convention", "v1")])

@@ -229,6 +229,16 @@ def test_other_files_are_not_removed(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "absent")
     with raises(ConfigError, field="--output", value=str(tmp_path / "link")):
         convert.main(["--checkpoint", str(source), "--output", str(tmp_path / "link"), "--format", "hf"])
+    with raises(ConfigError, field="--output", value=str(other)):  # no model: not ours to remove
+        convert.main(["--checkpoint", str(source), "--output", str(other), "--format", "hf", "--overwrite"])
+    (other / "config.json").write_text("")
+    (other / "file").write_text("")
+    for out in (other, tmp_path / "link"):
+        convert.main(["--checkpoint", str(source), "--output", str(out), "--format", "hf", "--overwrite"])
+        assert (out / "model.safetensors").exists()
+        assert not out.is_symlink()
+    assert not (other / "file").exists()
+    assert not (tmp_path / "absent").exists()
 
 
 def test_dtype_is_that_of_the_tensors(tmp_path):

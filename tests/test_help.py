@@ -11,6 +11,7 @@ import pytest
 
 import data_pipeline.__main__ as data
 import gener_jax.__main__ as top
+from data_pipeline import cli
 from gener_jax.benchmarks import __main__ as benchmark
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +23,6 @@ COMMANDS = {
     if not module.endswith("__main__")
 }
 NOT_YET = {  # command → who rewrites its help
-    "gener-jax score": "with its new options",
     "gener-jax data build": "with its new options",
 }
 ALL = """
@@ -72,3 +72,60 @@ def test_a_help_is_one_screen_with_an_example(name):
     assert text.startswith(f"usage: {name} ")
     faults = unfinished(name, text)
     assert bool(faults) == (name in NOT_YET), faults
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--fsta", "x"], "there is no option --fsta; did you mean --fasta?"),
+        (["--fsta=x"], "there is no option --fsta; did you mean --fasta?"),
+        (["--fast", "x"], "there is no option --fast; did you mean --fasta?"),  # no prefix is taken for the whole
+        (["--q"], "there is no option --q; --help lists all"),
+        (
+            ["--fasta", "x", "--mode", "meen"],
+            "argument --mode: invalid choice: 'meen'; give one of mean, last; did you mean mean?",
+        ),
+        (["--fasta", "x", "--rows", "x"], "argument --rows: invalid int value: 'x'"),
+        (["--rows", "2"], "the following arguments are required: --fasta"),
+        (["--fasta", "x", "y"], "unrecognized arguments: y"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(parser, capsys, arguments, words):
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr() == ("", f"{parser.prog}: error: {words}\n")
+
+
+def test_the_help_of_an_option_ends_with_its_default(parser):
+    lines = parser.format_help().splitlines()
+    assert lines[0].endswith(" --fasta FILE [options]")
+    texts = {
+        line.split()[0]: line.partition("  ")[2].strip() for line in (x.strip() for x in lines) if line[:2] == "--"
+    }
+    assert texts == {
+        "--fasta": "what is read",
+        "--mode": "how [mean]",
+        "--rows": "100% of them [4]",
+        "--sizes": "all [1 2]",
+        "--most": "at most [no limit]",
+        "--quick": "skip the rest",
+    }
+    assert lines[-1].endswith("skip the rest")
+    assert "first paragraph is filled to the width of a screen of 80 columns, whatever" in " ".join(lines)
+    assert "    command --with   its line" in lines
+
+
+@pytest.fixture
+def parser():
+    parser = cli.Parser(
+        "The first paragraph is filled to the width of a screen of 80 columns, whatever its lines are\nin the source."
+        "\n\n    command --with   its line\n"
+    )
+    parser.add_argument("--fasta", type=Path, required=True, help="what is read")
+    parser.add_argument("--mode", choices=("mean", "last"), default="mean", metavar="X", help="how")
+    parser.add_argument("--rows", type=int, default=4, help="100%% of them")
+    parser.add_argument("--sizes", type=int, nargs=2, default=[1, 2], metavar=("A", "B"), help="all")
+    parser.add_argument("--most", type=float, help="at most [no limit]")
+    parser.add_argument("--quick", action="store_true", help="skip the rest")
+    return parser

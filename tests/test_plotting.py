@@ -1,9 +1,10 @@
 """The plots: the house style and atomic files; what each one shows."""
 
 import matplotlib
+import numpy as np
 import pytest
 
-from gener_jax.plotting import evaluation, training
+from gener_jax.plotting import evaluation, region, training
 from gener_jax.plotting.figure import COLOURS, draw, new_figure, save
 
 
@@ -35,6 +36,43 @@ def test_a_plot_that_fails_is_a_warning(tmp_path, capsys):
     warnings = capsys.readouterr().err.splitlines()
     assert [x.startswith("warning: ") for x in warnings] == [True, True]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_heat_map_marks_the_reference(tmp_path):
+    llr = np.random.default_rng(0).normal(size=(130, 4))
+    reference = "".join("ACGTN"[i % 5] for i in range(130))
+    llr[4] = np.nan
+    figure = region.heat_map(llr, reference, "chr1", 999, "nats")
+    first, second = (axis for axis in figure.axes if axis.images)
+    assert [len(axis.images[0].get_array()[0]) for axis in (first, second)] == [65, 65]
+    at, rows = first.lines[0].get_data()
+    assert [(i, "ACGT"[row]) for i, row in zip(at, rows, strict=True)] == [
+        (i, x) for i, x in enumerate(reference[:65]) if x != "N"
+    ]
+    image = first.images[0]
+    np.testing.assert_array_equal(image.get_array()[:, 4].mask, True)
+    assert image.get_clim() == second.images[0].get_clim()
+    assert [text.get_text() for text in first.get_xticklabels()][:2] == ["1,000", "1,010"]
+    save(figure, tmp_path / "a.png")
+    assert region.heat_map(np.full((1, 4), np.nan), "N", "c", 0, "nats").axes
+
+
+def test_a_logo_is_as_high_as_its_information(tmp_path):
+    p = np.array([[1, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0], [np.nan] * 4], np.float32)
+    figure = region.logo(p, "ACGN", "chr1", 9)
+    (axis,) = figure.axes
+    heights = {}
+    for patch in axis.patches:
+        box = patch.get_path().get_extents()
+        i = round((box.x0 + box.x1) / 2)
+        heights[i] = max(heights.get(i, 0), box.y1)
+    assert heights[0] == pytest.approx(2, abs=0.05)
+    assert heights.get(1, 0) == pytest.approx(0, abs=0.05)
+    assert heights[2] == pytest.approx(1, abs=0.05)
+    assert heights.get(3, 0) == pytest.approx(0, abs=0.05)
+    weights = {text.get_text(): text.get_weight() for text in axis.texts}
+    assert (weights["A"], weights["G"]) == ("bold", "normal")
+    save(figure, tmp_path / "a.png")
 
 
 LOG = [{"step": step, "loss": 8 - step / 50, "bits_per_base": 2 - step / 200} for step in range(1, 41)]

@@ -8,6 +8,7 @@ import pytest
 from data_pipeline.sequence import bases
 from gener_jax.inference.lm import LM
 from gener_jax.inference.region import RegionScorer
+from gener_jax.inference.variants import next_kmer
 from gener_jax.inference.variants.genome import Genome
 from gener_jax.inference.variants.interval import Interval
 from gener_jax.inference.variants.variant import Variant
@@ -37,7 +38,7 @@ def test_a_base_has_its_probability_after_the_context(lm):
     found = lm.score_region(Interval("1", 60, 80), GENOME, context=26)  # in whole k-mers
     np.testing.assert_allclose(found.log_p, score.per_base[24:], atol=1e-4)
     rows = list(found.rows())
-    assert [row.position for row in rows] == list(range(61, 81))
+    assert [row.pos for row in rows] == list(range(61, 81))
     assert rows[3].log_p == pytest.approx(np.log(getattr(rows[3], rows[3].ref)), abs=1e-6)
 
 
@@ -83,13 +84,20 @@ def test_saturation_is_the_scores_of_all_substitutions(lm, options):
     found = lm.saturation("1:61-70", {"chr1": text}, context=24, **options)
     assert (found.interval, found.reference, found.llr.shape) == (Interval("chr1", 60, 70), text[60:70], (10, 4))
     rows = list(found.rows())
-    variants = [Variant(r.contig, r.position - 1, r.ref, r.alt) for r in rows]
+    variants = [Variant(r.contig, r.pos - 1, r.ref, r.alt) for r in rows]
     assert len(set(variants)) == len(variants) == 27
     expected = [s.llr for s in lm.score_variants(variants, {"chr1": text}, context=24, **options)]
     np.testing.assert_allclose([r.llr for r in rows], expected, atol=1e-5)
     assert found.protocol == options.get("protocol", "next_kmer")
     assert np.isnan(found.llr[4]).all()
     assert [found.llr[i, "ACGT".index(x)] for i, x in enumerate(found.reference) if x != "N"] == [0] * 9
+
+
+def test_the_substitutions_of_a_base_share_its_context(lm, monkeypatch):
+    rows, real = [], next_kmer._masses
+    monkeypatch.setattr(next_kmer, "_masses", lambda lm, x, *options: rows.append(len(x)) or real(lm, x, *options))
+    lm.saturation("1:61-80", GENOME, context=24, batch_tokens=4096)
+    assert rows == [20]  # one stream of batches, a row per base
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pyarrow.parquet
+import pyBigWig
 import pytest
 
 import gener_jax
@@ -196,6 +197,72 @@ def test_resumes_after_a_stop(run, files, monkeypatch):
         variants(run, files, "t.tsv")
 
 
+def test_variants_by_name(run, files, lm, capsys):
+    ref, arguments = CHROMOSOME[100], ["--checkpoint", str(run), "--fasta", str(files / "g.fa"), "--context", "24"]
+    alt = "ACGT"["ACGT".index(ref) - 1]
+    named = ["--variant", f"1:101:{ref}:{alt}", "--variant", f"chr1:g.101{ref}>{alt}"]
+    assert score.main([*arguments, *named]) == 0
+    header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert header == ["contig", "pos", "ref", "alt", "protocol", "llr", "log_p_ref", "log_p_alt"]
+    (expected,) = lm.score_variants([("chr1", 100, ref, alt)], {"chr1": CHROMOSOME}, context=24)
+    assert [row[0] for row in rows] == ["1", "chr1"]
+    assert {tuple(row[1:6]) for row in rows} == {("101", ref, alt, "next_kmer", score.number(expected.llr))}
+    bad = [*named, "--variant", f"1:101:{alt}:{ref}", "--output", str(files / "t.tsv")]
+    assert score.main([*arguments, *bad]) == command.FLAGGED
+    assert [bool(row["flag"]) for row in table(files / "t.tsv")] == [False, False, True]
+
+
+def test_bases_of_a_region_and_tracks(run, files, lm, capsys, monkeypatch):
+    arguments = ["--checkpoint", str(run), "--fasta", str(files / "g.fa"), "--context", "24", "--region", "1:41-140"]
+    assert score.main(arguments) == 0
+    header, *rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    expected = lm.score_region("1:41-140", {"chr1": CHROMOSOME}, context=24)
+    assert header == ["contig", "pos", "ref", "log_p", "A", "C", "G", "T"]
+    assert [(row[0], int(row[1]), row[2]) for row in rows] == [tuple(row[:3]) for row in expected.rows()]
+    np.testing.assert_allclose([float(row[3]) for row in rows], expected.log_p, atol=1e-4)
+    more = ["--batch_tokens", "1", "--output"]  # several parts
+    assert score.main([*arguments, *more, str(files / "t.bedgraph"), "--logo", str(files / "logo.svg")]) == 0
+    lines = [line.split("\t") for line in (files / "t.bedgraph").read_text().splitlines()]
+    assert [(c, int(start), int(end)) for c, start, end, _ in lines] == [("chr1", i, i + 1) for i in range(40, 140)]
+    np.testing.assert_allclose([float(line[3]) for line in lines], expected.log_p, atol=1e-4)
+    assert (files / "logo.svg").read_text().startswith("<?xml")
+    real, calls = score.Output.write, []
+
+    def stop(self, *rows):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        real(self, *rows)
+
+    whole = [*arguments[:-2], *more, str(files / "t.bw")]
+    monkeypatch.setattr(score, "_BATCHES", 1)
+    monkeypatch.setattr(score.Output, "write", stop)
+    with pytest.raises(KeyboardInterrupt):
+        score.main(whole)
+    monkeypatch.setattr(score.Output, "write", real)
+    assert score.main(whole) == 0
+    every = lm.score_region("chr1:1-300", {"chr1": CHROMOSOME}, context=24).log_p
+    with pyBigWig.open(str(files / "t.bw")) as file:
+        assert file.chroms() == {"chr1": 300}
+        np.testing.assert_allclose(file.values("chr1", 0, 300), every, atol=1e-4)
+    facts = json.loads((files / "t.bw.json").read_text())
+    assert (facts["bases"], facts["unknown"], facts["context"]) == (300, 0, 24)
+
+
+def test_saturation(run, files, lm, monkeypatch):
+    monkeypatch.setattr(score, "_BASES", 7)
+    arguments = ["--checkpoint", str(run), "--fasta", str(files / "g.fa"), "--context", "24", "--region", "1:41-60",
+                 "--saturation"]  # fmt: skip
+    assert score.main([*arguments, "--output", str(files / "t.tsv"), "--plot", str(files / "t.png")]) == 0
+    rows = table(files / "t.tsv")
+    expected = list(lm.saturation("1:41-60", {"chr1": CHROMOSOME}, context=24).rows())
+    assert [(row["contig"], int(row["pos"]), row["ref"], row["alt"]) for row in rows] == [
+        tuple(x[:4]) for x in expected
+    ]
+    np.testing.assert_allclose([float(row["llr"]) for row in rows], [x.llr for x in expected], atol=1e-4)
+    assert (files / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_sequences(run, files, lm, capsys, monkeypatch):
     arguments = ["--checkpoint", str(run), "--fasta", str(files / "s.fa")]
     for options in ({"score": "token", "strand": "+"}, {"score": "base", "strand": "both"}):
@@ -277,6 +344,14 @@ def test_embeddings(run, files, lm, monkeypatch):
         (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--context", "8192"], ConfigError, "context is 8192: "),
         (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--score", "base"], ConfigError, {"field": "--score"}),
         (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--prefix", "<mam>"], ConfigError, {"field": "--prefix"}),
+        (score, ">a\nAC\n", ["--region", "b:1-2"], ConfigError, "region is 'b:1-2': "),
+        (score, ">a\nAC\n", ["--region", "a:1-2", "--prefix", "<mam>"], ConfigError, {"field": "--prefix"}),
+        (score, ">a\nAC\n", ["--variant", "a:1:A"], ConfigError, "variant is 'a:1:A': "),
+        (score, ">a\nAC\n", ["--saturation"], ConfigError, "--saturation needs --region"),
+        (score, ">a\nAC\n", ["--region", "a:1-2", "--plot", "p.png"], ConfigError, "--plot needs --region and"),
+        (score, ">a\nAC\n", ["--region", "a:1-2", "--logo", "p.txt"], ConfigError, {"field": "--logo"}),
+        (score, ">a\nAC\n", ["--region", "a:1-9999", "--logo", "p.png"], ConfigError, {"field": "--region"}),
+        (score, ">a\nAC\n", ["--vcf", "{}/v.vcf", "--output", "{}/o.bw"], ConfigError, {"field": "--output"}),
         (score, ">a\nAC\n", ["--prefix", "<x>"], ConfigError, {"field": "--prefix", "value": "<x>"}),
         (score, ">a\nAC\n", ["--prefix", "<mam>AC"], ConfigError, {"field": "--prefix", "value": "<mam>AC"}),
         (score, ">a\nAC\n", ["--vcf", "-"], ConfigError, {"field": "--vcf", "value": "-"}),
@@ -375,3 +450,23 @@ def test_a_line_of_ten_megabytes(run, files, capsys):
     assert rows[1][:2] == ["a", "10000000"]
     assert "tokens of context" in rows[1][-1]
     assert rows[2][-1] == ""
+
+
+def test_an_output_is_replaced_only_when_told(run, files, capsys):
+    """Also if it was begun with other options; one begun with the same goes on."""
+    output = files / "n.tsv"
+    arguments = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output", str(output)]
+    output.write_text("of someone")
+    with raises(ConfigError, field="--output", value=str(output)):
+        score.main(arguments)
+    assert output.read_text() == "of someone"
+    assert score.main([*arguments, "--overwrite"]) == 0
+    first = output.read_text()
+    output.unlink()
+    partial, state = (output.with_name(f"n.tsv.partial{end}") for end in ("", ".json"))
+    partial.write_text("of other options")
+    state.write_text(json.dumps({"fingerprint": {"score": "base"}, "done": 1, "facts": {}, "bytes": 3}))
+    with raises(ConfigError, field=None):
+        score.main(arguments)
+    assert score.main([*arguments, "--overwrite"]) == 0
+    assert output.read_text() == first

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipeline.sequence import bases
+from gener_jax.config import ModelSpec
 from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.likelihood import STRANDS, base_probabilities, kmer_size
 from gener_jax.inference.prompt import Prompt
@@ -25,10 +26,10 @@ LETTERS = "ACGT"  # the order of columns
 
 
 class Base(NamedTuple):
-    """A row of `RegionScores`; `position` is 1-based, `A` to `T` are probabilities."""
+    """A row of `RegionScores`; `pos` is 1-based, `A` to `T` are probabilities."""
 
     contig: str
-    position: int
+    pos: int
     ref: str
     log_p: float
     A: float
@@ -38,10 +39,10 @@ class Base(NamedTuple):
 
 
 class Substitution(NamedTuple):
-    """A row of `Saturation`; `position` is 1-based."""
+    """A row of `Saturation`; `pos` is 1-based."""
 
     contig: str
-    position: int
+    pos: int
     ref: str
     alt: str
     llr: float
@@ -124,6 +125,12 @@ def find(genome: Genome, interval: str | Interval) -> tuple[Interval, Stretch]:
     return found, stretch
 
 
+def default_context(spec: ModelSpec) -> int:
+    """The default context of a region for a model with a k-mer tokenizer, in bases; windows are as long."""
+    k, longest = spec.tokenizer.k, spec.model.max_length
+    return (CONTEXT if longest is None else min(CONTEXT, longest // 2 * k)) // k * k
+
+
 class RegionScorer:
     """Scores the bases of regions.
 
@@ -145,11 +152,9 @@ class RegionScorer:
     ):
         """See `LM.score_region` for the options; raises InputError for an invalid one."""
         k, longest = kmer_size(lm, "score_region"), lm.spec.model.max_length
-        if context is None:
-            context = CONTEXT if longest is None else min(CONTEXT, longest // 2 * k)
         if strand not in STRANDS:
             raise InputError(f"must be one of {', '.join(STRANDS)}", "strand", strand)
-        self.context = whole(context, "context", k) // k * k
+        self.context = default_context(lm.spec) if context is None else whole(context, "context", k) // k * k
         lm.check_length(self.context // k + 1, "context", context)
         self.stride = self.context if longest is None else min(self.context, longest * k - self.context)
         self._lm, self._strands = lm, STRANDS[:2] if strand == "both" else (strand,)

@@ -10,6 +10,7 @@ from gener_jax.runtime.progress import log
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, in the order in which lines take them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7")
+FORMATS = (".png", ".svg", ".pdf")  # how the name of a figure may end
 GREY = "#767676"  # what a plot is compared with, and notes
 
 _STYLE = {

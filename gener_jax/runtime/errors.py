@@ -121,18 +121,22 @@ class Terminated(Exception):
 def user_errors(what: str = "", flags: Collection[str] = ()):
     """Turns a ValueError of the user's input into a ConfigError, whose text starts with `what`; a context manager.
 
-    `flags` are the names of the command's arguments: an InputError of one of them is named after its flag. Settings
-    that remove the problem are named as flags too.
+    Its `field` is `what`, or the argument of an InputError, whose `value` it keeps. `flags` are the names of the
+    command's arguments: an InputError of one of them is named after its flag. Settings that remove the problem are
+    named as flags too.
     """
     try:
         yield
-    except (ConfigError, DataError):
+    except (ConfigError, DataError, CheckpointError, TrainingError):
         raise
     except InputError as error:
         choices = [f"--config.{name}={value}" for name, value in error.settings]
         problem = _with_remedy(error.problem, "give", choices)
-        if error.argument in flags:
-            raise ConfigError(problem, f"--{error.argument}", error.value) from error
-        raise ConfigError(f"{what}: {error.place}{problem}" if what else error.place + problem) from error
+        flag, text = "--" * (error.argument in flags), error.place + problem
+        raised = ConfigError(f"{what}: {text}" if what and not flag else flag + text)
+        raised.field, raised.value = flag + error.argument if flag else what or error.argument, error.value
+        raise raised from error
     except ValueError as error:
-        raise ConfigError(f"{what}: {error}" if what else str(error)) from error
+        raised = ConfigError(f"{what}: {error}" if what else str(error))
+        raised.field = what or None
+        raise raised from error

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -44,32 +43,25 @@ def read_json(path: Path, max_bytes: int = 1 << 20) -> dict:
 
 
 def refuse_existing(output: Path, overwrite: bool = False, flag: str = "--output") -> None:
-    """Checks that an output does not exist yet, or may be replaced.
+    """Checks that an output does not exist yet, or may be replaced: a file, a link, or a folder with a model.
 
     Raises:
-      ConfigError: of `flag`, if it exists without `overwrite`.
+      ConfigError: of `flag`, if it exists without `overwrite`, or is a folder with something else.
     """
     if os.path.lexists(output) and not overwrite:
         raise ConfigError("already exists; give another name, or --overwrite to replace it", flag, str(output))
-
-
-def finite(value):
-    """A JSON value in which numbers that are not finite are null, since JSON has no others."""
-    if isinstance(value, dict):
-        return {name: finite(x) for name, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if output.is_dir() and not output.is_symlink() and not (output / "config.json").is_file():
+        raise ConfigError("is a folder without a model, which is not replaced; give another name", flag, str(output))
 
 
 @contextlib.contextmanager
 def whole_folder(output: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder that is renamed to `output` on success and removed on failure, with the parents it needed.
 
-    With `overwrite`, a folder of that name is removed once the new one is complete.
+    With `overwrite`, what has that name is removed once the new folder is complete.
 
     Raises:
-      ConfigError: if `output` exists, without `overwrite`.
+      ConfigError: if `output` exists and may not be replaced.
     """
     refuse_existing(output, overwrite)
     with made_parents(output), atomic(output) as partial:

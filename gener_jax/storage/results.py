@@ -22,10 +22,10 @@ import types
 import typing
 from pathlib import Path
 
-from data_pipeline.files import write_text
+from data_pipeline.files import finite, write_text
 from gener_jax.runtime.environment import environment
 from gener_jax.runtime.errors import CheckpointError
-from gener_jax.storage.files import finite, read_json
+from gener_jax.storage.files import read_json
 
 FORMAT = 1
 FILE = "results.json"

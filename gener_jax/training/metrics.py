@@ -12,12 +12,11 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from data_pipeline.errors import one_line
-from data_pipeline.files import write_text
+from data_pipeline.files import finite, write_text
 from gener_jax.config import Config, Train
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
-from gener_jax.storage.files import finite
 
 
 class Clock:

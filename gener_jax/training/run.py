@@ -16,6 +16,7 @@ from data_pipeline import cli, lock
 from data_pipeline.dataset.inputs import discover
 from data_pipeline.dataset.reader import RegionSource, read_info
 from data_pipeline.errors import DataError, DatasetError
+from data_pipeline.files import finite
 from data_pipeline.sequence.tokenizer import Tokenizer
 from gener_jax import __version__
 from gener_jax.assets import EXAMPLE_GENOME
@@ -32,7 +33,6 @@ from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
 from gener_jax.storage import provenance, run_folder
 from gener_jax.storage.compilation import keep_programs
-from gener_jax.storage.files import finite
 from gener_jax.storage.results import FILE, Evaluation, Model, Results
 from gener_jax.tasks import of_config
 from gener_jax.tasks.base import Task

@@ -1,6 +1,6 @@
 """The reference sequences of variants, by contig."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from data_pipeline.errors import FormatError
 from data_pipeline.formats import contigs, faidx, fasta
 from data_pipeline.sequence import bases
 from gener_jax.inference.variants.interval import Interval
+from gener_jax.runtime.errors import InputError
 
 Aliases = str | Path | Sequence[Sequence[str]]
 
@@ -90,6 +91,25 @@ class Genome:
         if found := self._contigs.candidates(name):
             return f"contig {name} may be {' or '.join(found)}"
         return f"contig {name} is not in the FASTA"
+
+    def intervals(self) -> Iterator[Interval]:
+        """Yields the stretches of all contigs, in the order of the file; empty ones are left out.
+
+        Raises:
+          InputError: if two stretches overlap.
+        """
+        for contig, stretches in self.stretches.items():
+            end = 0
+            for stretch in sorted(stretches, key=lambda s: s.start):
+                if stretch.start < end:
+                    raise InputError(f"has bases of {contig}:{stretch.start + 1}-{end} in two records", "fasta")
+                end = stretch.end
+                if stretch.start < end:
+                    yield Interval(contig, stretch.start, end)
+
+    def sizes(self) -> dict[str, int]:
+        """Contig → the position after its last base."""
+        return {contig: max(s.end for s in stretches) for contig, stretches in self.stretches.items()}
 
     def stretch(self, where: Interval) -> Stretch | None:
         """The stretch that contains an interval of a contig with the most bases on both sides; None if none does."""
