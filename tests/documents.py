@@ -38,6 +38,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").r
 RUNS = ("python", "console", "bash")  # languages of blocks that run, or say why not
 SHOWN = ("output", "text")  # and of those that are only read
 _MARK = re.compile(r"<!-- (slow|soak|not run|shortened|status \d)(?:: ([^>]+?))? -->\n\Z")
+_PROGRESS = re.compile(r"^(\w+: [\d,]+ of [\d,]+|[\d,]+ (of [\d,]+ )?\w+  .*/s  .*)\n", re.MULTILINE)  # as time goes by
 _NUMBER = re.compile(r"-?\d[\d,]*\.\d+(?:e[-+]?\d+)?|-?\d+e[-+]?\d+")
 _BASES = re.compile(r"[ACGTN]{12,}|(?<=^bases=)\d+|(?<=^end=)\w+")
 
@@ -230,6 +231,7 @@ def run(page: Path, marks: tuple[str, ...]) -> None:
 
 
 def _check(block: Block, what: str, shown: str, output: str) -> None:
+    output = _PROGRESS.sub("", output)
     if "exit status" in output:
         raise AssertionError(f"{block}: {what} failed\n{output}")
     if not matches(shown, output):
