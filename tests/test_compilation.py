@@ -3,11 +3,12 @@
 import jax
 import pytest
 
-from gener_jax import embed, sample, score, train
+from gener_jax import embed, sample, score
 from gener_jax.assets import TINY
-from gener_jax.cli import loading
 from gener_jax.config import Config, Train
+from gener_jax.inference import lm
 from gener_jax.storage import compilation
+from gener_jax.training import run
 
 
 @pytest.fixture
@@ -44,9 +45,8 @@ def test_commands_keep_programs_before_they_compile_any(command, tmp_path, monke
     def keep(config, folder):
         raise Asked(config.train.compilation_cache, folder)
 
-    place = command if command is sample else loading  # the others load there
-    monkeypatch.setattr(place, "keep_programs", keep)
-    monkeypatch.setattr(place, "from_spec", None)
+    monkeypatch.setattr(compilation, "keep_programs", keep)
+    monkeypatch.setattr(lm, "from_spec", None)
     (tmp_path / "g.fa").write_text(">a\nACGTACGT\n")
     given = {
         score: ["--fasta", str(tmp_path / "g.fa")],
@@ -56,4 +56,7 @@ def test_commands_keep_programs_before_they_compile_any(command, tmp_path, monke
     with pytest.raises(Asked) as asked:
         command.main(["--checkpoint", "tiny", "--config.train.compilation_cache=/kept", *given])
     assert asked.value.args == ("/kept", TINY)
-    assert train.keep_programs is compilation.keep_programs
+
+
+def test_training_keeps_programs():
+    assert run.keep_programs is compilation.keep_programs

@@ -34,6 +34,7 @@ from gener_jax.runtime import transfer
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage import results, run_folder
 from gener_jax.training import checkpoint, hooks, loop
+from gener_jax.training import run as training_run
 from gener_jax.training.step import abstract_state
 from tests import tiny
 from tests.data import random_codes
@@ -195,7 +196,7 @@ def test_what_a_run_says_to_try_next_works(straight, dataset, capsys, monkeypatc
         importlib.import_module(module).main(arguments)
     config = tiny.config(dataset, checkpoint__best="none", data__build_from=str(EXAMPLE_GENOME), sample__prompts="<s>A")
     monkeypatch.chdir(tiny.ROOT)
-    _, mine = train.commands(types.SimpleNamespace(config=config, best=None, workdir=Path("a b")), None)
+    _, mine = training_run.commands(types.SimpleNamespace(config=config, best=None, workdir=Path("a b")), None)
     command.Command("", checkpoint=False).parse(shlex.split(mine)[3:])
 
 

@@ -57,9 +57,9 @@ def build(
     """Builds the dataset `output` from annotated genomes and returns the content of its dataset.json.
 
     Args:
-      inputs: files and folders, as for `inputs.discover`, or `Input`s.
+      inputs: files and folders, as for `inputs.discover`, or objects of `Input`.
       output: the folder to create; it must not exist, or with `overwrite` be a dataset. During the build,
-        `output`.partial contains the finished inputs.
+        OUTPUT.partial contains the finished inputs.
       scheme: which intervals become regions.
       taxon: the tag of regions, one of record.TAXA, where neither the manifest, the file's name nor the record gives
         one; without it they have the tag "unknown".

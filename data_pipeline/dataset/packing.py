@@ -20,11 +20,12 @@ from data_pipeline.errors import DataError
 from data_pipeline.regions.extraction import Region
 from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence import bases
-from data_pipeline.sequence.record import TAXA, UNKNOWN
+from data_pipeline.sequence.record import TAXA
 from data_pipeline.sequence.tokenizer import Tokenizer
 
 Table = dict[str, np.ndarray]
-_GC = np.array([(byte & 0xAA).bit_count() for byte in range(256)], np.uint8)  # C and G have the high bit of two
+_TAXON = {taxon: code for code, taxon in enumerate((*TAXA, None))}
+_GC_BITS = 0b10101010  # the high bit of each of four codes: that of C and G
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def pack_regions(regions: Sequence[Region]) -> Table:
         bases.runs(region.codes == bases.N) if i in holding_n else bases.NO_RUNS for i, region in enumerate(regions)
     ]
     table = {"length": lengths, "tokens": np.zeros_like(lengths)}
-    encoded = {"kind": KINDS.index, "taxon": lambda taxon: (*TAXA, UNKNOWN).index(taxon or UNKNOWN)}
+    encoded = {"kind": KINDS.index, "taxon": _TAXON.__getitem__}
     for name in INDEX_COLUMNS:
         if name in Region._fields and name != "accession":
             encode = encoded.get(name, int)
@@ -71,7 +72,7 @@ def pack_regions(regions: Sequence[Region]) -> Table:
         table[f"{name}_size"] = np.array([len(some) for some in runs], np.int64)
     payload = np.frombuffer(pack(codes), np.uint8)
     of_runs = [_sums(np.diff(table[name])[:, 0], table[f"{name}_size"]) for name in ("unknown", "lower_case")]
-    table |= dict(zip(COMPOSITION, (_sums(_GC[payload], sizes), *of_runs), strict=True))
+    table |= dict(zip(COMPOSITION, (_sums(np.bitwise_count(payload & _GC_BITS), sizes), *of_runs), strict=True))
     return table | {"payload": payload, "payload_size": sizes}
 
 
@@ -98,7 +99,9 @@ def _segments(segments: Sequence[tuple[int, int, int]]) -> str:
 
 def _sums(values: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The sum of each region's values, which are end to end, int64 [regions]."""
-    return np.diff(starts_of(values)[starts_of(sizes)])
+    sums, some = np.zeros(len(sizes), np.int64), np.flatnonzero(sizes)
+    sums[some] = np.add.reduceat(values, starts_of(sizes)[some], dtype=np.int64)
+    return sums
 
 
 def starts_of(sizes: np.ndarray) -> np.ndarray:

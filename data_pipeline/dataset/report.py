@@ -36,7 +36,7 @@ def totals(regions: Iterable[tuple[RegionSource, np.ndarray]]) -> list[str]:
         taxa, kinds = (source.index[name][chosen].astype(int) for name in ("taxon", "kind"))
         groups = taxa * len(source.kinds) + kinds
         measured = _measured(source, chosen)
-        for group in np.unique(groups).tolist():
+        for group in np.flatnonzero(np.bincount(groups)).tolist():
             taxon, kind = divmod(group, len(source.kinds))
             found[source.split, source.taxa[taxon], source.kinds[kind]].append(measured[groups == group])
     if not found:
