@@ -1,5 +1,5 @@
 """Builds a dataset of gene regions; a build that was interrupted resumes.
-    gener-jax data build --input genomes/ --output datasets/mine
+gener-jax data build --input genomes/ --output datasets/mine
 """
 
 import argparse

@@ -39,7 +39,7 @@ napoleon_numpy_docstring = False
 
 
 def fields(section: type) -> str:
-    """A table of the fields of a dataclass: name, default, and the comment behind it in the source."""
+    """A table of the fields of a dataclass: name, default, and its comment in the source."""
     tree = ast.parse(inspect.getsource(section)).body[0]
     lines = inspect.getsource(section).splitlines()
     comments = {

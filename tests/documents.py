@@ -8,6 +8,7 @@ in bash. A comment right above a block marks it:
     <!-- soak -->                               runs by hand
     <!-- shortened: --flag … -->                runs with these arguments added
     <!-- not run: REASON -->                    never runs here
+    <!-- status 3 -->                           its last command ends so; others with 0
 
 The output of a block with arguments added was made without them; the page gives its date.
 
@@ -36,7 +37,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 RUNS = ("python", "console", "bash")  # languages of blocks that run, or say why not
 SHOWN = ("output", "text")  # and of those that are only read
-_MARK = re.compile(r"<!-- (slow|soak|not run|shortened)(?:: ([^>]+?))? -->\n\Z")
+_MARK = re.compile(r"<!-- (slow|soak|not run|shortened|status \d)(?:: ([^>]+?))? -->\n\Z")
+_PROGRESS = re.compile(r"^(\w+: [\d,]+ of [\d,]+|[\d,]+ (of [\d,]+ )?\w+  .*/s  .*)\n", re.MULTILINE)  # as time goes by
 _NUMBER = re.compile(r"-?\d[\d,]*\.\d+(?:e[-+]?\d+)?|-?\d+e[-+]?\d+")
 _BASES = re.compile(r"[ACGTN]{12,}|(?<=^bases=)\d+|(?<=^end=)\w+")
 
@@ -51,6 +53,7 @@ class Block:
     source: str
     mark: str
     detail: str
+    status: str  # the exit status of its last command, if it is not 0
     around: str  # the text after it, for the date of its figures
 
     def __str__(self):
@@ -65,9 +68,19 @@ def blocks(page: Path) -> list[Block]:
         region = example.region
         mark = _MARK.search(document.text[: region.start])
         kind, detail = (mark[1], mark[2] or "") if mark else ("run", "")
+        status = kind.removeprefix("status ") if kind.startswith("status ") else ""
         around = document.text[max(region.start - 600, 0) : region.end + 600]
         found.append(
-            Block(page, example.line, region.lexemes["language"], region.lexemes["source"], kind, detail, around)
+            Block(
+                page,
+                example.line,
+                region.lexemes["language"],
+                region.lexemes["source"],
+                "run" if status else kind,
+                detail,
+                status,
+                around,
+            )
         )
     return found
 
@@ -209,6 +222,8 @@ def run(page: Path, marks: tuple[str, ...]) -> None:
         elif block.language == "console":
             for command, shown in commands(block.source):
                 output = shell(command, block.detail)
+                if block.status:
+                    output = output.replace(f"exit status {block.status}\n", "")
                 if block.detail:
                     assert "exit status" not in output, f"{block}: {command}\n{output}"
                 else:
@@ -216,7 +231,8 @@ def run(page: Path, marks: tuple[str, ...]) -> None:
 
 
 def _check(block: Block, what: str, shown: str, output: str) -> None:
-    if "exit status" in output and "exit status" not in shown:
+    output = _PROGRESS.sub("", output)
+    if "exit status" in output:
         raise AssertionError(f"{block}: {what} failed\n{output}")
     if not matches(shown, output):
         raise AssertionError(f"{block}: {what}\n--- shown\n{shown}\n--- printed\n{output}")
