@@ -6,8 +6,8 @@
     --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
 
 Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 3 the output is complete, but some of
-its rows are flagged (score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM. `train` saves its state before
-130 and 143.
+its rows are flagged (sample, score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM. `train` saves its state
+before 130 and 143.
 """
 
 import argparse
