@@ -91,6 +91,11 @@ class _Help(argparse.HelpFormatter):
         required = [action for action in actions if action.required]
         return super()._format_usage(usage, required, [], prefix).rstrip() + " [options]\n\n"
 
+    def _format_args(self, action, default_metavar):
+        if action.nargs == "+" and action.metavar is not None and action.default == []:  # repeatable: the text says so
+            return action.metavar
+        return super()._format_args(action, default_metavar)
+
     def _get_default_metavar_for_optional(self, action):
         of = getattr(action.type, "type", action.type)  # of a range of numbers, what it converts to
         return _METAVARS.get(of) or super()._get_default_metavar_for_optional(action)
