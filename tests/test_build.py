@@ -579,6 +579,28 @@ def test_warns_if_nothing_is_left_to_train_on(tmp_path, capsys):
     assert "warning: all regions are held out, none is left to train on" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "remedies"),
+    [
+        ([], ["--max_length", "--seed"]),
+        (["--max_length", "1000"], []),
+        (["--seed", "2"], []),
+        (["--max_length", "1000", "--split_by", "contig"], ["--split_by group"]),
+        (["--validation_fraction", "0"], []),
+    ],
+)
+def test_warns_if_a_requested_split_is_empty(options, remedies, tmp_path, capsys):
+    """Each remedy alone helps: the whole records of one genome in few chunks are all in training."""
+    arguments = ["--scheme", "whole", "--validation_fraction", "0.2", "--workers", "1", "--json", *options]
+    assert build.main(["--input", str(INPUTS[0]), "--output", str(tmp_path / "set"), *arguments]) == 0
+    out, err = capsys.readouterr()
+    regions = json.loads(out)["splits"]["validation"]["regions"]
+    warned = [line for line in err.splitlines() if line.startswith("warning: no region is held out for validation")]
+    assert bool(warned) == bool(remedies)
+    assert (regions == 0) == (bool(remedies) or "0" in options)
+    assert all(remedy in warned[0] for remedy in remedies)
+
+
 @pytest.mark.parametrize(("last", "warns"), [(9, False), (10, True)])
 def test_warns_if_the_regions_exceed_the_genome_twice(last, warns, tmp_path, capsys):
     """As when IDs that several loci share become one region over everything between."""
