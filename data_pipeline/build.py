@@ -33,6 +33,7 @@ def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
         "digest": dataset["digest"],
         "inputs": 1 + max(file["input"] for file in dataset["inputs"]),
         "damaged": len(dataset["damaged"]),
+        "skipped_files": len(dataset["skipped_files"]),
         "regions": sum(facts["regions"] for facts in splits.values()),
         "region_bases": sum(facts["bases"] for facts in splits.values()),
         "splits": splits,

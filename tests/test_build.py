@@ -460,6 +460,16 @@ def test_two_builds_cannot_write_to_one_folder(tmp_path):
     builder.build(INPUTS, tmp_path / "set")
 
 
+def test_totals_repeat_the_skipped_inputs(tmp_path, capsys):
+    """Bases without annotation beside a GenBank file."""
+    shutil.copy(INPUTS[0], tmp_path)
+    write(tmp_path / "x.fa", ">x\nACGT\n")
+    assert build.main(["--input", str(tmp_path), "--output", str(tmp_path / "set"), "--workers", "1"]) == 0
+    table, facts = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    assert "skipped: 1 input (" in table
+    assert json.loads(facts)["skipped_files"] == 1
+
+
 def test_damaged_inputs_can_be_skipped(tmp_path, capsys):
     bad = write(tmp_path / "bad.gb", TEXT[:-3])
     info = builder.build([bad, *INPUTS], tmp_path / "set", skip_damaged=True)

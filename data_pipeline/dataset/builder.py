@@ -111,7 +111,7 @@ def build(
             raise PairingError(
                 "has no annotation",
                 file=source.sequence,
-                remedy="name one in a manifest, or give --scheme whole of build",
+                remedy="name one in a manifest, or build whole records, which need none (--scheme whole)",
             )
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)

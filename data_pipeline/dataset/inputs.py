@@ -449,8 +449,8 @@ def _unpaired(file: GenomeFile) -> PairingError:
     return PairingError(
         "has no annotation in its folder",
         file=file.path,
-        remedy="name its annotation too, give a manifest, or use whole sequences (--scheme whole of build)",
-    )  # fmt: skip
+        remedy="name its annotation too, give a manifest, or build whole records, which need none (--scheme whole)",
+    )
 
 
 def _ambiguous(files: Sequence[GenomeFile]) -> PairingError:
