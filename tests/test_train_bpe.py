@@ -136,7 +136,7 @@ def test_errors(dataset, tmp_path, capsys):
     new = str(tmp_path / "new.model")
     before = sorted(path.name for path in tmp_path.iterdir())
     for dataset_, output, options, message in [
-        (tmp_path / "none", new, [], "none/dataset.json: "),
+        (tmp_path / "none", new, [], "none: no such folder"),
         (tokens, new, [], f"{tokens}: "),
         (dataset, new, ["--vocab_size", "65537"], "vocab_size 65537 "),
         (tiny, new, ["--vocab_size", "1024"], "vocab_size 1024 "),
