@@ -1,5 +1,8 @@
-"""Builds a dataset of gene regions; a build that was interrupted resumes.
-gener-jax data build --input genomes/ --output datasets/mine
+"""Builds a dataset of gene regions.
+
+    gener-jax data build --input genomes/ --output datasets/mine
+
+A build that was interrupted resumes.
 """
 
 import argparse
