@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     splits("--k", type=K, metavar="N", help="bases per k-mer [6]")
     splits("--model_file", metavar="FILE", help="model of the tokenizer bpe")
     options = parse.parse_args(arguments)
-    return cli.run("build", lambda: _build(options))
+    return cli.run(lambda: _build(options))
 
 
 if __name__ == "__main__":

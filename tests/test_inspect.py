@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import inspect
+from data_pipeline import cli, inspect
 from data_pipeline.dataset import builder
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DataError
@@ -53,7 +53,7 @@ def error_line(capsys, *arguments):
     assert inspect.main(list(map(str, arguments))) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("inspect: error: ")
+    assert err.startswith(f"{cli.program()}: error: ")
     assert err.count("\n") == 1
     return err
 

@@ -245,7 +245,7 @@ def _filled(
         raise MismatchError(
             f"none of its records without bases ({name}, …) is in {input.sequence} ({next(iter(offsets))}, …)",
             file=input.annotation,
-            remedy="give its own FASTA, or the names of each record in both files with --aliases of build",
+            remedy="give its own FASTA, or the names of each record in both files (gener-jax data build --aliases)",
         )
     if offsets is None:
         progress(input.sequence.stat().st_size)  # the FASTA was not needed

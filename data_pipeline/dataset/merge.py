@@ -171,7 +171,7 @@ class Merge:
         names = ", ".join(files[:3]) + (" …" if len(files) > 3 else "")
         return NoRegion(
             f"no region found; skipped: {listed or 'nothing'}",
-            file=names, remedy="give annotated records, or another --scheme of build",
+            file=names, remedy="give annotated records, or choose another --scheme",
         )  # fmt: skip
 
 
