@@ -262,7 +262,7 @@ def test_from_another_folder(tmp_path, experiment):
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith("error: none/here: does not exist")
-    assert "python -m data_pipeline.build" in line
+    assert "gener-jax data build" in line
     assert not list(elsewhere.iterdir())
 
 

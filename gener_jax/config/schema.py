@@ -163,7 +163,7 @@ class Tokenizer:
         check("k", tokenizer.K)
         check(
             "model_file", self.kind != "bpe" or self.model_file is not None,
-            "tokenizer.kind bpe needs a model: python -m data_pipeline.train_bpe DIR --output bpe.model",
+            "tokenizer.kind bpe needs a model: gener-jax data train_bpe DIR --output bpe.model",
         )  # fmt: skip
 
     def make(self) -> tokenizer.Tokenizer:
@@ -202,7 +202,7 @@ class ModelSpec:
 class Data:
     """The dataset and how it is read."""
 
-    path: str = "datasets/refseq"  # a folder that data_pipeline.build wrote
+    path: str = "datasets/refseq"  # a folder that gener-jax data build wrote
     build_from: tuple[str, ...] = ()  # annotated genomes to build it from if it does not exist
     storage: str = "bases"  # what a built dataset stores: bases, or token_ids (fixed phase and strand; bpe needs it)
     validation_fraction: float = 0.05  # expected fraction of overlap groups that a build holds out
@@ -422,7 +422,7 @@ class Config(ModelSpec):
         _require(
             self.tokenizer.kind != "bpe" or self.data.storage == "token_ids", "data.storage", self.data.storage,
             "tokenizer.kind bpe needs a dataset of token ids; set data.storage=token_ids "
-            "(python -m data_pipeline.build --storage token_ids --tokenizer bpe --model_file FILE)",
+            "(gener-jax data build --storage token_ids --tokenizer bpe --model_file FILE)",
         )  # fmt: skip
         _require(
             self.objective.fns_from_step is None or self.tokenizer.kind == "kmer", "objective.fns_from_step",
