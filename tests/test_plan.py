@@ -143,7 +143,25 @@ def test_why_a_suggestion_is_better(capsys):
     chosen |= {"model.remat": best["remat"], "train.accumulate": best["accumulate"]}
     given = [f"--config.{name}={value}" for name, value in chosen.items()]
     _, again = run(capsys, f"--config={ROOT / 'experiments' / 'euk_1b'}.py", "--devices=8", "--device=h100", *given)
-    assert again["suggested"]["why"] == "the given one is the best by these formulas"
+    assert again["suggested"] == again["given"] | {"why": again["suggested"]["why"]}
+
+
+def test_a_tie_keeps_the_given_mesh_or_takes_less_memory(capsys):
+    """On a v5p:4x4x4, data 64 and fsdp 64 of euk_1b take the same time."""
+    arguments = f"--config={ROOT / 'experiments' / 'euk_1b'}.py", "--topology=v5p:4x4x4"
+    for mesh in ("data", "fsdp"):
+        sizes = {"data": 1, "fsdp": 1} | {mesh: 64}
+        given = [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
+        _, result = run(capsys, *arguments, *given)
+        assert result["suggested"]["mesh"] == result["given"]["mesh"]
+    slow = (
+        "--config.mesh.data=1",
+        "--config.mesh.fsdp=8",
+        "--config.mesh.tensor=8",
+        "--config.model.num_key_value_heads=8",
+    )
+    _, result = run(capsys, *arguments, *slow)
+    assert (result["suggested"]["mesh"]["fsdp"], result["suggested"]["mesh"]["data"]) == (64, 1)
 
 
 def test_a_model_that_does_not_fit_is_reported(capsys):
