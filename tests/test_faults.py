@@ -204,6 +204,9 @@ def test_another_optimizer_dtype_is_not_damage(straight, dataset, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     config = tiny.config(dataset, optimizer__state_dtype="bfloat16", train__allow_changes="optimizer.state_dtype")
+    with pytest.raises(ConfigError, match=r"since optimizer.state_dtype cannot change"):
+        train.train(config, folder)
+    (folder / "config.json").unlink()
     with raises(CheckpointError, name="optimizer.state_dtype"):
         train.train(config, folder)
     assert not (folder / "damaged").exists()
