@@ -311,6 +311,9 @@ def test_a_writer_that_is_not_installed_is_one_line(dataset, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, {"tensorboard": "tensorboardX"}.get(writer, writer), None)
     with raises(ConfigError, field="train.writers", value=writer):
         train.train(tiny.config(dataset, train__writers=writer), tmp_path / "run")
+    experiment = tiny.experiment(tmp_path / "tiny.py", tmp_path / "none", train__writers=writer)
+    with raises(ConfigError, field="train.writers", value=writer):  # before the dataset is looked for
+        train.main([f"--config={experiment}", f"--workdir={tmp_path / 'other'}"])
 
 
 def start(experiment, folder, *more):
