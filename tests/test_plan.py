@@ -94,6 +94,8 @@ def test_operations_equal_a_direct_count():
     assert device_of("NVIDIA H100 80GB HBM3").tflops == 989
     assert device_of("TPU v5 lite").tflops == 197
     assert device_of("TPU v5").tflops == 459
+    assert device_of("NVIDIA B200").tflops == 2250
+    assert device_of("NVIDIA GB200") is None  # faster than a B200
     assert device_of("cpu") is None
 
 
@@ -184,12 +186,20 @@ def test_a_model_that_does_not_fit_is_reported(capsys):
         (["--topology=h100:8"], "--topology"),
         (["--topology=v5e:2x2", "--devices=8"], None),
         (["--topology=v5p:64x64x64"], "--topology"),
-        (["--devices=8", "--device=h100", "--compile"], "--compile"),
+        (["--devices=8", "--device=H100", "--compile"], "--compile"),
     ],
 )
 def test_command_lines_that_are_wrong(arguments, field):
     with raises(ConfigError, field=field):
         plan.main([f"--config={ROOT / 'experiments' / 'euk_1b'}.py", *arguments])
+
+
+def test_a_similar_name_is_not_the_same_device(capsys):
+    with pytest.raises(SystemExit):
+        plan.main([f"--config={ROOT / 'experiments' / 'euk_1b'}.py", "--devices=8", "--device=gb200"])
+    err = capsys.readouterr().err
+    assert "b200, h100" in err
+    assert "did you mean" not in err
 
 
 def test_communication_equals_a_direct_count():
