@@ -62,9 +62,9 @@ def resolve(values: ConfigDict | Mapping, cls: type = Config, path: str = ""):
     for name, value in (values.to_dict() if isinstance(values, ConfigDict) else values).items():
         field = path + name
         if name not in fields:
-            meant = did_you_mean(name, fields)
+            meant = did_you_mean(name, fields) or ";"
             raise ConfigError(
-                f"there is no such field; {path[:-1] or 'config'} has {', '.join(fields)}{meant}", field, value
+                f"there is no such field{meant} {path[:-1] or 'config'} has {', '.join(fields)}", field, value
             )
         type_, optional = fields[name]
         if not dataclasses.is_dataclass(type_):
@@ -78,7 +78,8 @@ def resolve(values: ConfigDict | Mapping, cls: type = Config, path: str = ""):
 
 def _typed(value, type_: type, optional: bool, field: str):
     """The value of a field, converted if it is `Text`."""
-    wrong = ConfigError(f"must be of type {type_.__name__}", field, value)
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    wrong = ConfigError(f"must be {kinds.get(type_, f'of type {type_.__name__}')}", field, value)
     if (value is None or (isinstance(value, Text) and value.lower() == "none")) and optional:
         return None
     if isinstance(value, Text) and type_ is tuple:

@@ -14,7 +14,11 @@ from gener_jax.tasks.held_out import dataset_of, held_out_regions
 
 
 class Samples:
-    """The task; it needs a model as `LM`, on one host. Its baselines are bases in random order, and real genes."""
+    """The task; it needs a model as `LM`, on one host.
+
+    Its baselines are the bases of the samples in random order, and real genes. All have the samples' lengths, since a
+    longer sequence has longer open frames: the DNA of the prompt, which counts, and `sample.num_bases`.
+    """
 
     name, metric = "samples", "open_frame_codons"
     metrics: ClassVar = {"open_frame_codons": Metric("codons", higher_is_better=True)}
@@ -33,9 +37,9 @@ class Samples:
         )  # fmt: skip
         seconds = time.perf_counter() - began
         codes = [bases.encode(p[p.rfind(">") + 1 :] + s) for p, s in zip(prompts, samples, strict=True)]
-        is_gene = (source.index["kind"] == source.kinds.index("cds")) & (source.index["length"] >= sample.num_bases)
+        is_gene = (source.index["kind"] == source.kinds.index("cds")) & (source.index["length"] >= max(map(len, codes)))
         genes = [markov.region_bases(source, lm.tokenizer, i) for i in np.flatnonzero(is_gene)[:64].tolist()]
-        groups = {"shuffled": reading_frames.shuffled(codes), "genes": [gene[: sample.num_bases] for gene in genes]}
+        groups = {"shuffled": reading_frames.shuffled(codes), "genes": reading_frames.cut_like(genes, codes)}
         means = {name: reading_frames.mean_open_frame(group, sample.stop_codons) for name, group in groups.items()}
         first = [samples[0][i : i + 60] for i in range(0, min(len(samples[0]), 240), 60)]
         after = f", after the prompt {prompts[0]}" if prompts[0] else ""
