@@ -344,7 +344,7 @@ def main(argv=None) -> int:
     add, what = program.parser.add_argument, program.parser.add_mutually_exclusive_group().add_argument
     loading.add_options(program.parser)
     what("--vcf", type=Path, help="score its variants instead of the FASTA's sequences")
-    what("--variant", action="append", metavar="NAME", help="this one, as in VCF, or NC_1.1:g.9T>A; repeatable")
+    what("--variant", action="append", metavar="NAME", help="as in VCF, or in quotes 'NC_1.1:g.9T>A'; repeatable")
     what("--region", metavar="NAME", help="each base of a region, 1-based as chr1:101-200")
     add("--saturation", action="store_true", help="all substitutions in the region, as variants")
     add("--plot", type=Path, help="the saturation as a heat map: .png, .svg or .pdf")
