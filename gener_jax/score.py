@@ -269,7 +269,6 @@ def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -
         )  # fmt: skip
     line = overlap(config.data.path, folder, lm.step, windows, args.check_overlap)
     log(line)
-    log(f"context: {args.context} bases")
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
     first = _vcf_header(header, fingerprint) if as_vcf else "\t".join(VARIANT_COLUMNS) + "\n"
     with Output(args.output, fingerprint, first, "record", args.overwrite) as out:
@@ -408,6 +407,8 @@ def main(argv=None) -> int:
     if args.context is None:
         args.context = (region if mode == "bases" else scoring).default_context(config.spec)
     special = parse_prefix(args.prefix)
+    if mode != "sequences":
+        log(f"context: {args.context} bases")
     lm, fingerprint = loading.load(args, config, folder, ("score", "strand", *_OPTIONS[mode]), _FILES)
     if mode == "vcf":
         return score_vcf(lm, args, fingerprint, config, folder)
