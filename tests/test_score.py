@@ -12,6 +12,7 @@ import pytest
 
 import gener_jax
 from data_pipeline.errors import FileError, FormatError, MismatchError
+from data_pipeline.formats import fasta
 from gener_jax import embed, sample, score
 from gener_jax.cli import command
 from gener_jax.inference.lm import LM
@@ -429,26 +430,27 @@ def test_a_bad_row_of_a_vcf_is_one_flagged_row(run, files):
 
 def test_a_bad_record_of_a_fasta_is_one_flagged_row(run, files):
     text = CHROMOSOME[:60]
-    records = {"good": text, "empty": "", "long": "ACG" * 9999, "protein": "ACGT\nMKVLAAGIV", "same": text}
+    records = {"good": text, "empty": "", "long": "ACG" * 9999, "protein": "ACGT\nMKVLAAGIV", "": text, "same": text}
     (files / "s.fa").write_text("".join(f">{name}\n{text}\n" for name, text in records.items()))
     arguments = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output"]
     assert score.main([*arguments, str(files / "s.tsv")]) == command.FLAGGED
     rows = table(files / "s.tsv")
     expected = [(row["name"], bool(row["flag"])) for row in rows]
-    assert expected == [("good", False), ("empty", True), ("long", True), ("protein", True), ("same", False)]
+    flagged = [("empty", True), ("long", True), ("protein", True), ("", True)]
+    assert expected == [("good", False), *flagged, ("same", False)]
     assert rows[3]["flag"].startswith("line 9: 'L' is not a nucleotide letter")
-    assert rows[0]["value"] == rows[4]["value"]
+    assert rows[0]["value"] == rows[5]["value"]
     for options in (["--pooling", "mean"], ["--pooling", "tokens"], ["--chunks", "20"]):
         output = files / f"{options[1]}.npz"
         assert embed.main([*arguments, str(output), "--prompt_convention", "v1", *options]) == command.FLAGGED
         with np.load(output, allow_pickle=False) as data:
             assert [(name, bool(flag)) for name, flag in zip(data["names"], data["flags"], strict=True)] == expected
             if options[1] == "tokens":
-                assert data["tokens"].tolist() == [21, 0, 0, 0, 21]
+                assert data["tokens"].tolist() == [21, 0, 0, 0, 0, 21]
                 assert np.isfinite(data["embeddings"]).all()
             else:
                 assert np.isnan(data["embeddings"]).all(1).tolist() == [flag for _, flag in expected]
-                np.testing.assert_allclose(data["embeddings"][0], data["embeddings"][4], atol=1e-5)
+                np.testing.assert_allclose(data["embeddings"][0], data["embeddings"][5], atol=1e-5)
     embed.main([*arguments, str(files / "e.parquet"), "--prompt_convention", "v1"])
     column = pyarrow.parquet.read_table(files / "e.parquet").to_pydict()["flag"]
     assert [bool(flag) for flag in column] == [flag for _, flag in expected]
@@ -456,6 +458,29 @@ def test_a_bad_record_of_a_fasta_is_one_flagged_row(run, files):
     embed.main([*arguments, str(files / "short.npz"), "--prompt_convention", "v1", "--chunks", "20"])
     with np.load(files / "short.npz", allow_pickle=False) as data:
         assert data["flags"].tolist() == ["", "has 1 tokens, fewer than chunks (20)"]
+
+
+def test_a_bad_prompt_of_a_fasta_costs_its_own_samples(run, files, capsys):
+    text = CHROMOSOME[:60]
+    records = {
+        "good": text,
+        "long": "ACG" * 9999,
+        "protein": "MKVLAAGIV",
+        "": text,
+        "good twice": text,
+        "end": text[:7],
+    }
+    (files / "p.fa").write_text("".join(f">{name}\n{text}\n" for name, text in records.items()))
+    arguments = ["--checkpoint", str(run), "--fasta", str(files / "p.fa"), "--num_bases", "6", "--output"]
+    assert sample.main([*arguments, str(files / "o.fa")]) == command.FLAGGED
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert (facts["samples"], facts["flagged"]) == (2, 4)
+    assert [r.name for r in fasta.read(files / "o.fa")] == ["good_sample_1", "end_sample_1"]
+    named = [line.split(": ")[0] for line in captured.err.splitlines() if line.startswith("no sample")]
+    assert named == [f"no sample of record {name}" for name in ("protein", "", "good", "long")]
+    (files / "p.fa").write_text(f">good\n{text}\n")
+    assert sample.main([*arguments, str(files / "all.fa")]) == 0
 
 
 def test_a_line_of_ten_megabytes(run, files, capsys):

@@ -26,7 +26,7 @@ from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, PAD, Tokenizer, kmer_codes
 from gener_jax.inference.batches import right_pad, round_up
 from gener_jax.inference.constraints import Constraint
-from gener_jax.inference.prompt import Encoded
+from gener_jax.inference.prompt import Encoded, Prompt
 from gener_jax.inference.samplers import Sampler
 from gener_jax.model import kernels, kmers, sharding
 from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
@@ -196,6 +196,24 @@ def _num_rows(number: int) -> int:
 def max_tokens(tokenizer: Tokenizer, num_bases: int) -> int:
     """The largest number of tokens that `num_bases` bases may need."""
     return int(-(-num_bases // tokenizer.token_bases[tokenizer.token_bases > 0].min()))
+
+
+def encode(lm, prompt: Prompt, argument: str, num_bases: int, remainder: str, exact: bool) -> Encoded:
+    """A prompt in tokens, with room for `num_bases` bases after it; `exact`: for log_probs or constraints.
+
+    Raises:
+      InputError: of `argument`, if it exceeds the model's positions, or ends in an unknown base that `exact` does not
+        support.
+    """
+    encoded, text = prompt.encode(lm.tokenizer, remainder), str(prompt)
+    left_over = encoded.left_over
+    lm.check_length(len(encoded.ids) + max_tokens(lm.tokenizer, len(left_over) + num_bases), argument, text)
+    if exact and (left_over >= bases.N).any():
+        raise InputError(
+            f"it has an unknown base among the {len(left_over)} left over at its end, which neither log_probs "
+            "nor constraints support; shorten it", argument, text,
+        )  # fmt: skip
+    return encoded
 
 
 def cache_size(rows: int, prompt: int, num_bases: int, tokenizer: Tokenizer) -> tuple[int, int]:

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.ranges import SEED
-from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax.config import ModelSpec, with_model
 from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraint
 from gener_jax.inference.embeddings import embed
-from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size, max_tokens
+from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size, encode
 from gener_jax.inference.likelihood import Score, base_probabilities, log_likelihood
 from gener_jax.inference.prompt import REMAINDERS, Prompt, as_prompt, as_prompts
 from gener_jax.inference.region import RegionScorer, RegionScores, Saturation, saturate
@@ -30,6 +29,8 @@ from gener_jax.model import decoder, kernels, memory, sharding
 from gener_jax.runtime.errors import InputError, whole, within
 from gener_jax.storage import pretrained, provenance
 from gener_jax.storage.provenance import Provenance, unseen
+
+_STEPS = 64  # tokens decoded per call of the program: Ctrl-C is seen between calls
 
 
 class LM:
@@ -421,7 +422,10 @@ class LM:
             index = [distinct.index(p) for p in prompt_of]
             names = [f"prompts[{i // num_samples}], sample {i % num_samples + 1}" for i in chosen]
             batch = Batch(self, [encoded[p] for p in distinct], index, names, keys[np.array(chosen)], *options)
-            batch.advance(batch.state.ids.shape[1])
+            most = batch.state.ids.shape[1]
+            for until in range(_STEPS, most + _STEPS, _STEPS):
+                if not batch.advance(min(until, most)):
+                    break
             for i, continuation in zip(chosen, batch.continuations(), strict=True):
                 found[i] = continuation
         return found if details or log_probs else [x.text for x in found]
@@ -474,14 +478,8 @@ class LM:
                                        ("constraints", constraints, constraints)):  # fmt: skip
                 if given:
                     raise InputError(f"needs a k-mer tokenizer, not {self.tokenizer.name}", name, value)
-        encoded = [prompt.encode(self.tokenizer, remainder) for prompt in prompts.values()]
-        for (name, prompt), (ids, _, left_over) in zip(prompts.items(), encoded, strict=True):
-            self.check_length(len(ids) + max_tokens(self.tokenizer, len(left_over) + num_bases), name, str(prompt))
-            if (log_probs or constraints) and (left_over >= bases.N).any():
-                raise InputError(
-                    f"it has an unknown base among the {len(left_over)} left over at its end, which neither log_probs "
-                    "nor constraints support; shorten it", name, str(prompt),
-                )  # fmt: skip
+        options = num_bases, remainder, bool(log_probs or constraints)
+        encoded = [encode(self, prompt, name, *options) for name, prompt in prompts.items()]
         for name in stop:
             if name not in SPECIAL_TOKENS:
                 raise InputError(f"must be among {' '.join(SPECIAL_TOKENS)}", "stop", name)
