@@ -84,6 +84,7 @@ def test_variants_as_a_table(run, files, lm, capsys):
         assert row["protocol"] == scored.protocol
         assert row["flag"] == scored.flag
         assert row["llr"] == score.number(scored.llr)
+        assert row["strand"] == "+"
     assert {row["protocol"] for row in rows} == {"next_kmer", "next_kmer_sequence", ""}
     flags = [row["flag"] for row in rows if row["flag"]]
     assert flags == ["contig 2 is not in the FASTA", "ALT . is not a sequence", "ALT <INS> is not a sequence"]
@@ -99,7 +100,9 @@ def test_variants_as_a_vcf(run, files):
     rows = iter(table(variants(run, files, "t.tsv", "--phases", "3")))
     lines = variants(run, files, "t.vcf", "--phases", "3").read_text().splitlines()
     before = (files / "v.vcf").read_text().splitlines()
-    assert [line for line in lines if line[0] == "#" and "GENER_" not in line] == [x for x in before if x[0] == "#"]
+    assert [line for line in lines if line[0] == "#" and "GENER_" not in line and "##gener_jax=" not in line] == [
+        x for x in before if x[0] == "#"
+    ]
     for old, new in zip((x for x in before if x[0] != "#"), (x for x in lines if x[0] != "#"), strict=True):
         old, new = old.split("\t"), new.split("\t")
         assert new[:7] == (old + ["."] * 8)[:7]
@@ -122,8 +125,12 @@ def test_annotations_of_an_earlier_run_are_replaced(run, files):
     first.replace(files / "v.vcf")
     again = variants(run, files, "again.vcf", "--protocol", "window").read_text()
     assert again.count("##INFO=<ID=GENER_LLR,") == 1
-    assert all(line.count("GENER_LLR=") <= 1 for line in again.splitlines()[9:])
+    assert all(line.count("GENER_LLR=") <= 1 for line in again.splitlines()[10:])
     assert "next_kmer" not in again
+    made_of = [line for line in again.splitlines() if line.startswith("##gener_jax=")]
+    assert [line.split()[-5:] for line in made_of] == [
+        ["protocol=window", "score=token", "strand=+", "context=24", "phases=1"]
+    ]
 
 
 def test_the_default_context_is_what_the_model_has_room_for(run, files, lm, capsys):
@@ -162,7 +169,7 @@ def test_names_of_contigs(run, files, capsys):
     assert "--aliases" in caught.value.remedy
     (files / "names").write_text("chrQ\tchrM\n")
     flags = [row["flag"] for row in table(variants(run, files, "some.tsv", "--aliases", str(files / "names")))]
-    assert flags == ["", "contig NC_000013.10 is not in the FASTA"]
+    assert flags == ["", "contig NC_000013.10 is not in the FASTA; it has NC_000013.11"]
 
 
 def test_resumes_after_a_stop(run, files, monkeypatch):
@@ -198,16 +205,19 @@ def test_resumes_after_a_stop(run, files, monkeypatch):
         variants(run, files, "t.tsv")
 
 
-def test_variants_by_name(run, files, lm, capsys):
+def test_variants_by_name(run, files, lm, capsys, monkeypatch):
     ref, arguments = CHROMOSOME[100], ["--checkpoint", str(run), "--fasta", str(files / "g.fa"), "--context", "24"]
     alt = "ACGT"["ACGT".index(ref) - 1]
     named = ["--variant", f"1:101:{ref}:{alt}", "--variant", f"chr1:g.101{ref}>{alt}"]
     assert score.main([*arguments, *named]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split("\t") == list(score.VARIANT_COLUMNS)  # of a pipe, all of them
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert score.main([*arguments, *named]) == 0
     header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert header == ["contig", "pos", "ref", "alt", "protocol", "llr", "log_p_ref", "log_p_alt"]
+    assert header == ["contig", "pos", "ref", "alt", "protocol", "strand", "llr", "log_p_ref", "log_p_alt"]
     (expected,) = lm.score_variants([("chr1", 100, ref, alt)], {"chr1": CHROMOSOME}, context=24)
     assert [row[0] for row in rows] == ["1", "chr1"]
-    assert {tuple(row[1:6]) for row in rows} == {("101", ref, alt, "next_kmer", score.number(expected.llr))}
+    assert {tuple(row[1:7]) for row in rows} == {("101", ref, alt, "next_kmer", "+", score.number(expected.llr))}
     bad = [*named, "--variant", f"1:101:{alt}:{ref}", "--output", str(files / "t.tsv")]
     assert score.main([*arguments, *bad]) == command.FLAGGED
     assert [bool(row["flag"]) for row in table(files / "t.tsv")] == [False, False, True]
@@ -224,7 +234,9 @@ def test_bases_of_a_region_and_tracks(run, files, lm, capsys, monkeypatch):
     more = ["--batch_tokens", "1", "--output"]  # several parts
     assert score.main([*arguments, *more, str(files / "t.bedgraph"), "--logo", str(files / "logo.svg")]) == 0
     lines = [line.split("\t") for line in (files / "t.bedgraph").read_text().splitlines()]
-    assert [(c, int(start), int(end)) for c, start, end, _ in lines] == [("chr1", i, i + 1) for i in range(40, 140)]
+    assert [(c, int(start), int(end)) for c, start, end, _ in lines] == [
+        ("1", i, i + 1) for i in range(40, 140)
+    ]  # as typed
     np.testing.assert_allclose([float(line[3]) for line in lines], expected.log_p, atol=1e-4)
     assert (files / "logo.svg").read_text().startswith("<?xml")
     real, calls = score.Output.write, []
@@ -253,14 +265,15 @@ def test_bases_of_a_region_and_tracks(run, files, lm, capsys, monkeypatch):
 def test_saturation(run, files, lm, monkeypatch):
     monkeypatch.setattr(score, "_BASES", 7)
     arguments = ["--checkpoint", str(run), "--fasta", str(files / "g.fa"), "--context", "24", "--region", "1:41-60",
-                 "--saturation"]  # fmt: skip
+                 "--saturation", "--phases", "3"]  # fmt: skip
     assert score.main([*arguments, "--output", str(files / "t.tsv"), "--plot", str(files / "t.png")]) == 0
     rows = table(files / "t.tsv")
-    expected = list(lm.saturation("1:41-60", {"chr1": CHROMOSOME}, context=24).rows())
+    expected = list(lm.saturation("1:41-60", {"chr1": CHROMOSOME}, context=24, phases=3).rows())
     assert [(row["contig"], int(row["pos"]), row["ref"], row["alt"]) for row in rows] == [
         tuple(x[:4]) for x in expected
     ]
     np.testing.assert_allclose([float(row["llr"]) for row in rows], [x.llr for x in expected], atol=1e-4)
+    np.testing.assert_allclose([float(row["spread"]) for row in rows], [x.spread for x in expected], atol=1e-4)
     assert (files / "t.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -357,6 +370,7 @@ def test_embeddings(run, files, lm, monkeypatch):
         (score, ">a\nAC\n", ["--prefix", "<mam>AC"], ConfigError, {"field": "--prefix", "value": "<mam>AC"}),
         (score, ">a\nAC\n", ["--vcf", "-"], ConfigError, {"field": "--vcf", "value": "-"}),
         (score, ">a\nAC\n", ["--output", "{}/o.vcf.gz"], ConfigError, {"field": "--output", "value": "{}/o.vcf.gz"}),
+        (score, ">a\nAC\n", ["--output", "{}/o.csv"], ConfigError, {"field": "--output", "value": "{}/o.csv"}),
         (score, ">a\nAC\n", ["--output", "{}/o.vcf"], ConfigError, {"field": "--output", "value": "{}/o.vcf"}),
         (score, ">a\nAC\n", ["--output", "{}"], ConfigError, {"field": "--output", "value": "{}"}),
         (sample, ">a\nAC\n", ["--output", "{}"], ConfigError, {"field": "--output", "value": "{}"}),
@@ -371,13 +385,14 @@ def test_bad_input_is_one_line(program, fasta, arguments, kind, attributes, run,
     """A ConfigError made from an InputError of the model has no field: there its text is compared."""
     (files / "s.fa").write_text(fasta)
     (files / "s.npz").touch()
-    given = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output", str(files / "o.npz"), *arguments]
+    output = files / ("o.tsv" if program is score else "o.npz")
+    given = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output", str(output), *arguments]
     text = attributes if isinstance(attributes, str) else ""
     expected = {} if text else attributes
     expected = {name: value.format(files) if isinstance(value, str) else value for name, value in expected.items()}
     with pytest.raises(kind, match=text) if text else raises(kind, **expected):
         program.main([argument.format(files) for argument in given])
-    assert not (files / "o.npz").exists()
+    assert not output.exists()
 
 
 def test_a_bad_row_of_a_vcf_is_one_flagged_row(run, files):
