@@ -387,7 +387,8 @@ class LM:
           sampler: instead of the four, one of `samplers` or your own; see `samplers.Sampler`.
           seed: one for all (each row gets its own stream), or one per row of the result; a row's sample depends on its
             seed and prompt, not on the batch.
-          stop: special tokens, such as "</s>", that end a row; no other special token is ever generated.
+          stop: special tokens, such as "</s>", that end a row, where the constraints hold; no other special token is
+            ever generated.
           remainder: how a prompt that is not a whole number of k-mers is read. "constrain": its last bases fix the
             beginning of the first generated token exactly, so the continuation follows without a gap. "trim_left" and
             "pad_left" (with A) change the prompt's beginning, as the authors recommend.
@@ -494,7 +495,7 @@ class LM:
 
 
 def _check(constraints: list[Constraint], prompts: dict[str, Prompt], encoded: list[Encoded], num_bases: int) -> None:
-    """Refuses constraints that cannot hold; warns of prompts that have what they forbid."""
+    """Refuses constraints that no continuation satisfies; warns of prompts that have what they forbid."""
     checks = [constraint.check for constraint in constraints if hasattr(constraint, "check")]
     broken = {
         name: [w for check in checks for w in check(x, num_bases)] for name, x in zip(prompts, encoded, strict=True)
