@@ -148,7 +148,7 @@ def restore_params(folder: Path, target, step: int | str | None = None):
       CheckpointError: if there is none, it cannot be read, or its shapes differ from the target's.
     """
     if not (folder / "checkpoints").is_dir():
-        raise CheckpointError(folder, "holds no checkpoints; train one with python -m gener_jax.train")
+        raise CheckpointError(folder, "holds no checkpoints; train one with gener-jax train")
     if damaged := unreadable_metrics(folder):
         raise DamagedError(folder / "checkpoints" / str(damaged[-1]), "has unreadable metrics; remove that folder")
     best = read(folder).checkpoint.best if step == "best" else None

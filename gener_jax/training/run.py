@@ -300,9 +300,9 @@ def commands(run: Run, now: Moment) -> list[str]:
     config, best, checkpoint = run.config, run.best, f"--checkpoint {shlex.quote(str(run.workdir))}"
     prompt = shlex.quote(config.sample.prompts[0])
     options = f"--num_bases {config.sample.num_bases} --num_samples 1 --temperature {config.sample.temperature:g}"
-    found = [f"python -m gener_jax.sample {checkpoint} --prompt {prompt} {options}"]
+    found = [f"gener-jax sample {checkpoint} --prompt {prompt} {options}"]
     if best is not None and math.isfinite(now.results[best.name].metrics[best.metric]):
-        found.append(f"python -m gener_jax.evaluate {checkpoint} --step best")
+        found.append(f"gener-jax evaluate {checkpoint} --step best")
     if config.data.build_from == (str(EXAMPLE_GENOME),) and MY_GENOME.exists():
-        found.append(f"python -m gener_jax.train --config={MY_GENOME} --config.data.build_from=YOUR.gbff.gz")
+        found.append(f"gener-jax train --config={MY_GENOME} --config.data.build_from=YOUR.gbff.gz")
     return found
