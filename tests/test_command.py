@@ -158,6 +158,7 @@ def test_a_run_folder_gives_its_configuration(tmp_path):
     ("error", "status", "line"),
     [
         (ConfigError("wrong"), 2, "error: wrong\n"),
+        (ConfigError("needs --output", "--json", True), 2, "error: --json needs --output\n"),
         (DataError("damaged"), 1, "error: damaged\n"),
         (CheckpointError("runs/x", "absent"), 1, "error: runs/x: absent\n"),
         (
@@ -258,7 +259,7 @@ def test_from_another_folder(tmp_path, experiment):
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith("error: none/here: does not exist")
-    assert "python -m data_pipeline.build" in line
+    assert "gener-jax data build" in line
     assert not list(elsewhere.iterdir())
 
 
