@@ -130,7 +130,7 @@ FEW = {"eval__max_regions": "1", "eval__every_steps": "100"}
 def run(config, folder, **parts):
     """A run without its final report: what it was prepared with, and its parameters at the end."""
     prepared = prepare(config, folder, **parts)
-    with Watchdog(0) as watchdog, Termination() as termination:
+    with Watchdog(0) as watchdog, Termination(folder) as termination:
         return prepared, merge(loop(prepared, termination, watchdog).state.params, prepared.frozen)
 
 

@@ -260,7 +260,7 @@ def train(config: Config, workdir: Path, **parts) -> Results:
         run = prepare(config, workdir, **parts)
         distributed.log_primary(screen(run))
         # Only around the loop: a signal loses nothing before and after it, and building a dataset may take hours.
-        with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
+        with Watchdog(config.train.watchdog_minutes) as watchdog, Termination(workdir) as termination:
             now = loop(run, termination, watchdog)
         params, now.state = merge(now.state.params, run.frozen), None  # frees the optimizer's state
         return finish(run, params, now, began)
