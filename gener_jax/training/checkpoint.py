@@ -244,8 +244,12 @@ def check_folder(folder: Path, config: Config) -> None:
     if not (folder / "config.json").exists():
         return
     if changes := changed_fields(run_folder.read(folder), config):
-        names = ",".join(c.split(":")[0] for c in changes)
         raise ConfigError(
             f"{folder}: the configuration has changed ({'; '.join(changes)}): take another --workdir, "
-            f"or allow it with --config.train.allow_changes={names}"
+            f"or allow it with {allowing(config, *(change.split(':')[0] for change in changes))}"
         )
+
+
+def allowing(config: Config, *fields: str) -> str:
+    """The flag that allows changes of these fields, in addition to those that are allowed."""
+    return f"--config.train.allow_changes={','.join([*config.train.allow_changes, *fields])}"

@@ -177,7 +177,7 @@ def prepare(
     step, state, frozen, loader_state = start(config, mesh, checkpoints, workdir, trains, init)
     now, position, caught_up = Moment(step, state), 0, True
     if loader_state is not None:
-        check_data(config, stream, loader_state)
+        check_data(config, stream, loader_state, workdir)
         position, caught_up, now.stop = (loader_state[name] for name in ("position", "caught_up", "stop"))
         now.metrics = loader_state["metrics"] or logged(workdir / "log.jsonl", step)
         for hook in hooks:
@@ -199,16 +199,18 @@ def prepare(
     )  # fmt: skip
 
 
-def check_data(config: Config, stream: DataSource, loader_state: dict) -> None:
-    """Raises DataError if a checkpoint was trained on other data, unless that was allowed."""
-    allowing = config.train.allow_changes
+def check_data(config: Config, stream: DataSource, loader_state: dict, workdir: Path) -> None:
+    """Raises DataError if the checkpoint of a run was trained on other data, unless that was allowed."""
+    changes = config.train.allow_changes
     for name, digest in (("dataset", stream.dataset), ("digest", stream.digest)):
-        allowed = "data.path" in allowing or (name == "digest" and any(a.startswith(_READING) for a in allowing))
+        allowed = "data.path" in changes or (name == "digest" and any(a.startswith(_READING) for a in changes))
         if loader_state[name] != digest and not allowed:
+            before = run_folder.read(workdir).data.path if (workdir / "config.json").exists() else config.data.path
+            moved = f"data.path: {before} → {config.data.path}: " if before != config.data.path else ""
             raise DatasetError(
                 f"is not that of the data with which this run started, {loader_state[name][:12]}",
                 file=config.data.path, field=name, value=digest[:12],
-                remedy="use another --workdir, or allow data.path with train.allow_changes",
+                remedy=f"{moved}use another --workdir, or allow it with {checkpoint.allowing(config, 'data.path')}",
             )  # fmt: skip
 
 
