@@ -269,7 +269,7 @@ def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
     out, found = capsys.readouterr().out, results.read(tmp_path / "evaluated")
     assert json.loads(out.splitlines()[-1]) == found.json()
     assert out.startswith(found.table())
-    assert (tmp_path / "evaluated" / "plots" / "held_out.png").exists()
+    assert [path.name for path in (tmp_path / "evaluated" / "plots").iterdir()] == ["by_group.png"]
     assert found.training.items() <= straight.result.training.items()
     [found] = found.evaluations
     assert dataclasses.replace(found, seconds=0) == dataclasses.replace(straight.result["held_out"], seconds=0)
