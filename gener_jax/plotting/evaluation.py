@@ -36,9 +36,7 @@ def groups(
                 axes.axhline(at, color="#cccccc", linewidth=0.8, zorder=0)
                 at += 1
             for row, (name, value) in enumerate(values.items()):
-                colour = (
-                    COLOURS[0] if not number and not row else GREY if not number else COLOURS[number % len(COLOURS)]
-                )
+                colour = GREY if number == 0 and row else COLOURS[number % len(COLOURS)]
                 axes.plot(value, at, "o", color=colour, zorder=3)
                 axes.annotate(
                     f"{value:.3f}", (value, at), (6, 0), textcoords="offset points", va="center", fontsize=8,
