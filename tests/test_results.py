@@ -1,5 +1,6 @@
 """The schema of results: written, read back, refused, and shown as a table."""
 
+import dataclasses
 import json
 
 import pytest
@@ -71,6 +72,13 @@ def test_an_absent_or_damaged_file_is_one_line(tmp_path):
     (tmp_path / "results.json").write_text("[")
     with raises(CheckpointError, path=tmp_path / "results.json"):
         results.read(tmp_path)
+
+
+def test_without_a_direction_none_is_the_best(found):
+    measured = {"hits": dataclasses.replace(found["toy"].metrics["hits"], higher_is_better=None)}
+    first, *rest = dataclasses.replace(found["toy"], metrics=measured).table().splitlines()
+    assert first == "toy: hits"
+    assert not [line for line in rest if "best" in line]
 
 
 def test_the_table(found):

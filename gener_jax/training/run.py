@@ -164,7 +164,8 @@ def prepare(
         names = [each.name for each in named]
         if len(set(names)) < len(names):
             raise ConfigError("must have different names", kind, names)
-    choices, chosen = {f"{task.name}.{task.metric}": task for task in tasks}, config.checkpoint.best
+    directed = [task for task in tasks if task.metrics[task.metric].higher_is_better is not None]
+    choices, chosen = {f"{task.name}.{task.metric}": task for task in directed}, config.checkpoint.best
     if chosen is not None and chosen not in choices:
         raise ConfigError(f"must be one of {', '.join(choices)}: the metrics of the tasks", "checkpoint.best", chosen)
     best = choices.get(chosen)
