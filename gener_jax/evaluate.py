@@ -18,7 +18,7 @@ from gener_jax import assets
 from gener_jax.cli import command
 from gener_jax.config import Config
 from gener_jax.runtime.progress import log
-from gener_jax.storage.files import refuse_existing
+from gener_jax.storage.files import from_here, refuse_existing
 from gener_jax.storage.results import FILE, Evaluation, Model, Results
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def main(argv=None) -> None:
     checkpoint = args.checkpoint or str(folder)
     model = Model(config.name, decoder.num_parameters(config.model), checkpoint, lm.step)
     at = "" if lm.step is None else f", step {lm.step}"
-    log(f"evaluating {checkpoint}{at}, on the {config.eval.split} split of {config.data.path}")
+    log(f"evaluating {checkpoint}{at}, on the {config.eval.split} split of {from_here(config.data.path)}")
     training = {n: x for n, x in logged(folder / "log.jsonl", lm.step).items() if n in ("loss", "bits_per_base")}
     results = Results(evaluate(config, lm, chosen, model), training or None)
     if args.output is not None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from data_pipeline.files import finite, write_text
 from gener_jax.runtime.environment import environment
 from gener_jax.runtime.errors import CheckpointError
-from gener_jax.storage.files import read_json
+from gener_jax.storage.files import from_here, read_json
 
 FORMAT = 1
 FILE = "results.json"
@@ -134,7 +134,7 @@ class Evaluation:
         direction = "" if higher is None else f"{'higher' if higher else 'lower'} is better"
         kind = ", ".join(filter(None, [_unit(main, measured), direction]))
         lines = [f"{_words(self.task)}: {_words(main)}" + (f" ({kind})" if kind else "")]
-        where = [f"{self.dataset.split} split of {self.dataset.path}"] if self.dataset else []
+        where = [f"{self.dataset.split} split of {from_here(self.dataset.path)}"] if self.dataset else []
         if where or self.counts:
             lines.append("  " + ": ".join([*where, *[_counted(self.counts)] * bool(self.counts)]))
         for heading, rows in sections:
