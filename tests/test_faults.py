@@ -64,9 +64,7 @@ def signalling(patch, step, signal_=signal.SIGTERM):
 
 def best_of(folder: Path) -> tuple[int, float]:
     """The best step among the checkpoints of a run, and its bits per base."""
-    with run_folder.open_manager(folder, best="held_out.bits_per_base") as manager:
-        best = manager.best_step()
-        return best, manager.metrics(best)["value"]
+    return run_folder.best(folder, "held_out.bits_per_base")
 
 
 def test_a_run_stopped_by_signals_resumes_to_the_same_bits(straight, dataset, tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -196,7 +195,8 @@ def test_what_a_run_says_to_try_next_works(straight, dataset, capsys, monkeypatc
         importlib.import_module(f"gener_jax.{verb}").main(arguments)
     config = tiny.config(dataset, checkpoint__best="none", data__build_from=str(EXAMPLE_GENOME), sample__prompts="<s>A")
     monkeypatch.chdir(tiny.ROOT)
-    _, mine = training_run.commands(types.SimpleNamespace(config=config, best=None, workdir=Path("a b")), None)
+    *both, mine = training_run.commands(config, Path("a b"), "best")
+    assert all("--step best" in line for line in both)
     command.Command("", checkpoint=False).parse(shlex.split(mine)[2:])
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import platform
 import shlex
 import time
@@ -291,21 +290,21 @@ def finish(run: Run, params, now: Moment, began: float) -> Results:
     if distributed.is_primary():
         results.write(workdir)
         draw_all(results, list(read_log(workdir / "log.jsonl")), workdir)
-        print("\n".join(["", results.table(), *(result.text for _, result in found if result.text)]))
-        print(
-            "\n  ".join([f"Results in {workdir / FILE}, plots in {workdir / 'plots'}\nTry next", *commands(run, now)])
-        )
+        best = run_folder.best(workdir, config.checkpoint.best)
+        better = best is not None and best[0] != now.step
+        lines = [f"best: step {best[0]}, {best[1]:.4f} (--step best)"] if better else []
+        print("\n".join(["", results.table(), *lines, *(result.text for _, result in found if result.text)]))
+        print(f"Results in {workdir / FILE}, plots in {workdir / 'plots'}\nTry next")
+        print("\n".join(f"  {line}" for line in commands(config, workdir, "best" if better else None)))
     return results
 
 
-def commands(run: Run, now: Moment) -> list[str]:
-    """What to try next with a run: commands that work with it."""
-    config, best, checkpoint = run.config, run.best, f"--checkpoint {shlex.quote(str(run.workdir))}"
+def commands(config: Config, workdir: Path, step: str | None = None) -> list[str]:
+    """What to try next with a run, or a step of it: commands that work with it."""
+    checkpoint = f"--checkpoint {shlex.quote(str(workdir))}" + (f" --step {step}" if step else "")
     prompt = shlex.quote(config.sample.prompts[0])
     options = f"--num_bases {config.sample.num_bases} --num_samples 1 --temperature {config.sample.temperature:g}"
-    found = [f"gener-jax sample {checkpoint} --prompt {prompt} {options}"]
-    if best is not None and math.isfinite(now.results[best.name].metrics[best.metric]):
-        found.append(f"gener-jax evaluate {checkpoint} --step best")
+    found = [f"gener-jax sample {checkpoint} --prompt {prompt} {options}", f"gener-jax evaluate {checkpoint}"]
     if config.data.build_from == (str(EXAMPLE_GENOME),) and MY_GENOME.exists():
         found.append(f"gener-jax train --config={MY_GENOME} --config.data.build_from=YOUR.gbff.gz")
     return found
