@@ -135,6 +135,18 @@ def empty_run(dataset, tmp_path_factory):
         (sample.main, ["--checkpoint", "{run}", "--prompt", "<x>"], 2, "--prompt: unknown special token '<x>'"),
         (sample.main, ["--checkpoint", "{run}", "--temperature", "-1"], 2, "argument --temperature: "),
         (sample.main, ["--checkpoint", "{run}", "--num_bases", "-5"], 2, "argument --num_bases: "),
+        (
+            sample.main,
+            ["--checkpoint", "{run}", "--gc", "30", "60"],
+            2,
+            "argument --gc: must be a fraction from 0 to 1 (30 % is 0.3), not '30'",
+        ),
+        (
+            sample.main,
+            ["--checkpoint", "{run}", "--forbidden_motifs", "GAATTC", "EcoRI", "--prompt", "ATG"],
+            2,
+            "motif 'EcoRI' must",
+        ),
         (sample.main, ["--checkpoint", "{run}", "--prompt", "ACGT"], 1, "holds no checkpoints"),
     ],
 )

@@ -184,7 +184,10 @@ def test_a_run_folder_gives_its_configuration(tmp_path):
         ),
     ],
 )
-def test_exit_status_and_line(capsys, error, status, line):
+def test_exit_status_and_line(capsys, monkeypatch, error, status, line):
+    ends = []  # what would end this process
+    monkeypatch.setattr("atexit.register", lambda *what: ends.append(what))
+
     def main():
         raise error
 
@@ -192,6 +195,7 @@ def test_exit_status_and_line(capsys, error, status, line):
         command.run(main)
     assert caught.value.code == status
     assert capsys.readouterr() == ("", line)
+    assert [number for _, number in ends] == [130] * isinstance(error, KeyboardInterrupt)
 
 
 @pytest.mark.parametrize(

@@ -231,4 +231,7 @@ def test_text_that_is_not_a_value(name, text, field):
 def test_an_unknown_field_lists_the_known_ones():
     with raises(ConfigError, field="model.hiden_size", value="1") as caught:
         override({}, {"model.hiden_size": "1"})
-    assert "vocab_size, hidden_size" in str(caught.value)
+    assert "did you mean hidden_size? model has vocab_size, hidden_size" in str(caught.value)
+    with raises(ConfigError, field="train.num_steps", value="1e3") as caught:
+        override({}, {"train.num_steps": "1e3"})
+    assert str(caught.value).endswith("must be a whole number")

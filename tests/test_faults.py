@@ -205,6 +205,9 @@ def test_another_optimizer_dtype_is_not_damage(straight, dataset, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     config = tiny.config(dataset, optimizer__state_dtype="bfloat16", train__allow_changes="optimizer.state_dtype")
+    with pytest.raises(ConfigError, match=r"since optimizer.state_dtype cannot change"):
+        train.train(config, folder)
+    (folder / "config.json").unlink()
     with raises(CheckpointError, name="optimizer.state_dtype"):
         train.train(config, folder)
     assert not (folder / "damaged").exists()
@@ -309,6 +312,9 @@ def test_a_writer_that_is_not_installed_is_one_line(dataset, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, {"tensorboard": "tensorboardX"}.get(writer, writer), None)
     with raises(ConfigError, field="train.writers", value=writer):
         train.train(tiny.config(dataset, train__writers=writer), tmp_path / "run")
+    experiment = tiny.experiment(tmp_path / "tiny.py", tmp_path / "none", train__writers=writer)
+    with raises(ConfigError, field="train.writers", value=writer):  # before the dataset is looked for
+        train.main([f"--config={experiment}", f"--workdir={tmp_path / 'other'}"])
 
 
 def start(experiment, folder, *more):

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -392,3 +393,25 @@ def test_the_config_of_the_helper_is_that_of_the_experiment_file(dataset, tmp_pa
     assert read == tiny.config(dataset)
     assert isinstance(read, Config)
     assert dumps(read) == dumps(tiny.config(dataset))
+
+
+def test_the_speed_is_of_the_last_steps_without_compilation():
+    config = tiny.config("none", train__log_every_steps="3", train__num_steps="20")
+    clock, programs, lines = types.SimpleNamespace(seconds=0.0), [0], {}
+    run = types.SimpleNamespace(
+        config=config, now=hooks.Moment(0, None), stream=types.SimpleNamespace(stats={"kept": 12, "tokens": 4}),
+        tokens_per_step=100, log=types.SimpleNamespace(write=lambda step, **values: lines.update({step: values})),
+    )  # fmt: skip
+    read = hooks.Reading(run, types.SimpleNamespace(beat=lambda _: None), lambda: programs[0])
+    read.clock = clock
+    metrics = {"loss": np.float32(1), "consecutive_skips": np.int32(0)}
+    # A compilation at the first step and one at the twelfth; all steps from the seventh take 4 s instead of 2 s.
+    seconds = {1: 50, 12: 30} | dict.fromkeys(range(2, 7), 2)
+    for step in range(1, 13):
+        programs[0] = 1 + (step >= 12)
+        clock.seconds += seconds.get(step, 4)
+        read.pending = step, metrics
+        read()
+    read.progress.close()
+    assert {step: line["tokens_per_s"] for step, line in lines.items()} == {3: 50, 6: 50, 9: 25, 12: 25}
+    assert lines[12]["bases_per_s"] == 75

@@ -64,9 +64,9 @@ def resolve(values: ConfigDict | Mapping, cls: type = Config, path: str = ""):
     for name, value in (values.to_dict() if isinstance(values, ConfigDict) else values).items():
         field = path + name
         if name not in fields:
-            meant = did_you_mean(name, fields)
+            meant = did_you_mean(name, fields) or ";"
             raise ConfigError(
-                f"there is no such field; {path[:-1] or 'config'} has {', '.join(fields)}{meant}", field, value
+                f"there is no such field{meant} {path[:-1] or 'config'} has {', '.join(fields)}", field, value
             )
         type_, optional = fields[name]
         if not dataclasses.is_dataclass(type_):

@@ -63,7 +63,8 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> Moment:
     step_of = functools.cache(
         lambda objective: make_train_step(config, run.mesh, objective, run.stream.axes, run.trains, run.init)
     )
-    read, profile, saving = Reading(run, watchdog), Profile(config.train, run.workdir), Saving(run, watchdog)
+    read = Reading(run, watchdog, lambda: step_of.cache_info().currsize)
+    profile, saving = Profile(config.train, run.workdir), Saving(run, watchdog)
     evaluation = Evaluation(run, saving, termination, watchdog)
     hooks = [evaluation, *run.hooks, saving]
 

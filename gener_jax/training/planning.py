@@ -25,6 +25,7 @@ from gener_jax.training.step import abstract_state, make_train_step
 # (README, Results); the rest is for fragmentation and the program.
 ROOM = 0.92
 NUMBERS = Whole(1, 65536)  # of devices
+TIE = 0.01  # fraction of the time by which one configuration must be faster than another: the formula is not better
 
 
 class Machine(NamedTuple):
@@ -106,7 +107,7 @@ def seconds(config: Config, machine: Machine, mfu: float) -> float:
     """
     m, length, device, mesh = config.model, config.data.context_length, machine.device, config.mesh
     # `dots` repeats elementwise operations alone, `block` the layers' products of weights, `full` the forward pass.
-    repeated = {"dots": 0, "block": 2 * flops.matrix_parameters(m), "full": flops.forward(m, length)}[m.remat]
+    repeated = {"block": 2 * flops.matrix_parameters(m), "full": flops.forward(m, length)}.get(m.remat, 0)
     operations = (flops.training(m, length) + repeated) * config.train.batch_size * length / machine.devices
     reach = {"tensor": mesh.tensor, "context": mesh.tensor * mesh.context, "fsdp": machine.devices // mesh.data}
     waiting = 0.0
@@ -146,18 +147,39 @@ def candidates(config: Config, machine: Machine):
 def suggest(config: Config, machine: Machine, mfu: float) -> Config | None:
     """The configuration with the mesh, remat policy and microbatches that fit and take the least time; None: none fits.
 
-    If the kind of device is unknown, times are those of an H100.
+    Among those whose times differ by less than `TIE`, the given one; else that of fewest mesh axes and microbatches,
+    and then of least memory. If the kind of device is unknown, times are those of an H100.
     """
-    timed = machine if machine.device else machine._replace(device=DEVICES["h100"])
+    room = ROOM * machine.memory_gib
+    memories = ((one, sum(needs(one, machine).values())) for one in candidates(config, machine))
+    fitting = [(one, gib, _seconds(one, machine, mfu)) for one, gib in memories if gib <= room]
+    if not fitting:
+        return None
+    most = min(time for *_, time in fitting) / (1 - TIE)
+    given = with_sizes(config, machine)
+    if given and sum(needs(given, machine).values()) <= room and _seconds(given, machine, mfu) < most:
+        return given
 
     def cost(candidate):
-        # Differences of a tenth of a per cent do not count: then fewer axes and microbatches are better.
-        axes = sum(size > 1 for size in dataclasses.asdict(candidate.mesh).values())
-        return seconds(candidate, timed, mfu) * (1 + 1e-3 * (axes + math.log2(candidate.train.accumulate)))
+        one, gib, _ = candidate
+        axes = sum(size > 1 for size in dataclasses.asdict(one.mesh).values())
+        return axes + math.log2(one.train.accumulate), gib
 
-    room = ROOM * machine.memory_gib
-    fitting = (one for one in candidates(config, machine) if sum(needs(one, machine).values()) <= room)
-    return min(fitting, key=cost, default=None)
+    return min((candidate for candidate in fitting if candidate[2] < most), key=cost)[0]
+
+
+def with_sizes(config: Config, machine: Machine) -> Config | None:
+    """The same with the size of each mesh axis; None if the mesh does not fit machine, model or batch."""
+    try:
+        sizes = axis_sizes(machine.devices, **dataclasses.asdict(config.mesh))
+        check_divides(config, sizes)
+    except ConfigError:
+        return None
+    return dataclasses.replace(config, mesh=Mesh(**sizes))
+
+
+def _seconds(config: Config, machine: Machine, mfu: float) -> float:
+    return seconds(config, machine if machine.device else machine._replace(device=DEVICES["h100"]), mfu)
 
 
 def described(config: Config, machine: Machine, mfu: float) -> dict:
@@ -208,8 +230,9 @@ def reasons(given: Config, best: Config, machine: Machine, mfu: float) -> str:
     own, other = described(best, machine, mfu), described(given, machine, mfu)
     if not other["fits"]:
         return f"the given one needs {other['peak_gib']:.2f} GiB per device and does not fit"
-    timed = machine if machine.device else machine._replace(device=DEVICES["h100"])
-    saved = 1 - seconds(best, timed, mfu) / seconds(given, timed, mfu)
+    if best == with_sizes(given, machine):
+        return f"by these formulas no other takes at least {TIE:.0%} less time than the given one"
+    saved = 1 - _seconds(best, machine, mfu) / _seconds(with_sizes(given, machine), machine, mfu)
     sent, other_sent = (sum(row["sent_gib_per_step"].values()) for row in (own, other))
     better = [
         line
@@ -223,8 +246,6 @@ def reasons(given: Config, best: Config, machine: Machine, mfu: float) -> str:
         )
         if less
     ]  # fmt: skip
-    if own["mesh"] == other["mesh"] and not better:
-        return "the given one is the best by these formulas"
     return f"a step should take {saved:.1%} less time, at the same MFU: it {'; '.join(better) or 'has fewer mesh axes'}"
 
 
