@@ -52,7 +52,10 @@ def test_an_experiment_file_names_the_run(experiment):
     _, config, folder = parse("--config", experiment)
     assert (config.name, config.model.hidden_size, config.model.head_dim) == ("small", 32, 16)
     assert folder == Path("runs/small")
-    assert parse(f"--config={experiment}", "--workdir=/x/y")[2] == Path("/x/y")
+    _, config, folder = parse(f"--config={experiment}", "--workdir=/x/y")
+    assert (config.name, folder) == ("y", Path("/x/y"))
+    _, config, folder = parse(f"--config={experiment}", "--workdir=/x/y", "--config.name=other")
+    assert (config.name, folder) == ("other", Path("/x/y"))
     _, config, folder = parse("--config", experiment, "--config.name=other")
     assert (config.name, folder) == ("other", Path("runs/other"))
 

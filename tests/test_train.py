@@ -149,8 +149,8 @@ def test_what_a_run_prints_and_writes(straight, dataset):
     environment = json.loads((straight.folder / "environment.json").read_text())[0]
     assert environment["versions"]["jax"] == jax.__version__
     config = run_folder.read(straight.folder)
-    assert (config.name, config.model.vocab_size, config.model.head_dim) == ("tiny", 96, 8)
-    assert config == tiny.config(dataset)
+    assert (config.name, config.model.vocab_size, config.model.head_dim) == ("run", 96, 8)  # as its folder
+    assert config == tiny.config(dataset, name="run")
     assert sorted(int(p.name) for p in (straight.folder / "checkpoints").iterdir()) == [9, 12]
 
 
@@ -210,19 +210,26 @@ def test_64_bit_types_change_nothing(straight, dataset, tmp_path, x64):
     assert log_of(tmp_path / "run") == log_of(straight.folder)
 
 
-def test_a_finished_run_prints_its_result_again(straight, dataset, capsys, monkeypatch):
-    """In any encoding of standard output."""
-    before, log = state_of(straight.folder), (straight.folder / "log.jsonl").read_text()
+def test_a_finished_run_prints_its_result_again(straight, dataset, tmp_path, capsys, monkeypatch):
+    """In any encoding of standard output; nothing changes, unless it is to be evaluated otherwise."""
+    shutil.copytree(straight.folder, folder := tmp_path / "run")
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
-    result = train.train(tiny.config(dataset), straight.folder)
+    assert train.train(tiny.config(dataset), folder) == straight.result
     out.flush()
     assert "\\u2190" in out.buffer.getvalue().decode("ascii")
-    [found, expected] = [each["held_out"] for each in (result, straight.result)]
+    assert f"finished at step 12; results in {folder / 'results.json'}" in capsys.readouterr().err
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+    assert {path: found for path, found in after.items() if path.name != "lock"} == before
+
+    other = train.train(tiny.config(dataset, eval__max_regions="2"), folder)
+    assert other["held_out"].counts["regions"] == 2
+    (folder / "results.json").unlink()
+    found, expected = (x["held_out"] for x in (train.train(tiny.config(dataset), folder), straight.result))
     assert (found.model.step, found.metrics) == (12, expected.metrics)
-    assert same_state(before, state_of(straight.folder))
-    assert (straight.folder / "log.jsonl").read_text() == log
-    assert "resuming" in capsys.readouterr().err
+    assert same_state(state_of(folder), state_of(straight.folder))
+    assert log_of(folder) == log_of(straight.folder)
 
 
 def test_lines_that_are_not_of_a_log_are_reported_and_ignored(straight, dataset, tmp_path, capsys):
@@ -238,6 +245,7 @@ def test_lines_that_are_not_of_a_log_are_reported_and_ignored(straight, dataset,
     assert [line.split(": ")[1] for line in found.err.splitlines() if line.startswith("warning")] == [
         f"{path}, line {number}" for number in range(2, 8)
     ]
+    (folder / "results.json").unlink()  # else nothing in the folder changes
     train.train(tiny.config(dataset), folder)
     assert log_of(folder) == expected
 
@@ -305,7 +313,7 @@ def test_evaluate_warns_of_data_that_the_run_was_not_trained_on(straight, capsys
     build(tiny.GENOMES, tmp_path / "other", validation_fraction=0.2, seed=1)
     capsys.readouterr()
     evaluate.main([*arguments, f"--config.data.path={tmp_path / 'other'}"])
-    assert "other is not the dataset of tiny, which may have been" in capsys.readouterr().err
+    assert "other is not the dataset of run, which may have been" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
     --config=FILE.py            an experiment file with get_config()
     --config.section.field=X    overrides one field, before or after --config
-    --workdir=DIR               the run's folder; default runs/<config name>
+    --workdir=DIR               the run's folder, which names the run; default runs/<config name>
     --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
 
 Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 3 the output is complete, but some of
@@ -119,6 +119,8 @@ class Command:
             values = dataclasses.asdict(pretrained.read_config(folder))
         elif args.config:
             values = load_experiment(args.config)
+            if args.workdir is not None:  # so that reports name the run, not the file that many runs share
+                values["name"] = args.workdir.absolute().name or values["name"]
             folder = args.workdir or Path("runs") / overrides.get("name", values["name"])
         else:
             has_checkpoint = hasattr(args, "checkpoint")

@@ -39,7 +39,8 @@ class Samples:
         )  # fmt: skip
         seconds = time.perf_counter() - began
         codes = [bases.encode(p[p.rfind(">") + 1 :] + s) for p, s in zip(prompts, samples, strict=True)]
-        is_gene = (source.index["kind"] == source.kinds.index("cds")) & (source.index["length"] >= max(map(len, codes)))
+        longest = max(map(len, codes))
+        is_gene = (source.index["kind"] == source.kinds.index("cds")) & (source.index["length"] >= longest)
         genes = [markov.region_bases(source, lm.tokenizer, i) for i in np.flatnonzero(is_gene)[:64].tolist()]
         groups = {"shuffled": reading_frames.shuffled(codes), "genes": reading_frames.cut_like(genes, codes)}
         means = {name: reading_frames.mean_open_frame(group, sample.stop_codons) for name, group in groups.items()}
@@ -48,7 +49,7 @@ class Samples:
         after = f", after the prompt {prompts[0]}" if prompts[0] else ""
         frames = (
             f"Open frames: the longest stretch without a stop codon ({', '.join(sample.stop_codons)}), at most "
-            f"{sample.num_bases // 3:,} codons in {sample.num_bases:,} bases"
+            f"{longest // 3:,} codons in {longest:,} bases"
         )
         return Result(
             {self.metric: reading_frames.mean_open_frame(codes, sample.stop_codons)},

@@ -13,6 +13,7 @@ from gener_jax.data.loader import DataSource, device_batches
 from gener_jax.model import sharding
 from gener_jax.runtime.distributed import log_primary
 from gener_jax.runtime.errors import Terminated, TrainingError
+from gener_jax.storage.results import Results
 from gener_jax.tasks.base import Task
 from gener_jax.training.checkpoint import Checkpoints
 from gener_jax.training.faults import Termination, Watchdog
@@ -42,7 +43,8 @@ class Run:
     frozen: dict  # the parameters that are not trained
     trains: Callable[[str], bool]  # as in `step.abstract_state`
     init: Callable | None
-    log: Log
+    log: Log | None  # None: there are stored results
+    stored: Results | None = None  # of a run that had ended before
 
     @property
     def tokens_per_step(self) -> int:

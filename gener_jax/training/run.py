@@ -28,11 +28,11 @@ from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import mesh_of, remedy
 from gener_jax.model.trainable import everything, merge
 from gener_jax.runtime import distributed, errors
-from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.runtime.progress import log
 from gener_jax.storage import provenance, run_folder
 from gener_jax.storage.compilation import keep_programs
-from gener_jax.storage.results import FILE, Evaluation, Model, Results
+from gener_jax.storage.results import FILE, Evaluation, Model, Results, read
 from gener_jax.tasks import of_config
 from gener_jax.tasks.base import Task
 from gener_jax.tasks.plots import draw_all
@@ -182,21 +182,42 @@ def prepare(
         now.metrics = loader_state["metrics"] or logged(workdir / "log.jsonl", step)
         for hook in hooks:
             hook.state = loader_state["hooks"].get(hook.name, hook.state)
-        distributed.log_primary(f"resuming {workdir} at step {step}")
-    data = getattr(stream, "provenance", {"dataset": stream.dataset, "special_tokens": None})
+    stored = None if loader_state is None else stored_results(config, workdir, tasks, step, loader_state)
+    run_log = None
+    if stored is None:  # else nothing in the folder changes
+        if loader_state is not None:
+            distributed.log_primary(f"resuming {workdir} at step {step}")
+        data = getattr(stream, "provenance", {"dataset": stream.dataset, "special_tokens": None})
 
-    def describe():
-        run_folder.describe(workdir, config)
-        provenance.begin(workdir, data, config.train.init_from, resumes=loader_state is not None)
+        def describe():
+            run_folder.describe(workdir, config)
+            provenance.begin(workdir, data, config.train.init_from, resumes=loader_state is not None)
 
-    distributed.run_on_primary(describe)
-    distributed.check_shared(workdir)
-    run_log = Log(workdir, step, config, evaluated=caught_up)
+        distributed.run_on_primary(describe)
+        distributed.check_shared(workdir)
+        run_log = Log(workdir, step, config, evaluated=caught_up)
     objective = objective or objectives.of_config(config, tokenizer)
     return Run(
         config, workdir, tokenizer, mesh, stream, objective, tasks, best, hooks, checkpoints, now, position, caught_up,
-        frozen, trains, init, run_log,
+        frozen, trains, init, run_log, stored,
     )  # fmt: skip
+
+
+def stored_results(config: Config, workdir: Path, tasks, step: int, loader_state: dict) -> Results | None:
+    """The results of a run that has ended at this step; None if it has not, or if the file is not of this end.
+
+    It is not if a start since, which may have changed how to evaluate, wrote none.
+    """
+    ended = loader_state["caught_up"] and (loader_state["stop"] or step == config.train.num_steps)
+    found, path, described = None, workdir / FILE, workdir / "config.json"
+    if ended and path.exists() and described.exists() and path.stat().st_mtime >= described.stat().st_mtime:
+        try:
+            old, new = [(x.eval, x.sample, x.data.path) for x in (run_folder.read(workdir), config)]
+            found = read(workdir) if old == new else None
+        except CheckpointError as error:  # of another version, or damaged: it is written again
+            log(f"warning: {error}")
+    done = {each.task for each in found.evaluations if each.model.step == step} if found else set()
+    return found if distributed.all_agree(found is not None and {task.name for task in tasks} <= done) else None
 
 
 def check_data(config: Config, stream: DataSource, loader_state: dict, workdir: Path) -> None:
@@ -260,12 +281,24 @@ def train(config: Config, workdir: Path, **parts) -> Results:
     with contextlib.ExitStack() as stack:
         distributed.run_on_primary(lambda: stack.enter_context(lock.held(workdir / "lock")))
         run = prepare(config, workdir, **parts)
+        if run.stored is not None:
+            return again(run)
         distributed.log_primary(screen(run))
         # Only around the loop: a signal loses nothing before and after it, and building a dataset may take hours.
         with Watchdog(config.train.watchdog_minutes) as watchdog, Termination(workdir) as termination:
             now = loop(run, termination, watchdog)
         params, now.state = merge(now.state.params, run.frozen), None  # frees the optimizer's state
         return finish(run, params, now, began)
+
+
+def again(run: Run) -> Results:
+    """Prints the stored results of a run that has ended."""
+    run.checkpoints.close()
+    distributed.log_primary(f"finished at step {run.now.step}; results in {run.workdir / FILE}")
+    cli.escape_unencodable()
+    if distributed.is_primary():
+        print(run.stored.table())
+    return run.stored
 
 
 def finish(run: Run, params, now: Moment, began: float) -> Results:
