@@ -1,5 +1,8 @@
-"""Builds a dataset of gene regions; a build that was interrupted resumes.
-gener-jax data build --input genomes/ --output datasets/mine
+"""Builds a dataset of gene regions.
+
+    gener-jax data build --input genomes/ --output datasets/mine
+
+A build that was interrupted resumes.
 """
 
 import argparse
@@ -33,6 +36,7 @@ def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
         "digest": dataset["digest"],
         "inputs": 1 + max(file["input"] for file in dataset["inputs"]),
         "damaged": len(dataset["damaged"]),
+        "skipped_files": len(dataset["skipped_files"]),
         "regions": sum(facts["regions"] for facts in splits.values()),
         "region_bases": sum(facts["bases"] for facts in splits.values()),
         "splits": splits,
@@ -133,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     splits("--k", type=K, metavar="N", help="bases per k-mer [6]")
     splits("--model_file", metavar="FILE", help="model of the tokenizer bpe")
     options = parse.parse_args(arguments)
-    return cli.run("build", lambda: _build(options))
+    return cli.run(lambda: _build(options))
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--head", type=Whole(1), metavar="N", help="print the first N regions, one per line")
     add("--output", metavar="FILE", help="write the regions as FASTA; - is standard output")
     options = parse.parse_args(arguments)
-    return cli.run("inspect", lambda: inspect(options))
+    return cli.run(lambda: inspect(options))
 
 
 if __name__ == "__main__":

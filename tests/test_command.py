@@ -180,7 +180,10 @@ def test_a_run_folder_gives_its_configuration(tmp_path):
         ),
     ],
 )
-def test_exit_status_and_line(capsys, error, status, line):
+def test_exit_status_and_line(capsys, monkeypatch, error, status, line):
+    ends = []  # what would end this process
+    monkeypatch.setattr("atexit.register", lambda *what: ends.append(what))
+
     def main():
         raise error
 
@@ -188,6 +191,7 @@ def test_exit_status_and_line(capsys, error, status, line):
         command.run(main)
     assert caught.value.code == status
     assert capsys.readouterr() == ("", line)
+    assert [number for _, number in ends] == [130] * isinstance(error, KeyboardInterrupt)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +262,7 @@ def test_from_another_folder(tmp_path, experiment):
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith("error: none/here: does not exist")
-    assert "python -m data_pipeline.build" in line
+    assert "gener-jax data build" in line
     assert not list(elsewhere.iterdir())
 
 

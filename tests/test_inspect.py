@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import inspect
+from data_pipeline import cli, inspect
 from data_pipeline.dataset import builder
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.errors import DataError
@@ -53,7 +53,7 @@ def error_line(capsys, *arguments):
     assert inspect.main(list(map(str, arguments))) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("inspect: error: ")
+    assert err.startswith(f"{cli.program()}: error: ")
     assert err.count("\n") == 1
     return err
 
@@ -233,8 +233,9 @@ def test_token_ids_cannot_be_written_as_fasta(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["{empty}"], "dataset.json"),
-        (["{empty}/nowhere"], "nowhere"),
+        (["{empty}"], "is not a dataset"),
+        (["{empty}/nowhere"], "nowhere: no such folder"),
+        (["{dataset}x"], "no such folder; did you mean {dataset}?"),
         ([__file__], "test_inspect.py"),
         (["{dataset}", "--gene", "("], "'('"),
         (["{dataset}", "--product", "*", "--head", "3"], "'*'"),
@@ -243,7 +244,7 @@ def test_token_ids_cannot_be_written_as_fasta(tmp_path, capsys):
 )
 def test_bad_arguments_are_reported_in_one_line(dataset, tmp_path, capsys, arguments, words):
     names = {"empty": tmp_path, "dataset": dataset}
-    assert words in error_line(capsys, *(argument.format(**names) for argument in arguments))
+    assert words.format(**names) in error_line(capsys, *(argument.format(**names) for argument in arguments))
 
 
 @pytest.mark.parametrize("arguments", [["--kinds", "intron"], ["--taxa", "cat"], ["--head", "few"], []])

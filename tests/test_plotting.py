@@ -53,6 +53,7 @@ def test_a_heat_map_marks_the_reference(tmp_path):
     np.testing.assert_array_equal(image.get_array()[:, 4].mask, True)
     assert image.get_clim() == second.images[0].get_clim()
     assert [text.get_text() for text in first.get_xticklabels()][:2] == ["1,000", "1,010"]
+    assert "".join(text.get_text() for text in second.texts) == reference[65:]
     save(figure, tmp_path / "a.png")
     assert region.heat_map(np.full((1, 4), np.nan), "N", "c", 0, "nats").axes
 

@@ -353,6 +353,12 @@ def test_other_text_is_no_variant(text):
         Variant.parse(text)
 
 
+def test_a_name_without_what_follows_a_redirect_says_so():
+    with raises(InputError, argument="variant", value="NC_1.1:g.5A") as caught:
+        Variant.parse("NC_1.1:g.5A")
+    assert "quote it" in caught.value.problem
+
+
 def test_variants_by_name_are_scored(lm):
     v = variant(60)
     assert scored(lm, str(v), f"1:g.61{v.ref}>{v.alt}") == scored(lm, v, tuple(v))

@@ -111,7 +111,7 @@ def build(
             raise PairingError(
                 "has no annotation",
                 file=source.sequence,
-                remedy="name one in a manifest, or give --scheme whole of build",
+                remedy="name one in a manifest, or build whole records, which need none (--scheme whole)",
             )
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
@@ -171,7 +171,24 @@ def build(
             progress.log(
                 f"warning: all regions are held out, none is left to train on: split_by {split_by} gave one group"
             )
+        by_chance = not all(source.split for source in sources)  # not all fixed by a manifest
+        for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
+            if by_chance and fraction and not dataset["splits"][name]["regions"]:
+                progress.log(_nothing_held_out(name, fraction, merged.num_groups(), scheme, split_by))
     return dataset
+
+
+def _nothing_held_out(name: str, fraction: float, groups: int, scheme: Scheme, split_by: str) -> str:
+    """A warning of a requested split that has no region."""
+    remedies = [f"a larger --{name}_fraction", "another --seed"]
+    if scheme.name == "whole":  # of the other schemes, the pieces of a region stay together
+        remedies.insert(0, "a smaller --max_length")
+    if split_by != "group":
+        remedies.append("--split_by group")
+    return (
+        f"warning: no region is held out for {name}: none of {groups:,} groups (split_by {split_by}) fell into its "
+        f"fraction of {fraction:g}; give more genomes, {', '.join(remedies[:-1])} or {remedies[-1]}"
+    )
 
 
 def _default_workers(sources: Sequence[Input]) -> int:

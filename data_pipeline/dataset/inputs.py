@@ -245,7 +245,7 @@ def _filled(
         raise MismatchError(
             f"none of its records without bases ({name}, …) is in {input.sequence} ({next(iter(offsets))}, …)",
             file=input.annotation,
-            remedy="give its own FASTA, or the names of each record in both files with --aliases of build",
+            remedy="give its own FASTA, or the names of each record in both files (gener-jax data build --aliases)",
         )
     if offsets is None:
         progress(input.sequence.stat().st_size)  # the FASTA was not needed
@@ -449,8 +449,8 @@ def _unpaired(file: GenomeFile) -> PairingError:
     return PairingError(
         "has no annotation in its folder",
         file=file.path,
-        remedy="name its annotation too, give a manifest, or use whole sequences (--scheme whole of build)",
-    )  # fmt: skip
+        remedy="name its annotation too, give a manifest, or build whole records, which need none (--scheme whole)",
+    )
 
 
 def _ambiguous(files: Sequence[GenomeFile]) -> PairingError:

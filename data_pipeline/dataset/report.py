@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.dataset.reader import COMPOSITION, RegionSource, read_info
+from data_pipeline.errors import counted
 from data_pipeline.regions import schemes
 from data_pipeline.sequence import record
 from data_pipeline.splitting import split
@@ -87,6 +88,8 @@ def build_report(info: dict) -> Iterator[str]:
         for name, row in rows.items():
             yield f"{title}{name}: {row['count']:,}" + (f" ({row['bases']:,} bases)" if row["bases"] else "")
 
+    if skipped := info["skipped_files"]:
+        yield f"skipped: {counted(len(skipped), 'input')} ({skipped[0]}{'; …' if len(skipped) > 1 else ''})"
     read, found = ledger["records"]["read"], ledger["regions"]["found"]
     yield f"records read: {read['count']:,} ({read['bases']:,} bases)"
     yield from listed("  skipped, ", ledger["records"]["skipped"])

@@ -6,14 +6,17 @@
     --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
 
 Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 3 the output is complete, but some of
-its rows are flagged (score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM. `train` saves its state before
-130 and 143.
+its rows are flagged (sample, score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM. `train` saves its state
+before 130 and 143.
 """
 
 import argparse
+import atexit
+import contextlib
 import dataclasses
 import importlib.util
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -159,7 +162,16 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         _fail(1, f"out of device memory: {str(error).splitlines()[0]}")
     except KeyboardInterrupt as interrupt:
+        atexit.register(_leave, 130)
         _end(130, f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
+
+
+def _leave(status: int) -> None:
+    """Ends the process at once: a program that is still running on a device can crash the interpreter's own end."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def _unless_loop_closed(unraisable) -> None:

@@ -68,29 +68,29 @@ REMAT = (
 class Model:
     """The decoder; the first block of fields has the names of the published config.json."""
 
-    vocab_size: int | None = None  # None: the tokenizer's
-    hidden_size: int = 2048
-    intermediate_size: int = 5632
-    num_hidden_layers: int = 26
-    num_attention_heads: int = 32
-    num_key_value_heads: int = 4
-    head_dim: int | None = None  # None: hidden_size / num_attention_heads
-    max_position_embeddings: int = 16384
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 500_000.0
-    initializer_range: float = 0.02
-    sliding_window: int | None = None  # tokens that a token attends to, itself included; None: all before it
+    vocab_size: int | None = None  # tokens of the vocabulary; none: the tokenizer's
+    hidden_size: int = 2048  # width of the hidden states
+    intermediate_size: int = 5632  # width of the feed-forward layer (SwiGLU)
+    num_hidden_layers: int = 26  # layers
+    num_attention_heads: int = 32  # query heads; must divide hidden_size unless head_dim is set
+    num_key_value_heads: int = 4  # key and value heads, which query heads share; must divide num_attention_heads
+    head_dim: int | None = None  # width of a head, even; none: hidden_size / num_attention_heads
+    max_position_embeddings: int = 16384  # longest input in tokens, unless YaRN extends it
+    rms_norm_eps: float = 1e-5  # added to the mean square in each RMS norm
+    rope_theta: float = 500_000.0  # base of the rotary frequencies
+    initializer_range: float = 0.02  # standard deviation of new parameters
+    sliding_window: int | None = None  # tokens that a token attends to, itself included; none: all before it
     yarn_factor: float = 1.0  # factor by which YaRN extends max_position_embeddings; 1: no YaRN
 
     dtype: str = "float32"  # compute dtype; parameters are float32
-    attention: str = "auto"  # auto, or one of ATTENTION
+    attention: str = "auto"  # implementation; auto: the kernel of the platform, else blockwise
     attention_block: int = 256  # tokens per block of blockwise attention
-    remat: str = "dots"  # what the backward pass recomputes: one of REMAT, from least to most
+    remat: str = "dots"  # what the backward pass recomputes, from least to most
 
     # Advanced.
     yarn_beta_fast: float = 32.0  # rotations within the context above which a frequency is unchanged
     yarn_beta_slow: float = 1.0  # rotations below which it is divided by yarn_factor
-    yarn_attention_factor: float | None = None  # scale of cosine and sine; None: 0.1 ln(yarn_factor) + 1
+    yarn_attention_factor: float | None = None  # scale of cosine and sine; none: 0.1 ln(yarn_factor) + 1
     linear_factor: float = 1.0  # divides all frequencies, as some published models do; 1: plain RoPE
     llama3_factor: float = 1.0  # divides low frequencies, as Llama 3.1 does; 1: plain RoPE
     llama3_low_freq_factor: float = 1.0  # rotations within llama3_positions below which a frequency is divided
@@ -153,9 +153,9 @@ class Model:
 class Tokenizer:
     """How DNA is converted to token ids."""
 
-    kind: str = "kmer"  # kmer or bpe
-    k: int = 6  # bases per k-mer, 1 to 8
-    model_file: str | None = None  # the sentencepiece model of bpe
+    kind: str = "kmer"  # k-mers, or byte pairs
+    k: int = 6  # bases per k-mer
+    model_file: str | None = None  # the sentencepiece model of byte pairs, which kind bpe needs
 
     def __post_init__(self):
         check = _fields_of("tokenizer", self)
@@ -163,7 +163,7 @@ class Tokenizer:
         check("k", tokenizer.K)
         check(
             "model_file", self.kind != "bpe" or self.model_file is not None,
-            "tokenizer.kind bpe needs a model: python -m data_pipeline.train_bpe DIR --output bpe.model",
+            "tokenizer.kind bpe needs a model: gener-jax data train_bpe DIR --output bpe.model",
         )  # fmt: skip
 
     def make(self) -> tokenizer.Tokenizer:
@@ -182,7 +182,7 @@ class Tokenizer:
 class ModelSpec:
     """A model apart from its parameters and from how it was trained: what inference and published folders know."""
 
-    name: str = "base"
+    name: str = "base"  # of the run; its folder is runs/NAME unless --workdir is given
     model: Model = dataclasses.field(default_factory=Model)
     tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
     prompt_convention: str = "v2"  # framing for embeddings: v1 <s> DNA, v2 <s> DNA <s>, or unknown
@@ -202,7 +202,7 @@ class ModelSpec:
 class Data:
     """The dataset and how it is read."""
 
-    path: str = "datasets/refseq"  # a folder that data_pipeline.build wrote
+    path: str = "datasets/refseq"  # a folder that gener-jax data build wrote
     build_from: tuple[str, ...] = ()  # annotated genomes to build it from if it does not exist
     storage: str = "bases"  # what a built dataset stores: bases, or token_ids (fixed phase and strand; bpe needs it)
     validation_fraction: float = 0.05  # expected fraction of overlap groups that a build holds out
@@ -255,14 +255,14 @@ class Objective:
 class Optimizer:
     """AdamW with linear warm-up and a learning-rate schedule."""
 
-    peak_learning_rate: float = 4e-4
-    warmup_steps: int = 2000  # if they exceed train.num_steps: a tenth of these
+    peak_learning_rate: float = 4e-4  # learning rate after warm-up
+    warmup_steps: int = 2000  # in which the learning rate rises; if more than train.num_steps, a tenth of these
     schedule: str = "cosine"  # after warm-up: cosine, or wsd (constant, then linear decay)
     decay_fraction: float = 0.2  # final fraction of the steps, in which wsd decays
     final_learning_rate_ratio: float = 0.1  # learning rate of the last step, relative to the peak
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
+    beta1: float = 0.9  # decay of the mean of gradients
+    beta2: float = 0.95  # decay of the mean of squared gradients
+    epsilon: float = 1e-8  # added to the root of the latter
     weight_decay: float = 0.1  # for matrices only
     clip_norm: float = 1.0  # largest norm of the whole gradient
     grad_norm_spike_factor: float = 10.0  # skip steps above this times the usual norm; 0: only non-finite ones
@@ -289,20 +289,20 @@ class Optimizer:
 class Train:
     """The training loop."""
 
-    num_steps: int = 185_000
+    num_steps: int = 185_000  # steps of the run
     batch_size: int = 128  # sequences per step, over all devices
     accumulate: int = 1  # microbatches per step, processed one after another
     seed: int = 0  # for parameters and data order
-    log_every_steps: int = 10
+    log_every_steps: int = 10  # steps between lines of log.jsonl
     writers: tuple[str, ...] = ()  # in addition to log.jsonl: tensorboard, wandb
     watchdog_minutes: float = 30.0  # minutes without a step, eval batch or save until a run is stuck; 0: off
-    profile_from: int | None = None  # first of `profile_steps` traced steps; writes profile/ in the run's folder
-    profile_steps: int = 3
-    init_from: str | None = None  # folder of the initial parameters: a run's, or a Hugging Face folder
+    profile_from: int | None = None  # first of the traced steps, whose trace goes to profile/ of the run; none: off
+    profile_steps: int = 3  # steps that are traced
+    init_from: str | None = None  # folder of the initial parameters: a run's, or a Hugging Face folder; none: random
     allow_changes: tuple[str, ...] = ()  # fields that may differ from those of the resumed run, e.g. "train.num_steps"
 
     # Advanced.
-    wandb_project: str = "gener_jax"
+    wandb_project: str = "gener_jax"  # project of the writer wandb
     compilation_cache: str | None = None  # folder for compiled programs; none: see `storage.compilation`
     check_memory: bool = True  # do not start if the estimate exceeds the memory of a device
 
@@ -321,10 +321,10 @@ class Train:
 class Mesh:
     """Devices along each axis; −1: all that remain."""
 
-    data: int = 1
-    fsdp: int = -1
-    tensor: int = 1
-    context: int = 1
+    data: int = 1  # splits the rows of a batch; parameters are copied
+    fsdp: int = -1  # splits rows, and parameters with their optimizer state
+    tensor: int = 1  # splits each matrix
+    context: int = 1  # splits the sequence
 
     def __post_init__(self):
         check = _fields_of("mesh", self)
@@ -338,7 +338,7 @@ class Mesh:
 class Checkpoint:
     """When to save, and how many checkpoints to keep."""
 
-    every_steps: int = 1000
+    every_steps: int = 1000  # steps between checkpoints
     keep: int = 2  # newest checkpoints to keep, in addition to the best
     best: str | None = "held_out.bits_per_base"  # the metric that chooses the best, TASK.METRIC; none: keep no best
 
@@ -352,11 +352,11 @@ class Checkpoint:
 class Eval:
     """The tasks that measure the model during training, and their options."""
 
-    tasks: tuple[str, ...] = ("held_out",)  # names in `gener_jax.tasks.TASKS`
-    split: str = "validation"
-    every_steps: int = 1000
+    tasks: tuple[str, ...] = ("held_out",)  # tasks by name: held_out, recovery
+    split: str = "validation"  # split of the dataset that is evaluated
+    every_steps: int = 1000  # steps between evaluations; every checkpoint is evaluated too
     batch_size: int = 8  # windows of one context length
-    max_regions: int | None = None  # regions to evaluate, the first in a fixed random order; None: all
+    max_regions: int | None = None  # regions to evaluate, the first in a fixed random order; none: all
     recovery_genes: int = 256  # held-out genes whose next 30 bases the task recovery generates greedily
     baselines: bool = True  # compare with Markov models of order 0 and 5 in the final evaluation
 
@@ -370,13 +370,13 @@ class Eval:
 class Sample:
     """What `train` generates at the end."""
 
-    prompts: tuple[str, ...] = ("",)
-    num_bases: int = 600
+    prompts: tuple[str, ...] = ("",)  # special tokens and DNA that samples continue; empty: only <s>
+    num_bases: int = 600  # bases per sample
     num_samples: int = 1  # per prompt
     temperature: float = 1.0  # 0: greedy
-    top_k: int = 0  # 0: no limit
-    top_p: float = 1.0
-    seed: int = 0
+    top_k: int = 0  # sample among this many most likely tokens; 0: all
+    top_p: float = 1.0  # sample among the fewest most likely tokens whose probabilities add up to this; 1: all
+    seed: int = 0  # of the samples
     stop_codons: tuple[str, ...] = ("TAA", "TAG", "TGA")  # of the genetic code, for reading-frame statistics
 
     def __post_init__(self):
@@ -422,7 +422,7 @@ class Config(ModelSpec):
         _require(
             self.tokenizer.kind != "bpe" or self.data.storage == "token_ids", "data.storage", self.data.storage,
             "tokenizer.kind bpe needs a dataset of token ids; set data.storage=token_ids "
-            "(python -m data_pipeline.build --storage token_ids --tokenizer bpe --model_file FILE)",
+            "(gener-jax data build --storage token_ids --tokenizer bpe --model_file FILE)",
         )  # fmt: skip
         _require(
             self.objective.fns_from_step is None or self.tokenizer.kind == "kmer", "objective.fns_from_step",

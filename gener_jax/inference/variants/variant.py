@@ -11,6 +11,7 @@ from gener_jax.runtime.errors import InputError
 
 _TEXT = re.compile(r"(?P<contig>.+):(?P<position>\d{1,12}):(?P<ref>[A-Za-z]+):(?P<alt>[A-Za-z]+)")
 _HGVS = re.compile(r"(?P<contig>.+):g\.(?P<position>\d{1,12})(?P<ref>[ACGT])>(?P<alt>[ACGT])")
+_REDIRECTED = re.compile(r".+:g\.\d{1,12}[ACGT]")  # what a shell leaves of an HGVS name without quotes
 
 
 class Variant(NamedTuple):
@@ -32,11 +33,17 @@ class Variant(NamedTuple):
           InputError: if the text is neither.
         """
         found = _TEXT.fullmatch(text) or _HGVS.fullmatch(text)
+        if found is None and _REDIRECTED.fullmatch(text):
+            raise InputError(
+                "ends at the reference base; quote it: the shell took the > and what follows", "variant", text
+            )
         if found is None:
             raise InputError(
-                "must be CONTIG:POSITION:REF:ALT, 1-based as in VCF (chr17:43045705:T:A), or a substitution of HGVS "
-                "(NC_000017.11:g.43045705T>A)", "variant", text,
-            )  # fmt: skip
+                "must be CONTIG:POSITION:REF:ALT, 1-based as in VCF (chr17:43045705:T:A), or a substitution of HGVS, "
+                "in quotes in a shell ('NC_000017.11:g.43045705T>A')",
+                "variant",
+                text,
+            )
         return cls(found["contig"], int(found["position"]) - 1, found["ref"].upper(), found["alt"].upper())
 
     @classmethod
