@@ -82,7 +82,7 @@ def test_large_run_without_data_and_memory_and_with_a_batch_that_does_not_divide
     assert "gener-jax data build" in data
     assert batch.startswith("error: train.batch_size is 100: ")
     assert "set --config.train.batch_size=104" in batch
-    assert f"python -m gener_jax.plan {' '.join(flags)} --devices 8 --device_memory_gib 3." in gib
+    assert f"gener-jax plan {' '.join(flags)} --devices 8 --device_memory_gib 3." in gib
     assert gib.startswith("error: euk_1b needs about ")
     assert "GiB per device" in gib
     assert "there are 3 GiB on each of 8 cpu device(s)" in gib

@@ -158,6 +158,7 @@ def test_a_run_folder_gives_its_configuration(tmp_path):
     ("error", "status", "line"),
     [
         (ConfigError("wrong"), 2, "error: wrong\n"),
+        (ConfigError("needs --output", "--json", True), 2, "error: --json needs --output\n"),
         (DataError("damaged"), 1, "error: damaged\n"),
         (CheckpointError("runs/x", "absent"), 1, "error: runs/x: absent\n"),
         (

@@ -5,12 +5,12 @@ In each section, the fields after "Advanced" are those that few runs change.
 
 import dataclasses
 import itertools
-import warnings
 from collections.abc import Iterator
 
 from data_pipeline.ranges import SEED, Range, Real, Whole
 from data_pipeline.sequence import tokenizer
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.progress import log
 
 
 def _require(condition: bool, field: str, value, problem: str) -> None:
@@ -115,7 +115,11 @@ class Model:
                 f"must be divisible by model.num_attention_heads {heads}; change one, or set model.head_dim",
             )  # fmt: skip
             object.__setattr__(self, "head_dim", self.hidden_size // heads)
-        check("head_dim", self.head_dim % 2 == 0, "must be even, for RoPE")
+        check(
+            "head_dim", self.head_dim % 2 == 0,
+            f"must be even, for RoPE; unless set it is model.hidden_size {self.hidden_size} / "
+            f"model.num_attention_heads {heads}",
+        )  # fmt: skip
         check(
             "num_key_value_heads",
             heads % self.num_key_value_heads == 0,
@@ -414,9 +418,9 @@ class Config(ModelSpec):
         )  # fmt: skip
         if (warmup := self.optimizer.warmup_steps) > (steps := self.train.num_steps):
             fewer = -(-steps // 10)
-            warnings.warn(
-                f"optimizer.warmup_steps {warmup} exceeds train.num_steps {steps}, so a tenth of them warm up: {fewer}",
-                stacklevel=3,
+            log(
+                f"warning: optimizer.warmup_steps {warmup} exceeds train.num_steps {steps}: "
+                f"warm-up shortened to {fewer} step{'s' * (fewer > 1)}"
             )
             object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, warmup_steps=fewer))
         _require(

@@ -98,8 +98,12 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, problem: str, field: str | None = None, value=None):
-        """`problem` follows "FIELD is VALUE: " where a field is given, else it is the whole line."""
-        super().__init__(problem if field is None else f"{field} is {one_line(repr(value))}: {problem}")
+        """`problem` is the whole line without a field; else it follows "FIELD is VALUE: ", or the name alone of a flag
+        without a value (None or True).
+        """
+        bare = field is not None and field.startswith("--") and (value is None or value is True)
+        where = "" if field is None else f"{field} " if bare else f"{field} is {one_line(repr(value))}: "
+        super().__init__(where + problem)
         self.field, self.value = field, value
 
 

@@ -254,12 +254,12 @@ def check_folder(folder: Path, config: Config) -> None:
         return
     if changes := changed_fields(run_folder.read(folder), config):
         fixed = ", ".join(name for name in changes if name in _FIXED)
-        names = ",".join(dict.fromkeys((*config.train.allow_changes, *changes)))
+        remedy = f"since {fixed} cannot change in a run" if fixed else f"or allow it with {allowing(config, *changes)}"
         raise ConfigError(
-            f"{folder}: the configuration has changed ({'; '.join(changes.values())}): take another --workdir, "
-            + (
-                f"since {fixed} cannot change in a run"
-                if fixed
-                else f"or allow it with --config.train.allow_changes={names}"
-            )
+            f"{folder}: the configuration has changed ({'; '.join(changes.values())}): take another --workdir, {remedy}"
         )
+
+
+def allowing(config: Config, *fields: str) -> str:
+    """The flag that allows changes of these fields, in addition to those that are allowed."""
+    return f"--config.train.allow_changes={','.join(dict.fromkeys([*config.train.allow_changes, *fields]))}"

@@ -55,7 +55,7 @@ def machine_of(args) -> Machine:
         if number not in NUMBERS:
             raise ConfigError(f"its number of chips must be {NUMBERS}", "--topology", args.topology)
     elif number is None:
-        raise ConfigError("give their number, or --topology v5p:4x4x4", "--devices", number)
+        raise ConfigError("is missing; give it with --device, or --topology v5p:4x4x4", "--devices")
     elif not (device or args.device_memory_gib):
         raise ConfigError("give --device NAME or --device_memory_gib G, the memory per device")
     return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import platform
 import shlex
 import time
@@ -164,7 +163,8 @@ def prepare(
         names = [each.name for each in named]
         if len(set(names)) < len(names):
             raise ConfigError("must have different names", kind, names)
-    choices, chosen = {f"{task.name}.{task.metric}": task for task in tasks}, config.checkpoint.best
+    directed = [task for task in tasks if task.metrics[task.metric].higher_is_better is not None]
+    choices, chosen = {f"{task.name}.{task.metric}": task for task in directed}, config.checkpoint.best
     if chosen is not None and chosen not in choices:
         raise ConfigError(f"must be one of {', '.join(choices)}: the metrics of the tasks", "checkpoint.best", chosen)
     best = choices.get(chosen)
@@ -177,7 +177,7 @@ def prepare(
     step, state, frozen, loader_state = start(config, mesh, checkpoints, workdir, trains, init)
     now, position, caught_up = Moment(step, state), 0, True
     if loader_state is not None:
-        check_data(config, stream, loader_state)
+        check_data(config, stream, loader_state, workdir)
         position, caught_up, now.stop = (loader_state[name] for name in ("position", "caught_up", "stop"))
         now.metrics = loader_state["metrics"] or logged(workdir / "log.jsonl", step)
         for hook in hooks:
@@ -199,16 +199,18 @@ def prepare(
     )  # fmt: skip
 
 
-def check_data(config: Config, stream: DataSource, loader_state: dict) -> None:
-    """Raises DataError if a checkpoint was trained on other data, unless that was allowed."""
-    allowing = config.train.allow_changes
+def check_data(config: Config, stream: DataSource, loader_state: dict, workdir: Path) -> None:
+    """Raises DataError if the checkpoint of a run was trained on other data, unless that was allowed."""
+    changes = config.train.allow_changes
     for name, digest in (("dataset", stream.dataset), ("digest", stream.digest)):
-        allowed = "data.path" in allowing or (name == "digest" and any(a.startswith(_READING) for a in allowing))
+        allowed = "data.path" in changes or (name == "digest" and any(a.startswith(_READING) for a in changes))
         if loader_state[name] != digest and not allowed:
+            before = run_folder.read(workdir).data.path if (workdir / "config.json").exists() else config.data.path
+            moved = f"data.path: {before} → {config.data.path}: " if before != config.data.path else ""
             raise DatasetError(
                 f"is not that of the data with which this run started, {loader_state[name][:12]}",
                 file=config.data.path, field=name, value=digest[:12],
-                remedy="use another --workdir, or allow data.path with train.allow_changes",
+                remedy=f"{moved}use another --workdir, or allow it with {checkpoint.allowing(config, 'data.path')}",
             )  # fmt: skip
 
 
@@ -260,7 +262,7 @@ def train(config: Config, workdir: Path, **parts) -> Results:
         run = prepare(config, workdir, **parts)
         distributed.log_primary(screen(run))
         # Only around the loop: a signal loses nothing before and after it, and building a dataset may take hours.
-        with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
+        with Watchdog(config.train.watchdog_minutes) as watchdog, Termination(workdir) as termination:
             now = loop(run, termination, watchdog)
         params, now.state = merge(now.state.params, run.frozen), None  # frees the optimizer's state
         return finish(run, params, now, began)
@@ -288,21 +290,21 @@ def finish(run: Run, params, now: Moment, began: float) -> Results:
     if distributed.is_primary():
         results.write(workdir)
         draw_all(results, list(read_log(workdir / "log.jsonl")), workdir)
-        print("\n".join(["", results.table(), *(result.text for _, result in found if result.text)]))
-        print(
-            "\n  ".join([f"Results in {workdir / FILE}, plots in {workdir / 'plots'}\nTry next", *commands(run, now)])
-        )
+        best = run_folder.best(workdir, config.checkpoint.best)
+        better = best is not None and best[0] != now.step
+        lines = [f"best: step {best[0]}, {best[1]:.4f} (--step best)"] if better else []
+        print("\n".join(["", results.table(), *lines, *(result.text for _, result in found if result.text)]))
+        print(f"Results in {workdir / FILE}, plots in {workdir / 'plots'}\nTry next")
+        print("\n".join(f"  {line}" for line in commands(config, workdir, "best" if better else None)))
     return results
 
 
-def commands(run: Run, now: Moment) -> list[str]:
-    """What to try next with a run: commands that work with it."""
-    config, best, checkpoint = run.config, run.best, f"--checkpoint {shlex.quote(str(run.workdir))}"
+def commands(config: Config, workdir: Path, step: str | None = None) -> list[str]:
+    """What to try next with a run, or a step of it: commands that work with it."""
+    checkpoint = f"--checkpoint {shlex.quote(str(workdir))}" + (f" --step {step}" if step else "")
     prompt = shlex.quote(config.sample.prompts[0])
     options = f"--num_bases {config.sample.num_bases} --num_samples 1 --temperature {config.sample.temperature:g}"
-    found = [f"python -m gener_jax.sample {checkpoint} --prompt {prompt} {options}"]
-    if best is not None and math.isfinite(now.results[best.name].metrics[best.metric]):
-        found.append(f"python -m gener_jax.evaluate {checkpoint} --step best")
+    found = [f"gener-jax sample {checkpoint} --prompt {prompt} {options}", f"gener-jax evaluate {checkpoint}"]
     if config.data.build_from == (str(EXAMPLE_GENOME),) and MY_GENOME.exists():
-        found.append(f"python -m gener_jax.train --config={MY_GENOME} --config.data.build_from=YOUR.gbff.gz")
+        found.append(f"gener-jax train --config={MY_GENOME} --config.data.build_from=YOUR.gbff.gz")
     return found
