@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from gener_jax import __version__
 from gener_jax.config import resolve
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import CheckpointError, ConfigError
@@ -276,6 +277,7 @@ def test_environment(tmp_path, config):
     run_folder.describe(tmp_path, config)
     environment, _ = json.loads((tmp_path / "environment.json").read_text())  # one object per start
     assert environment["versions"]["jax"] == jax.__version__
+    assert environment["versions"]["gener_jax"] == __version__
     assert len(environment["devices"]) == 8
     assert environment["command"]
     assert {"commit", "python", "platform"} <= environment.keys()

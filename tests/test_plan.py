@@ -238,7 +238,9 @@ def test_the_formula_is_near_the_tpu_compilers(tmp_path):
 
 def test_xlas_flags_are_known_to_xla(capsys):
     xla_flags.main(["gpu"])
-    line = capsys.readouterr().out.strip()
+    line, purposes = (text.strip() for text in capsys.readouterr())
+    assert "\n" not in line
+    assert [x.split()[1].rstrip(":") for x in purposes.splitlines()] == list(xla_flags.FLAGS["gpu"])
     assert line.startswith('export XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu')
     flags = " ".join(xla_flags.FLAGS["gpu"])
     program = "import jax; jax.config.update('jax_platforms', 'cpu'); jax.devices()"  # fails at an unknown flag

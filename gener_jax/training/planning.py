@@ -213,8 +213,9 @@ def text(name: str, row: dict) -> str:
     mesh = ", ".join(f"{axis} {size}" for axis, size in row["mesh"].items() if size > 1) or "one device"
     gib = ", ".join(f"{part} {value:.2f}" for part, value in row["gib"].items() if value)
     sent = ", ".join(f"{kind} {value:.2f}" for kind, value in row["sent_gib_per_step"].items() if value) or "nothing"
+    sequences = f"{row['rows_per_device']:g} sequence{'s' * (row['rows_per_device'] != 1)}"
     lines = [
-        f"{name}: {mesh}; remat {row['remat']}; {row['rows_per_device']:g} sequences per device and microbatch"
+        f"{name}: {mesh}; remat {row['remat']}; {sequences} per device and microbatch"
         + (f", {row['accumulate']} microbatches per step" if row["accumulate"] > 1 else ""),
         f"  per device  {row['peak_gib']:.2f} GiB: {gib}",
         f"  memory      {'fits' if row['fits'] else 'does not fit'}",
