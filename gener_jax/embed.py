@@ -90,7 +90,7 @@ def main(argv=None) -> int:
         raise ConfigError("give a name that ends in .npz or .parquet", "--output", str(args.output))
     if args.output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(
-            "needs pip install 'gener_jax[parquet]'; or give a name that ends in .npz", "--output", str(args.output)
+            "needs pip install -e '.[parquet]'; or give a name that ends in .npz", "--output", str(args.output)
         )
     if args.prompt_convention:
         config = dataclasses.replace(config, prompt_convention=args.prompt_convention)

@@ -359,7 +359,7 @@ def _check_pictures(args) -> None:
         if given is not True and where is not None and where.end - where.start > plots.LONGEST:
             raise ConfigError(f"a picture shows at most {plots.LONGEST} bases", "--region", args.region)
     if args.logo is not None and importlib.util.find_spec("logomaker") is None:
-        raise ConfigError("needs pip install 'gener_jax[tracks]'", "--logo", str(args.logo))
+        raise ConfigError("needs pip install -e '.[tracks]'", "--logo", str(args.logo))
 
 
 def main(argv=None) -> int:
@@ -404,7 +404,7 @@ def main(argv=None) -> int:
             raise ConfigError("this is written as a table; give a name that ends in .tsv", "--output", str(args.output))
         if args.output.suffix in tracks.BIGWIG and importlib.util.find_spec("pyBigWig") is None:
             raise ConfigError(
-                "needs pip install 'gener_jax[tracks]'; or give a name that ends in .bedgraph", "--output",
+                "needs pip install -e '.[tracks]'; or give a name that ends in .bedgraph", "--output",
                 str(args.output),
             )  # fmt: skip
     if of_variants and args.score == "base" and PROTOCOL_ALIASES.get(args.protocol, args.protocol) != "window":

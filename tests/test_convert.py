@@ -328,7 +328,7 @@ def test_verify_without_transformers(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with raises(CheckpointError, path=None) as caught:
         convert.main(["--checkpoint", str(folder), "--verify"])
-    assert "pip install 'gener_jax[parity]'" in str(caught.value)
+    assert "pip install -e '.[parity]'" in str(caught.value)
 
 
 def needs_transformers():
