@@ -81,10 +81,8 @@ def verify(lm: "LM", folder: Path | None) -> dict:
     _, name, difference, allowed = rows[int(np.argmax(shares))]  # the first NaN, if any is
     equal = bool(np.max(shares) <= 1) and theirs.greedy == ours.greedy
     verdict = "agrees with" if equal else "differs from"
-    greedy = "the same" if theirs.greedy == ours.greedy else "other"
-    print(
-        f"{verdict} transformers: largest difference {difference:.2e} ({name}), allowed {allowed:.2e}; {greedy} greedy ids"
-    )
+    greedy = "" if theirs.greedy == ours.greedy else "; the greedy ids differ"
+    print(f"{verdict} transformers: largest difference {difference:.2e} ({name}), allowed {allowed:.2e}{greedy}")
     return {**result, "equal": equal, "largest_difference": difference, "allowed_difference": allowed}
 
 

@@ -426,7 +426,7 @@ def test_verify(change, tmp_path, capsys):
         convert.main(["--checkpoint", str(checkpoint), "--verify"])
         lines = capsys.readouterr().out.splitlines()
         assert json.loads(lines[-1])["equal"] is True
-        assert [line.split("  ")[0] for line in lines if "e-" in line or "e+" in line][:-1] == [
+        assert [line.split("  ")[0] for line in lines if "e-" in line or "e+" in line][:-2] == [
             "embedded", "layer 1", "last norm", "logits"
         ]  # fmt: skip
         ours, theirs = (line.split()[-16:] for line in lines if line.startswith("greedy ids"))

@@ -345,6 +345,8 @@ class LM:
             if model.linear_factor == model.llama3_factor == 1:
                 settings.append(("model.yarn_factor", -(-tokens // model.max_position_embeddings)))
             problem = f"needs up to {tokens} tokens{per_token}, but the model was made for {longest}"
+            if argument == "context":
+                problem += f"; a shorter one is enough to score, such as {longest // 2 * self.tokenizer.k}"
             raise InputError(problem, argument, value, settings=settings)
         trained = self.provenance and self.provenance.context_length
         window = self.spec.model.sliding_window or longest
