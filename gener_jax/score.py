@@ -105,7 +105,10 @@ class Output(contextlib.AbstractContextManager):
     def finish(self, as_json: bool, make: Callable[[Path, Path], None] = os.replace, **facts) -> int:
         """Completes the file (`make`: see `ResumableFile`), prints counts and facts; returns the exit status."""
         if self._file is not None:
-            cli.finish(self._file.finish({**self.counts, **facts}, make), as_json)
+            counts = dict(self.counts)
+            if "bases" not in counts:  # rows have flags
+                counts = {"rows": self.counts.total(), **{name: self.counts[name] for name in ("scored", "flagged")}}
+            cli.finish(self._file.finish({**counts, **facts}, make), as_json)
         return command.FLAGGED if self.counts["flagged"] else 0
 
 
@@ -193,7 +196,7 @@ def score_bases(lm: "LM", args, fingerprint: dict) -> int:
     parts = [part for region in regions for part in _parts(region, windows * scorer.stride)]
     header = "" if track else "\t".join(Base._fields) + "\n"
     with Output(args.output, fingerprint, header, "part", args.overwrite) as out:
-        rate = Rate("part", len(parts), out.done)
+        rate = Rate("part", len(parts), out.done, rows_printed=args.output is None)
         for part in parts[out.done :]:
             scores = scorer(part, genome)
             out.counts.update(bases=len(scores.reference), unknown=int(np.isnan(scores.log_p).sum()))
@@ -206,6 +209,7 @@ def score_bases(lm: "LM", args, fingerprint: dict) -> int:
         rate.close()
         if args.logo is not None:
             figure.save(scorer(regions[0], genome).logo(), args.logo)
+            log(f"{args.logo}: written")
         sizes = {names.get(contig, contig): size for contig, size in genome.sizes().items()}
         make = functools.partial(tracks.write_bigwig, sizes=sizes)
         as_bigwig = args.output is not None and args.output.suffix in tracks.BIGWIG
@@ -222,7 +226,8 @@ def score_saturation(lm: "LM", args, fingerprint: dict) -> int:
     found = []
     with Output(args.output, fingerprint, "\t".join(Substitution._fields) + "\n", "part", args.overwrite) as out:
         parts = list(_parts(region, _BASES))
-        rate = Rate("base", region.end - region.start, out.done * _BASES)
+        done = 0 if args.plot else min(out.done * _BASES, region.end - region.start)
+        rate = Rate("base", region.end - region.start, done, rows_printed=args.output is None)
         for part in parts[0 if args.plot else out.done :]:  # the picture needs them all
             found.append(saturate(scorer, part, genome))
             if part.start >= region.start + out.done * _BASES:
@@ -234,7 +239,9 @@ def score_saturation(lm: "LM", args, fingerprint: dict) -> int:
         if args.plot is not None:
             reference = "".join(x.reference for x in found)
             llr, spread = (np.concatenate([getattr(x, name) for x in found]) for name in ("llr", "spread"))
-            figure.save(Saturation(region, reference, found[0].protocol, llr, spread).plot(), args.plot)
+            protocol = next((x.protocol for x in found if x.protocol), "")
+            figure.save(Saturation(region, reference, protocol, llr, spread).plot(), args.plot)
+            log(f"{args.plot}: written")
         return out.finish(args.json, context=args.context)
 
 
@@ -272,7 +279,7 @@ def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
     first = _vcf_header(header, fingerprint) if as_vcf else "\t".join(VARIANT_COLUMNS) + "\n"
     with Output(args.output, fingerprint, first, "record", args.overwrite) as out:
-        rate = Rate("variant", alleles, out.counts.total())
+        rate = Rate("variant", alleles, out.counts.total(), rows_printed=args.output is None)
         # Blocks have a fixed number of records, so that after a stop the batches, and with them the last digits, are
         # the same.
         records = itertools.islice(vcf.read(args.vcf)[1], out.done, None)
@@ -296,7 +303,8 @@ def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -
 def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
     """Scores the sequences of the FASTA after these special tokens; returns the exit status."""
     with Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence", args.overwrite) as out:
-        rate, k, longest = Rate("sequence", None, 0), lm.tokenizer.k, lm.spec.model.max_length
+        rate = Rate("sequence", None, 0, rows_printed=args.output is None)
+        k, longest = lm.tokenizer.k, lm.spec.model.max_length
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, _BATCHES * args.batch_tokens * k):
             flags = []
@@ -304,7 +312,10 @@ def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
                 tokens = len(special) + -(-len(sequence.codes) // k)
                 flags.append(sequence.problem or ("" if len(sequence.codes) else "empty"))
                 if longest is not None and tokens > longest and not flags[-1]:
-                    flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
+                    flags[-1] = (
+                        f"needs {tokens} tokens of context, but the model was made for {longest}: cut it, or give "
+                        f"--config.model.sliding_window={longest}"
+                    )
             good = [Prompt(special, s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
             with errors.user_errors(flags=vars(args)):
                 scores = iter(
@@ -321,7 +332,7 @@ def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
                 rows.append("\t".join(map(str, row)) + "\n")
             out.count(flags)
             out.write(rows, len(group))
-            rate.update(len(group), sum(len(s.codes) for s in group))
+            rate.update(len(group), sum(len(s.codes) for s, flag in zip(group, flags, strict=True) if not flag))
         rate.close()
         return out.finish(args.json)
 
@@ -348,7 +359,7 @@ def _check_pictures(args) -> None:
         if given is not True and where is not None and where.end - where.start > plots.LONGEST:
             raise ConfigError(f"a picture shows at most {plots.LONGEST} bases", "--region", args.region)
     if args.logo is not None and importlib.util.find_spec("logomaker") is None:
-        raise ConfigError("needs pip install 'gener_jax[tracks]'", "--logo", str(args.logo))
+        raise ConfigError("needs pip install -e '.[tracks]'", "--logo", str(args.logo))
 
 
 def main(argv=None) -> int:
@@ -393,7 +404,7 @@ def main(argv=None) -> int:
             raise ConfigError("this is written as a table; give a name that ends in .tsv", "--output", str(args.output))
         if args.output.suffix in tracks.BIGWIG and importlib.util.find_spec("pyBigWig") is None:
             raise ConfigError(
-                "needs pip install 'gener_jax[tracks]'; or give a name that ends in .bedgraph", "--output",
+                "needs pip install -e '.[tracks]'; or give a name that ends in .bedgraph", "--output",
                 str(args.output),
             )  # fmt: skip
     if of_variants and args.score == "base" and PROTOCOL_ALIASES.get(args.protocol, args.protocol) != "window":

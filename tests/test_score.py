@@ -350,7 +350,6 @@ def test_embeddings(run, files, lm, monkeypatch):
 @pytest.mark.parametrize(
     ("program", "fasta", "arguments", "kind", "attributes"),
     [
-        (score, ">a\nAC\n>a\nGT\n", [], FormatError, {"file": "s.fa", "line": 3}),
         (score, "", [], FileError, {"file": "s.fa"}),
         (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], FileError, {"file": "none.vcf"}),
         (score, ">a\nAC\n", ["--vcf", "{}/s.fa", "--context", "24"], FormatError, {"file": "s.fa", "line": 1}),

@@ -17,6 +17,7 @@ import dataclasses
 import importlib.util
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -140,6 +141,7 @@ def run(main: Callable[[], int | None]) -> None:
     import absl.logging
 
     from gener_jax.runtime.errors import CheckpointError, Terminated, TrainingError
+    from gener_jax.runtime.progress import log
 
     cli.escape_unencodable()
     # orbax and its event loop log at length about errors that are reported in one line here.
@@ -147,7 +149,8 @@ def run(main: Callable[[], int | None]) -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unless_loop_closed
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         if status := main():
             sys.exit(status)
@@ -164,8 +167,19 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         _fail(1, f"out of device memory: {str(error).splitlines()[0]}")
     except KeyboardInterrupt as interrupt:
-        atexit.register(_leave, 130)
-        _end(130, f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
+        status, what = (143, "stopped by SIGTERM") if isinstance(interrupt, _Sigterm) else (130, "interrupted")
+        atexit.register(_leave, status)
+        _end(status, f"{what}; {interrupt}" if str(interrupt) else what)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Sigterm(KeyboardInterrupt):
+    """SIGTERM ends a command as Ctrl-C does, so that a job that is terminated says what it keeps."""
+
+
+def _terminate(*_) -> None:
+    raise _Sigterm
 
 
 def _leave(status: int) -> None:

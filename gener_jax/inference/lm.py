@@ -345,6 +345,8 @@ class LM:
             if model.linear_factor == model.llama3_factor == 1:
                 settings.append(("model.yarn_factor", -(-tokens // model.max_position_embeddings)))
             problem = f"needs up to {tokens} tokens{per_token}, but the model was made for {longest}"
+            if argument == "context":
+                problem += f"; a shorter one is enough to score, such as {longest // 2 * self.tokenizer.k}"
             raise InputError(problem, argument, value, settings=settings)
         trained = self.provenance and self.provenance.context_length
         window = self.spec.model.sliding_window or longest
@@ -569,7 +571,7 @@ def load(
       mesh: None: all devices along fsdp if their number divides the hidden size, else the first device alone.
       prompt_convention: "v1" or "v2", how sequences are framed for embeddings; None: as the folder or its name
         implies (see `LM.frame`).
-      download: download a name that is not in the cache; needs `pip install 'gener_jax[hub]'`.
+      download: download a name that is not in the cache; needs `pip install -e '.[hub]'`.
       check_memory: raise before loading a model that does not fit.
       model: other fields of `spec.model`. dtype="bfloat16" computes and stores in bfloat16. For longer inputs:
         yarn_factor=4 (YaRN), rope_theta=5e6 with max_position_embeddings=65536 (another base), sliding_window=16384.

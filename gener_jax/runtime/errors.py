@@ -134,7 +134,7 @@ def user_errors(what: str = "", flags: Collection[str] = ()):
     except (ConfigError, DataError, CheckpointError, TrainingError):
         raise
     except InputError as error:
-        choices = [f"--config.{name}={value}" for name, value in error.settings]
+        choices = [f"--{name} {x}" if name in flags else f"--config.{name}={x}" for name, x in error.settings]
         problem = _with_remedy(error.problem, "give", choices)
         flag, text = "--" * (error.argument in flags), error.place + problem
         raised = ConfigError(f"{what}: {text}" if what and not flag else flag + text)

@@ -49,9 +49,12 @@ def log(text: str) -> None:
 class Rate:
     """Sequences or variants done so far, and their rate, also in bases."""
 
-    def __init__(self, unit: str, total: int | None, initial: int = 0, seconds: float = 10):
-        """`seconds` between plain lines."""
-        self._bar = tqdm(total=total, initial=initial, unit=unit, dynamic_ncols=True) if sys.stderr.isatty() else None
+    def __init__(
+        self, unit: str, total: int | None, initial: int = 0, seconds: float = 10, *, rows_printed: bool = False
+    ):
+        """`seconds` between plain lines; no bar if rows are printed on a terminal, whose lines it would break."""
+        bar = sys.stderr.isatty() and not (rows_printed and sys.stdout.isatty())
+        self._bar = tqdm(total=total, initial=initial, unit=unit, dynamic_ncols=True) if bar else None
         self._unit, self._total, self._initial, self._seconds = unit, total, initial, seconds
         self._began = self._printed = time.perf_counter()
         self.done, self.bases = initial, 0

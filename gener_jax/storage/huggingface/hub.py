@@ -30,7 +30,7 @@ def find(name: str | Path, *, download: bool = False) -> Path:
 
     Args:
       name: a folder, or `owner/name`, or `owner/name@revision`, a commit or a branch (default: main).
-      download: fetch what is missing in the cache; needs `pip install 'gener_jax[hub]'`. Weights,
+      download: fetch what is missing in the cache; needs `pip install -e '.[hub]'`. Weights,
         configuration and vocabulary are fetched, no code.
 
     Raises:
@@ -58,7 +58,7 @@ def find(name: str | Path, *, download: bool = False) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise CheckpointError(name, "fetching it needs pip install 'gener_jax[hub]'") from None
+        raise CheckpointError(name, "fetching it needs pip install -e '.[hub]'") from None
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_FILES))
     except Exception as error:  # of the network, of the hub, of the disk
