@@ -127,10 +127,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parse.add_argument
     add("dataset", metavar="DIR", help="a folder that `data build` created")
     add("--split", nargs="*", metavar="SPLIT", help="only these: train, validation, test [all]")
-    add("--kinds", nargs="*", default=[], choices=schemes.KINDS, metavar="KIND", help="only these kinds [all]")
+    add(
+        "--kinds",
+        nargs="*",
+        type=schemes.kind,
+        default=[],
+        choices=schemes.KINDS,
+        metavar="KIND",
+        help="only these kinds [all]",
+    )
     add(
         "--taxa",
         nargs="*",
+        type=record.tag,
         default=[],
         choices=(*record.TAXA, record.UNKNOWN),
         metavar="TAXON",

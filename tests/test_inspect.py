@@ -173,6 +173,8 @@ def directly():
     ("arguments", "wanted"),
     [
         (["--kinds", "tRNA", "rRNA"], lambda region: region.kind in ("tRNA", "rRNA")),
+        (["--kinds", "TRNA", "rrna"], lambda region: region.kind in ("tRNA", "rRNA")),
+        (["--taxa", "Viral"], lambda region: region.taxon == "vir"),
         (["--taxa", "vir"], lambda region: region.taxon == "vir"),
         (["--taxa", "vir", "plm", "--kinds", "cds"], lambda r: r.taxon in ("vir", "plm") and r.kind == "cds"),
         (["--gene", "^rps"], lambda region: region.gene.startswith("rps")),
