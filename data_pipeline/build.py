@@ -17,7 +17,7 @@ from data_pipeline.dataset.builder import WORKERS, build
 from data_pipeline.dataset.inputs import manifest
 from data_pipeline.errors import ArgumentError
 from data_pipeline.ranges import SEED, Whole
-from data_pipeline.regions import ledger, schemes
+from data_pipeline.regions import schemes
 from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence.record import TAXA, tag
 from data_pipeline.sequence.tokenizer import K, make
@@ -69,8 +69,6 @@ def _build(options: argparse.Namespace) -> None:
     )  # fmt: skip
     with cli.text(options.json):
         print(*report.whole(options.output), sep="\n")
-    if unknown := dataset["ledger"]["notes"].get(ledger.NO_TAXON):
-        print(f"note: {unknown['count']:,} records of unknown taxon; --taxon gives them a tag", file=sys.stderr)
     cli.finish(summary(dataset, options.output, time.perf_counter() - began), options.json, listed=False)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from data_pipeline import cli
 from data_pipeline.dataset import report
 from data_pipeline.dataset.reader import RegionSource, read_info
-from data_pipeline.errors import ArgumentError, FileError
+from data_pipeline.errors import ArgumentError, FileError, counted
 from data_pipeline.files import atomic
 from data_pipeline.ranges import Whole
 from data_pipeline.regions import schemes
@@ -112,7 +112,7 @@ def inspect(options: argparse.Namespace) -> None:
                     count += 1
         except OSError as error:
             raise FileError(f"cannot be written ({error.strerror})", file=path) from None
-        print(f"{path}: {count} regions", file=sys.stderr)
+        print(f"{path}: {counted(count, 'region')}", file=sys.stderr)
     elif options.head is not None:
         sys.stdout.writelines(itertools.starmap(line, itertools.islice(regions, options.head)))
     else:

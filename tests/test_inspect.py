@@ -16,7 +16,7 @@ import pytest
 from data_pipeline import cli, inspect
 from data_pipeline.dataset import builder
 from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, counted
 from data_pipeline.formats import genbank
 from data_pipeline.regions import extraction, schemes
 from tests import oracle
@@ -132,7 +132,7 @@ def test_fasta_to_a_file(dataset, tmp_path, capsys):
     path = tmp_path / "regions.fa"
     assert inspect.main([str(dataset), "--split", "validation", "--output", str(path)]) == 0
     count = len(RegionSource(dataset, "validation"))
-    assert capsys.readouterr().err == f"{path}: {count} regions\n"
+    assert capsys.readouterr().err == f"{path}: {counted(count, 'region')}\n"
     text = path.read_text()
     assert len(parsed(text)) == count > 0
     assert {len(line) for line in text.split("\n") if not line.startswith(">")} <= set(range(81))
