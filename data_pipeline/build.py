@@ -26,8 +26,10 @@ from data_pipeline.splitting import split
 
 def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
     """The totals of a dataset, which the command prints."""
+    counts = ["regions", "bases", "entries"]
+    counts += ["tokens", "remainder"] if dataset["storage"] == "token_ids" else []
     splits = {
-        name: {key: facts[key] for key in ("regions", "bases", "tokens", "remainder", "entries")}
+        name: {key: facts[key] for key in counts}
         | {"shards": len(facts["shards"]), "bytes": sum(shard["bytes"] for shard in facts["shards"])}
         for name, facts in dataset["splits"].items()
     }
