@@ -6,8 +6,8 @@
 
 Prints totals by taxon and kind, the numbers of regions found, kept and dropped, and how much of the held-out regions
 occurs in training. With --head it prints the first regions, one per line. With --output it writes the regions as FASTA
-(soft-masked bases in lower case), named accession:start-end(strand) with 0-based, half-open coordinates, as bedtools
-does; an end before the start means across the origin.
+(soft-masked bases in lower case), named accession:start-end(strand) with 1-based coordinates, as samtools does and
+`score --region` takes; an end before the start means across the origin.
 """
 
 import argparse
@@ -59,9 +59,9 @@ def chosen(
 
 
 def coordinates(source: RegionSource, region: int) -> str:
-    """The coordinates of a region: accession:start-end(strand)."""
+    """The coordinates of a region, 1-based and with its end, as of samtools: accession:start-end(strand)."""
     accession, start, end, strand = (source.index[name][region] for name in ("accession", "start", "end", "strand"))
-    return f"{source.accessions[accession]}:{start}-{end}({'+' if strand > 0 else '-'})"
+    return f"{source.accessions[accession]}:{start + 1}-{end}({'+' if strand > 0 else '-'})"
 
 
 def fasta(source: RegionSource, region: int) -> str:
