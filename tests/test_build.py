@@ -233,7 +233,7 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, empty):
     assert "bad.gb: " in lines[0]
     if good and content is not None:
         partial = tmp_path / "new" / "set.partial"
-        assert lines[0].endswith(f"; 1 finished inputs are kept in {partial}: run it again to resume")
+        assert lines[0].endswith(f"; kept in {partial}: 1 finished input; run it again to resume")
         shutil.rmtree(tmp_path / "new")
     assert sorted(tmp_path.iterdir()) == before
 
@@ -364,7 +364,7 @@ def test_resumed_build_equals_uninterrupted_build(tmp_path, number):
     code, err = stopped_build(number, INPUTS, tmp_path / "set")
     if number == signal.SIGINT:
         assert code == 130
-        kept = f"{len(INPUTS) - 1} finished inputs are kept in {tmp_path / 'set.partial'}: run it again to resume"
+        kept = f"kept in {tmp_path / 'set.partial'}: {len(INPUTS) - 1} finished inputs; run it again to resume"
         assert err.splitlines()[-1] == f"-c: interrupted; {kept}"
     assert not (tmp_path / "set").exists()
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "set.partial").glob("*/spill.json")}
@@ -477,7 +477,7 @@ def test_damaged_inputs_can_be_skipped(tmp_path, capsys):
     assert row["error"].startswith(f"{bad}: ")
     assert f"skipped: {bad}" in capsys.readouterr().err
     assert sum(facts["regions"] for facts in info["splits"].values()) == 237
-    with raises(DataError, field="none of 1 inputs") as caught:
+    with raises(DataError, field="none of 1 input") as caught:
         builder.build([bad], tmp_path / "other", skip_damaged=True)
     assert str(bad) in str(caught.value)
 
@@ -576,7 +576,7 @@ def test_finished_inputs_are_kept_after_a_contradiction(tmp_path):
     other = write(tmp_path / "other.gb", record_text(gene, "ttttttttttt"))
     with raises(MismatchError, record="TEST.1") as caught:
         builder.build([one, other], tmp_path / "set")
-    assert "2 finished inputs are kept in" in caught.value.remedy
+    assert ": 2 finished inputs; run it again" in caught.value.remedy
     builder.build([one], tmp_path / "set")
     assert not (tmp_path / "set.partial").exists()
 

@@ -127,9 +127,13 @@ def find(genome: Genome, interval: str | Interval) -> tuple[Interval, Stretch]:
     """
     where = Interval.parse(interval) if isinstance(interval, str) else interval
     if not isinstance(where, Interval) or where.start not in POSITION or where.end not in POSITION:
-        raise InputError("must be an interval such as chr1:101-200, 1-based", "region", interval)
+        raise InputError("must be an interval such as chr1:101-200; positions start at 1", "region", interval)
     if where.strand != "+":
-        raise InputError("must be on the + strand; the option strand chooses what is scored", "region", interval)
+        raise InputError(
+            "must be written without (-), as on the + strand; the option strand chooses what is scored",
+            "region",
+            interval,
+        )
     contig = genome.contig(where.contig)
     if contig is None:
         raise InputError(genome.missing(where.contig), "region", interval)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from data_pipeline.errors import counted
+
 _BAR = 10  # columns that the bar itself keeps on a narrow terminal
 
 
@@ -75,9 +77,10 @@ class Rate:
         """The state of the work and its rate, as one line."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
         rate = (self.done - self._initial) / seconds
-        of = "" if self._total is None else f" of {self._total:,}"
+        of = "" if self._total is None else f"{self.done:,} of "
+        items = counted(self.done if self._total is None else self._total, self._unit)
         left = "" if not rate or self._total is None else f"  {(self._total - self.done) / rate / 60:.1f} min left"
-        return f"{self.done:,}{of} {self._unit}s  {rate:,.1f}/s  {self.bases / seconds / 1000:,.1f} kb/s{left}"
+        return f"{of}{items}  {rate:,.1f}/s  {self.bases / seconds / 1000:,.1f} kb/s{left}"
 
     def close(self) -> None:
         """Ends with a line."""

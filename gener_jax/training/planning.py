@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from data_pipeline.errors import one_line
+from data_pipeline.errors import counted, one_line
 from data_pipeline.ranges import Whole
 from gener_jax.config import REMAT, Config, Mesh
 from gener_jax.model import decoder, flops, memory, sharding
@@ -213,7 +213,8 @@ def text(name: str, row: dict) -> str:
     mesh = ", ".join(f"{axis} {size}" for axis, size in row["mesh"].items() if size > 1) or "one device"
     gib = ", ".join(f"{part} {value:.2f}" for part, value in row["gib"].items() if value)
     sent = ", ".join(f"{kind} {value:.2f}" for kind, value in row["sent_gib_per_step"].items() if value) or "nothing"
-    sequences = f"{row['rows_per_device']:g} sequence{'s' * (row['rows_per_device'] != 1)}"
+    rows = row["rows_per_device"]
+    sequences = counted(rows if rows % 1 else int(rows), "sequence")
     lines = [
         f"{name}: {mesh}; remat {row['remat']}; {sequences} per device and microbatch"
         + (f", {row['accumulate']} microbatches per step" if row["accumulate"] > 1 else ""),
