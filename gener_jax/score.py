@@ -24,7 +24,7 @@ import numpy as np
 
 from data_pipeline import cli
 from data_pipeline.errors import MismatchError, one_line
-from data_pipeline.formats import fasta, vcf
+from data_pipeline.formats import contigs, fasta, vcf
 from data_pipeline.ranges import Whole
 from gener_jax import __version__
 from gener_jax.cli import command, loading
@@ -270,9 +270,14 @@ def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -
         alleles += len(record.alts)
     if names and not any(map(genome.contig, names)):
         ours, theirs = (", ".join([*itertools.islice(x, 3), "…"]) for x in (names, genome.stretches))
+        read = ""
+        if args.aliases:
+            known = set(itertools.chain(*contigs.read_aliases(args.aliases)))
+            here, there = len(known & set(names)), len(known & set(genome.stretches))
+            read = f"; of the {len(known)} names in {args.aliases}, {here} are in the VCF and {there} in the FASTA"
         raise MismatchError(
-            f"none of its contigs ({ours}) is in {args.fasta} ({theirs})",
-            file=args.vcf, remedy="give the names of each contig in both files with --aliases",
+            f"none of its contigs ({ours}) is in {args.fasta} ({theirs}){read}", file=args.vcf,
+            remedy="give the names of each contig in both files with --aliases, on one line, separated by tabs",
         )  # fmt: skip
     line = overlap(config.data.path, folder, lm.step, windows, args.check_overlap)
     log(line)

@@ -167,6 +167,10 @@ def test_names_of_contigs(run, files, capsys):
     with raises(MismatchError, file="v.vcf") as caught:
         variants(run, files, "none.tsv")
     assert "--aliases" in caught.value.remedy
+    (files / "names").write_text("chrQ chrM\n")  # no tab
+    with raises(MismatchError, file="v.vcf") as caught:
+        variants(run, files, "none.tsv", "--aliases", str(files / "names"))
+    assert "of the 1 names" in str(caught.value)
     (files / "names").write_text("chrQ\tchrM\n")
     flags = [row["flag"] for row in table(variants(run, files, "some.tsv", "--aliases", str(files / "names")))]
     assert flags == ["", "contig NC_000013.10 is not in the FASTA; it has NC_000013.11"]

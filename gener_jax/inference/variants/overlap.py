@@ -57,8 +57,10 @@ def overlap(dataset: str, folder: Path, step: int | None, scored: Iterable[np.nd
     if trained_on is None:
         known = provenance.read(folder)
         if known is None:
-            return f"warning: {folder} does not record its training data, which may contain the scored bases"
-        return f"warning: the scored bases were not compared with the training data, {known.records}"
+            problem = f"{folder} does not record its training data, which may contain the scored bases"
+        else:
+            problem = f"the scored bases were not compared with the training data, {known.records}"
+        return f"warning: {problem}; --check_overlap never skips this"
     try:
         if read_info(dataset)["digest"] != trained_on["dataset"]:
             raise MismatchError("is not the dataset that the model was trained on", file=dataset)
