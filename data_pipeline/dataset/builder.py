@@ -280,7 +280,7 @@ def _spill(
     return damaged
 
 
-_counts = None  # in a worker: file bytes and bases done, two numbers per input
+_counts = None  # in a worker: file bytes read, a number per input
 
 
 def _start(counts) -> None:
@@ -306,9 +306,8 @@ def _work(
     """Writes one spill, in a worker, or with `counts` in this process."""
     counts = _counts if counts is None else counts
 
-    def advance(read: int, bases: int) -> None:
-        counts[2 * number] += read
-        counts[2 * number + 1] += bases
+    def advance(read: int) -> None:
+        counts[number] += read
         refresh()
 
     spill.write(source, folder, settings, advance)
@@ -334,29 +333,28 @@ def _pool(workers: int, counts) -> Iterator[futures.ProcessPoolExecutor | None]:
 
 
 class _Progress(contextlib.AbstractContextManager):
-    """A progress bar in bases on a terminal, otherwise one line per input; on standard error."""
+    """A progress bar on a terminal, in bytes read and then in bases; else a line per input; on standard error."""
 
     def __init__(self, sources: list[Input]):
         self.sources = sources
         self.bytes = [sum(path.stat().st_size for path in source.files) for source in sources]
-        self.counts = multiprocessing.get_context("spawn").Array("q", 2 * len(sources), lock=False)
-        self.bar = tqdm(desc="reading", unit="b", unit_scale=True, miniters=1, disable=None, leave=False)
+        self.counts = multiprocessing.get_context("spawn").Array("q", len(sources), lock=False)
+        self.bar = tqdm(
+            desc="reading", total=sum(self.bytes), unit="B", unit_scale=True, miniters=1, disable=None, leave=False
+        )
 
     def __exit__(self, *error):
         self.bar.close()
 
     def refresh(self) -> None:
-        """Updates the bar; the total bases are estimated from the total bytes."""
-        if self.bar.disable:
-            return
-        read, bases = sum(self.counts[::2]), sum(self.counts[1::2])
-        self.bar.total = round(bases / read * sum(self.bytes)) if read and bases else None
-        self.bar.update(bases - self.bar.n)
+        """Updates the bar while files are read."""
+        if not self.bar.disable:
+            self.bar.update(sum(self.counts) - self.bar.n)
 
     def done(self, number: int, facts: dict) -> None:
         """Marks an input as finished."""
         bases = sum(record["bases"] for record in facts["records"])
-        self.counts[2 * number], self.counts[2 * number + 1] = self.bytes[number], bases
+        self.counts[number] = self.bytes[number]
         self.refresh()
         file, regions = self.sources[number].files[-1], facts["ledger"]["regions"]
         if self.bar.disable:
@@ -368,6 +366,7 @@ class _Progress(contextlib.AbstractContextManager):
     def stage(self, name: str, total: int) -> None:
         """Starts the bar of a stage after reading; `total` is in bases."""
         self.bar.set_description(name, refresh=False)
+        self.bar.unit = " bases"
         self.bar.reset(total)
 
     def log(self, line: str) -> None:

@@ -61,8 +61,8 @@ def key(source: inputs.Input, settings: Settings) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
-def write(source: inputs.Input, folder: Path, settings: Settings, progress: Callable[[int, int], None]) -> None:
-    """Writes the spill of an input; `progress` is called with the file bytes and bases read since the last call.
+def write(source: inputs.Input, folder: Path, settings: Settings, progress: Callable[[int], None]) -> None:
+    """Writes the spill of an input; `progress` is called with the file bytes read since the last call.
 
     Raises:
       DataError: for bad input, with file and record; no files remain.
@@ -85,7 +85,7 @@ class _Writer:
         self.columns: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         self.records: list[dict] = []
 
-    def fill(self, source: inputs.Input, progress: Callable[[int, int], None]) -> None:
+    def fill(self, source: inputs.Input, progress: Callable[[int], None]) -> None:
         seen: dict[str, bytes] = {}
         kinds, wanted = schemes.feature_kinds(self.settings.scheme), schemes.qualifiers(self.settings.scheme)
         with (
@@ -94,7 +94,7 @@ class _Writer:
         ):
             self._write([], [])  # every column, also if there is no region
             for record in inputs.records(
-                source, kinds, self.folder / "scratch", lambda count: progress(count, 0), wanted, self.settings.aliases
+                source, kinds, self.folder / "scratch", progress, wanted, self.settings.aliases
             ):
                 self.ledger.record(len(record.codes) or record.declared_length)
                 if not len(record.codes):
@@ -107,7 +107,6 @@ class _Writer:
                     self.ledger.skip(DUPLICATE_RECORD, len(record.codes))
                 else:
                     raise other_bases(source.files[-1], record.accession)
-                progress(0, len(record.codes))
         columns = {name: np.concatenate(parts) for name, parts in self.columns.items()}
         np.savez(self.folder / "columns.npz", **columns)
         facts = {
