@@ -1,5 +1,8 @@
-"""Builds a dataset of gene regions; a build that was interrupted resumes.
-gener-jax data build --input genomes/ --output datasets/mine
+"""Builds a dataset of gene regions.
+
+    gener-jax data build --input genomes/ --output datasets/mine
+
+A build that was interrupted resumes.
 """
 
 import argparse
@@ -14,17 +17,19 @@ from data_pipeline.dataset.builder import WORKERS, build
 from data_pipeline.dataset.inputs import manifest
 from data_pipeline.errors import ArgumentError
 from data_pipeline.ranges import SEED, Whole
-from data_pipeline.regions import ledger, schemes
+from data_pipeline.regions import schemes
 from data_pipeline.regions.schemes import Scheme
-from data_pipeline.sequence.record import TAXA
+from data_pipeline.sequence.record import TAXA, tag
 from data_pipeline.sequence.tokenizer import K, make
 from data_pipeline.splitting import split
 
 
 def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
     """The totals of a dataset, which the command prints."""
+    counts = ["regions", "bases", "entries"]
+    counts += ["tokens", "remainder"] if dataset["storage"] == "token_ids" else []
     splits = {
-        name: {key: facts[key] for key in ("regions", "bases", "tokens", "remainder", "entries")}
+        name: {key: facts[key] for key in counts}
         | {"shards": len(facts["shards"]), "bytes": sum(shard["bytes"] for shard in facts["shards"])}
         for name, facts in dataset["splits"].items()
     }
@@ -33,6 +38,7 @@ def summary(dataset: dict, output: str | Path, seconds: float) -> dict:
         "digest": dataset["digest"],
         "inputs": 1 + max(file["input"] for file in dataset["inputs"]),
         "damaged": len(dataset["damaged"]),
+        "skipped_files": len(dataset["skipped_files"]),
         "regions": sum(facts["regions"] for facts in splits.values()),
         "region_bases": sum(facts["bases"] for facts in splits.values()),
         "splits": splits,
@@ -65,8 +71,6 @@ def _build(options: argparse.Namespace) -> None:
     )  # fmt: skip
     with cli.text(options.json):
         print(*report.whole(options.output), sep="\n")
-    if unknown := dataset["ledger"]["notes"].get(ledger.NO_TAXON):
-        print(f"note: {unknown['count']:,} records of unknown taxon; --taxon gives them a tag", file=sys.stderr)
     cli.finish(summary(dataset, options.output, time.perf_counter() - began), options.json, listed=False)
 
 
@@ -81,8 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     files("--manifest", metavar="FILE", help="instead: table with sequence, annotation, taxon, split")
     files("--aliases", metavar="FILE", help="each contig's names in a line, or NCBI's report")
-    files("--taxon", choices=TAXA, metavar="TAXON", help="tag where the files give none: mam, bct, fng, …")
-    files("--force_taxon", choices=TAXA, metavar="TAXON", help="tag of every region, whatever the files say")
+    files("--taxon", type=tag, choices=TAXA, metavar="TAXON", help="tag where the files give none: mam, bct, fng, …")
+    files("--force_taxon", type=tag, choices=TAXA, metavar="TAXON", help="tag of every region, whatever the files say")
     files("--skip_damaged", action="store_true", help="skip and list inputs that cannot be read")
     files("--output", required=True, metavar="DIR", help="the dataset, which appears when it is complete")
     files("--overwrite", action="store_true", help="replace the dataset that is there")
@@ -99,7 +103,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     regions("--cut_n", type=Whole(1), metavar="N", help="cut out runs of at least N unknown bases [keep them]")
     regions("--regulatory", action="store_true", help="regulatory features too")
     regions(
-        "--kinds", nargs="*", default=[], choices=schemes.KINDS, metavar="KIND", help="only cds, tRNA, pseudo, … [all]"
+        "--kinds",
+        nargs="*",
+        type=schemes.kind,
+        default=[],
+        choices=schemes.KINDS,
+        metavar="KIND",
+        help="only cds, tRNA, pseudo, … [all]",
     )
     regions("--gene", metavar="REGEX", help="only genes whose name or locus tag matches")
     regions("--product", metavar="REGEX", help="only genes whose product matches")
@@ -133,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     splits("--k", type=K, metavar="N", help="bases per k-mer [6]")
     splits("--model_file", metavar="FILE", help="model of the tokenizer bpe")
     options = parse.parse_args(arguments)
-    return cli.run("build", lambda: _build(options))
+    return cli.run(lambda: _build(options))
 
 
 if __name__ == "__main__":

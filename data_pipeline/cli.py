@@ -26,7 +26,7 @@ _typed: str | None = None  # "gener-jax data build", once `call` has read it
 
 
 def program() -> str:
-    """The command that the user typed, without arguments, for usage lines."""
+    """The command that the user typed, without arguments, for usage lines and errors."""
     if _typed is not None:
         return _typed
     spec = getattr(sys.modules["__main__"], "__spec__", None)  # set by python -m
@@ -91,6 +91,11 @@ class _Help(argparse.HelpFormatter):
         required = [action for action in actions if action.required]
         return super()._format_usage(usage, required, [], prefix).rstrip() + " [options]\n\n"
 
+    def _format_args(self, action, default_metavar):
+        if action.nargs == "+" and action.metavar is not None and action.default == []:  # repeatable: the text says so
+            return action.metavar
+        return super()._format_args(action, default_metavar)
+
     def _get_default_metavar_for_optional(self, action):
         of = getattr(action.type, "type", action.type)  # of a range of numbers, what it converts to
         return _METAVARS.get(of) or super()._get_default_metavar_for_optional(action)
@@ -103,7 +108,7 @@ class _Help(argparse.HelpFormatter):
         return f"{text} [{shown.replace('%', '%%')}]".lstrip()
 
 
-def run(name: str, work: Callable[[], object]) -> int:
+def run(work: Callable[[], object]) -> int:
     """Does the work of a command; returns its exit status: 0, 1 after an error of one line, 130 if interrupted.
 
     SIGTERM interrupts too, so that a job that is terminated leaves no incomplete file.
@@ -115,10 +120,10 @@ def run(name: str, work: Callable[[], object]) -> int:
     except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, OSError, MemoryError) as error:
-        print(f"{name}: error: {' '.join((str(error) or type(error).__name__).split())}", file=sys.stderr)
+        print(f"{program()}: error: {' '.join((str(error) or type(error).__name__).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"{name}: interrupted; {str(interrupt) or 'nothing was written'}", file=sys.stderr)
+        print(f"{program()}: interrupted; {str(interrupt) or 'nothing was written'}", file=sys.stderr)
         return 130
     finally:
         signal.signal(signal.SIGTERM, handler)

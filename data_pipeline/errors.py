@@ -110,10 +110,15 @@ def one_line(error: object) -> str:
     return text if text.isprintable() else "".join(x if x.isprintable() else "�" for x in text)
 
 
-def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """ "; did you mean X?" with the one of `words` that is closest to a misspelt one; empty if none is close."""
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, whose plural is formed with s: "1 record", "1,200 records"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def did_you_mean(word: str, words: Iterable[str], prefix: str = "") -> str:
+    """ "; did you mean X?" with `prefix` and the one of `words` that is closest to a misspelt one; empty if none is."""
     found = difflib.get_close_matches(word, list(words), 1, 0.7)
-    return f"; did you mean {found[0]}?" if found else ""
+    return f"; did you mean {prefix}{found[0]}?" if found else ""
 
 
 def shown(value: object) -> str:

@@ -6,8 +6,8 @@
 
 Prints totals by taxon and kind, the numbers of regions found, kept and dropped, and how much of the held-out regions
 occurs in training. With --head it prints the first regions, one per line. With --output it writes the regions as FASTA
-(soft-masked bases in lower case), named accession:start-end(strand) with 0-based, half-open coordinates, as bedtools
-does; an end before the start means across the origin.
+(soft-masked bases in lower case), named accession:start-end(strand) with 1-based coordinates, as samtools does and
+`score --region` takes; an end before the start means across the origin.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 from data_pipeline import cli
 from data_pipeline.dataset import report
 from data_pipeline.dataset.reader import RegionSource, read_info
-from data_pipeline.errors import ArgumentError, FileError
+from data_pipeline.errors import ArgumentError, FileError, counted
 from data_pipeline.files import atomic
 from data_pipeline.ranges import Whole
 from data_pipeline.regions import schemes
@@ -59,9 +59,9 @@ def chosen(
 
 
 def coordinates(source: RegionSource, region: int) -> str:
-    """The coordinates of a region: accession:start-end(strand)."""
+    """The coordinates of a region, 1-based and with its end, as of samtools: accession:start-end(strand)."""
     accession, start, end, strand = (source.index[name][region] for name in ("accession", "start", "end", "strand"))
-    return f"{source.accessions[accession]}:{start}-{end}({'+' if strand > 0 else '-'})"
+    return f"{source.accessions[accession]}:{start + 1}-{end}({'+' if strand > 0 else '-'})"
 
 
 def fasta(source: RegionSource, region: int) -> str:
@@ -112,7 +112,7 @@ def inspect(options: argparse.Namespace) -> None:
                     count += 1
         except OSError as error:
             raise FileError(f"cannot be written ({error.strerror})", file=path) from None
-        print(f"{path}: {count} regions", file=sys.stderr)
+        print(f"{path}: {counted(count, 'region')}", file=sys.stderr)
     elif options.head is not None:
         sys.stdout.writelines(itertools.starmap(line, itertools.islice(regions, options.head)))
     else:
@@ -127,10 +127,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parse.add_argument
     add("dataset", metavar="DIR", help="a folder that `data build` created")
     add("--split", nargs="*", metavar="SPLIT", help="only these: train, validation, test [all]")
-    add("--kinds", nargs="*", default=[], choices=schemes.KINDS, metavar="KIND", help="only these kinds [all]")
+    add(
+        "--kinds",
+        nargs="*",
+        type=schemes.kind,
+        default=[],
+        choices=schemes.KINDS,
+        metavar="KIND",
+        help="only these kinds [all]",
+    )
     add(
         "--taxa",
         nargs="*",
+        type=record.tag,
         default=[],
         choices=(*record.TAXA, record.UNKNOWN),
         metavar="TAXON",
@@ -141,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--head", type=Whole(1), metavar="N", help="print the first N regions, one per line")
     add("--output", metavar="FILE", help="write the regions as FASTA; - is standard output")
     options = parse.parse_args(arguments)
-    return cli.run("inspect", lambda: inspect(options))
+    return cli.run(lambda: inspect(options))
 
 
 if __name__ == "__main__":

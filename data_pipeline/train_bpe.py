@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.add_json(parse)
     options = vars(parse.parse_args(arguments))
     as_json = options.pop("json")
-    return cli.run("train_bpe", lambda: cli.finish(build(**options), as_json))
+    return cli.run(lambda: cli.finish(build(**options), as_json))
 
 
 if __name__ == "__main__":

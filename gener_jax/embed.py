@@ -8,10 +8,13 @@ A sequence that cannot be embedded has a flag with the reason and NaN, and the
 exit status is 3. After a stop the same command resumes.
 """
 
+import collections
 import dataclasses
 import functools
 import importlib.util
 import itertools
+import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -26,7 +29,7 @@ from gener_jax.inference.options import POOLINGS
 from gener_jax.inference.prompt import Prompt, parse_prefix
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError, InputError
-from gener_jax.runtime.progress import Rate
+from gener_jax.runtime.progress import Rate, log
 from gener_jax.storage.resumable import ResumableFile
 
 _SEQUENCES = 4096  # sequences per write
@@ -87,13 +90,13 @@ def main(argv=None) -> int:
         raise ConfigError("give a name that ends in .npz or .parquet", "--output", str(args.output))
     if args.output.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError(
-            "needs pip install 'gener_jax[parquet]'; or give a name that ends in .npz", "--output", str(args.output)
+            "needs pip install -e '.[parquet]'; or give a name that ends in .npz", "--output", str(args.output)
         )
     if args.prompt_convention:
         config = dataclasses.replace(config, prompt_convention=args.prompt_convention)
     options = {n: getattr(args, n) for n in ("pooling", "layer", "chunks", "remainder")}
 
-    from gener_jax.inference.embeddings import frames
+    from gener_jax.inference.embeddings import UNKNOWN, frames, unknown
 
     lm, fingerprint = loading.load(args, config, folder, (*options, "prefix"), ("fasta",))
     with errors.user_errors(flags=vars(args)):
@@ -103,23 +106,27 @@ def main(argv=None) -> int:
         rate = Rate("sequence", None, 0)
         per_token = args.pooling == "tokens"
         width = lm.spec.model.hidden_size * (1 if per_token else args.chunks)
+        without = []  # names of sequences that are embedded as <oov>
         missing = np.full((0 if per_token else 1, width), np.nan, "<f4")  # of a sequence that is flagged
 
         def flag(sequence: fasta.Sequence) -> str:
             if sequence.problem or not len(sequence.codes):
                 return sequence.problem or "empty"
             try:
-                frames(lm, Prompt(special, sequence.codes), "sequence", args.chunks, args.remainder)
+                rows = frames(lm, Prompt(special, sequence.codes), "sequence", args.chunks, args.remainder)
             except InputError as error:
                 if error.argument != "sequence":
                     raise
                 return error.problem
+            if any(map(unknown, rows)):
+                without.append(sequence.name)
             return ""
 
         batches = 4 if per_token else 16  # per write, at most; the states of all tokens are large
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, batches * args.batch_tokens * lm.tokenizer.k):
-            with errors.user_errors(flags=vars(args)):
+            with errors.user_errors(flags=vars(args)), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", re.escape(UNKNOWN))  # said below, with the names
                 own = [flag(sequence) for sequence in group]
                 good = [Prompt(special, s.codes) for s, problem in zip(group, own, strict=True) if not problem]
                 found = iter(lm.embed(good, batch_tokens=args.batch_tokens, **options))
@@ -129,9 +136,17 @@ def main(argv=None) -> int:
             flags += own
             data = b"".join(np.ascontiguousarray(x, "<f4").tobytes() for x in states)
             out.append(data, len(names), names=names, tokens=tokens, flags=flags)
-            rate.update(len(group), sum(len(s.codes) for s in group))
+            rate.update(len(group), sum(len(s.codes) for s, problem in zip(group, own, strict=True) if not problem))
         rate.close()
+        if without:
+            first = ", ".join([*without[:3], *["…"] * (len(without) > 3)])
+            log(f"warning: {first}: {UNKNOWN.replace('remainder=', '--remainder=')}")
         flagged = sum(map(bool, flags))
+        if flagged:
+            kinds = collections.Counter(re.sub(r"\d+", "…", flag) for flag in flags if flag).most_common(1)
+            example = next(flag for flag in flags if re.sub(r"\d+", "…", flag) == kinds[0][0])
+            remedy = "; --chunks embeds long sequences in parts" if "the model was made for" in example else ""
+            log(f"{flagged:,} of {len(flags):,} sequences are not embedded, most often for this: {example}{remedy}")
         make = functools.partial(
             writers[args.output.suffix], width=width, names=names, flags=flags, tokens=tokens if per_token else None
         )

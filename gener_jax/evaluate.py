@@ -18,7 +18,7 @@ from gener_jax import assets
 from gener_jax.cli import command
 from gener_jax.config import Config
 from gener_jax.runtime.progress import log
-from gener_jax.storage.files import refuse_existing
+from gener_jax.storage.files import from_here, refuse_existing
 from gener_jax.storage.results import FILE, Evaluation, Model, Results
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def main(argv=None) -> None:
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument
     add("--tasks", metavar="NAME,…", help="held_out, recovery or both [the run's eval.tasks]")
-    add("--output", type=Path, metavar="DIR", help=f"a folder for {FILE} and plots/ [nothing is written]")
+    add("--output", type=Path, metavar="DIR", help=f"a folder for {FILE} and a plot by group [nothing is written]")
     add("--overwrite", action="store_true", help=f"replace {FILE} and plots of that folder")
     args, config, folder = program.parse(argv)
     if args.output is not None:  # now, not after the evaluation
@@ -81,7 +81,7 @@ def main(argv=None) -> None:
     from gener_jax.model.sharding import mesh_of
     from gener_jax.storage import pretrained
     from gener_jax.tasks.plots import draw_all
-    from gener_jax.training.metrics import logged, read_log
+    from gener_jax.training.metrics import logged
 
     dataset.build_missing(config.data, config.tokenizer.make())
     chosen = tasks.of_config(config, args.tasks.split(",") if args.tasks else config.eval.tasks)
@@ -98,12 +98,12 @@ def main(argv=None) -> None:
     checkpoint = args.checkpoint or str(folder)
     model = Model(config.name, decoder.num_parameters(config.model), checkpoint, lm.step)
     at = "" if lm.step is None else f", step {lm.step}"
-    log(f"evaluating {checkpoint}{at}, on the {config.eval.split} split of {config.data.path}")
+    log(f"evaluating {checkpoint}{at}, on the {config.eval.split} split of {from_here(config.data.path)}")
     training = {n: x for n, x in logged(folder / "log.jsonl", lm.step).items() if n in ("loss", "bits_per_base")}
     results = Results(evaluate(config, lm, chosen, model), training or None)
     if args.output is not None:
         results.write(args.output)
-        draw_all(results, list(read_log(folder / "log.jsonl")), args.output)
+        draw_all(results, [], args.output)
         log(f"results in {args.output / FILE}, plots in {args.output / 'plots'}")
     with cli.text(args.json):
         print(results.table())

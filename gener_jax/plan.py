@@ -9,6 +9,8 @@ share of the peak (--mfu); and weights and KV cache for inference. --compile
 compares with the compiler's own figure (pip install -e '.[plan]').
 """
 
+import argparse
+
 from data_pipeline import cli
 from data_pipeline.ranges import Real, Whole
 from gener_jax.cli import command
@@ -16,12 +18,21 @@ from gener_jax.runtime.devices import DEVICES
 from gener_jax.runtime.errors import ConfigError
 
 
+def _device(text: str) -> str:
+    """A name of the table, in any case; none is proposed for another, since a similar name is another device."""
+    if text.lower() not in DEVICES:
+        raise argparse.ArgumentTypeError(
+            f"there are no figures of {text!r}; give one of {', '.join(sorted(DEVICES))}, or only --device_memory_gib"
+        )
+    return text.lower()
+
+
 def main(argv=None) -> None:
     """The command."""
     program = command.Command(__doc__, checkpoint=False)
     add = program.parser.add_argument_group("machine").add_argument
     add("--devices", type=Whole(1, 65536), help="how many")
-    add("--device", choices=sorted(DEVICES), help="their kind, which gives memory and speed")
+    add("--device", type=_device, metavar="KIND", help=f"which gives memory and speed: {', '.join(sorted(DEVICES))}")
     add("--device_memory_gib", type=Real(above=0), metavar="GIB", help="memory per device [that of --device]")
     add("--topology", metavar="SLICE", help="a TPU slice such as v5p:4x4x4, instead of --devices")
     add("--mfu", type=Real(above=0, most=1), default=0.4, help="share of the peak that useful operations reach")

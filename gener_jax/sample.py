@@ -1,8 +1,7 @@
 """Generates DNA after prompts, as FASTA records of a prompt and its continuation.
+Exit status 3: a record of --fasta, named on standard error, is not usable.
 
     gener-jax sample --checkpoint tiny --prompt ATG --num_bases 600 --seed 1
-
-In Python, `generate` returns the continuation alone.
 """
 
 import sys
@@ -21,6 +20,7 @@ from gener_jax.inference.options import FRACTION, HOMOPOLYMER, MODES
 from gener_jax.inference.prompt import REMAINDERS, Prompt, parse_prefix
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.progress import Rate, log
 from gener_jax.storage.files import refuse_existing
 
 
@@ -30,8 +30,8 @@ def fasta(name: str, sequence: str, width: int = 70) -> str:
     return "\n".join([f">{name}", *lines]) + "\n"
 
 
-def main(argv=None) -> None:
-    """Runs the command."""
+def main(argv=None) -> int:
+    """Runs the command; returns its exit status."""
     program = command.Command(__doc__, checkpoint=True)
     add = program.parser.add_argument_group("prompts and output").add_argument
     add("--prompt", action="append", dest="prompts", metavar="DNA", help="DNA of any length; repeatable")
@@ -53,11 +53,12 @@ def main(argv=None) -> None:
     add("--stop", action="append", default=[], metavar="TOKEN", choices=SPECIAL_TOKENS,
         help="a special token that ends it, e.g. </s>; repeatable")  # fmt: skip
     add("--stop_codon", action="store_true", help="end after the first stop codon in the prompt's frame")
+    add("--require_stop_codon", action="store_true", help="end with one, within --num_bases")
     add("--min_orf_length", type=Whole(), default=0, help="bases without a stop codon in that frame")
     add("--genetic_code", type=Whole(1), default=1, help="NCBI's number of the frame's code")
     add("--max_homopolymer", type=HOMOPOLYMER, help="longest homopolymer, in bases [no limit]")
-    add("--forbidden_motifs", action="append", default=[], metavar="X",
-        help="an IUPAC motif to avoid, on both strands; repeatable")  # fmt: skip
+    add("--forbidden_motifs", action="extend", nargs="+", default=[], metavar="X",
+        help="one or more IUPAC motifs to avoid, on both strands")  # fmt: skip
     add("--gc", type=FRACTION, nargs=2, metavar=("MIN", "MAX"), help="GC content, as fractions [no limit]")
     args, config, folder = program.parse(argv)
     if args.output is None and args.json:
@@ -78,14 +79,16 @@ def main(argv=None) -> None:
     names = ("num_bases", "num_samples", "temperature", "top_k", "top_p", "seed")
     sample = Sample(tuple(args.prompts or [""]), **{name: getattr(args, name) for name in names})
     if args.fasta is None:
+        flagged = []
         with errors.user_errors("--prompt"):
             named = [("", Prompt.parse(args.prefix + text)) for text in sample.prompts]
     else:
-        named = [(s.name, Prompt(special, s.codes)) for s in fasta_file.read(args.fasta)]
-    prompts = [prompt for _, prompt in named]
+        sequences = list(fasta_file.read(args.fasta, flag=True))
+        named = [(s.name, Prompt(special, s.codes)) for s in sequences if not s.problem]
+        flagged = [(s.name, s.problem) for s in sequences if s.problem]
 
     from gener_jax.inference.constraints import Constraints
-    from gener_jax.inference.generate import BATCH_SIZE, cache_size
+    from gener_jax.inference.generate import BATCH_SIZE, cache_size, encode
     from gener_jax.inference.lm import from_spec
     from gener_jax.storage.compilation import keep_programs
 
@@ -93,26 +96,43 @@ def main(argv=None) -> None:
         constraints = Constraints(
             max_homopolymer=args.max_homopolymer, forbidden_motifs=tuple(args.forbidden_motifs),
             gc=args.gc and tuple(args.gc), min_orf_length=args.min_orf_length,
-            stop_codon=args.stop_codon, genetic_code=args.genetic_code,
+            stop_codon=args.stop_codon, genetic_code=args.genetic_code, require_stop_codon=args.require_stop_codon,
         )  # fmt: skip
     tokenizer = config.tokenizer.make()
-    longest = max((len(prompt.encode(tokenizer, args.remainder).ids) for prompt in prompts), default=0)
-    most = min(len(prompts) * sample.num_samples, BATCH_SIZE)
+    lengths, limit = [len(prompt.encode(tokenizer, args.remainder).ids) for _, prompt in named], config.model.max_length
+    longest = max((length for length in lengths if limit is None or length <= limit), default=0)
+    most = min(len(named) * sample.num_samples, BATCH_SIZE)
     rows, slots = cache_size(most, longest, sample.num_bases, tokenizer)
     keep_programs(config, folder)
     lm = from_spec(config.spec, folder, step=args.step, batch=rows, tokens=slots)
+    if args.fasta is not None:
+        exact, found, named = args.log_probs is not None or bool(constraints), named, []
+        for name, prompt in found:
+            try:
+                encode(lm, prompt, name, sample.num_bases, args.remainder, exact)
+                named.append((name, prompt))
+            except errors.InputError as error:
+                flagged.append((name, error.problem))
+        for name, problem in flagged:
+            log(f"no sample of record {name}: {problem}")
+    number = len(named) * sample.num_samples
+    if sys.stderr.isatty():
+        log(f"compiling, then {number:,} samples of {sample.num_bases:,} bases")
+    rate = Rate("sample", number)
     with errors.user_errors(flags=vars(args)):
         continuations = lm.generate(
-            prompts, sample.num_bases, num_samples=sample.num_samples, temperature=sample.temperature,
-            top_k=sample.top_k, top_p=sample.top_p, mode=args.mode, seed=sample.seed, stop=args.stop,
-            remainder=args.remainder, constraints=constraints, log_probs=args.log_probs is not None, details=True,
+            [prompt for _, prompt in named], sample.num_bases, num_samples=sample.num_samples,
+            temperature=sample.temperature, top_k=sample.top_k, top_p=sample.top_p, mode=args.mode, seed=sample.seed,
+            stop=args.stop, remainder=args.remainder, constraints=constraints, log_probs=args.log_probs is not None,
+            details=True, on_batch=rate.update,
         )  # fmt: skip
+    rate.close()
     text, table = [], ["sample\tposition\tbase\tlog_p\n"]
     for i, c in enumerate(continuations):
         record, prompt = named[i // sample.num_samples]
         dna = bases.decode(prompt.codes)
         name = f"{record}_sample_{i % sample.num_samples + 1}" if record else f"sample_{i + 1}"
-        described = f"prompt_bases={len(dna)} bases={len(c.text)} end={c.end.replace(' ', '_')}"
+        described = f"prompt_bases={len(dna)} bases={len(c.text)} end={c.end}"
         text.append(fasta(f"{name} {described} temperature={sample.temperature} seed={sample.seed}", dna + c.text))
         if c.log_probs is not None:
             table += [
@@ -125,7 +145,9 @@ def main(argv=None) -> None:
     else:
         write_text(args.output, "".join(text))
         bases_made = sum(len(c.text) for c in continuations)
-        cli.finish({"output": str(args.output), "samples": len(text), "bases": bases_made}, args.json)
+        facts = {"output": str(args.output), "samples": len(text), "bases": bases_made}
+        cli.finish(facts | ({"flagged": len(flagged)} if flagged else {}), args.json)
+    return command.FLAGGED if flagged else 0
 
 
 if __name__ == "__main__":

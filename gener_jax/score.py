@@ -15,6 +15,7 @@ import functools
 import importlib.util
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +23,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_pipeline import cli
-from data_pipeline.errors import MismatchError
+from data_pipeline.errors import MismatchError, one_line
 from data_pipeline.formats import fasta, vcf
 from data_pipeline.ranges import Whole
+from gener_jax import __version__
 from gener_jax.cli import command, loading
 from gener_jax.config import Config
 from gener_jax.inference.options import CHECKS, CONTEXT, PROTOCOL_ALIASES, PROTOCOLS, SCORES, STRANDS
@@ -44,7 +46,10 @@ if TYPE_CHECKING:
     from gener_jax.inference.lm import LM
     from gener_jax.inference.variants.scoring import Scorer
 
-VARIANT_COLUMNS = ("contig", "pos", "id", "ref", "alt", "protocol", "llr", "spread", "log_p_ref", "log_p_alt", "flag")
+VARIANT_COLUMNS = (
+    *("contig", "pos", "id", "ref", "alt"),
+    *("protocol", "strand", "llr", "spread", "log_p_ref", "log_p_alt", "flag"),
+)
 SEQUENCE_COLUMNS = ("name", "length", "score", "strand", "value", "bases", "unknown", "tokens", "oov", "flag")
 _INFO = (
     ("GENER_PROTOCOL", "A", "String", "How the variant was scored"),
@@ -54,6 +59,7 @@ _INFO = (
 )
 _RECORDS, _SEQUENCES = 256, 4096  # records of a VCF, and of a FASTA, per write
 _BASES = 256  # bases of a saturation per write
+_SUFFIXES = (".tsv", ".vcf", *tracks.BEDGRAPH, *tracks.BIGWIG)  # of outputs
 _FILES = ("fasta", "vcf", "aliases")
 _OPTIONS = {  # what each kind of output depends on besides --score, --strand and the files
     "vcf": ("protocol", "context", "phases"),
@@ -65,9 +71,9 @@ _OPTIONS = {  # what each kind of output depends on besides --score, --strand an
 _BATCHES = 16  # batches of a FASTA per write, at most; with many, each holds rows of similar length
 
 
-def number(value: float | None) -> str:
-    """A number as text with six significant digits; empty for None and NaN."""
-    return "" if value is None or np.isnan(value) else f"{value:.6g}"
+def number(value: float | None, digits: int = 6) -> str:
+    """A number as text with so many significant digits; empty for None and NaN."""
+    return "" if value is None or np.isnan(value) else f"{value:.{digits}g}"
 
 
 class Output(contextlib.AbstractContextManager):
@@ -99,14 +105,20 @@ class Output(contextlib.AbstractContextManager):
     def finish(self, as_json: bool, make: Callable[[Path, Path], None] = os.replace, **facts) -> int:
         """Completes the file (`make`: see `ResumableFile`), prints counts and facts; returns the exit status."""
         if self._file is not None:
-            cli.finish(self._file.finish({**self.counts, **facts}, make), as_json)
+            counts = dict(self.counts)
+            if "bases" not in counts:  # rows have flags
+                counts = {"rows": self.counts.total(), **{name: self.counts[name] for name in ("scored", "flagged")}}
+            cli.finish(self._file.finish({**counts, **facts}, make), as_json)
         return command.FLAGGED if self.counts["flagged"] else 0
 
 
-def _variant_header(lines: list[str], as_vcf: bool) -> str:
-    if not as_vcf:
-        return "\t".join(VARIANT_COLUMNS) + "\n"
-    *lines, last = (line for line in lines if not line.startswith("##INFO=<ID=GENER_"))  # of an earlier run
+def _vcf_header(lines: list[str], made_of: dict) -> str:
+    """The header of a VCF and of our fields; `made_of`: the fingerprint of the output."""
+    ours = ("##INFO=<ID=GENER_", "##gener_jax=")
+    *lines, last = (line for line in lines if not line.startswith(ours))  # of an earlier run
+    names = ("checkpoint", "step", "protocol", "score", "strand", "context", "phases")
+    facts = {"version": __version__, **{name: made_of[name] for name in names}}
+    lines.append("##gener_jax=" + " ".join(f"{name}={one_line(value)}" for name, value in facts.items()))
     lines += [f'##INFO=<ID={n},Number={c},Type={t},Description="{d}">' for n, c, t, d in _INFO]
     missing = ("QUAL", "FILTER", "INFO")[max(last.count("\t") - 4, 0) :]
     return "\n".join([*lines, "\t".join([last, *missing])]) + "\n"
@@ -128,9 +140,10 @@ def _annotated(record: vcf.Record, scores: list[Scored]) -> str:
     return "\t".join(fields) + "\n"
 
 
-def _row(contig: str, pos: str | int, name: str, ref: str, alt: str, s: Scored) -> str:
-    numbers = map(number, (s.llr, s.spread, s.log_p_ref, s.log_p_alt))
-    return "\t".join([contig, str(pos), name, ref, alt, s.protocol, *numbers, s.flag]) + "\n"
+def _row(contig: str, pos: str | int, name: str, ref: str, alt: str, strand: str, s: Scored) -> str:
+    # Of a window, the ratio is the small difference of two large numbers.
+    numbers = number(s.llr), number(s.spread), number(s.log_p_ref, 10), number(s.log_p_alt, 10)
+    return "\t".join([contig, str(pos), name, ref, alt, s.protocol, strand, *numbers, s.flag]) + "\n"
 
 
 def _variant_scorer(lm: "LM", args) -> "Scorer":
@@ -144,14 +157,16 @@ def _variant_scorer(lm: "LM", args) -> "Scorer":
 
 
 def score_named(lm: "LM", args, fingerprint: dict) -> int:
-    """Scores the variants of --variant; returns the exit status. On standard output they are an aligned table."""
+    """Scores the variants of --variant; returns the exit status. On a terminal they are an aligned table."""
     scorer, genome = _variant_scorer(lm, args), Genome.read(args.fasta, args.aliases or ())
     with errors.user_errors(flags=vars(args)):
         variants = [Variant.parse(text) for text in args.variant]
     scores = list(scorer(variants, genome))
-    rows = [_row(v.contig, v.start + 1, ".", v.ref, v.alt, s) for v, s in zip(variants, scores, strict=True)]
+    rows = [
+        _row(v.contig, v.start + 1, ".", v.ref, v.alt, args.strand, s) for v, s in zip(variants, scores, strict=True)
+    ]
     header = "\t".join(VARIANT_COLUMNS) + "\n"
-    if args.output is None:
+    if args.output is None and sys.stdout.isatty():
         columns = zip(*(row.rstrip("\n").split("\t") for row in (header, *rows)), strict=True)
         shown = [column for column in columns if any(x not in ("", ".") for x in column[1:])]
         widths = [max(map(len, column)) for column in shown]
@@ -175,12 +190,13 @@ def score_bases(lm: "LM", args, fingerprint: dict) -> int:
             context=args.context, batch_tokens=args.batch_tokens,
         )  # fmt: skip
         regions = list(genome.intervals()) if args.region is None else [find(genome, args.region)[0]]
+    names = {} if args.region is None else {genome.contig(regions[0].contig): regions[0].contig}  # as it was typed
     track = args.output is not None and args.output.suffix in (*tracks.BEDGRAPH, *tracks.BIGWIG)
     windows = max(_BATCHES * args.batch_tokens * lm.tokenizer.k // (2 * scorer.stride), 1)
     parts = [part for region in regions for part in _parts(region, windows * scorer.stride)]
     header = "" if track else "\t".join(Base._fields) + "\n"
     with Output(args.output, fingerprint, header, "part", args.overwrite) as out:
-        rate = Rate("part", len(parts), out.done)
+        rate = Rate("part", len(parts), out.done, rows_printed=args.output is None)
         for part in parts[out.done :]:
             scores = scorer(part, genome)
             out.counts.update(bases=len(scores.reference), unknown=int(np.isnan(scores.log_p).sum()))
@@ -192,16 +208,17 @@ def score_bases(lm: "LM", args, fingerprint: dict) -> int:
             rate.update(1, len(scores.reference))
         rate.close()
         if args.logo is not None:
-            shown = scorer(regions[0], genome)
-            figure.save(plots.logo(shown.probabilities, shown.reference, *regions[0][:2]), args.logo)
-        make = functools.partial(tracks.write_bigwig, sizes=genome.sizes())
+            figure.save(scorer(regions[0], genome).logo(), args.logo)
+            log(f"{args.logo}: written")
+        sizes = {names.get(contig, contig): size for contig, size in genome.sizes().items()}
+        make = functools.partial(tracks.write_bigwig, sizes=sizes)
         as_bigwig = args.output is not None and args.output.suffix in tracks.BIGWIG
         return out.finish(args.json, make if as_bigwig else os.replace, context=scorer.context)
 
 
 def score_saturation(lm: "LM", args, fingerprint: dict) -> int:
     """Scores all substitutions of --region; returns the exit status."""
-    from gener_jax.inference.region import Substitution, find, saturate
+    from gener_jax.inference.region import Saturation, Substitution, find, saturate
 
     scorer, genome = _variant_scorer(lm, args), Genome.read(args.fasta, args.aliases or ())
     with errors.user_errors(flags=vars(args)):
@@ -209,19 +226,22 @@ def score_saturation(lm: "LM", args, fingerprint: dict) -> int:
     found = []
     with Output(args.output, fingerprint, "\t".join(Substitution._fields) + "\n", "part", args.overwrite) as out:
         parts = list(_parts(region, _BASES))
-        rate = Rate("base", region.end - region.start, out.done * _BASES)
+        done = 0 if args.plot else min(out.done * _BASES, region.end - region.start)
+        rate = Rate("base", region.end - region.start, done, rows_printed=args.output is None)
         for part in parts[0 if args.plot else out.done :]:  # the picture needs them all
             found.append(saturate(scorer, part, genome))
             if part.start >= region.start + out.done * _BASES:
                 rows = list(found[-1].rows())
                 out.count("not scored" if np.isnan(row.llr) else "" for row in rows)
-                out.write(["\t".join([*map(str, row[:4]), number(row.llr)]) + "\n" for row in rows], 1)
+                out.write(["\t".join([*map(str, row[:4]), *map(number, row[4:])]) + "\n" for row in rows], 1)
             rate.update(part.end - part.start, 3 * args.context * (part.end - part.start))
         rate.close()
         if args.plot is not None:
-            llr, reference = np.concatenate([x.llr for x in found]), "".join(x.reference for x in found)
-            unit = {"next_kmer": "nats", "window": "nats per k-mer"}.get(found[0].protocol, "nats per base")
-            figure.save(plots.heat_map(llr, reference, *region[:2], unit), args.plot)
+            reference = "".join(x.reference for x in found)
+            llr, spread = (np.concatenate([getattr(x, name) for x in found]) for name in ("llr", "spread"))
+            protocol = next((x.protocol for x in found if x.protocol), "")
+            figure.save(Saturation(region, reference, protocol, llr, spread).plot(), args.plot)
+            log(f"{args.plot}: written")
         return out.finish(args.json, context=args.context)
 
 
@@ -256,10 +276,10 @@ def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -
         )  # fmt: skip
     line = overlap(config.data.path, folder, lm.step, windows, args.check_overlap)
     log(line)
-    log(f"context: {args.context} bases")
     as_vcf = args.output is not None and args.output.suffix == ".vcf"
-    with Output(args.output, fingerprint, _variant_header(header, as_vcf), "record", args.overwrite) as out:
-        rate = Rate("variant", alleles, out.counts.total())
+    first = _vcf_header(header, fingerprint) if as_vcf else "\t".join(VARIANT_COLUMNS) + "\n"
+    with Output(args.output, fingerprint, first, "record", args.overwrite) as out:
+        rate = Rate("variant", alleles, out.counts.total(), rows_printed=args.output is None)
         # Blocks have a fixed number of records, so that after a stop the batches, and with them the last digits, are
         # the same.
         records = itertools.islice(vcf.read(args.vcf)[1], out.done, None)
@@ -273,7 +293,7 @@ def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -
                 out.count(s.flag for s in own)
                 rate.update(len(own), args.context * args.phases * len(own))
                 given = (record.contig, record.position, record.id, record.ref)
-                table = (_row(*given, alt, s) for alt, s in zip(record.alts, own, strict=True))
+                table = (_row(*given, alt, args.strand, s) for alt, s in zip(record.alts, own, strict=True))
                 rows += [_annotated(record, own)] if as_vcf else table
             out.write(rows, len(block))
         rate.close()
@@ -283,7 +303,8 @@ def score_vcf(lm: "LM", args, fingerprint: dict, config: Config, folder: Path) -
 def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
     """Scores the sequences of the FASTA after these special tokens; returns the exit status."""
     with Output(args.output, fingerprint, "\t".join(SEQUENCE_COLUMNS) + "\n", "sequence", args.overwrite) as out:
-        rate, k, longest = Rate("sequence", None, 0), lm.tokenizer.k, lm.spec.model.max_length
+        rate = Rate("sequence", None, 0, rows_printed=args.output is None)
+        k, longest = lm.tokenizer.k, lm.spec.model.max_length
         sequences = itertools.islice(fasta.read(args.fasta, flag=True), out.done, None)
         for group in fasta.groups(sequences, _SEQUENCES, _BATCHES * args.batch_tokens * k):
             flags = []
@@ -291,7 +312,10 @@ def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
                 tokens = len(special) + -(-len(sequence.codes) // k)
                 flags.append(sequence.problem or ("" if len(sequence.codes) else "empty"))
                 if longest is not None and tokens > longest and not flags[-1]:
-                    flags[-1] = f"needs {tokens} tokens of context, but the model was made for {longest}"
+                    flags[-1] = (
+                        f"needs {tokens} tokens of context, but the model was made for {longest}: cut it, or give "
+                        f"--config.model.sliding_window={longest}"
+                    )
             good = [Prompt(special, s.codes) for s, flag in zip(group, flags, strict=True) if not flag]
             with errors.user_errors(flags=vars(args)):
                 scores = iter(
@@ -308,7 +332,7 @@ def score_fasta(lm: "LM", args, special: np.ndarray, fingerprint: dict) -> int:
                 rows.append("\t".join(map(str, row)) + "\n")
             out.count(flags)
             out.write(rows, len(group))
-            rate.update(len(group), sum(len(s.codes) for s in group))
+            rate.update(len(group), sum(len(s.codes) for s, flag in zip(group, flags, strict=True) if not flag))
         rate.close()
         return out.finish(args.json)
 
@@ -335,7 +359,7 @@ def _check_pictures(args) -> None:
         if given is not True and where is not None and where.end - where.start > plots.LONGEST:
             raise ConfigError(f"a picture shows at most {plots.LONGEST} bases", "--region", args.region)
     if args.logo is not None and importlib.util.find_spec("logomaker") is None:
-        raise ConfigError("needs pip install 'gener_jax[tracks]'", "--logo", str(args.logo))
+        raise ConfigError("needs pip install -e '.[tracks]'", "--logo", str(args.logo))
 
 
 def main(argv=None) -> int:
@@ -344,12 +368,12 @@ def main(argv=None) -> int:
     add, what = program.parser.add_argument, program.parser.add_mutually_exclusive_group().add_argument
     loading.add_options(program.parser)
     what("--vcf", type=Path, help="score its variants instead of the FASTA's sequences")
-    what("--variant", action="append", metavar="NAME", help="this one, as in VCF, or NC_1.1:g.9T>A; repeatable")
+    what("--variant", action="append", metavar="NAME", help="as in VCF, or in quotes 'NC_1.1:g.9T>A'; repeatable")
     what("--region", metavar="NAME", help="each base of a region, 1-based as chr1:101-200")
     add("--saturation", action="store_true", help="all substitutions in the region, as variants")
     add("--plot", type=Path, help="the saturation as a heat map: .png, .svg or .pdf")
     add("--logo", type=Path, help="the region as a sequence logo, likewise")
-    add("--output", type=Path, help=".tsv, .vcf, or a track: .bedgraph, .bw [printed]")
+    add("--output", type=Path, help=".tsv, .vcf, .bedgraph, .bg, .bw, .bigwig [printed]")
     add("--score", choices=SCORES, default="token", help="exact, or mean log-marginals of bases")
     add("--strand", choices=STRANDS, default="+", help="both: the mean of the two")
     add("--protocol", metavar="NAME", choices=(*PROTOCOLS, *PROTOCOL_ALIASES), default="next_kmer",
@@ -372,15 +396,15 @@ def main(argv=None) -> int:
     if args.output is None and args.json:
         raise ConfigError("needs --output, since standard output holds the table", "--json", True)
     if args.output is not None:
-        if args.output.suffix in (".gz", ".bgz", ".bcf"):
-            raise ConfigError(
-                "output is not compressed; give a name that ends in .tsv or .vcf", "--output", str(args.output)
-            )
+        if args.output.is_dir():
+            raise ConfigError("is a folder; give the name of a file", "--output", str(args.output))
+        if args.output.suffix not in _SUFFIXES:
+            raise ConfigError(f"give a name that ends in {', '.join(_SUFFIXES)}", "--output", str(args.output))
         if (args.output.suffix == ".vcf" and not args.vcf) or (track and of_variants):
             raise ConfigError("this is written as a table; give a name that ends in .tsv", "--output", str(args.output))
         if args.output.suffix in tracks.BIGWIG and importlib.util.find_spec("pyBigWig") is None:
             raise ConfigError(
-                "needs pip install 'gener_jax[tracks]'; or give a name that ends in .bedgraph", "--output",
+                "needs pip install -e '.[tracks]'; or give a name that ends in .bedgraph", "--output",
                 str(args.output),
             )  # fmt: skip
     if of_variants and args.score == "base" and PROTOCOL_ALIASES.get(args.protocol, args.protocol) != "window":
@@ -394,6 +418,8 @@ def main(argv=None) -> int:
     if args.context is None:
         args.context = (region if mode == "bases" else scoring).default_context(config.spec)
     special = parse_prefix(args.prefix)
+    if mode != "sequences":
+        log(f"context: {args.context} bases")
     lm, fingerprint = loading.load(args, config, folder, ("score", "strand", *_OPTIONS[mode]), _FILES)
     if mode == "vcf":
         return score_vcf(lm, args, fingerprint, config, folder)

@@ -37,8 +37,11 @@ def main(argv=None) -> None:
     args, config, workdir = program.parse(argv)
     distributed.start(args)
 
+    from gener_jax.training.metrics import check_writers
     from gener_jax.training.run import check
 
+    if distributed.is_primary():  # now, not after the dataset is built
+        check_writers(config)
     fields = [f"--config.{name}={text}" for name, text in args.overrides.items()]
     check(config, flags=shlex.join([f"--config={args.config}", *fields]))
     with cli.text(args.json):

@@ -2,9 +2,12 @@
 
     eval "$(gener-jax xla_flags gpu)"
 
-gener_jax/xla_flags.py says what each flag is for. Their effect has not been
-measured; gener-jax benchmark train measures it, with and without them.
+What each flag is for is written to standard error, which eval does not read.
+Their effect has not been measured; gener-jax benchmark train measures it, with
+and without them.
 """
+
+import sys
 
 from data_pipeline import cli
 
@@ -27,11 +30,13 @@ VARIABLE = {"gpu": "XLA_FLAGS", "tpu": "LIBTPU_INIT_ARGS"}
 
 
 def main(argv=None) -> None:
-    """Prints a shell command that adds the platform's flags to the environment."""
+    """Prints a shell command that adds the platform's flags to the environment; to standard error, their purposes."""
     parser = cli.Parser(__doc__)
     parser.add_argument("platform", choices=sorted(FLAGS), help="where the run will be")
     platform = parser.parse_args(argv).platform
     name = VARIABLE[platform]
+    for flag, purpose in FLAGS[platform].items():
+        print(f"# {flag}: {purpose}", file=sys.stderr)
     print(f'export {name}="${{{name}:-}} {" ".join(FLAGS[platform])}"')
 
 

@@ -45,7 +45,7 @@ def error_line(capsys):
 @pytest.mark.parametrize(
     ("changes", "status", "words"),
     [
-        ({"data__path": "absent/set"}, 1, "python -m data_pipeline.build --input GENOMES --output absent/set"),
+        ({"data__path": "absent/set"}, 1, "gener-jax data build --input GENOMES --output absent/set"),
         ({"data__path": "absent/set", "data__build_from": "absent.gb"}, 1, "absent.gb: no such file"),
         ({"sample__prompts": "ATGA<cds>ATG"}, 2, "sample.prompts: special token at position 4"),
         ({"data__validation_fraction": "0.4", "data__build_from": "absent.gb"}, 1, "use another --config.data.path"),
@@ -79,11 +79,11 @@ def test_large_run_without_data_and_memory_and_with_a_batch_that_does_not_divide
     assert caught.value.code == 1
     data, batch, gib = capsys.readouterr().err.splitlines()
     assert data.startswith("error: datasets/refseq_eukaryote: does not exist")
-    assert "python -m data_pipeline.build" in data
+    assert "gener-jax data build" in data
     assert batch.startswith("error: train.batch_size is 100: ")
     assert "set --config.train.batch_size=104" in batch
-    assert f"python -m gener_jax.plan {' '.join(flags)} --devices 8 --device_memory_gib 3." in gib
-    assert gib.startswith("error: euk_1b needs about ")
+    assert f"gener-jax plan {' '.join(flags)} --devices 8 --device_memory_gib 3." in gib
+    assert gib.startswith("error: run needs about ")
     assert "GiB per device" in gib
     assert "there are 3 GiB on each of 8 cpu device(s)" in gib
     assert not list(tmp_path.iterdir())
@@ -135,6 +135,18 @@ def empty_run(dataset, tmp_path_factory):
         (sample.main, ["--checkpoint", "{run}", "--prompt", "<x>"], 2, "--prompt: unknown special token '<x>'"),
         (sample.main, ["--checkpoint", "{run}", "--temperature", "-1"], 2, "argument --temperature: "),
         (sample.main, ["--checkpoint", "{run}", "--num_bases", "-5"], 2, "argument --num_bases: "),
+        (
+            sample.main,
+            ["--checkpoint", "{run}", "--gc", "30", "60"],
+            2,
+            "argument --gc: must be a fraction from 0 to 1 (30 % is 0.3), not '30'",
+        ),
+        (
+            sample.main,
+            ["--checkpoint", "{run}", "--forbidden_motifs", "GAATTC", "EcoRI", "--prompt", "ATG"],
+            2,
+            "motif 'EcoRI' must",
+        ),
         (sample.main, ["--checkpoint", "{run}", "--prompt", "ACGT"], 1, "holds no checkpoints"),
     ],
 )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from gener_jax.benchmarks import accuracy, device, train
+from gener_jax.config import Mesh
 from gener_jax.model import flops
 from gener_jax.training.speed import measure
 from tests import tiny
@@ -25,6 +26,14 @@ def test_the_figures_of_training(tmp_path):
     assert found["compile_s"] > 0
     assert found["compiled_gib"] > 0
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_mesh_of_another_machine_is_not_used(capsys):
+    fits, other = tiny.config("absent", mesh__fsdp="8"), tiny.config("absent", mesh__fsdp="16")
+    assert train.for_these_devices(fits) is fits
+    assert capsys.readouterr().err == ""
+    assert train.for_these_devices(other).mesh == Mesh()
+    assert "measuring without this mesh" in capsys.readouterr().err
 
 
 def test_ours_and_the_peer_each_run_in_their_own_process(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline import build
+from data_pipeline import build, cli
 from data_pipeline.dataset import builder, merge, report, spill
 from data_pipeline.dataset.inputs import Input
 from data_pipeline.dataset.reader import RegionSource
@@ -229,11 +229,11 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, empty):
     lines = [line for line in err.splitlines() if not line.startswith(progress)]
     assert out == ""
     assert len(lines) == 1
-    assert lines[0].startswith("build: error: ")
+    assert lines[0].startswith(f"{cli.program()}: error: ")
     assert "bad.gb: " in lines[0]
     if good and content is not None:
         partial = tmp_path / "new" / "set.partial"
-        assert lines[0].endswith(f"; 1 finished inputs are kept in {partial}: run it again to resume")
+        assert lines[0].endswith(f"; kept in {partial}: 1 finished input; run it again to resume")
         shutil.rmtree(tmp_path / "new")
     assert sorted(tmp_path.iterdir()) == before
 
@@ -241,13 +241,12 @@ def test_bad_input_leaves_nothing(tmp_path, capsys, content, empty):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--validation_fraction", "1.5"], "validation_fraction 1.5 "),
         (["--validation_fraction", "0.6", "--test_fraction", "0.6"], "leave nothing to train on"),
-        (["--storage", "token_ids", "--tokenizer", "kmer", "--k", "99"], "k 99 "),
+        (["--tokenizer", "kmer"], "--storage token_ids"),
+        (["--manifest", "absent.tsv"], "either --input or --manifest"),
     ],
 )
 def test_bad_arguments(tmp_path, capsys, arguments, words):
-    pytest.importorskip("data_pipeline.sequence.tokenizer")
     assert build.main(["--input", str(INPUTS[0]), "--output", str(tmp_path / "new" / "set"), *arguments]) == 1
     err = capsys.readouterr().err
     assert words in err
@@ -290,7 +289,7 @@ def test_full_disk(tmp_path, limit):
     assert done.returncode == 1
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    assert len([line for line in lines if "build: error: " in line]) == 1, lines
+    assert len([line for line in lines if "-c: error: " in line]) == 1, lines
     assert "File too large" in lines[-1]
     assert len(lines) <= 2  # the other one reports progress
     assert not (tmp_path / "set").exists()
@@ -298,7 +297,7 @@ def test_full_disk(tmp_path, limit):
     done = command("--input", path, "--output", tmp_path / "set", "--validation_fraction", 0)
     assert done.returncode == 0, done.stderr
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.gb", "set"]
-    assert json.loads(done.stdout)["region_bases"] == 900_000
+    assert json.loads(done.stdout.splitlines()[-1])["region_bases"] == 900_000
 
 
 def test_full_disk_at_the_index(tmp_path):
@@ -355,7 +354,7 @@ def files(folder):
 def test_interrupted_before_any_input_is_finished(tmp_path, number):
     code, err = stopped_build(number, INPUTS[:1], tmp_path / "set")
     assert code == 130
-    assert err.splitlines()[-1] == "build: interrupted; nothing was written"
+    assert err.splitlines()[-1] == "-c: interrupted; nothing was written"
     assert not list(tmp_path.iterdir())
 
 
@@ -365,8 +364,8 @@ def test_resumed_build_equals_uninterrupted_build(tmp_path, number):
     code, err = stopped_build(number, INPUTS, tmp_path / "set")
     if number == signal.SIGINT:
         assert code == 130
-        kept = f"{len(INPUTS) - 1} finished inputs are kept in {tmp_path / 'set.partial'}: run it again to resume"
-        assert err.splitlines()[-1] == f"build: interrupted; {kept}"
+        kept = f"kept in {tmp_path / 'set.partial'}: {len(INPUTS) - 1} finished inputs; run it again to resume"
+        assert err.splitlines()[-1] == f"-c: interrupted; {kept}"
     assert not (tmp_path / "set").exists()
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "set.partial").glob("*/spill.json")}
     assert len([path for path in done if "." not in path.parent.name]) == len(INPUTS) - 1
@@ -424,7 +423,7 @@ def test_error_in_a_worker_is_one_line(tmp_path):
     done = command("--input", *INPUTS, bad, "--output", tmp_path / "set", "--workers", 2)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert f"build: error: {bad}: record TEST: " in done.stderr.splitlines()[-1]
+    assert f"-c: error: {bad}: record TEST: " in done.stderr.splitlines()[-1]
 
 
 def test_killed_worker_is_reported_in_one_line(tmp_path):
@@ -442,7 +441,7 @@ def test_killed_worker_is_reported_in_one_line(tmp_path):
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("build: error: a worker was killed")
+    assert done.stderr.splitlines()[-1].startswith("script.py: error: a worker was killed")
 
 
 def test_two_builds_cannot_write_to_one_folder(tmp_path):
@@ -460,6 +459,16 @@ def test_two_builds_cannot_write_to_one_folder(tmp_path):
     builder.build(INPUTS, tmp_path / "set")
 
 
+def test_totals_repeat_the_skipped_inputs(tmp_path, capsys):
+    """Bases without annotation beside a GenBank file."""
+    shutil.copy(INPUTS[0], tmp_path)
+    write(tmp_path / "x.fa", ">x\nACGT\n")
+    assert build.main(["--input", str(tmp_path), "--output", str(tmp_path / "set"), "--workers", "1"]) == 0
+    table, facts = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    assert "skipped: 1 input (" in table
+    assert json.loads(facts)["skipped_files"] == 1
+
+
 def test_damaged_inputs_can_be_skipped(tmp_path, capsys):
     bad = write(tmp_path / "bad.gb", TEXT[:-3])
     info = builder.build([bad, *INPUTS], tmp_path / "set", skip_damaged=True)
@@ -468,7 +477,7 @@ def test_damaged_inputs_can_be_skipped(tmp_path, capsys):
     assert row["error"].startswith(f"{bad}: ")
     assert f"skipped: {bad}" in capsys.readouterr().err
     assert sum(facts["regions"] for facts in info["splits"].values()) == 237
-    with raises(DataError, field="none of 1 inputs") as caught:
+    with raises(DataError, field="none of 1 input") as caught:
         builder.build([bad], tmp_path / "other", skip_damaged=True)
     assert str(bad) in str(caught.value)
 
@@ -567,7 +576,7 @@ def test_finished_inputs_are_kept_after_a_contradiction(tmp_path):
     other = write(tmp_path / "other.gb", record_text(gene, "ttttttttttt"))
     with raises(MismatchError, record="TEST.1") as caught:
         builder.build([one, other], tmp_path / "set")
-    assert "2 finished inputs are kept in" in caught.value.remedy
+    assert ": 2 finished inputs; run it again" in caught.value.remedy
     builder.build([one], tmp_path / "set")
     assert not (tmp_path / "set.partial").exists()
 
@@ -577,6 +586,28 @@ def test_warns_if_nothing_is_left_to_train_on(tmp_path, capsys):
     assert info["splits"]["train"]["regions"] == 0
     assert info["leakage"] == {}
     assert "warning: all regions are held out, none is left to train on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "remedies"),
+    [
+        ([], ["--max_length", "--seed"]),
+        (["--max_length", "1000"], []),
+        (["--seed", "2"], []),
+        (["--max_length", "1000", "--split_by", "contig"], ["--split_by group"]),
+        (["--validation_fraction", "0"], []),
+    ],
+)
+def test_warns_if_a_requested_split_is_empty(options, remedies, tmp_path, capsys):
+    """Each remedy alone helps: the whole records of one genome in few chunks are all in training."""
+    arguments = ["--scheme", "whole", "--validation_fraction", "0.2", "--workers", "1", "--json", *options]
+    assert build.main(["--input", str(INPUTS[0]), "--output", str(tmp_path / "set"), *arguments]) == 0
+    out, err = capsys.readouterr()
+    regions = json.loads(out)["splits"]["validation"]["regions"]
+    warned = [line for line in err.splitlines() if line.startswith("warning: no region is held out for validation")]
+    assert bool(warned) == bool(remedies)
+    assert (regions == 0) == (bool(remedies) or "0" in options)
+    assert all(remedy in warned[0] for remedy in remedies)
 
 
 @pytest.mark.parametrize(("last", "warns"), [(9, False), (10, True)])

@@ -81,10 +81,10 @@ def test_usage_shows_the_command_that_was_typed(call):
 
 def test_status_and_last_line_are_those_of_the_command(call, tmp_path):
     status, out, err, _ = call(top, "xla_flags", "tpu")
-    assert (status, out[:23], err) == (0, "export LIBTPU_INIT_ARGS", "")
+    assert (status, out[:23], err[:8]) == (0, "export LIBTPU_INIT_ARGS", "# --xla_")
     status, out, err, _ = call(top, "data", "inspect", str(tmp_path / "absent"))
     assert (status, out) == (1, "")
-    assert err.startswith("inspect: error: ")
+    assert err.startswith("gener-jax data inspect: error: ")
     status, _, err, _ = call(top, "benchmark", "tokenizer", str(tmp_path / "absent"))
     assert (status, err[:7]) == (1, "error: ")
     status, _, err, _ = call(top, "train")  # a ConfigError, which command.run turns into one line

@@ -52,7 +52,10 @@ def test_an_experiment_file_names_the_run(experiment):
     _, config, folder = parse("--config", experiment)
     assert (config.name, config.model.hidden_size, config.model.head_dim) == ("small", 32, 16)
     assert folder == Path("runs/small")
-    assert parse(f"--config={experiment}", "--workdir=/x/y")[2] == Path("/x/y")
+    _, config, folder = parse(f"--config={experiment}", "--workdir=/x/y")
+    assert (config.name, folder) == ("y", Path("/x/y"))
+    _, config, folder = parse(f"--config={experiment}", "--workdir=/x/y", "--config.name=other")
+    assert (config.name, folder) == ("other", Path("/x/y"))
     _, config, folder = parse("--config", experiment, "--config.name=other")
     assert (config.name, folder) == ("other", Path("runs/other"))
 
@@ -158,6 +161,7 @@ def test_a_run_folder_gives_its_configuration(tmp_path):
     ("error", "status", "line"),
     [
         (ConfigError("wrong"), 2, "error: wrong\n"),
+        (ConfigError("needs --output", "--json", True), 2, "error: --json needs --output\n"),
         (DataError("damaged"), 1, "error: damaged\n"),
         (CheckpointError("runs/x", "absent"), 1, "error: runs/x: absent\n"),
         (
@@ -180,7 +184,10 @@ def test_a_run_folder_gives_its_configuration(tmp_path):
         ),
     ],
 )
-def test_exit_status_and_line(capsys, error, status, line):
+def test_exit_status_and_line(capsys, monkeypatch, error, status, line):
+    ends = []  # what would end this process
+    monkeypatch.setattr("atexit.register", lambda *what: ends.append(what))
+
     def main():
         raise error
 
@@ -188,6 +195,7 @@ def test_exit_status_and_line(capsys, error, status, line):
         command.run(main)
     assert caught.value.code == status
     assert capsys.readouterr() == ("", line)
+    assert [number for _, number in ends] == [130] * isinstance(error, KeyboardInterrupt)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +266,7 @@ def test_from_another_folder(tmp_path, experiment):
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith("error: none/here: does not exist")
-    assert "python -m data_pipeline.build" in line
+    assert "gener-jax data build" in line
     assert not list(elsewhere.iterdir())
 
 

@@ -1,6 +1,7 @@
 """Generated sequences satisfy the constraints; the automata agree with a search of the whole text."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -29,6 +30,10 @@ def longest_run(text):
     return max((len(m[0]) for m in re.finditer(r"(.)\1*", text)), default=0)
 
 
+def gc_of(text):
+    return np.isin(list(text), ["G", "C"]).mean()
+
+
 # All tests generate this many bases for up to 16 rows: one program with constraints and one without.
 BASES = 60
 
@@ -52,7 +57,7 @@ def test_all_together(mode, lm):
         return [
             longest_run(whole[max(len(dna) - 2, 0) :]) > 3,
             any(m.end() > len(dna) for m in motifs.finditer(whole)),
-            not 0.45 <= np.isin(list(text), ["G", "C"]).mean() <= 0.55,
+            not 0.45 <= gc_of(text) <= 0.55,
             stop is not None and stop < 24,
         ]
 
@@ -74,12 +79,12 @@ def test_a_row_ends_after_the_first_stop_codon_in_frame(lm):
         stop = first_stop(whole)
         ends.add(c.end)
         assert unconstrained.startswith(c.text)
-        if c.end == "stop codon":
+        if c.end == "stop_codon":
             assert stop == len(whole) - 3
         else:
             assert len(c.text) == BASES
             assert stop is None
-    assert ends == {"length", "stop codon"}
+    assert ends == {"length", "stop_codon"}
     for c in drawn(lm, ["ATG"] * 16, Constraints(stop_codon=True, min_orf_length=30)):
         stop = first_stop("ATG" + c.text)
         assert stop is None or stop >= 30
@@ -89,16 +94,59 @@ def test_another_genetic_code(lm):
     for c in drawn(lm, ["ATG"] * 16, Constraints(stop_codon=True, genetic_code=4)):  # TGA is tryptophan
         text = "ATG" + c.text
         codons = [text[i : i + 3] for i in range(0, len(text), 3)]
-        assert (codons[-1] in ("TAA", "TAG")) == (c.end == "stop codon")
+        assert (codons[-1] in ("TAA", "TAG")) == (c.end == "stop_codon")
         assert not {"TAA", "TAG"} & set(codons[:-1])
 
 
+def test_the_gc_content_holds_wherever_a_row_ends(lm):
+    low, high = 0.45, 0.55
+    for options in ({"stop_codon": True}, {"require_stop_codon": True, "max_homopolymer": 4}):
+        free, kept = (drawn(lm, ["ATG"] * 16, Constraints(gc=gc, **options)) for gc in (None, (low, high)))
+        assert not all(low <= gc_of(c.text) <= high for c in free if c.end == "stop_codon")
+        assert all(low <= gc_of(c.text) <= high for c in kept)
+        assert "stop_codon" in {c.end for c in kept}
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_required_stop_codon_is_the_only_one_and_in_time(k):
+    """Also where the last codon is the only one that is late enough; with one base fewer it is refused."""
+    lm, c = make_lm(k), Constraints(require_stop_codon=True, min_orf_length=23)
+    for prompt in ("", "A", "ATGT", "GATGCAT"):
+        for wanted in (27 - len(prompt), 48):
+            for found in lm.generate([prompt], wanted, num_samples=16, constraints=c, seed=2, details=True):
+                whole = prompt + found.text
+                assert (found.end, len(whole) % 3) == ("stop_codon", 0)
+                assert first_stop(whole) == len(whole) - 3 >= 24
+                assert len(found.text) <= wanted
+        with raises(InputError, argument="num_bases", value=26 - len(prompt)):
+            lm.generate([prompt], 26 - len(prompt), constraints=c)
+    (found,) = lm.generate(["ATGTA"], 1, constraints=Constraints(require_stop_codon=True))
+    assert found in "AG"
+
+
+def test_stop_tokens_end_no_row_that_breaks_a_constraint(lm):
+    prompts, stop = ["ATG"] * 16, ["</s>"]
+    free = lm.generate(prompts, BASES, seed=2, stop=stop, details=True)
+    assert not all(0.45 <= gc_of(c.text) <= 0.55 for c in free if c.text and c.end == "</s>")
+    assert all(0.45 <= gc_of(c.text) <= 0.55 for c in drawn(lm, prompts, Constraints(gc=(0.45, 0.55)), stop=stop))
+    assert {c.end for c in drawn(lm, prompts, Constraints(require_stop_codon=True), stop=stop)} == {"stop_codon"}
+
+
 def test_motifs_and_stop_codons_of_the_prompt_do_not_count(lm):
-    """Whether its last bases are a whole token or left over."""
-    for c in drawn(lm, ["TAA", "ATAA", "ATGTAAT", "ATGTAACC"] * 4, Constraints(stop_codon=True, min_orf_length=99)):
+    """Whether its last bases are a whole token or left over; they are a warning."""
+    with pytest.warns(UserWarning, match=r"prompts\[0\], TAA, has the stop codon TAA .*at base 1; .*15 more"):
+        found = drawn(lm, ["TAA", "ATGTAA", "ATGTAAT", "ATGTAACC"] * 4, Constraints(stop_codon=True, min_orf_length=99))
+    for c in found:
         assert (c.end, len(c.text)) == ("length", BASES)
-    for c in drawn(lm, ["AAAAAA", "AAAAAAA", "CAAAAAAA"] * 5, Constraints(max_homopolymer=4)):
+    with pytest.warns(UserWarning, match="more than 4 bases"):
+        found = drawn(lm, ["AAAAAA", "AAAAAAA", "CAAAAAAA"] * 5, Constraints(max_homopolymer=4))
+    for c in found:
         assert c.text[0] != "A"
+    with pytest.warns(UserWarning, match=r"prompts\[1\], <cds>CGGAATTCC, has the motif GAATTC; .*after it$"):
+        lm.generate(["ATGTGA", "<cds>CGGAATTCC"], 3, constraints=Constraints(4, ["GAATTC", "CCC"], min_orf_length=3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lm.generate(["ATGTGA", "GAATT"], 3, constraints=Constraints(4, ["GAATTC"], min_orf_length=3))
     for options in ({"constraints": Constraints(max_homopolymer=3)}, {"log_probs": True}):
         with raises(InputError, argument="prompts[1]", value="ACGNA"):
             lm.generate(["A", "ACGNA"], 6, **options)
@@ -113,8 +161,8 @@ def test_no_constraint_changes_nothing(lm):
 
 
 def test_constraints_that_nothing_satisfies_are_refused(lm):
-    with raises(InputError, argument="constraints", value=Constraints(forbidden_motifs=("N",))) as caught:
-        drawn(lm, ["ACG"] * 16, Constraints(forbidden_motifs=("N",)))
+    with raises(InputError, argument="constraints", value=Constraints(forbidden_motifs=("NNNN",))) as caught:
+        drawn(lm, ["ACG"] * 16, Constraints(forbidden_motifs=("NNNN",)))
     assert "prompts[0], sample 1" in str(caught.value)
     with raises(InputError, argument="gc", value=(0.45, 0.55)):
         lm.generate(["ACG"], 1, constraints=Constraints(gc=(0.45, 0.55)))

@@ -123,7 +123,7 @@ def test_record_without_features(tmp_path):
     path = write(tmp_path / "a.gb", record_text() + record_text(GENE, name="OTHER"))
     info = built(tmp_path, path)
     assert info["ledger"]["records"] == {"read": row(2, 20), "skipped": {}}
-    assert coordinates_of(tmp_path / "set") == ["OTHER.1:1-7(+)"]
+    assert coordinates_of(tmp_path / "set") == ["OTHER.1:2-7(+)"]
     error = build_error((tmp_path / "b.gb").parent / "set", write(tmp_path / "b.gb", record_text()))
     check(error, NoRegion, file="b.gb")
 
@@ -131,15 +131,15 @@ def test_record_without_features(tmp_path):
 @pytest.mark.parametrize(
     ("location", "flank", "coordinates", "sequence"),
     [
-        ("1..10", 0, "0-10(+)", "AACCGGTTAC"),
-        ("1..10", 3, "0-10(+)", "AACCGGTTAC"),
-        ("complement(1..10)", 0, "0-10(-)", "GTAACCGGTT"),
-        ("join(5..10,1..4)", 0, "4-4(+)", "GGTTACAACC"),
-        ("join(9..10,1..2)", 0, "8-2(+)", "ACAA"),
-        ("9..2", 0, "8-2(+)", "ACAA"),
-        ("join(9..10,1..2)", 2, "6-4(+)", "TTACAACC"),
-        ("complement(join(9..10,1..2))", 2, "6-4(-)", "GGTTGTAA"),
-        ("1..2", 3, "7-5(+)", "TACAACCG"),
+        ("1..10", 0, "1-10(+)", "AACCGGTTAC"),
+        ("1..10", 3, "1-10(+)", "AACCGGTTAC"),
+        ("complement(1..10)", 0, "1-10(-)", "GTAACCGGTT"),
+        ("join(5..10,1..4)", 0, "5-4(+)", "GGTTACAACC"),
+        ("join(9..10,1..2)", 0, "9-2(+)", "ACAA"),
+        ("9..2", 0, "9-2(+)", "ACAA"),
+        ("join(9..10,1..2)", 2, "7-4(+)", "TTACAACC"),
+        ("complement(join(9..10,1..2))", 2, "7-4(-)", "GGTTGTAA"),
+        ("1..2", 3, "8-5(+)", "TACAACCG"),
     ],
 )
 def test_circles(tmp_path, location, flank, coordinates, sequence):
@@ -152,7 +152,7 @@ def test_circles(tmp_path, location, flank, coordinates, sequence):
 def test_record_without_accession(tmp_path):
     text = record_text(GENE).replace("ACCESSION   TEST\nVERSION     TEST.1\n", "ACCESSION   .\nVERSION     .\n")
     built(tmp_path, write(tmp_path / "a.gb", text))
-    assert coordinates_of(tmp_path / "set") == ["TEST:1-7(+)"]  # the LOCUS line's name
+    assert coordinates_of(tmp_path / "set") == ["TEST:2-7(+)"]  # the LOCUS line's name
     bare = text.replace("LOCUS       TEST            ", "LOCUS                       ")
     path = write(tmp_path / "b.gb", bare)
     with raises(FormatError, file=path, record="1"):
@@ -177,7 +177,7 @@ def test_invalid_locations_are_counted(tmp_path, location, outcome, topology):
     features = [("gene", location, {"locus_tag": "bad"}), *GENE]
     info = built(tmp_path, write(tmp_path / "a.gb", record_text(features, topology=topology)))
     assert {**info["ledger"]["regions"]["dropped"], **info["ledger"]["notes"]}[outcome]["count"] == 1
-    assert coordinates_of(tmp_path / "set") == ["TEST.1:1-7(+)"]
+    assert coordinates_of(tmp_path / "set") == ["TEST.1:2-7(+)"]
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_numbers_with_thousands_of_digits(tmp_path):
     info = built(tmp_path, write(tmp_path / "a.gff", text), fasta, taxon="bct")
     assert info["ledger"]["regions"]["dropped"] == {ledger.MALFORMED: row(1, 0)}
     assert info["ledger"]["notes"] == {gff.DIRECTIVES: row(1, 0), gff_rows.INVALID_ROWS: row(1, 0)}
-    assert coordinates_of(tmp_path / "set") == ["s:0-4(+)"]
+    assert coordinates_of(tmp_path / "set") == ["s:1-4(+)"]
 
 
 # Odd files.
@@ -228,7 +228,7 @@ def test_files_with_the_wrong_suffix(tmp_path):
     check(build_error(tmp_path, folder), PairingError, file=folder)
     plain = write(tmp_path / "plain.gb.gz", text)
     built(tmp_path, plain)
-    assert coordinates_of(tmp_path / "set") == ["TEST.1:1-7(+)"]
+    assert coordinates_of(tmp_path / "set") == ["TEST.1:2-7(+)"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -246,7 +246,7 @@ def test_names_with_spaces_and_other_letters(tmp_path):
     write(folder / "жук (1).gff3", "s\tx\tgene\t1\t4\t.\t+\t.\tID=g\n")
     info = built(tmp_path, folder, taxon="bct")
     assert {file["file"] for file in info["inputs"]} == {"E. coli – K 12.gbff", "жук (1).gff3", "жук (1).fa"}
-    assert sorted(coordinates_of(tmp_path / "set")) == ["TEST.1:1-7(+)", "s:0-4(+)"]
+    assert sorted(coordinates_of(tmp_path / "set")) == ["TEST.1:2-7(+)", "s:1-4(+)"]
 
 
 def test_cyclic_links(tmp_path):
@@ -271,4 +271,4 @@ def test_files_with_the_same_name_in_two_folders(tmp_path):
         write(tmp_path / name / "genomic.gbff", record_text(GENE, sequence, name=name.upper()))
     info = built(tmp_path, tmp_path / "one", tmp_path / "two" / "genomic.gbff")
     assert [(file["file"], file["input"]) for file in info["inputs"]] == [("genomic.gbff", 0), ("genomic.gbff", 1)]
-    assert sorted(coordinates_of(tmp_path / "set")) == ["ONE.1:1-7(+)", "TWO.1:1-7(+)"]
+    assert sorted(coordinates_of(tmp_path / "set")) == ["ONE.1:2-7(+)", "TWO.1:2-7(+)"]

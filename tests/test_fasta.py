@@ -108,6 +108,19 @@ def test_rejected_files(text, kind, attributes, tmp_path):
         read(tmp_path, text)
 
 
+def test_flagged_records(tmp_path):
+    """Each record has the first of its problems, and the others are read as usual."""
+    text = ">a\nACGT\n>\nAC\n>a x\nMK\n> b c\nGT\n>p\nAC-T\n>d\nTT\n"
+    (tmp_path / "x.fa").write_text(text)
+    found = list(fasta.read(tmp_path / "x.fa", flag=True))
+    assert [(x.name, bases.decode(x.codes)) for x in found] == [
+        ("a", "ACGT"), ("", "AC"), ("a", "NN"), ("", "GT"), ("p", "ACNT"), ("d", "TT"),
+    ]  # fmt: skip
+    lines = [x.problem.partition(":")[0] for x in found]
+    assert lines == ["", "line 3", "line 5", "line 7", "line 10", ""]
+    assert found[3].description == "b c"
+
+
 def test_invalid_letter_is_found_in_every_chunk(tmp_path, monkeypatch):
     text = ">a\n" + "ACGTACGT\n" * 40 + "ACG!\n"
     for size in (1, 7, 64, 1000):

@@ -64,9 +64,7 @@ def signalling(patch, step, signal_=signal.SIGTERM):
 
 def best_of(folder: Path) -> tuple[int, float]:
     """The best step among the checkpoints of a run, and its bits per base."""
-    with run_folder.open_manager(folder, best="held_out.bits_per_base") as manager:
-        best = manager.best_step()
-        return best, manager.metrics(best)["value"]
+    return run_folder.best(folder, "held_out.bits_per_base")
 
 
 def test_a_run_stopped_by_signals_resumes_to_the_same_bits(straight, dataset, tmp_path, monkeypatch):
@@ -102,10 +100,10 @@ def test_a_run_stopped_by_signals_resumes_to_the_same_bits(straight, dataset, tm
 
 
 TWICE = """
-import os, signal
+import os, pathlib, signal, sys
 from gener_jax.training.faults import Termination
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
-with Termination() as termination:
+with Termination(pathlib.Path(sys.argv[1])) as termination:
     os.kill(os.getpid(), signal.SIGINT)
     print(termination.here().name, flush=True)
     os.kill(os.getpid(), signal.SIGINT)
@@ -113,16 +111,19 @@ with Termination() as termination:
 """
 
 
-def test_a_second_control_c_ends_the_process_at_once():
-    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, cwd=tiny.ROOT, check=False)
+def test_a_second_control_c_ends_the_process_at_once(tmp_path):
+    for name in ("9", "66", "70.orbax-checkpoint-tmp"):  # the last is not complete
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    line = [sys.executable, "-c", TWICE, str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tiny.ROOT, check=False)
     assert (done.returncode, done.stdout) == (-signal.SIGINT, "SIGINT\n"), done.stderr
-    assert "press Ctrl-C again" in done.stderr
+    assert "resumes from step 66" in done.stderr
 
 
 def test_an_ignored_control_c_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Termination() as termination:
+        with Termination(Path("absent")) as termination:
             os.kill(os.getpid(), signal.SIGINT)
             assert termination.here() is None
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
@@ -204,6 +205,9 @@ def test_another_optimizer_dtype_is_not_damage(straight, dataset, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(straight, folder)
     config = tiny.config(dataset, optimizer__state_dtype="bfloat16", train__allow_changes="optimizer.state_dtype")
+    with pytest.raises(ConfigError, match=r"since optimizer.state_dtype cannot change"):
+        train.train(config, folder)
+    (folder / "config.json").unlink()
     with raises(CheckpointError, name="optimizer.state_dtype"):
         train.train(config, folder)
     assert not (folder / "damaged").exists()
@@ -308,6 +312,9 @@ def test_a_writer_that_is_not_installed_is_one_line(dataset, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, {"tensorboard": "tensorboardX"}.get(writer, writer), None)
     with raises(ConfigError, field="train.writers", value=writer):
         train.train(tiny.config(dataset, train__writers=writer), tmp_path / "run")
+    experiment = tiny.experiment(tmp_path / "tiny.py", tmp_path / "none", train__writers=writer)
+    with raises(ConfigError, field="train.writers", value=writer):  # before the dataset is looked for
+        train.main([f"--config={experiment}", f"--workdir={tmp_path / 'other'}"])
 
 
 def start(experiment, folder, *more):

@@ -26,7 +26,15 @@ def test_the_text_of_an_interval(text, interval):
     assert str(interval) == text
 
 
-@pytest.mark.parametrize("text", ["chr1", "chr1:0-10", "chr1:5", ":1-2", "chr1:1-2(*)", "chr1:-5-2", "chr1:1-x"])
+def test_an_interval_of_other_programs():
+    """With commas, as of browsers, and with the strand that `data inspect` writes."""
+    assert Interval.parse("chr17:43,045,680-43,045,739") == Interval("chr17", 43045679, 43045739)
+    assert Interval.parse("NZ_CP001668.1:1-1353(+)") == Interval("NZ_CP001668.1", 0, 1353)
+
+
+@pytest.mark.parametrize(
+    "text", ["chr1", "chr1:0-10", "chr1:5", ":1-2", "chr1:1-2(*)", "chr1:-5-2", "chr1:1-x", "chr1:1,00-200"]
+)
 def test_other_text_is_no_interval(text):
     assert Interval.parse(text) is None
 

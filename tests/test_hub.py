@@ -68,6 +68,18 @@ def test_missing_model_is_not_fetched_without_download(name, cache, monkeypatch)
     assert "gener_jax[hub]" in str(caught.value)
 
 
+def test_a_misspelt_folder_names_the_one_beside_it(cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    for wrong in ("runs/quikstart", tmp_path / "runs" / "quikstart"):
+        with raises(CheckpointError, path=wrong) as caught:
+            hub.find(wrong)
+        assert f"{Path(wrong).parent / 'quickstart'}?" in str(caught.value)
+    with raises(CheckpointError) as caught:
+        hub.find("runs/other")
+    assert "quickstart" not in str(caught.value)
+
+
 def test_download_fetches_weights_but_no_code(cache, tmp_path, monkeypatch):
     requested = {}
 

@@ -282,7 +282,7 @@ def manifest(tmp_path, text):
 def test_manifest(tmp_path):
     make(tmp_path, "a/x.fa", "a/x.gff", "y.gb.gz", "GCF_000005845.2_q.fna", "fungi.1.genomic.gbff")
     text = (
-        "\ufeff# mine\n\nsequence\tannotation\ttaxon\tsplit\na/x.fa\ta/x.gff\tfng\ttest\n\ty.gb.gz\n"
+        "\ufeff# mine\n\nsequence\tannotation\ttaxon\tsplit\na/x.fa\ta/x.gff\tFungi\ttest\n\ty.gb.gz\n"
         f"{tmp_path}/GCF_000005845.2_q.fna\t\t\tvalidation\r\n# end\n\tfungi.1.genomic.gbff\tpln\n"
     )
     assert manifest(tmp_path, text) == [

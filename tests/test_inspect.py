@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline import inspect
+from data_pipeline import cli, inspect
 from data_pipeline.dataset import builder
 from data_pipeline.dataset.reader import RegionSource
-from data_pipeline.errors import DataError
+from data_pipeline.errors import DataError, counted
 from data_pipeline.formats import genbank
 from data_pipeline.regions import extraction, schemes
 from tests import oracle
@@ -53,7 +53,7 @@ def error_line(capsys, *arguments):
     assert inspect.main(list(map(str, arguments))) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("inspect: error: ")
+    assert err.startswith(f"{cli.program()}: error: ")
     assert err.count("\n") == 1
     return err
 
@@ -73,7 +73,7 @@ def rows(text):
     for head, body in parsed(text):
         accession, start, end, strand, kind = PLACE.match(head).groups()
         md5 = hashlib.md5(body.upper().encode()).hexdigest()
-        found.append((accession, int(start), int(end), strand, kind, len(body), md5))
+        found.append((accession, int(start) - 1, int(end), strand, kind, len(body), md5))
     return sorted(found)
 
 
@@ -132,7 +132,7 @@ def test_fasta_to_a_file(dataset, tmp_path, capsys):
     path = tmp_path / "regions.fa"
     assert inspect.main([str(dataset), "--split", "validation", "--output", str(path)]) == 0
     count = len(RegionSource(dataset, "validation"))
-    assert capsys.readouterr().err == f"{path}: {count} regions\n"
+    assert capsys.readouterr().err == f"{path}: {counted(count, 'region')}\n"
     text = path.read_text()
     assert len(parsed(text)) == count > 0
     assert {len(line) for line in text.split("\n") if not line.startswith(">")} <= set(range(81))
@@ -148,7 +148,7 @@ def test_soft_masked_bases_are_in_lower_case(tmp_path, capsys):
     builder.build([tmp_path / "a.gff3"], tmp_path / "set", taxon="bct", validation_fraction=0)
     capsys.readouterr()
     found = parsed(printed(capsys, tmp_path / "set", "--output", "-"))
-    assert found == [("s:2-12(-) other bct gene=one", "GTNNacgtAC"), ("s:12-20(+) other bct", "GTTTGGnn")]
+    assert found == [("s:3-12(-) other bct gene=one", "GTNNacgtAC"), ("s:13-20(+) other bct", "GTTTGGnn")]
     [line] = [line for line in printed(capsys, tmp_path / "set").split("\n") if " other " in line]
     assert line.split()[3:] == ["2", "18", "8", "9.0", "10", "10", "50.00", "4", "6"]
 
@@ -159,7 +159,7 @@ def test_segments_of_spliced_regions_are_named(tmp_path, capsys):
     builder.build([path], tmp_path / "set", scheme=schemes.Scheme("cds"), validation_fraction=0)
     capsys.readouterr()
     [(head, body)] = parsed(printed(capsys, tmp_path / "set", "--output", "-"))
-    assert head.startswith("TEST.1:0-10(+) cds bct gene=a ")
+    assert head.startswith("TEST.1:1-10(+) cds bct gene=a ")
     assert "segments=" in head
     assert body == "ACGGTAA"
 
@@ -173,6 +173,8 @@ def directly():
     ("arguments", "wanted"),
     [
         (["--kinds", "tRNA", "rRNA"], lambda region: region.kind in ("tRNA", "rRNA")),
+        (["--kinds", "TRNA", "rrna"], lambda region: region.kind in ("tRNA", "rRNA")),
+        (["--taxa", "Viral"], lambda region: region.taxon == "vir"),
         (["--taxa", "vir"], lambda region: region.taxon == "vir"),
         (["--taxa", "vir", "plm", "--kinds", "cds"], lambda r: r.taxon in ("vir", "plm") and r.kind == "cds"),
         (["--gene", "^rps"], lambda region: region.gene.startswith("rps")),
@@ -233,8 +235,9 @@ def test_token_ids_cannot_be_written_as_fasta(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["{empty}"], "dataset.json"),
-        (["{empty}/nowhere"], "nowhere"),
+        (["{empty}"], "is not a dataset"),
+        (["{empty}/nowhere"], "nowhere: no such folder"),
+        (["{dataset}x"], "no such folder; did you mean {dataset}?"),
         ([__file__], "test_inspect.py"),
         (["{dataset}", "--gene", "("], "'('"),
         (["{dataset}", "--product", "*", "--head", "3"], "'*'"),
@@ -243,7 +246,7 @@ def test_token_ids_cannot_be_written_as_fasta(tmp_path, capsys):
 )
 def test_bad_arguments_are_reported_in_one_line(dataset, tmp_path, capsys, arguments, words):
     names = {"empty": tmp_path, "dataset": dataset}
-    assert words in error_line(capsys, *(argument.format(**names) for argument in arguments))
+    assert words.format(**names) in error_line(capsys, *(argument.format(**names) for argument in arguments))
 
 
 @pytest.mark.parametrize("arguments", [["--kinds", "intron"], ["--taxa", "cat"], ["--head", "few"], []])

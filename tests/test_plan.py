@@ -94,6 +94,8 @@ def test_operations_equal_a_direct_count():
     assert device_of("NVIDIA H100 80GB HBM3").tflops == 989
     assert device_of("TPU v5 lite").tflops == 197
     assert device_of("TPU v5").tflops == 459
+    assert device_of("NVIDIA B200").tflops == 2250
+    assert device_of("NVIDIA GB200") is None  # faster than a B200
     assert device_of("cpu") is None
 
 
@@ -143,7 +145,25 @@ def test_why_a_suggestion_is_better(capsys):
     chosen |= {"model.remat": best["remat"], "train.accumulate": best["accumulate"]}
     given = [f"--config.{name}={value}" for name, value in chosen.items()]
     _, again = run(capsys, f"--config={ROOT / 'experiments' / 'euk_1b'}.py", "--devices=8", "--device=h100", *given)
-    assert again["suggested"]["why"] == "the given one is the best by these formulas"
+    assert again["suggested"] == again["given"] | {"why": again["suggested"]["why"]}
+
+
+def test_a_tie_keeps_the_given_mesh_or_takes_less_memory(capsys):
+    """On a v5p:4x4x4, data 64 and fsdp 64 of euk_1b take the same time."""
+    arguments = f"--config={ROOT / 'experiments' / 'euk_1b'}.py", "--topology=v5p:4x4x4"
+    for mesh in ("data", "fsdp"):
+        sizes = {"data": 1, "fsdp": 1} | {mesh: 64}
+        given = [f"--config.mesh.{axis}={size}" for axis, size in sizes.items()]
+        _, result = run(capsys, *arguments, *given)
+        assert result["suggested"]["mesh"] == result["given"]["mesh"]
+    slow = (
+        "--config.mesh.data=1",
+        "--config.mesh.fsdp=8",
+        "--config.mesh.tensor=8",
+        "--config.model.num_key_value_heads=8",
+    )
+    _, result = run(capsys, *arguments, *slow)
+    assert (result["suggested"]["mesh"]["fsdp"], result["suggested"]["mesh"]["data"]) == (64, 1)
 
 
 def test_a_model_that_does_not_fit_is_reported(capsys):
@@ -166,12 +186,20 @@ def test_a_model_that_does_not_fit_is_reported(capsys):
         (["--topology=h100:8"], "--topology"),
         (["--topology=v5e:2x2", "--devices=8"], None),
         (["--topology=v5p:64x64x64"], "--topology"),
-        (["--devices=8", "--device=h100", "--compile"], "--compile"),
+        (["--devices=8", "--device=H100", "--compile"], "--compile"),
     ],
 )
 def test_command_lines_that_are_wrong(arguments, field):
     with raises(ConfigError, field=field):
         plan.main([f"--config={ROOT / 'experiments' / 'euk_1b'}.py", *arguments])
+
+
+def test_a_similar_name_is_not_the_same_device(capsys):
+    with pytest.raises(SystemExit):
+        plan.main([f"--config={ROOT / 'experiments' / 'euk_1b'}.py", "--devices=8", "--device=gb200"])
+    err = capsys.readouterr().err
+    assert "b200, h100" in err
+    assert "did you mean" not in err
 
 
 def test_communication_equals_a_direct_count():
@@ -210,7 +238,9 @@ def test_the_formula_is_near_the_tpu_compilers(tmp_path):
 
 def test_xlas_flags_are_known_to_xla(capsys):
     xla_flags.main(["gpu"])
-    line = capsys.readouterr().out.strip()
+    line, purposes = (text.strip() for text in capsys.readouterr())
+    assert "\n" not in line
+    assert [x.split()[1].rstrip(":") for x in purposes.splitlines()] == list(xla_flags.FLAGS["gpu"])
     assert line.startswith('export XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu')
     flags = " ".join(xla_flags.FLAGS["gpu"])
     program = "import jax; jax.config.update('jax_platforms', 'cpu'); jax.devices()"  # fails at an unknown flag

@@ -53,6 +53,7 @@ def test_a_heat_map_marks_the_reference(tmp_path):
     np.testing.assert_array_equal(image.get_array()[:, 4].mask, True)
     assert image.get_clim() == second.images[0].get_clim()
     assert [text.get_text() for text in first.get_xticklabels()][:2] == ["1,000", "1,010"]
+    assert "".join(text.get_text() for text in second.texts) == reference[65:]
     save(figure, tmp_path / "a.png")
     assert region.heat_map(np.full((1, 4), np.nan), "N", "c", 0, "nats").axes
 
@@ -80,13 +81,14 @@ LOG += [{"step": step, "held_out": {"loss": 7.5, "bits_per_base": 1.9 - step / 1
 
 
 def test_the_loss_and_its_moving_mean():
-    figure = training.loss("run", LOG)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["loss (nats per token)", "bits per base"]
-    raw, smooth, held_out = figure.axes[0].lines
+    [axes] = training.loss("run", LOG).axes
+    assert axes.get_ylabel().startswith("bits per base")
+    raw, smooth, held_out = axes.lines
     assert list(raw.get_xdata()) == list(range(1, 41))
-    assert smooth.get_ydata()[0] == pytest.approx((LOG[0]["loss"] + LOG[1]["loss"]) / 2)
+    assert smooth.get_ydata()[0] == pytest.approx((LOG[0]["bits_per_base"] + LOG[1]["bits_per_base"]) / 2)
     assert list(held_out.get_xdata()) == [20, 40]
-    assert len(training.loss("run", [{"step": 1, "loss": None}]).axes) == 1
+    [axes] = training.loss("run", [{"step": 1, "loss": None}]).axes
+    assert axes.get_ylabel().startswith("nats per token")
 
 
 def test_held_out_bits_beside_baselines():
@@ -97,7 +99,14 @@ def test_held_out_bits_beside_baselines():
     assert [text.get_text() for text in axes.texts] == ["markov 5 1.750"]
 
 
-def test_groups_beside_the_whole():
-    [axes] = evaluation.groups("t", "bits", {"run": 1.5, "markov 5": 1.75}, {"taxon": {"bct": 1.4, "vir": 1.6}}).axes
+@pytest.mark.parametrize("chance", [None, 2.0])
+def test_groups_beside_the_whole(chance):
+    compared, breakdown = {"run": 1.5, "markov 5": 1.75}, {"taxon": {"bct": 1.4, "vir": 1.6}}
+    [axes] = evaluation.groups("t", "bits", compared, breakdown, chance).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["run", "markov 5", "taxon: bct", "taxon: vir"]
-    assert axes.collections[0].get_offsets()[:, 0].tolist() == [1.5, 1.75, 1.4, 1.6]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in dots] == [1.5, 1.75, 1.4, 1.6]
+    assert [line.get_ydata()[0] for line in dots] == [0, 1, 3, 4] == list(axes.get_yticks())
+    assert len({line.get_color() for line in dots}) == 3
+    assert ("chance" in [text.get_text() for text in axes.texts]) is (chance is not None)
+    assert all(min(axes.get_xlim()) < x < max(axes.get_xlim()) for x in (1.4, 1.75, chance or 1.5))

@@ -33,4 +33,4 @@ def test_quickstart_beats_order_0(tmp_path, monkeypatch, capsys):
     assert positions["3"]["bits_per_base"] < positions["1"]["bits_per_base"]  # AT-rich: the third letter is A or T
     shuffled = samples["baselines"]["shuffled"]["open_frame_codons"]
     assert samples["metrics"]["open_frame_codons"]["value"] > shuffled
-    assert sum(line.startswith("  python -m gener_jax.") for line in text) == 2
+    assert sum(line.startswith("  gener-jax ") for line in text) == 2

@@ -300,7 +300,7 @@ SHARD, INDEX, JSON = "train-00000-of-00001.array_record", "train.index.npz", "da
         ("zeroed index", {"file": INDEX}),
         ("other index", {"file": SHARD}),
         ("far index", {"file": INDEX}),
-        ("missing json", {"file": JSON}),
+        ("missing json", {"problem": "is not a dataset, as it has no dataset.json"}),
         ("bad json", {"file": JSON}),
         ("other json", {"file": JSON}),
         ("version", {"file": JSON, "field": "format version", "value": 1}),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data_pipeline.sequence import bases
-from gener_jax.tasks.reading_frames import longest_open_frame, mean_open_frame, shuffled
+from gener_jax.tasks.reading_frames import cut_like, longest_open_frame, mean_open_frame, shuffled
 
 STANDARD = ("TAA", "TAG", "TGA")
 
@@ -49,3 +49,11 @@ def test_means_and_controls():
     assert all(np.array_equal(a, b) for a, b in zip(controls, shuffled([gene, stops_everywhere], times=5), strict=True))
     assert not np.array_equal(controls[0], shuffled([gene], seed=1)[0])
     assert mean_open_frame(shuffled([bases.encode("A" * 30)]), STANDARD) == 10.0
+
+
+def test_sequences_are_cut_to_the_lengths_of_others():
+    """Genes beside samples after the prompts ATG, and none, whose samples are adjacent."""
+    genes, samples = [np.zeros(100, np.uint8)] * 4, [np.zeros(n, np.uint8) for n in (33, 33, 30, 30)]
+    assert [len(gene) for gene in cut_like(genes, samples)] == [33, 33, 30, 30]
+    assert [len(gene) for gene in cut_like(genes[:2], samples)] == [33, 30]
+    assert cut_like([], samples) == []

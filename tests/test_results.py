@@ -1,5 +1,6 @@
 """The schema of results: written, read back, refused, and shown as a table."""
 
+import dataclasses
 import json
 
 import pytest
@@ -71,6 +72,20 @@ def test_an_absent_or_damaged_file_is_one_line(tmp_path):
     (tmp_path / "results.json").write_text("[")
     with raises(CheckpointError, path=tmp_path / "results.json"):
         results.read(tmp_path)
+
+
+def test_the_dataset_is_named_from_the_working_directory(found, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for path, shown in ((tmp_path / "sets" / "x", "sets/x"), (tmp_path.parent / "x", tmp_path.parent / "x")):
+        dataset = dataclasses.replace(found["toy"].dataset, path=str(path))
+        assert f" of {shown}: " in dataclasses.replace(found["toy"], dataset=dataset).table()
+
+
+def test_without_a_direction_none_is_the_best(found):
+    measured = {"hits": dataclasses.replace(found["toy"].metrics["hits"], higher_is_better=None)}
+    first, *rest = dataclasses.replace(found["toy"], metrics=measured).table().splitlines()
+    assert first == "toy: hits"
+    assert not [line for line in rest if "best" in line]
 
 
 def test_the_table(found):

@@ -12,6 +12,7 @@ import pytest
 
 import gener_jax
 from data_pipeline.errors import FileError, FormatError, MismatchError
+from data_pipeline.formats import fasta
 from gener_jax import embed, sample, score
 from gener_jax.cli import command
 from gener_jax.inference.lm import LM
@@ -83,6 +84,7 @@ def test_variants_as_a_table(run, files, lm, capsys):
         assert row["protocol"] == scored.protocol
         assert row["flag"] == scored.flag
         assert row["llr"] == score.number(scored.llr)
+        assert row["strand"] == "+"
     assert {row["protocol"] for row in rows} == {"next_kmer", "next_kmer_sequence", ""}
     flags = [row["flag"] for row in rows if row["flag"]]
     assert flags == ["contig 2 is not in the FASTA", "ALT . is not a sequence", "ALT <INS> is not a sequence"]
@@ -98,7 +100,9 @@ def test_variants_as_a_vcf(run, files):
     rows = iter(table(variants(run, files, "t.tsv", "--phases", "3")))
     lines = variants(run, files, "t.vcf", "--phases", "3").read_text().splitlines()
     before = (files / "v.vcf").read_text().splitlines()
-    assert [line for line in lines if line[0] == "#" and "GENER_" not in line] == [x for x in before if x[0] == "#"]
+    assert [line for line in lines if line[0] == "#" and "GENER_" not in line and "##gener_jax=" not in line] == [
+        x for x in before if x[0] == "#"
+    ]
     for old, new in zip((x for x in before if x[0] != "#"), (x for x in lines if x[0] != "#"), strict=True):
         old, new = old.split("\t"), new.split("\t")
         assert new[:7] == (old + ["."] * 8)[:7]
@@ -121,8 +125,12 @@ def test_annotations_of_an_earlier_run_are_replaced(run, files):
     first.replace(files / "v.vcf")
     again = variants(run, files, "again.vcf", "--protocol", "window").read_text()
     assert again.count("##INFO=<ID=GENER_LLR,") == 1
-    assert all(line.count("GENER_LLR=") <= 1 for line in again.splitlines()[9:])
+    assert all(line.count("GENER_LLR=") <= 1 for line in again.splitlines()[10:])
     assert "next_kmer" not in again
+    made_of = [line for line in again.splitlines() if line.startswith("##gener_jax=")]
+    assert [line.split()[-5:] for line in made_of] == [
+        ["protocol=window", "score=token", "strand=+", "context=24", "phases=1"]
+    ]
 
 
 def test_the_default_context_is_what_the_model_has_room_for(run, files, lm, capsys):
@@ -161,7 +169,7 @@ def test_names_of_contigs(run, files, capsys):
     assert "--aliases" in caught.value.remedy
     (files / "names").write_text("chrQ\tchrM\n")
     flags = [row["flag"] for row in table(variants(run, files, "some.tsv", "--aliases", str(files / "names")))]
-    assert flags == ["", "contig NC_000013.10 is not in the FASTA"]
+    assert flags == ["", "contig NC_000013.10 is not in the FASTA; it has NC_000013.11"]
 
 
 def test_resumes_after_a_stop(run, files, monkeypatch):
@@ -197,16 +205,19 @@ def test_resumes_after_a_stop(run, files, monkeypatch):
         variants(run, files, "t.tsv")
 
 
-def test_variants_by_name(run, files, lm, capsys):
+def test_variants_by_name(run, files, lm, capsys, monkeypatch):
     ref, arguments = CHROMOSOME[100], ["--checkpoint", str(run), "--fasta", str(files / "g.fa"), "--context", "24"]
     alt = "ACGT"["ACGT".index(ref) - 1]
     named = ["--variant", f"1:101:{ref}:{alt}", "--variant", f"chr1:g.101{ref}>{alt}"]
     assert score.main([*arguments, *named]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split("\t") == list(score.VARIANT_COLUMNS)  # of a pipe, all of them
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert score.main([*arguments, *named]) == 0
     header, *rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert header == ["contig", "pos", "ref", "alt", "protocol", "llr", "log_p_ref", "log_p_alt"]
+    assert header == ["contig", "pos", "ref", "alt", "protocol", "strand", "llr", "log_p_ref", "log_p_alt"]
     (expected,) = lm.score_variants([("chr1", 100, ref, alt)], {"chr1": CHROMOSOME}, context=24)
     assert [row[0] for row in rows] == ["1", "chr1"]
-    assert {tuple(row[1:6]) for row in rows} == {("101", ref, alt, "next_kmer", score.number(expected.llr))}
+    assert {tuple(row[1:7]) for row in rows} == {("101", ref, alt, "next_kmer", "+", score.number(expected.llr))}
     bad = [*named, "--variant", f"1:101:{alt}:{ref}", "--output", str(files / "t.tsv")]
     assert score.main([*arguments, *bad]) == command.FLAGGED
     assert [bool(row["flag"]) for row in table(files / "t.tsv")] == [False, False, True]
@@ -223,7 +234,9 @@ def test_bases_of_a_region_and_tracks(run, files, lm, capsys, monkeypatch):
     more = ["--batch_tokens", "1", "--output"]  # several parts
     assert score.main([*arguments, *more, str(files / "t.bedgraph"), "--logo", str(files / "logo.svg")]) == 0
     lines = [line.split("\t") for line in (files / "t.bedgraph").read_text().splitlines()]
-    assert [(c, int(start), int(end)) for c, start, end, _ in lines] == [("chr1", i, i + 1) for i in range(40, 140)]
+    assert [(c, int(start), int(end)) for c, start, end, _ in lines] == [
+        ("1", i, i + 1) for i in range(40, 140)
+    ]  # as typed
     np.testing.assert_allclose([float(line[3]) for line in lines], expected.log_p, atol=1e-4)
     assert (files / "logo.svg").read_text().startswith("<?xml")
     real, calls = score.Output.write, []
@@ -252,14 +265,15 @@ def test_bases_of_a_region_and_tracks(run, files, lm, capsys, monkeypatch):
 def test_saturation(run, files, lm, monkeypatch):
     monkeypatch.setattr(score, "_BASES", 7)
     arguments = ["--checkpoint", str(run), "--fasta", str(files / "g.fa"), "--context", "24", "--region", "1:41-60",
-                 "--saturation"]  # fmt: skip
+                 "--saturation", "--phases", "3"]  # fmt: skip
     assert score.main([*arguments, "--output", str(files / "t.tsv"), "--plot", str(files / "t.png")]) == 0
     rows = table(files / "t.tsv")
-    expected = list(lm.saturation("1:41-60", {"chr1": CHROMOSOME}, context=24).rows())
+    expected = list(lm.saturation("1:41-60", {"chr1": CHROMOSOME}, context=24, phases=3).rows())
     assert [(row["contig"], int(row["pos"]), row["ref"], row["alt"]) for row in rows] == [
         tuple(x[:4]) for x in expected
     ]
     np.testing.assert_allclose([float(row["llr"]) for row in rows], [x.llr for x in expected], atol=1e-4)
+    np.testing.assert_allclose([float(row["spread"]) for row in rows], [x.spread for x in expected], atol=1e-4)
     assert (files / "t.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -336,7 +350,6 @@ def test_embeddings(run, files, lm, monkeypatch):
 @pytest.mark.parametrize(
     ("program", "fasta", "arguments", "kind", "attributes"),
     [
-        (score, ">a\nAC\n>a\nGT\n", [], FormatError, {"file": "s.fa", "line": 3}),
         (score, "", [], FileError, {"file": "s.fa"}),
         (score, ">a\nAC\n", ["--vcf", "{}/none.vcf"], FileError, {"file": "none.vcf"}),
         (score, ">a\nAC\n", ["--vcf", "{}/s.fa", "--context", "24"], FormatError, {"file": "s.fa", "line": 1}),
@@ -356,6 +369,7 @@ def test_embeddings(run, files, lm, monkeypatch):
         (score, ">a\nAC\n", ["--prefix", "<mam>AC"], ConfigError, {"field": "--prefix", "value": "<mam>AC"}),
         (score, ">a\nAC\n", ["--vcf", "-"], ConfigError, {"field": "--vcf", "value": "-"}),
         (score, ">a\nAC\n", ["--output", "{}/o.vcf.gz"], ConfigError, {"field": "--output", "value": "{}/o.vcf.gz"}),
+        (score, ">a\nAC\n", ["--output", "{}/o.csv"], ConfigError, {"field": "--output", "value": "{}/o.csv"}),
         (score, ">a\nAC\n", ["--output", "{}/o.vcf"], ConfigError, {"field": "--output", "value": "{}/o.vcf"}),
         (score, ">a\nAC\n", ["--output", "{}"], ConfigError, {"field": "--output", "value": "{}"}),
         (sample, ">a\nAC\n", ["--output", "{}"], ConfigError, {"field": "--output", "value": "{}"}),
@@ -370,13 +384,14 @@ def test_bad_input_is_one_line(program, fasta, arguments, kind, attributes, run,
     """A ConfigError made from an InputError of the model has no field: there its text is compared."""
     (files / "s.fa").write_text(fasta)
     (files / "s.npz").touch()
-    given = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output", str(files / "o.npz"), *arguments]
+    output = files / ("o.tsv" if program is score else "o.npz")
+    given = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output", str(output), *arguments]
     text = attributes if isinstance(attributes, str) else ""
     expected = {} if text else attributes
     expected = {name: value.format(files) if isinstance(value, str) else value for name, value in expected.items()}
     with pytest.raises(kind, match=text) if text else raises(kind, **expected):
         program.main([argument.format(files) for argument in given])
-    assert not (files / "o.npz").exists()
+    assert not output.exists()
 
 
 def test_a_bad_row_of_a_vcf_is_one_flagged_row(run, files):
@@ -414,26 +429,27 @@ def test_a_bad_row_of_a_vcf_is_one_flagged_row(run, files):
 
 def test_a_bad_record_of_a_fasta_is_one_flagged_row(run, files):
     text = CHROMOSOME[:60]
-    records = {"good": text, "empty": "", "long": "ACG" * 9999, "protein": "ACGT\nMKVLAAGIV", "same": text}
+    records = {"good": text, "empty": "", "long": "ACG" * 9999, "protein": "ACGT\nMKVLAAGIV", "": text, "same": text}
     (files / "s.fa").write_text("".join(f">{name}\n{text}\n" for name, text in records.items()))
     arguments = ["--checkpoint", str(run), "--fasta", str(files / "s.fa"), "--output"]
     assert score.main([*arguments, str(files / "s.tsv")]) == command.FLAGGED
     rows = table(files / "s.tsv")
     expected = [(row["name"], bool(row["flag"])) for row in rows]
-    assert expected == [("good", False), ("empty", True), ("long", True), ("protein", True), ("same", False)]
+    flagged = [("empty", True), ("long", True), ("protein", True), ("", True)]
+    assert expected == [("good", False), *flagged, ("same", False)]
     assert rows[3]["flag"].startswith("line 9: 'L' is not a nucleotide letter")
-    assert rows[0]["value"] == rows[4]["value"]
+    assert rows[0]["value"] == rows[5]["value"]
     for options in (["--pooling", "mean"], ["--pooling", "tokens"], ["--chunks", "20"]):
         output = files / f"{options[1]}.npz"
         assert embed.main([*arguments, str(output), "--prompt_convention", "v1", *options]) == command.FLAGGED
         with np.load(output, allow_pickle=False) as data:
             assert [(name, bool(flag)) for name, flag in zip(data["names"], data["flags"], strict=True)] == expected
             if options[1] == "tokens":
-                assert data["tokens"].tolist() == [21, 0, 0, 0, 21]
+                assert data["tokens"].tolist() == [21, 0, 0, 0, 0, 21]
                 assert np.isfinite(data["embeddings"]).all()
             else:
                 assert np.isnan(data["embeddings"]).all(1).tolist() == [flag for _, flag in expected]
-                np.testing.assert_allclose(data["embeddings"][0], data["embeddings"][4], atol=1e-5)
+                np.testing.assert_allclose(data["embeddings"][0], data["embeddings"][5], atol=1e-5)
     embed.main([*arguments, str(files / "e.parquet"), "--prompt_convention", "v1"])
     column = pyarrow.parquet.read_table(files / "e.parquet").to_pydict()["flag"]
     assert [bool(flag) for flag in column] == [flag for _, flag in expected]
@@ -441,6 +457,29 @@ def test_a_bad_record_of_a_fasta_is_one_flagged_row(run, files):
     embed.main([*arguments, str(files / "short.npz"), "--prompt_convention", "v1", "--chunks", "20"])
     with np.load(files / "short.npz", allow_pickle=False) as data:
         assert data["flags"].tolist() == ["", "has 1 tokens, fewer than chunks (20)"]
+
+
+def test_a_bad_prompt_of_a_fasta_costs_its_own_samples(run, files, capsys):
+    text = CHROMOSOME[:60]
+    records = {
+        "good": text,
+        "long": "ACG" * 9999,
+        "protein": "MKVLAAGIV",
+        "": text,
+        "good twice": text,
+        "end": text[:7],
+    }
+    (files / "p.fa").write_text("".join(f">{name}\n{text}\n" for name, text in records.items()))
+    arguments = ["--checkpoint", str(run), "--fasta", str(files / "p.fa"), "--num_bases", "6", "--output"]
+    assert sample.main([*arguments, str(files / "o.fa")]) == command.FLAGGED
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert (facts["samples"], facts["flagged"]) == (2, 4)
+    assert [r.name for r in fasta.read(files / "o.fa")] == ["good_sample_1", "end_sample_1"]
+    named = [line.split(": ")[0] for line in captured.err.splitlines() if line.startswith("no sample")]
+    assert named == [f"no sample of record {name}" for name in ("protein", "", "good", "long")]
+    (files / "p.fa").write_text(f">good\n{text}\n")
+    assert sample.main([*arguments, str(files / "all.fa")]) == 0
 
 
 def test_a_line_of_ten_megabytes(run, files, capsys):

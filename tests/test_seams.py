@@ -130,7 +130,7 @@ FEW = {"eval__max_regions": "1", "eval__every_steps": "100"}
 def run(config, folder, **parts):
     """A run without its final report: what it was prepared with, and its parameters at the end."""
     prepared = prepare(config, folder, **parts)
-    with Watchdog(0) as watchdog, Termination() as termination:
+    with Watchdog(0) as watchdog, Termination(folder) as termination:
         return prepared, merge(loop(prepared, termination, watchdog).state.params, prepared.frozen)
 
 
@@ -251,9 +251,11 @@ def test_a_task_chooses_the_best_checkpoint(dataset, tmp_path, capsys):
     config = tiny.config(dataset, **FEW, checkpoint__best="smallness.value", optimizer__weight_decay="0")
     result = train.train(config, tmp_path / "run", tasks=[Smallness()])
     assert result["smallness"].metrics["value"].higher_is_better
-    assert f"as small as {result['smallness']['value']:.3f}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"as small as {result['smallness']['value']:.3f}" in out
     logged = {line["step"]: line["smallness"]["value"] for line in log_of(tmp_path / "run") if "smallness" in line}
     assert logged[12] == result["smallness"]["value"]
+    assert f"best: step 3, {logged[3]:.4f} (--step best)" in out
     assert sorted(int(folder.name) for folder in (tmp_path / "run" / "checkpoints").iterdir()) == [3, 9, 12]
     assert gener_jax.load(tmp_path / "run", step="best").step == 3 == max(logged, key=logged.get)
     assert all("bits_per_base" in line["held_out"] for line in log_of(tmp_path / "run") if "smallness" in line)

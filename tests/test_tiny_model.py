@@ -100,8 +100,12 @@ def test_commands_load_it(tmp_path, capsys):
     score.main(["--checkpoint", "tiny", "--fasta", str(fasta), "--output", str(tmp_path / "a.tsv")])
     embed.main(["--checkpoint", "tiny", "--fasta", str(fasta), "--output", str(tmp_path / "a.npz")])
     capsys.readouterr()
-    sample.main(["--checkpoint", "tiny", "--prompt", "ATG", "--num_bases", "30"])
-    assert re.search("ATG[ACGT]{30}", capsys.readouterr().out)
+    sample.main(["--checkpoint", "tiny", "--prompt", "ATG", "--num_bases", "30", "--require_stop_codon",
+                 "--forbidden_motifs", "GGTACC", "GAATTC", "--forbidden_motifs", "CAA"])  # fmt: skip
+    out, err = capsys.readouterr()
+    assert re.search(r"end=stop_codon .*\nATG[ACGT]*(TAA|TAG|TGA)\n$", out)
+    assert not re.search("GGTACC|GAATTC|CAA|TTG", out)
+    assert err.startswith("1 of 1 samples ")
     assert len((tmp_path / "a.tsv").read_text().splitlines()) == 3
     assert np.load(tmp_path / "a.npz")["embeddings"].shape == (2, 128)
 

@@ -149,8 +149,8 @@ def test_what_a_run_prints_and_writes(straight, dataset):
     environment = json.loads((straight.folder / "environment.json").read_text())[0]
     assert environment["versions"]["jax"] == jax.__version__
     config = run_folder.read(straight.folder)
-    assert (config.name, config.model.vocab_size, config.model.head_dim) == ("tiny", 96, 8)
-    assert config == tiny.config(dataset)
+    assert (config.name, config.model.vocab_size, config.model.head_dim) == ("run", 96, 8)  # as its folder
+    assert config == tiny.config(dataset, name="run")
     assert sorted(int(p.name) for p in (straight.folder / "checkpoints").iterdir()) == [9, 12]
 
 
@@ -190,14 +190,15 @@ def test_a_run_stopped_twice_equals_an_uninterrupted_one(straight, dataset, tmp_
 
 
 def test_what_a_run_says_to_try_next_works(straight, dataset, capsys, monkeypatch):
-    lines = [shlex.split(line) for line in straight.out.split("Try next\n")[1].splitlines() if line[:8] == "  python"]
-    assert [line[2] for line in lines] == ["gener_jax.sample", "gener_jax.evaluate"]
-    for _, _, module, *arguments in lines:
-        importlib.import_module(module).main(arguments)
+    lines = [shlex.split(line) for line in straight.out.split("Try next\n")[1].splitlines() if "gener-jax" in line]
+    assert [line[:2] for line in lines] == [["gener-jax", "sample"], ["gener-jax", "evaluate"]]
+    for _, verb, *arguments in lines:
+        importlib.import_module(f"gener_jax.{verb}").main(arguments)
     config = tiny.config(dataset, checkpoint__best="none", data__build_from=str(EXAMPLE_GENOME), sample__prompts="<s>A")
     monkeypatch.chdir(tiny.ROOT)
-    _, mine = training_run.commands(types.SimpleNamespace(config=config, best=None, workdir=Path("a b")), None)
-    command.Command("", checkpoint=False).parse(shlex.split(mine)[3:])
+    *both, mine = training_run.commands(config, Path("a b"), "best")
+    assert all("--step best" in line for line in both)
+    command.Command("", checkpoint=False).parse(shlex.split(mine)[2:])
 
 
 def test_64_bit_types_change_nothing(straight, dataset, tmp_path, x64):
@@ -209,19 +210,26 @@ def test_64_bit_types_change_nothing(straight, dataset, tmp_path, x64):
     assert log_of(tmp_path / "run") == log_of(straight.folder)
 
 
-def test_a_finished_run_prints_its_result_again(straight, dataset, capsys, monkeypatch):
-    """In any encoding of standard output."""
-    before, log = state_of(straight.folder), (straight.folder / "log.jsonl").read_text()
+def test_a_finished_run_prints_its_result_again(straight, dataset, tmp_path, capsys, monkeypatch):
+    """In any encoding of standard output; nothing changes, unless it is to be evaluated otherwise."""
+    shutil.copytree(straight.folder, folder := tmp_path / "run")
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", out)
-    result = train.train(tiny.config(dataset), straight.folder)
+    assert train.train(tiny.config(dataset), folder) == straight.result
     out.flush()
     assert "\\u2190" in out.buffer.getvalue().decode("ascii")
-    [found, expected] = [each["held_out"] for each in (result, straight.result)]
+    assert f"finished at step 12; results in {folder / 'results.json'}" in capsys.readouterr().err
+    after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+    assert {path: found for path, found in after.items() if path.name != "lock"} == before
+
+    other = train.train(tiny.config(dataset, eval__max_regions="2"), folder)
+    assert other["held_out"].counts["regions"] == 2
+    (folder / "results.json").unlink()
+    found, expected = (x["held_out"] for x in (train.train(tiny.config(dataset), folder), straight.result))
     assert (found.model.step, found.metrics) == (12, expected.metrics)
-    assert same_state(before, state_of(straight.folder))
-    assert (straight.folder / "log.jsonl").read_text() == log
-    assert "resuming" in capsys.readouterr().err
+    assert same_state(state_of(folder), state_of(straight.folder))
+    assert log_of(folder) == log_of(straight.folder)
 
 
 def test_lines_that_are_not_of_a_log_are_reported_and_ignored(straight, dataset, tmp_path, capsys):
@@ -237,6 +245,7 @@ def test_lines_that_are_not_of_a_log_are_reported_and_ignored(straight, dataset,
     assert [line.split(": ")[1] for line in found.err.splitlines() if line.startswith("warning")] == [
         f"{path}, line {number}" for number in range(2, 8)
     ]
+    (folder / "results.json").unlink()  # else nothing in the folder changes
     train.train(tiny.config(dataset), folder)
     assert log_of(folder) == expected
 
@@ -269,7 +278,7 @@ def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
     out, found = capsys.readouterr().out, results.read(tmp_path / "evaluated")
     assert json.loads(out.splitlines()[-1]) == found.json()
     assert out.startswith(found.table())
-    assert (tmp_path / "evaluated" / "plots" / "held_out.png").exists()
+    assert [path.name for path in (tmp_path / "evaluated" / "plots").iterdir()] == ["by_group.png"]
     assert found.training.items() <= straight.result.training.items()
     [found] = found.evaluations
     assert dataclasses.replace(found, seconds=0) == dataclasses.replace(straight.result["held_out"], seconds=0)
@@ -304,7 +313,7 @@ def test_evaluate_warns_of_data_that_the_run_was_not_trained_on(straight, capsys
     build(tiny.GENOMES, tmp_path / "other", validation_fraction=0.2, seed=1)
     capsys.readouterr()
     evaluate.main([*arguments, f"--config.data.path={tmp_path / 'other'}"])
-    assert "other is not the dataset of tiny, which may have been" in capsys.readouterr().err
+    assert "other is not the dataset of run, which may have been" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -384,3 +393,25 @@ def test_the_config_of_the_helper_is_that_of_the_experiment_file(dataset, tmp_pa
     assert read == tiny.config(dataset)
     assert isinstance(read, Config)
     assert dumps(read) == dumps(tiny.config(dataset))
+
+
+def test_the_speed_is_of_the_last_steps_without_compilation():
+    config = tiny.config("none", train__log_every_steps="3", train__num_steps="20")
+    clock, programs, lines = types.SimpleNamespace(seconds=0.0), [0], {}
+    run = types.SimpleNamespace(
+        config=config, now=hooks.Moment(0, None), stream=types.SimpleNamespace(stats={"kept": 12, "tokens": 4}),
+        tokens_per_step=100, log=types.SimpleNamespace(write=lambda step, **values: lines.update({step: values})),
+    )  # fmt: skip
+    read = hooks.Reading(run, types.SimpleNamespace(beat=lambda _: None), lambda: programs[0])
+    read.clock = clock
+    metrics = {"loss": np.float32(1), "consecutive_skips": np.int32(0)}
+    # A compilation at the first step and one at the twelfth; all steps from the seventh take 4 s instead of 2 s.
+    seconds = {1: 50, 12: 30} | dict.fromkeys(range(2, 7), 2)
+    for step in range(1, 13):
+        programs[0] = 1 + (step >= 12)
+        clock.seconds += seconds.get(step, 4)
+        read.pending = step, metrics
+        read()
+    read.progress.close()
+    assert {step: line["tokens_per_s"] for step, line in lines.items()} == {3: 50, 6: 50, 9: 25, 12: 25}
+    assert lines[12]["bases_per_s"] == 75

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from data_pipeline import train_bpe
+from data_pipeline import cli, train_bpe
 from data_pipeline.dataset.reader import RegionSource
 from data_pipeline.dataset.writer import DatasetWriter
 from data_pipeline.regions.extraction import Region
@@ -136,7 +136,7 @@ def test_errors(dataset, tmp_path, capsys):
     new = str(tmp_path / "new.model")
     before = sorted(path.name for path in tmp_path.iterdir())
     for dataset_, output, options, message in [
-        (tmp_path / "none", new, [], "none/dataset.json: "),
+        (tmp_path / "none", new, [], "none: no such folder"),
         (tokens, new, [], f"{tokens}: "),
         (dataset, new, ["--vocab_size", "65537"], "vocab_size 65537 "),
         (tiny, new, ["--vocab_size", "1024"], "vocab_size 1024 "),
@@ -149,7 +149,7 @@ def test_errors(dataset, tmp_path, capsys):
         printed = capsys.readouterr()
         assert not printed.out
         last = printed.err.splitlines()[-1]
-        assert last.startswith("train_bpe: error: ")
+        assert last.startswith(f"{cli.program()}: error: ")
         assert message in last
     assert exists.read_bytes() == b"mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -166,5 +166,5 @@ def test_from_the_shell(dataset, tmp_path):
     assert len(digests) == 1
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 1
-    assert again.stderr.splitlines()[-1].startswith("train_bpe: error: ")
+    assert again.stderr.splitlines()[-1].startswith("python -m data_pipeline.train_bpe: error: ")
     assert "Traceback" not in again.stderr

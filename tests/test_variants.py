@@ -338,6 +338,8 @@ def test_an_indexed_genome_gives_the_same_scores(strand, lm, tmp_path):
     ("text", "expected"),
     [
         ("chr17:43045705:T:A", Variant("chr17", 43045704, "T", "A")),
+        ("17-43045705-T-A", Variant("17", 43045704, "T", "A")),
+        ("HLA-A*01:43,045,705:T:A", Variant("HLA-A*01", 43045704, "T", "A")),
         ("NC_000017.11:g.43045705T>A", Variant("NC_000017.11", 43045704, "T", "A")),
         ("HLA:A*01:1:ac:A", Variant("HLA:A*01", 0, "AC", "A")),
     ],
@@ -347,10 +349,18 @@ def test_a_variant_by_name(text, expected):
     assert Variant.parse(str(expected)) == expected
 
 
-@pytest.mark.parametrize("text", ["rs123", "chr1:5:A", "chr1:x:A:C", "chr1:5:A:<DEL>", "NC_1.1:g.5del", "1:5:-:C"])
+@pytest.mark.parametrize(
+    "text", ["rs123", "chr1:5:A", "chr1:x:A:C", "chr1:5:A:<DEL>", "NC_1.1:g.5del", "1:5:-:C", "1:0:A:C"]
+)
 def test_other_text_is_no_variant(text):
     with raises(InputError, argument="variant", value=text):
         Variant.parse(text)
+
+
+def test_a_name_without_what_follows_a_redirect_says_so():
+    with raises(InputError, argument="variant", value="NC_1.1:g.5A") as caught:
+        Variant.parse("NC_1.1:g.5A")
+    assert "quote it" in caught.value.problem
 
 
 def test_variants_by_name_are_scored(lm):

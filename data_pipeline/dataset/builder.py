@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data_pipeline.dataset import merge, spill
 from data_pipeline.dataset.inputs import Input, discover, is_dataset
 from data_pipeline.dataset.writer import DatasetWriter
-from data_pipeline.errors import ArgumentError, DataError, FileError, PairingError
+from data_pipeline.errors import ArgumentError, DataError, FileError, PairingError, counted
 from data_pipeline.files import made_parents
 from data_pipeline.formats.contigs import Aliases, read_aliases
 from data_pipeline.ranges import SEED, Whole
@@ -111,7 +111,7 @@ def build(
             raise PairingError(
                 "has no annotation",
                 file=source.sequence,
-                remedy="name one in a manifest, or give --scheme whole of build",
+                remedy="name one in a manifest, or build whole records, which need none (--scheme whole)",
             )
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
@@ -133,7 +133,8 @@ def build(
             done = [folder for source, folder in zip(sources, folders, strict=True) if source not in damaged]
             if not done:
                 raise DataError(
-                    f"could be read; the first error is: {damaged[sources[0]]}", field=f"none of {len(sources)} inputs"
+                    f"could be read; the first error is: {damaged[sources[0]]}",
+                    field=f"none of {counted(len(sources), 'input')}",
                 )
             merged = merge.Merge(done, settings)
             merged.drop_records()
@@ -171,7 +172,24 @@ def build(
             progress.log(
                 f"warning: all regions are held out, none is left to train on: split_by {split_by} gave one group"
             )
+        by_chance = not all(source.split for source in sources)  # not all fixed by a manifest
+        for name, fraction in (("validation", validation_fraction), ("test", test_fraction)):
+            if by_chance and fraction and not dataset["splits"][name]["regions"]:
+                progress.log(_nothing_held_out(name, fraction, merged.num_groups(), scheme, split_by))
     return dataset
+
+
+def _nothing_held_out(name: str, fraction: float, groups: int, scheme: Scheme, split_by: str) -> str:
+    """A warning of a requested split that has no region."""
+    remedies = [f"a larger --{name}_fraction", "another --seed"]
+    if scheme.name == "whole":  # of the other schemes, the pieces of a region stay together
+        remedies.insert(0, "a smaller --max_length")
+    if split_by != "group":
+        remedies.append("--split_by group")
+    return (
+        f"warning: no region is held out for {name}: none of {counted(groups, 'group')} (split_by {split_by}) fell "
+        f"into its fraction of {fraction:g}; give more genomes, {', '.join(remedies[:-1])} or {remedies[-1]}"
+    )
 
 
 def _default_workers(sources: Sequence[Input]) -> int:
@@ -203,7 +221,9 @@ def _partial_folder(output: Path) -> Iterator[Path]:
         except BaseException as error:
             if not isinstance(error, merge.NoRegion):
                 kept = [path for path in folder.glob("*/spill.json") if "." not in path.parent.name]
-            resume = f"{len(kept)} finished inputs are kept in {folder}: run it again to resume" if kept else None
+            resume = (
+                f"kept in {folder}: {counted(len(kept), 'finished input')}; run it again to resume" if kept else None
+            )
             if isinstance(error, OSError):
                 file = error.filename or folder
                 raise FileError(error.strerror or str(error), file=file, remedy=resume) from None
@@ -340,7 +360,7 @@ class _Progress(contextlib.AbstractContextManager):
         self.refresh()
         file, regions = self.sources[number].files[-1], facts["ledger"]["regions"]
         if self.bar.disable:
-            print(f"{file}: {len(facts['records'])} records, {bases} bases", file=sys.stderr)
+            print(f"{file}: {counted(len(facts['records']), 'record')}, {counted(bases, 'base')}", file=sys.stderr)
         kept = regions["found"]["bases"] - sum(row["bases"] for row in regions["dropped"].values())
         if kept > 2 * bases:
             self.log(f"warning: {file}: its regions have {kept} bases, more than twice its sequences' {bases}")

@@ -15,7 +15,7 @@ import numpy as np
 from data_pipeline.errors import DataError, FileError, FormatError, MismatchError, PairingError, located, one_line
 from data_pipeline.formats import contigs, fasta, file_names, genbank, gff
 from data_pipeline.formats.file_names import FASTA, FORMATS, GENBANK, GFF3, GenomeFile
-from data_pipeline.sequence.record import LONGER, TAXA, Record
+from data_pipeline.sequence.record import LONGER, TAXA, Record, tag
 from data_pipeline.splitting.split import SPLITS
 
 # The columns of a manifest, and the names that can only mean one of them.
@@ -245,7 +245,7 @@ def _filled(
         raise MismatchError(
             f"none of its records without bases ({name}, …) is in {input.sequence} ({next(iter(offsets))}, …)",
             file=input.annotation,
-            remedy="give its own FASTA, or the names of each record in both files with --aliases of build",
+            remedy="give its own FASTA, or the names of each record in both files (gener-jax data build --aliases)",
         )
     if offsets is None:
         progress(input.sequence.stat().st_size)  # the FASTA was not needed
@@ -434,11 +434,12 @@ def _manifest_row(folder: Path, row: dict[str, str]) -> Input:
             "has no `##FASTA` section",
             field="annotation", value=annotation, remedy="name its FASTA in the column sequence",
         )  # fmt: skip
+    row["taxon"] = tag(row.get("taxon", ""))
     for name, allowed in (("taxon", TAXA), ("split", SPLITS)):
         if row.get(name) and row[name] not in allowed:
             raise FormatError(f"must be one of {' '.join(allowed)}", field=name, value=row[name])
     named = _input(annotation and file_names.describe(annotation), sequence and file_names.describe(sequence))
-    return dataclasses.replace(named, taxon=row.get("taxon") or named.taxon, split=row.get("split") or None)
+    return dataclasses.replace(named, taxon=row["taxon"] or named.taxon, split=row.get("split") or None)
 
 
 def _unpaired(file: GenomeFile) -> PairingError:
@@ -449,8 +450,8 @@ def _unpaired(file: GenomeFile) -> PairingError:
     return PairingError(
         "has no annotation in its folder",
         file=file.path,
-        remedy="name its annotation too, give a manifest, or use whole sequences (--scheme whole of build)",
-    )  # fmt: skip
+        remedy="name its annotation too, give a manifest, or build whole records, which need none (--scheme whole)",
+    )
 
 
 def _ambiguous(files: Sequence[GenomeFile]) -> PairingError:

@@ -105,6 +105,10 @@ class Merge:
         """The number of bases in the kept regions."""
         return int(self.length[self.kept].sum())
 
+    def num_groups(self) -> int:
+        """The number of groups with a kept region, each of which is in one split as a whole."""
+        return len(np.unique(self._column("split_hash")[self.kept]))
+
     def measure_leakage(self, folder: Path, apply: Map = map, progress: Callable[[int], None] = lambda n: None) -> None:
         """Measures the fraction of each held-out region's 32-mers that occur in training.
 
@@ -167,7 +171,7 @@ class Merge:
         names = ", ".join(files[:3]) + (" …" if len(files) > 3 else "")
         return NoRegion(
             f"no region found; skipped: {listed or 'nothing'}",
-            file=names, remedy="give annotated records, or another --scheme of build",
+            file=names, remedy="give annotated records, or choose another --scheme",
         )  # fmt: skip
 
 

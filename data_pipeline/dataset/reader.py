@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from data_pipeline.errors import DatasetError, one_line
+from data_pipeline.errors import DatasetError, did_you_mean, one_line
 from data_pipeline.ranges import Whole
 from data_pipeline.sequence import bases
 
@@ -92,7 +92,7 @@ def payload_bytes(payload_type: int, units: int) -> int:
 
 
 REBUILD = "build the dataset again"
-_BUILD = "python -m data_pipeline.build"
+_BUILD = "gener-jax data build"
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # for random access
 
 
@@ -101,8 +101,8 @@ def read_info(folder: str | Path) -> dict:
     path = Path(folder) / "dataset.json"
     try:
         info = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DatasetError("no such file", file=path, remedy=f"make the dataset with `{_BUILD}`") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_dataset(Path(folder)) from None
     except OSError as error:
         raise DatasetError(f"cannot be read ({error.strerror})", file=path) from None
     except ValueError as error:
@@ -118,6 +118,17 @@ def read_info(folder: str | Path) -> dict:
     if missing:
         raise DatasetError("is missing", file=path, field=missing[0], remedy=REBUILD)
     return info
+
+
+def _no_dataset(folder: Path) -> DatasetError:
+    """The error of a folder without dataset.json."""
+    if folder.exists():
+        return DatasetError(
+            "is not a dataset, as it has no dataset.json", file=folder, remedy=f"make one with `{_BUILD}`"
+        )
+    datasets = [path.parent.name for path in folder.parent.glob("*/dataset.json")]
+    meant = did_you_mean(folder.name, datasets, str(folder).removesuffix(folder.name))
+    return DatasetError(f"no such folder{meant}", file=folder, remedy=None if meant else f"make it with `{_BUILD}`")
 
 
 _INFO_KEYS = ("digest", "storage", "chunk_length", "tokenizer", "splits", "kinds", "taxa", "accessions", "assemblies")

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.dataset.reader import COMPOSITION, RegionSource, read_info
+from data_pipeline.errors import counted
 from data_pipeline.regions import schemes
+from data_pipeline.regions.ledger import NO_TAXON
 from data_pipeline.sequence import record
 from data_pipeline.splitting import split
 
@@ -25,7 +27,8 @@ def lines(folder: str | Path, regions: Iterable[tuple[RegionSource, np.ndarray]]
     """A title, the table of some regions, and how the dataset's regions were found."""
     info = read_info(folder)
     scheme, digest = info["parameters"]["scheme"]["name"], info["digest"][:12]
-    title = f"{folder}: {info['storage']}, scheme {scheme}, digest {digest}, {len(info['accessions']):,} sequences"
+    sequences = counted(len(info["accessions"]), "sequence")
+    title = f"{folder}: {info['storage']}, scheme {scheme}, digest {digest}, {sequences}"
     return [title, *totals(regions), *build_report(info)]
 
 
@@ -85,17 +88,21 @@ def build_report(info: dict) -> Iterator[str]:
 
     def listed(title: str, rows: dict) -> Iterator[str]:
         for name, row in rows.items():
-            yield f"{title}{name}: {row['count']:,}" + (f" ({row['bases']:,} bases)" if row["bases"] else "")
+            remedy = "; give a tag with --taxon" if name == NO_TAXON else ""
+            bases = f" ({counted(row['bases'], 'base')})" if row["bases"] else ""
+            yield f"{title}{name}: {row['count']:,}{bases}{remedy}"
 
+    if skipped := info["skipped_files"]:
+        yield f"skipped: {counted(len(skipped), 'input')} ({skipped[0]}{'; …' if len(skipped) > 1 else ''})"
     read, found = ledger["records"]["read"], ledger["regions"]["found"]
-    yield f"records read: {read['count']:,} ({read['bases']:,} bases)"
+    yield f"records read: {read['count']:,} ({counted(read['bases'], 'base')})"
     yield from listed("  skipped, ", ledger["records"]["skipped"])
-    yield f"regions found: {found['count']:,} ({found['bases']:,} bases)"
+    yield f"regions found: {found['count']:,} ({counted(found['bases'], 'base')})"
     if ledger["regions"]["cut"]:
         yield f"  added by cutting: {ledger['regions']['cut']:,}"
     yield from listed("  dropped, ", ledger["regions"]["dropped"])
     regions, kept = (sum(facts[name] for facts in info["splits"].values()) for name in ("regions", "bases"))
-    yield f"regions kept: {regions:,} ({kept:,} bases)"
+    yield f"regions kept: {regions:,} ({counted(kept, 'base')})"
     yield from listed("noted, ", ledger["notes"])
     for row in info["damaged"]:
         yield f"damaged, skipped: {row['error']}"
@@ -104,5 +111,6 @@ def build_report(info: dict) -> Iterator[str]:
         sampled = f", of a sample of one in {leakage['sampled_one_in']}" if leakage["sampled_one_in"] > 1 else ""
         yield (
             f"{name}: {100 * row['fraction_in_training']:.3f} % of its {leakage['kmer_length']}-mers occur in training"
-            f"{sampled}; near copies: {near['regions']:,} of {row['regions']:,} regions ({near['bases']:,} bases)"
+            f"{sampled}; near copies: {near['regions']:,} of {counted(row['regions'], 'region')} "
+            f"({counted(near['bases'], 'base')})"
         )

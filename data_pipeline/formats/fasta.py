@@ -30,7 +30,8 @@ _DATABASES = ("ref", "gb", "emb", "dbj", "tpg", "tpe", "tpd")
 class Sequence(NamedTuple):
     """A FASTA record: `codes` uint8 [length] as in `bases`, `lower_case` int64 [runs, 2] as in `record.Record`.
 
-    `problem` is empty, or says which letter is not a base; its code is N then.
+    `problem` is empty, or says what is wrong: a letter that is not a base (its code is N then), no name, or that of an
+    earlier record.
     """
 
     name: str
@@ -50,9 +51,9 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None, *, fla
 
     Raises:
       FileError, DamagedFileError: as `stream.chunks`.
-      FormatError: the file is not FASTA, a `>` line has no name, a name occurs twice, or a letter is not an IUPAC
-        nucleotide (a protein, a gap), which with `flag` is the record's `problem` instead. It gives the file, line and
-        record.
+      FormatError: the file is not FASTA; or a `>` line has no name, a name occurs twice, or a letter is not an IUPAC
+        nucleotide (a protein, a gap), each of which with `flag` is the record's `problem` instead. It gives the file,
+        line and record.
     """
     path, names, record, masks = Path(path), set(), None, False
     for item in _items(path, progress or (lambda count: None)):
@@ -60,13 +61,13 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None, *, fla
             if record is not None:
                 yield record.finish(masks)
                 masks = masks or record.upper
-            if item.name in names:
-                raise FormatError(
-                    "occurs twice in the file", file=path, line=item.line, field="name", value=item.name,
-                    remedy="rename one of the records",
-                )  # fmt: skip
-            names.add(item.name)
             record = _RecordBuilder(path, item, flag)
+            if not item.name:
+                record.reject(item.line, "a `>` line without a name", remedy="give each record a name")
+            elif item.name in names:
+                problem, remedy = "occurs twice in the file", "rename one of the records"
+                record.reject(item.line, problem, field="name", value=item.name, remedy=remedy)
+            names.add(item.name)
         else:
             record.add(*item)
     if record is None:
@@ -148,10 +149,10 @@ def _header(path: Path, line: int, text: bytes) -> _Header:
     text = text.rstrip(b"\r")
     if b"\r" in text:
         raise FormatError("lines end in CR alone", file=path, line=line, remedy="convert them to LF")
-    words = text.decode("utf-8", "replace").split(None, 1)
-    if not words or text[:1].isspace():
-        raise FormatError("a `>` line without a name", file=path, line=line, remedy="give each record a name")
-    return _Header(line, accession(words[0]), words[1].strip() if len(words) > 1 else "")
+    name, *description = text.decode("utf-8", "replace").split(None, 1) or [""]
+    if text[:1].isspace():  # the words are a description
+        return _Header(line, "", " ".join([name, *description]).strip())
+    return _Header(line, accession(name), "".join(description).strip())
 
 
 class _RecordBuilder:
@@ -167,7 +168,7 @@ class _RecordBuilder:
         letters = text.translate(None, BLANKS)
         codes = letters.translate(CODES)
         if OUTSIDE in codes:
-            self._reject(text, line)
+            self._reject_letter(text, line)
             codes = codes.replace(bytes([OUTSIDE]), bytes([bases.N]))
         lower = bases.runs(np.frombuffer(letters, np.uint8) >= ord("a"))
         if len(lower):
@@ -184,20 +185,20 @@ class _RecordBuilder:
         lower_case = runs if masks else soft_masked(runs, len(codes))
         return Sequence(self.header.name, self.header.description, codes, lower_case, self.problem)
 
-    def _reject(self, text: bytes, line: int) -> None:
+    def _reject_letter(self, text: bytes, line: int) -> None:
         for number, row in enumerate(text.split(b"\n"), line):
             letters = row.translate(None, BLANKS)
             at = letters.translate(CODES).find(OUTSIDE)
             if at >= 0:
-                letter = letters[at : at + 1].decode("latin-1")
-                error = FormatError(
-                    f"is not a nucleotide letter ({''.join(bases.IUPAC)}, in either case)",
-                    file=self.path, line=number, record=self.header.name, field="base", value=letter,
-                    remedy="give DNA without gaps",
-                )  # fmt: skip
-                if not self.flag:
-                    raise error
-                self.problem = self.problem or f"line {number}: {letter!r} {error.problem}"
+                problem = f"is not a nucleotide letter ({''.join(bases.IUPAC)}, in either case)"
+                letter, remedy = letters[at : at + 1].decode("latin-1"), "give DNA without gaps"
+                self.reject(number, problem, field="base", value=letter, record=self.header.name or None, remedy=remedy)
+
+    def reject(self, line: int, problem: str, *, value: str | None = None, **where: str | None) -> None:
+        """Raises a FormatError, or takes the first one for the record's `problem`."""
+        if not self.flag:
+            raise FormatError(problem, file=self.path, line=line, value=value, **where)
+        self.problem = self.problem or f"line {line}: {problem if value is None else f'{value!r} {problem}'}"
 
 
 def soft_masked(lower_case: np.ndarray, length: int) -> np.ndarray:

@@ -34,7 +34,7 @@ GENOME_TAXA = {
 }
 _COLUMNS = 9
 _OTHER_FASTA = "give the FASTA that it annotates"
-_ALIASES = f"{_OTHER_FASTA}, or the names of each contig in both files with --aliases of build"
+_ALIASES = f"{_OTHER_FASTA}, or the names of each contig in both files (gener-jax data build --aliases)"
 _SEQUENCE_REGION = re.compile(rb"##sequence-region\s+(\S+)\s+\d{1,15}\s+(\d{1,15})\s*")
 DIRECTIVES = "##sequence-region directives that cannot be read"  # in `Record.notes`
 

@@ -19,6 +19,11 @@ WHOLE_LENGTH = 98_304  # bases: the published context of 16 384 6-mers
 SCHEMES = {"gene": (*KINDS[:7], "regulatory"), "whole": ("whole",), "mrna": ("mRNA",), "cds": ("cds", "pseudo")}
 
 
+def kind(text: str) -> str:
+    """The kind of KINDS that a text names in any case; text that names none is returned as it is."""
+    return next((name for name in KINDS if name.lower() == text.lower()), text)
+
+
 @dataclasses.dataclass(frozen=True)
 class Scheme:
     """Which intervals of a record become regions, and how they are cut. Lengths are in bases.

@@ -29,6 +29,12 @@ UNKNOWN = "unknown"  # the name in a dataset of no taxon
 LONGER = "records longer than declared"  # in `Record.notes`
 
 
+def tag(text: str) -> str:
+    """The tag of a taxon by its text: "bct", "BCT" and "bacteria" are `bct`; text that is none is returned as it is."""
+    name = text.lower()
+    return DIVISIONS.get(name, name if name in (*TAXA, UNKNOWN) else text)
+
+
 class Segment(NamedTuple):
     """One interval of a location, 0-based half-open; an invalid one (start > end, outside the record) is as written."""
 

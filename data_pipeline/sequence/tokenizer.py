@@ -32,7 +32,7 @@ NUM_SPECIAL = len(SPECIAL_TOKENS)
 OOV, BOS, EOS, PAD, MASK = range(5)
 
 K = Whole(1, 8)  # bases per k-mer
-_TRAIN = "train one with python -m data_pipeline.train_bpe"
+_TRAIN = "train one with gener-jax data train_bpe"
 BPE_SPAN = 16384
 REMAINDERS = ("error", "trim_left", "pad_left", "oov")
 
@@ -303,7 +303,7 @@ def _not_a_base(character: str, position: int) -> TokenizerError:
 
 @dataclass(frozen=True)
 class BpeTokenizer(Tokenizer):
-    """Byte-pair encoding of DNA with a sentencepiece model that `python -m data_pipeline.train_bpe` wrote.
+    """Byte-pair encoding of DNA with a sentencepiece model that `gener-jax data train_bpe` wrote.
 
     A base that is not A, C, G or T is one <oov>. A text has no remainder, so `remainder` has no effect. Sentencepiece
     slows down with longer texts, so runs of bases are cut every 16 384 bases from the start of the run, and no piece

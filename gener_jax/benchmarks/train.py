@@ -35,6 +35,18 @@ def config_of(args, batch: int, context: int) -> Config:
     )  # fmt: skip
 
 
+def for_these_devices(config: Config) -> Config:
+    """The same; with all devices along fsdp, which is logged, if its mesh does not fit them."""
+    from gener_jax.model.sharding import mesh_of
+
+    try:
+        mesh_of(config)
+    except ConfigError as error:
+        log(f"{error}; measuring without this mesh")
+        return dataclasses.replace(config, mesh=Mesh())
+    return config
+
+
 def compare(args) -> dict:
     """Runs ours and the peer alternately; returns our last result with the median rates and ratios."""
     (batch,), (context,) = args.batch, args.context
@@ -78,7 +90,7 @@ def main() -> None:
         args, config, _ = program.parse(None)
         from gener_jax.training.speed import measure
 
-        print(json.dumps(measure(config, args.repeats)))
+        print(json.dumps(measure(for_these_devices(config), args.repeats)))
         return
     program.parser.parse_args()  # a size has no configuration to override
     if len(args.batch) != len(args.context):

@@ -2,18 +2,22 @@
 
     --config=FILE.py            an experiment file with get_config()
     --config.section.field=X    overrides one field, before or after --config
-    --workdir=DIR               the run's folder; default runs/<config name>
+    --workdir=DIR               the run's folder, which names the run; default runs/<config name>
     --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
 
 Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 3 the output is complete, but some of
-its rows are flagged (score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM. `train` saves its state before
-130 and 143.
+its rows are flagged (sample, score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM. `train` saves its state
+before 130 and 143.
 """
 
 import argparse
+import atexit
+import contextlib
 import dataclasses
 import importlib.util
 import logging
+import os
+import signal
 import sys
 import traceback
 import warnings
@@ -116,6 +120,8 @@ class Command:
             values = dataclasses.asdict(pretrained.read_config(folder))
         elif args.config:
             values = load_experiment(args.config)
+            if args.workdir is not None:  # so that reports name the run, not the file that many runs share
+                values["name"] = args.workdir.absolute().name or values["name"]
             folder = args.workdir or Path("runs") / overrides.get("name", values["name"])
         else:
             has_checkpoint = hasattr(args, "checkpoint")
@@ -135,6 +141,7 @@ def run(main: Callable[[], int | None]) -> None:
     import absl.logging
 
     from gener_jax.runtime.errors import CheckpointError, Terminated, TrainingError
+    from gener_jax.runtime.progress import log
 
     cli.escape_unencodable()
     # orbax and its event loop log at length about errors that are reported in one line here.
@@ -142,7 +149,8 @@ def run(main: Callable[[], int | None]) -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unless_loop_closed
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: log(f"warning: {message}")
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         if status := main():
             sys.exit(status)
@@ -159,7 +167,27 @@ def run(main: Callable[[], int | None]) -> None:
             raise
         _fail(1, f"out of device memory: {str(error).splitlines()[0]}")
     except KeyboardInterrupt as interrupt:
-        _end(130, f"interrupted; {interrupt}" if str(interrupt) else "interrupted")
+        status, what = (143, "stopped by SIGTERM") if isinstance(interrupt, _Sigterm) else (130, "interrupted")
+        atexit.register(_leave, status)
+        _end(status, f"{what}; {interrupt}" if str(interrupt) else what)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Sigterm(KeyboardInterrupt):
+    """SIGTERM ends a command as Ctrl-C does, so that a job that is terminated says what it keeps."""
+
+
+def _terminate(*_) -> None:
+    raise _Sigterm
+
+
+def _leave(status: int) -> None:
+    """Ends the process at once: a program that is still running on a device can crash the interpreter's own end."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def _unless_loop_closed(unraisable) -> None:

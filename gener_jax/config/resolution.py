@@ -12,6 +12,8 @@ from data_pipeline.errors import did_you_mean
 from gener_jax.config.schema import Config, Model, ModelSpec, flatten
 from gener_jax.runtime.errors import ConfigError
 
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "a list"}
+
 
 class Text(str):
     """A value from a command line, which is converted to the type of its field.
@@ -62,9 +64,9 @@ def resolve(values: ConfigDict | Mapping, cls: type = Config, path: str = ""):
     for name, value in (values.to_dict() if isinstance(values, ConfigDict) else values).items():
         field = path + name
         if name not in fields:
-            meant = did_you_mean(name, fields)
+            meant = did_you_mean(name, fields) or ";"
             raise ConfigError(
-                f"there is no such field; {path[:-1] or 'config'} has {', '.join(fields)}{meant}", field, value
+                f"there is no such field{meant} {path[:-1] or 'config'} has {', '.join(fields)}", field, value
             )
         type_, optional = fields[name]
         if not dataclasses.is_dataclass(type_):
@@ -78,7 +80,7 @@ def resolve(values: ConfigDict | Mapping, cls: type = Config, path: str = ""):
 
 def _typed(value, type_: type, optional: bool, field: str):
     """The value of a field, converted if it is `Text`."""
-    wrong = ConfigError(f"must be of type {type_.__name__}", field, value)
+    wrong = ConfigError(f"must be {_KINDS[type_]}" + (", or none" if optional else ""), field, value)
     if (value is None or (isinstance(value, Text) and value.lower() == "none")) and optional:
         return None
     if isinstance(value, Text) and type_ is tuple:

@@ -5,12 +5,12 @@ In each section, the fields after "Advanced" are those that few runs change.
 
 import dataclasses
 import itertools
-import warnings
 from collections.abc import Iterator
 
 from data_pipeline.ranges import SEED, Range, Real, Whole
 from data_pipeline.sequence import tokenizer
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.progress import log
 
 
 def _require(condition: bool, field: str, value, problem: str) -> None:
@@ -115,7 +115,11 @@ class Model:
                 f"must be divisible by model.num_attention_heads {heads}; change one, or set model.head_dim",
             )  # fmt: skip
             object.__setattr__(self, "head_dim", self.hidden_size // heads)
-        check("head_dim", self.head_dim % 2 == 0, "must be even, for RoPE")
+        check(
+            "head_dim", self.head_dim % 2 == 0,
+            f"must be even, for RoPE; unless set it is model.hidden_size {self.hidden_size} / "
+            f"model.num_attention_heads {heads}",
+        )  # fmt: skip
         check(
             "num_key_value_heads",
             heads % self.num_key_value_heads == 0,
@@ -163,7 +167,7 @@ class Tokenizer:
         check("k", tokenizer.K)
         check(
             "model_file", self.kind != "bpe" or self.model_file is not None,
-            "tokenizer.kind bpe needs a model: python -m data_pipeline.train_bpe DIR --output bpe.model",
+            "tokenizer.kind bpe needs a model: gener-jax data train_bpe DIR --output bpe.model",
         )  # fmt: skip
 
     def make(self) -> tokenizer.Tokenizer:
@@ -182,7 +186,7 @@ class Tokenizer:
 class ModelSpec:
     """A model apart from its parameters and from how it was trained: what inference and published folders know."""
 
-    name: str = "base"  # of the run; its folder is runs/NAME unless `--workdir` is given
+    name: str = "base"  # of the run; its folder is runs/NAME unless `--workdir` is given, which then names it
     model: Model = dataclasses.field(default_factory=Model)
     tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
     prompt_convention: str = "v2"  # framing for embeddings: v1 <s> DNA, v2 <s> DNA <s>, or unknown
@@ -202,7 +206,7 @@ class ModelSpec:
 class Data:
     """The dataset and how it is read."""
 
-    path: str = "datasets/refseq"  # a folder that data_pipeline.build wrote
+    path: str = "datasets/refseq"  # a folder that gener-jax data build wrote
     build_from: tuple[str, ...] = ()  # annotated genomes to build it from if it does not exist
     storage: str = "bases"  # what a built dataset stores: bases, or token_ids (fixed phase and strand; bpe needs it)
     validation_fraction: float = 0.05  # expected fraction of overlap groups that a build holds out
@@ -414,15 +418,15 @@ class Config(ModelSpec):
         )  # fmt: skip
         if (warmup := self.optimizer.warmup_steps) > (steps := self.train.num_steps):
             fewer = -(-steps // 10)
-            warnings.warn(
-                f"optimizer.warmup_steps {warmup} exceeds train.num_steps {steps}, so a tenth of them warm up: {fewer}",
-                stacklevel=3,
+            log(
+                f"warning: optimizer.warmup_steps {warmup} exceeds train.num_steps {steps}: "
+                f"warm-up shortened to {fewer} step{'s' * (fewer > 1)}"
             )
             object.__setattr__(self, "optimizer", dataclasses.replace(self.optimizer, warmup_steps=fewer))
         _require(
             self.tokenizer.kind != "bpe" or self.data.storage == "token_ids", "data.storage", self.data.storage,
             "tokenizer.kind bpe needs a dataset of token ids; set data.storage=token_ids "
-            "(python -m data_pipeline.build --storage token_ids --tokenizer bpe --model_file FILE)",
+            "(gener-jax data build --storage token_ids --tokenizer bpe --model_file FILE)",
         )  # fmt: skip
         _require(
             self.objective.fns_from_step is None or self.tokenizer.kind == "kmer", "objective.fns_from_step",

@@ -17,7 +17,7 @@ def exists(path: str) -> bool:
 
 def missing(path: str) -> DatasetError:
     """The error if there is no dataset in a folder, and nothing to build it from."""
-    build, folder = "python -m data_pipeline.build --input", Path(path)
+    build, folder = "gener-jax data build --input", Path(path)
     if folder.exists():
         remedy = f"if it holds genomes: {build} {shlex.quote(path)} --output datasets/{folder.absolute().name}"
         return DatasetError("is not a dataset, which has a dataset.json", file=path, remedy=remedy)

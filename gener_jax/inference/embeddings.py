@@ -16,7 +16,7 @@ from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.model.decoder import Decoder
 from gener_jax.runtime.errors import InputError, whole
 
-_UNKNOWN = (
+UNKNOWN = (
     "a sequence, or a chunk of one, has no whole k-mer of known bases, so its embedding is that of <oov> and does not "
     "depend on its bases (remainder='pad_left' encodes short sequences)"
 )
@@ -49,6 +49,11 @@ def pooled(
         real = jnp.arange(ids.shape[1]) < lengths[:, None]
         return jnp.einsum("btd,bt->bd", hidden, real.astype(jnp.float32)) / lengths[:, None]
     return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
+
+
+def unknown(ids: np.ndarray) -> bool:
+    """Whether a framed sequence, int32 [tokens], has <oov> and no k-mer."""
+    return OOV in ids and bool((ids < NUM_SPECIAL).all())
 
 
 def frames(lm, prompt: Prompt, argument: str, chunks: int, remainder: str) -> list[np.ndarray]:
@@ -92,8 +97,8 @@ def embed(
             f"{lm.spec.name} frames sequences as v1, which has no separator; use 'last'", "pooling", pooling
         )
     rows = [row for i, x in enumerate(prompts) for row in frames(lm, x, f"sequences[{i}]", chunks, remainder)]
-    if any(OOV in row and (row < NUM_SPECIAL).all() for row in rows):
-        warnings.warn(_UNKNOWN, stacklevel=3)
+    if any(map(unknown, rows)):
+        warnings.warn(UNKNOWN, stacklevel=3)
     lm.warn_unseen(rows, framed=pooling in ("last", "separator"))
 
     def compute(chosen, number, length):

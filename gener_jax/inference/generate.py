@@ -26,7 +26,7 @@ from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, PAD, Tokenizer, kmer_codes
 from gener_jax.inference.batches import right_pad, round_up
 from gener_jax.inference.constraints import Constraint
-from gener_jax.inference.prompt import Encoded
+from gener_jax.inference.prompt import Encoded, Prompt
 from gener_jax.inference.samplers import Sampler
 from gener_jax.model import kernels, kmers, sharding
 from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
@@ -102,9 +102,14 @@ def _advance(model: Decoder, params, request: Request, state: State, until) -> S
         logits = model.apply({"params": params}, s.hidden, method="logits")
         mask = jnp.where(s.step == 0, request.first_allowed, request.allowed)
         each = list(zip(request.constraints, request.tables, s.constraints, strict=True))
-        for kind, tables, state in each:
-            made, wanted = s.have - request.left_over, request.num_bases - request.left_over
-            mask &= kind.allowed(tables, state, made, wanted) | (request.token_bases == 0)
+        if each:
+            made, wanted = s.have - request.left_over, (request.num_bases - request.left_over)[:, None]
+            wanted, ends = jnp.where(request.stops, made[:, None], wanted), []
+            for kind, *x in each:
+                ends.append(kind.ends(*x) if hasattr(kind, "ends") else jnp.zeros_like(wanted))
+                wanted = jnp.where(ends[-1] > 0, jnp.minimum(wanted, made[:, None] + ends[-1]), wanted)
+            for kind, *x in each:
+                mask &= kind.allowed(*x, made, wanted)
         stuck = ~mask.any(-1) & ~s.done
         done = s.done | stuck
         keys = jax.vmap(jax.random.fold_in, (0, None))(request.keys, s.step)
@@ -117,11 +122,11 @@ def _advance(model: Decoder, params, request: Request, state: State, until) -> S
             s = s.replace(log_probs=s.log_probs.at[:, s.step].set(log_probs))
         have = s.have + jnp.where(done, 0, request.token_bases[token])
         if each:
-            states, ended = zip(*(kind.advance(*x, token) for kind, *x in each), strict=True)
-            ended = jnp.stack(ended, axis=1)
-            ends = ~done[:, None] & (ended > 0) & (s.have[:, None] + ended <= request.num_bases[:, None])
-            s = s.replace(constraints=states, ended=jnp.where(ends, s.have[:, None] + ended, s.ended))
-            done |= ends.any(1)
+            states = tuple(kind.advance(*x, token) for kind, *x in each)
+            ended = jnp.stack([jnp.take_along_axis(x, token[:, None], axis=1)[:, 0] for x in ends], axis=1)
+            ending = ~done[:, None] & (ended > 0) & (s.have[:, None] + ended <= request.num_bases[:, None])
+            s = s.replace(constraints=states, ended=jnp.where(ending, s.have[:, None] + ended, s.ended))
+            done |= ending.any(1)
         done |= request.stops[token] | (have >= request.num_bases)
         hidden, cache = model.apply(
             {"params": params}, token[:, None], positions_BT=s.positions[:, None], cache=s.cache
@@ -198,6 +203,24 @@ def max_tokens(tokenizer: Tokenizer, num_bases: int) -> int:
     return int(-(-num_bases // tokenizer.token_bases[tokenizer.token_bases > 0].min()))
 
 
+def encode(lm, prompt: Prompt, argument: str, num_bases: int, remainder: str, exact: bool) -> Encoded:
+    """A prompt in tokens, with room for `num_bases` bases after it; `exact`: for log_probs or constraints.
+
+    Raises:
+      InputError: of `argument`, if it exceeds the model's positions, or ends in an unknown base that `exact` does not
+        support.
+    """
+    encoded, text = prompt.encode(lm.tokenizer, remainder), str(prompt)
+    left_over = encoded.left_over
+    lm.check_length(len(encoded.ids) + max_tokens(lm.tokenizer, len(left_over) + num_bases), argument, text)
+    if exact and (left_over >= bases.N).any():
+        raise InputError(
+            f"it has an unknown base among the {len(left_over)} left over at its end, which neither log_probs "
+            "nor constraints support; shorten it", argument, text,
+        )  # fmt: skip
+    return encoded
+
+
 def cache_size(rows: int, prompt: int, num_bases: int, tokenizer: Tokenizer) -> tuple[int, int]:
     """Rows and slots of the cache for continuing `rows` prompts of up to `prompt` tokens by `num_bases`."""
     return _num_rows(rows), round_up(prompt) + round_up(max_tokens(tokenizer, num_bases) + 1)
@@ -207,7 +230,7 @@ def cache_size(rows: int, prompt: int, num_bases: int, tokenizer: Tokenizer) -> 
 class Continuation:
     """The continuation of a prompt; `pandas.DataFrame` makes a table of several.
 
-    `end` is why it ends: "length", the special token that was generated ("</s>"), or "stop codon". `log_probs`, float32
+    `end` is why it ends: "length", the special token that was generated ("</s>"), or "stop_codon". `log_probs`, float32
     [bases], if requested: the log-probability of each base in nats, given all bases before it, under the model's own
     distribution over the full vocabulary (without temperature, filters and constraints). They add up to the
     log-probability of the continuation given the prompt.

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.ranges import SEED
-from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS
 from gener_jax.config import ModelSpec, with_model
 from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraint
 from gener_jax.inference.embeddings import embed
-from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size, max_tokens
+from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size, encode
 from gener_jax.inference.likelihood import Score, base_probabilities, log_likelihood
-from gener_jax.inference.prompt import REMAINDERS, Prompt, as_prompt, as_prompts
+from gener_jax.inference.prompt import REMAINDERS, Encoded, Prompt, as_prompt, as_prompts
 from gener_jax.inference.region import RegionScorer, RegionScores, Saturation, saturate
 from gener_jax.inference.samplers import Bases, Sampler, of_options
 from gener_jax.inference.variants.genome import Aliases, Genome
@@ -30,6 +29,8 @@ from gener_jax.model import decoder, kernels, memory, sharding
 from gener_jax.runtime.errors import InputError, whole, within
 from gener_jax.storage import pretrained, provenance
 from gener_jax.storage.provenance import Provenance, unseen
+
+_STEPS = 64  # tokens decoded per call of the program: Ctrl-C is seen between calls
 
 
 class LM:
@@ -344,6 +345,8 @@ class LM:
             if model.linear_factor == model.llama3_factor == 1:
                 settings.append(("model.yarn_factor", -(-tokens // model.max_position_embeddings)))
             problem = f"needs up to {tokens} tokens{per_token}, but the model was made for {longest}"
+            if argument == "context":
+                problem += f"; a shorter one is enough to score, such as {longest // 2 * self.tokenizer.k}"
             raise InputError(problem, argument, value, settings=settings)
         trained = self.provenance and self.provenance.context_length
         window = self.spec.model.sliding_window or longest
@@ -368,6 +371,7 @@ class LM:
         log_probs: bool = False,
         details: bool = False,
         batch_size: int = BATCH_SIZE,
+        on_batch: Callable[[int, int], None] | None = None,
     ) -> list:
         """Continues each prompt by exactly `num_bases` bases, or fewer if a token of `stop` or a stop codon ends it.
 
@@ -385,7 +389,8 @@ class LM:
           sampler: instead of the four, one of `samplers` or your own; see `samplers.Sampler`.
           seed: one for all (each row gets its own stream), or one per row of the result; a row's sample depends on its
             seed and prompt, not on the batch.
-          stop: special tokens, such as "</s>", that end a row; no other special token is ever generated.
+          stop: special tokens, such as "</s>", that end a row, where the constraints hold; no other special token is
+            ever generated.
           remainder: how a prompt that is not a whole number of k-mers is read. "constrain": its last bases fix the
             beginning of the first generated token exactly, so the continuation follows without a gap. "trim_left" and
             "pad_left" (with A) change the prompt's beginning, as the authors recommend.
@@ -395,6 +400,7 @@ class LM:
           details: return `Continuation`s, which include the reason each one ends; implied by `log_probs`. Otherwise
             strings.
           batch_size: rows decoded together.
+          on_batch: called after each batch with its number of continuations and of their bases, to show progress.
 
         Raises:
           InputError: if an argument is invalid: a prompt is not DNA or exceeds the model's positions, the number of
@@ -421,9 +427,14 @@ class LM:
             index = [distinct.index(p) for p in prompt_of]
             names = [f"prompts[{i // num_samples}], sample {i % num_samples + 1}" for i in chosen]
             batch = Batch(self, [encoded[p] for p in distinct], index, names, keys[np.array(chosen)], *options)
-            batch.advance(batch.state.ids.shape[1])
+            most = batch.state.ids.shape[1]
+            for until in range(_STEPS, most + _STEPS, _STEPS):
+                if not batch.advance(min(until, most)):
+                    break
             for i, continuation in zip(chosen, batch.continuations(), strict=True):
                 found[i] = continuation
+            if on_batch is not None:
+                on_batch(len(chosen), sum(len(found[i].text) for i in chosen))
         return found if details or log_probs else [x.text for x in found]
 
     def stream(
@@ -474,20 +485,32 @@ class LM:
                                        ("constraints", constraints, constraints)):  # fmt: skip
                 if given:
                     raise InputError(f"needs a k-mer tokenizer, not {self.tokenizer.name}", name, value)
-        encoded = [prompt.encode(self.tokenizer, remainder) for prompt in prompts.values()]
-        for (name, prompt), (ids, _, left_over) in zip(prompts.items(), encoded, strict=True):
-            self.check_length(len(ids) + max_tokens(self.tokenizer, len(left_over) + num_bases), name, str(prompt))
-            if (log_probs or constraints) and (left_over >= bases.N).any():
-                raise InputError(
-                    f"it has an unknown base among the {len(left_over)} left over at its end, which neither log_probs "
-                    "nor constraints support; shorten it", name, str(prompt),
-                )  # fmt: skip
+        options = num_bases, remainder, bool(log_probs or constraints)
+        encoded = [encode(self, prompt, name, *options) for name, prompt in prompts.items()]
+        _check(constraints, prompts, encoded, num_bases)
         for name in stop:
             if name not in SPECIAL_TOKENS:
                 raise InputError(f"must be among {' '.join(SPECIAL_TOKENS)}", "stop", name)
         stops = np.array([token in stop for token in self.tokenizer.tokens])
         self.warn_unseen([*(ids for ids, _, _ in encoded), np.flatnonzero(stops)])
         return encoded, (num_bases, sampler, stops, constraints, log_probs)
+
+
+def _check(constraints: list[Constraint], prompts: dict[str, Prompt], encoded: list[Encoded], num_bases: int) -> None:
+    """Refuses constraints that no continuation satisfies; warns of prompts that have what they forbid."""
+    checks = [constraint.check for constraint in constraints if hasattr(constraint, "check")]
+    broken = {
+        name: [w for check in checks for w in check(x, num_bases)] for name, x in zip(prompts, encoded, strict=True)
+    }
+    names = [name for name, what in broken.items() if what]
+    if names:
+        text = str(prompts[names[0]])
+        others = f" ({len(names) - 1} more of the prompts have such DNA)" if len(names) > 1 else ""
+        warnings.warn(
+            f"{names[0]}, {text if len(text) <= 60 else text[:60] + '…'}, has {' and '.join(broken[names[0]])}; the "
+            f"constraints hold only for what is generated after it{others}",
+            stacklevel=4,
+        )
 
 
 def _listed(constraints: Iterable[Constraint] | None) -> list[Constraint]:
@@ -548,7 +571,7 @@ def load(
       mesh: None: all devices along fsdp if their number divides the hidden size, else the first device alone.
       prompt_convention: "v1" or "v2", how sequences are framed for embeddings; None: as the folder or its name
         implies (see `LM.frame`).
-      download: download a name that is not in the cache; needs `pip install 'gener_jax[hub]'`.
+      download: download a name that is not in the cache; needs `pip install -e '.[hub]'`.
       check_memory: raise before loading a model that does not fit.
       model: other fields of `spec.model`. dtype="bfloat16" computes and stores in bfloat16. For longer inputs:
         yarn_factor=4 (YaRN), rope_theta=5e6 with max_position_embeddings=65536 (another base), sliding_window=16384.

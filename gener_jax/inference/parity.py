@@ -61,7 +61,7 @@ def require() -> None:
         import torch  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        problem = f"cannot compare with transformers ({error}); pip install 'gener_jax[parity]'"
+        problem = f"cannot compare with transformers ({error}); pip install -e '.[parity]'"
         raise CheckpointError(None, problem) from None
 
 

@@ -20,6 +20,7 @@ from gener_jax.inference.variants.genome import Genome, Stretch
 from gener_jax.inference.variants.interval import POSITION, Interval
 from gener_jax.inference.variants.scoring import CONTEXT, Scorer
 from gener_jax.inference.variants.variant import Variant
+from gener_jax.plotting import region as plots
 from gener_jax.runtime.errors import InputError, whole
 
 LETTERS = "ACGT"  # the order of columns
@@ -46,6 +47,7 @@ class Substitution(NamedTuple):
     ref: str
     alt: str
     llr: float
+    spread: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ class RegionScores:
     """The probabilities of the bases of a region; `pandas.DataFrame(scores.rows())` is a table of them.
 
     Attributes:
-      interval: the region, with the contig's name in the genome.
+      interval: the region, its contig named as it was given.
       reference: its bases on the + strand.
       probabilities: of A, C, G and T at each base of the + strand, float32 [bases, 4]; NaN at unknown bases.
     """
@@ -61,6 +63,10 @@ class RegionScores:
     interval: Interval
     reference: str
     probabilities: np.ndarray
+
+    def logo(self):
+        """A matplotlib figure of them as a sequence logo; see `plotting.region.logo`. Needs logomaker."""
+        return plots.logo(self.probabilities, self.reference, *self.interval[:2])
 
     @property
     def log_p(self) -> np.ndarray:
@@ -80,49 +86,64 @@ class Saturation:
     """The scores of all substitutions in a region; `pandas.DataFrame(saturation.rows())` is a table of them.
 
     Attributes:
-      interval: the region, with the contig's name in the genome.
+      interval: the region, its contig named as it was given.
       reference: its bases on the + strand.
       protocol: how they were scored; see `Scored`.
       llr: the log-likelihood ratio of replacing each base by A, C, G and T, float64 [bases, 4], reference minus
         alternate: positive if the model prefers the reference; in the protocol's unit. 0 for the reference itself, NaN
         where it could not be scored.
+      spread: the standard deviation of each over phases, float64 [bases, 4]; NaN if there is only one, or no score.
     """
 
     interval: Interval
     reference: str
     protocol: str
     llr: np.ndarray
+    spread: np.ndarray
+
+    @property
+    def unit(self) -> str:
+        """Of `llr`: "nats", "nats per k-mer" or "nats per base"."""
+        return {"window": "nats per k-mer", "window_base": "nats per base"}.get(self.protocol, "nats")
+
+    def plot(self):
+        """A matplotlib figure of them as a heat map; see `plotting.region.heat_map`."""
+        return plots.heat_map(self.llr, self.reference, *self.interval[:2], self.unit)
 
     def rows(self) -> Iterator[Substitution]:
         """Yields three rows per known base."""
         for i, ref in enumerate(self.reference):
-            for alt, llr in zip(LETTERS, self.llr[i], strict=True):
+            for alt, llr, spread in zip(LETTERS, self.llr[i], self.spread[i], strict=True):
                 if ref in LETTERS and alt != ref:
-                    yield Substitution(self.interval.contig, self.interval.start + i + 1, ref, alt, float(llr))
+                    at = self.interval.start + i + 1
+                    yield Substitution(self.interval.contig, at, ref, alt, float(llr), float(spread))
 
 
 def find(genome: Genome, interval: str | Interval) -> tuple[Interval, Stretch]:
-    """An interval under the name of its contig in the genome, and the stretch that contains it.
+    """The interval that a text names, its contig as it was written, and the stretch of the genome that contains it.
 
     Raises:
       InputError: if it is no interval such as chr1:101-200, is empty, or is not in the genome.
     """
     where = Interval.parse(interval) if isinstance(interval, str) else interval
     if not isinstance(where, Interval) or where.start not in POSITION or where.end not in POSITION:
-        raise InputError("must be an interval such as chr1:101-200, 1-based", "region", interval)
+        raise InputError("must be an interval such as chr1:101-200; positions start at 1", "region", interval)
     if where.strand != "+":
-        raise InputError("must be on the + strand; the option strand chooses what is scored", "region", interval)
+        raise InputError(
+            "must be written without (-), as on the + strand; the option strand chooses what is scored",
+            "region",
+            interval,
+        )
     contig = genome.contig(where.contig)
     if contig is None:
         raise InputError(genome.missing(where.contig), "region", interval)
     if not 0 <= where.start < where.end:
         raise InputError("its end must not be before its start", "region", interval)
-    found = where._replace(contig=contig)
-    stretch = genome.stretch(found)
+    stretch = genome.stretch(where._replace(contig=contig))
     if stretch is None:
-        last = max(s.end for s in genome.stretches[contig])
-        raise InputError(f"is outside the bases of {contig} in the FASTA (up to {last})", "region", interval)
-    return found, stretch
+        held = " and ".join(f"{s.start + 1} to {s.end}" for s in genome.stretches[contig][:3])
+        raise InputError(f"is outside the bases of {contig} in the FASTA, which has {held}", "region", interval)
+    return where, stretch
 
 
 def default_context(spec: ModelSpec) -> int:
@@ -211,9 +232,10 @@ def saturate(scorer: Scorer, interval: str | Interval, genome: Genome) -> Satura
     reference = bases.decode(stretch.codes[where.start - stretch.start : where.end - stretch.start])
     at = [(i, j) for i, ref in enumerate(reference) if ref in LETTERS for j in range(4) if LETTERS[j] != ref]
     variants = (Variant(where.contig, where.start + i, reference[i], LETTERS[j]) for i, j in at)
-    llr, protocol = np.full((len(reference), 4), np.nan), ""
+    llr, spread, protocol = np.full((len(reference), 4), np.nan), np.full((len(reference), 4), np.nan), ""
     for i, ref in enumerate(reference):
         llr[i, [letter == ref for letter in LETTERS]] = 0
     for (i, j), score in zip(at, scorer(variants, genome), strict=True):
         llr[i, j], protocol = score.llr, score.protocol or protocol
-    return Saturation(where, reference, protocol, llr)
+        spread[i, j] = np.nan if score.spread is None else score.spread
+    return Saturation(where, reference, protocol, llr, spread)

@@ -141,7 +141,7 @@ def training_shortage(config: Config, trains=everything, init=None, flags: str =
         f"{config.name} needs about {total:.0f} GiB per device ({state:.0f} for parameters, gradients and AdamW, "
         f"{need['activations']:.0f} for activations), but there are {have:.0f} GiB on each of {len(jax.devices())} "
         f"{jax.devices()[0].platform} device(s). For a mesh, remat policy and number of microbatches that fit: "
-        f"python -m gener_jax.plan {flags} --devices {len(jax.devices())} --device_memory_gib {have:.3g}. If none "
+        f"gener-jax plan {flags} --devices {len(jax.devices())} --device_memory_gib {have:.3g}. If none "
         "does, use more devices, or a smaller train.batch_size or data.context_length; train.check_memory=false skips "
         "this check"
     )

@@ -5,30 +5,49 @@ from collections.abc import Mapping
 from gener_jax.plotting.figure import COLOURS, GREY, new_figure
 
 
-def groups(title: str, label: str, compared: Mapping[str, float], breakdown: Mapping[str, Mapping[str, float]]):
-    """Dots on horizontal lines: the model and what it is compared with, and the model by group.
+def groups(
+    title: str,
+    label: str,
+    compared: Mapping[str, float],
+    breakdown: Mapping[str, Mapping[str, float]],
+    chance: float | None = None,
+):
+    """Dots in sections, one below the other: the model and what it is compared with, then the model by group.
 
     Args:
       title: of the plot.
       label: of the metric.
       compared: name → value, the model first; a line goes down from the model's.
-      breakdown: column → group → value.
+      breakdown: column → group → value, a section and a colour for each column.
+      chance: the value of a model that knows nothing, drawn as a line.
     """
-    rows = [(name, value, COLOURS[1] if i else COLOURS[0]) for i, (name, value) in enumerate(compared.items())]
-    for column, values in breakdown.items():
-        rows += [(f"{column}: {name}", value, COLOURS[0]) for name, value in values.items()]
-    with new_figure(height=1.2 + 0.24 * len(rows)) as figure:
-        axes = figure.add_subplot()
-        axes.axvline(rows[0][1], color=GREY, linewidth=1, linestyle="--", zorder=1)
-        axes.scatter([value for _, value, _ in rows], range(len(rows)), color=[colour for *_, colour in rows], zorder=3)
-        for i, (_, value, _) in enumerate(rows):
+    sections = [("", dict(compared)), *breakdown.items()]
+    with new_figure(height=1.2 + 0.24 * (sum(len(values) + 1 for _, values in sections))) as figure:
+        axes, names, at = figure.add_subplot(), [], 0.0
+        axes.axvline(next(iter(compared.values())), color=COLOURS[0], linewidth=1, linestyle="--", zorder=1)
+        if chance is not None:
+            axes.axvline(chance, color=GREY, linewidth=1, linestyle=":", zorder=1)
             axes.annotate(
-                f"{value:.3f}", (value, i), (6, 0), textcoords="offset points", va="center", fontsize=8,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                "chance", (chance, 1), (3, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
+                va="top", fontsize=8, color=GREY,
             )  # fmt: skip
-        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
-        axes.invert_yaxis()
+        for number, (column, values) in enumerate(sections):
+            if number:
+                axes.axhline(at, color="#cccccc", linewidth=0.8, zorder=0)
+                at += 1
+            for row, (name, value) in enumerate(values.items()):
+                colour = GREY if number == 0 and row else COLOURS[number % len(COLOURS)]
+                axes.plot(value, at, "o", color=colour, zorder=3)
+                axes.annotate(
+                    f"{value:.3f}", (value, at), (6, 0), textcoords="offset points", va="center", fontsize=8,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                )  # fmt: skip
+                names.append((at, f"{column}: {name}" if column else name))
+                at += 1
+        axes.set_yticks(*zip(*names, strict=True))
+        axes.set_ylim(at, -1)
         axes.margins(x=0.15)
+        axes.grid(False)
         axes.set_xlabel(label)
         axes.set_title(title)
     return figure

@@ -20,7 +20,7 @@ def heat_map(llr: np.ndarray, reference: str, contig: str, start: int, unit: str
 
     Args:
       llr: float [bases, 4] for A, C, G and T, reference minus alternate, in `unit`; NaN is left grey.
-      reference: the bases; each is a dot in its cell.
+      reference: the bases; each is a dot in its cell, and a letter below the row.
       contig, start: where the first base is, 0-based; positions are shown 1-based.
     """
     import matplotlib
@@ -39,10 +39,13 @@ def heat_map(llr: np.ndarray, reference: str, contig: str, start: int, unit: str
             axis.set_ylabel("alternate")
             axis.grid(False)
             _positions(axis, start, first, last)
-        _label(axes, f"Substitutions in {contig}", f"position on {contig}; dot: reference base")
+            for i in range(first, last):
+                _letter(axis, i, reference[i])
+        _label(axes, f"Substitutions in {contig}", f"reference (dot), position on {contig}")
         figure.colorbar(
-            image, ax=[axis for axis, *_ in axes], label=f"reference − alternate\n({unit})", pad=0.01, aspect=12
-        )
+            image, ax=[axis for axis, *_ in axes], pad=0.01, aspect=12,
+            label=f"llr ({unit})\norange: reference preferred\nviolet: alternate preferred",
+        )  # fmt: skip
     return figure
 
 
@@ -63,7 +66,7 @@ def logo(probabilities: np.ndarray, reference: str, contig: str, start: int):
     p = np.nan_to_num(probabilities.astype(np.float64))
     known = p.sum(1, keepdims=True) > 0
     bits = known * (2 + np.sum(p * np.log2(np.maximum(p, 1e-30)), axis=1, keepdims=True))
-    top = min(max(1.1 * float(bits.max(initial=0)), 0.5), 2)
+    top = min(max(1.1 * float(bits.max(initial=0)), 0.02), 2)
     heights = pandas.DataFrame(p * bits, columns=list(LETTERS))
     with _rows(len(reference), 1.7) as (figure, axes):
         for axis, first, last in axes:
@@ -73,12 +76,7 @@ def logo(probabilities: np.ndarray, reference: str, contig: str, start: int):
             axis.set_ylabel("bits")
             _positions(axis, start, first, last)
             for i in range(first, last):
-                likeliest = reference[i] == LETTERS[int(p[i].argmax())]
-                axis.text(
-                    i, -0.03, reference[i], transform=axis.get_xaxis_transform(), ha="center", va="top", fontsize=7,
-                    weight="bold" if likeliest else "normal", color="black" if likeliest else GREY,
-                )  # fmt: skip
-            axis.tick_params(axis="x", length=0, pad=12)
+                _letter(axis, i, reference[i], bold=reference[i] == LETTERS[int(p[i].argmax())])
         _label(axes, f"Bases in {contig}", f"reference (bold: most likely), position on {contig}")
     return figure
 
@@ -102,7 +100,16 @@ def _label(axes: list, title: str, below: str) -> None:
 
 
 def _positions(axis, start: int, first: int, last: int) -> None:
-    """Labels every tenth position, 1-based, and keeps the row's width."""
+    """Labels every tenth position, 1-based, below the letters."""
     step = 10 if last - first > 20 else 5
     at = [i for i in range(first, last) if (start + i + 1) % step == 0]
     axis.set_xticks(at, [f"{start + i + 1:,}" for i in at])
+    axis.tick_params(axis="x", length=0, pad=12)
+
+
+def _letter(axis, i: int, letter: str, bold: bool = False) -> None:
+    """Writes a base of the reference below its column."""
+    axis.text(
+        i, -0.03, letter, transform=axis.get_xaxis_transform(), ha="center", va="top", fontsize=7,
+        weight="bold" if bold else "normal", color="black" if bold else GREY,
+    )  # fmt: skip

@@ -12,24 +12,22 @@ from gener_jax.plotting.figure import COLOURS, label_lines, new_figure
 
 
 def loss(name: str, log: Iterable[dict]):
-    """The training loss in nats per token and in bits per base, each with its moving mean; held-out values as dots."""
+    """The training loss with its moving mean, and held-out values as dots; in nats per token if no line has bits."""
     log = list(log)
-    panels = [("loss", "loss (nats per token)"), ("bits_per_base", "bits per base")]
-    panels = [panel for panel in panels if any(panel[0] in line for line in log)]
-    with new_figure(height=1 + 2.3 * len(panels)) as figure:
-        for axes, (metric, label) in zip(
-            figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True
-        ):
-            steps, values = _series(log, metric)
-            if len(steps) >= 20:
-                axes.plot(steps, values, color=COLOURS[0], alpha=0.25, linewidth=1)
-            axes.plot(*_smoothed(steps, values), color=COLOURS[0], label="training")
-            held_out = _series([{"step": x["step"], **x["held_out"]} for x in log if "held_out" in x], metric)
-            axes.plot(*held_out, "o-", color=COLOURS[1], markersize=4, linewidth=1, label="held out")
-            axes.set_ylabel(label)
+    in_bits = any("bits_per_base" in line for line in log)
+    metric, label = ("bits_per_base", "bits per base") if in_bits else ("loss", "nats per token")
+    with new_figure() as figure:
+        axes = figure.add_subplot()
+        steps, values = _series(log, metric)
+        if len(steps) >= 20:
+            axes.plot(steps, values, color=COLOURS[0], alpha=0.25, linewidth=1)
+        axes.plot(*_smoothed(steps, values), color=COLOURS[0], label="training")
+        held_out = _series([{"step": x["step"], **x["held_out"]} for x in log if "held_out" in x], metric)
+        axes.plot(*held_out, "o-", color=COLOURS[1], markersize=4, linewidth=1, label="held out")
         _steps(axes)
-        figure.axes[0].set_title(f"{name}: training loss")
-        figure.axes[0].legend(loc="upper right")
+        axes.set_ylabel(f"{label} (lower is better)")
+        axes.set_title(f"{name}: loss in training and on held-out regions")
+        axes.legend(loc="upper right")
     return figure
 
 

@@ -15,6 +15,9 @@ class Device(NamedTuple):
 
 
 DEVICES = {
+    # Of the HGX B200 with 1000 W: https://glennklockwood.com/garden/processors/B200 after NVIDIA's architecture brief,
+    # the same rate in torchao's roofline (pytorch/ao, #4002). Memory as nvidia-smi reports it, 183359 MiB.
+    "b200": Device(2250, 179.0, 900, 8, 50, ("NVIDIA B200",)),
     "h100": Device(989, 79.6, 450, 8, 50, ("H100",)),
     "h200": Device(989, 139.8, 450, 8, 50, ("H200",)),
     "a100": Device(312, 79.2, 300, 8, 25, ("A100",)),

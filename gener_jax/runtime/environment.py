@@ -6,14 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gener_jax import __version__
+
 
 def environment() -> dict:
     """The command, commit, versions and devices that made a result."""
     import jax
 
-    versions = {}
+    versions = {"gener_jax": __version__}
     for package in (
-        "gener_jax",
         "jax",
         "jaxlib",
         "flax",

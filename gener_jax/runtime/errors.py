@@ -98,8 +98,12 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, problem: str, field: str | None = None, value=None):
-        """`problem` follows "FIELD is VALUE: " where a field is given, else it is the whole line."""
-        super().__init__(problem if field is None else f"{field} is {one_line(repr(value))}: {problem}")
+        """`problem` is the whole line without a field; else it follows "FIELD is VALUE: ", or the name alone of a flag
+        without a value (None or True).
+        """
+        bare = field is not None and field.startswith("--") and (value is None or value is True)
+        where = "" if field is None else f"{field} " if bare else f"{field} is {one_line(repr(value))}: "
+        super().__init__(where + problem)
         self.field, self.value = field, value
 
 
@@ -130,7 +134,7 @@ def user_errors(what: str = "", flags: Collection[str] = ()):
     except (ConfigError, DataError, CheckpointError, TrainingError):
         raise
     except InputError as error:
-        choices = [f"--config.{name}={value}" for name, value in error.settings]
+        choices = [f"--{name} {x}" if name in flags else f"--config.{name}={x}" for name, x in error.settings]
         problem = _with_remedy(error.problem, "give", choices)
         flag, text = "--" * (error.argument in flags), error.place + problem
         raised = ConfigError(f"{what}: {text}" if what and not flag else flag + text)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from data_pipeline.errors import counted
+
 _BAR = 10  # columns that the bar itself keeps on a narrow terminal
 
 
@@ -49,9 +51,12 @@ def log(text: str) -> None:
 class Rate:
     """Sequences or variants done so far, and their rate, also in bases."""
 
-    def __init__(self, unit: str, total: int | None, initial: int = 0, seconds: float = 10):
-        """`seconds` between plain lines."""
-        self._bar = tqdm(total=total, initial=initial, unit=unit, dynamic_ncols=True) if sys.stderr.isatty() else None
+    def __init__(
+        self, unit: str, total: int | None, initial: int = 0, seconds: float = 10, *, rows_printed: bool = False
+    ):
+        """`seconds` between plain lines; no bar if rows are printed on a terminal, whose lines it would break."""
+        bar = sys.stderr.isatty() and not (rows_printed and sys.stdout.isatty())
+        self._bar = tqdm(total=total, initial=initial, unit=unit, dynamic_ncols=True) if bar else None
         self._unit, self._total, self._initial, self._seconds = unit, total, initial, seconds
         self._began = self._printed = time.perf_counter()
         self.done, self.bases = initial, 0
@@ -72,9 +77,10 @@ class Rate:
         """The state of the work and its rate, as one line."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
         rate = (self.done - self._initial) / seconds
-        of = "" if self._total is None else f" of {self._total:,}"
+        of = "" if self._total is None else f"{self.done:,} of "
+        items = counted(self.done if self._total is None else self._total, self._unit)
         left = "" if not rate or self._total is None else f"  {(self._total - self.done) / rate / 60:.1f} min left"
-        return f"{self.done:,}{of} {self._unit}s  {rate:,.1f}/s  {self.bases / seconds / 1000:,.1f} kb/s{left}"
+        return f"{of}{items}  {rate:,.1f}/s  {self.bases / seconds / 1000:,.1f} kb/s{left}"
 
     def close(self) -> None:
         """Ends with a line."""

@@ -11,6 +11,12 @@ from data_pipeline.files import atomic, made_parents
 from gener_jax.runtime.errors import CheckpointError, ConfigError
 
 
+def from_here(path: str) -> str:
+    """A path in or below the working directory as seen from there; any other as it is."""
+    inside = Path(path).is_absolute() and Path(path).is_relative_to(Path.cwd())
+    return str(Path(path).relative_to(Path.cwd())) if inside else path
+
+
 def read_text(path: Path, max_bytes: int) -> str:
     """The text of a regular file in UTF-8.
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from data_pipeline.files import finite, write_text
 from gener_jax.runtime.environment import environment
 from gener_jax.runtime.errors import CheckpointError
-from gener_jax.storage.files import read_json
+from gener_jax.storage.files import from_here, read_json
 
 FORMAT = 1
 FILE = "results.json"
@@ -54,11 +54,11 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A metric's value, with its unit ("bits per base"; empty for a plain number) and direction."""
+    """A metric's value, with its unit ("bits per base"; empty for a plain number) and direction (None: it has none)."""
 
     value: float | None
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,8 @@ class Evaluation:
         compared = {f"{self.model.name} (this model)": measured.value}
         compared |= {_words(name): row.get(main) for name, row in self.baselines.items()}
         known = [value for value in compared.values() if value is not None]
-        best = (max if measured.higher_is_better else min)(known) if len(known) > 1 else None
+        higher = measured.higher_is_better
+        best = (max if higher else min)(known) if len(known) > 1 and higher is not None else None
         sections = [("", [(name, x, "← best" if x == best is not None else "") for name, x in compared.items()])]
         for column, groups in self.groups.items():
             counts = [{n: row[n] for n in list(self.counts)[-1:] if n in row} for row in groups.values()]
@@ -130,9 +131,10 @@ class Evaluation:
             sections.append((f"By {_words(column)}", rows))
         width = max(len(name) for _, rows in sections for name, _, _ in rows)
         decimals = 4 if all(abs(value) < 10 for value in known) else 1
-        kind = f"{_unit(main, measured)}, {'higher' if measured.higher_is_better else 'lower'} is better"
-        lines = [f"{_words(self.task)}: {_words(main)} ({kind.removeprefix(', ')})"]
-        where = [f"{self.dataset.split} split of {self.dataset.path}"] if self.dataset else []
+        direction = "" if higher is None else f"{'higher' if higher else 'lower'} is better"
+        kind = ", ".join(filter(None, [_unit(main, measured), direction]))
+        lines = [f"{_words(self.task)}: {_words(main)}" + (f" ({kind})" if kind else "")]
+        where = [f"{self.dataset.split} split of {from_here(self.dataset.path)}"] if self.dataset else []
         if where or self.counts:
             lines.append("  " + ": ".join([*where, *[_counted(self.counts)] * bool(self.counts)]))
         for heading, rows in sections:

@@ -58,8 +58,9 @@ class ResumableFile(contextlib.AbstractContextManager):
 
     def __exit__(self, kind, error, _):
         self._stack.close()
-        if isinstance(error, KeyboardInterrupt) and self.done and not self._piped:
-            error.args = (f"{self._unit} {self.done:,} and those before it are kept; the same command resumes there",)
+        if isinstance(error, KeyboardInterrupt):
+            kept = f"{self._unit} {self.done:,} and those before it are kept; the same command resumes there"
+            error.args = (kept if self.done and not self._piped else "nothing is kept yet",)
 
     def _read_state(self, overwrite: bool) -> int:
         """Sets `done` and `facts` to those of the partial file, and returns its bytes: 0 if it is started again."""

@@ -141,6 +141,17 @@ def restore_items(manager: ocp.CheckpointManager, folder: Path, step: int, items
         ) from error
 
 
+def best(folder: Path, metric: str | None) -> tuple[int, float] | None:
+    """The step of the best checkpoint by a metric, of several the newest, and its value; None if none has it."""
+    found = []
+    for path in (folder / "checkpoints").glob(f"*/{_METRICS}"):
+        if (name := path.parts[-3]).isdigit():
+            metrics = read_metrics(folder, int(name))
+            found.append((_rank(metrics, metric), -int(name), metrics["value"]))
+    rank, step, value = min(found, default=(math.inf, 0, None))
+    return None if rank == math.inf else (-step, value)
+
+
 def restore_params(folder: Path, target, step: int | str | None = None):
     """The parameters alone, placed like `target`, and their step; `step` None is the newest, "best" the best.
 
@@ -148,18 +159,18 @@ def restore_params(folder: Path, target, step: int | str | None = None):
       CheckpointError: if there is none, it cannot be read, or its shapes differ from the target's.
     """
     if not (folder / "checkpoints").is_dir():
-        raise CheckpointError(folder, "holds no checkpoints; train one with python -m gener_jax.train")
+        raise CheckpointError(folder, "holds no checkpoints; train one with gener-jax train")
     if damaged := unreadable_metrics(folder):
         raise DamagedError(folder / "checkpoints" / str(damaged[-1]), "has unreadable metrics; remove that folder")
-    best = read(folder).checkpoint.best if step == "best" else None
-    with open_manager(folder, best=best) as manager:
+    with open_manager(folder) as manager:
         steps = manager.all_steps()
         if not steps:
             raise CheckpointError(folder, "holds no complete checkpoint yet")
         if step == "best":
-            step = manager.best_step()
-            if step is None or _rank(manager.metrics(step), best) == math.inf:
-                raise CheckpointError(folder, f"no checkpoint has {best} (checkpoint.best), so there is no best one")
+            metric = read(folder).checkpoint.best
+            if (found := best(folder, metric)) is None:
+                raise CheckpointError(folder, f"no checkpoint has {metric} (checkpoint.best), so there is no best one")
+            step, _ = found
         step = max(steps) if step is None else step
         if step not in steps:
             raise CheckpointError(

@@ -15,10 +15,10 @@ Progress = Callable[[int, int], None]  # called with the units of work done, and
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """What a number is: its unit ("bits per base"; empty for a plain number) and direction."""
+    """What a number is: its unit ("bits per base"; empty for a plain number) and direction (None: it has none)."""
 
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
 
 
 @dataclasses.dataclass

@@ -26,3 +26,8 @@ def shuffled(sequences: list[np.ndarray], times: int = 20, seed: int = 0) -> lis
     """Controls: the bases of each sequence in random order, `times` times."""
     generator = np.random.default_rng(seed)
     return [generator.permutation(s) for s in sequences for _ in range(times)]
+
+
+def cut_like(sequences: list[np.ndarray], others: list[np.ndarray]) -> list[np.ndarray]:
+    """The beginnings of sequences, with the lengths of `others` in turn: each equally often if the numbers allow it."""
+    return [s[: len(others[i * len(others) // len(sequences)])] for i, s in enumerate(sequences)]

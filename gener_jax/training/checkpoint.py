@@ -223,16 +223,25 @@ _FREE = (
     "tokenizer.model_file", "model.vocab_size", "model.attention", "model.attention_block", "model.remat",
     "model.scan_unroll", "optimizer.max_consecutive_skips",
 )  # fmt: skip
+# Those of them that no checkpoint can follow: they decide the shapes or types of the state, and what the tokens mean.
+_FIXED = (
+    "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers", "model.num_attention_heads",
+    "model.num_key_value_heads", "model.head_dim", "tokenizer.kind", "tokenizer.k",
+    "optimizer.state_dtype",
+)  # fmt: skip
 
 
-def changed_fields(old: Config, new: Config) -> list[str]:
-    """The changes that would make a resumed run another run, as `field: old → new`, without those allowed by name."""
-    before = dict(flatten(old))
-    return [
-        f"{name}: {before[name]} → {value}"
+def changed_fields(old: Config, new: Config) -> dict[str, str]:
+    """The changes that would make a resumed run another run, by field, as `field: old → new`.
+
+    Without those that are allowed by name, unless no checkpoint can follow them.
+    """
+    before, allowed = dict(flatten(old)), {*_FREE, *new.train.allow_changes} - {*_FIXED}
+    return {
+        name: f"{name}: {before[name]} → {value}"
         for name, value in flatten(new)
-        if name.startswith(_DECIDES) and name not in _FREE + new.train.allow_changes and before[name] != value
-    ]
+        if name.startswith(_DECIDES) and name not in allowed and before[name] != value
+    }
 
 
 def check_folder(folder: Path, config: Config) -> None:
@@ -244,8 +253,13 @@ def check_folder(folder: Path, config: Config) -> None:
     if not (folder / "config.json").exists():
         return
     if changes := changed_fields(run_folder.read(folder), config):
-        names = ",".join(c.split(":")[0] for c in changes)
+        fixed = ", ".join(name for name in changes if name in _FIXED)
+        remedy = f"since {fixed} cannot change in a run" if fixed else f"or allow it with {allowing(config, *changes)}"
         raise ConfigError(
-            f"{folder}: the configuration has changed ({'; '.join(changes)}): take another --workdir, "
-            f"or allow it with --config.train.allow_changes={names}"
+            f"{folder}: the configuration has changed ({'; '.join(changes.values())}): take another --workdir, {remedy}"
         )
+
+
+def allowing(config: Config, *fields: str) -> str:
+    """The flag that allows changes of these fields, in addition to those that are allowed."""
+    return f"--config.train.allow_changes={','.join(dict.fromkeys([*config.train.allow_changes, *fields]))}"

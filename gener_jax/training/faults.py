@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
@@ -24,8 +25,9 @@ class Termination:
     A second Ctrl-C ends the process at once (in a notebook or interactive session it raises KeyboardInterrupt).
     """
 
-    def __init__(self):
-        self._asked, self._several, self._polls = None, jax.process_count() > 1, 0
+    def __init__(self, folder: Path):
+        """`folder`: of the run, which holds its checkpoints."""
+        self._folder, self._asked, self._several, self._polls = folder, None, jax.process_count() > 1, 0
 
     def __enter__(self):
         self._before = {}
@@ -45,7 +47,11 @@ class Termination:
         self._asked = signal.Signals(number)
         if number == signal.SIGINT:
             signal.signal(number, self._before[number] if hasattr(sys, "ps1") else signal.SIG_DFL)
-            os.write(2, b"\nstopping once this step is saved; press Ctrl-C again to end at once, without saving\n")
+            saved = [int(path.name) for path in (self._folder / "checkpoints").glob("*") if path.name.isdigit()]
+            then = f"resumes from step {max(saved)}" if saved else "starts again, since nothing is saved yet"
+            # Now, since the system alone handles the second one: a step may be long, or never end.
+            line = f"\nstopping once this step is saved; Ctrl-C again ends the run at once: it then {then}\n"
+            os.write(2, line.encode())
             if self._several:
                 os.kill(os.getpid(), signal.SIGTERM)
 

@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -142,17 +144,22 @@ class Evaluation:
 class Reading:
     """The metrics of steps: each is read from the devices when the next step is dispatched, logged and shown.
 
+    `tokens_per_s` and `bases_per_s`, over all devices, are the mean of the last `train.log_every_steps` steps. Steps
+    during which a program was compiled are left out (the first, and that of a new objective), and so are evaluations
+    and checkpoints; there is no speed as long as every step is left out.
+
     Attributes:
       clock: of the steps, which the speed rests on.
       pending: the number and metrics of a step that was dispatched and not read yet; or None.
       last: the metrics read last.
     """
 
-    def __init__(self, run, watchdog: Watchdog):
-        self._run, self._watchdog = run, watchdog
+    def __init__(self, run, watchdog: Watchdog, num_programs: Callable[[], int]):
+        """`num_programs`: how many programs were compiled so far."""
+        self._run, self._watchdog, self._num_programs = run, watchdog, num_programs
         self._num_steps, self._every = run.config.train.num_steps, run.config.train.log_every_steps
         self.progress = Progress(self._num_steps, run.now.step, self._every, quiet=not distributed.is_primary())
-        self._compiled = None  # seconds and step after the first step: speed excludes compilation
+        self._before, self._times = (0.0, 0), deque(maxlen=self._every)  # clock and programs; seconds per step
         self.clock, self.pending, self.last = Clock(), None, run.now.metrics
 
     def __call__(self) -> None:
@@ -166,11 +173,13 @@ class Reading:
         (step, metrics), self.pending = self.pending, None
         self.last = values = {name: x.item() for name, x in fetch(metrics).items()}
         self._watchdog.beat(f"step {step + 1}")
-        if self._compiled is None:
-            self._compiled = self.clock.seconds, step
-        else:
-            seconds, stats = self.clock.seconds - self._compiled[0], self._run.stream.stats
-            values["tokens_per_s"] = (step - self._compiled[1]) * self._run.tokens_per_step / seconds
+        now, before = (self.clock.seconds, self._num_programs()), self._before
+        self._before = now
+        if now[1] == before[1]:
+            self._times.append(now[0] - before[0])
+        if self._times:
+            stats = self._run.stream.stats
+            values["tokens_per_s"] = len(self._times) * self._run.tokens_per_step / sum(self._times)
             bases_per_token = stats["kept"] / stats["tokens"] if stats["tokens"] else 0.0
             values["bases_per_s"] = values["tokens_per_s"] * bases_per_token
         if values["consecutive_skips"]:

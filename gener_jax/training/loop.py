@@ -13,6 +13,7 @@ from gener_jax.data.loader import DataSource, device_batches
 from gener_jax.model import sharding
 from gener_jax.runtime.distributed import log_primary
 from gener_jax.runtime.errors import Terminated, TrainingError
+from gener_jax.storage.results import Results
 from gener_jax.tasks.base import Task
 from gener_jax.training.checkpoint import Checkpoints
 from gener_jax.training.faults import Termination, Watchdog
@@ -42,7 +43,8 @@ class Run:
     frozen: dict  # the parameters that are not trained
     trains: Callable[[str], bool]  # as in `step.abstract_state`
     init: Callable | None
-    log: Log
+    log: Log | None  # None: there are stored results
+    stored: Results | None = None  # of a run that had ended before
 
     @property
     def tokens_per_step(self) -> int:
@@ -61,7 +63,8 @@ def loop(run: Run, termination: Termination, watchdog: Watchdog) -> Moment:
     step_of = functools.cache(
         lambda objective: make_train_step(config, run.mesh, objective, run.stream.axes, run.trains, run.init)
     )
-    read, profile, saving = Reading(run, watchdog), Profile(config.train, run.workdir), Saving(run, watchdog)
+    read = Reading(run, watchdog, lambda: step_of.cache_info().currsize)
+    profile, saving = Profile(config.train, run.workdir), Saving(run, watchdog)
     evaluation = Evaluation(run, saving, termination, watchdog)
     hooks = [evaluation, *run.hooks, saving]
 

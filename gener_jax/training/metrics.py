@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import json
 import time
 from collections.abc import Iterator
@@ -78,14 +79,13 @@ class Log:
         self._file, self._others = None, []
         if not distributed.is_primary():
             return
+        check_writers(config)
         path = folder / "log.jsonl"
         kept = [x for x in read_log(path) if x["step"] < step + ("loss" in x or evaluated)]
         write_text(path, "".join(json.dumps(values) + "\n" for values in kept))
         for name in config.train.writers:
             try:
                 self._others.append(_WRITERS[name](folder, step, config))
-            except ImportError:
-                raise ConfigError(f"needs pip install -e '.[{name}]'", "train.writers", name) from None
             except Exception as error:  # wandb has its own exceptions
                 raise ConfigError(f"does not start: {one_line(error)}", "train.writers", name) from error
         self._file = path.open("a", encoding="utf-8")
@@ -105,6 +105,19 @@ class Log:
             self._file.close()
         for _, close in self._others:
             close()
+
+
+def check_writers(config: Config) -> None:
+    """Checks that the packages of `train.writers` are installed.
+
+    Raises:
+      ConfigError: naming the extra to install.
+    """
+    for name in config.train.writers:
+        try:
+            importlib.import_module({"tensorboard": "tensorboardX", "wandb": "wandb"}[name])
+        except ImportError:
+            raise ConfigError(f"needs pip install -e '.[{name}]'", "train.writers", name) from None
 
 
 def _tensorboard(folder, step, config):

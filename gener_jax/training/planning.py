@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from data_pipeline.errors import one_line
+from data_pipeline.errors import counted, one_line
 from data_pipeline.ranges import Whole
 from gener_jax.config import REMAT, Config, Mesh
 from gener_jax.model import decoder, flops, memory, sharding
@@ -25,6 +25,7 @@ from gener_jax.training.step import abstract_state, make_train_step
 # (README, Results); the rest is for fragmentation and the program.
 ROOM = 0.92
 NUMBERS = Whole(1, 65536)  # of devices
+TIE = 0.01  # fraction of the time by which one configuration must be faster than another: the formula is not better
 
 
 class Machine(NamedTuple):
@@ -54,7 +55,7 @@ def machine_of(args) -> Machine:
         if number not in NUMBERS:
             raise ConfigError(f"its number of chips must be {NUMBERS}", "--topology", args.topology)
     elif number is None:
-        raise ConfigError("give their number, or --topology v5p:4x4x4", "--devices", number)
+        raise ConfigError("is missing; give it with --device, or --topology v5p:4x4x4", "--devices")
     elif not (device or args.device_memory_gib):
         raise ConfigError("give --device NAME or --device_memory_gib G, the memory per device")
     return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)
@@ -106,7 +107,7 @@ def seconds(config: Config, machine: Machine, mfu: float) -> float:
     """
     m, length, device, mesh = config.model, config.data.context_length, machine.device, config.mesh
     # `dots` repeats elementwise operations alone, `block` the layers' products of weights, `full` the forward pass.
-    repeated = {"dots": 0, "block": 2 * flops.matrix_parameters(m), "full": flops.forward(m, length)}[m.remat]
+    repeated = {"block": 2 * flops.matrix_parameters(m), "full": flops.forward(m, length)}.get(m.remat, 0)
     operations = (flops.training(m, length) + repeated) * config.train.batch_size * length / machine.devices
     reach = {"tensor": mesh.tensor, "context": mesh.tensor * mesh.context, "fsdp": machine.devices // mesh.data}
     waiting = 0.0
@@ -146,18 +147,39 @@ def candidates(config: Config, machine: Machine):
 def suggest(config: Config, machine: Machine, mfu: float) -> Config | None:
     """The configuration with the mesh, remat policy and microbatches that fit and take the least time; None: none fits.
 
-    If the kind of device is unknown, times are those of an H100.
+    Among those whose times differ by less than `TIE`, the given one; else that of fewest mesh axes and microbatches,
+    and then of least memory. If the kind of device is unknown, times are those of an H100.
     """
-    timed = machine if machine.device else machine._replace(device=DEVICES["h100"])
+    room = ROOM * machine.memory_gib
+    memories = ((one, sum(needs(one, machine).values())) for one in candidates(config, machine))
+    fitting = [(one, gib, _seconds(one, machine, mfu)) for one, gib in memories if gib <= room]
+    if not fitting:
+        return None
+    most = min(time for *_, time in fitting) / (1 - TIE)
+    given = with_sizes(config, machine)
+    if given and sum(needs(given, machine).values()) <= room and _seconds(given, machine, mfu) < most:
+        return given
 
     def cost(candidate):
-        # Differences of a tenth of a per cent do not count: then fewer axes and microbatches are better.
-        axes = sum(size > 1 for size in dataclasses.asdict(candidate.mesh).values())
-        return seconds(candidate, timed, mfu) * (1 + 1e-3 * (axes + math.log2(candidate.train.accumulate)))
+        one, gib, _ = candidate
+        axes = sum(size > 1 for size in dataclasses.asdict(one.mesh).values())
+        return axes + math.log2(one.train.accumulate), gib
 
-    room = ROOM * machine.memory_gib
-    fitting = (one for one in candidates(config, machine) if sum(needs(one, machine).values()) <= room)
-    return min(fitting, key=cost, default=None)
+    return min((candidate for candidate in fitting if candidate[2] < most), key=cost)[0]
+
+
+def with_sizes(config: Config, machine: Machine) -> Config | None:
+    """The same with the size of each mesh axis; None if the mesh does not fit machine, model or batch."""
+    try:
+        sizes = axis_sizes(machine.devices, **dataclasses.asdict(config.mesh))
+        check_divides(config, sizes)
+    except ConfigError:
+        return None
+    return dataclasses.replace(config, mesh=Mesh(**sizes))
+
+
+def _seconds(config: Config, machine: Machine, mfu: float) -> float:
+    return seconds(config, machine if machine.device else machine._replace(device=DEVICES["h100"]), mfu)
 
 
 def described(config: Config, machine: Machine, mfu: float) -> dict:
@@ -191,8 +213,10 @@ def text(name: str, row: dict) -> str:
     mesh = ", ".join(f"{axis} {size}" for axis, size in row["mesh"].items() if size > 1) or "one device"
     gib = ", ".join(f"{part} {value:.2f}" for part, value in row["gib"].items() if value)
     sent = ", ".join(f"{kind} {value:.2f}" for kind, value in row["sent_gib_per_step"].items() if value) or "nothing"
+    rows = row["rows_per_device"]
+    sequences = counted(rows if rows % 1 else int(rows), "sequence")
     lines = [
-        f"{name}: {mesh}; remat {row['remat']}; {row['rows_per_device']:g} sequences per device and microbatch"
+        f"{name}: {mesh}; remat {row['remat']}; {sequences} per device and microbatch"
         + (f", {row['accumulate']} microbatches per step" if row["accumulate"] > 1 else ""),
         f"  per device  {row['peak_gib']:.2f} GiB: {gib}",
         f"  memory      {'fits' if row['fits'] else 'does not fit'}",
@@ -208,8 +232,9 @@ def reasons(given: Config, best: Config, machine: Machine, mfu: float) -> str:
     own, other = described(best, machine, mfu), described(given, machine, mfu)
     if not other["fits"]:
         return f"the given one needs {other['peak_gib']:.2f} GiB per device and does not fit"
-    timed = machine if machine.device else machine._replace(device=DEVICES["h100"])
-    saved = 1 - seconds(best, timed, mfu) / seconds(given, timed, mfu)
+    if best == with_sizes(given, machine):
+        return f"by these formulas no other takes at least {TIE:.0%} less time than the given one"
+    saved = 1 - _seconds(best, machine, mfu) / _seconds(with_sizes(given, machine), machine, mfu)
     sent, other_sent = (sum(row["sent_gib_per_step"].values()) for row in (own, other))
     better = [
         line
@@ -223,8 +248,6 @@ def reasons(given: Config, best: Config, machine: Machine, mfu: float) -> str:
         )
         if less
     ]  # fmt: skip
-    if own["mesh"] == other["mesh"] and not better:
-        return "the given one is the best by these formulas"
     return f"a step should take {saved:.1%} less time, at the same MFU: it {'; '.join(better) or 'has fewer mesh axes'}"
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import platform
 import shlex
 import time
@@ -29,11 +28,11 @@ from gener_jax.model import decoder, flops, memory
 from gener_jax.model.sharding import mesh_of, remedy
 from gener_jax.model.trainable import everything, merge
 from gener_jax.runtime import distributed, errors
-from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.runtime.progress import log
 from gener_jax.storage import provenance, run_folder
 from gener_jax.storage.compilation import keep_programs
-from gener_jax.storage.results import FILE, Evaluation, Model, Results
+from gener_jax.storage.results import FILE, Evaluation, Model, Results, read
 from gener_jax.tasks import of_config
 from gener_jax.tasks.base import Task
 from gener_jax.tasks.plots import draw_all
@@ -164,7 +163,8 @@ def prepare(
         names = [each.name for each in named]
         if len(set(names)) < len(names):
             raise ConfigError("must have different names", kind, names)
-    choices, chosen = {f"{task.name}.{task.metric}": task for task in tasks}, config.checkpoint.best
+    directed = [task for task in tasks if task.metrics[task.metric].higher_is_better is not None]
+    choices, chosen = {f"{task.name}.{task.metric}": task for task in directed}, config.checkpoint.best
     if chosen is not None and chosen not in choices:
         raise ConfigError(f"must be one of {', '.join(choices)}: the metrics of the tasks", "checkpoint.best", chosen)
     best = choices.get(chosen)
@@ -177,38 +177,61 @@ def prepare(
     step, state, frozen, loader_state = start(config, mesh, checkpoints, workdir, trains, init)
     now, position, caught_up = Moment(step, state), 0, True
     if loader_state is not None:
-        check_data(config, stream, loader_state)
+        check_data(config, stream, loader_state, workdir)
         position, caught_up, now.stop = (loader_state[name] for name in ("position", "caught_up", "stop"))
         now.metrics = loader_state["metrics"] or logged(workdir / "log.jsonl", step)
         for hook in hooks:
             hook.state = loader_state["hooks"].get(hook.name, hook.state)
-        distributed.log_primary(f"resuming {workdir} at step {step}")
-    data = getattr(stream, "provenance", {"dataset": stream.dataset, "special_tokens": None})
+    stored = None if loader_state is None else stored_results(config, workdir, tasks, step, loader_state)
+    run_log = None
+    if stored is None:  # else nothing in the folder changes
+        if loader_state is not None:
+            distributed.log_primary(f"resuming {workdir} at step {step}")
+        data = getattr(stream, "provenance", {"dataset": stream.dataset, "special_tokens": None})
 
-    def describe():
-        run_folder.describe(workdir, config)
-        provenance.begin(workdir, data, config.train.init_from, resumes=loader_state is not None)
+        def describe():
+            run_folder.describe(workdir, config)
+            provenance.begin(workdir, data, config.train.init_from, resumes=loader_state is not None)
 
-    distributed.run_on_primary(describe)
-    distributed.check_shared(workdir)
-    run_log = Log(workdir, step, config, evaluated=caught_up)
+        distributed.run_on_primary(describe)
+        distributed.check_shared(workdir)
+        run_log = Log(workdir, step, config, evaluated=caught_up)
     objective = objective or objectives.of_config(config, tokenizer)
     return Run(
         config, workdir, tokenizer, mesh, stream, objective, tasks, best, hooks, checkpoints, now, position, caught_up,
-        frozen, trains, init, run_log,
+        frozen, trains, init, run_log, stored,
     )  # fmt: skip
 
 
-def check_data(config: Config, stream: DataSource, loader_state: dict) -> None:
-    """Raises DataError if a checkpoint was trained on other data, unless that was allowed."""
-    allowing = config.train.allow_changes
+def stored_results(config: Config, workdir: Path, tasks, step: int, loader_state: dict) -> Results | None:
+    """The results of a run that has ended at this step; None if it has not, or if the file is not of this end.
+
+    It is not if a start since, which may have changed how to evaluate, wrote none.
+    """
+    ended = loader_state["caught_up"] and (loader_state["stop"] or step == config.train.num_steps)
+    found, path, described = None, workdir / FILE, workdir / "config.json"
+    if ended and path.exists() and described.exists() and path.stat().st_mtime >= described.stat().st_mtime:
+        try:
+            old, new = [(x.eval, x.sample, x.data.path) for x in (run_folder.read(workdir), config)]
+            found = read(workdir) if old == new else None
+        except CheckpointError as error:  # of another version, or damaged: it is written again
+            log(f"warning: {error}")
+    done = {each.task for each in found.evaluations if each.model.step == step} if found else set()
+    return found if distributed.all_agree(found is not None and {task.name for task in tasks} <= done) else None
+
+
+def check_data(config: Config, stream: DataSource, loader_state: dict, workdir: Path) -> None:
+    """Raises DataError if the checkpoint of a run was trained on other data, unless that was allowed."""
+    changes = config.train.allow_changes
     for name, digest in (("dataset", stream.dataset), ("digest", stream.digest)):
-        allowed = "data.path" in allowing or (name == "digest" and any(a.startswith(_READING) for a in allowing))
+        allowed = "data.path" in changes or (name == "digest" and any(a.startswith(_READING) for a in changes))
         if loader_state[name] != digest and not allowed:
+            before = run_folder.read(workdir).data.path if (workdir / "config.json").exists() else config.data.path
+            moved = f"data.path: {before} → {config.data.path}: " if before != config.data.path else ""
             raise DatasetError(
                 f"is not that of the data with which this run started, {loader_state[name][:12]}",
                 file=config.data.path, field=name, value=digest[:12],
-                remedy="use another --workdir, or allow data.path with train.allow_changes",
+                remedy=f"{moved}use another --workdir, or allow it with {checkpoint.allowing(config, 'data.path')}",
             )  # fmt: skip
 
 
@@ -258,12 +281,24 @@ def train(config: Config, workdir: Path, **parts) -> Results:
     with contextlib.ExitStack() as stack:
         distributed.run_on_primary(lambda: stack.enter_context(lock.held(workdir / "lock")))
         run = prepare(config, workdir, **parts)
+        if run.stored is not None:
+            return again(run)
         distributed.log_primary(screen(run))
         # Only around the loop: a signal loses nothing before and after it, and building a dataset may take hours.
-        with Watchdog(config.train.watchdog_minutes) as watchdog, Termination() as termination:
+        with Watchdog(config.train.watchdog_minutes) as watchdog, Termination(workdir) as termination:
             now = loop(run, termination, watchdog)
         params, now.state = merge(now.state.params, run.frozen), None  # frees the optimizer's state
         return finish(run, params, now, began)
+
+
+def again(run: Run) -> Results:
+    """Prints the stored results of a run that has ended."""
+    run.checkpoints.close()
+    distributed.log_primary(f"finished at step {run.now.step}; results in {run.workdir / FILE}")
+    cli.escape_unencodable()
+    if distributed.is_primary():
+        print(run.stored.table())
+    return run.stored
 
 
 def finish(run: Run, params, now: Moment, began: float) -> Results:
@@ -288,21 +323,21 @@ def finish(run: Run, params, now: Moment, began: float) -> Results:
     if distributed.is_primary():
         results.write(workdir)
         draw_all(results, list(read_log(workdir / "log.jsonl")), workdir)
-        print("\n".join(["", results.table(), *(result.text for _, result in found if result.text)]))
-        print(
-            "\n  ".join([f"Results in {workdir / FILE}, plots in {workdir / 'plots'}\nTry next", *commands(run, now)])
-        )
+        best = run_folder.best(workdir, config.checkpoint.best)
+        better = best is not None and best[0] != now.step
+        lines = [f"best: step {best[0]}, {best[1]:.4f} (--step best)"] if better else []
+        print("\n".join(["", results.table(), *lines, *(result.text for _, result in found if result.text)]))
+        print(f"Results in {workdir / FILE}, plots in {workdir / 'plots'}\nTry next")
+        print("\n".join(f"  {line}" for line in commands(config, workdir, "best" if better else None)))
     return results
 
 
-def commands(run: Run, now: Moment) -> list[str]:
-    """What to try next with a run: commands that work with it."""
-    config, best, checkpoint = run.config, run.best, f"--checkpoint {shlex.quote(str(run.workdir))}"
+def commands(config: Config, workdir: Path, step: str | None = None) -> list[str]:
+    """What to try next with a run, or a step of it: commands that work with it."""
+    checkpoint = f"--checkpoint {shlex.quote(str(workdir))}" + (f" --step {step}" if step else "")
     prompt = shlex.quote(config.sample.prompts[0])
     options = f"--num_bases {config.sample.num_bases} --num_samples 1 --temperature {config.sample.temperature:g}"
-    found = [f"python -m gener_jax.sample {checkpoint} --prompt {prompt} {options}"]
-    if best is not None and math.isfinite(now.results[best.name].metrics[best.metric]):
-        found.append(f"python -m gener_jax.evaluate {checkpoint} --step best")
+    found = [f"gener-jax sample {checkpoint} --prompt {prompt} {options}", f"gener-jax evaluate {checkpoint}"]
     if config.data.build_from == (str(EXAMPLE_GENOME),) and MY_GENOME.exists():
-        found.append(f"python -m gener_jax.train --config={MY_GENOME} --config.data.build_from=YOUR.gbff.gz")
+        found.append(f"gener-jax train --config={MY_GENOME} --config.data.build_from=YOUR.gbff.gz")
     return found

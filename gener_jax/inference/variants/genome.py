@@ -30,6 +30,10 @@ class Stretch(NamedTuple):
         return self.start + len(self.codes)
 
 
+def _unversioned(name: str) -> str:
+    return fasta.accession(name).partition(".")[0].lower()
+
+
 class Genome:
     """The contigs of a FASTA file, or stretches of them named as by samtools faidx (`NC_000017.11:42425000-43600000`).
 
@@ -43,6 +47,7 @@ class Genome:
         groups = contigs.read_aliases(aliases) if isinstance(aliases, str | Path) else aliases
         self._contigs = contigs.Contigs(stretches, groups)
         self._found: dict[str, str | None] = {}  # a search takes 10 µs, and a VCF has millions of rows
+        self._near: dict[str, list[str]] = {}
 
     @classmethod
     def of(cls, sequences: "Genome | dict[str, str] | str | Path", aliases: Aliases = ()) -> "Genome":
@@ -90,7 +95,11 @@ class Genome:
         """One line with the reason why `contig` returns None."""
         if found := self._contigs.candidates(name):
             return f"contig {name} may be {' or '.join(found)}"
-        return f"contig {name} is not in the FASTA"
+        if name not in self._near:
+            base = _unversioned(name)
+            self._near[name] = [contig for contig in self.stretches if _unversioned(contig) == base][:3]
+        near = self._near[name]
+        return f"contig {name} is not in the FASTA" + (f"; it has {', '.join(near)}" if near else "")
 
     def intervals(self) -> Iterator[Interval]:
         """Yields the stretches of all contigs, in the order of the file; empty ones are left out.

@@ -7,7 +7,13 @@ from data_pipeline.ranges import Whole
 
 POSITION = Whole(-(2**62), 2**62)  # in bases, wrong ones before a contig's first included
 
-_TEXT = re.compile(r"(?P<contig>.+):(?P<first>[1-9]\d{0,11})-(?P<last>\d{1,12})(?:\((?P<strand>[+-])\))?")
+DIGITS = r"\d{1,12}|\d{1,3}(?:,\d{3}){1,3}"  # of a position, also with a comma between thousands
+_TEXT = re.compile(rf"(?P<contig>.+):(?P<first>{DIGITS})-(?P<last>{DIGITS})(?:\((?P<strand>[+-])\))?")
+
+
+def position(digits: str) -> int:
+    """The number of a text that matches DIGITS."""
+    return int(digits.replace(",", ""))
 
 
 class Interval(NamedTuple):
@@ -20,11 +26,14 @@ class Interval(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Interval | None":
-        """The interval of a text as samtools writes it, with `(-)` for the minus strand; None for any other text."""
+        """The interval of a text as samtools writes it, with `(-)` for the minus strand; None for any other text.
+
+        Thousands may be separated by commas.
+        """
         found = _TEXT.fullmatch(text)
-        if found is None:
+        if found is None or position(found["first"]) < 1:
             return None
-        return cls(found["contig"], int(found["first"]) - 1, int(found["last"]), found["strand"] or "+")
+        return cls(found["contig"], position(found["first"]) - 1, position(found["last"]), found["strand"] or "+")
 
     def __str__(self) -> str:
         return f"{self.contig}:{self.start + 1}-{self.end}" + ("(-)" if self.strand == "-" else "")

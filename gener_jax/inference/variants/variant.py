@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gener_jax.inference.variants.interval import Interval
+from gener_jax.inference.variants.interval import DIGITS, Interval, position
 from gener_jax.runtime.errors import InputError
 
-_TEXT = re.compile(r"(?P<contig>.+):(?P<position>\d{1,12}):(?P<ref>[A-Za-z]+):(?P<alt>[A-Za-z]+)")
-_HGVS = re.compile(r"(?P<contig>.+):g\.(?P<position>\d{1,12})(?P<ref>[ACGT])>(?P<alt>[ACGT])")
+_TEXT = re.compile(rf"(?P<contig>.+)([:-])(?P<position>{DIGITS})\2(?P<ref>[A-Za-z]+)\2(?P<alt>[A-Za-z]+)")
+_HGVS = re.compile(rf"(?P<contig>.+):g\.(?P<position>{DIGITS})(?P<ref>[ACGT])>(?P<alt>[ACGT])")
+_REDIRECTED = re.compile(rf".+:g\.{DIGITS}[ACGT]")  # what a shell leaves of an HGVS name without quotes
 
 
 class Variant(NamedTuple):
@@ -25,19 +26,26 @@ class Variant(NamedTuple):
     def parse(cls, text: str) -> "Variant":
         """The variant of `CONTIG:POSITION:REF:ALT`, 1-based as in VCF, or of HGVS `CONTIG:g.POSITIONREF>ALT`.
 
-        `chr17:43045705:T:A` and `NC_000017.11:g.43045705T>A` are the same one. Insertions and deletions are written
-        as in VCF, with the base before them: HGVS describes them relative to the reference sequence.
+        `chr17:43045705:T:A`, gnomAD's `17-43045705-T-A` and `NC_000017.11:g.43045705T>A` are the same one; thousands
+        may be separated by commas. Insertions and deletions are written as in VCF, with the base before them: HGVS
+        describes them relative to the reference sequence.
 
         Raises:
-          InputError: if the text is neither.
+          InputError: if the text is neither, or the position is 0.
         """
         found = _TEXT.fullmatch(text) or _HGVS.fullmatch(text)
+        if found is None and _REDIRECTED.fullmatch(text):
+            raise InputError(
+                "ends at the reference base; quote it: the shell took the > and what follows", "variant", text
+            )
         if found is None:
             raise InputError(
-                "must be CONTIG:POSITION:REF:ALT, 1-based as in VCF (chr17:43045705:T:A), or a substitution of HGVS "
-                "(NC_000017.11:g.43045705T>A)", "variant", text,
+                "must be CONTIG:POSITION:REF:ALT, 1-based as in VCF (chr17:43045705:T:A, 17-43045705-T-A), or a "
+                "substitution of HGVS, in quotes in a shell ('NC_000017.11:g.43045705T>A')", "variant", text,
             )  # fmt: skip
-        return cls(found["contig"], int(found["position"]) - 1, found["ref"].upper(), found["alt"].upper())
+        if position(found["position"]) < 1:
+            raise InputError("its position is 0; positions start at 1", "variant", text)
+        return cls(found["contig"], position(found["position"]) - 1, found["ref"].upper(), found["alt"].upper())
 
     @classmethod
     def of(cls, value: "str | tuple[str, int, str, str]") -> "Variant":

@@ -2,6 +2,7 @@
 
 import math
 
+from gener_jax import __version__
 from gener_jax.config import ModelSpec
 from gener_jax.model import decoder
 from gener_jax.runtime.errors import CheckpointError
@@ -15,7 +16,8 @@ _TAXA = {
 _FRAMES = {
     "v1": "v1: `<s>` before the DNA",
     "v2": "v2: `<s>` before the DNA, and for embeddings a second one after it",
-    "unknown": "unknown: GENERator's v1 puts `<s>` before the DNA, v2 for embeddings also after it",
+    "unknown": "unknown: GENERator's v1 puts `<s>` before the DNA, v2 for embeddings also after it; give "
+    '`gener_jax.load("FOLDER", prompt_convention="v2")` or `embed --prompt_convention v2`',
 }
 _UNKNOWN = "Unknown: the model came without a record of its training."
 
@@ -43,9 +45,10 @@ pipeline_tag: text-generation
 tags: [dna, genomics, causal-lm]
 ---
 
-# A language model of DNA
+# {spec.name}: a language model of DNA
 
-A GENERator-style decoder over {k}-mers with {decoder.num_parameters(m):,} parameters, written by `gener_jax`.
+A GENERator-style decoder over {k}-mers with {decoder.num_parameters(m):,} parameters, converted by
+`gener_jax` {__version__}.
 
 | | |
 |---|---|
@@ -64,11 +67,13 @@ A GENERator-style decoder over {k}-mers with {decoder.num_parameters(m):,} param
 ```python
 import gener_jax
 
-lm = gener_jax.load("FOLDER")
+lm = gener_jax.load("FOLDER"{', prompt_convention="v2"' * (spec.prompt_convention == "unknown")})
 lm.generate(["{example[:-1]}"], num_bases=60)
 lm.log_likelihood(["{example}"])
 lm.embed(["{example}"])
 ```
+
+`gener-jax convert --checkpoint FOLDER --verify` compares its outputs with those of `transformers`, layer by layer.
 
 In `transformers` 4.57 or later, without remote code. `generation_config.json` keeps special tokens out of what is
 generated. The bases left over at the end of a prompt that is not a whole number of {k}-mers become one `<oov>`, which
@@ -103,7 +108,7 @@ def _training(provenance: Provenance | None) -> str:
         tokens = "" if provenance.tokens is None else f", {provenance.tokens:,} tokens"
         lines.append(f"- {provenance.step:,} steps{tokens}" + " in the last run" * (len(provenance.data) > 1))
     versions = [f"{name} {x}" for name, x in (provenance.versions or {}).items() if x[:1].isdigit()]
-    lines += ["- " + ", ".join(versions)] if versions else []
+    lines += ["- trained with " + ", ".join(versions)] if versions else []
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """Names such as `GenerTeam/GENERator-v2-eukaryote-1.2b-base`: found in the local cache, fetched only on request."""
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -29,7 +30,7 @@ def find(name: str | Path, *, download: bool = False) -> Path:
 
     Args:
       name: a folder, or `owner/name`, or `owner/name@revision`, a commit or a branch (default: main).
-      download: fetch what is missing in the cache; needs `pip install 'gener_jax[hub]'`. Weights,
+      download: fetch what is missing in the cache; needs `pip install -e '.[hub]'`. Weights,
         configuration and vocabulary are fetched, no code.
 
     Raises:
@@ -41,13 +42,14 @@ def find(name: str | Path, *, download: bool = False) -> Path:
     if Path(name).exists():
         return Path(name)
     if not _NAME.fullmatch(str(name)):
-        raise CheckpointError(
-            Path(name), "does not exist; give the folder of a run or of a Hugging Face model, OWNER/NAME, or tiny"
-        )
+        remedy = _beside(Path(name)) or "; give the folder of a run or of a Hugging Face model, OWNER/NAME, or tiny"
+        raise CheckpointError(Path(name), f"does not exist{remedy}")
     repository, _, revision = str(name).partition("@")
     if not download:
         if (folder := _cached(repository, revision or "main")) is not None:
             return folder
+        if meant := _beside(Path(name)):
+            raise CheckpointError(name, f"does not exist{meant}")
         raise CheckpointError(
             name,
             f"is neither a folder nor in the Hugging Face cache {cache()}: fetch it with --download "
@@ -56,11 +58,18 @@ def find(name: str | Path, *, download: bool = False) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise CheckpointError(name, "fetching it needs pip install 'gener_jax[hub]'") from None
+        raise CheckpointError(name, "fetching it needs pip install -e '.[hub]'") from None
     try:
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_FILES))
     except Exception as error:  # of the network, of the hub, of the disk
         raise CheckpointError(name, f"cannot be fetched: {str(error).splitlines()[0]}") from error
+
+
+def _beside(path: Path) -> str:
+    """ "; did you mean FOLDER?" with the folder beside `path` whose name is closest; empty if none is close."""
+    folders = [each.name for each in path.parent.iterdir() if each.is_dir()] if path.parent.is_dir() else []
+    meant = difflib.get_close_matches(path.name, folders, 1, 0.7)
+    return f"; did you mean {path.parent / meant[0]}?" if meant else ""
 
 
 def _cached(repository: str, revision: str) -> Path | None:
