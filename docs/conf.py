@@ -28,12 +28,12 @@ html_title = "gener_jax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
-smartquotes = False  # they turn the -- of an option into a dash
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
 copybutton_line_continuation_character = "\\"
 
 autodoc_member_order = "bysource"
+autoclass_content = "both"  # with the docstring of the constructor
 autodoc_typehints = "signature"
 python_maximum_signature_line_length = 88
 autodoc_preserve_defaults = True
@@ -63,11 +63,14 @@ def accepted(section: type) -> dict[str, str]:
 
 def shortened(numbers: Range) -> str:
     """A range in few words."""
+    if isinstance(numbers, Whole) and numbers.most == LARGEST:
+        return f"whole number ≥\N{NO-BREAK SPACE}{numbers.least}"
     if isinstance(numbers, Whole):
-        top = "" if numbers.most == LARGEST else f" to {numbers.most:,}"
-        return f"whole number{top and ' from'} {numbers.least}{top}" if top else f"whole number ≥ {numbers.least}"
+        return f"whole number from {numbers.least} to {numbers.most:,}"
     text = str(numbers).replace("a finite float32 number", "number").replace("a float32 number", "number")
-    return text.replace("at least ", "≥ ").replace("at most ", "≤ ").replace("above ", "> ").replace("below ", "< ")
+    for word, sign in (("at least", "≥"), ("at most", "≤"), ("above", ">"), ("below", "<")):
+        text = text.replace(f"{word} ", f"{sign}\N{NO-BREAK SPACE}")
+    return text
 
 
 def shown(value) -> str:

@@ -186,7 +186,7 @@ class Tokenizer:
 class ModelSpec:
     """A model apart from its parameters and from how it was trained: what inference and published folders know."""
 
-    name: str = "base"  # of the run; its folder is runs/NAME unless --workdir is given, which then names it
+    name: str = "base"  # of the run; its folder is runs/NAME unless `--workdir` is given, which then names it
     model: Model = dataclasses.field(default_factory=Model)
     tokenizer: Tokenizer = dataclasses.field(default_factory=Tokenizer)
     prompt_convention: str = "v2"  # framing for embeddings: v1 <s> DNA, v2 <s> DNA <s>, or unknown
