@@ -1,7 +1,5 @@
-"""Builds a dataset of gene regions.
-
+"""Builds a dataset of gene regions:
     gener-jax data build --input genomes/ --output datasets/mine
-
 A build that was interrupted resumes.
 """
 

@@ -11,7 +11,7 @@ from gener_jax.runtime.errors import InputError
 
 _TEXT = re.compile(rf"(?P<contig>.+)([:-])(?P<position>{DIGITS})\2(?P<ref>[A-Za-z]+)\2(?P<alt>[A-Za-z]+)")
 _HGVS = re.compile(rf"(?P<contig>.+):g\.(?P<position>{DIGITS})(?P<ref>[ACGT])>(?P<alt>[ACGT])")
-_REDIRECTED = re.compile(rf".+:g\.{DIGITS}[ACGT]")  # what a shell leaves of an HGVS name without quotes
+_REDIRECTED = re.compile(rf".+:g\.(?:{DIGITS})[ACGT]")  # what a shell leaves of an HGVS name without quotes
 
 
 class Variant(NamedTuple):
