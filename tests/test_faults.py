@@ -276,12 +276,12 @@ def test_other_writers_and_the_profile(dataset, tmp_path, monkeypatch):
         train__profile_from="2", train__profile_steps="2", eval__recovery_genes="8", eval__every_steps="2",
         tokenizer__k="2", eval__tasks="held_out,recovery", checkpoint__best="recovery.accuracy",
     )  # fmt: skip
-    train.train(config, tmp_path / "run")
+    results = train.train(config, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "held_out" in line] == [2, 3, 4]
     evaluation = next(line["recovery"] for line in lines if "recovery" in line)
     assert 0 < evaluation["accuracy"] < 0.7
-    assert evaluation["genes"] == 8
+    assert results["recovery"].counts["genes"] == 8
     assert logged[-1] == "dna"
     assert logged[0][0] == 1
     assert logged[0][1]["loss"] == lines[0]["loss"]
@@ -459,7 +459,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(dataset, tmp_path, straight,
             train.train(config, disk / "run")
         (disk / "filler").unlink()
         capsys.readouterr()
-        assert train.train(config, disk / "run")["step"] == 18
+        assert train.train(config, disk / "run")["held_out"].model.step == 18
         assert f"resuming {disk / 'run'} at step 12" in capsys.readouterr().err
     finally:
         os.system(f"umount -l {disk}")
