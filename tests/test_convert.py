@@ -65,6 +65,7 @@ def last_line(capsys):
 @pytest.mark.parametrize("change", [{"yarn_factor": 4.0, "yarn_beta_fast": 16.0}, {"sliding_window": 9}])
 def test_round_trip_is_bit_equal(change, tmp_path, capsys):
     lm = make_lm(**change)
+    lm.spec = dataclasses.replace(lm.spec, name="first")  # as loading names it, after its folder
     lm.provenance = Provenance(({"dataset": "1", "special_tokens": ["<s>"]},), step=7, held_out={"step": 7})
     first = published(tmp_path / "first", lm)
     convert.main(["--checkpoint", str(first), "--output", str(tmp_path / "run"), "--format", "run"])

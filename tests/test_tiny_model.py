@@ -105,7 +105,7 @@ def test_commands_load_it(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert re.search(r"end=stop_codon .*\nATG[ACGT]*(TAA|TAG|TGA)\n$", out)
     assert not re.search("GGTACC|GAATTC|CAA|TTG", out)
-    assert err.startswith("1 of 1 samples ")
+    assert err.startswith("1 of 1 sample ")
     assert len((tmp_path / "a.tsv").read_text().splitlines()) == 3
     assert np.load(tmp_path / "a.npz")["embeddings"].shape == (2, 128)
 
