@@ -229,4 +229,4 @@ def test_control_c(dataset, tmp_path):
     names = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
     assert str(step) in names
     assert all(name.isdigit() for name in names)
-    assert run_folder.read(tmp_path / "run").name == "tiny"
+    assert run_folder.read(tmp_path / "run").name == "run"
