@@ -4,14 +4,18 @@ An experiment file starts from `base()`, a locked `ml_collections.ConfigDict` wi
 what differs. `resolve` turns it into a `Config`. `gener_jax.cli.command` reads files and command lines.
 """
 
+from gener_jax.config.head import Head
 from gener_jax.config.resolution import base, dumps, override, resolve, to_config_dict, with_model
 from gener_jax.config.schema import (
     ATTENTION,
+    LONG,
+    PROBLEMS,
     REMAT,
     Checkpoint,
     Config,
     Data,
     Eval,
+    Finetune,
     Mesh,
     Model,
     ModelSpec,
@@ -25,11 +29,15 @@ from gener_jax.config.schema import (
 
 __all__ = [
     "ATTENTION",
+    "LONG",
+    "PROBLEMS",
     "REMAT",
     "Checkpoint",
     "Config",
     "Data",
     "Eval",
+    "Finetune",
+    "Head",
     "Mesh",
     "Model",
     "ModelSpec",

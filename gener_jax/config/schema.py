@@ -395,6 +395,78 @@ class Sample:
         check("seed", SEED)
 
 
+PROBLEMS = ("single_label", "multi_label", "regression", "token", "causal")
+LONG = ("refuse", "truncate", "yarn", "window", "chunks")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """Fine-tuning of the model `train.init_from` on labelled sequences, or on sequences alone (causal)."""
+
+    problem: str | None = None  # single_label, multi_label, regression, token, causal; none: pre-training
+    train: tuple[str, ...] = ()  # labelled sequences: files, or a folder whose files are named train, dev, test
+    validation: tuple[str, ...] = ()  # none: those of the folder, else one of `folds` of train
+    test: tuple[str, ...] = ()  # none: those of the folder, if any
+    sequence: str | None = None  # column of the sequences; none: found
+    label: tuple[str, ...] = ()  # columns of the labels; none: found
+    group: str | None = None  # column of groups, which are held out and resampled as a whole; none: each row alone
+    method: str = "full"  # what is trained: full, lora (adapters and the head), frozen (the head)
+    epochs: float = 3.0  # passes over the training rows; they set train.num_steps
+    metric: str | None = None  # of the validation rows, which chooses the checkpoint; none: the problem's first
+    loss: str = "mse"  # of regression, over the whole batch: mse, pearson, pearson_huber
+    pooling: str = "last"  # hidden state of a row: that of the last token, of the separator, or the mean
+    layer: str = "last"  # whose hidden states: last, the number of a layer, or sweep (the best; frozen only)
+    rank: int = 8  # of adapters
+    alpha: float = 16.0  # their scale is alpha / rank
+    targets: tuple[str, ...] = ("q", "v")  # matrices with adapters, of q, k, v, o, gate, up, down
+    long: str = "refuse"  # rows that exceed the context: refuse, truncate, yarn, window, chunks
+    baselines: bool = True  # fit k-mer models and a small CNN to the same rows
+
+    # Advanced.
+    evals_per_epoch: int = 1  # evaluations of the validation rows; they set eval.every_steps
+    patience: int | None = None  # evaluations without a gain after which training ends; none: it does not
+    plateau_patience: int | None = None  # evaluations without a gain after which the rate falls; none: it does not
+    plateau_factor: float = 0.5  # by which the rate falls
+    folds: int = 10  # of the training rows, where there are no validation rows
+    fold: int = 0  # the one that is held out
+    class_weights: bool = False  # weigh classes by the inverse of their frequency
+    reverse_complement: bool = False  # train on a random strand of each row, new in each epoch
+    average_strands: bool = False  # predict the mean of both strands
+    head_bias: bool = True  # the head adds a bias to its product
+    genome: str | None = None  # FASTA of a table of coordinates (chrom, start, end, strand)
+    assembly: str | None = None  # that of the FASTA, which must be the table's
+    prefix: str = ""  # causal: special tokens before every sequence, such as <bct><cds>
+    remainder: str = "pad"  # causal: bases left over at the end are padded to a k-mer with A, or trim
+    padded_loss: bool = False  # causal: padded bases have a loss, as in the published script
+    untrimmed: bool = False  # bases left over are <oov>, and truncation removes the separator, as published
+    pool_at_end: bool = False  # pool the last position of the padded row, as the published script does
+
+    def __post_init__(self):
+        check = _fields_of("finetune", self)
+        check("problem", lambda x: x is None or x in PROBLEMS, f"must be one of {', '.join(PROBLEMS)}, or none")
+        check("method", *_one_of(("full", "lora", "frozen")))
+        check("pooling", *_one_of(("last", "separator", "mean")))
+        check("loss", *_one_of(("mse", "pearson", "pearson_huber")))
+        check("long", *_one_of(LONG))
+        check("remainder", *_one_of(("pad", "trim")))
+        check("epochs alpha", _ABOVE_0)
+        check("rank evals_per_epoch patience plateau_patience", _POSITIVE)
+        check("plateau_factor", Real(above=0, below=1))
+        check("folds", Whole(2))
+        check("fold", Whole(0, self.folds - 1))
+        known = self.layer in ("last", "sweep") or (self.layer.isdecimal() and int(self.layer) > 0)
+        check("layer", known, "must be last, sweep, or the number of a layer, from 1")
+        check("layer", self.layer != "sweep" or self.method == "frozen", "sweep needs finetune.method frozen")
+        matrices = ("q", "k", "v", "o", "gate", "up", "down")
+        problem = f"must be of {', '.join(matrices)}"
+        check("targets", bool(self.targets) and set(self.targets) <= set(matrices), problem)
+        for field in ("reverse_complement", "average_strands"):
+            refused = self.problem in ("token", "causal") and getattr(self, field)
+            check(field, not refused, f"has no meaning for finetune.problem {self.problem}; set it to false")
+        frozen = self.problem == "causal" and self.method == "frozen"
+        check("method", not frozen, "frozen trains nothing in causal fine-tuning, which has no head; use lora or full")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config(ModelSpec):
     """The configuration of a run: its model and everything else."""
@@ -407,6 +479,7 @@ class Config(ModelSpec):
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
     eval: Eval = dataclasses.field(default_factory=Eval)
     sample: Sample = dataclasses.field(default_factory=Sample)
+    finetune: Finetune = dataclasses.field(default_factory=Finetune)
 
     def __post_init__(self):
         super().__post_init__()

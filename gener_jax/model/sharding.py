@@ -31,6 +31,7 @@ LOGICAL_TO_MESH = {
     "mlp": "tensor",
     "layers": None,
     "rank": None,  # of an adapter
+    "outputs": None,  # of a head
 }
 ROWS, TOKENS = ("batch",), ("batch", "length")  # logical axes of a batch's arrays with a value per row, or per token
 

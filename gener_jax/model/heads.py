@@ -1,0 +1,52 @@
+"""Heads of fine-tuned models: one matrix from hidden states to classes or values, in the tree under "head".
+
+Dimension key: B batch, T tokens, D hidden, I inputs of the head, O outputs.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from gener_jax.config import Head
+from gener_jax.model.attention import matmul_precision
+from gener_jax.model.projection import Matrix
+
+
+def init(key: jax.Array, head: Head, hidden_size: int, k: int, *, deviation: float):
+    """The float32 parameters of a head, boxed with their logical axes: "kernel" [I, O]; with `head.bias` "bias" [O].
+
+    The kernel is drawn from a normal distribution with standard deviation `deviation`; the bias is 0.
+    """
+    inputs, outputs = head.num_inputs(hidden_size), head.num_outputs(k)
+    kernel = deviation * jax.random.normal(key, (inputs, outputs), jnp.float32)
+    params = {"kernel": Matrix(kernel, ("hidden", "outputs"), num_inputs=1)}
+    if head.bias:
+        params["bias"] = nn.LogicallyPartitioned(jnp.zeros(outputs, jnp.float32), ("outputs",))
+    return params
+
+
+def pool(
+    hidden_BTD: Float[Array, "B T D"], lengths_B: Int[Array, " B"], pooling: str, *, at_end: bool = False
+) -> Float[Array, "B D"]:
+    """The hidden state of each row, float32: of its last token, or the mean of its tokens.
+
+    Args:
+      lengths_B: tokens per row; padding follows them.
+      pooling: "mean"; any other value, the last token ("last", "separator").
+      at_end: take the last position of the padded row instead, which is wrong for shorter rows (for parity).
+    """
+    hidden_BTD = hidden_BTD.astype(jnp.float32)
+    if pooling == "mean":
+        real = jnp.arange(hidden_BTD.shape[1]) < lengths_B[:, None]
+        return jnp.einsum("btd,bt->bd", hidden_BTD, real.astype(jnp.float32)) / lengths_B[:, None]
+    if at_end:
+        return hidden_BTD[:, -1]
+    return jnp.take_along_axis(hidden_BTD, lengths_B[:, None, None] - 1, axis=1)[:, 0]
+
+
+def outputs(params, inputs: Float[Array, "... I"]) -> Float[Array, "... O"]:
+    """The outputs of a head, float32, computed in float32: logits, or values in units of `Head.scale`."""
+    with matmul_precision("float32"):
+        found = inputs.astype(jnp.float32) @ params["kernel"]
+    return found + params["bias"] if "bias" in params else found
