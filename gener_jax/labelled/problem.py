@@ -15,6 +15,7 @@ from gener_jax.labelled.table import Table
 SEQUENCE = ("sequence", "sequences", "seq", "seqs", "dna_sequence", "dna_seq", "text")
 LABEL = ("label", "labels", "target", "targets", "class")
 _NUCLEOTIDES = "".join(bases.IUPAC).encode() + "".join(bases.IUPAC).lower().encode()
+_LARGEST = float(np.finfo(np.float32).max)
 _EMPTY_REMEDY = "leave it empty to leave the row out"
 
 
@@ -107,7 +108,7 @@ def _outside(text: str) -> str:
 
 def empty(kind: str, table: Table, columns: Sequence[str]) -> np.ndarray:
     """Whether each row lacks a label, bool [N]; one label of names may be empty, since it means none of them."""
-    values = [table.columns[name] for name in columns]
+    values = [table.columns[name] for name in columns] or [["."] * len(table)]
     if kind == "multi_label" and len(values) == 1 and not _vectors(values[0]):
         return np.zeros(len(table), bool)
     return np.array([not all(x.strip() for x in row) for row in zip(*values, strict=True)], bool)
@@ -144,6 +145,8 @@ def targets(problem: Problem, table: Table, columns: Sequence[str]) -> np.ndarra
         row has another number of labels than the first.
     """
     kind, labels = problem.kind, problem.names
+    if not columns:
+        return np.zeros((len(table), 0), np.float32)
     values = list(zip(*(table.columns[name] for name in columns), strict=True))
     if kind == "single_label":
         number = {name: i for i, name in enumerate(labels)}
@@ -182,7 +185,14 @@ def _are_outputs(labels: Sequence[str], columns: Sequence[str]) -> bool:
 
 
 def standardized(problem: Problem, targets: np.ndarray) -> Problem:
-    """The problem with mean and standard deviation of training targets, float32 [N, outputs]."""
+    """The problem with mean and standard deviation of training targets, float32 [N, outputs].
+
+    Raises:
+      FormatError: all values of an output are the same.
+    """
+    for name, values in zip(problem.names, targets.T, strict=True):
+        if values.min() == values.max():
+            raise FormatError("is the same in all training rows", field=name, value=float(values[0]))
     mean, scale = (f(targets, axis=0, dtype=np.float64) for f in (np.mean, np.std))
     return dataclasses.replace(problem, mean=tuple(mean.tolist()), scale=tuple(scale.tolist()))
 
@@ -197,7 +207,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if "_" not in text and abs(value) <= np.finfo(np.float32).max else None
+    return value if "_" not in text and abs(value) <= _LARGEST else None
 
 
 def _class(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.errors import ArgumentError, FileError, MismatchError, counted
+from data_pipeline.errors import ArgumentError, FileError, MismatchError, counted, located
 from gener_jax.config.schema import Finetune
 from gener_jax.labelled import coordinates, folds, problem, table
 from gener_jax.labelled.examples import Examples
@@ -15,6 +15,7 @@ from gener_jax.labelled.problem import Problem
 from gener_jax.labelled.table import Table
 
 TRAIN, VALIDATION, TEST = NAMES = "train", "validation", "test"
+KINDS = "single_label", "multi_label", "regression", "causal"  # whose labels are columns of a table, or none
 _SPLIT_OF = {"train": TRAIN, **dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION), "test": TEST}
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 
@@ -44,7 +45,10 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
         cannot be chosen; with file and line or record: a sequence or label cannot be used, or its class is none of
         training's.
     """
-    kind, paths, notes = finetune.problem, files(finetune), []
+    kind, notes = finetune.problem, []
+    if kind not in KINDS:
+        raise ArgumentError(f"must be one of {', '.join(KINDS)}", field="finetune.problem", value=kind)
+    paths = files(finetune)
     tables = {name: [_read(path) for path in found] for name, found in paths.items()}
     first = tables[TRAIN][0]
     if genome := _genome(finetune):
@@ -78,7 +82,8 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
     if kind == "single_label":
         _check_classes(splits, means)
     if kind == "regression":
-        means = problem.standardized(means, splits[TRAIN].targets)
+        with located(file=paths[TRAIN][0]):
+            means = problem.standardized(means, splits[TRAIN].targets)
     return Splits(splits[TRAIN], splits[VALIDATION], splits.get(TEST), means, tuple(notes))
 
 
