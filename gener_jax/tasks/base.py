@@ -8,17 +8,10 @@ from typing import Any, Protocol
 import jax
 
 from gener_jax.config import ModelSpec
+from gener_jax.statistics.metrics import Metric
 from gener_jax.storage.results import Dataset
 
 Progress = Callable[[int, int], None]  # called with the units of work done, and with those in all
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """What a number is: its unit ("bits per base"; empty for a plain number) and direction (None: it has none)."""
-
-    unit: str
-    higher_is_better: bool | None
 
 
 @dataclasses.dataclass
