@@ -298,9 +298,12 @@ def _split(sharding, layers: int):
 
 
 @functools.lru_cache
-def abstract(config: Model):
-    """The shapes of the parameters, boxed with their logical axes, by abstract evaluation, which allocates nothing."""
-    return jax.eval_shape(functools.partial(init, Decoder(config)), jax.random.key(0))
+def abstract(config: Model, tree=None):
+    """The shapes of the parameters, boxed with their logical axes, by abstract evaluation, which allocates nothing.
+
+    `tree`: those of another tree instead, as a function of a key.
+    """
+    return jax.eval_shape(tree or functools.partial(init, Decoder(config)), jax.random.key(0))
 
 
 def num_parameters(config: Model, trains=everything) -> int:

@@ -259,7 +259,7 @@ def screen(run: Run) -> str:
     config, stream, mesh = run.config, run.stream, run.mesh
     m, t, stats = config.model, config.train, stream.stats
     need, have = memory.training_needs(config, mesh.size, trains=run.trains, init=run.init), memory.available()
-    per_token = flops.training(m, config.data.context_length)
+    per_token = flops.training(config, run.trains, run.init)
     epochs = t.num_steps * run.tokens_per_step / max(stats["tokens"], 1)
     fns = config.objective.fns_from_step
     objective = "cross-entropy" + ("" if fns is None else f", FNS from step {fns:,}")
