@@ -261,7 +261,7 @@ def check_base(folder: Path, base: dict, frozen, dtype: str) -> None:
 
 
 def base_of(folder: Path) -> dict | None:
-    """What `name_base` wrote: `path` of the model, `frozen` paths, `dtype`, `checksum`; None if everything is trained."""
+    """What `name_base` wrote: `path` of the model, `frozen` paths, `dtype`, `checksum`; None if all is trained."""
     return read_json(folder / BASE) if (folder / BASE).exists() else None
 
 
