@@ -21,6 +21,7 @@ class Result:
     Attributes:
       metrics: numbers by name, which training logs; all are declared in `Task.metrics`.
       counts: what was evaluated, such as regions and bases.
+      intervals: metric → the ends of its 95 % confidence interval, or None; None without any.
       baselines: name → metric → value, on the same data.
       breakdown: column → group → metrics and counts of that group.
       dataset: what it was evaluated on, if that is a dataset of regions.
@@ -35,6 +36,7 @@ class Result:
     dataset: Dataset | None = None
     text: str = ""
     seconds: float = 0.0
+    intervals: dict[str, tuple[float, float] | None] | None = None
 
 
 class Task(Protocol):
