@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline.errors import FormatError
+from data_pipeline.errors import ArgumentError, FormatError
 from gener_jax.labelled import problem
 from gener_jax.labelled.problem import Problem
 from gener_jax.labelled.table import Table
@@ -40,6 +40,9 @@ def test_columns_are_found():
         problem.label_columns("multi_label", made(label=names, target=values), ())
     with raises(FormatError, field="finetune.label", value="z"):
         problem.label_columns("regression", made(x=values), ("x", "z"))
+    for kind, wrong in (("single_label", ("x", "y")), ("regression", ("x", "x"))):
+        with raises(ArgumentError, field="finetune.label", value=", ".join(wrong)):
+            problem.label_columns(kind, made(x=values, y=values), wrong)
 
 
 def test_sequences():

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import sys
 
 import pytest
 
@@ -108,8 +109,15 @@ def test_format_errors(name, text, facts, tmp_path):
 def test_file_errors(tmp_path, monkeypatch):
     with raises(FileError, file="no.csv"):
         table.read(tmp_path / "no.csv")
+    with raises(FileError, file="no-folder"):
+        table.read(tmp_path / "no-folder")
     with raises(FileError, file=tmp_path):
         table.read(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with raises(FileError, file="t.parquet") as caught:
+        table.read(tmp_path / "t.parquet")
+    assert "gener-jax[parquet]" in caught.value.remedy
     path = tmp_path / "t.csv.gz"
     path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 1000)[:-9])
     with raises(DamagedFileError, file=path):

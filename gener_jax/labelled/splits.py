@@ -63,9 +63,8 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
                 one.values(column, "column")
             lacking = problem.empty(kind, one, labels)
             if lacking.any():
-                notes.append(
-                    f"{one.path}: {counted(int(lacking.sum()), 'row')} with an empty {' or '.join(labels)} left out"
-                )
+                dropped = counted(int(lacking.sum()), "row")
+                notes.append(f"{one.path}: {dropped} with an empty {' or '.join(labels)} left out")
                 found[i] = one.take(np.flatnonzero(~lacking))
         tables[name] = [one for one in found if len(one)]
         if not tables[name]:

@@ -28,7 +28,7 @@ _PAIR = re.compile(r"([A-Za-z_][\w.-]*)=(\S*)")
 _DNA = re.compile(r"[ACGTUNacgtun]{12,}")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Table:
     """Columns of text.
 
@@ -111,6 +111,8 @@ def read(path: str | Path) -> Table:
     """
     path = Path(path)
     kind = format_of(path)
+    if not path.exists():
+        raise FileError("no such file", file=path)
     if path.is_dir():
         raise FileError("is a folder", file=path, remedy="name a file in it")
     if kind is None:
