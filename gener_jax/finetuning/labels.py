@@ -65,6 +65,9 @@ def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
         of_train = cache.of(splits.train, head)
         init = method.init(config, head, method.standardize(of_train))
         source = Features(config, splits.problem, of_train, splits.train, splits.validation)
+        for each in _each(splits):
+            cache.of(each, head)
+        cache.close()  # the run loads the model again, as it is kept in its folder
     else:
         init = method.init(config, head)
         source = Rows(config, splits.problem, head, framing, splits.train, splits.validation)
