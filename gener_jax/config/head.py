@@ -28,6 +28,7 @@ class Head:
       chunks: (long "chunks") chunks of a row, whose hidden states are concatenated.
       context: (token) tokens of a window, with <s>.
       average_strands: predictions are the mean over both strands.
+      standardized: the head has the mean and deviation of each of its inputs, by which it standardizes them.
       untrimmed, pool_at_end: as in `config.Finetune`.
     """
 
@@ -43,6 +44,7 @@ class Head:
     chunks: int = 1
     context: int | None = None
     average_strands: bool = False
+    standardized: bool = False
     untrimmed: bool = False
     pool_at_end: bool = False
 
