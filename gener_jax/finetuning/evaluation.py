@@ -92,8 +92,9 @@ def numbers(head: Head, outputs: np.ndarray) -> np.ndarray:
 
 
 def metrics_of(problem: str) -> dict[str, Metric]:
-    """The metrics of a problem, its main one first."""
-    return {name: Metric(x.unit, x.higher_is_better) for name, x in METRICS[problem].items()}
+    """The metrics of a problem, its main one first; of classes and labels also those of their probabilities."""
+    found = {name: Metric(x.unit, x.higher_is_better) for name, x in METRICS[problem].items()}
+    return found if problem == "regression" else {**found, **dict.fromkeys(("ece", "brier"), Metric("", False))}
 
 
 class Finetune:
@@ -102,16 +103,20 @@ class Finetune:
     name = "finetune"
 
     def __init__(
-        self, metric: str, head: Head, examples: Examples, path: str, outputs: Callable[[jax.sharding.Mesh], Outputs]
+        self,
+        metric: str,
+        head: Head,
+        examples: Examples,
+        dataset: Dataset,
+        outputs: Callable[[Examples, jax.sharding.Mesh], Outputs],
     ):
-        """`metric`: the main one. `path`: where the rows come from. `outputs`: of these rows, on a mesh."""
+        """`metric`: the main one. `dataset`: what the rows are called. `outputs`: of rows, on a mesh."""
         self.metric, self.metrics = metric, metrics_of(head.problem)
-        self._head, self._examples, self._outputs = head, examples, outputs
-        self._dataset = Dataset(path, examples.digest, examples.name)
+        self._head, self._examples, self._dataset, self._outputs = head, examples, dataset, outputs
 
     def prepare(self, spec, mesh: jax.sharding.Mesh):
         """See `tasks.base.Task`."""
-        outputs = self._outputs(mesh)
+        outputs = self._outputs(self._examples, mesh)
 
         def run(params, progress: Progress = silent) -> Result:
             found = numbers(self._head, outputs(params, progress))
