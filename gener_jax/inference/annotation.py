@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from data_pipeline.sequence.tokenizer import BOS, KmerTokenizer
 from gener_jax.config import Head
 from gener_jax.inference.batches import by_row, right_pad, tokens_per_batch
-from gener_jax.inference.prompt import as_prompts
+from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.labelled import windows
 from gener_jax.labelled.windows import Window
 from gener_jax.model import decoder, heads
@@ -40,12 +40,7 @@ def logits(
 @functools.partial(jax.jit, static_argnames=("model", "head", "k"))
 def _probabilities(model: decoder.Decoder, params, inputs, reverse, lengths, *, head: Head, k: int):
     def hidden(ids):
-        if head.layer is None:
-            return model.apply(decoder.variables(params), ids)[0]
-        _, state = model.apply(decoder.variables(params), ids, mutable=["intermediates"])
-        found = state["intermediates"]
-        stacked = "layers" in found
-        return found["layers"]["output"][0][head.layer - 1] if stacked else found[f"layers_{head.layer - 1}"]["output"][0]
+        return model.apply(decoder.variables(params), ids, final_norm=head.layer is None)[0]
 
     found = logits(hidden, params["head"], inputs, reverse, lengths, k) / head.temperature
     return jax.nn.softmax(found, axis=-1)
@@ -85,13 +80,21 @@ def probabilities(
         yield i, by_base[window.first - window.start : window.last - window.start]
 
 
-def annotate(
-    lm, head: Head, sequences: Iterable, *, batch_tokens: int | None = None
-) -> list[np.ndarray]:
+def check(lm) -> Head:
+    """The head of a model.
+
+    Raises:
+      InputError: if the model has none that labels bases.
+    """
+    if lm.head is None or lm.head.problem != "token":
+        what = "has no head" if lm.head is None else f"has a head for {lm.head.problem}; see predict"
+        raise InputError(f"{lm.spec.name} {what}: labels per base need one of finetune.problem token", "head")
+    return lm.head
+
+
+def annotate(lm, sequences: Iterable[str | Prompt], *, batch_tokens: int | None = None) -> list[np.ndarray]:
     """See `LM.annotate`."""
-    if head is None or head.problem != "token":
-        raise InputError(f"{lm.spec.name} has no head for labels per base (finetune.problem token)", "sequences")
-    k, found, rows = lm.tokenizer.k, [], []
+    head, k, found, rows = check(lm), lm.tokenizer.k, [], []
     for i, prompt in enumerate(as_prompts(sequences, "sequences")):
         if len(prompt.special):
             raise InputError("must be DNA alone, without special tokens", f"sequences[{i}]", str(prompt))
@@ -99,8 +102,8 @@ def annotate(
         found.append(np.full((len(codes), len(head.names)), np.nan, np.float32))
         count = windows.number(len(codes), head.context - 1, k)
         rows += [(i, codes, windows.cut(0, len(codes), head.context - 1, k, count, j)) for j in range(count)]
-    cut = [(codes, window) for _, codes, window in rows]
-    for i, values in probabilities(lm.model, lm.params, head, lm.mesh, lm.tokenizer, cut, batch_tokens):
+    cut, params = [(codes, window) for _, codes, window in rows], {**lm.params, "head": lm.head_params}
+    for i, values in probabilities(lm.model, params, head, lm.mesh, lm.tokenizer, cut, batch_tokens):
         number, _, window = rows[i]
         found[number][window.first : window.last] = values
     return found

@@ -29,6 +29,7 @@ from gener_jax.config import Finetune
 from gener_jax.runtime.errors import ConfigError
 
 OTHER, UNLABELLED = "other", -1
+GFF3 = "##gff-version 3\n"  # the first line of a file
 CLASSES = ("coding", "intron", OTHER)
 _CODING, _INTRON, _OTHER = range(3)
 _KINDS = ("gene", "mRNA", "CDS")
@@ -59,6 +60,10 @@ class Annotated:
     name: str
     contigs: tuple[Contig, ...]
     classes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """The labelled bases of each class, in words."""
+        return ", ".join(f"{number:,} bases {name}" for name, number in zip(self.classes, self.counts, strict=True))
 
     @functools.cached_property
     def counts(self) -> np.ndarray:
@@ -107,7 +112,7 @@ def read(finetune: Finetune) -> AnnotatedSplits:
     held: dict[str, list[Contig]] = {}
     for field in ("validation", "test"):
         named = getattr(finetune, field)
-        if named and not any(Path(name).exists() for name in named):
+        if named and not are_files(named):
             contigs, held[field] = _held_out(contigs, named, f"finetune.{field}")
         elif named:
             held[field], _, more = _files(list(map(Path, named)), classes)
@@ -121,6 +126,11 @@ def read(finetune: Finetune) -> AnnotatedSplits:
             raise ConfigError("leaves no labelled base for this split", f"finetune.{name}", getattr(finetune, name))
     lines = tuple(f"{number:,} {what}" for what, number in notes.items() if number)
     return AnnotatedSplits(**{"test": None, **splits}, notes=lines)
+
+
+def are_files(names: Sequence[str]) -> bool:
+    """Whether `finetune.validation` or `test` are files, not contigs."""
+    return any(Path(name).exists() for name in names)
 
 
 def _files(paths: Sequence[Path], classes: tuple[str, ...] | None):
@@ -161,7 +171,7 @@ def _of_genes(paths: Sequence[Path], classes):
 
 
 def gene_labels(record: Record, notes: collections.Counter) -> np.ndarray:
-    """The classes of `CLASSES` of the bases of an annotated record, int8 [bases]; counts in `notes` what is left out."""
+    """The class of each base of an annotated record, of `CLASSES`, int8 [bases]; `notes` count what is left out."""
     labels = np.full(len(record.codes), _OTHER, np.int8)
     coding = []
     for feature in record.features:

@@ -7,7 +7,9 @@ import numpy as np
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, KmerTokenizer
 
-_OVERLAP = 4  # at least a quarter of a window, so that a base has an eighth of one on both sides, but at a contig's ends
+_OVERLAP = (
+    4  # at least a quarter of a window, so that a base has an eighth of one on both sides, but at a contig's ends
+)
 
 
 class Window(NamedTuple):
