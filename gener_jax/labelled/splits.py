@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.errors import ArgumentError, FileError, MismatchError, counted, located
+from data_pipeline.sequence import bases
+from data_pipeline.splitting import clusters
 from gener_jax.config.schema import Finetune
 from gener_jax.labelled import coordinates, folds, problem, table
 from gener_jax.labelled.examples import Examples
@@ -25,7 +27,8 @@ class Splits:
     """The rows of each split, and what their targets mean.
 
     Attributes:
-      train, validation, test: the rows. Where no file is, `validation` is a fold of train, and `test` None.
+      train, validation, test: the rows. Where no file is, `validation` is a fold of train, of sequences without labels
+        by clusters that share 32-mers, and `test` None.
       problem: what the targets mean.
       notes: a line for each thing that a user should know: rows left out, the fold, groups in two splits.
     """
@@ -74,6 +77,8 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
     splits = {name: _examples(name, found, sequence, labels, means, groups.get(name)) for name, found in tables.items()}
     if VALIDATION not in splits:
         rows = splits[TRAIN]
+        if kind == "causal" and rows.groups is None:
+            rows = dataclasses.replace(rows, groups=clusters.of_sequences(map(bases.encode, rows.sequences)))
         held_out = folds.assign(rows, finetune.folds, seed, kind == "single_label") == finetune.fold
         splits |= {TRAIN: rows.take(~held_out), VALIDATION: rows.take(held_out, VALIDATION)}
         fold = f"fold {finetune.fold} of {finetune.folds} of the training rows"
