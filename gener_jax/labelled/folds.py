@@ -12,8 +12,8 @@ def assign(examples: Examples, number: int, seed: int, stratify: bool) -> np.nda
     """The fold of each row, int32 [N], from 0 to number - 1.
 
     Groups are placed one by one, the largest first and those of one size in an order that `seed` decides, in the fold
-    that has the fewest of their rows' classes (with `stratify`; else of all rows), then the fewest rows. Without groups,
-    each row is one by itself.
+    that has the fewest of their rows' classes (with `stratify`; else of all rows), then the fewest rows. Without
+    groups, each row is one by itself.
 
     Raises:
       ArgumentError: there are fewer groups than folds.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import re
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from data_pipeline.errors import FormatError, counted, one_line
 from data_pipeline.sequence import bases
+from gener_jax.labelled import coordinates
 from gener_jax.labelled.table import Table
 
 SEQUENCE = ("sequence", "sequences", "seq", "seqs", "dna_sequence", "dna_seq", "text")
@@ -45,6 +45,9 @@ def sequence_column(table: Table, named: str | None, field: str = "finetune.sequ
     found = [name for name in table.columns if name.lower() in SEQUENCE]
     if len(found) > 1:
         found = [name for name in found if not any(map(_outside, table.columns[name]))] or found
+    if not found and {"chrom", "start", "end"} <= coordinates.found(table).keys():
+        remedy = "give finetune.genome and finetune.assembly"
+        raise FormatError("has coordinates instead of sequences", file=table.path, remedy=remedy)
     return _only(found, table, "sequences", SEQUENCE, field)
 
 
@@ -121,11 +124,8 @@ def names(kind: str, tables: Sequence[Table], columns: Sequence[str]) -> tuple[s
         found = _ordered(set(map(_class, values)))
         if not 2 <= len(found) <= max(2, len(values) // 10):
             problem = f"has {len(found)} classes in {counted(len(values), 'row')}"
-            remedy = (
-                "give finetune.problem=regression, or another column"
-                if len(found) > 1
-                else "give rows of another class"
-            )
+            several = "give finetune.problem=regression, or another column"
+            remedy = several if len(found) > 1 else "give rows of another class"
             raise FormatError(problem, file=tables[0].path, field=columns[0], remedy=remedy)
         return found
     if len(columns) > 1:
@@ -148,6 +148,8 @@ def targets(problem: Problem, table: Table, columns: Sequence[str]) -> np.ndarra
     if kind == "single_label":
         number = {name: i for i, name in enumerate(labels)}
         for row, (value,) in enumerate(values):
+            if value.strip().lower() == "nan":
+                table.refuse(row, columns[0], "is no class", _EMPTY_REMEDY)
             if _class(value) not in number:
                 table.refuse(row, columns[0], "is a class that no training row has", f"the classes are {_some(labels)}")
         return np.array([number[_class(value)] for (value,) in values], np.int32)
@@ -162,19 +164,15 @@ def targets(problem: Problem, table: Table, columns: Sequence[str]) -> np.ndarra
                     table.refuse(row, columns[0], problem, f"the labels are {_some(labels)}", part)
                 found[row, number[part]] = 1
             continue
-        parts = [
-            (name, part)
-            for name, text in zip(columns, texts, strict=True)
-            for part in (_parts(text) if len(columns) == 1 else [text])
-        ]
+        parts = _parts(texts[0]) if len(columns) == 1 else texts
         if len(parts) != len(labels):
             table.refuse(row, columns[0], f"has {counted(len(parts), 'label')} instead of {len(labels)}")
-        for i, (name, part) in enumerate(parts):
-            value = _number(part)
+        for i, part in enumerate(parts):
+            column, value = columns[i] if len(columns) > 1 else columns[0], _number(part)
             if value is None:
-                table.refuse(row, name, "must be a finite number", _EMPTY_REMEDY, part)
+                table.refuse(row, column, "must be a finite number", _EMPTY_REMEDY, part)
             if kind == "multi_label" and value not in (0, 1):
-                table.refuse(row, name, "must be 0 or 1", None, part)
+                table.refuse(row, column, "must be 0 or 1", None, part)
             found[row, i] = value
     return found
 
@@ -205,7 +203,7 @@ def _number(text: str) -> float | None:
 def _class(text: str) -> str:
     """The name of a class: whole numbers without a point (1.0 is 1), any other text as it is."""
     value = _number(text)
-    return text.strip() if value is None or not math.isfinite(value) or not value.is_integer() else str(int(value))
+    return text.strip() if value is None or not value.is_integer() else str(int(value))
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.errors import ArgumentError, FileError, FormatError, MismatchError, counted
+from data_pipeline.errors import ArgumentError, FileError, MismatchError, counted
 from gener_jax.config.schema import Finetune
-from gener_jax.labelled import folds, problem, table
+from gener_jax.labelled import coordinates, folds, problem, table
 from gener_jax.labelled.examples import Examples
 from gener_jax.labelled.problem import Problem
 from gener_jax.labelled.table import Table
@@ -45,9 +45,13 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
         training's.
     """
     kind, paths, notes = finetune.problem, files(finetune), []
-    tables = {name: list(map(table.read, found)) for name, found in paths.items()}
+    tables = {name: [_read(path) for path in found] for name, found in paths.items()}
     first = tables[TRAIN][0]
-    sequence = problem.sequence_column(first, finetune.sequence)
+    if genome := _genome(finetune):
+        tables = {name: list(map(genome.cut, found)) for name, found in tables.items()}
+        sequence = coordinates.SEQUENCE
+    else:
+        sequence = problem.sequence_column(first, finetune.sequence)
     labels = () if kind == "causal" else problem.label_columns(kind, first, finetune.label)
     for name, found in tables.items():
         for i, one in enumerate(found):
@@ -76,6 +80,24 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
     if kind == "regression":
         means = problem.standardized(means, splits[TRAIN].targets)
     return Splits(splits[TRAIN], splits[VALIDATION], splits.get(TEST), means, tuple(notes))
+
+
+def _read(path: Path) -> Table:
+    """The table in a file; of one in a folder named after a split, the name of the file is the label without others."""
+    one = table.read(path)
+    if path.parent.name.lower() not in _SPLIT_OF or any(name.lower() in problem.LABEL for name in one.columns):
+        return one
+    return dataclasses.replace(one, columns=one.columns | {"label": [table.stem(path)] * len(one)})
+
+
+def _genome(finetune: Finetune) -> coordinates.Genome | None:
+    path, assembly = finetune.genome, finetune.assembly
+    if path is None and assembly is None:
+        return None
+    for field, value, other in (("genome", path, assembly), ("assembly", assembly, path)):
+        if value is None:
+            raise ArgumentError(f"must be given for {other}", field=f"finetune.{field}")
+    return coordinates.Genome(path, assembly)
 
 
 def _examples(

@@ -1,4 +1,4 @@
-"""Reads tables as text: CSV, TSV, JSON lines, Parquet, and FASTA with labels in its headers; plain or compressed by gzip."""
+"""Reads tables as text: CSV, TSV, JSON lines, Parquet, and FASTA with labels in headers; each plain or gzip."""
 
 import codecs
 import csv
@@ -58,12 +58,10 @@ class Table:
         (_, path), (kind, at) = self.place(row).items()
         return f"{path}: {kind} {at}"
 
-    def refuse(
-        self, row: int, column: str, problem: str, remedy: str | None = None, value: str | None = None
-    ) -> NoReturn:
-        """Raises a FormatError for a value of a row."""
-        shown = self.columns[column][row] if value is None else value
-        raise FormatError(problem, field=column, value=shown, remedy=remedy, **self.place(row))
+    def refuse(self, row: int, column: str, problem: str, remedy: str | None = None, part: str = "") -> NoReturn:
+        """Raises a FormatError for a row's value in a column, or for a part of it."""
+        value = part or self.columns[column][row].strip() or None
+        raise FormatError(problem, field=column, value=value, remedy=remedy, **self.place(row))
 
     def values(self, column: str, field: str) -> list[str]:
         """A column that the argument `field` names.
@@ -85,9 +83,8 @@ class Table:
         def chosen(values):
             return None if values is None else [values[i] for i in rows]
 
-        return Table(
-            self.path, {k: chosen(v) for k, v in self.columns.items()}, chosen(self.lines), chosen(self.records)
-        )
+        columns = {name: chosen(values) for name, values in self.columns.items()}
+        return Table(self.path, columns, chosen(self.lines), chosen(self.records))
 
 
 def format_of(path: str | Path) -> str | None:
@@ -242,7 +239,10 @@ def _fasta(path: Path) -> Table:
     found = [(x.name, bases.decode(x.codes), dict(_PAIR.findall(x.description))) for x in fasta.read(path, named=False)]
     parts = [name.rpartition("|") for name, _, _ in found]
     if all(name and label for name, _, label in parts):
-        found = [(name, dna, {"label": label} | pairs) for (_, dna, pairs), (name, _, label) in zip(found, parts)]
+        found = [
+            (name, dna, {"label": label} | pairs)
+            for (_, dna, pairs), (name, _, label) in zip(found, parts, strict=True)
+        ]
     rows = [{"name": name, "sequence": dna} | pairs for name, dna, pairs in found]
     names = dict.fromkeys(name for row in rows for name in row)
     records = [name or str(number) for number, (name, _, _) in enumerate(found, 1)]
