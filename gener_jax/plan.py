@@ -7,6 +7,10 @@ By formula, per device: memory, data sent, operations. Then the mesh, remat and
 microbatches that fit and should be fastest, with tokens/s and days at a given
 share of the peak (--mfu); and weights and KV cache for inference. --compile
 compares with the compiler's own figure (pip install -e '.[plan]').
+
+With finetune.problem, what finetune.method trains: full, lora or frozen.
+    gener-jax plan --config=experiments/euk_1b.py --devices 1 --device_memory_gib 16 \
+      --config.finetune.problem=single_label --config.finetune.method=lora
 """
 
 import argparse
@@ -14,6 +18,7 @@ import argparse
 from data_pipeline import cli
 from data_pipeline.ranges import Real, Whole
 from gener_jax.cli import command
+from gener_jax.config import Config, Head
 from gener_jax.runtime.devices import DEVICES
 from gener_jax.runtime.errors import ConfigError
 
@@ -25,6 +30,18 @@ def _device(text: str) -> str:
             f"there are no figures of {text!r}; give one of {', '.join(sorted(DEVICES))}, or only --device_memory_gib"
         )
     return text.lower()
+
+
+def _parts(config: Config) -> dict:
+    """What fine-tuning trains, and its tree, as `training.planning.report` takes them; nothing for pre-training."""
+    f = config.finetune
+    if f.problem is None:
+        return {}
+    from gener_jax.finetuning import method
+
+    # The number of outputs, which the rows decide, hardly matters.
+    head = Head("token" if f.problem == "token" else "single_label", ("a", "b")) if f.has_head else None
+    return {"trains": method.trains(f.method), "init": method.init(config, head)}
 
 
 def main(argv=None) -> None:
@@ -45,7 +62,7 @@ def main(argv=None) -> None:
     if args.compile and not machine.topology:
         raise ConfigError("needs --topology, since only TPU programs compile without the device", "--compile", True)
     with cli.text(args.json):
-        result = report(config, machine, args)
+        result = report(config, machine, args, **_parts(config))
     cli.finish(result, args.json, listed=False)
 
 

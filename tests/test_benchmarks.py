@@ -20,7 +20,7 @@ def test_the_figures_of_training(tmp_path):
     assert found["tokens_per_s"] == pytest.approx(8 * 32 / found["seconds"])
     assert found["bases_per_s"] == pytest.approx(3 * found["tokens_per_s"])
 
-    per_token = flops.training(config.model, 32)
+    per_token = flops.training(config)
     assert found["tflops_per_device"] == pytest.approx(per_token * found["tokens_per_s"] / 2 / 1e12)
     assert found["mfu"] is None  # the table of devices has no CPU
     assert found["compile_s"] > 0

@@ -41,13 +41,16 @@ class Sequence(NamedTuple):
     problem: str = ""
 
 
-def read(path: str | Path, progress: Callable[[int], None] | None = None, *, flag: bool = False) -> Iterator[Sequence]:
+def read(
+    path: str | Path, progress: Callable[[int], None] | None = None, *, flag: bool = False, named: bool = True
+) -> Iterator[Sequence]:
     """Yields the records of a nucleotide FASTA file (plain, gzip or bgzip) in file order, one in memory at a time.
 
     A record's name is the first word of its `>` line; of an NCBI name with bars it is the accession. A record may be
     empty. Lower case marks repeats. A record that is entirely lower case counts as masked only after an upper-case
     letter occurred in an earlier record of the file, so only the records before the first upper-case letter depend on
-    the order. `progress` is called with the number of bytes of the file read since the last call.
+    the order. `progress` is called with the number of bytes of the file read since the last call. Without `named`, a
+    record may have no name, or that of another.
 
     Raises:
       FileError, DamagedFileError: as `stream.chunks`.
@@ -62,9 +65,9 @@ def read(path: str | Path, progress: Callable[[int], None] | None = None, *, fla
                 yield record.finish(masks)
                 masks = masks or record.upper
             record = _RecordBuilder(path, item, flag)
-            if not item.name:
+            if named and not item.name:
                 record.reject(item.line, "a `>` line without a name", remedy="give each record a name")
-            elif item.name in names:
+            elif named and item.name in names:
                 problem, remedy = "occurs twice in the file", "rename one of the records"
                 record.reject(item.line, problem, field="name", value=item.name, remedy=remedy)
             names.add(item.name)

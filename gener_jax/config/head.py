@@ -27,6 +27,7 @@ class Head:
       long: what is done with rows that exceed the context, as `finetune.long`.
       chunks: (long "chunks") chunks of a row, whose hidden states are concatenated.
       average_strands: predictions are the mean over both strands.
+      standardized: the head has the mean and deviation of each of its inputs, by which it standardizes them.
       untrimmed, pool_at_end: as in `config.Finetune`.
     """
 
@@ -41,6 +42,7 @@ class Head:
     long: str = "refuse"
     chunks: int = 1
     average_strands: bool = False
+    standardized: bool = False
     untrimmed: bool = False
     pool_at_end: bool = False
 

@@ -466,6 +466,11 @@ class Finetune:
         frozen = self.problem == "causal" and self.method == "frozen"
         check("method", not frozen, "frozen trains nothing in causal fine-tuning, which has no head; use lora or full")
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the model is fine-tuned on labels, by a head of its own, and does not predict tokens."""
+        return self.problem not in (None, "causal")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(ModelSpec):

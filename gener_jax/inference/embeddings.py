@@ -11,8 +11,10 @@ from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, REMAINDERS
 from gener_jax.inference.batches import by_row, right_pad
+from gener_jax.inference.framing import check_pooling
 from gener_jax.inference.options import POOLINGS
 from gener_jax.inference.prompt import Prompt, as_prompts
+from gener_jax.model import heads
 from gener_jax.model.decoder import Decoder
 from gener_jax.runtime.errors import InputError, whole
 
@@ -42,13 +44,7 @@ def pooled(
     else:
         _, state = model.apply({"params": params}, ids, mutable=["intermediates"])
         hidden = state["intermediates"][f"layers_{layer - 1}"]["output"][0]
-    hidden = hidden.astype(jnp.float32)
-    if pooling == "tokens":
-        return hidden
-    if pooling == "mean":
-        real = jnp.arange(ids.shape[1]) < lengths[:, None]
-        return jnp.einsum("btd,bt->bd", hidden, real.astype(jnp.float32)) / lengths[:, None]
-    return jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)[:, 0]
+    return hidden.astype(jnp.float32) if pooling == "tokens" else heads.pool(hidden, lengths, pooling)
 
 
 def unknown(ids: np.ndarray) -> bool:
@@ -92,10 +88,7 @@ def embed(
         raise InputError(f"must be one of {', '.join(REMAINDERS)}", "remainder", remainder)
     layers = lm.spec.model.num_hidden_layers
     layer = layers + 1 if layer is None else whole(layer, "layer", 0, layers)
-    if pooling == "separator" and len(lm.frame(np.zeros(0, np.int32))) < 2:
-        raise InputError(
-            f"{lm.spec.name} frames sequences as v1, which has no separator; use 'last'", "pooling", pooling
-        )
+    check_pooling(lm.spec, pooling)
     rows = [row for i, x in enumerate(prompts) for row in frames(lm, x, f"sequences[{i}]", chunks, remainder)]
     if any(map(unknown, rows)):
         warnings.warn(UNKNOWN, stacklevel=3)

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.ranges import SEED
-from data_pipeline.sequence.tokenizer import BOS, SPECIAL_TOKENS
+from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
 from gener_jax.config import ModelSpec, with_model
 from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraint
 from gener_jax.inference.embeddings import embed
+from gener_jax.inference.framing import framed
 from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size, encode
 from gener_jax.inference.likelihood import Score, base_probabilities, log_likelihood
 from gener_jax.inference.prompt import REMAINDERS, Encoded, Prompt, as_prompt, as_prompts
@@ -78,23 +79,14 @@ class LM:
             warnings.warn(f"{self.spec.name} {problem}", stacklevel=5)
 
     def frame(self, ids: np.ndarray) -> np.ndarray:
-        """The ids of a sequence framed for embedding, int32 [tokens], by `spec.prompt_convention`.
+        """The ids of a sequence framed for embedding, int32 [tokens]; see `framing.framed`.
 
-        v1: <s> and the sequence; v2: <s>, the sequence and a second <s>, the separator. In both the embedding is the
-        hidden state of the last token, which in v2 is the separator.
+        In both conventions the embedding is the hidden state of the last token, which in v2 is the separator.
 
         Raises:
           InputError: if the convention is unknown.
         """
-        convention = self.spec.prompt_convention
-        if convention == "unknown":
-            raise InputError(
-                f"{self.spec.name} does not specify whether sequences are framed as in v1 or v2 of GENERator",
-                "prompt_convention",
-                convention,
-                settings=[("prompt_convention", "v1"), ("prompt_convention", "v2")],
-            )
-        return np.concatenate([[BOS], ids, [BOS] * (convention == "v2")]).astype(np.int32)
+        return framed(self.spec, ids)
 
     def embed(
         self,

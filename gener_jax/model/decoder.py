@@ -174,6 +174,7 @@ class Decoder(nn.Module):
         segment_ids_BT: Int[Array, "B T"] | None = None,
         cache: Cache | None = None,
         keep: bool = False,
+        final_norm: bool = True,
     ):
         """Hidden states after the final norm, [B, T, D] in the compute dtype, and the cache with these tokens added.
 
@@ -186,6 +187,7 @@ class Decoder(nn.Module):
             returned cache is None.
           keep: without a cache, return one that holds exactly these tokens; needs parameters by layer. Such a pass may
             use the platform's attention kernel.
+          final_norm: False returns the output of the last layer as it is.
 
         With `mutable=["intermediates"]`, `apply` also returns the output of each layer before any norm, [L, B, T, D]
         (with parameters by layer: one array per layer).
@@ -207,6 +209,7 @@ class Decoder(nn.Module):
             segments = Segments(own, jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, own, slot, 1))
         else:
             segments = None if segment_ids_BT is None else Segments(segment_ids_BT, segment_ids_BT)
+        norm = self.norm if final_norm else (lambda x_BTD: x_BTD)
         angles = rope.angles(positions_BT, c)
         x_BTD = constrain(self.embed_tokens.rows(ids_BT, c.dtype), "batch", "length", "hidden")
         with matmul_precision(c.dtype):
@@ -214,7 +217,7 @@ class Decoder(nn.Module):
                 if cache is not None or keep:
                     raise ValueError("a cache needs parameters by layer; use decoder.unstack(params)")
                 x_BTD, _ = self.layers(x_BTD, None, angles, segments, slot)
-                return self.norm(x_BTD), None
+                return norm(x_BTD), None
             kept = []
             for i, layer in enumerate(self.layers):
                 x_BTD, kv = layer(x_BTD, cache and (cache.k[i], cache.v[i]), angles, segments, slot, keep)
@@ -223,7 +226,7 @@ class Decoder(nn.Module):
             cache = Cache(*zip(*kept, strict=True), jnp.ones_like(ids_BT), jnp.int32(ids_BT.shape[1]))
         elif cache is not None:
             cache = Cache(*zip(*kept, strict=True), segments.keys, cache.index + 1)
-        return self.norm(x_BTD), cache
+        return norm(x_BTD), cache
 
     def logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """The untied output head: float32 logits of hidden states with any leading shape."""
@@ -295,9 +298,12 @@ def _split(sharding, layers: int):
 
 
 @functools.lru_cache
-def abstract(config: Model):
-    """The shapes of the parameters, boxed with their logical axes, by abstract evaluation, which allocates nothing."""
-    return jax.eval_shape(functools.partial(init, Decoder(config)), jax.random.key(0))
+def abstract(config: Model, tree=None):
+    """The shapes of the parameters, boxed with their logical axes, by abstract evaluation, which allocates nothing.
+
+    `tree`: those of another tree instead, as a function of a key.
+    """
+    return jax.eval_shape(tree or functools.partial(init, Decoder(config)), jax.random.key(0))
 
 
 def num_parameters(config: Model, trains=everything) -> int:

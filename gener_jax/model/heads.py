@@ -16,13 +16,17 @@ from gener_jax.model.projection import Matrix
 def init(key: jax.Array, head: Head, hidden_size: int, k: int, *, deviation: float):
     """The float32 parameters of a head, boxed with their logical axes: "kernel" [I, O]; with `head.bias` "bias" [O].
 
-    The kernel is drawn from a normal distribution with standard deviation `deviation`; the bias is 0.
+    The kernel is drawn from a normal distribution with standard deviation `deviation`; the bias is 0. With
+    `head.standardized` also "mean" [I], 0, and "deviation" [I], 1, of the inputs, which no gradient reaches.
     """
     inputs, outputs = head.num_inputs(hidden_size), head.num_outputs(k)
     kernel = deviation * jax.random.normal(key, (inputs, outputs), jnp.float32)
     params = {"kernel": Matrix(kernel, ("hidden", "outputs"), num_inputs=1)}
     if head.bias:
         params["bias"] = nn.LogicallyPartitioned(jnp.zeros(outputs, jnp.float32), ("outputs",))
+    if head.standardized:
+        ones = jnp.ones(inputs, jnp.float32)
+        params |= {name: nn.LogicallyPartitioned(x, ("hidden",)) for name, x in (("mean", 0 * ones), ("deviation", ones))}
     return params
 
 
@@ -47,6 +51,19 @@ def pool(
 
 def outputs(params, inputs: Float[Array, "... I"]) -> Float[Array, "... O"]:
     """The outputs of a head, float32, computed in float32: logits, or values in units of `Head.scale`."""
+    inputs = inputs.astype(jnp.float32)
+    if "mean" in params:
+        mean, deviation = jax.lax.stop_gradient((params["mean"], params["deviation"]))
+        inputs = (inputs - mean) / deviation
     with matmul_precision("float32"):
-        found = inputs.astype(jnp.float32) @ params["kernel"]
+        found = inputs @ params["kernel"]
     return found + params["bias"] if "bias" in params else found
+
+
+def folded(params) -> dict[str, jax.Array]:
+    """The same head as its "kernel" and "bias" alone: the statistics of a standardized one are folded into them."""
+    if "mean" not in params:
+        return params
+    kernel = params["kernel"] / params["deviation"][:, None]
+    with matmul_precision("float32"):
+        return {"kernel": kernel, "bias": params.get("bias", 0) - params["mean"] @ kernel}

@@ -31,6 +31,8 @@ def _widths(m: Model, tensor: int) -> tuple[float, float, float]:
 def kept_by_a_layer(m: Model, tensor: int = 1, *, padded: float = 1) -> float:
     """Bytes per token and device that a layer's forward pass saves for its backward pass, by `m.remat`.
 
+    The same with adapters of a frozen layer, but for remat `none`, which then saves up to a seventh less.
+
     `padded` is the factor by which padding widens arrays with a head dimension. If the layers are unrolled, XLA merges
     recomputation with the first computation and saves silu(gate) · up too, whatever the policy: `dots` on an H200
     (1.2b, 16 × 2048) takes 64.1 GiB in all by the compiler, 62.7 by this formula.
@@ -60,8 +62,9 @@ def training_needs(
     Returns, of the parameters that are trained, the float32 `parameters` and `gradients` (twice with accumulation), the
     two moments of the `optimizer`, and the weights `cast` to the compute dtype; the `frozen` parameters, in the compute
     dtype; all sharded over fsdp, context and tensor; the `gathered` weights of one layer and the next; and
-    `activations`: what is saved of each layer for the backward pass, plus the larger of one layer's scratch memory and
-    the logits, for the tokens of a device in a microbatch.
+    `activations`: what is saved of each layer for the backward pass, if anything of the decoder trains, plus the larger
+    of one layer's scratch memory and the logits, which rows with labels do not have, for the tokens of a device in a
+    microbatch. Rows with labels of bases are read on both strands.
 
     This is an estimate of whether a run fits; the compiler's schedule may need more or less. A TPU pads the head
     dimension to a multiple of 128 `lanes`. `trains` and `init` are those of `training.step.abstract_state`.
@@ -76,8 +79,8 @@ def training_needs(
     heads, key_heads, width = _widths(m, tensor)
     padded = -(-m.head_dim // lanes) * lanes / m.head_dim
     layer = m.hidden_size * (2 * heads + 2 * key_heads + 3 * width)
-    boxed = decoder.abstract(m) if init is None else jax.eval_shape(init, jax.random.key(0))
-    parameters, frozen = (_elements(tree, sizes) for tree in split(boxed, trains))
+    parts = split(decoder.abstract(m, init), trains)
+    parameters, frozen = (_elements(tree, sizes) for tree in parts)
     itemsize, moment = jnp.dtype(m.dtype).itemsize, jnp.dtype(config.optimizer.state_dtype).itemsize
     tokens = t.batch_size / t.accumulate * config.data.context_length / (sizes["data"] * shards)
     # The scratch memory of a layer's backward pass, including the gathered keys and values of the whole context and
@@ -85,7 +88,9 @@ def training_needs(
     scratch = (4 * m.hidden_size + padded * 2 * (2 * heads + 2 * key_heads) + 4 * width) * itemsize
     scratch += sizes["context"] * 2 * key_heads * (itemsize + 4)
     logits = (3 if config.objective.fns_from_step is None else 5) * 4 * m.vocab_size / tensor
-    kept = kept_by_a_layer(m, tensor, padded=padded)
+    logits = 0 if config.finetune.has_head else logits
+    tokens *= 2 if config.finetune.problem == "token" else 1
+    kept = m.num_hidden_layers * kept_by_a_layer(m, tensor, padded=padded) if parts[0].keys() - {"head"} else 0
     return {
         "parameters": 4 * parameters / GIB,
         "gradients": (4 if t.accumulate == 1 else 8) * parameters / GIB,
@@ -93,7 +98,7 @@ def training_needs(
         "cast": (parameters * itemsize if itemsize < 4 else 0) / GIB,
         "frozen": frozen * itemsize / GIB,
         "gathered": (2 * layer * itemsize if shards > 1 else 0) / GIB,
-        "activations": tokens * (m.num_hidden_layers * kept + max(scratch, logits)) / GIB,
+        "activations": tokens * (kept + max(scratch, logits)) / GIB,
     }
 
 

@@ -103,3 +103,15 @@ def read_params(
         raise CheckpointError(folder, "is a published model, which has no steps", name="step", value=step)
     params = weights.read(folder, target)
     return params if by_layer else decoder.stack(params, donate=True), None
+
+
+def read_first_layers(folder: Path, model: Model, mesh: Mesh, *, dtype: str = "float32"):
+    """The stacked parameters of `model`, which has as many of the first layers of the folder's model.
+
+    Raises:
+      CheckpointError: as `read_params`.
+    """
+    whole = dataclasses.replace(model, num_hidden_layers=read_spec(folder).model.num_hidden_layers)
+    params, _ = read_params(folder, whole, mesh, dtype=dtype)
+    cut = jax.jit(lambda layers: jax.tree.map(lambda x: x[: model.num_hidden_layers], layers))
+    return {**params, "layers": cut(params["layers"])}

@@ -5,7 +5,7 @@
      "evaluations": [{"task": "held_out",
                       "model": {"name", "parameters", "checkpoint", "step"},
                       "dataset": {"path", "digest", "split"} or null,
-                      "metrics": {"bits_per_base": {"value", "unit", "higher_is_better"}, …},
+                      "metrics": {"bits_per_base": {"value", "unit", "higher_is_better", "low", "high"}, …},
                       "counts": {"regions": …, "bases": …},
                       "baselines": {"markov_5": {"bits_per_base": …}, …},
                       "breakdown": {"taxon": {"bct": {"bits_per_base": …, "bases": …}, …}, …},
@@ -54,11 +54,15 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A metric's value, with its unit ("bits per base"; empty for a plain number) and direction (None: it has none)."""
+    """A metric's value, with its unit ("bits per base"; empty for a plain number), direction (None: it has none) and 95 %
+    confidence interval (None: not computed).
+    """
 
     value: float | None
     unit: str
     higher_is_better: bool | None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +96,15 @@ class Evaluation:
         """The evaluation of a `base.Task` and its `base.Result`."""
         values = finite(result.metrics)
         names = [task.metric, *(name for name in values if name != task.metric)]
+
+        def interval(name):
+            return dict(zip(("low", "high"), finite((result.intervals or {}).get(name) or (None, None)), strict=True))
+
         return cls(
             task=task.name,
             model=model,
             dataset=result.dataset,
-            metrics={name: Measured(values[name], **vars(task.metrics[name])) for name in names},
+            metrics={name: Measured(values[name], **vars(task.metrics[name]), **interval(name)) for name in names},
             counts=result.counts,
             baselines=finite(result.baselines),
             breakdown=finite(result.breakdown),
@@ -118,10 +126,17 @@ class Evaluation:
         (main, measured), *others = self.metrics.items()
         compared = {f"{self.model.name} (this model)": measured.value}
         compared |= {_words(name): row.get(main) for name, row in self.baselines.items()}
+        intervals = [(measured.low, measured.high)]
+        intervals += [(row.get(f"{main}_low"), row.get(f"{main}_high")) for row in self.baselines.values()]
         known = [value for value in compared.values() if value is not None]
         higher = measured.higher_is_better
         best = (max if higher else min)(known) if len(known) > 1 and higher is not None else None
-        sections = [("", [(name, x, "← best" if x == best is not None else "") for name, x in compared.items()])]
+        decimals = 4 if all(abs(value) < 10 for value in known) else 1
+        rows = []
+        for (name, x), (low, high) in zip(compared.items(), intervals, strict=True):
+            between = "" if low is None or high is None else f"[{_shown(low, decimals)}, {_shown(high, decimals)}]"
+            rows.append((name, x, " ".join(filter(None, [between, "← best" if x == best is not None else ""]))))
+        sections = [("", rows)]
         for column, groups in self.groups.items():
             counts = [{n: row[n] for n in list(self.counts)[-1:] if n in row} for row in groups.values()]
             rows = [
@@ -130,7 +145,6 @@ class Evaluation:
             ]
             sections.append((f"By {_words(column)}", rows))
         width = max(len(name) for _, rows in sections for name, _, _ in rows)
-        decimals = 4 if all(abs(value) < 10 for value in known) else 1
         direction = "" if higher is None else f"{'higher' if higher else 'lower'} is better"
         kind = ", ".join(filter(None, [_unit(main, measured), direction]))
         lines = [f"{_words(self.task)}: {_words(main)}" + (f" ({kind})" if kind else "")]
@@ -208,11 +222,12 @@ def _checked(value, kind, path: Path, name: str):
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
         at = f"{name}." if name else ""
-        if wrong := set(hints) ^ set(value):
+        optional = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+        if wrong := (set(hints) ^ set(value)) - (optional - set(value)):
             field = min(wrong)
             problem = f"{at}{field}: {'is missing' if field in hints else 'is unknown'}; evaluate again"
             raise CheckpointError(path, problem, name=at + field)
-        return kind(**{field: _checked(value[field], hint, path, at + field) for field, hint in hints.items()})
+        return kind(**{field: _checked(x, hints[field], path, at + field) for field, x in value.items()})
     plain = (int, float) if kind is float else kind
     if origin is None and isinstance(value, plain) and (kind is bool or not isinstance(value, bool)):
         return value

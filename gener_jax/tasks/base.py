@@ -8,17 +8,10 @@ from typing import Any, Protocol
 import jax
 
 from gener_jax.config import ModelSpec
+from gener_jax.statistics.metrics import Metric
 from gener_jax.storage.results import Dataset
 
 Progress = Callable[[int, int], None]  # called with the units of work done, and with those in all
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """What a number is: its unit ("bits per base"; empty for a plain number) and direction (None: it has none)."""
-
-    unit: str
-    higher_is_better: bool | None
 
 
 @dataclasses.dataclass
@@ -28,6 +21,7 @@ class Result:
     Attributes:
       metrics: numbers by name, which training logs; all are declared in `Task.metrics`.
       counts: what was evaluated, such as regions and bases.
+      intervals: metric → the ends of its 95 % confidence interval, or None; None without any.
       baselines: name → metric → value, on the same data.
       breakdown: column → group → metrics and counts of that group.
       dataset: what it was evaluated on, if that is a dataset of regions.
@@ -42,6 +36,7 @@ class Result:
     dataset: Dataset | None = None
     text: str = ""
     seconds: float = 0.0
+    intervals: dict[str, tuple[float, float] | None] | None = None
 
 
 class Task(Protocol):

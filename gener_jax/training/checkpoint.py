@@ -217,17 +217,19 @@ _DECIDES = (
     "train.batch_size",
     "train.seed",
     "train.init_from",
+    "finetune.",
 )
 _FREE = (
     "data.path", "data.build_from", "data.validation_fraction", "data.num_workers", "data.prefetch",
     "tokenizer.model_file", "model.vocab_size", "model.attention", "model.attention_block", "model.remat",
     "model.scan_unroll", "optimizer.max_consecutive_skips",
+    "finetune.train", "finetune.validation", "finetune.test", "finetune.genome", "finetune.baselines",
 )  # fmt: skip
 # Those of them that no checkpoint can follow: they decide the shapes or types of the state, and what the tokens mean.
 _FIXED = (
     "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers", "model.num_attention_heads",
     "model.num_key_value_heads", "model.head_dim", "tokenizer.kind", "tokenizer.k",
-    "optimizer.state_dtype",
+    "optimizer.state_dtype", "finetune.problem", "finetune.method", "finetune.layer", "finetune.rank", "finetune.targets",
 )  # fmt: skip
 
 

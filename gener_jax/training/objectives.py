@@ -28,13 +28,17 @@ class Apply:
     def _call(self, params, *args, **kwargs):
         return self.model.apply(decoder.variables(params), *args, **kwargs)
 
-    def hidden(self, params, batch: Batch) -> Float[Array, "B T D"]:
+    def hidden(self, params, batch: Batch, *, final_norm: bool = True) -> Float[Array, "B T D"]:
         """Hidden states of `inputs`, at the `positions` and within the `segment_ids` of the batch, if it has them.
+
+        They are those after the final norm, or before it.
 
         On a mesh with a context axis they, and all arrays with a `length` axis, are in the balanced order.
         """
         positions, segment_ids = batch.get("positions"), batch.get("segment_ids")
-        return self._call(params, batch["inputs"], positions_BT=positions, segment_ids_BT=segment_ids)[0]
+        return self._call(
+            params, batch["inputs"], positions_BT=positions, segment_ids_BT=segment_ids, final_norm=final_norm
+        )[0]
 
     def logits(self, params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """float32 logits of the next token."""

@@ -39,13 +39,14 @@ def learning_rate(config: Config) -> optax.Schedule:
 
 
 def decays(boxed):
-    """Which parameters decay, a bool for each: those with two or more logical axes besides that of layers.
+    """Which parameters decay, a bool for each: those with two or more logical axes besides that of layers,
+    of which an axis without a name is none.
 
     `boxed`: the parameters that train, or their shapes, boxed with their logical axes as `decoder.abstract` returns
     them.
     """
     return jax.tree.map(
-        lambda box: len(set(box.names) - {"layers"}) > 1,
+        lambda box: len(set(box.names) - {"layers", None}) > 1,
         boxed,
         is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned),
     )

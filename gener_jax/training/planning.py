@@ -12,9 +12,10 @@ import numpy as np
 
 from data_pipeline.errors import counted, one_line
 from data_pipeline.ranges import Whole
-from gener_jax.config import REMAT, Config, Mesh
+from gener_jax.config import REMAT, Config, Mesh, Model
 from gener_jax.model import decoder, flops, memory, sharding
 from gener_jax.model.sharding import AXES, TOKENS, axis_sizes, batch_sharding, check_divides, mesh_of
+from gener_jax.model.trainable import everything, split
 from gener_jax.runtime.devices import DEVICES, Device
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
@@ -61,25 +62,33 @@ def machine_of(args) -> Machine:
     return Machine(number, args.device_memory_gib or device.memory_gib, device, args.topology)
 
 
-def needs(config: Config, machine: Machine) -> dict[str, float]:
-    """The memory of a training step in GiB per device, by formula."""
-    return memory.training_needs(config, machine.devices, lanes=128 if machine.topology else 1)
+def needs(config: Config, machine: Machine, **parts) -> dict[str, float]:
+    """The memory of a training step in GiB per device, by formula; `parts`, here and below: `trains` and `init` of
+    `step.abstract_state`.
+    """
+    return memory.training_needs(config, machine.devices, lanes=128 if machine.topology else 1, **parts)
 
 
-def collectives(config: Config, num_devices: int) -> dict[tuple[str, str], float]:
+def counts(model: Model, trains=everything, init=None) -> tuple[int, int]:
+    """The number of parameters that train, and of the others."""
+    parts = split(decoder.abstract(model, init), trains)
+    return tuple(sum(x.size for x in jax.tree.leaves(part)) for part in parts)
+
+
+def collectives(config: Config, num_devices: int, *, trains=everything, init=None) -> dict[tuple[str, str], float]:
     """Data in GiB that a device sends in a step, by collective operation and mesh axis; `fsdp` means fsdp and context
     together, which shard the parameters.
 
     By formula for ring algorithms: an all-gather of x bytes over n devices sends x (n − 1) / n, an all-reduce twice
-    that. Weights and gradients of layers, gathered and scattered for each microbatch; gradients summed over data; keys
-    and values over context, and queries and outputs if a kernel computes attention (see `parallel`); the residual
+    that. Weights, and gradients of those that train, gathered and scattered for each microbatch; gradients summed over
+    data; keys and values over context, and queries and outputs if a kernel computes attention (see `parallel`); the residual
     stream over tensor, twice per layer and direction.
     """
     m, t, mesh = config.model, config.train, config.mesh
     sizes = axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
     cut, tensor = sizes["fsdp"] * sizes["context"], sizes["tensor"]
     itemsize = 2 if m.dtype == "bfloat16" else 4
-    parameters = decoder.num_parameters(m) / tensor
+    trained, frozen = (number / tensor for number in counts(m, trains, init))
     tokens = t.batch_size * config.data.context_length / (sizes["data"] * cut)  # of a device, in a step
     passes = 1 if m.remat in ("none", "dots") else 2  # forward
     heads = m.num_key_value_heads / (1 if m.num_key_value_heads % tensor else tensor)
@@ -91,27 +100,27 @@ def collectives(config: Config, num_devices: int) -> dict[tuple[str, str], float
         return size * (number - 1) / number / memory.GIB
 
     return {
-        ("all-gather", "fsdp"): sent(cut, (1 + passes) * t.accumulate * parameters * itemsize),
-        ("reduce-scatter", "fsdp"): sent(cut, t.accumulate * parameters * 4),
+        ("all-gather", "fsdp"): sent(cut, (1 + passes) * t.accumulate * (trained + frozen) * itemsize),
+        ("reduce-scatter", "fsdp"): sent(cut, t.accumulate * trained * 4),
         ("all-gather", "context"): sent(sizes["context"], passes * keys),
         ("reduce-scatter", "context"): sent(sizes["context"], keys),
         ("all-to-all", "context"): sent(sizes["context"], 2 * (1 + passes) * residual if exchanged else 0),
-        ("all-reduce", "data"): sent(sizes["data"], t.accumulate * 2 * 4 * parameters / cut),
+        ("all-reduce", "data"): sent(sizes["data"], t.accumulate * 2 * 4 * trained / cut),
         ("all-reduce", "tensor"): sent(tensor, 2 * 2 * (1 + passes) * residual),
     }
 
 
-def seconds(config: Config, machine: Machine, mfu: float) -> float:
+def seconds(config: Config, machine: Machine, mfu: float, **parts) -> float:
     """Time of a step: its operations, repeated ones included, at `mfu` of the peak, and then its communication, as if
     none of it overlapped with computation. Only for comparing candidates.
     """
     m, length, device, mesh = config.model, config.data.context_length, machine.device, config.mesh
     # `dots` repeats elementwise operations alone, `block` the layers' products of weights, `full` the forward pass.
     repeated = {"block": 2 * flops.matrix_parameters(m), "full": flops.forward(m, length)}.get(m.remat, 0)
-    operations = (flops.training(m, length) + repeated) * config.train.batch_size * length / machine.devices
+    operations = (flops.training(config, **parts) + repeated) * config.train.batch_size * length / machine.devices
     reach = {"tensor": mesh.tensor, "context": mesh.tensor * mesh.context, "fsdp": machine.devices // mesh.data}
     waiting = 0.0
-    for (_, axis), gib in collectives(config, machine.devices).items():
+    for (_, axis), gib in collectives(config, machine.devices, **parts).items():
         link = device.link if not device.near or reach.get(axis, machine.devices) <= device.near else device.far
         waiting += gib * memory.GIB / (link * 1e9)
     return operations / (device.tflops * 1e12 * mfu) + waiting
@@ -144,21 +153,22 @@ def candidates(config: Config, machine: Machine):
             )  # fmt: skip
 
 
-def suggest(config: Config, machine: Machine, mfu: float) -> Config | None:
+def suggest(config: Config, machine: Machine, mfu: float, **parts) -> Config | None:
     """The configuration with the mesh, remat policy and microbatches that fit and take the least time; None: none fits.
 
     Among those whose times differ by less than `TIE`, the given one; else that of fewest mesh axes and microbatches,
     and then of least memory. If the kind of device is unknown, times are those of an H100.
     """
     room = ROOM * machine.memory_gib
-    memories = ((one, sum(needs(one, machine).values())) for one in candidates(config, machine))
-    fitting = [(one, gib, _seconds(one, machine, mfu)) for one, gib in memories if gib <= room]
+    memories = ((one, sum(needs(one, machine, **parts).values())) for one in candidates(config, machine))
+    fitting = [(one, gib, _seconds(one, machine, mfu, **parts)) for one, gib in memories if gib <= room]
     if not fitting:
         return None
     most = min(time for *_, time in fitting) / (1 - TIE)
     given = with_sizes(config, machine)
-    if given and sum(needs(given, machine).values()) <= room and _seconds(given, machine, mfu) < most:
-        return given
+    if given and sum(needs(given, machine, **parts).values()) <= room:
+        if _seconds(given, machine, mfu, **parts) < most:
+            return given
 
     def cost(candidate):
         one, gib, _ = candidate
@@ -178,15 +188,15 @@ def with_sizes(config: Config, machine: Machine) -> Config | None:
     return dataclasses.replace(config, mesh=Mesh(**sizes))
 
 
-def _seconds(config: Config, machine: Machine, mfu: float) -> float:
-    return seconds(config, machine if machine.device else machine._replace(device=DEVICES["h100"]), mfu)
+def _seconds(config: Config, machine: Machine, mfu: float, **parts) -> float:
+    return seconds(config, machine if machine.device else machine._replace(device=DEVICES["h100"]), mfu, **parts)
 
 
-def described(config: Config, machine: Machine, mfu: float) -> dict:
+def described(config: Config, machine: Machine, mfu: float, **parts) -> dict:
     """A configuration's figures on a machine, as plain numbers."""
     sizes = axis_sizes(machine.devices, config.mesh.data, config.mesh.fsdp, config.mesh.tensor, config.mesh.context)
     check_divides(config, sizes)
-    need, sent = needs(config, machine), collectives(config, machine.devices)
+    need, sent = needs(config, machine, **parts), collectives(config, machine.devices, **parts)
     tokens = config.train.batch_size * config.data.context_length
     out = {
         "mesh": {name: sizes[name] for name in AXES},
@@ -202,7 +212,7 @@ def described(config: Config, machine: Machine, mfu: float) -> dict:
         },
     }
     if machine.device:
-        operations = flops.training(config.model, config.data.context_length)
+        operations = flops.training(config, **parts)
         speed = machine.devices * machine.device.tflops * 1e12 * mfu / operations
         out |= {"tokens_per_s": round(speed), "days": round(tokens * config.train.num_steps / speed / 86400, 2)}
     return out
@@ -227,14 +237,15 @@ def text(name: str, row: dict) -> str:
     return "\n".join(lines)
 
 
-def reasons(given: Config, best: Config, machine: Machine, mfu: float) -> str:
+def reasons(given: Config, best: Config, machine: Machine, mfu: float, **parts) -> str:
     """Why the second configuration, which is suggested, is better than the first, as a line."""
-    own, other = described(best, machine, mfu), described(given, machine, mfu)
+    own, other = (described(one, machine, mfu, **parts) for one in (best, given))
     if not other["fits"]:
         return f"the given one needs {other['peak_gib']:.2f} GiB per device and does not fit"
     if best == with_sizes(given, machine):
         return f"by these formulas no other takes at least {TIE:.0%} less time than the given one"
-    saved = 1 - _seconds(best, machine, mfu) / _seconds(with_sizes(given, machine), machine, mfu)
+    times = [_seconds(one, machine, mfu, **parts) for one in (best, with_sizes(given, machine))]
+    saved = 1 - times[0] / times[1]
     sent, other_sent = (sum(row["sent_gib_per_step"].values()) for row in (own, other))
     better = [
         line
@@ -291,16 +302,18 @@ def compile_for(config: Config, machine: Machine) -> dict:
     }
 
 
-def report(config: Config, machine: Machine, args) -> dict:
+def report(config: Config, machine: Machine, args, **parts) -> dict:
     """Prints the plan; returns its figures as plain values."""
     m, length = config.model, config.data.context_length
     tokens = config.train.batch_size * length
     kind = machine.topology or f"{machine.devices} × {args.device or 'device'}"
+    trained, frozen = counts(m, **parts)
+    operations = flops.training(config, **parts)
     print(
         f"{config.name} on {kind}, {machine.memory_gib:g} GiB each\n"
-        f"{decoder.num_parameters(m):,} parameters; {config.train.num_steps:,} steps of {config.train.batch_size} × "
-        f"{length:,} = {tokens:,} tokens; {flops.training(m, length) / 1e9:,.3g} GFLOP per token, "
-        f"{flops.training(m, length) * tokens * config.train.num_steps:.3g} in all\n"
+        f"{trained + frozen:,} parameters{f', {trained:,} of them trained' if frozen else ''}; {config.train.num_steps:,} steps of {config.train.batch_size} × "
+        f"{length:,} = {tokens:,} tokens; {operations / 1e9:,.3g} GFLOP per token, "
+        f"{operations * tokens * config.train.num_steps:.3g} in all\n"
         f"days rest on {args.mfu:.0%} MFU, which is assumed: gener-jax benchmark train measures yours, --mfu takes it; "
         "docs/results.md has those of GPUs"
     )
@@ -308,21 +321,21 @@ def report(config: Config, machine: Machine, args) -> dict:
         "name": config.name,
         "devices": machine.devices,
         "device_memory_gib": machine.memory_gib,
-        "flops_per_token": flops.training(m, length),
+        "flops_per_token": operations,
     }
     try:
-        result["given"] = described(config, machine, args.mfu)
+        result["given"] = described(config, machine, args.mfu, **parts)
         print(text("given", result["given"]))
     except ValueError as error:
         print(f"given: {error}")
-    best = suggest(config, machine, args.mfu)
+    best = suggest(config, machine, args.mfu, **parts)
     if best is None:
         print(f"nothing fits: more devices, or a smaller train.batch_size than {config.train.batch_size}")
     else:
-        result["suggested"] = described(best, machine, args.mfu)
+        result["suggested"] = described(best, machine, args.mfu, **parts)
         print(text("suggested", result["suggested"]))
         if "given" in result:
-            result["suggested"]["why"] = reasons(config, best, machine, args.mfu)
+            result["suggested"]["why"] = reasons(config, best, machine, args.mfu, **parts)
             print(f"  why         {result['suggested']['why']}")
         mesh = {f"mesh.{name}": size for name, size in dataclasses.asdict(best.mesh).items()}
         fields = {**mesh, "model.remat": best.model.remat, "train.accumulate": best.train.accumulate}

@@ -49,16 +49,19 @@ MY_GENOME = Path("experiments/my_genome.py")  # for people who trained on the ex
 _READING = ("data.", "tokenizer.")  # fields that determine what is read from a dataset
 
 
-def check(config: Config, trains=everything, init=None, flags: str = "--config=FILE.py") -> jax.sharding.Mesh:
+def check(
+    config: Config, trains=everything, init=None, flags: str = "--config=FILE.py", *, source: DataSource | None = None
+) -> jax.sharding.Mesh:
     """Checks data, mesh and memory before anything is made; returns the mesh.
 
-    `flags`: those of the command line that give the configuration, for the remedies.
+    `flags`: those of the command line that give the configuration, for the remedies. With a `source` there need be no
+    dataset.
 
     Raises:
       ConfigError, DataError: with a line for each problem.
     """
     problems = []
-    if not dataset.exists(config.data.path) and not config.data.build_from:
+    if source is None and not dataset.exists(config.data.path) and not config.data.build_from:
         problems.append(dataset.missing(config.data.path))
     try:
         mesh = mesh_of(config)
@@ -110,6 +113,29 @@ def check_built(config: Config) -> None:
         )
 
 
+def open_stream(config: Config, tokenizer: Tokenizer) -> TokenStream:
+    """The training split of the dataset, which is built if it does not exist.
+
+    Raises:
+      DataError: if it cannot be built or read, or another process would have to build it.
+    """
+    if jax.process_count() > 1 and not dataset.exists(config.data.path):
+        raise DatasetError(
+            "does not exist",
+            file=config.data.path,
+            remedy="build it with one process before this run with several",
+        )
+    distributed.run_on_primary(lambda: prepare_data(config, tokenizer))
+    distributed.check_shared(Path(config.data.path))
+    stream = TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
+    if config.data.repeat_weight != 1 and not stream.has_lower_case():
+        log(
+            f"warning: no lower case in the sampled bases of {config.data.path}, so data.repeat_weight "
+            f"{config.data.repeat_weight} has no effect on them"
+        )
+    return stream
+
+
 def prepare(
     config: Config,
     workdir: Path,
@@ -126,7 +152,7 @@ def prepare(
     Args:
       config: of the run.
       workdir: its folder.
-      source: what it reads; default: the dataset of `data.path`, as a stream of tokens.
+      source: what it reads; default: the dataset of `data.path`, as a stream of tokens. With one there need be none.
       objective: of the step that follows this many completed ones, as a function; default: `objectives.of_config`.
       trains: which parameters are trained, as in `step.abstract_state`; the others are those of `train.init_from`.
       init: which parameters there are, as in `step.abstract_state`.
@@ -140,24 +166,11 @@ def prepare(
     with errors.user_errors("sample.prompts"):  # now, not after training
         for prompt in config.sample.prompts:
             Prompt.parse(prompt)
-    mesh = check(config, trains, init)
+    mesh = check(config, trains, init, source=source)
     # The config in a run's folder must work from any directory.
     data = dataclasses.replace(config.data, path=str(Path(config.data.path).absolute()))
     config = dataclasses.replace(config, data=data)
-    if jax.process_count() > 1 and not dataset.exists(config.data.path):
-        raise DatasetError(
-            "does not exist",
-            file=config.data.path,
-            remedy="build it with one process before this run with several",
-        )
-    distributed.run_on_primary(lambda: prepare_data(config, tokenizer))
-    distributed.check_shared(Path(config.data.path))
-    stream = source or TokenStream(RegionSource(config.data.path, "train"), tokenizer, config.data, config.train.seed)
-    if source is None and config.data.repeat_weight != 1 and not stream.has_lower_case():
-        log(
-            f"warning: no lower case in the sampled bases of {config.data.path}, so data.repeat_weight "
-            f"{config.data.repeat_weight} has no effect on them"
-        )
+    stream = source or open_stream(config, tokenizer)
     tasks = [*of_config(config, config.eval.tasks), *tasks]
     for kind, named in (("eval.tasks", tasks), ("hooks", hooks)):
         names = [each.name for each in named]
@@ -212,26 +225,32 @@ def stored_results(config: Config, workdir: Path, tasks, step: int, loader_state
     found, path, described = None, workdir / FILE, workdir / "config.json"
     if ended and path.exists() and described.exists() and path.stat().st_mtime >= described.stat().st_mtime:
         try:
-            old, new = [(x.eval, x.sample, x.data.path) for x in (run_folder.read(workdir), config)]
+            old, new = [(x.eval, x.sample, x.data.path, x.finetune) for x in (run_folder.read(workdir), config)]
             found = read(workdir) if old == new else None
         except CheckpointError as error:  # of another version, or damaged: it is written again
             log(f"warning: {error}")
-    done = {each.task for each in found.evaluations if each.model.step == step} if found else set()
+    steps = {step}
+    if config.finetune.problem is not None and (best := run_folder.best(workdir, config.checkpoint.best)):
+        steps.add(best[0])  # the results are those of the best checkpoint
+    done = {each.task for each in found.evaluations if each.model.step in steps} if found else set()
     return found if distributed.all_agree(found is not None and {task.name for task in tasks} <= done) else None
 
 
 def check_data(config: Config, stream: DataSource, loader_state: dict, workdir: Path) -> None:
     """Raises DataError if the checkpoint of a run was trained on other data, unless that was allowed."""
-    changes = config.train.allow_changes
+    changes, field = config.train.allow_changes, "data.path"
+    path = config.data.path
+    if config.finetune.problem is not None:
+        field, path = "finetune.train", ", ".join(config.finetune.train)
     for name, digest in (("dataset", stream.dataset), ("digest", stream.digest)):
-        allowed = "data.path" in changes or (name == "digest" and any(a.startswith(_READING) for a in changes))
+        allowed = field in changes or (name == "digest" and any(a.startswith(_READING) for a in changes))
         if loader_state[name] != digest and not allowed:
             before = run_folder.read(workdir).data.path if (workdir / "config.json").exists() else config.data.path
             moved = f"data.path: {before} → {config.data.path}: " if before != config.data.path else ""
             raise DatasetError(
                 f"is not that of the data with which this run started, {loader_state[name][:12]}",
-                file=config.data.path, field=name, value=digest[:12],
-                remedy=f"{moved}use another --workdir, or allow it with {checkpoint.allowing(config, 'data.path')}",
+                file=path, field=name, value=digest[:12],
+                remedy=f"{moved}use another --workdir, or allow it with {checkpoint.allowing(config, field)}",
             )  # fmt: skip
 
 
@@ -240,10 +259,12 @@ def screen(run: Run) -> str:
     config, stream, mesh = run.config, run.stream, run.mesh
     m, t, stats = config.model, config.train, stream.stats
     need, have = memory.training_needs(config, mesh.size, trains=run.trains, init=run.init), memory.available()
-    per_token = flops.training(m, config.data.context_length)
+    per_token = flops.training(config, run.trains, run.init)
     epochs = t.num_steps * run.tokens_per_step / max(stats["tokens"], 1)
     fns = config.objective.fns_from_step
     objective = "cross-entropy" + ("" if fns is None else f", FNS from step {fns:,}")
+    if config.finetune.problem is not None:
+        objective = f"{config.finetune.problem}, {config.finetune.method}"
     trained, frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (run.now.state.params, run.frozen))
     parameters = f"{trained + frozen:,} parameters" + (f", {trained:,} of them trained" if frozen else "")
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
@@ -268,10 +289,11 @@ def screen(run: Run) -> str:
     return "\n".join([config.name, *(f"  {name:9} {text}" for name, text in rows)])
 
 
-def train(config: Config, workdir: Path, **parts) -> Results:
+def train(config: Config, workdir: Path, *, report=None, **parts) -> Results:
     """Trains to `train.num_steps`, resuming the run in `workdir` if there is one; returns what `results.json` holds.
 
-    `parts` are the keyword arguments of `prepare`: a data source, an objective, what is trained, tasks, hooks.
+    `report`: called at the end instead of `finish`, with the same arguments. `parts` are the keyword arguments of
+    `prepare`: a data source, an objective, what is trained, tasks, hooks.
 
     Raises:
       ConfigError, DataError, CheckpointError: one line each; also if another process is training there.
@@ -288,7 +310,7 @@ def train(config: Config, workdir: Path, **parts) -> Results:
         with Watchdog(config.train.watchdog_minutes) as watchdog, Termination(workdir) as termination:
             now = loop(run, termination, watchdog)
         params, now.state = merge(now.state.params, run.frozen), None  # frees the optimizer's state
-        return finish(run, params, now, began)
+        return (report or finish)(run, params, now, began)
 
 
 def again(run: Run) -> Results:

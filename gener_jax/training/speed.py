@@ -51,7 +51,7 @@ def measure(config: Config, repeats: int, devices=None) -> dict:
         jax.block_until_ready(state)
     median = statistics.median(np.diff(read)[1:])
     tokens = config.train.batch_size * config.data.context_length
-    speed = flops.training(config.model, config.data.context_length) * tokens / median / mesh.size / 1e12
+    speed = flops.training(config) * tokens / median / mesh.size / 1e12
     device = device_of(jax.devices()[0].device_kind) if config.model.dtype == "bfloat16" else None
     return {
         "name": config.name,

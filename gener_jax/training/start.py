@@ -40,7 +40,9 @@ def start(config: Config, mesh: Mesh, checkpoints: Checkpoints, folder: Path, tr
         if newest is None:  # frees those that the other model has before they are read
             added, _ = split(state.params, lambda path: path not in flatten_dict(whole, sep="/"))
             state = dataclasses.replace(state, params=added)
-        params, frozen = split(_initial_params(config, mesh), trains)
+        own, _ = split(whole, trains)
+        dtype = "float32" if own else config.model.dtype  # what is trained is float32
+        params, frozen = split(_initial_params(config, mesh, dtype), trains)
         frozen = jax.tree.map(lambda x, like: x.astype(like.dtype), frozen, kept)
         if newest is None:
             state = dataclasses.replace(state, params=merge(state.params, params))
@@ -50,8 +52,10 @@ def start(config: Config, mesh: Mesh, checkpoints: Checkpoints, folder: Path, tr
     return step, state, frozen, loader_state
 
 
-def _initial_params(config: Config, mesh: Mesh):
+def _initial_params(config: Config, mesh: Mesh, dtype: str):
     """The parameters of `train.init_from`; logs where its model differs from this run's.
+
+    Fine-tuning takes as many of its first layers as this run has.
 
     Raises:
       ConfigError: if it has another tokenizer.
@@ -65,4 +69,7 @@ def _initial_params(config: Config, mesh: Mesh):
     before, after = dataclasses.asdict(theirs.model), dataclasses.asdict(config.model)
     differences = [f"model.{name} {before[name]} → {value}" for name, value in after.items() if before[name] != value]
     log(f"starting from the parameters of {folder}" + (f", with {', '.join(differences)}" if differences else ""))
-    return pretrained.read_params(folder, config.model, mesh)[0]
+    layers = config.model.num_hidden_layers
+    if config.finetune.problem is None or layers >= theirs.model.num_hidden_layers:
+        return pretrained.read_params(folder, config.model, mesh, dtype=dtype)[0]
+    return pretrained.read_first_layers(folder, config.model, mesh, dtype=dtype)

@@ -1,0 +1,215 @@
+"""The training, validation and test rows of a configuration: the files they are in, and what their labels mean."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.errors import ArgumentError, FileError, MismatchError, counted
+from gener_jax.config.schema import Finetune
+from gener_jax.labelled import coordinates, folds, problem, table
+from gener_jax.labelled.examples import Examples
+from gener_jax.labelled.problem import Problem
+from gener_jax.labelled.table import Table
+
+TRAIN, VALIDATION, TEST = NAMES = "train", "validation", "test"
+_SPLIT_OF = {"train": TRAIN, **dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION), "test": TEST}
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The rows of each split, and what their targets mean.
+
+    Attributes:
+      train, validation, test: the rows. Where no file is, `validation` is a fold of train, and `test` None.
+      problem: what the targets mean.
+      notes: a line for each thing that a user should know: rows left out, the fold, groups in two splits.
+    """
+
+    train: Examples
+    validation: Examples
+    test: Examples | None
+    problem: Problem
+    notes: tuple[str, ...] = ()
+
+
+def read(finetune: Finetune, seed: int = 0) -> Splits:
+    """The splits that a configuration names; `seed` is that of the folds.
+
+    Raises:
+      DataError: of its family. A file or folder cannot be read, or a file is in two splits; a column is missing or
+        cannot be chosen; with file and line or record: a sequence or label cannot be used, or its class is none of
+        training's.
+    """
+    kind, paths, notes = finetune.problem, files(finetune), []
+    tables = {name: [_read(path) for path in found] for name, found in paths.items()}
+    first = tables[TRAIN][0]
+    if genome := _genome(finetune):
+        tables = {name: list(map(genome.cut, found)) for name, found in tables.items()}
+        sequence = coordinates.SEQUENCE
+    else:
+        sequence = problem.sequence_column(first, finetune.sequence)
+    labels = () if kind == "causal" else problem.label_columns(kind, first, finetune.label)
+    for name, found in tables.items():
+        for i, one in enumerate(found):
+            for column in (sequence, *labels):
+                one.values(column, "column")
+            lacking = problem.empty(kind, one, labels)
+            if lacking.any():
+                notes.append(
+                    f"{one.path}: {counted(int(lacking.sum()), 'row')} with an empty {' or '.join(labels)} left out"
+                )
+                found[i] = one.take(np.flatnonzero(~lacking))
+        tables[name] = [one for one in found if len(one)]
+        if not tables[name]:
+            raise FileError("has no row with a label", file=paths[name][0], field=" or ".join(labels))
+    means = Problem(kind, problem.names(kind, tables[TRAIN], labels) if labels else ())
+    groups = _groups(tables, finetune.group, notes)
+    splits = {name: _examples(name, found, sequence, labels, means, groups.get(name)) for name, found in tables.items()}
+    if VALIDATION not in splits:
+        rows = splits[TRAIN]
+        held_out = folds.assign(rows, finetune.folds, seed, kind == "single_label") == finetune.fold
+        splits |= {TRAIN: rows.take(~held_out), VALIDATION: rows.take(held_out, VALIDATION)}
+        fold = f"fold {finetune.fold} of {finetune.folds} of the training rows"
+        notes.append(f"validation: {fold}, {counted(len(splits[VALIDATION]), 'row')}")
+    if kind == "single_label":
+        _check_classes(splits, means)
+    if kind == "regression":
+        means = problem.standardized(means, splits[TRAIN].targets)
+    return Splits(splits[TRAIN], splits[VALIDATION], splits.get(TEST), means, tuple(notes))
+
+
+def _read(path: Path) -> Table:
+    """The table in a file; of one in a folder named after a split, the name of the file is the label without others."""
+    one = table.read(path)
+    if path.parent.name.lower() not in _SPLIT_OF or any(name.lower() in problem.LABEL for name in one.columns):
+        return one
+    return dataclasses.replace(one, columns=one.columns | {"label": [table.stem(path)] * len(one)})
+
+
+def _genome(finetune: Finetune) -> coordinates.Genome | None:
+    path, assembly = finetune.genome, finetune.assembly
+    if path is None and assembly is None:
+        return None
+    for field, value, other in (("genome", path, assembly), ("assembly", assembly, path)):
+        if value is None:
+            raise ArgumentError(f"must be given for {other}", field=f"finetune.{field}")
+    return coordinates.Genome(path, assembly)
+
+
+def _examples(
+    name: str, tables: Sequence[Table], sequence: str, labels: Sequence[str], means: Problem, groups
+) -> Examples:
+    return Examples(
+        name,
+        [dna for one in tables for dna in problem.sequences(one, sequence)],
+        np.concatenate([problem.targets(means, one, labels) for one in tables]),
+        [one.where(row) for one in tables for row in range(len(one))],
+        groups,
+    )
+
+
+def _groups(tables: dict[str, list[Table]], group: str | None, notes: list[str]) -> dict[str, np.ndarray]:
+    """The group of each row by split, int32 [N]; `group` is COLUMN, or COLUMN:SEPARATOR for the text before one."""
+    if group is None:
+        return {}
+    found, numbers = {}, {}
+    for name, several in tables.items():
+        texts = []
+        for one in several:
+            column, separator = group, ""
+            if group not in one.columns and ":" in group:
+                column, _, separator = group.partition(":")
+            for row, text in enumerate(one.values(column, "finetune.group")):
+                text = text.partition(separator)[0] if separator else text
+                if not text.strip():
+                    one.refuse(row, column, "names no group", "give each row one")
+                texts.append(text.strip())
+        found[name] = np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int32)
+    for name in (VALIDATION, TEST):
+        if name in found and (shared := len(np.intersect1d(found[TRAIN], found[name]))):
+            notes.append(f"{name}: {counted(shared, 'group')} of {group} also in training")
+    return found
+
+
+def _check_classes(splits: dict[str, Examples], means: Problem) -> None:
+    known = np.bincount(splits[TRAIN].targets, minlength=len(means.names)) > 0
+    for name in (VALIDATION, TEST):
+        if name in splits and len(other := np.flatnonzero(~known[splits[name].targets])):
+            row = int(other[0])
+            raise MismatchError(
+                f"is a class of {name} that no training row has ({splits[name].where(row)})", field="label",
+                value=means.names[splits[name].targets[row]], remedy="give other folds or groups, or remove the class",
+            )  # fmt: skip
+
+
+def files(finetune: Finetune) -> dict[str, list[Path]]:
+    """The files of each split that has any, by its name.
+
+    Raises:
+      FileError, ArgumentError, MismatchError: there are no training rows, a file is missing or of two splits, or a
+        folder has two forms of a split.
+    """
+    given = {name: [Path(path) for path in getattr(finetune, name)] for name in NAMES}
+    if not given[TRAIN]:
+        raise ArgumentError("must name files, or a folder", field="finetune.train")
+    found = {}
+    for name, paths in given.items():
+        for path in paths:
+            inside = of_folder(path) if path.is_dir() else {name: [path]}
+            if name not in inside:
+                raise FileError(f"has no file of {name}", file=path, remedy=f"name files: finetune.{name}=FILE")
+            for split, some in inside.items():
+                if split == name or (name == TRAIN and not given[split]):
+                    found.setdefault(split, []).extend(some)
+    seen = {}
+    for name, paths in found.items():
+        for path in paths:
+            if (other := seen.setdefault(path.resolve(), name)) != name:
+                raise MismatchError(f"is given for both {other} and {name}", file=path, remedy="give each file once")
+            if paths.count(path) > 1:
+                raise MismatchError(f"is given twice for {name}", file=path, remedy="give each file once")
+    return {name: found[name] for name in NAMES if name in found}
+
+
+def of_folder(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split in a folder, or in its folder data, by the name of the split.
+
+    A split is a file, shards SPLIT-00000-of-00002, or a folder of files.
+
+    Raises:
+      FileError, MismatchError: there is no such file, a split has files of two names or formats, or a shard is missing.
+    """
+    for place in (folder, folder / "data"):
+        found: dict[str, dict[str, list[Path]]] = {}
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            if path.is_dir():
+                inside = [
+                    one for one in sorted(path.iterdir()) if table.format_of(one) and not one.name.startswith(".")
+                ]
+                split, form = _SPLIT_OF.get(path.name.lower()), path.name
+            else:
+                shard = _SHARD.fullmatch(table.stem(path))
+                split = (
+                    _SPLIT_OF.get((shard[1] if shard else table.stem(path)).lower()) if table.format_of(path) else None
+                )
+                inside, form = [path], path.name.replace(f"-{shard[2]}-", "-*-") if shard else path.name
+            if split and inside:
+                found.setdefault(split, {}).setdefault(form, []).extend(inside)
+        for split, forms in found.items():
+            if len(forms) > 1:
+                raise MismatchError(
+                    f"has {' and '.join(forms)} for {split}", file=place, remedy="name the files of each split"
+                )
+            (form, paths), *_ = forms.items()
+            if (shard := _SHARD.fullmatch(table.stem(paths[0]))) and len(paths) != int(shard[3]):
+                raise FileError(
+                    f"has {len(paths)} of the {int(shard[3])} files {form}", file=place, remedy="download them all"
+                )
+        if found:
+            return {split: paths for split, forms in found.items() for paths in forms.values()}
+    remedy = "name files train, validation (valid, val, dev) and test: train.csv"
+    raise FileError("has no file of a split", file=folder, remedy=remedy)

@@ -1,0 +1,1 @@
+"""Numbers from predictions and labels: metrics, intervals, calibration; knows no model and no jax."""
