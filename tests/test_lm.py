@@ -13,9 +13,11 @@ from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 
 import gener_jax
+from gener_jax.config import Head
 from gener_jax.inference import lm as lm_module
 from gener_jax.inference.constraints import GC
 from gener_jax.runtime.errors import InputError
+from tests import finetuned
 from tests.raised import raises
 from tests.test_generate import make_lm
 
@@ -44,10 +46,12 @@ def test_names_of_the_top_level():
 
 
 @pytest.mark.usefixtures("compiled_in_full")
-def test_the_examples_run():
+def test_the_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finetuned.write(tmp_path / "runs/promoter", gener_jax.load("tiny"), Head("single_label", ("other", "promoter")))
     assert "step" in inspect.signature(gener_jax.load).parameters
     found = [test for test in doctest.DocTestFinder().find(lm_module) if test.examples]
-    assert [test.name.rpartition(".")[2] for test in found] == ["saturation", "score_region", "load"]
+    assert [test.name.rpartition(".")[2] for test in found] == ["predict", "saturation", "score_region", "load"]
     for test in found:
         assert doctest.DocTestRunner().run(test).failed == 0
 

@@ -141,9 +141,7 @@ class Rows(_Source):
 class Features(_Source):
     """Batches of `features`, float32 [batch, inputs of the head], computed before; a step reads no tokens."""
 
-    def __init__(
-        self, config: Config, problem: Problem, features: np.ndarray, train: Examples, validation: Examples
-    ):
+    def __init__(self, config: Config, problem: Problem, features: np.ndarray, train: Examples, validation: Examples):
         """`features`: those of `train`, float32 [strands, rows, inputs]."""
         self.features = features
         digest = hashlib.sha256(np.ascontiguousarray(features).tobytes()).hexdigest()

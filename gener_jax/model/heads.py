@@ -26,7 +26,9 @@ def init(key: jax.Array, head: Head, hidden_size: int, k: int, *, deviation: flo
         params["bias"] = nn.LogicallyPartitioned(jnp.zeros(outputs, jnp.float32), ("outputs",))
     if head.standardized:
         ones = jnp.ones(inputs, jnp.float32)
-        params |= {name: nn.LogicallyPartitioned(x, ("hidden",)) for name, x in (("mean", 0 * ones), ("deviation", ones))}
+        params |= {
+            name: nn.LogicallyPartitioned(x, ("hidden",)) for name, x in (("mean", 0 * ones), ("deviation", ones))
+        }
     return params
 
 

@@ -6,19 +6,28 @@ from pathlib import Path
 import jax
 from flax import linen as nn
 from flax import traverse_util
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gener_jax import assets
 from gener_jax.config import Config, Data, Model, ModelSpec
-from gener_jax.model import decoder
+from gener_jax.model import decoder, lora
 from gener_jax.model.sharding import tree_shardings
 from gener_jax.model.trainable import merge, split
 from gener_jax.runtime.errors import CheckpointError
-from gener_jax.storage import run_folder
+from gener_jax.storage import heads, run_folder
 from gener_jax.storage.huggingface import config as published_config
 from gener_jax.storage.huggingface import hub, weights
 
-__all__ = ["abstract_params", "find", "is_published", "read_config", "read_params", "read_spec"]
+__all__ = [
+    "abstract_params",
+    "find",
+    "is_published",
+    "read_config",
+    "read_first_layers",
+    "read_model",
+    "read_params",
+    "read_spec",
+]
 
 SHIPPED = {"tiny": assets.TINY}  # name → folder
 # What a model that ships is evaluated on by default: regions that it was not trained on, since the split of a region
@@ -72,7 +81,13 @@ def abstract_params(model: Model, mesh: Mesh, dtype: str = "float32"):
     )
 
 
-def read_params(
+def read_params(folder: Path, model: Model, mesh: Mesh, *, step: int | str | None = None, dtype: str = "float32"):
+    """The stacked parameters of the decoder and the step of their checkpoint; otherwise as `read_model`."""
+    params, _, step = read_model(folder, model, mesh, step=step, dtype=dtype)
+    return params, step
+
+
+def read_model(
     folder: Path,
     model: Model,
     mesh: Mesh,
@@ -81,28 +96,39 @@ def read_params(
     dtype: str = "float32",
     by_layer: bool = False,
 ):
-    """The parameters, placed on a mesh, and the step of the checkpoint they come from (None for a published model).
+    """The parameters, placed on a mesh; those of the head of a fine-tuned model, else None; and the step of their
+    checkpoint (None for a published model).
+
+    Parameters that a run did not train are those of its base (`base.json`); adapters are merged into them.
 
     Args:
       step: a checkpoint's step, "best", or None for the newest; only of a run.
-      dtype: of the matrices.
+      dtype: of the matrices; those of the head are float32.
       by_layer: an array per layer, as inference takes them, instead of stacked layers (see `model.decoder`).
 
     Raises:
       CheckpointError: if they cannot be read, or are not those of the model.
     """
-    target = abstract_params(model, mesh, dtype)
-    if not is_published(folder):
-        base = run_folder.base_of(folder) or {"frozen": ()}
-        trained, frozen = split(target, lambda path: path not in base["frozen"])
-        params, step = run_folder.restore_params(folder, trained, step)
-        if frozen:
-            params = merge(read_params(find(base["path"]), model, mesh, dtype=dtype)[0], params)
-        return decoder.unstack(params, donate=True) if by_layer else params, step
-    if step is not None:
-        raise CheckpointError(folder, "is a published model, which has no steps", name="step", value=step)
-    params = weights.read(folder, target)
-    return params if by_layer else decoder.stack(params, donate=True), None
+    target, everywhere = abstract_params(model, mesh, dtype), NamedSharding(mesh, PartitionSpec())
+    if is_published(folder):
+        if step is not None:
+            raise CheckpointError(folder, "is a published model, which has no steps", name="step", value=step)
+        params, head = weights.read(folder, target), heads.read_params(folder)
+        head = None if head is None else jax.device_put(head, everywhere)
+        return params if by_layer else decoder.stack(params, donate=True), head, None
+    base = run_folder.base_of(folder) or {"frozen": ()}
+    trained, frozen = split(target, lambda path: path not in base["frozen"])
+    params, step = run_folder.restore_params(folder, trained, step, everywhere)
+    head, adapters = params.pop("head", None), params.pop("adapters", None)
+    if frozen:
+        whole = read_first_layers(find(base["path"]), model, mesh, dtype=dtype)
+        _, frozen = split(whole, lambda path: path not in base["frozen"])
+        run_folder.check_base(folder, base, frozen, dtype)
+        params = merge(frozen, params)
+        del whole, frozen
+    if adapters is not None:
+        params = lora.merge(params, adapters)
+    return decoder.unstack(params, donate=True) if by_layer else params, head, step
 
 
 def read_first_layers(folder: Path, model: Model, mesh: Mesh, *, dtype: str = "float32"):
@@ -111,7 +137,9 @@ def read_first_layers(folder: Path, model: Model, mesh: Mesh, *, dtype: str = "f
     Raises:
       CheckpointError: as `read_params`.
     """
-    whole = dataclasses.replace(model, num_hidden_layers=read_spec(folder).model.num_hidden_layers)
-    params, _ = read_params(folder, whole, mesh, dtype=dtype)
+    layers = read_spec(folder).model.num_hidden_layers
+    if layers <= model.num_hidden_layers:
+        return read_params(folder, model, mesh, dtype=dtype)[0]
+    params, _ = read_params(folder, dataclasses.replace(model, num_hidden_layers=layers), mesh, dtype=dtype)
     cut = jax.jit(lambda layers: jax.tree.map(lambda x: x[: model.num_hidden_layers], layers))
     return {**params, "layers": cut(params["layers"])}

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 from orbax.checkpoint import checkpoint_managers
@@ -22,11 +23,13 @@ from data_pipeline.files import atomic, write_text
 from gener_jax.config import Config, ModelSpec, resolve
 from gener_jax.runtime.environment import environment
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
+from gener_jax.runtime.transfer import fetch
 from gener_jax.storage.files import read_json
 
 FORMAT = 2  # of config.json; 1 had no number
-_TOKENIZER, _BASE, _STARTS = "tokenizer.model", "base.json", "environment.json"
+_TOKENIZER, BASE, _STARTS = "tokenizer.model", "base.json", "environment.json"
 _METRICS = "metrics/metrics"  # orbax's, of a checkpoint
+ADDED = ("head", "adapters")  # subtrees of the parameters of a fine-tuned model
 NOT_MEASURED = {"metric": None, "value": None, "higher_is_better": False}  # what they hold
 
 
@@ -152,8 +155,10 @@ def best(folder: Path, metric: str | None) -> tuple[int, float] | None:
     return None if rank == math.inf else (-step, value)
 
 
-def restore_params(folder: Path, target, step: int | str | None = None):
+def restore_params(folder: Path, target, step: int | str | None = None, also=None):
     """The parameters alone, placed like `target`, and their step; `step` None is the newest, "best" the best.
+
+    `also`: a sharding with which the subtrees "head" and "adapters" are restored too, where the checkpoint has them.
 
     Raises:
       CheckpointError: if there is none, it cannot be read, or its shapes differ from the target's.
@@ -179,8 +184,20 @@ def restore_params(folder: Path, target, step: int | str | None = None):
                 name="step",
                 value=step,
             )
+        if also is not None:
+            target = {**target, **_added(manager, step, also)}
         items = ocp.args.Composite(params=ocp.args.StandardRestore(target))
         return restore_items(manager, folder, step, items, target)["params"], step
+
+
+def _added(manager: ocp.CheckpointManager, step: int, sharding) -> dict:
+    """The shapes of what fine-tuning adds to the parameters of a checkpoint; none if it is damaged."""
+    try:
+        saved = manager.item_metadata(step)["params"]
+        added = {name: saved[name] for name in ADDED if name in saved}
+    except Exception:  # `restore_items` reports it
+        return {}
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), added)
 
 
 def write_params(folder: Path, spec: ModelSpec, params) -> None:
@@ -202,23 +219,50 @@ def read_loader_state(folder: Path, step: int) -> dict | None:
         return manager.restore(step, args=ocp.args.Composite(loader=ocp.args.JsonRestore()))["loader"]
 
 
+@jax.jit
+def _checksum(tree):
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(tree):
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+        # A sum modulo 2^32 is the same in any order, so on any mesh.
+        total = total * jnp.uint32(0x01000193) + jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
+    return total
+
+
+def checksum(tree) -> int:
+    """A checksum over all bits of a tree of arrays, the same on any mesh; computed on the devices."""
+    return int(fetch(_checksum(tree)))
+
+
 def name_base(folder: Path, model: Path, frozen, checksum: int) -> None:
     """Writes `base.json` into a run's folder: the model whose parameters the run does not train, the paths of these,
-    which its checkpoints do not hold, and a checksum over their bits.
+    which its checkpoints do not hold, the type of their matrices, and a checksum over their bits.
 
     Raises:
       CheckpointError: if the run started with others.
     """
-    base = {"path": str(model), "frozen": sorted(flatten_dict(frozen, sep="/")), "checksum": checksum}
+    leaves = flatten_dict(frozen, sep="/")
+    dtype = next((str(jnp.dtype(x.dtype)) for path, x in leaves.items() if not path.endswith("/scale")), "float32")
+    base = {"path": str(model), "frozen": sorted(leaves), "dtype": dtype, "checksum": checksum}
     if (before := base_of(folder) or base)["checksum"] != checksum:
         problem = f"those of {model} have checksum {checksum}; restore that model, or take another --workdir"
-        raise CheckpointError(folder / _BASE, problem, name="checksum", value=before["checksum"])
-    write_text(folder / _BASE, json.dumps(base, indent=2) + "\n")
+        raise CheckpointError(folder / BASE, problem, name="checksum", value=before["checksum"])
+    write_text(folder / BASE, json.dumps(base, indent=2) + "\n")
+
+
+def check_base(folder: Path, base: dict, frozen, dtype: str) -> None:
+    """Raises CheckpointError if the frozen parameters of `base_of` are not those with which the run was trained.
+
+    `dtype` is that of their matrices; in another one than the run's, nothing is known.
+    """
+    if dtype == base.get("dtype") and (found := checksum(frozen)) != base["checksum"]:
+        problem = f"{base['path']} is not the model that was fine-tuned: its parameters have checksum {found}"
+        raise CheckpointError(folder / BASE, problem, name="checksum", value=base["checksum"])
 
 
 def base_of(folder: Path) -> dict | None:
-    """What `name_base` wrote: `path` of the model, `frozen` paths and `checksum`; None if the run trains everything."""
-    return read_json(folder / _BASE) if (folder / _BASE).exists() else None
+    """What `name_base` wrote: `path` of the model, `frozen` paths, `dtype`, `checksum`; None if all is trained."""
+    return read_json(folder / BASE) if (folder / BASE).exists() else None
 
 
 def _values(folder: Path) -> dict:

@@ -19,8 +19,8 @@ from gener_jax.config import Config, flatten
 from gener_jax.runtime import distributed
 from gener_jax.runtime.errors import CheckpointError, ConfigError, DamagedError
 from gener_jax.runtime.progress import log
-from gener_jax.runtime.transfer import fetch
 from gener_jax.storage import run_folder
+from gener_jax.storage.run_folder import checksum
 from gener_jax.tasks.base import Task
 from gener_jax.training.step import State
 
@@ -33,21 +33,6 @@ def _sealed(loader: dict) -> dict:
 def _optimizer_item(state: State) -> dict:
     """The item `optimizer` of a checkpoint."""
     return {"moments": state.opt_state, "gradient_stats": state.gradient_stats, "rate_scale": state.rate_scale}
-
-
-@jax.jit
-def _checksum(tree):
-    total = jnp.zeros((), jnp.uint32)
-    for leaf in jax.tree.leaves(tree):
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
-        # A sum modulo 2^32 is the same in any order, so on any mesh.
-        total = total * jnp.uint32(0x01000193) + jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
-    return total
-
-
-def checksum(tree) -> int:
-    """A checksum over all bits of a tree of arrays, the same on any mesh; computed on the devices."""
-    return int(fetch(_checksum(tree)))
 
 
 def _content(state: State) -> State:

@@ -1,0 +1,5 @@
+"""What a fine-tuned model has to beat: models of other kinds, fitted to the same rows.
+
+Each file has `fit(train, validation, problem, *, metric=None, seed=0)`, which returns a `Baseline`. What it may choose
+is chosen on the validation rows by `metric`, that of the fine-tuned model; test rows are not seen.
+"""
