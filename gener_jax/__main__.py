@@ -13,6 +13,7 @@ VERBS = {
         "datasets of annotated genomes: build, inspect, train_bpe",
     ),
     "train": ("gener_jax.train", "trains a model, or resumes a run"),
+    "finetune": ("gener_jax.finetune", "fine-tunes a model on labelled sequences"),
     "evaluate": ("gener_jax.evaluate", "computes the held-out loss and bits per base of a model"),
     "sample": ("gener_jax.sample", "generates DNA"),
     "score": ("gener_jax.score", "scores variants (VCF) or sequences (FASTA)"),

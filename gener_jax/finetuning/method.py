@@ -33,6 +33,29 @@ def _head(path: str) -> bool:
     return path.startswith("head/")
 
 
+def head_alone(config: Config, head: Head):
+    """The tree of a head without a decoder, from a key; otherwise as `init`."""
+
+    def tree(key):
+        m, (of_head, _) = config.model, _keys(key)
+        return {"head": heads.init(of_head, head, m.hidden_size, config.tokenizer.k, deviation=m.initializer_range)}
+
+    return tree
+
+
+def _keys(key: jax.Array):
+    """The keys of the head and of the adapters."""
+    return jax.random.split(jax.random.fold_in(key, 1))
+
+
+def placed(params, statistics: tuple[np.ndarray, np.ndarray]) -> dict[str, jax.Array]:
+    """The statistics of `standardize` as the head's parameters, where those of `params` are."""
+    return {
+        name: jax.device_put(x, params[name].sharding)
+        for name, x in zip(("mean", "deviation"), statistics, strict=True)
+    }
+
+
 def init(config: Config, head: Head | None, statistics: tuple[np.ndarray, np.ndarray] | None = None):
     """The whole tree from a key, boxed with its logical axes, as `step.abstract_state` takes it.
 
@@ -45,10 +68,8 @@ def init(config: Config, head: Head | None, statistics: tuple[np.ndarray, np.nda
 
     def tree(key):
         params = decoder.init(decoder.Decoder(m), key)
-        of_head, of_adapters = jax.random.split(jax.random.fold_in(key, 1))
         if head is not None:
-            deviation = m.initializer_range
-            params["head"] = heads.init(of_head, head, m.hidden_size, config.tokenizer.k, deviation=deviation)
+            params |= head_alone(config, head)(key)
             if statistics is not None:
                 for name, x in zip(("mean", "deviation"), statistics, strict=True):
                     params["head"][name] = params["head"][name].replace_boxed(jnp.asarray(x))
@@ -58,7 +79,7 @@ def init(config: Config, head: Head | None, statistics: tuple[np.ndarray, np.nda
         if f.method == "lora":
             chosen = {f"layers/{name}" for name in f.targets}
             boxed = decoder.abstract(m)
-            params["adapters"] = lora.init(of_adapters, boxed, chosen.__contains__, rank=f.rank, alpha=f.alpha)
+            params["adapters"] = lora.init(_keys(key)[1], boxed, chosen.__contains__, rank=f.rank, alpha=f.alpha)
         return params
 
     return tree

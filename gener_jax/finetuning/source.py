@@ -1,7 +1,7 @@
 """Labelled sequences as batches: rows in an order that is a pure function of (seed, number).
 
-Row `number` of a run is row `permutation(number mod N)` of epoch `number div N`, so the last batch of an epoch is filled
-with the first rows of the next one, every row is read once per epoch, and the whole state is the number.
+Row `number` of a run is row `permutation(number mod N)` of epoch `number div N`. So the last batch of an epoch is
+filled with the first rows of the next one, every row is read once per epoch, and the whole state is the number.
 """
 
 import functools
@@ -34,7 +34,7 @@ def labels_of(problem: Problem, targets: np.ndarray) -> np.ndarray:
 
 
 def class_weights(targets: np.ndarray, classes: int) -> np.ndarray:
-    """The weight of each row, float32 [N]: rows / (classes · rows of its class), so that every class weighs the same."""
+    """The weight of each row, float32 [N]: rows / (classes · rows of its class), so that classes weigh the same."""
     return (len(targets) / (classes * np.bincount(targets, minlength=classes)))[targets].astype(np.float32)
 
 
@@ -101,7 +101,7 @@ class _Source:
 
 
 class Rows(_Source):
-    """Batches of framed sequences: `inputs` int32 [batch, length], right-padded with <pad>, and `lengths` int32 [batch].
+    """Batches of framed sequences: `inputs` int32 [batch, length], padded with <pad>, and `lengths` int32 [batch].
 
     With `head.chunks` above 1 they are [batch, chunks, length] and [batch, chunks], where an absent chunk has length 0.
     """

@@ -54,8 +54,8 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A metric's value, with its unit ("bits per base"; empty for a plain number), direction (None: it has none) and 95 %
-    confidence interval (None: not computed).
+    """A metric's value, with its unit ("bits per base"; empty for a plain number), direction (None: it has none) and the
+    ends of its 95 % confidence interval (None: not computed).
     """
 
     value: float | None

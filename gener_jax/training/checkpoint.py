@@ -214,7 +214,8 @@ _FREE = (
 _FIXED = (
     "model.hidden_size", "model.intermediate_size", "model.num_hidden_layers", "model.num_attention_heads",
     "model.num_key_value_heads", "model.head_dim", "tokenizer.kind", "tokenizer.k",
-    "optimizer.state_dtype", "finetune.problem", "finetune.method", "finetune.layer", "finetune.rank", "finetune.targets",
+    "optimizer.state_dtype",
+    "finetune.problem", "finetune.method", "finetune.layer", "finetune.rank", "finetune.targets",
 )  # fmt: skip
 
 
