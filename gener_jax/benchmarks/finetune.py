@@ -27,7 +27,7 @@ from data_pipeline.ranges import Whole
 from gener_jax.benchmarks.finetune_tasks import SPLITS, TASKS, WHOLE_MODEL, Task
 from gener_jax.cli.calling import run
 from gener_jax.config import Config, Finetune, resolve
-from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.runtime.progress import log
 
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
@@ -165,7 +165,7 @@ def _write_rows(task: Task, data: Path, folder: Path, fold: int, most: int) -> R
 class Matrix:
     """All cells of some tasks and arms, in a folder."""
 
-    def __init__(self, data: Path, base_: Path, output: Path, tasks, arms, rows: int, epochs: int, seeds: int):
+    def __init__(self, data: Path, base_: str, output: Path, tasks, arms, rows: int, epochs: int, seeds: int):
         self.base, self.output, self.arms = base_, output, arms
         self.num_rows, self.epochs, self.seeds = rows, epochs, seeds
         self.tasks = {task.name: task for task in TASKS if task.name in tasks}
@@ -183,7 +183,7 @@ class Matrix:
             self.done = {row["key"]: row for row in map(json.loads, path.read_text().splitlines())}
 
     def _keep_settings(self) -> None:
-        settings = {"base": str(self.base.absolute()), "rows": self.num_rows, "epochs": self.epochs}
+        settings = {"base": self.base, "rows": self.num_rows, "epochs": self.epochs}
         path = self.output / "settings.json"
         if path.exists() and (before := json.loads(path.read_text())) != settings:
             raise ConfigError(f"has cells of {before}, not {settings}; give another", "output", str(self.output))
@@ -271,7 +271,7 @@ class Matrix:
 
         folder = self.output / "random"
         if not (folder / "checkpoints").exists():
-            spec = pretrained.read_spec(pretrained.find(str(self.base)))
+            spec = pretrained.read_spec(pretrained.find(self.base))
             params = nn.unbox(decoder.init(decoder.Decoder(spec.model), jax.random.key(0)))
             run_folder.write_params(folder, spec, params)
         return folder
@@ -355,7 +355,7 @@ class Matrix:
         from gener_jax.model import flops
         from gener_jax.storage import pretrained
 
-        return flops.matrix_parameters(pretrained.read_spec(pretrained.find(str(self.base))).model)
+        return flops.matrix_parameters(pretrained.read_spec(pretrained.find(self.base)).model)
 
     def plan(self) -> list[str]:
         """A line for each arm, task and weights that has cells left: their number and time."""
@@ -379,7 +379,7 @@ class Matrix:
         return [*lines, f"all: {sum(map(len, left.values()))} cells, {sum(map(sum, left.values())) / 60:.0f} min"]
 
 
-def seen(base_: Path, tests: list[list[str]]) -> list[np.ndarray]:
+def seen(base_: str, tests: list[list[str]]) -> list[np.ndarray]:
     """The fraction of the 32-mers of each sequence, float32 [N] per list, that occur in a run's training data.
 
     NaN if the data cannot be read: a published model, or a dataset that is gone.
@@ -392,8 +392,8 @@ def seen(base_: Path, tests: list[list[str]]) -> list[np.ndarray]:
     sequences = [sequence for rows in tests for sequence in rows]
     edges = np.cumsum([len(rows) for rows in tests])[:-1]
     try:
-        source = RegionSource(pretrained.read_config(base_).data.path, "train")
-    except (DataError, ConfigError, ValueError) as error:
+        source = RegionSource(pretrained.read_config(pretrained.find(base_)).data.path, "train")
+    except (DataError, ConfigError, CheckpointError) as error:
         log(f"the test rows are not compared with the training data: {error}")
         return np.split(np.full(len(sequences), np.nan, np.float32), edges)
     hashes, sizes = leakage.hash_regions(map(bases.encode, sequences), 1)
@@ -411,7 +411,7 @@ def main(arguments=None) -> None:
     parse = cli.Parser(__doc__)
     option = parse.add_argument
     option("--data", type=Path, required=True, metavar="DIR", help="the test data, with downstream/ and genomes/")
-    option("--base", type=Path, required=True, metavar="RUN", help="folder of the pre-trained model")
+    option("--base", required=True, metavar="RUN", help="folder of the pre-trained model")
     option("--output", type=Path, required=True, metavar="DIR", help="folder of the matrix")
     names = [task.name for task in TASKS]
     option("--tasks", nargs="*", default=names, choices=names, metavar="TASK", help="only these [all]")

@@ -164,7 +164,8 @@ def report(matrix) -> str:
         truth, copies = truths[folds], [matrix.rows[task.name, fold].facts["copies"] for fold in folds]
         kept = ~(truth.copies | truth.seen)
         exact, near = (sum(x[name] for x in copies) for name in ("exact", "near"))
-        counted = [f"{exact:,}, {near:,}", f"{int(truth.seen.sum()):,}"]
+        compared = all(np.isfinite(matrix.rows[task.name, fold].masks["overlap"]).all() for fold in folds)
+        counted = [f"{exact:,}, {near:,}", f"{int(truth.seen.sum()):,}" if compared else "not compared"]
         without = [
             measured(truths[x.folds], x, ~(truths[x.folds].copies | truths[x.folds].seen)) if x else ""
             for x in (baseline, *(models[column] for column in COLUMNS[:4]))
