@@ -15,6 +15,7 @@ VERBS = {
     "train": ("gener_jax.train", "trains a model, or resumes a run"),
     "finetune": ("gener_jax.finetune", "fine-tunes a model on labelled sequences"),
     "evaluate": ("gener_jax.evaluate", "computes the held-out loss and bits per base of a model"),
+    "predict": ("gener_jax.predict", "predicts labels or values of sequences with a fine-tuned model"),
     "sample": ("gener_jax.sample", "generates DNA"),
     "score": ("gener_jax.score", "scores variants (VCF) or sequences (FASTA)"),
     "embed": ("gener_jax.embed", "embeds sequences (FASTA)"),

@@ -89,7 +89,7 @@ class Command:
         add = group.add_argument
         if checkpoint:
             add("--checkpoint", metavar="DIR", help="a run, a Hugging Face folder or cached name, or tiny")
-            add("--step", metavar="N", type=step, help="of a run: a checkpoint's step, or best [the newest]")
+            add("--step", metavar="N", type=step, help="of a run: a step, or best [newest; fine-tuned: best]")
             add("--download", action="store_true", help="download a Hugging Face name that is not in the cache")
             texts = (
                 "or a run's experiment file, with --workdir DIR", "set field X.Y; --print_config lists all fields",

@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --fasta, --prefix, --batch_tokens and --overwrite."""
+    """Adds --fasta and --prefix, and `add_batches`."""
     add = parser.add_argument
     add("--fasta", type=Path, metavar="FILE", required=True, help="plain, gzip or bgzip; - is standard input")
     add("--prefix", default="", metavar="TOKENS", help="special tokens before each sequence, e.g. <mam><cds>")
+    add_batches(parser)
+
+
+def add_batches(parser: argparse.ArgumentParser) -> None:
+    """Adds --batch_tokens and --overwrite."""
+    add = parser.add_argument
     add("--batch_tokens", type=Whole(1), help=f"tokens per batch [{TOKENS}; on an accelerator {TOKENS_ACCELERATED}]")
     add("--overwrite", action="store_true", help="replace an output that exists; without it, only resume")
 

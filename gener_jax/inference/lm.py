@@ -587,7 +587,8 @@ def load(
       folder: a run's folder, written by `gener_jax.train`; a Hugging Face folder with config.json and safetensors;
         "tiny", the small model that ships with the package; or a name in the local Hugging Face cache, such as
         "GenerTeam/GENERator-v2-eukaryote-1.2b-base".
-      step: for a run's folder: a checkpoint's step, "best" by held-out bits per base, or None for the newest.
+      step: for a run's folder: a checkpoint's step, "best" by the metric of checkpoint.best, or None for the newest,
+        of a fine-tuned run the best.
       mesh: None: all devices along fsdp if their number divides the hidden size, else the first device alone.
       prompt_convention: "v1" or "v2", how sequences are framed for embeddings; None: as the folder or its name
         implies (see `LM.frame`).

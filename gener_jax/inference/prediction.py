@@ -89,12 +89,6 @@ def of_outputs(head: Head, outputs: np.ndarray) -> Predictions:
     return Predictions(head.problem, head.names, probabilities=found.astype(np.float32))
 
 
-def head_outputs(lm, sequences: list[list[np.ndarray]], batch_tokens: int) -> np.ndarray:
-    """The outputs of a model's head, float32 [N, C], for the framed rows of each sequence."""
-    rows = [row for each in sequences for row in each]
-    return fetch(heads.outputs(lm.head_params, features(lm, rows, lm.head, batch_tokens)))
-
-
 def framed_strands(framing: Framing, prompt: Prompt, argument: str) -> list[list[np.ndarray]]:
     """The framed rows of a sequence on each strand that its head reads: one, or both with `head.average_strands`.
 
@@ -120,9 +114,16 @@ def framing_of(lm) -> Framing:
     return Framing(lm.spec, lm.head)
 
 
+def of_framed(lm, sequences: list[list[list[np.ndarray]]], batch_tokens: int) -> Predictions:
+    """The predictions of a model's head for sequences of `framed_strands`."""
+    strands = 1 + lm.head.average_strands
+    rows = [row for sequence in sequences for strand in sequence for row in strand]
+    outputs = fetch(heads.outputs(lm.head_params, features(lm, rows, lm.head, batch_tokens)))
+    return of_outputs(lm.head, outputs.reshape(len(sequences), strands, len(lm.head.names)).mean(1))
+
+
 def predict(lm, sequences: Iterable[str | Prompt], *, batch_tokens: int) -> Predictions:
     """See `LM.predict`."""
     framing, prompts = framing_of(lm), as_prompts(sequences, "sequences")
-    rows = [each for i, x in enumerate(prompts) for each in framed_strands(framing, x, f"sequences[{i}]")]
-    outputs = head_outputs(lm, rows, batch_tokens)
-    return of_outputs(lm.head, outputs.reshape(len(prompts), 1 + lm.head.average_strands, len(lm.head.names)).mean(1))
+    framed = [framed_strands(framing, x, f"sequences[{i}]") for i, x in enumerate(prompts)]
+    return of_framed(lm, framed, batch_tokens)

@@ -102,7 +102,7 @@ def read_model(
     Parameters that a run did not train are those of its base (`base.json`); adapters are merged into them.
 
     Args:
-      step: a checkpoint's step, "best", or None for the newest; only of a run.
+      step: a checkpoint's step, "best", or None for the newest, of a fine-tuned run the best; only of a run.
       dtype: of the matrices; those of the head are float32.
       by_layer: an array per layer, as inference takes them, instead of stacked layers (see `model.decoder`).
 
@@ -118,6 +118,7 @@ def read_model(
         return params if by_layer else decoder.stack(params, donate=True), head, None
     base = run_folder.base_of(folder) or {"frozen": ()}
     trained, frozen = split(target, lambda path: path not in base["frozen"])
+    step = _best_of_finetuned(folder) if step is None else step
     params, step = run_folder.restore_params(folder, trained, step, everywhere)
     head, adapters = params.pop("head", None), params.pop("adapters", None)
     if frozen:
@@ -129,6 +130,14 @@ def read_model(
     if adapters is not None:
         params = lora.merge(params, adapters)
     return decoder.unstack(params, donate=True) if by_layer else params, head, step
+
+
+def _best_of_finetuned(folder: Path) -> int | None:
+    """The best checkpoint of a fine-tuned run, of which its results are; None of another folder, or if none has one."""
+    if not run_folder.holds_run(folder) or (config := run_folder.read(folder)).finetune.problem is None:
+        return None
+    found = run_folder.best(folder, config.checkpoint.best)
+    return None if found is None else found[0]
 
 
 def read_first_layers(folder: Path, model: Model, mesh: Mesh, *, dtype: str = "float32"):
