@@ -107,7 +107,7 @@ def test_the_base_of_adapters_and_heads_does_not_move(base, rows, tmp_path, meth
     kept = {name.partition("/")[0] for name in params_of(tmp_path / "run")}
     assert kept == {"head", "adapters"} - ({"adapters"} if method == "frozen" else set())
     assert run_folder.base_of(tmp_path / "run")["path"] == str(base)
-    other = labelled_rows.base(tmp_path / "other", train__seed="1")
+    other = labelled_rows.base(tmp_path / "other", seed=1)
     changed = dataclasses.replace(config.train, init_from=str(other), allow_changes=("train.init_from",))
     with raises(CheckpointError, path=tmp_path / "run" / "base.json", name="checksum"):
         finetune(dataclasses.replace(config, train=changed), tmp_path / "run")
@@ -136,17 +136,13 @@ def test_a_sweep_chooses_the_layer_on_validation(base, rows, tmp_path):
 # Runs that resume.
 
 
-class Interrupted(Exception):
-    pass
-
-
 def interrupt(monkeypatch, kind, number):
-    """Batches end with an error after so many."""
+    """Ctrl-C after so many batches."""
     real = kind.batches
 
     def batches(self, *where):
         yield from itertools.islice(real(self, *where), number)
-        raise Interrupted
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(kind, "batches", batches)
 
@@ -158,7 +154,7 @@ def test_a_killed_run_resumes_to_the_same_bits(base, rows, tmp_path, monkeypatch
     straight = finetune(config, tmp_path / "straight")
     with monkeypatch.context() as patch:
         interrupt(patch, source, 5)
-        with pytest.raises(Interrupted):
+        with pytest.raises(KeyboardInterrupt):
             finetune(config, tmp_path / "run")
     resumed = finetune(config, tmp_path / "run")
     same(state_of(tmp_path / "run"), state_of(tmp_path / "straight"))
