@@ -380,7 +380,7 @@ def test_a_run_from_a_genome_to_gff3(base, genome, tmp_path, method, capsys):
 
 @pytest.mark.parametrize("method", ["full", "frozen"])
 def test_a_stopped_run_resumes_to_the_same_bits(base, genome, tmp_path, method, monkeypatch):
-    config = run_config(base, genome, finetune__method=method)
+    config = run_config(base, genome, finetune__method=method, finetune__evals_per_epoch="3", finetune__epochs="1")
     expected = finetune(config, tmp_path / "straight")
     batches = Windows.batches
 
@@ -392,6 +392,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(base, genome, tmp_path, method, 
         monkeypatch.setattr(Windows, "batches", stopping)
         with pytest.raises(KeyboardInterrupt):
             finetune(config, tmp_path / "run")
+        assert any((tmp_path / "run" / "checkpoints").iterdir())
     monkeypatch.undo()
     assert finetune(config, tmp_path / "run").evaluations[0].metrics == expected.evaluations[0].metrics
     same(raw(tmp_path / "run"), raw(tmp_path / "straight"))

@@ -111,8 +111,7 @@ class Windows:
                 if (contig.labels[window.first : window.last] != UNLABELLED).any():
                     rows.append((i, j, window.stop - window.start))
         self.rows = [(i, j) for i, j, _ in rows]
-        if not self.rows:
-            raise ConfigError(f"has no labelled base in a whole {k}-mer", f"finetune.{split.name}")
+        _check_rows(self.rows, split, config, k)
         longest = 1 + max(size for *_, size in rows) // k
         self.length = min(round_up(longest, steps=4), self.data.context_length)
         self.dataset = split.digest
@@ -173,6 +172,12 @@ class Windows:
         """Batches of `example`s, as `DataSource` describes."""
         workers, prefetch = self.data.num_workers, self.data.prefetch
         return read_batches(self.example, position, batch_size, rows, num_workers=workers, prefetch=prefetch)
+
+
+def _check_rows(rows, split: Annotated, config: Config, k: int) -> None:
+    if not rows:
+        value = getattr(config.finetune, split.name)
+        raise ConfigError(f"has no labelled base in a whole {k}-mer", f"finetune.{split.name}", value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +259,7 @@ class Annotation:
             count = windows.number(len(contig.codes), tokens, k)
             cut = [windows.cut(0, len(contig.codes), tokens, k, count, j) for j in range(count)]
             self.rows += [(i, x) for x in cut if (contig.labels[x.first : x.last] != UNLABELLED).any()]
+        _check_rows(self.rows, split, config, k)
 
     def predict(self, spec: ModelSpec, mesh: jax.sharding.Mesh, params, progress: Progress = silent) -> Labelled:
         """Predictions of the labelled bases by a model with this tree of parameters."""
