@@ -1,5 +1,6 @@
 """What a model predicts for rows, with the parameters as training has them, and the task that measures it."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -38,6 +39,10 @@ def of_rows(config: Config, head: Head, framing: Framing, examples: Examples, me
     """The outputs of a tree of parameters, with adapters or without, for the sequences of a split."""
     apply, whole = Apply(Decoder(kernels.for_any_mask(config.model))), NamedSharding(mesh, PartitionSpec())
     rows = [framing.rows(codes) for sequence in examples.sequences for codes in strands(sequence, head.average_strands)]
+    if head.pool_at_end and head.pooling != "mean":  # the padding is read as if it were tokens
+        width = max(len(chunk) for row in rows for chunk in row)
+        rows = [[right_pad([chunk], width)[0] if len(chunk) else chunk for chunk in row] for row in rows]
+        head = dataclasses.replace(head, pool_at_end=False)
     per_row = head.chunks
     longest = [max(map(len, row)) for row in rows]
 

@@ -70,6 +70,8 @@ def check(config: Config) -> None:
     for field, value in needed.items():
         if not value:
             raise ConfigError("must be given", field, value or "none")
+    if f.problem not in _PLANS:
+        raise ConfigError(f"must be one of {', '.join(_PLANS)}", "finetune.problem", f.problem)
     if config.mesh.context != 1:
         raise ConfigError("must be 1 in fine-tuning; use mesh.fsdp", "mesh.context", config.mesh.context)
     if jax.process_count() > 1:
