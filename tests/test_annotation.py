@@ -86,14 +86,8 @@ def test_labels_of_genes_by_hand(tmp_path):
 
 
 def test_the_same_genes_as_gtf(tmp_path):
-    rows = [
-        ("a", "transcript", 3, 20),
-        ("a", "exon", 3, 6),
-        ("a", "exon", 11, 20),
-        ("a", "CDS", 5, 6),
-        ("a", "CDS", 11, 11),
-    ]
-    rows += [("a", "stop_codon", 12, 14)]
+    rows = [("transcript", 3, 20), ("exon", 3, 6), ("exon", 11, 20), ("CDS", 5, 6), ("CDS", 11, 11)]
+    rows.append(("stop_codon", 12, 14))
     lines = [
         f'a\tx\t{kind}\t{start}\t{end}\t.\t+\t{"0" if kind == "CDS" else "."}\tgene_id "g"; transcript_id "t";\n'
         for kind, start, end in rows

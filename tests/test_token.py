@@ -91,7 +91,8 @@ def test_hidden_states_of_both_strands_are_those_of_the_same_bases():
 def test_each_base_sees_its_token_and_all_bases_of_the_window(layer):
     """Each output is that of the bases up to its token, and of those from its token on, each read alone."""
     head = dataclasses.replace(HEAD, layer=layer)
-    setting, sequences = settings(), ["".join(np.random.default_rng(n).choice(list("ACGT"), n)) for n in (33, 18)]
+    setting = settings(**({"model__num_hidden_layers": layer} if layer else {}))
+    sequences = ["".join(np.random.default_rng(n).choice(list("ACGT"), n)) for n in (33, 18)]
     params = model_of(setting, head)
     lm = lm_of(setting, params, head)
     found = lm.annotate(sequences)
@@ -231,7 +232,8 @@ def test_the_loss_is_the_mean_over_labelled_bases():
     logits = np.random.default_rng(0).normal(size=(*batch["labels"].shape, 3)).astype(np.float32)
 
     class Apply:
-        def hidden(self, params, batch):
+        def hidden(self, params, batch, *, final_norm):
+            assert final_norm
             assert batch["inputs"].shape == (8, 12)
             return jnp.zeros((8, 12, 1))
 
@@ -342,7 +344,7 @@ def genome(tmp_path_factory):
 def run_config(base, genome, **changes):
     files = f"{genome / 'genome.fa'},{genome / 'labels.bed'}"
     options = {"finetune__problem": "token", "finetune__validation": "b", "finetune__test": "c"}
-    options |= {"finetune__epochs": "4", "data__context_length": "17", "train__batch_size": "4"}
+    options |= {"finetune__epochs": "12", "data__context_length": "17"}
     return labelled_rows.config(base, files, **{**options, **changes})
 
 
@@ -380,7 +382,7 @@ def test_a_run_from_a_genome_to_gff3(base, genome, tmp_path, method, capsys):
 
 @pytest.mark.parametrize("method", ["full", "frozen"])
 def test_a_run_killed_twice_resumes_to_the_same_bits(base, genome, tmp_path, method, monkeypatch):
-    config = run_config(base, genome, finetune__method=method, finetune__evals_per_epoch="3", finetune__epochs="1")
+    config = run_config(base, genome, finetune__method=method, finetune__evals_per_epoch="3", finetune__epochs="2")
     expected = finetune(config, tmp_path / "straight")
     for _ in range(2):
         with monkeypatch.context() as patch:
