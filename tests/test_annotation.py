@@ -10,7 +10,6 @@ from data_pipeline.errors import FormatError, MismatchError, PairingError
 from data_pipeline.formats import gff
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, OOV, KmerTokenizer
-from gener_jax.benchmarks import exons
 from gener_jax.config import Finetune
 from gener_jax.labelled import annotation, windows
 from gener_jax.runtime.errors import ConfigError
@@ -87,14 +86,8 @@ def test_labels_of_genes_by_hand(tmp_path):
 
 
 def test_the_same_genes_as_gtf(tmp_path):
-    rows = [
-        ("a", "transcript", 3, 20),
-        ("a", "exon", 3, 6),
-        ("a", "exon", 11, 20),
-        ("a", "CDS", 5, 6),
-        ("a", "CDS", 11, 11),
-    ]
-    rows += [("a", "stop_codon", 12, 14)]
+    rows = [("transcript", 3, 20), ("exon", 3, 6), ("exon", 11, 20), ("CDS", 5, 6), ("CDS", 11, 11)]
+    rows.append(("stop_codon", 12, 14))
     lines = [
         f'a\tx\t{kind}\t{start}\t{end}\t.\t+\t{"0" if kind == "CDS" else "."}\tgene_id "g"; transcript_id "t";\n'
         for kind, start, end in rows
@@ -221,21 +214,3 @@ def test_predictions_as_gff3(tmp_path):
     (record,) = gff.read(path, fasta, None, tmp_path / "scratch", aliases=[("chr1", "chr 1")])
     assert record.notes == collections.Counter()
     assert record.declared_length == 8
-
-
-def test_the_exon_table_has_a_label_for_one_base_of_each_gene(tmp_path):
-    rows = [
-        "organism\tgene_name\tlabel\tforward_seq\treverse_seq",
-        "h\tg1\t1.0\tacgta\tccggt",
-        "h\tg2\t0.0\ttttc\taaag",
-    ]
-    (tmp_path / "t.tsv").write_text("\n".join(rows))
-    files = tuple(map(str, exons.convert(tmp_path / "t.tsv", tmp_path)))
-    found = annotation.read(Finetune(problem="token", train=files, validation=("h:g2",)))
-    (one,), (two,) = found.train.contigs, found.validation.contigs
-    assert (bases.decode(one.codes), one.labels.tolist()) == ("ACGTACCGG", [-1] * 4 + [0] + [-1] * 4)
-    assert (bases.decode(two.codes), two.labels.tolist()) == ("TTTCTTT", [-1] * 3 + [1] + [-1] * 3)
-    assert found.train.classes == ("exon", "other")
-    (tmp_path / "t.tsv").write_text("\n".join([*rows, "h\tg3\t1.0\tacgtg\tccggt"]))
-    with raises(MismatchError, file="t.tsv", line=4, field="reverse_seq"):
-        exons.convert(tmp_path / "t.tsv", tmp_path)

@@ -15,7 +15,7 @@ from gener_jax import predict
 from gener_jax.config import Head
 from gener_jax.data.loader import to_devices
 from gener_jax.finetuning.run import finetune
-from gener_jax.finetuning.token import PREDICTIONS, Annotation, Labelled, Token, Windows, interval_of
+from gener_jax.finetuning.token import NEIGHBOURS, PREDICTIONS, Annotation, Labelled, Token, Windows, interval_of
 from gener_jax.inference.lm import LM
 from gener_jax.labelled import annotation, windows
 from gener_jax.labelled.annotation import UNLABELLED, Annotated, AnnotatedSplits, Contig
@@ -28,7 +28,7 @@ from gener_jax.training.step import abstract_state, make_train_step
 from tests import labelled_rows, tiny
 from tests.conftest import random_params
 from tests.raised import raises
-from tests.test_finetune import raw
+from tests.test_finetune import Interrupted, interrupt, state_of
 from tests.test_seams import same
 
 CLASSES = ("yes", "no", "other")
@@ -91,7 +91,8 @@ def test_hidden_states_of_both_strands_are_those_of_the_same_bases():
 def test_each_base_sees_its_token_and_all_bases_of_the_window(layer):
     """Each output is that of the bases up to its token, and of those from its token on, each read alone."""
     head = dataclasses.replace(HEAD, layer=layer)
-    setting, sequences = settings(), ["".join(np.random.default_rng(n).choice(list("ACGT"), n)) for n in (33, 18)]
+    setting = settings(**({"model__num_hidden_layers": layer} if layer else {}))
+    sequences = ["".join(np.random.default_rng(n).choice(list("ACGT"), n)) for n in (33, 18)]
     params = model_of(setting, head)
     lm = lm_of(setting, params, head)
     found = lm.annotate(sequences)
@@ -231,7 +232,8 @@ def test_the_loss_is_the_mean_over_labelled_bases():
     logits = np.random.default_rng(0).normal(size=(*batch["labels"].shape, 3)).astype(np.float32)
 
     class Apply:
-        def hidden(self, params, batch):
+        def hidden(self, params, batch, *, final_norm):
+            assert final_norm
             assert batch["inputs"].shape == (8, 12)
             return jnp.zeros((8, 12, 1))
 
@@ -342,7 +344,7 @@ def genome(tmp_path_factory):
 def run_config(base, genome, **changes):
     files = f"{genome / 'genome.fa'},{genome / 'labels.bed'}"
     options = {"finetune__problem": "token", "finetune__validation": "b", "finetune__test": "c"}
-    options |= {"finetune__epochs": "4", "data__context_length": "17", "train__batch_size": "4"}
+    options |= {"finetune__epochs": "12", "data__context_length": "17"}
     return labelled_rows.config(base, files, **{**options, **changes})
 
 
@@ -379,23 +381,18 @@ def test_a_run_from_a_genome_to_gff3(base, genome, tmp_path, method, capsys):
 
 
 @pytest.mark.parametrize("method", ["full", "frozen"])
-def test_a_stopped_run_resumes_to_the_same_bits(base, genome, tmp_path, method, monkeypatch):
-    config = run_config(base, genome, finetune__method=method)
+def test_a_run_killed_twice_resumes_to_the_same_bits(base, genome, tmp_path, method, monkeypatch):
+    config = run_config(base, genome, finetune__method=method, finetune__evals_per_epoch="3", finetune__epochs="2")
     expected = finetune(config, tmp_path / "straight")
-    batches = Windows.batches
-
-    def stopping(self, *where):
-        yield from itertools.islice(batches(self, *where), 7)
-        raise KeyboardInterrupt
-
-    for _ in range(2):  # killed twice
-        monkeypatch.setattr(Windows, "batches", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(config, tmp_path / "run")
-    monkeypatch.undo()
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            interrupt(patch, Windows, 7)
+            with pytest.raises(Interrupted):
+                finetune(config, tmp_path / "run")
+        assert any((tmp_path / "run" / "checkpoints").iterdir())
     assert finetune(config, tmp_path / "run").evaluations[0].metrics == expected.evaluations[0].metrics
-    same(raw(tmp_path / "run"), raw(tmp_path / "straight"))
-    moved = raw(tmp_path / "straight")
+    same(state_of(tmp_path / "run"), state_of(tmp_path / "straight"))
+    moved = state_of(tmp_path / "straight")
     assert any("head" in name for name in moved)
     assert any("embed" in name for name in moved) == (method == "full")
 
@@ -409,3 +406,19 @@ def test_what_a_token_problem_cannot_have(base, genome, tmp_path):
             finetune(config, tmp_path / "run")
     with raises(ConfigError, field="finetune.train"):
         Windows(of(contigs(2)), settings())
+
+
+def test_baselines_see_the_neighbours_of_the_bases_they_predict():
+    split = contigs(100, 40)
+    task = Annotation(split, settings(), HEAD)
+    found, chosen = task.sample(50)
+    everything, _ = task.sample(1000)
+    targets = np.concatenate([contig.labels[contig.labels >= 0] for contig in split.contigs])
+    np.testing.assert_array_equal(everything.targets, targets)
+    np.testing.assert_array_equal(found.targets, targets[chosen])
+    assert len(set(chosen.tolist())) == 50
+    assert {len(sequence) for sequence in found.sequences} == {2 * NEIGHBOURS + 1}
+    middle = "".join(sequence[NEIGHBOURS] for sequence in everything.sequences)
+    known = "".join(bases.decode(contig.codes[contig.labels >= 0]) for contig in split.contigs)
+    assert middle == known
+    assert everything.sequences[-1].rstrip("N")[-40:] == bases.decode(split.contigs[1].codes).rstrip("N")[-40:]

@@ -29,10 +29,10 @@ def read(path: str | Path) -> Iterator[Interval]:
       FileError, DamagedFileError: as `stream.chunks`.
       FormatError: with the line: too few columns, no name, or start and end that are no interval.
     """
-    path, held, number = Path(path), b"", 0
+    path, held, last = Path(path), b"", 0
     for chunk in itertools.chain(stream.chunks(path, lambda count: None), (b"\n",)):
         *lines, held = (held + chunk).split(b"\n")
-        for number, line in enumerate(lines, number + 1):
+        for number, line in enumerate(lines, last + 1):
             line = line.rstrip(b"\r")
             if not line.strip() or line.startswith(_NOT_ROWS):
                 continue
@@ -48,3 +48,4 @@ def read(path: str | Path) -> Iterator[Interval]:
                 raise FormatError(problem, file=path, line=number, field="start and end", value=value)
             contig, name = (x.decode("utf-8", "replace").strip() for x in (columns[0], columns[3]))
             yield Interval(number, contig, int(start), int(end), name)
+        last += len(lines)

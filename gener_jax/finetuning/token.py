@@ -32,18 +32,21 @@ from gener_jax.labelled import annotation, windows
 from gener_jax.labelled.annotation import UNLABELLED, Annotated, AnnotatedSplits
 from gener_jax.labelled.audit import leaks
 from gener_jax.labelled.examples import Examples
+from gener_jax.labelled.problem import Problem
 from gener_jax.model import kernels, kmers
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import ROWS, TOKENS
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
 from gener_jax.statistics.calibration import temperature
-from gener_jax.statistics.intervals import LEAST, bootstrap, interval
+from gener_jax.statistics.intervals import LEAST, bootstrap, interval, paired
 from gener_jax.statistics.metrics import METRICS, breakdown, evaluate
 from gener_jax.storage.results import Dataset
 from gener_jax.tasks.base import Progress, Result, silent
 
 PREDICTIONS = "test_predictions.gff3"
+SAMPLE = 2000  # training bases for the baselines; half as many of validation, four times as many that are predicted
+NEIGHBOURS = 64  # bases that they see on both sides
 _ORDER, _START, _END = range(3)  # the purpose of a key
 
 
@@ -111,8 +114,7 @@ class Windows:
                 if (contig.labels[window.first : window.last] != UNLABELLED).any():
                     rows.append((i, j, window.stop - window.start))
         self.rows = [(i, j) for i, j, _ in rows]
-        if not self.rows:
-            raise ConfigError(f"has no labelled base in a whole {k}-mer", f"finetune.{split.name}")
+        _check_rows(self.rows, split, config, k)
         longest = 1 + max(size for *_, size in rows) // k
         self.length = min(round_up(longest, steps=4), self.data.context_length)
         self.dataset = split.digest
@@ -175,6 +177,12 @@ class Windows:
         return read_batches(self.example, position, batch_size, rows, num_workers=workers, prefetch=prefetch)
 
 
+def _check_rows(rows, split: Annotated, config: Config, k: int) -> None:
+    if not rows:
+        value = getattr(config.finetune, split.name)
+        raise ConfigError(f"has no labelled base in a whole {k}-mer", f"finetune.{split.name}", value)
+
+
 @dataclasses.dataclass(frozen=True)
 class Token:
     """Cross-entropy of the class of each labelled base, in nats, the mean over them, weighted by class."""
@@ -230,7 +238,7 @@ class Labelled:
     windows: np.ndarray
 
     def take(self, chosen: np.ndarray) -> "Labelled":
-        """Those that bool [N] chooses."""
+        """Some of them, by number or as bool [N]."""
         return Labelled(self.targets[chosen], self.probabilities[chosen], self.windows[chosen])
 
 
@@ -254,6 +262,7 @@ class Annotation:
             count = windows.number(len(contig.codes), tokens, k)
             cut = [windows.cut(0, len(contig.codes), tokens, k, count, j) for j in range(count)]
             self.rows += [(i, x) for x in cut if (contig.labels[x.first : x.last] != UNLABELLED).any()]
+        _check_rows(self.rows, split, config, k)
 
     def predict(self, spec: ModelSpec, mesh: jax.sharding.Mesh, params, progress: Progress = silent) -> Labelled:
         """Predictions of the labelled bases by a model with this tree of parameters."""
@@ -270,6 +279,21 @@ class Annotation:
             np.concatenate(found),
             np.repeat(np.arange(len(rows), dtype=np.int32), [len(x) for x in found]),
         )
+
+    def sample(self, number: int) -> tuple[Examples, np.ndarray]:
+        """Up to `number` labelled bases, the first in a fixed random order, as sequences of their neighbours on both
+        sides, N beyond the contig; and which they are, int64 [number], of those of `predict`.
+        """
+        at = [
+            np.stack([np.full(window.last - window.first, i), np.arange(window.first, window.last)], 1)
+            for i, window in self.rows
+        ]
+        at = np.concatenate([x[self.split.contigs[x[0, 0]].labels[x[:, 1]] != UNLABELLED] for x in at])
+        chosen = np.sort(permute(np.arange(min(number, len(at))), len(at), 0))
+        padded = [np.pad(x.codes, NEIGHBOURS, constant_values=bases.N) for x in self.split.contigs]
+        codes = [padded[i][base : base + 2 * NEIGHBOURS + 1] for i, base in at[chosen]]
+        targets = np.array([self.split.contigs[i].labels[base] for i, base in at[chosen]], np.int32)
+        return _examples(self.split.name, codes, targets), chosen
 
     def result(self, found: Labelled) -> Result:
         """The metrics of predictions, in all and by class."""
@@ -301,7 +325,7 @@ class Report:
             logits = np.maximum(np.log(of_validation.probabilities), -80)
         head = dataclasses.replace(self.head, temperature=temperature(logits, of_validation.targets))
         scaled = dataclasses.replace(of_validation, probabilities=_scaled(logits, head.temperature))
-        found = [self._result(self.task, scaled)]
+        found, measured = [self._result(self.task, scaled)], (self.task, scaled)
         if self.splits.test is not None:
             began, task = time.perf_counter(), Annotation(self.splits.test, self.config, head)
             of_test = task.predict(self.config.spec, mesh, params)
@@ -311,7 +335,30 @@ class Report:
             self._audit(task, of_test, result)
             write_text(self.workdir / PREDICTIONS, "".join(_gff3(task, of_test)))
             found.insert(0, result)
+            measured = task, of_test
+        if self.config.finetune.baselines:
+            log("fitting the baselines")
+            found[0].baselines |= self._baselines(*measured)
         return found, head
+
+    def _baselines(self, task: Annotation, found: Labelled) -> dict[str, dict]:
+        """The metrics of each baseline on a sample of the bases, each seen with its neighbours as a short sequence; of
+        the main one also what the model gains over it on the same bases.
+        """
+        from gener_jax.baselines import fitting  # scikit-learn, which takes seconds to import
+
+        config, main = self.config, task.metric
+        train, validation = Annotation(self.splits.train, config, self.head), self.task
+        samples = [each.sample(number)[0] for each, number in ((train, SAMPLE), (validation, SAMPLE // 2))]
+        problem, rows = Problem("single_label", self.splits.train.classes), {}
+        measured, chosen = task.sample(4 * SAMPLE)
+        ours = found.take(chosen)
+        for each in fitting.fit(*samples, problem, metric=main, seed=config.train.seed):
+            theirs = each.predict(measured.sequences)
+            gain = paired("token", main, ours.targets, ours.probabilities, theirs, ours.windows)
+            row = {**evaluate("token", ours.targets, theirs), "bases": len(ours.targets), f"{main}_gain": gain.gain}
+            rows[each.name] = {**row, f"{main}_gain_low": gain.low, f"{main}_gain_high": gain.high}
+        return rows
 
     def _result(self, task: Annotation, found: Labelled) -> Result:
         result, counts = task.result(found), self.splits.train.counts
@@ -344,10 +391,11 @@ def _scaled(logits: np.ndarray, temperature: float) -> np.ndarray:
     return (odds / odds.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _examples(name: str, sequences: Sequence[np.ndarray]) -> Examples:
-    """Sequences without labels, as `audit.leaks` compares them."""
+def _examples(name: str, sequences: Sequence[np.ndarray], targets: np.ndarray | None = None) -> Examples:
+    """Base codes as the rows of audits and baselines, with a class each or without."""
     texts = [bases.decode(codes) for codes in sequences]
-    return Examples(name, texts, np.zeros((len(texts), 0), np.float32), [""] * len(texts))
+    targets = np.zeros((len(texts), 0), np.float32) if targets is None else targets
+    return Examples(name, texts, targets, [""] * len(texts))
 
 
 def interval_of(metric: str, found: Labelled) -> tuple[float, float] | None:

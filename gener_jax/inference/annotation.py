@@ -10,11 +10,13 @@ from jaxtyping import Array, Float, Int
 
 from data_pipeline.sequence.tokenizer import BOS, KmerTokenizer
 from gener_jax.config import Head
+from gener_jax.data.loader import to_devices
 from gener_jax.inference.batches import by_row, right_pad, tokens_per_batch
 from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.labelled import windows
 from gener_jax.labelled.windows import Window
 from gener_jax.model import decoder, heads
+from gener_jax.model.sharding import ROWS, batch_sharding
 from gener_jax.runtime.errors import InputError
 
 _NOTHING = np.array([BOS], np.int32)
@@ -63,6 +65,8 @@ def probabilities(
       batch_tokens: tokens per batch, of one strand, including padding [the platform's default].
     """
     lengths = [1 + (window.stop - window.start) // tokenizer.k for _, window in rows]
+    shardings = {name: batch_sharding(mesh) for name in ("inputs", "reverse")}
+    shardings["lengths"] = batch_sharding(mesh, ROWS)
 
     def compute(chosen, number, length):
         strands = [
@@ -71,8 +75,8 @@ def probabilities(
         ]
         strands += [(_NOTHING, _NOTHING)] * (number - len(chosen))
         inputs, reverse = (right_pad(list(x), length) for x in zip(*strands, strict=True))
-        sizes = np.array([len(x) for x, _ in strands], np.int32)
-        return _probabilities(model, params, inputs, reverse, sizes, head=head, k=tokenizer.k)
+        batch = {"inputs": inputs, "reverse": reverse, "lengths": np.array([len(x) for x, _ in strands], np.int32)}
+        return _probabilities(model, params, **to_devices(batch, shardings), head=head, k=tokenizer.k)
 
     for i, found in by_row(compute, mesh, lengths, tokens_per_batch(batch_tokens)):
         window = rows[i][1]
