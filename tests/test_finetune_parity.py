@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 
 from gener_jax.config import Config
 from gener_jax.data.loader import DataSource
-from gener_jax.finetuning import run as finetuning
+from gener_jax.finetuning import labels, method
 from gener_jax.finetuning.objectives import Labels
-from gener_jax.labelled import splits
+from gener_jax.finetuning.plan import base_of
 from gener_jax.model import decoder, sharding
 from gener_jax.model.sharding import make_mesh
 from gener_jax.model.trainable import merge, split
@@ -72,9 +72,7 @@ def prepared(base, folder, *, problem="single_label", equal=False, weight_decay=
         optimizer__weight_decay=str(weight_decay), optimizer__grad_norm_spike_factor="0",
         **{f"finetune__{name}": str(value) for name, value in finetune.items()},
     )  # fmt: skip
-    found = splits.read(config.finetune, config.train.seed)
-    config, head, framing = finetuning.resolve(config, found, finetuning.base_of(config))
-    parts, random = finetuning.whole(config, folder / "run", found, head, framing), np.random.default_rng(0)
+    plan, random = labels.plan(config, base_of(config), folder / "run"), np.random.default_rng(0)
 
     def draw(path, box):
         values = random.normal(size=box.value.shape).astype(np.float32)
@@ -83,10 +81,11 @@ def prepared(base, folder, *, problem="single_label", equal=False, weight_decay=
             return box.replace_boxed(1 + 0.1 * values)
         return box.replace_boxed((0 if path.endswith("/b") else 0.3) * values)
 
-    boxed = jax.eval_shape(parts["init"], jax.random.key(0))
+    boxed = decoder.abstract(plan.config.model, plan.init)
     drawn = jax.tree_util.tree_map_with_path(draw, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
-    return Run(config, parts["source"], parts["objective"](0), parts["trains"], lambda key: drawn, mesh)
+    trains = method.trains(config.finetune.method)
+    return Run(plan.config, plan.source, plan.objective, trains, lambda key: drawn, mesh)
 
 
 def batches_of(run: Run, number=STEPS):
