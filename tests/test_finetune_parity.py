@@ -61,7 +61,7 @@ class Run:
         return nn.unbox(self.init(None))
 
 
-def prepared(base, folder, *, problem="single_label", equal=False, weight_decay=0.1, **finetune) -> Run:
+def prepared(base, folder, *, problem="single_label", equal=False, weight_decay=0.1, clip_norm=1.0, **finetune) -> Run:
     pairs = labelled_rows.rows(96, 0, problem, least=39 if equal else 30, most=39 if equal else 52)
     labelled_rows.write(folder / "rows" / "train.tsv", pairs)
     labelled_rows.write(folder / "rows" / "dev.tsv", pairs[:32])
@@ -69,7 +69,8 @@ def prepared(base, folder, *, problem="single_label", equal=False, weight_decay=
         base, folder / "rows", finetune__problem=problem, finetune__pooling="last", finetune__head_bias="False",
         finetune__long="truncate", train__batch_size="8", mesh__fsdp="1", optimizer__peak_learning_rate="1e-3",
         optimizer__warmup_steps="0", optimizer__final_learning_rate_ratio="1", optimizer__beta2="0.995",
-        optimizer__weight_decay=str(weight_decay), optimizer__grad_norm_spike_factor="0",
+        optimizer__weight_decay=str(weight_decay), optimizer__clip_norm=str(clip_norm),
+        optimizer__grad_norm_spike_factor="0",
         **{f"finetune__{name}": str(value) for name, value in finetune.items()},
     )  # fmt: skip
     plan, random = labels.plan(config, base_of(config), folder / "run"), np.random.default_rng(0)
@@ -174,16 +175,18 @@ def test_outputs_and_losses_equal_those_of_pytorch(case, base, tmp_path):
 
 
 def test_adapters_with_a_scale_begin_as_pefts(base, tmp_path):
-    """With alpha / rank = 4 in A itself, B's gradient is PEFT's, and Adam moves A by the same amount, not 4 times it.
+    """With alpha / rank = 4 as a factor of our A, both matrices get the same first updates, and losses are equal.
 
-    So losses are equal up to the third step, and from there A·B of PEFT moves faster.
+    But PEFT's A is multiplied by 4 after its update, so that from the third loss on PEFT has moved further. Without
+    clipping, since the norm of A's gradient differs.
     """
-    run = prepared(base, tmp_path, weight_decay=0.0, **LORA | {"alpha": 16, "targets": "q,v"})
+    recipe = {"weight_decay": 0.0, "clip_norm": 1e9}
+    run = prepared(base, tmp_path, **recipe, **LORA | {"alpha": 16, "targets": "q,v"})
     batches = batches_of(run, 3)
     model = peers(run, tmp_path)
     theirs = [x for name, x in sorted(model.named_parameters()) if "layers.0.self_attn.q_proj.lora" in name]
     start = [x.detach().numpy().copy() for x in theirs]
-    expected = peer.losses(model, batches[:2], **RECIPE | {"weight_decay": 0.0})
+    expected = peer.losses(model, batches[:2], **RECIPE | recipe)
     moved = [(x.detach().numpy() - x0).T for x, x0 in zip(theirs, start, strict=True)]
     before = run.params["adapters"]["layers"]["q"]
     losses, *_, after = train(run, batches[:2])
@@ -191,4 +194,9 @@ def test_adapters_with_a_scale_begin_as_pefts(base, tmp_path):
     for name, change in zip("ab", moved, strict=True):
         ours = after["adapters"]["layers"]["q"][name][0] - before[name][0]
         assert np.abs(change).max() > 5e-4
-        assert np.abs(ours.reshape(change.shape) - change).max() < 1e-3 * np.abs(change).max()
+        difference = ours.reshape(change.shape) - change
+        print(
+            name, np.linalg.norm(difference) / np.linalg.norm(change), np.abs(difference).max() / np.abs(change).max()
+        )
+        # Adam's epsilon of 1e-8 is not small beside the smallest gradients.
+        assert np.linalg.norm(difference) < 1e-3 * np.linalg.norm(change)
