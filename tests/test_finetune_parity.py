@@ -158,7 +158,6 @@ def test_outputs_and_losses_equal_those_of_pytorch(case, base, tmp_path):
     losses, before, after, _ = train(run, batches)
     assert close(before, expected)
     theirs = peer.losses(model, batches, **RECIPE)
-    print(case, np.abs(np.array(losses) - theirs).max() / np.abs(theirs).max() / TOLERANCE)
     assert close(losses, theirs)
     moved = peer.logits(model, batches[0])
     assert close(after, moved)
@@ -195,8 +194,5 @@ def test_adapters_with_a_scale_begin_as_pefts(base, tmp_path):
         ours = after["adapters"]["layers"]["q"][name][0] - before[name][0]
         assert np.abs(change).max() > 5e-4
         difference = ours.reshape(change.shape) - change
-        print(
-            name, np.linalg.norm(difference) / np.linalg.norm(change), np.abs(difference).max() / np.abs(change).max()
-        )
         # Adam's epsilon of 1e-8 is not small beside the smallest gradients.
         assert np.linalg.norm(difference) < 1e-3 * np.linalg.norm(change)
