@@ -11,6 +11,7 @@ from gener_jax.config import Head
 from gener_jax.inference.features import all_layers, features
 from gener_jax.inference.framing import Framing
 from gener_jax.inference.lm import LM
+from gener_jax.model.attention import Padded
 from gener_jax.runtime.errors import InputError
 from tests.raised import raises
 from tests.test_convert import make_lm
@@ -104,8 +105,12 @@ def test_pooling_at_the_rows_end():
     rows = rows_of(lm)
     found = features(lm, rows, dataclasses.replace(HEAD, pool_at_end=True), 64)
     longest = max(map(len, rows))
-    expected = [states(lm, [*row, *[PAD] * (longest - len(row))])[-1] for row in rows]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    ids = np.array([[*row, *[PAD] * (longest - len(row))] for row in rows])
+    hidden, _ = lm.model.apply({"params": lm.params}, ids, segment_ids_BT=Padded((ids != PAD).astype(np.int32)))
+    np.testing.assert_allclose(found, hidden[:, -1], atol=1e-5)
+    short = ids[0] != PAD
+    alone = lm.model.apply({"params": lm.params}, ids[:1, short])[0]
+    np.testing.assert_allclose(hidden[0, : short.sum()], alone[0], atol=1e-5)  # tokens do not see padding anyway
     assert np.abs(found - features(lm, rows, HEAD, 64)).max(1)[:3].min() > 1e-3
 
 

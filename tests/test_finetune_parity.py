@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 
 from gener_jax.config import Config
 from gener_jax.data.loader import DataSource
-from gener_jax.finetuning import run as finetuning
+from gener_jax.finetuning import labels, method
 from gener_jax.finetuning.objectives import Labels
-from gener_jax.labelled import splits
+from gener_jax.finetuning.plan import base_of
 from gener_jax.model import decoder, sharding
 from gener_jax.model.sharding import make_mesh
 from gener_jax.model.trainable import merge, split
@@ -61,7 +61,7 @@ class Run:
         return nn.unbox(self.init(None))
 
 
-def prepared(base, folder, *, problem="single_label", equal=False, weight_decay=0.1, **finetune) -> Run:
+def prepared(base, folder, *, problem="single_label", equal=False, weight_decay=0.1, clip_norm=1.0, **finetune) -> Run:
     pairs = labelled_rows.rows(96, 0, problem, least=39 if equal else 30, most=39 if equal else 52)
     labelled_rows.write(folder / "rows" / "train.tsv", pairs)
     labelled_rows.write(folder / "rows" / "dev.tsv", pairs[:32])
@@ -69,12 +69,11 @@ def prepared(base, folder, *, problem="single_label", equal=False, weight_decay=
         base, folder / "rows", finetune__problem=problem, finetune__pooling="last", finetune__head_bias="False",
         finetune__long="truncate", train__batch_size="8", mesh__fsdp="1", optimizer__peak_learning_rate="1e-3",
         optimizer__warmup_steps="0", optimizer__final_learning_rate_ratio="1", optimizer__beta2="0.995",
-        optimizer__weight_decay=str(weight_decay), optimizer__grad_norm_spike_factor="0",
+        optimizer__weight_decay=str(weight_decay), optimizer__clip_norm=str(clip_norm),
+        optimizer__grad_norm_spike_factor="0",
         **{f"finetune__{name}": str(value) for name, value in finetune.items()},
     )  # fmt: skip
-    found = splits.read(config.finetune, config.train.seed)
-    config, head, framing = finetuning.resolve(config, found, finetuning.base_of(config))
-    parts, random = finetuning.whole(config, folder / "run", found, head, framing), np.random.default_rng(0)
+    plan, random = labels.plan(config, base_of(config), folder / "run"), np.random.default_rng(0)
 
     def draw(path, box):
         values = random.normal(size=box.value.shape).astype(np.float32)
@@ -83,10 +82,11 @@ def prepared(base, folder, *, problem="single_label", equal=False, weight_decay=
             return box.replace_boxed(1 + 0.1 * values)
         return box.replace_boxed((0 if path.endswith("/b") else 0.3) * values)
 
-    boxed = jax.eval_shape(parts["init"], jax.random.key(0))
+    boxed = decoder.abstract(plan.config.model, plan.init)
     drawn = jax.tree_util.tree_map_with_path(draw, boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
     mesh = make_mesh(1, 1, 1, jax.devices()[:1])
-    return Run(config, parts["source"], parts["objective"](0), parts["trains"], lambda key: drawn, mesh)
+    trains = method.trains(config.finetune.method)
+    return Run(plan.config, plan.source, plan.objective, trains, lambda key: drawn, mesh)
 
 
 def batches_of(run: Run, number=STEPS):
@@ -158,7 +158,6 @@ def test_outputs_and_losses_equal_those_of_pytorch(case, base, tmp_path):
     losses, before, after, _ = train(run, batches)
     assert close(before, expected)
     theirs = peer.losses(model, batches, **RECIPE)
-    print(case, np.abs(np.array(losses) - theirs).max() / np.abs(theirs).max() / TOLERANCE)
     assert close(losses, theirs)
     moved = peer.logits(model, batches[0])
     assert close(after, moved)
@@ -175,16 +174,18 @@ def test_outputs_and_losses_equal_those_of_pytorch(case, base, tmp_path):
 
 
 def test_adapters_with_a_scale_begin_as_pefts(base, tmp_path):
-    """With alpha / rank = 4 in A itself, B's gradient is PEFT's, and Adam moves A by the same amount, not 4 times it.
+    """With alpha / rank = 4 as a factor of our A, both matrices get the same first updates, and losses are equal.
 
-    So losses are equal up to the third step, and from there A·B of PEFT moves faster.
+    But PEFT's A is multiplied by 4 after its update, so that from the third loss on PEFT has moved further. Without
+    clipping, since the norm of A's gradient differs.
     """
-    run = prepared(base, tmp_path, weight_decay=0.0, **LORA | {"alpha": 16, "targets": "q,v"})
+    recipe = {"weight_decay": 0.0, "clip_norm": 1e9}
+    run = prepared(base, tmp_path, **recipe, **LORA | {"alpha": 16, "targets": "q,v"})
     batches = batches_of(run, 3)
     model = peers(run, tmp_path)
     theirs = [x for name, x in sorted(model.named_parameters()) if "layers.0.self_attn.q_proj.lora" in name]
     start = [x.detach().numpy().copy() for x in theirs]
-    expected = peer.losses(model, batches[:2], **RECIPE | {"weight_decay": 0.0})
+    expected = peer.losses(model, batches[:2], **RECIPE | recipe)
     moved = [(x.detach().numpy() - x0).T for x, x0 in zip(theirs, start, strict=True)]
     before = run.params["adapters"]["layers"]["q"]
     losses, *_, after = train(run, batches[:2])
@@ -192,4 +193,6 @@ def test_adapters_with_a_scale_begin_as_pefts(base, tmp_path):
     for name, change in zip("ab", moved, strict=True):
         ours = after["adapters"]["layers"]["q"][name][0] - before[name][0]
         assert np.abs(change).max() > 5e-4
-        assert np.abs(ours.reshape(change.shape) - change).max() < 1e-3 * np.abs(change).max()
+        difference = ours.reshape(change.shape) - change
+        # Adam's epsilon of 1e-8 is not small beside the smallest gradients.
+        assert np.linalg.norm(difference) < 1e-3 * np.linalg.norm(change)

@@ -89,10 +89,13 @@ def test_the_formula_is_near_the_compilers_figure_for_a_gpu(layers_unrolled, by_
     assert sum(memory.training_needs(config, 1).values()) == pytest.approx(by_the_compiler, rel=0.06)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_memory_of_adapters_is_that_of_the_formula(dtype):
-    """The compiler's figures of a step, of the whole model and of adapters: what comes in, exactly; the rest about."""
-    found, needed, rest = {}, {}, {}
+def test_the_memory_of_adapters_is_that_of_the_formula():
+    """The compiler's figures of a step, of the whole model and of adapters: what comes in, exactly; the rest about.
+
+    In float32, since a CPU computes bfloat16 in float32.
+    """
+    dtype = "float32"
+    found, needed = {}, {}
     for method in ("full", "lora"):
         args = types.SimpleNamespace(size="m", dtype=dtype, remat="dots", unroll=False, finetune=method)
         config, mesh = train.config_of(args, 4, 256), make_mesh(1, 1, 1, jax.devices()[:1])
@@ -105,12 +108,12 @@ def test_the_memory_of_adapters_is_that_of_the_formula(dtype):
             stats = step.lower(abstract_state(config, mesh, **parts), frozen, work.batch).compile().memory_analysis()
         needs = memory.training_needs(config, 1, **parts)
         came = needs["parameters"] + needs["optimizer"] + needs["frozen"]
-        assert came == pytest.approx(stats.argument_size_in_bytes / 2**30, rel=1e-3)
-        needed[method], rest[method] = sum(needs.values()), stats.temp_size_in_bytes / 2**30
-        found[method] = came + rest[method]
-        print(dtype, method, f"by the compiler {found[method]:.3f} GiB, by formula {needed[method]:.3f}: {needs}")
-        assert needed[method] == pytest.approx(found[method], rel=0.5)
-    assert found["lora"] < 0.7 * found["full"]
+        unused = frozen["lm_head"].size * frozen["lm_head"].dtype.itemsize if frozen else 0  # which the program drops
+        assert came == pytest.approx((stats.argument_size_in_bytes + unused) / 2**30, rel=1e-3)
+        needed[method], found[method] = sum(needs.values()), came + stats.temp_size_in_bytes / 2**30
+        print(method, f"by the compiler {found[method]:.3f} GiB, by formula {needed[method]:.3f}: {needs}")
+        assert needed[method] == pytest.approx(found[method], rel=0.15)
+    assert found["lora"] < 0.6 * found["full"]
 
 
 LOADS = """

@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float
 
 from gener_jax.config import Config, Head
+from gener_jax.inference.embeddings import padding
 from gener_jax.model import heads
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.training.objectives import Apply, Batch, Objective
@@ -25,9 +26,10 @@ def head_inputs(apply: Apply, params, batch: Batch, head: Head) -> Float[Array, 
     if "features" in batch:
         return batch["features"]
     ids, lengths = batch["inputs"], batch["lengths"]
-    rows = {"inputs": ids.reshape(-1, ids.shape[-1])}
+    rows, lengths = {"inputs": ids.reshape(-1, ids.shape[-1])}, lengths.reshape(-1)
+    if head.pool_at_end:
+        rows["segment_ids"] = padding(rows["inputs"])
     hidden = apply.hidden(params, rows, final_norm=head.layer is None)
-    lengths = lengths.reshape(-1)
     pooled = heads.pool(hidden, jnp.maximum(lengths, 1), head.pooling, at_end=head.pool_at_end)
     if head.chunks > 1:
         pooled = jnp.where(lengths[:, None] > 0, pooled, 0)

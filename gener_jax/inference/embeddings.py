@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, REMAINDERS
+from data_pipeline.sequence.tokenizer import BOS, NUM_SPECIAL, OOV, PAD, REMAINDERS
 from gener_jax.inference.batches import by_row, right_pad
 from gener_jax.inference.framing import check_pooling
 from gener_jax.inference.options import POOLINGS
 from gener_jax.inference.prompt import Prompt, as_prompts
 from gener_jax.model import heads
+from gener_jax.model.attention import Padded
 from gener_jax.model.decoder import Decoder
 from gener_jax.runtime.errors import InputError, whole
 
@@ -24,9 +25,16 @@ UNKNOWN = (
 )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "layer", "pooling"))
+@functools.partial(jax.jit, static_argnames=("model", "layer", "pooling", "padded"))
 def pooled(
-    model: Decoder, params, ids: Int[Array, "B T"], lengths: Int[Array, " B"], *, layer: int, pooling: str
+    model: Decoder,
+    params,
+    ids: Int[Array, "B T"],
+    lengths: Int[Array, " B"],
+    *,
+    layer: int,
+    pooling: str,
+    padded: bool = False,
 ) -> Float[Array, "B ..."]:
     """Hidden states of a layer, pooled over tokens, float32 [B, D], or of all tokens, float32 [B, T, D].
 
@@ -35,16 +43,24 @@ def pooled(
       layer: 0, the token embeddings; i, the output of layer i before the final norm; the number of layers + 1, after
         the final norm.
       pooling: "mean" of the tokens, "tokens" for all of them; any other value, the last token.
+      padded: the rows end in <pad>, whose hidden states are wanted too (see `attention.Padded`).
     """
     layers = model.config.num_hidden_layers
     if layer == 0:
         hidden = jnp.take(params["embed_tokens"], ids, axis=0)
     elif layer == layers + 1:
-        hidden, _ = model.apply({"params": params}, ids)
+        hidden, _ = model.apply({"params": params}, ids, segment_ids_BT=padding(ids) if padded else None)
     else:
-        _, state = model.apply({"params": params}, ids, mutable=["intermediates"])
+        _, state = model.apply(
+            {"params": params}, ids, segment_ids_BT=padding(ids) if padded else None, mutable=["intermediates"]
+        )
         hidden = state["intermediates"][f"layers_{layer - 1}"]["output"][0]
     return hidden.astype(jnp.float32) if pooling == "tokens" else heads.pool(hidden, lengths, pooling)
+
+
+def padding(ids: Int[Array, "B T"]) -> Padded:
+    """Which of the ids are tokens, and not <pad>."""
+    return Padded((ids != PAD).astype(jnp.int32))
 
 
 def unknown(ids: np.ndarray) -> bool:

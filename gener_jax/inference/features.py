@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from data_pipeline.sequence.tokenizer import BOS
 from gener_jax.config import Head
 from gener_jax.inference.batches import by_row, right_pad
-from gener_jax.inference.embeddings import pooled
+from gener_jax.inference.embeddings import padding, pooled
 from gener_jax.model import heads
 from gener_jax.model.decoder import Decoder
 
@@ -34,7 +34,7 @@ def features(lm, rows: list[np.ndarray], head: Head, batch_tokens: int) -> np.nd
     layer = lm.spec.model.num_hidden_layers + 1 if head.layer is None else head.layer
 
     def compute(ids, lengths):
-        return pooled(lm.model, lm.params, ids, lengths, layer=layer, pooling=head.pooling)
+        return pooled(lm.model, lm.params, ids, lengths, layer=layer, pooling=head.pooling, padded=head.pool_at_end)
 
     found = np.zeros((len(rows), lm.spec.model.hidden_size), np.float32)
     for i, state in _states(lm, rows, head, batch_tokens, compute):
@@ -49,7 +49,7 @@ def all_layers(lm, rows: list[np.ndarray], head: Head, batch_tokens: int) -> np.
     """
 
     def compute(ids, lengths):
-        return _all_pooled(lm.model, lm.params, ids, lengths, pooling=head.pooling)
+        return _all_pooled(lm.model, lm.params, ids, lengths, pooling=head.pooling, padded=head.pool_at_end)
 
     layers = lm.spec.model.num_hidden_layers + 1
     found = np.zeros((layers, len(rows), lm.spec.model.hidden_size), np.float32)
@@ -61,7 +61,7 @@ def all_layers(lm, rows: list[np.ndarray], head: Head, batch_tokens: int) -> np.
 def _states(lm, rows: list[np.ndarray], head: Head, batch_tokens: int, compute) -> Iterator[tuple[int, np.ndarray]]:
     """Yields the index of each row that is not empty and what `compute` finds for it."""
     filled = [i for i, row in enumerate(rows) if len(row)]
-    if head.pool_at_end and head.pooling != "mean" and filled:  # the padding is read as if it were tokens
+    if head.pool_at_end and head.pooling != "mean" and filled:  # the last <pad> is pooled
         longest = max(len(rows[i]) for i in filled)
         rows = [right_pad([row], longest)[0] for row in rows]
 
@@ -74,10 +74,11 @@ def _states(lm, rows: list[np.ndarray], head: Head, batch_tokens: int, compute) 
         yield filled[i], state
 
 
-@functools.partial(jax.jit, static_argnames=("model", "pooling"))
+@functools.partial(jax.jit, static_argnames=("model", "pooling", "padded"))
 def _all_pooled(
-    model: Decoder, params, ids: Int[Array, "B T"], lengths: Int[Array, " B"], *, pooling: str
+    model: Decoder, params, ids: Int[Array, "B T"], lengths: Int[Array, " B"], *, pooling: str, padded: bool
 ) -> Float[Array, "B L D"]:
-    (hidden, _), state = model.apply({"params": params}, ids, mutable=["intermediates"])
+    segments = padding(ids) if padded else None
+    (hidden, _), state = model.apply({"params": params}, ids, segment_ids_BT=segments, mutable=["intermediates"])
     layers = [state["intermediates"][f"layers_{i}"]["output"][0] for i in range(model.config.num_hidden_layers)]
     return jnp.stack([heads.pool(x, lengths, pooling) for x in (*layers, hidden)], axis=1)

@@ -45,6 +45,15 @@ class Segments(NamedTuple):
     keys: Int[Array, "B S"]
 
 
+class Padded(NamedTuple):
+    """Which slots hold tokens, as `transformers` masks them: 1, or 0 for padding, whose query attends to tokens alone.
+
+    Tokens before padding need no mask. Kernels do not have it.
+    """
+
+    tokens: Int[Array, "B T"]
+
+
 def attention(
     q_BTNH: Float[Array, "B T N H"],
     k_BSKH: Float[Array, "B S K H"],
@@ -52,7 +61,7 @@ def attention(
     *,
     implementation: str = "auto",
     offset: int | Int[Array, ""] = 0,
-    segments: Segments | None = None,
+    segments: Segments | Padded | None = None,
     window: int | None = None,
     block: int = 256,
 ) -> Float[Array, "B T N H"]:
@@ -64,7 +73,7 @@ def attention(
         "auto": a kernel of the platform that supports the case; else blockwise if the scores exceed one block, or
         reference.
       offset: the slot of the first query; the first key is at slot 0.
-      segments: document ids of queries and keys; None: all are one document.
+      segments: document ids of queries and keys, or padding; None: all are one document.
       window: the number of slots a query attends to, its own included; None: all up to its own.
       block: tokens per block of queries and of keys in the blockwise implementation.
 
@@ -73,6 +82,9 @@ def attention(
         platform.
     """
     case = kernels.Case(q_BTNH, k_BSKH, offset, segments is not None, window)
+    if isinstance(segments, Padded):
+        segments = Segments(jnp.ones_like(segments.tokens), segments.tokens)
+        implementation = "reference" if implementation == "reference" else "blockwise"
     if implementation == "auto":
         scores = q_BTNH.shape[1] * k_BSKH.shape[1]  # the lengths differ with a cache and on a context axis
         implementation = kernels.choice(case) or ("blockwise" if scores > block**2 else "reference")

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from gener_jax.config import Model
 from gener_jax.model import rope
-from gener_jax.model.attention import Segments, cached_attention, keep_attention, matmul_precision
+from gener_jax.model.attention import Padded, Segments, cached_attention, keep_attention, matmul_precision
 from gener_jax.model.parallel import sharded_attention
 from gener_jax.model.projection import PRODUCT, declare
 from gener_jax.model.sharding import constrain
@@ -171,7 +171,7 @@ class Decoder(nn.Module):
         ids_BT: Int[Array, "B T"],
         *,
         positions_BT: Int[Array, "B T"] | None = None,
-        segment_ids_BT: Int[Array, "B T"] | None = None,
+        segment_ids_BT: Int[Array, "B T"] | Padded | None = None,
         cache: Cache | None = None,
         keep: bool = False,
         final_norm: bool = True,
@@ -182,7 +182,7 @@ class Decoder(nn.Module):
           ids_BT: token ids.
           positions_BT: rotary positions in tokens; default: 0, 1, …, or continuing after the tokens of the cache. On a
             mesh with a context axis they are required, since the tokens are in the order of `parallel.balance`.
-          segment_ids_BT: document ids, which attention does not cross; not with a cache.
+          segment_ids_BT: document ids, which attention does not cross, or padding; not with a cache.
           cache: keys and values so far, for one further token per row; needs parameters by layer. Without one, the
             returned cache is None.
           keep: without a cache, return one that holds exactly these tokens; needs parameters by layer. Such a pass may
@@ -208,7 +208,9 @@ class Decoder(nn.Module):
             own = jnp.ones_like(ids_BT)
             segments = Segments(own, jax.lax.dynamic_update_slice_in_dim(cache.segment_ids, own, slot, 1))
         else:
-            segments = None if segment_ids_BT is None else Segments(segment_ids_BT, segment_ids_BT)
+            segments = segment_ids_BT
+            if segments is not None and not isinstance(segments, Padded):
+                segments = Segments(segment_ids_BT, segment_ids_BT)
         norm = self.norm if final_norm else (lambda x_BTD: x_BTD)
         angles = rope.angles(positions_BT, c)
         x_BTD = constrain(self.embed_tokens.rows(ids_BT, c.dtype), "batch", "length", "hidden")

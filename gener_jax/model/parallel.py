@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gener_jax.model import kernels
-from gener_jax.model.attention import Segments, attention
+from gener_jax.model.attention import Padded, Segments, attention
 from gener_jax.model.sharding import TOKENS, spec
 
 
@@ -64,7 +64,7 @@ def _to_natural(x, n):
     return jnp.concatenate([chunks[:, :, 0], chunks[:, ::-1, 1]], axis=1).reshape(x.shape)
 
 
-def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = None, **how) -> jax.Array:
+def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | Padded | None = None, **how) -> jax.Array:
     """Self-attention on the current mesh; over context, sequences are in the balanced order.
 
     The keyword arguments `how` are those of `attention` but the offset, and so is the dimension key; T is the whole
@@ -72,7 +72,7 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
 
     Raises:
       ConfigError: as `attention`, also if a kernel is named and mesh.context does not divide the heads per device.
-      ValueError: if twice mesh.context does not divide the length.
+      ValueError: if twice mesh.context does not divide the length, or for padding on a mesh with a context axis.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -83,6 +83,8 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
     n = mesh.shape["context"] if q_BTNH.shape[1] > 1 else 1  # `init` passes one token, which is not divided
     if q_BTNH.shape[1] % (2 * n) and n > 1:
         raise ValueError(f"a length of {q_BTNH.shape[1]} tokens is not divisible by twice mesh context = {2 * n}")
+    if n > 1 and isinstance(segments, Padded):
+        raise ValueError("padding is not masked on a mesh with a context axis")
     groups = q_BTNH.shape[2] // k_BTKH.shape[2]
 
     def local(q, k, v, ids):
@@ -90,7 +92,8 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
             first = jax.lax.axis_index("tensor") * q.shape[2]
             k, v = (_own_key_heads(x, first, q.shape[2], groups) for x in (k, v))
         if n == 1:
-            return attention(q, k, v, segments=None if ids is None else Segments(ids, ids), **how)
+            own = Padded(ids) if padded else None if ids is None else Segments(ids, ids)
+            return attention(q, k, v, segments=own, **how)
         k, v, keys = (
             None if x is None else _to_natural(jax.lax.all_gather(x, "context", axis=1, tiled=True), n)
             for x in (k, v, ids)
@@ -104,7 +107,8 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | None = Non
             out.append(attention(q[:, tokens], k, v, segments=own, offset=chunk * half, **how))
         return jnp.concatenate(out, axis=1)
 
-    ids = None if segments is None else segments.queries
+    padded = isinstance(segments, Padded)
+    ids = None if segments is None else segments.tokens if padded else segments.queries
     # Without check_vma, in which the zeros that blockwise attention's loops begin with count as equal on all devices,
     # and what a loop makes of them as different, so that it rejects the loops.
     return jax.shard_map(
