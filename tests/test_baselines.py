@@ -123,8 +123,8 @@ def test_the_constant_is_the_majority_or_the_mean():
 @pytest.fixture
 def small(monkeypatch):
     """A CNN of few epochs and one rate."""
-    monkeypatch.setattr(cnn, "RATES", (1e-2,))
-    monkeypatch.setattr(cnn, "EPOCHS", 12)
+    monkeypatch.setattr(cnn, "RATES", (3e-3,))
+    monkeypatch.setattr(cnn, "EPOCHS", 4)
 
 
 @pytest.mark.parametrize("kind", ["single_label", "regression"])
@@ -163,4 +163,4 @@ def test_which_baselines_are_fitted(small, monkeypatch):
     few, enough = (fitting.fit(planted(rows, 0), validation, TWO) for rows in (99, 100))
     assert [x.name for x in few] == ["majority", "k-mer logistic"]
     assert [x.name for x in enough] == ["majority", "k-mer logistic", "CNN"]
-    assert enough[2].choices == {"rate": 1e-2, "epoch": 1}
+    assert enough[2].choices == {"rate": 3e-3, "epoch": 1}

@@ -19,7 +19,7 @@ def classes(rows, seed, share=0.5, apart=1.0):
     return targets, np.stack([1 - p, p], 1)
 
 
-def coverage(problem, metric, draw, repeats=600, resamples=500, grouped=False):
+def coverage(problem, metric, draw, repeats=600, resamples=1000, grouped=False):
     """The percentage of intervals that hold the metric of a large sample, and how many intervals there were."""
     large = draw(40_000 if grouped else 400_000, -1)
     truth = evaluate(problem, *large[:2])[metric]

@@ -13,7 +13,6 @@ from data_pipeline.sequence import bases
 
 LENGTH = 32  # bases
 SKETCH = 8  # a sketch contains one 32-mer in this many
-_SMALL = np.uint64(2**64 // SKETCH)
 
 
 def canonical(codes: np.ndarray, chosen: np.ndarray | None = None) -> np.ndarray:
@@ -46,15 +45,15 @@ def mix(kmers: np.ndarray) -> np.ndarray:
     return kmers ^ kmers >> np.uint64(31)
 
 
-def sketch(codes: np.ndarray) -> np.ndarray:
+def sketch(codes: np.ndarray, one_in: int = SKETCH) -> np.ndarray:
     """A sample of a sequence's 32-mers, chosen by hash alone: hashes, uint64, sorted and unique.
 
-    One in SKETCH is chosen. Tandem repeats of up to six bases (`CACACA…`, `AAAA…`), which unrelated sequences share,
+    One in `one_in` is chosen. Tandem repeats of up to six bases (`CACACA…`, `AAAA…`), which unrelated sequences share,
     are omitted.
     """
     kmers = canonical(codes)
     hashes = mix(kmers)
-    taken = np.flatnonzero(hashes < _SMALL)
+    taken = np.flatnonzero(hashes <= np.uint64(2**64 // one_in - 1))
     kmers, hashes = kmers[taken], hashes[taken]
     simple = np.zeros(len(kmers), bool)
     for period in range(1, 7):

@@ -15,9 +15,9 @@ from gener_jax.labelled.examples import Examples
 from gener_jax.labelled.problem import Problem
 
 LEAST_ROWS = 1000  # of training, below which a network from nothing says little
-RATES = (1e-3, 3e-3, 1e-2)
-EPOCHS = 15
-BATCH = 64
+RATES = (3e-4, 1e-3, 3e-3)
+EPOCHS = 12
+BATCH = 16  # with 64 a thousand rows give too few steps to find a motif
 _WIDTH, _POOL, _FILTERS = 11, 4, 48
 
 
@@ -105,7 +105,7 @@ def _outputs(network, params, codes, lengths):
 
 def _predict(network: Network, params, problem: Problem, sequences: Sequence[str]) -> np.ndarray:
     """Probabilities or values, float64 [N, outputs]; rows of similar length are padded to the same one."""
-    size, found = 4 * BATCH, np.zeros((len(sequences), network.outputs))
+    size, found = 256, np.zeros((len(sequences), network.outputs))
     order = np.argsort([len(sequence) for sequence in sequences], kind="stable")
     for start in range(0, len(order), size):
         rows = order[start : start + size]

@@ -188,7 +188,7 @@ EXON_CONTEXT = 3072  # bases on both sides
 
 
 def _exons(data: Path, folder: Path, fold: int) -> dict:
-    """A contig for each gene, in which only the base at the position has a label."""
+    """A contig for each gene, in which only the base at the position has a label: both sequences end with it."""
     rows = table.read(place(data, "exon_classifier/samplePositions.tsv.gz")).columns
     files, names = [folder / "genes.fa", folder / "genes.bed"], []
     with open(files[0], "w") as sequences, open(files[1], "w") as labels:
@@ -196,7 +196,7 @@ def _exons(data: Path, folder: Path, fold: int) -> dict:
             *(rows[x] for x in ("gene_name", "label", "forward_seq", "reverse_seq")), strict=True
         ):
             right = bases.decode(bases.reverse_complement(bases.encode(right)))
-            dna = left[-EXON_CONTEXT:].upper() + right[:EXON_CONTEXT]
+            dna = left[-EXON_CONTEXT:].upper() + right[1:EXON_CONTEXT]
             sequences.write(f">{gene}\n{dna}\n")
             labels.write(f"{gene}\t0\t{len(dna)}\t.\n")
             labels.write(f"{gene}\t{EXON_CONTEXT - 1}\t{EXON_CONTEXT}\t{'exon' if float(label) else 'not_exon'}\n")

@@ -87,8 +87,8 @@ def layers(title: str, label: str, values: Sequence[float], chosen: int):
         axes.plot(range(len(values)), values, "o-", markersize=4)
         axes.plot(chosen, values[chosen], "o", color=COLOURS[1], markersize=8, zorder=3)
         axes.annotate(
-            f"layer {chosen}: {values[chosen]:.3f}", (chosen, values[chosen]), (0, -14), textcoords="offset points",
-            ha="center", va="top", fontsize=9, color=COLOURS[1],
+            f"layer {chosen}: {values[chosen]:.3f}", (chosen, values[chosen]), (0, 9), textcoords="offset points",
+            ha="center", va="bottom", fontsize=9, color=COLOURS[1],
         )  # fmt: skip
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.margins(y=0.2)
