@@ -36,12 +36,11 @@ def toys(monkeypatch):
     tasks = (
         Task("motif", train=("motif/train.tsv",), validation=("motif/dev.tsv",), test=("motif/test.tsv",)),
         Task("values", "regression", ("values.tsv",), group="name:_", folds=2),
-        Task("absent", train=("motif/absent.tsv",), note="its file is not there"),
+        Task("absent", train=("motif/absent.tsv",), test=("motif/test.tsv",), note="its file is not there"),
     )
     monkeypatch.setattr(finetune, "TASKS", tasks)
     monkeypatch.setattr(finetune, "WHOLE_MODEL", ("motif",))
     monkeypatch.setattr(finetune, "ARMS", ARMS)
-    monkeypatch.setattr(finetune, "CNN_ROWS", 10**6)
 
 
 def matrix(data, folder, seeds=2, **changes):

@@ -35,7 +35,7 @@ PRETRAINED, RANDOM = WEIGHTS = ("pre-trained", "random")
 BATCH = 32  # rows
 GFLOPS = 30  # of two cores: what estimates assume until cells of an arm are done
 START = 8.0  # seconds of a cell besides its tokens
-CNN_ROWS = 1000  # the CNN is fitted to at least as many training rows
+BASELINES = ("constant", "kmer", "cnn")  # in the order of `fitting.fit`, which fits the last to many rows only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,23 +242,25 @@ class Matrix:
         rows = self.rows[task, fold]
         if rows.fields["problem"] == "token":
             return
-        from gener_jax.baselines import cnn, constant, kmer
+        if f"{task}.{fold}.constant" in self.done:
+            return
+        from gener_jax.baselines import fitting
         from gener_jax.statistics.metrics import evaluate
 
-        splits = rows.splits
-        for name, module in {"constant": constant, "kmer": kmer, "cnn": cnn}.items():
-            key, began = f"{task}.{fold}.{name}", time.perf_counter()
-            if key in self.done or (module is cnn and len(splits.train) < CNN_ROWS):
-                continue
-            found = module.fit(splits.train, splits.validation, splits.problem)
-            kind, predicted = splits.problem.kind, found.predict(splits.test.sequences)
-            of_validation = evaluate(kind, splits.validation.targets, found.predict(splits.validation.sequences))
-            self.keep(key, predicted)
-            self.finish(key, {
-                "task": task, "fold": fold, "baseline": name, "choices": found.choices,
-                **self.values(kind, of_validation), "metrics": evaluate(kind, splits.test.targets, predicted),
-                "seconds": time.perf_counter() - began,
-            })  # fmt: skip
+        splits, began = rows.splits, time.perf_counter()
+        kind, tests = splits.problem.kind, {name: getattr(splits, name) for name in ("validation", "test")}
+        found = fitting.fit(splits.train, splits.validation, splits.problem)
+        seconds = (time.perf_counter() - began) / len(found)
+        for name, each in reversed(list(zip(BASELINES, found, strict=False))):  # the constant is recorded last
+            key = f"{task}.{fold}.{name}"
+            predicted = {split: each.predict(rows.sequences) for split, rows in tests.items()}
+            values = {split: evaluate(kind, rows.targets, predicted[split]) for split, rows in tests.items()}
+            self.keep(key, predicted["test"])
+            if key not in self.done:
+                self.finish(key, {
+                    "task": task, "fold": fold, "baseline": name, "choices": each.choices,
+                    **self.values(kind, values["validation"]), "metrics": values["test"], "seconds": seconds,
+                })  # fmt: skip
 
     @functools.cached_property
     def random(self) -> Path:

@@ -241,6 +241,7 @@ TASKS = (
     Task("crx", "regression", ("mpra_crx/crx_mpra_library1.tsv.gz",), sequence="sequence", label=("expression_log2",),
          group="label:_", folds=5, note="folds by element: its wild type and mutants together"),
     Task("drosophila_enhancers", train=tuple(f"{_DROSOPHILA}/train/{x}.csv.gz" for x in ("negative", "positive")),
+         test=tuple(f"{_DROSOPHILA}/test/{x}.csv.gz" for x in ("negative", "positive")),
          fields={"genome": "genomes/eukaryote/dmel_dm3_chr2R_2M-7M.fa.gz", "assembly": "dm3"},
          note="its coordinates are of another assembly than the genome that is there"),
     Task("coding_or_intergenic", make=_coding_table, group="contig", note="positive control; contigs held out"),
