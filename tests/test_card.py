@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from gener_jax.assets import TINY
-from gener_jax.config import Model, ModelSpec, Tokenizer
+from gener_jax.config import Head, Model, ModelSpec, Tokenizer
 from gener_jax.runtime.errors import CheckpointError
 from gener_jax.storage import provenance
 from gener_jax.storage.huggingface import card
@@ -54,3 +54,13 @@ def test_the_base_of_a_model_is_named():
 def test_other_values_are_refused(data):
     with raises(CheckpointError, path=provenance.FILE):
         card.write(SPEC, "float32", Provenance((data,)))
+
+
+def test_a_fine_tuned_model_is_described():
+    data = {"finetune": ["x.csv"], "problem": "single_label", "method": "lora", "rows": 1200, "bases": 360_000}
+    head = Head("single_label", ("no", "yes"))
+    text = card.write(SPEC, "float32", Provenance((data,), step=10), head)
+    for part in ("`no`, `yes`", "lora", "1,200 labelled sequences with 360,000 bases", "no such head"):
+        assert part in text
+    assert "AutoModelForSequenceClassification" in card.write(SPEC, "float32", None, head, is_classifier=True)
+    assert "## Head" not in card.write(SPEC, "float32", None)

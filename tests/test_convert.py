@@ -18,9 +18,10 @@ from safetensors.numpy import load_file
 
 import gener_jax
 from data_pipeline.dataset.reader import read_info
-from data_pipeline.sequence.tokenizer import NUM_SPECIAL
+from data_pipeline.sequence.tokenizer import NUM_SPECIAL, PAD
 from gener_jax import convert, evaluate, sample
-from gener_jax.config import Model, ModelSpec, Tokenizer, with_model
+from gener_jax.config import Head, Model, ModelSpec, Tokenizer, with_model
+from gener_jax.inference.batches import right_pad
 from gener_jax.inference.lm import LM
 from gener_jax.model import memory
 from gener_jax.model.sharding import make_mesh
@@ -29,7 +30,7 @@ from gener_jax.storage import provenance, run_folder
 from gener_jax.storage.huggingface import weights
 from gener_jax.storage.provenance import Provenance
 from gener_jax.train import train
-from tests import tiny
+from tests import finetuned, tiny
 from tests.conftest import random_params
 from tests.data import FIXTURES, peer_path
 from tests.published import assert_close, load, two_mers
@@ -473,3 +474,48 @@ def test_transformers_generates_dna(tmp_path):
     assert re.fullmatch("[ACGT]{15}", generated())
     (folder / "generation_config.json").unlink()
     assert generated() == ""
+
+
+# -------------------------------------------------------------------------------------------------------- with a head
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_head_is_exported_and_read_back(bias, tmp_path):
+    lm = make_lm()
+    head = Head("single_label", ("no", "yes"), bias=bias, temperature=2.0)
+    run = finetuned.write(tmp_path / "run", lm, head)
+    for name, form, source in (("hf", "hf", run), ("back", "run", tmp_path / "hf"), ("again", "hf", tmp_path / "back")):
+        convert.main(["--checkpoint", str(source), "--output", str(tmp_path / name), "--format", form])
+        loaded = gener_jax.load(tmp_path / name)
+        assert loaded.head == head
+        assert same(loaded.head_params, finetuned.head_params(lm, head))
+        assert same(loaded.params, lm.params)
+    fields = json.loads((tmp_path / "hf/config.json").read_text())
+    assert fields["architectures"] == ["LlamaForCausalLM" if bias else "LlamaForSequenceClassification"]
+    assert fields.get("id2label") == (None if bias else {"0": "no", "1": "yes"})
+    assert ("score.weight" in load_file(tmp_path / "hf/model.safetensors")) is not bias
+    (tmp_path / "hf/head.json").unlink()
+    if not bias:  # a classifier of others is refused
+        with raises(CheckpointError, path=tmp_path / "hf/config.json", name="architectures"):
+            gener_jax.load(tmp_path / "hf")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of transformers
+def test_transformers_computes_the_outputs_of_a_head(tmp_path):
+    needs_transformers()
+    import torch
+    import transformers
+
+    lm = make_lm()
+    run = finetuned.write(tmp_path / "run", lm, Head("single_label", ("no", "yes"), bias=False))
+    convert.main(["--checkpoint", str(run), "--output", str(tmp_path / "hf"), "--format", "hf"])
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    texts = ["ACGTTGACCGTA", "TTGACC"]
+    rows = [lm.frame(lm.tokenizer.encode(text)) for text in texts]
+    ids = right_pad(rows, 8)
+    with torch.no_grad():
+        mask = torch.tensor((ids != PAD).astype(int).tolist())
+        found = model(torch.tensor(ids.tolist()), attention_mask=mask).logits.softmax(-1).numpy()
+    np.testing.assert_allclose(found, gener_jax.load(tmp_path / "hf").predict(texts).probabilities, atol=1e-5)

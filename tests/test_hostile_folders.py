@@ -106,16 +106,15 @@ def test_rejects_carbon_by_name(change, small, tmp_path):
 
 
 def test_says_what_a_folder_is(small, tmp_path):
-    """A folder that does not exist, a file, an adapter; a classifier is above."""
+    """A folder that does not exist, a file, an adapter of one; a classifier is above."""
     for name in ("nope", tmp_path / "absent"):
         with raises(CheckpointError, path=type(tmp_path)(name)) as caught:
             gener_jax.load(name)
         assert "does not exist" in str(caught.value)
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "GenerTeam/base", "peft_type": "LORA"}')
     (tmp_path / "adapter_model.safetensors").touch()
-    with raises(CheckpointError, path=tmp_path) as caught:
+    with raises(CheckpointError, path="GenerTeam/base"):  # of which it is an adapter
         gener_jax.load(tmp_path)
-    assert "PEFT adapter of 'GenerTeam/base'" in str(caught.value)
     with raises(CheckpointError, path=tmp_path / "adapter_config.json") as caught:
         gener_jax.load(tmp_path / "adapter_config.json")
     assert "is a file" in str(caught.value)

@@ -56,7 +56,8 @@ def refuse_existing(output: Path, overwrite: bool = False, flag: str = "--output
     """
     if os.path.lexists(output) and not overwrite:
         raise ConfigError("already exists; give another name, or --overwrite to replace it", flag, str(output))
-    if output.is_dir() and not output.is_symlink() and not (output / "config.json").is_file():
+    described = any((output / name).is_file() for name in ("config.json", "adapter_config.json"))
+    if output.is_dir() and not output.is_symlink() and not described:
         raise ConfigError("is a folder without a model, which is not replaced; give another name", flag, str(output))
 
 

@@ -53,6 +53,14 @@ def check(folder: Path, head: Head, params, hidden_size: int, k: int) -> None:
             raise CheckpointError(folder / FILE, problem, name=name, value=found)
 
 
+def is_classifier(head: Head, params) -> bool:
+    """Whether transformers' `ForSequenceClassification` computes the same: a matrix without a bias times the hidden
+    state of the last token after the final norm.
+    """
+    plain = params.keys() == {"kernel"} and head.layer is None and head.chunks == 1 and not head.pool_at_end
+    return plain and head.problem != "token" and head.pooling in ("last", "separator")
+
+
 def write_params(folder: Path, params) -> None:
     """Writes the parameters of a head, float32, into a published folder."""
     save_file({name: np.ascontiguousarray(x, np.float32) for name, x in params.items()}, folder / PARAMETERS)

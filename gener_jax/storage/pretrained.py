@@ -1,4 +1,7 @@
-"""The folder of a model, of either kind: a run of `gener_jax.train`, or a published model in Hugging Face's layout."""
+"""The folder of a model, of either kind: a run of `gener_jax.train`, or a published model in Hugging Face's layout.
+
+A folder with adapters alone, as PEFT writes it, is a published model too: its base with the adapters merged.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -15,13 +18,15 @@ from gener_jax.model.sharding import tree_shardings
 from gener_jax.model.trainable import merge, split
 from gener_jax.runtime.errors import CheckpointError
 from gener_jax.storage import heads, run_folder
+from gener_jax.storage.huggingface import adapters, hub, weights
 from gener_jax.storage.huggingface import config as published_config
-from gener_jax.storage.huggingface import hub, weights
 
 __all__ = [
     "abstract_params",
     "find",
+    "has_adapters",
     "is_published",
+    "read_adapters",
     "read_config",
     "read_first_layers",
     "read_model",
@@ -43,8 +48,8 @@ def find(name: str | Path, *, download: bool = False) -> Path:
 
 
 def is_published(folder: Path) -> bool:
-    """Whether a folder has Hugging Face's layout."""
-    return published_config.is_folder(folder)
+    """Whether a folder has Hugging Face's layout, or PEFT's."""
+    return adapters.is_folder(folder) or published_config.is_folder(folder)
 
 
 def read_spec(folder: Path) -> ModelSpec:
@@ -53,6 +58,8 @@ def read_spec(folder: Path) -> ModelSpec:
     Raises:
       CheckpointError: if there is none, or it is not supported.
     """
+    if adapters.is_folder(folder):
+        return dataclasses.replace(read_spec(find(adapters.base_of(folder))), name=folder.absolute().name)
     return published_config.read(folder) if is_published(folder) else run_folder.read(folder, ModelSpec)
 
 
@@ -113,23 +120,50 @@ def read_model(
     if is_published(folder):
         if step is not None:
             raise CheckpointError(folder, "is a published model, which has no steps", name="step", value=step)
-        params, head = weights.read(folder, target), heads.read_params(folder)
+        head = heads.read_params(folder)
         head = None if head is None else jax.device_put(head, everywhere)
+        if adapters.is_folder(folder):
+            params = _merged(folder, model, mesh, dtype)
+        else:
+            params = weights.read(folder, target)
         return params if by_layer else decoder.stack(params, donate=True), head, None
     base = run_folder.base_of(folder) or {"frozen": ()}
     trained, frozen = split(target, lambda path: path not in base["frozen"])
     step = _best_of_finetuned(folder) if step is None else step
     params, step = run_folder.restore_params(folder, trained, step, everywhere)
-    head, adapters = params.pop("head", None), params.pop("adapters", None)
+    head, added = params.pop("head", None), params.pop("adapters", None)
     if frozen:
         whole = read_first_layers(find(base["path"]), model, mesh, dtype=dtype)
         _, frozen = split(whole, lambda path: path not in base["frozen"])
         run_folder.check_base(folder, base, frozen, dtype)
         params = merge(frozen, params)
         del whole, frozen
-    if adapters is not None:
-        params = lora.merge(params, adapters)
+    if added is not None:
+        params = lora.merge(params, added)
     return decoder.unstack(params, donate=True) if by_layer else params, head, step
+
+
+def _merged(folder: Path, model: Model, mesh: Mesh, dtype: str):
+    """The parameters by layer of a folder with adapters alone: those of its base, with the adapters merged."""
+    params = read_params(find(adapters.base_of(folder)), model, mesh, dtype=dtype)[0]
+    if base := run_folder.base_of(folder):  # of our own export
+        run_folder.check_base(folder, base, params, dtype)
+    added = jax.device_put(adapters.read(folder, model), NamedSharding(mesh, PartitionSpec()))
+    return lora.merge(decoder.unstack(params, donate=True), added)
+
+
+def has_adapters(folder: Path) -> bool:
+    """Whether reading a folder merges adapters into the parameters of a base: a LoRA run's, or PEFT's."""
+    return adapters.is_folder(folder) if is_published(folder) else run_folder.holds_adapters(folder)
+
+
+def read_adapters(folder: Path, mesh: Mesh, step: int):
+    """The stacked adapters of a run at a step, replicated on a mesh.
+
+    Raises:
+      CheckpointError: if they cannot be read.
+    """
+    return run_folder.restore_params(folder, {}, step, NamedSharding(mesh, PartitionSpec()))[0]["adapters"]
 
 
 def _best_of_finetuned(folder: Path) -> int | None:

@@ -159,8 +159,9 @@ def of_model(folder: Path, step: int | None) -> Provenance | None:
     if known is None or pretrained.is_published(folder) or not run_folder.holds_run(folder):
         return known
     config, held_out = run_folder.read(folder), _held_out(folder, step)
+    tokens = step * config.train.batch_size * config.data.context_length
     return dataclasses.replace(
-        known, step=step, tokens=step * config.train.batch_size * config.data.context_length, held_out=held_out,
+        known, step=step, tokens=tokens if config.finetune.problem is None else None, held_out=held_out,
         versions=(run_folder.starts(folder) or [{}])[-1].get("versions"),
     )  # fmt: skip
 

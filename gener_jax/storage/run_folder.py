@@ -200,6 +200,15 @@ def _added(manager: ocp.CheckpointManager, step: int, sharding) -> dict:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), added)
 
 
+def holds_adapters(folder: Path) -> bool:
+    """Whether the checkpoints of a run hold adapters of a base."""
+    if not (folder / BASE).exists() or not (folder / "checkpoints").is_dir():
+        return False
+    with open_manager(folder) as manager:
+        step = manager.latest_step()
+        return step is not None and "adapters" in (manager.item_metadata(step)["params"] or {})
+
+
 def write_params(folder: Path, spec: ModelSpec, params) -> None:
     """Writes a folder that holds a model alone, as step 0; for published models."""
     describe(folder, spec)

@@ -3,7 +3,7 @@
 import math
 
 from gener_jax import __version__
-from gener_jax.config import ModelSpec
+from gener_jax.config import Head, ModelSpec
 from gener_jax.model import decoder
 from gener_jax.runtime.errors import CheckpointError
 from gener_jax.storage.provenance import FILE, Provenance
@@ -22,8 +22,17 @@ _FRAMES = {
 _UNKNOWN = "Unknown: the model came without a record of its training."
 
 
-def write(spec: ModelSpec, dtype: str, provenance: Provenance | None) -> str:
+def write(
+    spec: ModelSpec,
+    dtype: str,
+    provenance: Provenance | None,
+    head: Head | None = None,
+    *,
+    is_classifier: bool = False,
+) -> str:
     """The text of the card. What is not known is said to be unknown.
+
+    `is_classifier`: whether the head is also in the form of transformers' classifiers.
 
     Raises:
       CheckpointError: if the provenance holds other values than training records.
@@ -86,7 +95,7 @@ generator = pipeline("text-generation", model="FOLDER")
 generator("{example}", max_new_tokens=10)
 ```
 
-## Training
+{_head(head, is_classifier)}## Training
 
 {training}
 
@@ -97,6 +106,25 @@ generator("{example}", max_new_tokens=10)
 ## Limits
 
 {limits}
+"""
+
+
+def _head(head: Head | None, is_classifier: bool) -> str:
+    """The section of a fine-tuned model's head, if it has one."""
+    if head is None:
+        return ""
+    theirs = (
+        "`AutoModelForSequenceClassification` of `transformers` gives its outputs too, for ids framed as above: logits "
+        "before `temperature`, or values before `mean` and `scale` of `head.json`."
+        if is_classifier
+        else "The classifiers of `transformers` have no such head (a bias, another pooling or another layer)."
+    )
+    names = ", ".join(f"`{name}`" for name in head.names[:20]) + ", …" * (len(head.names) > 20)
+    return f"""## Head
+
+Fine-tuned ({head.problem.replace("_", " ")}): {names}. `gener-jax predict --checkpoint FOLDER` gives what it predicts;
+`head.json` and `head.safetensors` hold it. {theirs}
+
 """
 
 
@@ -115,6 +143,9 @@ def _training(provenance: Provenance | None) -> str:
 def _data(data: dict) -> list[str]:
     if "name" in data:
         return [f"- first trained elsewhere, as {data['name']}, on unknown data"]
+    if "finetune" in data:
+        sequences = f"{data['rows']:,} labelled sequences with {data['bases']:,} bases"
+        return [f"- fine-tuned (problem {data['problem']}, method {data['method']}) on {sequences}"]
     parts = [f"dataset {data['dataset']}"] if "dataset" in data else []
     parts += [f"{data['regions']:,} regions with {data['bases']:,} bases"] if "bases" in data else []
     lines = ["- " + (", ".join(parts) or "unknown data, before they were recorded")]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from data_pipeline.sequence.tokenizer import BOS, EOS, NUM_SPECIAL, PAD, KmerTokenizer
 from gener_jax import config as configuration
-from gener_jax.config import Model, ModelSpec
+from gener_jax.config import Head, Model, ModelSpec
 from gener_jax.runtime.errors import CheckpointError, ConfigError
+from gener_jax.storage import heads
 from gener_jax.storage.files import read_json
 from gener_jax.storage.huggingface import vocabulary
 
@@ -25,6 +26,7 @@ _SIZES = {  # copied unchanged
 }  # fmt: skip
 _MAY_BE_ABSENT = ("head_dim", "initializer_range", "sliding_window", "beta_fast", "beta_slow", "attention_factor")
 _ARCHITECTURES = ["LlamaForCausalLM"], ["MistralForCausalLM"]
+_CLASSIFIERS = ["LlamaForSequenceClassification"], ["MistralForSequenceClassification"]  # only beside head.json
 _ONLY = {  # the only values that our decoder implements
     "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0, "layer_types": None,
     "quantization_config": None,
@@ -47,14 +49,8 @@ _PADDING = 512  # tokens by which a published vocabulary may be padded, to a mul
 def is_folder(folder: Path) -> bool:
     """Whether a folder's config.json belongs to a Hugging Face model; False if it is a run's, or absent.
 
-    Raises CheckpointError where it cannot be read, or the folder holds an adapter instead of a model.
+    Raises CheckpointError where it cannot be read.
     """
-    if (adapter := folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        base = read_json(adapter).get("base_model_name_or_path")
-        raise CheckpointError(
-            folder,
-            f"is a PEFT adapter of {base!r}: merge it into that model (merge_and_unload), and give the merged one",
-        )
     return (folder / "config.json").exists() and bool({"model_type", "architectures"} & _fields(folder).keys())
 
 
@@ -92,7 +88,10 @@ def read(folder: Path) -> ModelSpec:
 def read_model(folder: Path) -> Model:
     """The model's fields alone, whatever its vocabulary; raises CheckpointError like `read`."""
     try:
-        return _model(_fields(folder))
+        fields = _fields(folder)
+        if fields.get("architectures") in list(_CLASSIFIERS) and (folder / heads.FILE).exists():
+            fields.pop("architectures")
+        return _model(fields)
     except ConfigError as error:
         raise _of_file(folder, error) from None
 
@@ -197,8 +196,10 @@ def _rope(fields: dict, positions: int) -> dict:
     return {"rope_theta": theta, "max_position_embeddings": before, **values}
 
 
-def write(spec: ModelSpec, dtype: str) -> str:
+def write(spec: ModelSpec, dtype: str, classifier: Head | None = None) -> str:
     """The text of config.json, in the published order; `dtype` is that of the tensors in the folder.
+
+    `classifier`: a head that transformers computes too (see `heads.is_classifier`).
 
     Raises ConfigError for a shape that transformers does not support.
     """
@@ -216,8 +217,17 @@ def write(spec: ModelSpec, dtype: str) -> str:
     if is_yarn or m.linear_factor != 1 or m.llama3_factor != 1:
         values = {theirs: getattr(m, ours) for ours, theirs in _ROPE[kind].items() if getattr(m, ours) is not None}
         scaling = {"rope_type": kind, "original_max_position_embeddings": m.max_position_embeddings, **values}
+    kind_of = "CausalLM" if classifier is None else "SequenceClassification"
+    labels = {}
+    if classifier is not None:
+        labels = {
+            "id2label": {str(i): name for i, name in enumerate(classifier.names)},
+            "label2id": {name: i for i, name in enumerate(classifier.names)},
+            "problem_type": classifier.problem + "_classification" * (classifier.problem != "regression"),
+        }
     fields = {
-        "architectures": ["MistralForCausalLM" if windowed else "LlamaForCausalLM"],
+        "architectures": [f"{'Mistral' if windowed else 'Llama'}For{kind_of}"],
+        **labels,
         **({} if windowed else {"attention_bias": False}),
         "attention_dropout": 0.0,
         "bos_token_id": BOS,

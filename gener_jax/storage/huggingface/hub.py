@@ -15,6 +15,8 @@ _FILES = [
     "vocab.txt",
     "tokenizer.json",
     "provenance.json",
+    "adapter_config.json",
+    "head.json",
 ]  # no code
 
 
@@ -78,4 +80,4 @@ def _cached(repository: str, revision: str) -> Path | None:
     ref = base / "refs" / revision
     commit = ref.read_text().strip() if ".." not in revision and ref.is_file() else revision
     folder = base / "snapshots" / Path(commit).name
-    return folder if (folder / "config.json").exists() else None
+    return folder if any((folder / name).exists() for name in ("config.json", "adapter_config.json")) else None

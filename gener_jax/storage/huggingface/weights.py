@@ -24,13 +24,14 @@ from tqdm import tqdm
 
 from gener_jax.model import decoder
 from gener_jax.runtime.errors import CheckpointError
+from gener_jax.storage import heads
 from gener_jax.storage.files import read_json
 
 SHARD_BYTES = 5 * 10**9  # of the files that are written, as published
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _MAX_INDEX_BYTES = 64 << 20
-_LAYER = {  # our parameter of a layer → the published tensor
+LAYER = {  # our parameter of a layer → the published tensor
     "q": "self_attn.q_proj.weight",
     "k": "self_attn.k_proj.weight",
     "v": "self_attn.v_proj.weight",
@@ -41,7 +42,7 @@ _LAYER = {  # our parameter of a layer → the published tensor
     "input_norm/scale": "input_layernorm.weight",
     "post_attention_norm/scale": "post_attention_layernorm.weight",
 }
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_EMBEDDING, _HEAD, _SCORE = "model.embed_tokens.weight", "lm_head.weight", "score.weight"
 _LEFT_OVER = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")  # buffers of old versions
 _DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -70,8 +71,9 @@ def _tensors(flat: dict) -> list[_Tensor]:
     """All published tensors, in the published order, for parameters by layer: arrays or shapes by their path."""
     names = {"embed_tokens": _EMBEDDING}
     for layer in range(sum(path.endswith("/q") for path in flat)):
-        names |= {f"layers_{layer}/{ours}": f"model.layers.{layer}.{theirs}" for ours, theirs in _LAYER.items()}
+        names |= {f"layers_{layer}/{ours}": f"model.layers.{layer}.{theirs}" for ours, theirs in LAYER.items()}
     names |= {"norm/scale": "model.norm.weight", "lm_head": _HEAD}
+    names |= {"score": _SCORE} if "score" in flat else {}
     tensors = []
     for path, name in names.items():
         shape = flat[path].shape
@@ -104,12 +106,14 @@ def read(folder: Path, target):
         not finite; before anything is allocated where the files' headers show it.
     """
     stored = _stored(folder)
+    if (folder / heads.PARAMETERS).exists():  # which holds the same in float32
+        stored.pop(_SCORE, None)
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     if config.get("tie_word_embeddings") and _EMBEDDING in stored:
         stored.setdefault(_HEAD, stored[_EMBEDDING])
     layers = target["layers"]["q"].shape[0]
     if layers > len(stored):  # checked before the tree has that number of branches
-        raise _tensor_error(folder, f"model.layers.{layers - 1}.{_LAYER['q']}", "is missing")
+        raise _tensor_error(folder, f"model.layers.{layers - 1}.{LAYER['q']}", "is missing")
     params = traverse_util.flatten_dict(decoder.unstack(target), sep="/")
     wanted = {tensor.name: tensor for tensor in _tensors(params)}
     _check(stored, wanted, config.get("vocab_size"))
@@ -214,6 +218,8 @@ def _place(array: np.ndarray, tensor: _Tensor, sharding: NamedSharding) -> jax.A
 
 def write(folder: Path, params, dtype: str, shard_bytes: int = SHARD_BYTES) -> None:
     """Writes parameters by layer into a folder as safetensors: one file, or shards of up to `shard_bytes` and an index.
+
+    A parameter "score" [D, outputs] is that of transformers' classifiers.
 
     Raises:
       CheckpointError: if a parameter is not finite, which nobody could load.
