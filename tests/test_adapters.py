@@ -46,7 +46,7 @@ def change(folder, **fields):
 def test_merged_and_alone_give_the_same_model(run, tmp_path, capsys):
     lm = gener_jax.load(run)
     for form, more in (("peft", []), ("hf", ["--merge"]), ("run", ["--merge"])):
-        loaded = gener_jax.load(export(run, tmp_path / form, form, *more))
+        loaded = gener_jax.load(export(run, tmp_path / f"as_{form}", form, *more))
         assert last_line(capsys)["format"] == form
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), loaded.params, lm.params)
         assert loaded.head == HEAD

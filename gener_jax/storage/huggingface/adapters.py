@@ -96,7 +96,7 @@ def read(folder: Path, model: Model) -> dict:
                 name, f"has shape {list(x.shape)}; the matrix has {math.prod(joined)} {'inputs' if axis else 'outputs'}"
             )
         other = name.replace("lora_A", "lora_B") if axis else name.replace("lora_B", "lora_A")
-        if other not in tensors or tensors[other].ndim != 2 or tensors[other].shape[1 - axis] != x.shape[1 - axis]:
+        if other not in tensors or tensors[other].ndim != 2 or tensors[other].shape[axis] != x.shape[1 - axis]:
             refuse(other, f"is missing or does not have the rank {x.shape[1 - axis]} of {name!r}")
         rank, at = x.shape[1 - axis], f"layers_{match[1]}/{_MODULES[match[2]]}"
         if axis:
