@@ -221,6 +221,7 @@ class Matrix:
                 self.fit_baselines(name, fold)
         while cell := next((cell for cell in self.cells() if cell.key not in self.done), None):
             self.finish(cell.key, {**cell._asdict(), **self.fine_tune(cell)})
+        shutil.rmtree(self.output / "features", ignore_errors=True)
 
     def finish(self, key: str, row: dict) -> None:
         """Records a cell or a baseline that is done."""
