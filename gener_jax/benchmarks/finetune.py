@@ -113,23 +113,22 @@ class Rows:
 def rows_of(task: Task, data: Path, folder: Path, fold: int, most: int) -> Rows:
     """Writes the rows of an outer fold, at most `most` for training and half as many for validation; or reads them."""
     facts = folder / "facts.json"
-    if facts.exists():
-        return Rows(folder, **json.loads(facts.read_text()))
-    try:
-        found = _write_rows(task, data, folder, fold, most)
-    except (DataError, ConfigError) as error:
-        found = Rows(folder, {}, {}, str(error))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(facts, json.dumps({x: getattr(found, x) for x in ("fields", "facts", "refused")}, indent=1))
-    return found
+    if not facts.exists():
+        try:
+            found = _write_rows(task, data, folder, fold, most)
+        except (DataError, ConfigError) as error:
+            found = {"fields": {}, "facts": {}, "refused": str(error)}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(facts, json.dumps(found, indent=1))
+    return Rows(folder, **json.loads(facts.read_text()))
 
 
-def _write_rows(task: Task, data: Path, folder: Path, fold: int, most: int) -> Rows:
+def _write_rows(task: Task, data: Path, folder: Path, fold: int, most: int) -> dict:
     from gener_jax.labelled import audit, folds, splits
 
     files = task.files(data, folder, fold)
     if task.problem == "token":
-        return Rows(folder, {"problem": "token"} | files, {"rows": {}, "tokens": 0, "notes": []})
+        return {"fields": {"problem": "token"} | files, "facts": {"rows": {}, "tokens": 0, "notes": []}}
     outer = {} if files["test"] else {"folds": task.folds, "fold": fold}
     of_task = Finetune(
         problem=task.problem, sequence=task.sequence, label=task.label, group=task.group, **files, **outer,
@@ -159,7 +158,7 @@ def _write_rows(task: Task, data: Path, folder: Path, fold: int, most: int) -> R
     counts = {name: len(each) for name, each in rows.items()}
     tokens = sum(len(x) // 6 + 2 for each in rows.values() for x in each.sequences)
     facts = {"rows": counts, "all_train": len(train), "tokens": tokens, "notes": found.notes, "copies": leaks.counts}
-    return Rows(folder, fields, facts)
+    return {"fields": fields, "facts": facts}
 
 
 class Matrix:
@@ -197,7 +196,7 @@ class Matrix:
                 if (arm.whole_model and task.name not in WHOLE_MODEL) or self.rows[task.name, 0].refused:
                     continue
                 for weights in arm.weights:
-                    first = [Cell(task.name, 0, name, weights, 0, rate) for rate in arm.rates]
+                    first = self.first(task, name, weights)
                     yield from first
                     if all(cell.key in self.done for cell in first):
                         yield from self.chosen(task, name, weights, first)
@@ -213,6 +212,18 @@ class Matrix:
         folds = 1 if ARMS[arm].whole_model else task.folds
         return [best._replace(seed=seed, fold=fold) for fold in range(folds) for seed in range(seeds)]
 
+    def first(self, task: Task, arm: str, weights: str) -> list[Cell]:
+        """The cells that choose the rate: one of each, with seed 0 on fold 0."""
+        return [Cell(task.name, 0, arm, weights, 0, rate) for rate in ARMS[arm].rates]
+
+    def finished(self, task: Task, arm: str, weights: str) -> list[Cell]:
+        """The cells of all seeds and folds at the chosen rate; none if one is not done or could not be run."""
+        if arm not in self.arms or weights not in ARMS[arm].weights or self.rows[task.name, 0].refused:
+            return []
+        first = self.first(task, arm, weights)
+        cells = self.chosen(task, arm, weights, first) if all(cell.key in self.done for cell in first) else []
+        return cells if all("metrics" in self.done.get(cell.key, ()) for cell in cells) else []
+
     def fill(self) -> None:
         """Runs what is not done."""
         self.measure_overlap()
@@ -221,6 +232,7 @@ class Matrix:
                 self.fit_baselines(name, fold)
         while cell := next((cell for cell in self.cells() if cell.key not in self.done), None):
             self.finish(cell.key, {**cell._asdict(), **self.fine_tune(cell)})
+        shutil.rmtree(self.output / "features", ignore_errors=True)
 
     def finish(self, key: str, row: dict) -> None:
         """Records a cell or a baseline that is done."""
@@ -372,7 +384,7 @@ class Matrix:
             for task in self.tasks.values():
                 for weights in arm.weights if task.name in WHOLE_MODEL or not arm.whole_model else ():
                     if not self.rows[task.name, 0].refused:
-                        first = [Cell(task.name, 0, name, weights, 0, rate) for rate in arm.rates]
+                        first = self.first(task, name, weights)
                         known = all(cell.key in self.done for cell in first)
                         further = self.chosen(task, name, weights, first if known else first[-1:])
                         cells = [x for x in dict.fromkeys([*first, *further]) if x.key not in self.done]

@@ -57,15 +57,8 @@ class Model:
 
 def of_arm(matrix, task, arm: str, weights: str) -> Model | None:
     """An arm at its chosen rate; None unless all seeds of all folds are done."""
-    from gener_jax.benchmarks.finetune import ARMS, Cell
-
-    if arm not in matrix.arms or weights not in ARMS[arm].weights or matrix.rows[task.name, 0].refused:
-        return None
-    first = [Cell(task.name, 0, arm, weights, 0, rate) for rate in ARMS[arm].rates]
-    if not all(cell.key in matrix.done for cell in first):
-        return None
-    cells = matrix.chosen(task, arm, weights, first)
-    if not cells or not all("metrics" in matrix.done.get(cell.key, ()) for cell in cells):
+    cells = matrix.finished(task, arm, weights)
+    if not cells:
         return None
     folds = tuple(dict.fromkeys(cell.fold for cell in cells))
     name = f"{arm}, {weights}"
