@@ -89,6 +89,7 @@ def test_the_formula_is_near_the_compilers_figure_for_a_gpu(layers_unrolled, by_
     assert sum(memory.training_needs(config, 1).values()) == pytest.approx(by_the_compiler, rel=0.06)
 
 
+@pytest.mark.slow
 def test_the_memory_of_adapters_is_that_of_the_formula():
     """The compiler's figures of a step, of the whole model and of adapters: what comes in, exactly; the rest about.
 
