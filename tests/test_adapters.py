@@ -52,10 +52,10 @@ def test_merged_and_alone_give_the_same_model(run, tmp_path, capsys):
         assert loaded.head == HEAD
         assert same(loaded.head_params, lm.head_params)
         np.testing.assert_allclose(loaded.predict(DNA).probabilities, lm.predict(DNA).probabilities, atol=1e-5)
-    again = gener_jax.load(export(tmp_path / "peft", tmp_path / "again", "run", "--merge"))
-    assert same(again.params, gener_jax.load(tmp_path / "peft").params)
-    assert (tmp_path / "peft/base.json").read_bytes() == (run / "base.json").read_bytes()
-    assert not (tmp_path / "peft/model.safetensors").exists()
+    again = gener_jax.load(export(tmp_path / "as_peft", tmp_path / "again", "run", "--merge"))
+    assert same(again.params, gener_jax.load(tmp_path / "as_peft").params)
+    assert (tmp_path / "as_peft/base.json").read_bytes() == (run / "base.json").read_bytes()
+    assert not (tmp_path / "as_peft/model.safetensors").exists()
 
 
 def test_the_first_layers_alone_have_adapters(tmp_path):
