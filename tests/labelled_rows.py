@@ -46,10 +46,10 @@ def folder(path: Path, problem: str = "single_label") -> Path:
     return path
 
 
-def base(path: Path, **changes: str) -> Path:
+def base(path: Path, seed: int = 0, **changes: str) -> Path:
     """A folder of a random model of two layers."""
     config = tiny.config("absent", model__num_hidden_layers="2", **changes)
-    run_folder.write_params(path, config.spec, random_params(config.model))
+    run_folder.write_params(path, config.spec, random_params(config.model, seed=seed))
     return path
 
 

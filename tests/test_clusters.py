@@ -137,3 +137,15 @@ def test_splits_of_fraction_zero_are_empty(fractions):
 def test_no_regions():
     splits, leaking = World([], families(3, 1, seed=0), []).assign()
     assert [len(split) for split in splits] == [0, 3, 0] == [len(split) for split in leaking]
+
+
+def test_clusters_of_sequences_alone():
+    one, two, other = random_codes([200] * 3, seed=1, unknown=False)
+    link = np.concatenate([one[100:150], two[:50]])
+    turned = np.ascontiguousarray(two[::-1] ^ 1)
+    repeat = np.tile([0, 1], 60).astype(np.uint8)
+    sequences = [one, other, turned, link, repeat, np.concatenate([other[:31], repeat]), one[:20]]
+    found = clusters.of_sequences(sequences)
+    assert found.dtype == np.int32
+    assert [found.tolist().index(x) for x in found] == [0, 1, 0, 0, 4, 5, 6]
+    assert len(clusters.of_sequences([])) == 0

@@ -8,10 +8,11 @@ read so far), it goes to training: in a genome full of mobile elements nearly al
 still shares a 32-mer with an earlier region of another split would leak, and is dropped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from data_pipeline.sequence import shared_kmers
 from data_pipeline.splitting.duplicates import MEMORY_BYTES, Keys, equal_keys
 from data_pipeline.splitting.split import splits_of
 
@@ -81,3 +82,22 @@ def assign(
     for region, first in equal_keys(sketches, starts, kept, memory_bytes):
         leaking[region[split[region] != split[region[first]]]] = True
     return split, leaking
+
+
+def of_sequences(codes: Iterable[np.ndarray]) -> np.ndarray:
+    """The number of each sequence's cluster, int32 [sequences].
+
+    Sequences, uint8 [bases], that share any 32-mer on either strand are in one cluster, and so are those linked by
+    others; tandem repeats do not count. All 32-mers are in memory.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    sequences = [shared_kmers.sketch(each, one_in=1) for each in codes]
+    owner = np.repeat(np.arange(len(sequences)), list(map(len, sequences)))
+    hashes = np.concatenate([np.zeros(0, np.uint64), *sequences])
+    order = np.argsort(hashes, kind="stable")
+    equal = hashes[order[1:]] == hashes[order[:-1]]
+    links = owner[order[:-1]][equal], owner[order[1:]][equal]
+    graph = coo_array((np.ones(len(links[0]), bool), links), (len(sequences), len(sequences)))
+    return connected_components(graph, directed=False)[1].astype(np.int32)

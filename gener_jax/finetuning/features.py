@@ -48,6 +48,10 @@ class Cache:
     def _lm(self) -> LM:
         return from_spec(self._config.spec, self._base, mesh=self._mesh, check_memory=self._config.train.check_memory)
 
+    def close(self) -> None:
+        """Frees the model."""
+        self.__dict__.pop("_lm", None)
+
     def of(self, examples: Examples, head: Head) -> np.ndarray:
         """float32 [strands, rows, inputs of the head]: of both strands where either is trained or predicted on."""
         return self._kept(examples, head, features, 1)

@@ -17,7 +17,7 @@ import numpy as np
 from data_pipeline.errors import DataError, MismatchError, counted
 from data_pipeline.files import write_text
 from gener_jax.config import Config, Head, ModelSpec
-from gener_jax.finetuning import evaluation, method, objectives
+from gener_jax.finetuning import evaluation, method, objectives, plots
 from gener_jax.finetuning.features import Cache, sweep
 from gener_jax.finetuning.plan import Plan, resolved
 from gener_jax.finetuning.source import Features, Rows
@@ -65,6 +65,9 @@ def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
         of_train = cache.of(splits.train, head)
         init = method.init(config, head, method.standardize(of_train))
         source = Features(config, splits.problem, of_train, splits.train, splits.validation)
+        for each in _each(splits):
+            cache.of(each, head)
+        cache.close()  # the run loads the model again, as it is kept in its folder
     else:
         init = method.init(config, head)
         source = Rows(config, splits.problem, head, framing, splits.train, splits.validation)
@@ -190,23 +193,25 @@ class Report:
         validation = self.outputs(splits.validation, mesh)(params, silent)
         if head.problem != "regression":
             head = dataclasses.replace(head, temperature=temperature(validation, splits.validation.targets))
-        found = []
+        found, rows, outputs, copies = [], splits.validation, validation, None
         if splits.test is not None:
-            began = time.perf_counter()
-            outputs = self.outputs(splits.test, mesh)(params, silent)
-            seconds = time.perf_counter() - began
-            copies = leaks(splits.train, splits.test)
+            rows, began = splits.test, time.perf_counter()
+            outputs = self.outputs(rows, mesh)(params, silent)
+            seconds, copies = time.perf_counter() - began, leaks(splits.train, rows)
             log(f"test: {copies}")
-            found.append(self._result(splits.test, head, outputs, copies))
+            write_predictions(self.workdir / PREDICTIONS, head, rows, outputs)
+            found.append(self._result(rows, head, outputs, copies))
             found[0].seconds = seconds
-            write_predictions(self.workdir / PREDICTIONS, head, splits.test, outputs)
         found.append(self._result(splits.validation, head, validation))
         found[-1].breakdown |= {"layer": self.layers} if self.layers else {}
+        others = {}
         if self.config.finetune.baselines:
             log("fitting the baselines")
-            rows = splits.test or splits.validation
-            numbers = evaluation.numbers(head, outputs if splits.test is not None else validation)
-            found[0].baselines = _baselines(splits, rows, numbers, main, self.config.train.seed)
+            numbers = evaluation.numbers(head, outputs)
+            found[0].baselines, others = _baselines(splits, rows, numbers, main, self.config.train.seed)
+        plots.draw_rows(self.workdir / "plots", self.config.name, head, rows, outputs, others)
+        if self.layers:
+            plots.draw_sweep(self.workdir / "plots", self.config.name, self.layers, main, head)
         return found, head
 
     def _result(self, rows: Examples, head: Head, outputs: np.ndarray, copies: Leaks | None = None) -> Result:
@@ -231,17 +236,19 @@ class Report:
         return Result(values, counts, breakdown=groups, dataset=_dataset(self.config, rows), intervals=between)
 
 
-def _baselines(splits: Splits, rows: Examples, numbers: np.ndarray, main: str, seed: int) -> dict[str, dict]:
+def _baselines(splits: Splits, rows: Examples, numbers: np.ndarray, main: str, seed: int) -> tuple[dict, dict]:
     """The metrics of each baseline on some rows; of the main one also its interval and what the model gains over it.
+
+    And what each predicts.
 
     Args:
       numbers: what the model predicts for these rows.
     """
     from gener_jax.baselines import fitting  # scikit-learn, which takes seconds to import
 
-    kind, found = splits.problem.kind, {}
+    kind, found, predicted = splits.problem.kind, {}, {}
     for each in fitting.fit(splits.train, splits.validation, splits.problem, metric=main, seed=seed):
-        theirs = each.predict(rows.sequences)
+        theirs = predicted[each.name] = each.predict(rows.sequences)
         gain = paired(kind, main, rows.targets, numbers, theirs, rows.groups)
         low, high = bootstrap(kind, main, rows.targets, theirs, rows.groups) or (math.nan, math.nan)
         row = {**evaluate(kind, rows.targets, theirs), f"{main}_low": low, f"{main}_high": high}
@@ -249,7 +256,7 @@ def _baselines(splits: Splits, rows: Examples, numbers: np.ndarray, main: str, s
         found[each.name] = row
         choices = ", ".join(f"{name} {value}" for name, value in each.choices.items())
         log(f"{each.name}" + (f": chosen on validation: {choices}" if choices else ""))
-    return found
+    return found, predicted
 
 
 def write_predictions(path: Path, head: Head, examples: Examples, outputs: np.ndarray) -> None:

@@ -77,7 +77,7 @@ def resolved(config: Config, spec: ModelSpec, *, rows: int, context_length: int,
     """
     f, batch = config.finetune, config.train.batch_size
     num_steps = math.ceil(f.epochs * rows / batch - 1e-9)
-    every = min(max(round(rows / batch / f.evals_per_epoch), 1), num_steps)
+    every = math.ceil(num_steps / max(round(f.epochs * f.evals_per_epoch), 1))
     files = {name: tuple(str(Path(path).absolute()) for path in getattr(f, name)) for name in NAMES}
     return dataclasses.replace(
         config,

@@ -9,7 +9,7 @@ import jax
 from data_pipeline import cli
 from data_pipeline.files import finite
 from gener_jax.config import Config
-from gener_jax.finetuning import labels, method
+from gener_jax.finetuning import labels, method, token
 from gener_jax.finetuning.hooks import EarlyStopping, Plateau
 from gener_jax.finetuning.plan import Plan, base_of
 from gener_jax.model import memory
@@ -25,7 +25,12 @@ from gener_jax.training.metrics import read_log
 from gener_jax.training.run import train
 from gener_jax.training.step import abstract_state
 
-_PLANS = {"single_label": labels.plan, "multi_label": labels.plan, "regression": labels.plan}  # by problem
+_PLANS = {  # by problem
+    "single_label": labels.plan,
+    "multi_label": labels.plan,
+    "regression": labels.plan,
+    "token": token.plan,
+}
 
 
 def finetune(config: Config, workdir: Path) -> Results:
@@ -65,6 +70,8 @@ def check(config: Config) -> None:
     for field, value in needed.items():
         if not value:
             raise ConfigError("must be given", field, value or "none")
+    if f.problem not in _PLANS:
+        raise ConfigError(f"must be one of {', '.join(_PLANS)}", "finetune.problem", f.problem)
     if config.mesh.context != 1:
         raise ConfigError("must be 1 in fine-tuning; use mesh.fsdp", "mesh.context", config.mesh.context)
     if jax.process_count() > 1:

@@ -97,14 +97,15 @@ class Evaluation:
         values = finite(result.metrics)
         names = [task.metric, *(name for name in values if name != task.metric)]
 
-        def interval(name):
-            return dict(zip(("low", "high"), finite((result.intervals or {}).get(name) or (None, None)), strict=True))
+        def measured(name, metric):
+            low, high = finite((result.intervals or {}).get(name) or (None, None))
+            return Measured(values[name], metric.unit, metric.higher_is_better, low, high)
 
         return cls(
             task=task.name,
             model=model,
             dataset=result.dataset,
-            metrics={name: Measured(values[name], **vars(task.metrics[name]), **interval(name)) for name in names},
+            metrics={name: measured(name, task.metrics[name]) for name in names},
             counts=result.counts,
             baselines=finite(result.baselines),
             breakdown=finite(result.breakdown),

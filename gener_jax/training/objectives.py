@@ -62,7 +62,9 @@ class Objective(Protocol):
 class CrossEntropy:
     """The mean of −log p(target), in nats, plus the z-loss.
 
-    The mean is over all `targets` but <oov> and <pad>, each weighted by the batch's `weights` if it has them.
+    The mean is over all `targets` but <oov> and <pad>, each weighted by the batch's `weights` if it has them. If it has
+    `known_bases`, only so many first bases of each target are known (none of a special token): p is then the sum over
+    the k-mers that begin with them. k-mers alone can be known in part.
     """
 
     tokenizer: Tokenizer
@@ -80,14 +82,20 @@ class CrossEntropy:
         log_sum = jax.nn.logsumexp(logits, axis=-1)
         nll = log_sum - kmers.picked(logits, targets)
         bases = jnp.asarray(self.tokenizer.token_bases)[targets]
+        first = None
+        if "known_bases" in batch:
+            bases, k = batch["known_bases"], self.tokenizer.k
+            first = jnp.arange(k) < bases[..., None]
+            partly = jnp.sum(kmers.base_nll(logits, targets, k) * first, axis=-1)
+            nll = jnp.where((bases > 0) & (bases < k), partly, nll)
         sums = {"dna_nll": jnp.sum(nll * (bases > 0)), "bases": jnp.sum(bases)}
-        loss, more = self._loss(logits, targets, nll, bases)
+        loss, more = self._loss(logits, targets, nll, bases, first)
         if self.z_loss:
             loss = loss + self.z_loss * jnp.square(log_sum)
         return {**sums, **more, "objective": jnp.sum(loss * _counted(batch))}
 
-    def _loss(self, logits, targets, nll, bases):
-        """The loss of each target, and further sums."""
+    def _loss(self, logits, targets, nll, bases, first):
+        """The loss of each target, and further sums; `first`, bool [..., k], are the known bases, None: all are."""
         return nll, {}
 
     def metrics(self, sums, weight):
@@ -100,14 +108,17 @@ class CrossEntropy:
 @dataclasses.dataclass(frozen=True)
 class FNS(CrossEntropy):
     """The same with the loss of GENERator v2: for a k-mer the mean of `losses.fns_nll` over its bases, for a special
-    token −log p / k. The sums also hold `fns_nll`, that of the bases' marginal −log p.
+    token −log p / k. An unknown base adds 0 to the mean. The sums also hold `fns_nll`, that of the bases' marginal
+    −log p.
     """
 
     compat: bool = False  # see `kmers.marginals`
 
-    def _loss(self, logits, targets, nll, bases):
+    def _loss(self, logits, targets, nll, bases, first):
         k = self.tokenizer.k
         by_base = losses.fns_nll(logits, targets, k, compat=self.compat)
+        if first is not None:
+            by_base = by_base * first
         return jnp.where(bases > 0, by_base.mean(-1), nll / k), {"fns_nll": jnp.sum(by_base * (bases > 0)[..., None])}
 
 
