@@ -62,7 +62,7 @@ def resolve(config: Config, splits: Splits, base: ModelSpec) -> Config:
     return dataclasses.replace(resolved, data=dataclasses.replace(config.data, context_length=longest))
 
 
-def parts(config: Config, workdir: Path, splits: Splits) -> dict:
+def parts(config: Config, splits: Splits) -> dict:
     """The arguments of `training.run.train`."""
     f, source = config.finetune, Rows(splits.train, config)
     task = held_out(config, splits.validation)

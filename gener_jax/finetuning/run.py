@@ -20,7 +20,7 @@ from data_pipeline import cli
 from data_pipeline.errors import DataError, MismatchError, counted
 from data_pipeline.files import finite, write_text
 from gener_jax.config import Config, Head, ModelSpec
-from gener_jax.finetuning import evaluation, method, objectives
+from gener_jax.finetuning import causal_run, evaluation, method, objectives
 from gener_jax.finetuning.features import Cache, sweep
 from gener_jax.finetuning.hooks import EarlyStopping, Plateau
 from gener_jax.finetuning.source import Features, Rows
@@ -61,7 +61,12 @@ def finetune(config: Config, workdir: Path) -> Results:
     splits = labelled.read(config.finetune, config.train.seed)
     for note in splits.notes:
         log(note)
-    config, head, framing = resolve(config, splits, base_of(config))
+    base = base_of(config)
+    if config.finetune.problem == "causal":
+        config = causal_run.resolve(config, splits, base)
+        checkpoint.check_folder(workdir, config)
+        return train(config, workdir, **causal_run.parts(config, splits))
+    config, head, framing = resolve(config, splits, base)
     checkpoint.check_folder(workdir, config)
     parts = frozen if config.finetune.method == "frozen" else whole
     return train(config, workdir, **parts(config, workdir, splits, head, framing))

@@ -144,6 +144,8 @@ def targets(problem: Problem, table: Table, columns: Sequence[str]) -> np.ndarra
         row has another number of labels than the first.
     """
     kind, labels = problem.kind, problem.names
+    if not columns:
+        return np.zeros((len(table), 0), np.float32)
     values = list(zip(*(table.columns[name] for name in columns), strict=True))
     if kind == "single_label":
         number = {name: i for i, name in enumerate(labels)}
