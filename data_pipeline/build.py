@@ -15,7 +15,7 @@ from data_pipeline.dataset.builder import WORKERS, build
 from data_pipeline.dataset.inputs import manifest
 from data_pipeline.errors import ArgumentError
 from data_pipeline.ranges import SEED, Whole
-from data_pipeline.regions import schemes
+from data_pipeline.regions import exclusion, schemes
 from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence.record import TAXA, tag
 from data_pipeline.sequence.tokenizer import K, make
@@ -62,7 +62,7 @@ def _build(options: argparse.Namespace) -> None:
         manifest(options.manifest) if options.manifest else options.input, options.output,
         scheme=scheme, tokenizer=tokenizer, measure_leakage=not options.skip_leakage, taxon=options.taxon,
         force_taxon=options.force_taxon,
-        aliases=options.aliases or (),
+        aliases=options.aliases or (), exclude=options.exclude, exclude_at_most=options.exclude_at_most,
         validation_fraction=options.validation_fraction, test_fraction=options.test_fraction,
         split_by=options.split_by, duplicates=options.duplicates, seed=options.seed,
         skip_damaged=options.skip_damaged, workers=options.workers, overwrite=options.overwrite,
@@ -99,6 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--max_length", type=Whole(1), metavar="N", help=f"cut longer regions [never; whole: {schemes.WHOLE_LENGTH}]"
     )
     regions("--cut_n", type=Whole(1), metavar="N", help="cut out runs of at least N unknown bases [keep them]")
+    regions("--exclude", nargs="*", default=[], metavar="FILE", help="cut out what occurs in these: FASTA, CSV, TSV")
+    regions(
+        "--exclude_at_most", type=exclusion.AT_MOST, default=1.0, metavar="X",
+        help="keep inputs whole of which more would go",
+    )  # fmt: skip
     regions("--regulatory", action="store_true", help="regulatory features too")
     regions(
         "--kinds",

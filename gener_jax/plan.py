@@ -32,7 +32,7 @@ def _device(text: str) -> str:
     return text.lower()
 
 
-def _parts(config: Config) -> dict:
+def parts(config: Config) -> dict:
     """What fine-tuning trains, and its tree, as `training.planning.report` takes them; nothing for pre-training."""
     f = config.finetune
     if f.problem is None:
@@ -61,8 +61,10 @@ def main(argv=None) -> None:
     machine = machine_of(args)
     if args.compile and not machine.topology:
         raise ConfigError("needs --topology, since only TPU programs compile without the device", "--compile", True)
+    if args.compile and config.finetune.problem:
+        raise ConfigError("compiles the step of pre-training, not that of finetune.problem", "--compile", True)
     with cli.text(args.json):
-        result = report(config, machine, args, **_parts(config))
+        result = report(config, machine, args, **parts(config))
     cli.finish(result, args.json, listed=False)
 
 

@@ -8,17 +8,24 @@ predicted, and a column for the probability of each class; of a regression, for
 each value in the unit of the training labels. A row that cannot be predicted has
 a flag with the reason and no numbers, and the exit status is 3. Of a run, the
 best checkpoint is used. After a stop the same command resumes.
+
+A model with labels per base (finetune.problem token) reads FASTA and writes
+GFF3: a feature per run of bases of one class, with its mean probability.
+
+    gener-jax predict --checkpoint runs/genes --input genome.fa --output genes.gff3
 """
 
 import csv
 import dataclasses
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline import cli
+from data_pipeline.formats import fasta
 from gener_jax.cli import command, loading
-from gener_jax.labelled import problem, table
+from gener_jax.labelled import annotation, problem, table
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import ConfigError, InputError
 from gener_jax.runtime.progress import Rate, log
@@ -49,6 +56,28 @@ def _lines(rows: list[list], delimiter: str) -> bytes:
     return text.getvalue().encode()
 
 
+def _annotate(args, config, folder) -> int:
+    """Labels the bases of each record of a FASTA."""
+    lm, fingerprint = loading.load(args, config, folder, (), ("input",))
+    from gener_jax.inference.annotation import check
+    from gener_jax.inference.prompt import Prompt
+
+    with errors.user_errors("--checkpoint", flags=vars(args)):
+        fingerprint["head"] = dataclasses.asdict(check(lm))
+    with ResumableFile(args.output, fingerprint, "record", overwrite=args.overwrite) as out:
+        rate = Rate("record", None, out.done)
+        records = itertools.islice(fasta.read(args.input), out.done, None)
+        for group in fasta.groups(records, _SEQUENCES, _BATCHES * args.batch_tokens * lm.tokenizer.k):
+            found = lm.annotate([Prompt((), x.codes) for x in group], batch_tokens=args.batch_tokens)
+            text = [annotation.gff3(x.name, values, lm.head.names) for x, values in zip(group, found, strict=True)]
+            header = annotation.GFF3 * (out.done == 0)
+            out.append((header + "".join(text)).encode(), out.done + len(group))
+            rate.update(len(group), sum(len(x.codes) for x in group))
+        rate.close()
+        cli.finish(out.finish({"records": out.done}), args.json)
+    return 0
+
+
 def main(argv=None) -> int:
     """Runs the command; returns its exit status."""
     program = command.Command(__doc__, checkpoint=True)
@@ -58,8 +87,10 @@ def main(argv=None) -> int:
     add("--sequence", metavar="COLUMN", help="of the sequences [the only one called sequence, seq, …]")
     loading.add_batches(program.parser)
     args, config, folder = program.parse(argv)
+    if args.output.suffix in (".gff3", ".gff"):
+        return _annotate(args, config, folder)
     if (delimiter := _DELIMITERS.get(args.output.suffix)) is None:
-        raise ConfigError("give a name that ends in .tsv or .csv", "--output", str(args.output))
+        raise ConfigError("give a name in .tsv or .csv; for labels per base in .gff3", "--output", str(args.output))
     rows = table.read(args.input)
     sequences = rows.columns[problem.sequence_column(rows, args.sequence, "--sequence")]
     copied = [name for name in rows.columns if name.lower() in IDENTIFIERS]

@@ -11,10 +11,10 @@ import gener_jax
 from data_pipeline.errors import DataError
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, EOS, NUM_SPECIAL, OOV, PAD, SPECIAL_IDS, KmerTokenizer, kmer_codes
-from gener_jax.finetuning import causal_run
+from gener_jax.finetuning import causal_run, run
 from gener_jax.finetuning.causal import HeldOutSequences, Rows
 from gener_jax.finetuning.generated import Generated
-from gener_jax.finetuning.run import base_of, finetune
+from gener_jax.finetuning.run import finetune
 from gener_jax.inference.lm import LM
 from gener_jax.labelled.examples import Examples
 from gener_jax.labelled.splits import read as read_splits
@@ -23,7 +23,6 @@ from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage import provenance
 from gener_jax.training.objectives import FNS, Apply, CrossEntropy
-from gener_jax.training.run import train
 from gener_jax.training.step import init_state, make_train_step
 from tests import labelled_rows, tiny
 from tests.conftest import random_params
@@ -283,13 +282,13 @@ def test_copies_are_found_on_either_strand():
 
 
 @pytest.mark.parametrize("how", ["full", "lora"])
-def test_a_run_ends_in_a_model_and_resumes_to_the_same_bits(tmp_path, how):
+def test_a_run_ends_in_a_model_and_resumes_to_the_same_bits(tmp_path, monkeypatch, how):
     rng = np.random.default_rng(0)
     texts = ["ATG" + bases.decode(rng.integers(0, 4, n).astype(np.uint8)) + "TAA" for n in range(36, 76, 4)]
     family, base = tmp_path / "family.fa", labelled_rows.base(tmp_path / "base")
     family.write_text("".join(f">{i}\n{text}\n" for i, text in enumerate([*texts, texts[0] + "A"])))
     options = {"finetune__problem": "causal", "finetune__prefix": "<cds>", "finetune__folds": "4"}
-    options |= {"finetune__epochs": "6", "finetune__method": how, "objective__fns_from_step": "3"}
+    options |= {"finetune__epochs": "6", "finetune__method": how, "objective__fns_from_step": "0"}
     config = labelled_rows.config(base, family, **options)
     found = finetune(config, tmp_path / "run")
     assert {x.task: x.model.step for x in found.evaluations}.keys() == {"finetune", "generated"}
@@ -305,10 +304,13 @@ def test_a_run_ends_in_a_model_and_resumes_to_the_same_bits(tmp_path, how):
     bits = -sum(x.value for x in scores) / sum(map(len, held_out)) / math.log(2)
     assert found["finetune"]["bits_per_base"] == pytest.approx(bits, rel=1e-4)
 
-    resolved = causal_run.resolve(config, splits, base_of(config))
-    parts = causal_run.parts(resolved, splits)
+    plan = causal_run.plan
+    monkeypatch.setitem(
+        run._PLANS, "causal", lambda *a: dataclasses.replace(p := plan(*a), source=Recorded(p.source, 4))
+    )
     with pytest.raises(KeyboardInterrupt):
-        train(resolved, tmp_path / "other", **{**parts, "source": Recorded(parts["source"], stop=4)})
+        finetune(config, tmp_path / "other")
+    monkeypatch.undo()
     assert finetune(config, tmp_path / "other")["finetune"].metrics == found["finetune"].metrics
     one, two = (raw(tmp_path / name) for name in ("run", "other"))
     same(one, two)

@@ -26,7 +26,7 @@ def test_a_head_of_two_outputs():
     np.testing.assert_allclose(found, x @ np.asarray(params["kernel"]) + [1, -1], atol=1e-6)
     without = nn.unbox(heads.init(jax.random.key(0), dataclasses.replace(HEAD, bias=False), 8, 6, deviation=0.02))
     assert without.keys() == {"kernel"}
-    token = Head("token", ("coding", "other"))
+    token = Head("token", ("coding", "other"), context=16)
     assert (token.num_inputs(8), token.num_outputs(6)) == (16, 12)
 
 

@@ -54,7 +54,7 @@ def helps() -> dict[str, list]:
 def unfinished(name: str, text: str) -> list[str]:
     """What a help lacks: one screen, an example, defaults in brackets."""
     lines = text.splitlines()
-    found = [f"{len(lines)} lines"] if len(lines) > 41 else []
+    found = [f"{len(lines)} lines"] if len(lines) > 43 else []
     found += [f"more than 80 columns: {line}" for line in lines if len(line) > 80]
     found += [] if re.search(rf"^    .*{name}\b", text, re.MULTILINE) else ["no example"]
     return found + (["a default in parentheses"] if "(default" in text else [])

@@ -19,9 +19,9 @@ def classes(rows, seed, share=0.5, apart=1.0):
     return targets, np.stack([1 - p, p], 1)
 
 
-def coverage(problem, metric, draw, repeats, resamples=1000, grouped=False):
+def coverage(problem, metric, draw, repeats=600, resamples=500, grouped=False):
     """The percentage of intervals that hold the metric of a large sample, and how many intervals there were."""
-    large = draw(400_000 if not grouped else 40_000, -1)
+    large = draw(40_000 if grouped else 400_000, -1)
     truth = evaluate(problem, *large[:2])[metric]
     found = [bootstrap(problem, metric, *draw(None, i), resamples=resamples) for i in range(repeats)]
     found = [x for x in found if x is not None]
@@ -41,7 +41,7 @@ def test_intervals_of_auroc_cover_the_truth():
 @pytest.mark.parametrize("metric", ["auroc", "mcc", "auprc", "auprc_trapezoid"])
 @pytest.mark.parametrize(("share", "apart"), [(0.5, 1.0), (0.5, 2.5), (0.25, 1.5)])
 def test_intervals_of_classes_cover_the_truth(rows, metric, share, apart):
-    found, _ = coverage("single_label", metric, lambda n, seed: classes(n or rows, seed + 1, share, apart), 1000)
+    found, _ = coverage("single_label", metric, lambda n, seed: classes(n or rows, seed + 1, share, apart))
     assert 92 <= found <= 98
 
 
@@ -54,7 +54,7 @@ def test_intervals_of_correlations_cover_the_truth(rows, metric):
         y = rng.normal(size=(n or rows, 1))
         return y, 0.6 * y + 0.8 * rng.standard_t(5, size=y.shape)
 
-    assert 92 <= coverage("regression", metric, draw, 1000)[0] <= 98
+    assert 92 <= coverage("regression", metric, draw)[0] <= 98
 
 
 @pytest.mark.soak
@@ -72,7 +72,7 @@ def test_intervals_by_match_group_cover_the_truth(groups, size, metric):
         p = 1 / (1 + np.exp(-scores))
         return positive.astype(int), np.stack([1 - p, p], 1), group
 
-    assert 92 <= coverage("single_label", metric, draw, 1000, grouped=True)[0] <= 98
+    assert 92 <= coverage("single_label", metric, draw, grouped=True)[0] <= 98
 
 
 def test_rows_of_a_group_are_drawn_together():

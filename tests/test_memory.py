@@ -4,14 +4,18 @@ one shard."""
 import json
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from gener_jax import config as configuration
+from gener_jax.benchmarks import train
 from gener_jax.model import decoder, memory
 from gener_jax.model.sharding import TOKENS, batch_sharding, make_mesh
+from gener_jax.model.trainable import split
 from gener_jax.storage.huggingface import config as published_config
 from gener_jax.storage.huggingface import weights
 from gener_jax.training.objectives import CrossEntropy
@@ -83,6 +87,30 @@ def test_the_formula_is_near_the_compilers_figure_for_a_gpu(layers_unrolled, by_
         train=configuration.Train(batch_size=16),
     )  # fmt: skip
     assert sum(memory.training_needs(config, 1).values()) == pytest.approx(by_the_compiler, rel=0.06)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_memory_of_adapters_is_that_of_the_formula(dtype):
+    """The compiler's figures of a step, of the whole model and of adapters: what comes in, exactly; the rest about."""
+    found, needed, rest = {}, {}, {}
+    for method in ("full", "lora"):
+        args = types.SimpleNamespace(size="m", dtype=dtype, remat="dots", unroll=False, finetune=method)
+        config, mesh = train.config_of(args, 4, 256), make_mesh(1, 1, 1, jax.devices()[:1])
+        work = train.fine_tuning(config)
+        parts = {"trains": work.trains, "init": work.init}
+        shapes = split(nn.unbox(decoder.abstract(config.model, work.init)), work.trains)[1]
+        frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
+        step = make_train_step(config, mesh, work.objective, work.axes, **parts)
+        with jax.set_mesh(mesh):
+            stats = step.lower(abstract_state(config, mesh, **parts), frozen, work.batch).compile().memory_analysis()
+        needs = memory.training_needs(config, 1, **parts)
+        came = needs["parameters"] + needs["optimizer"] + needs["frozen"]
+        assert came == pytest.approx(stats.argument_size_in_bytes / 2**30, rel=1e-3)
+        needed[method], rest[method] = sum(needs.values()), stats.temp_size_in_bytes / 2**30
+        found[method] = came + rest[method]
+        print(dtype, method, f"by the compiler {found[method]:.3f} GiB, by formula {needed[method]:.3f}: {needs}")
+        assert needed[method] == pytest.approx(found[method], rel=0.5)
+    assert found["lora"] < 0.7 * found["full"]
 
 
 LOADS = """

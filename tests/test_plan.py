@@ -13,7 +13,7 @@ import pytest
 
 from gener_jax import plan, xla_flags
 from gener_jax.cli import command
-from gener_jax.config import Mesh, override
+from gener_jax.config import Finetune, Mesh, override
 from gener_jax.model import flops, memory
 from gener_jax.model.sharding import check_divides, make_mesh
 from gener_jax.runtime.devices import device_of
@@ -28,6 +28,7 @@ DUMPS = Path(__file__).parent / "shardings"
 SAME_SHAPES = {
     "euk_1b_fns": "euk_1b",
     "euk_1b_long": "euk_1b",
+    "finetune_promoter": "euk_1b",  # until the base is read
     "my_genome": "quickstart",
     "prok_1b": "euk_1b",
     "prok_3b": "euk_3b",
@@ -90,7 +91,18 @@ def test_operations_equal_a_direct_count():
     assert flops.mean_keys(1000, 100) == pytest.approx(mean_keys)
     assert flops.mean_keys(1000) == 500.5
     forward = 2 * expected + 26 * 2 * 2 * 2048 * 500.5  # products of scores and values
-    assert flops.training(m, 1000) == 3 * forward
+    config = config_of("euk_1b", data__context_length=1000)
+    assert flops.training(config) == 3 * forward
+    labelled, head = {"data__context_length": 1000, "finetune__problem": "single_label"}, 2 * 2048 * 4128
+    adapters, attention = 26 * 8 * (2048 + 2048), 26 * 2 * 2 * 2048 * 500.5
+    for fields, operations in (
+        ({"finetune__method": "full"}, 3 * (forward - head)),
+        ({"finetune__method": "lora", "finetune__targets": "q"}, 2 * (forward - head) + attention + 6 * adapters),
+        ({"finetune__method": "frozen"}, forward - head),
+        ({"finetune__method": "frozen", "finetune__problem": "token"}, 2 * (forward - head)),
+    ):
+        config = config_of("euk_1b", **labelled | fields)
+        assert flops.training(config, **plan.parts(config)) == operations
     assert device_of("NVIDIA H100 80GB HBM3").tflops == 989
     assert device_of("TPU v5 lite").tflops == 197
     assert device_of("TPU v5").tflops == 459
@@ -166,6 +178,21 @@ def test_a_tie_keeps_the_given_mesh_or_takes_less_memory(capsys):
     assert (result["suggested"]["mesh"]["fsdp"], result["suggested"]["mesh"]["data"]) == (64, 1)
 
 
+def test_adapters_fit_where_the_whole_model_does_not(capsys):
+    fine = (
+        "--config.finetune.problem=single_label",
+        "--config.train.batch_size=16",
+        "--config.data.context_length=512",
+    )
+    machine = f"--config={ROOT / 'experiments' / 'euk_1b'}.py", "--devices=1", "--device=v5e", *fine
+    out, _ = run(capsys, *machine)
+    assert "nothing fits" in out
+    out, lora = run(capsys, *machine, "--config.finetune.method=lora")
+    assert lora["given"]["fits"]
+    with raises(ConfigError, field="--compile"):
+        plan.main([machine[0], *fine, "--topology=v5e:2x2", "--compile"])
+
+
 def test_a_model_that_does_not_fit_is_reported(capsys):
     small = f"--config={ROOT / 'experiments' / 'unified_7b'}.py", "--devices=4", "--device_memory_gib=16"
     out, result = run(capsys, *small)
@@ -210,6 +237,12 @@ def test_communication_equals_a_direct_count():
     assert found["reduce-scatter", "fsdp"] == pytest.approx(n * 4 * 3 / 4)
     assert found["all-reduce", "data"] == pytest.approx(2 * n / 4 * 4 / 2)
     assert found["all-reduce", "tensor"] == found["all-gather", "context"] == 0
+    config = dataclasses.replace(config, finetune=Finetune(problem="single_label", method="lora"))
+    sent = {key: gib * 2**30 for key, gib in collectives(config, 8, **plan.parts(config)).items()}
+    trained = 26 * 8 * (2048 + 2048 + 2048 + 256) + 2 * 2048 + 2  # of q and v, and the head
+    assert sent["all-gather", "fsdp"] == pytest.approx(2 * (n + trained) * 2 * 3 / 4)
+    assert sent["reduce-scatter", "fsdp"] == pytest.approx(trained * 4 * 3 / 4)
+    assert sent["all-reduce", "data"] == pytest.approx(2 * trained / 4 * 4 / 2)
 
 
 def has_libtpu():

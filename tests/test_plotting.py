@@ -4,8 +4,9 @@ import matplotlib
 import numpy as np
 import pytest
 
-from gener_jax.plotting import evaluation, region, training
+from gener_jax.plotting import evaluation, prediction, region, training
 from gener_jax.plotting.figure import COLOURS, draw, new_figure, save
+from gener_jax.statistics.calibration import reliability
 
 
 def line(values):
@@ -110,3 +111,44 @@ def test_groups_beside_the_whole(chance):
     assert len({line.get_color() for line in dots}) == 3
     assert ("chance" in [text.get_text() for text in axes.texts]) is (chance is not None)
     assert all(min(axes.get_xlim()) < x < max(axes.get_xlim()) for x in (1.4, 1.75, chance or 1.5))
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_roc_curves_have_their_area():
+    positive = np.array([False, True, False, True])
+    curves = {"run": (positive, np.array([0.1, 0.9, 0.6, 0.5])), "none": (positive | True, np.arange(4))}
+    [axes] = prediction.roc("t", curves).axes
+    assert texts(axes) == ["run 0.750"]
+    _, curve = axes.lines
+    assert (curve.get_xdata()[-1], curve.get_ydata()[-1]) == (1, 1)
+    [axes] = prediction.roc("t", {"none": curves["none"]}).axes
+    assert len(axes.lines) == 1
+
+
+def test_reliability_before_and_after():
+    p = np.array([0.05, 0.05, 0.95, 0.95])
+    found = reliability([0, 1, 1, 1], np.stack([1 - p, p], 1))
+    [axes] = prediction.reliability("t", {"as trained": found, "scaled": found}).axes
+    assert texts(axes) == ["as trained 0.250", "scaled 0.250"]
+    assert list(axes.lines[1].get_ydata()) == [0.5, 1]
+    assert [len(x.get_offsets()) for x in axes.collections] == [2, 2]
+
+
+def test_measured_against_predicted_by_output(tmp_path):
+    y = np.arange(5.0)
+    figure = prediction.measured("t", {"dev": (y, y * 2), "hk": (y, np.ones(5))})
+    assert [axes.get_xlabel() for axes in figure.axes] == ["dev, predicted", "hk, predicted"]
+    assert list(figure.axes[0].lines[0].get_xdata()) == list(y * 2)
+    assert [axes.texts[0].get_text() for axes in figure.axes] == ["r = 1.000, n = 5", "r = –, n = 5"]
+    save(figure, tmp_path / "a.png")
+
+
+def test_layers_and_the_chosen_one():
+    [axes] = prediction.layers("t", "MCC", [0.1, 0.5, 0.3], 1).axes
+    course, chosen = axes.lines
+    assert list(course.get_ydata()) == [0.1, 0.5, 0.3]
+    assert (chosen.get_xdata()[0], chosen.get_ydata()[0]) == (1, 0.5)
+    assert axes.texts[0].get_text() == "layer 1: 0.500"

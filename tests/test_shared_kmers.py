@@ -56,7 +56,10 @@ def test_index_finds_members_and_nothing_else():
     index = shared_kmers.Index(members)
     queries = generator.permutation(np.concatenate([members[::2], others, [np.uint64(2**64 - 1), np.uint64(0)]]))
     assert sorted(index.find(queries).tolist()) == list(range(0, len(members), 2))
-    assert len(shared_kmers.Index(members[:0]).find(queries)) == 0
+    assert index.contains(queries).tolist() == np.isin(queries, members).tolist()
+    empty = shared_kmers.Index(members[:0])
+    assert len(empty.find(queries)) == 0
+    assert not empty.contains(queries).any()
 
 
 def test_mix_is_one_to_one_and_spreads():

@@ -1,6 +1,6 @@
 """Fine-tuning as a plain loop over `transformers`, PyTorch and PEFT: the peer of our numbers and of our speed.
 
-    python tests/torch_finetune.py train --size s --method lora --batch 16 --context 52
+    python tests/torch_finetune.py train --size s --finetune lora --batch 16 --context 52
 
 Batches are dicts of NumPy arrays as our data source makes them: `inputs` [B, T], `lengths` [B], `labels`.
 """
@@ -112,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("job", choices=["train"])
     parser.add_argument("--size", default="s", choices=SIZES)
-    parser.add_argument("--method", default="full", choices=["full", "lora"])
+    parser.add_argument("--finetune", default="full", choices=["full", "lora"])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--context", type=int, default=52, help="tokens")
     parser.add_argument("--dtype", default="float32", choices=["float32"])
@@ -128,7 +128,7 @@ def main() -> None:
     model = transformers.LlamaForSequenceClassification(config)
     if args.remat:
         model.gradient_checkpointing_enable()
-    if args.method == "lora":
+    if args.finetune == "lora":
         model = peft.get_peft_model(model, peft.LoraConfig(
             task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"],
         ))  # fmt: skip

@@ -26,6 +26,7 @@ from data_pipeline.errors import ArgumentError, DataError, FileError, PairingErr
 from data_pipeline.files import made_parents
 from data_pipeline.formats.contigs import Aliases, read_aliases
 from data_pipeline.ranges import SEED, Whole
+from data_pipeline.regions import exclusion
 from data_pipeline.regions.schemes import GENE, Scheme
 from data_pipeline.sequence.record import TAXA
 from data_pipeline.sequence.tokenizer import Tokenizer
@@ -43,6 +44,8 @@ def build(
     taxon: str | None = None,
     force_taxon: str | None = None,
     aliases: Aliases = (),
+    exclude: Sequence[str | Path] = (),
+    exclude_at_most: float = 1.0,
     validation_fraction: float = 0.05,
     test_fraction: float = 0.0,
     split_by: str = "group",
@@ -66,6 +69,10 @@ def build(
       force_taxon: the tag of every region, instead.
       aliases: other names of sequences: groups of names for the same one, or a file of them; FASTA and annotation are
         matched by `formats.contigs`, as in scoring.
+      exclude: FASTA files and tables (CSV or TSV, gzip too) of sequences, such as the test rows of tasks: the bases of
+        the regions that occur in them, on either strand, are cut out (see `regions.exclusion`).
+      exclude_at_most: if more than this fraction of an input's region bases occurs in them, 0 to 1, the input is kept
+        whole instead, and listed.
       validation_fraction: fraction of the groups defined by `split_by`, 0 to 1, that goes to validation.
       test_fraction: the same for test.
       split_by: which regions are kept in one split, one of split.BY.
@@ -97,8 +104,10 @@ def build(
         if value not in choices:
             raise ArgumentError(f"must be one of {' '.join(filter(None, choices))}", field=name, value=value)
     workers, seed = None if workers is None else WORKERS.check(workers, "workers"), SEED.check(seed, "seed")
-    if isinstance(inputs, str | Path):
-        raise ArgumentError("must be a list of files and folders", field="inputs", value=str(inputs))
+    for name, value in (("inputs", inputs), ("exclude", exclude)):
+        if isinstance(value, str | Path):
+            raise ArgumentError("must be a list of files", field=name, value=str(value))
+    exclusion.AT_MOST.check(exclude_at_most, "exclude_at_most")
     skipped, sources = [], [source for source in inputs if isinstance(source, Input)]
     if len(sources) < len(inputs) or not inputs:
         found, skipped = discover(
@@ -127,6 +136,9 @@ def build(
     names = tuple(map(tuple, read_aliases(aliases)))
     settings = spill.Settings(scheme, taxon, force_taxon, split_by, seed, tokenizer, names, compared)
     with _partial_folder(output) as partial, _Progress(sources) as progress:
+        if exclude:
+            excluded = exclusion.read(exclude, partial / "excluded.npy", exclude_at_most)
+            settings = dataclasses.replace(settings, exclusion=excluded)
         folders = [partial / spill.key(source, settings) for source in sources]
         with _pool(min(workers, len(sources)), progress.counts) as pool:
             damaged = _spill(sources, folders, settings, pool, skip_damaged, progress)
@@ -154,6 +166,7 @@ def build(
                 "taxon": taxon,
                 "force_taxon": force_taxon,
                 "aliases": hashlib.sha256(json.dumps(names).encode()).hexdigest() if names else None,
+                "exclude": settings.exclusion and settings.exclusion.facts(),
                 "validation_fraction": validation_fraction,
                 "test_fraction": test_fraction,
                 "split_by": split_by,

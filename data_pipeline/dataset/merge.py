@@ -3,7 +3,6 @@
 Inputs are processed in order, so the result does not depend on the number of workers.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -149,7 +148,12 @@ class Merge:
                     chosen = np.flatnonzero(splits == number)
                     writer.splits[name].write(packed, chosen, overlap[chosen])
                     progress(int(packed.table["length"][chosen].sum()))
-            info |= {"inputs": self._inputs(), "ledger": self.ledger.content(), "leakage": self.leakage}
+            info |= {
+                "inputs": self._inputs(),
+                "excluded": self._excluded(),
+                "ledger": self.ledger.content(),
+                "leakage": self.leakage,
+            }
             dataset = writer.close(**info)
         finally:
             writer.release()
@@ -163,6 +167,14 @@ class Merge:
             rows += [{**file, "input": number, "assembly": facts["assembly"], **totals} for file in facts["files"]]
         return rows
 
+    def _excluded(self) -> list[dict]:
+        """The inputs of which a part occurs in the excluded sequences, with its bases, cut out or kept."""
+        return [
+            {"input": number, "file": facts["files"][0]["file"], **facts["excluded"]}
+            for number, facts in enumerate(spill.facts for spill in self.spills)
+            if facts["excluded"]["bases"]
+        ]
+
     def _no_region(self) -> NoRegion:
         content = self.ledger.content()
         reasons = {**content["records"]["skipped"], **content["regions"]["dropped"], **content["notes"]}
@@ -175,12 +187,5 @@ class Merge:
         )  # fmt: skip
 
 
-@functools.lru_cache(maxsize=1)
-def _index(file: Path, written: int) -> shared_kmers.Index:
-    """The index of this process, created once for all inputs of a build."""
-    return shared_kmers.Index(np.load(file, mmap_mode="r"))
-
-
 def _occurring(folder: Path, training: np.ndarray, file: Path, sample: int) -> np.ndarray:
-    index = _index(file, file.stat().st_mtime_ns)
-    return leakage.occurring(index, Spill(folder).batches(training, leakage.CHUNK), sample)
+    return leakage.occurring(shared_kmers.load(file), Spill(folder).batches(training, leakage.CHUNK), sample)

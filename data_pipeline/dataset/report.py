@@ -15,6 +15,7 @@ from data_pipeline.sequence import record
 from data_pipeline.splitting import split
 
 COLUMNS = ["num_seqs", "sum_len", "min_len", "avg_len", "max_len", "N50", "GC(%)", "N", "soft-masked"]
+LISTED = 20  # inputs from which excluded bases were cut out; dataset.json lists all
 
 
 def whole(folder: str | Path) -> list[str]:
@@ -101,6 +102,12 @@ def build_report(info: dict) -> Iterator[str]:
     if ledger["regions"]["cut"]:
         yield f"  added by cutting: {ledger['regions']['cut']:,}"
     yield from listed("  dropped, ", ledger["regions"]["dropped"])
+    excluded = info.get("excluded", ())  # earlier builds had none
+    for row in (row for row in excluded if not row["cut"]):
+        shared = f"{100 * row['fraction']:.2f} % of its bases ({counted(row['bases'], 'base')})"
+        yield f"  kept whole, {row['file']}: {shared} in the excluded sequences"
+    for row in sorted((row for row in excluded if row["cut"]), key=lambda row: -row["bases"])[:LISTED]:
+        yield f"  cut out of {row['file']}: {counted(row['bases'], 'base')} ({100 * row['fraction']:.2f} %)"
     regions, kept = (sum(facts[name] for facts in info["splits"].values()) for name in ("regions", "bases"))
     yield f"regions kept: {regions:,} ({counted(kept, 'base')})"
     yield from listed("noted, ", ledger["notes"])

@@ -25,13 +25,14 @@ from data_pipeline.dataset.packing import Packed
 from data_pipeline.errors import MismatchError
 from data_pipeline.files import atomic
 from data_pipeline.regions import extraction, schemes
+from data_pipeline.regions.exclusion import Exclusion
 from data_pipeline.regions.ledger import DUPLICATE_RECORD, NO_SEQUENCE, NO_TAXON, Ledger
 from data_pipeline.sequence import bases, shared_kmers
 from data_pipeline.sequence.record import Record
 from data_pipeline.sequence.tokenizer import Tokenizer
 from data_pipeline.splitting import split
 
-VERSION = 5  # of a spill's columns and of the rules for regions; spills of another version are written again
+VERSION = 6  # of a spill's columns and of the rules for regions; spills of another version are written again
 BATCH_BASES = 1 << 24  # regions are packed in batches of at most this many bases
 
 
@@ -47,6 +48,7 @@ class Settings:
     tokenizer: Tokenizer | None = None
     aliases: tuple[tuple[str, ...], ...] = ()  # groups of names for the same sequence (see `contigs`)
     digests: bool = True  # hash the bases of each region, to find duplicates
+    exclusion: Exclusion | None = None  # what is cut out of regions
 
 
 def key(source: inputs.Input, settings: Settings) -> str:
@@ -57,6 +59,7 @@ def key(source: inputs.Input, settings: Settings) -> str:
         VERSION, reader.VERSION, files, source.taxon, source.split, source.assembly,
         dataclasses.astuple(settings.scheme), settings.taxon, settings.force_taxon, settings.split_by, settings.seed,
         tokenizer and [tokenizer.name, tokenizer.digest], settings.aliases, settings.digests,
+        settings.exclusion and [settings.exclusion.digest, settings.exclusion.at_most],
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
@@ -71,9 +74,15 @@ def write(source: inputs.Input, folder: Path, settings: Settings, progress: Call
     gc.disable()  # a record has a hundred thousand small objects, all in use, which collection would only traverse
     try:
         with atomic(folder) as partial:
-            (partial / "scratch").mkdir(parents=True)
-            _Writer(partial, settings).fill(source, progress)
-            shutil.rmtree(partial / "scratch")
+            writer = _Writer(partial, settings)
+            writer.fill(source, progress)
+            fraction = round(writer.excluded / max(1, writer.ledger.found[1]), 6)
+            cut = not settings.exclusion or fraction <= settings.exclusion.at_most
+            excluded = {"bases": writer.excluded, "fraction": fraction, "cut": cut}
+            if not cut:  # too much of the input: it is kept whole
+                writer = _Writer(partial, dataclasses.replace(settings, exclusion=None))
+                writer.fill(source, lambda count: None)
+            writer.finish(source, excluded)
     finally:
         if collecting:
             gc.enable()
@@ -84,8 +93,15 @@ class _Writer:
         self.folder, self.settings, self.ledger = folder, settings, Ledger()
         self.columns: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         self.records: list[dict] = []
+        (folder / "scratch").mkdir(parents=True, exist_ok=True)
+
+    @property
+    def excluded(self) -> int:
+        """The number of bases cut out because they occur in the excluded sequences."""
+        return self.ledger.dropped.get(extraction.EXCLUDED, (0, 0))[1]
 
     def fill(self, source: inputs.Input, progress: Callable[[int], None]) -> None:
+        """Writes the bases of the regions, and collects the columns."""
         seen: dict[str, bytes] = {}
         kinds, wanted = schemes.feature_kinds(self.settings.scheme), schemes.qualifiers(self.settings.scheme)
         with (
@@ -107,6 +123,10 @@ class _Writer:
                     self.ledger.skip(DUPLICATE_RECORD, len(record.codes))
                 else:
                     raise other_bases(source.files[-1], record.accession)
+        shutil.rmtree(self.folder / "scratch")
+
+    def finish(self, source: inputs.Input, excluded: dict) -> None:
+        """Writes the columns and spill.json."""
         columns = {name: np.concatenate(parts) for name, parts in self.columns.items()}
         np.savez(self.folder / "columns.npz", **columns)
         facts = {
@@ -116,6 +136,7 @@ class _Writer:
             "path": str(source.files[-1]),
             "assembly": source.assembly,
             "split": source.split,
+            "excluded": excluded,
             "ledger": self.ledger.content(),
             "records": self.records,
             "regions": len(columns["length"]),
@@ -134,7 +155,8 @@ class _Writer:
         self.records.append({"accession": record.accession, "bases": len(record.codes), "content": content.hex()})
         batch, batch_hashes, size = [], [], 0
         for span, split_hash in zip(spans, split_hashes, strict=True):
-            for region in extraction.cut(extraction.extract(record, span, taxon), settings.scheme, self.ledger):
+            whole = extraction.extract(record, span, taxon)
+            for region in extraction.cut(whole, settings.scheme, self.ledger, settings.exclusion):
                 if size + len(region.codes) > BATCH_BASES:
                     self._write(batch, batch_hashes)
                     batch, batch_hashes, size = [], [], 0

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_pipeline.regions.exclusion import Exclusion
 from data_pipeline.regions.ledger import DUPLICATE, ELSEWHERE, MALFORMED, NO_SEQUENCE, Ledger
 from data_pipeline.regions.schemes import GENE, KINDS, PRODUCTS, REGULATORY, WHOLE_LENGTH, Scheme
 from data_pipeline.sequence import bases, locations, translation
@@ -34,6 +35,7 @@ from data_pipeline.sequence.record import Feature, Record
 FILTERED = "filtered out"
 SHORT = "shorter than min_length"
 UNKNOWN = "N runs cut out"
+EXCLUDED = "in the excluded sequences, cut out"
 
 _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
@@ -150,26 +152,32 @@ def extract(record: Record, span: Region, taxon: str | None = None) -> Region:
     )
 
 
-def cut(region: Region, scheme: Scheme, ledger: Ledger) -> Iterable[Region]:
+def cut(region: Region, scheme: Scheme, ledger: Ledger, exclusion: Exclusion | None = None) -> Iterable[Region]:
     """The region itself, or its sub-regions if the scheme cuts it; `ledger` counts what is dropped.
 
-    Runs of at least `cut_n` N are removed. What remains is cut into near-equal sub-regions of at most `max_length`
-    bases that cover every base once. A sub-region shorter than `min_length` is dropped.
+    Runs of at least `cut_n` N are removed, and those that `exclusion` finds. What remains is cut into near-equal
+    sub-regions of at most `max_length` bases that cover every base once. A sub-region shorter than `min_length` is
+    dropped.
     """
     whole = scheme.cut_n is None and (scheme.max_length is None or len(region.codes) <= scheme.max_length)
-    return (region,) if whole else _cut(region, scheme, ledger)
+    return (region,) if whole and exclusion is None else _cut(region, scheme, ledger, exclusion)
 
 
-def _cut(region: Region, scheme: Scheme, ledger: Ledger) -> Iterator[Region]:
+def _cut(region: Region, scheme: Scheme, ledger: Ledger, exclusion: Exclusion | None) -> Iterator[Region]:
     length = len(region.codes)
-    intervals = [(0, length)]
+    removed = {}
     if scheme.cut_n is not None:
         unknown = bases.runs(region.codes == bases.N)
-        unknown = unknown[unknown[:, 1] - unknown[:, 0] >= scheme.cut_n]
-        if len(unknown):
-            edges = np.concatenate([[0], unknown.ravel(), [length]]).reshape(-1, 2).tolist()
-            intervals = [(start, end) for start, end in edges if start < end]
-            ledger.drop(UNKNOWN, int((unknown[:, 1] - unknown[:, 0]).sum()), 0 if intervals else 1)
+        removed[UNKNOWN] = unknown[unknown[:, 1] - unknown[:, 0] >= scheme.cut_n]
+    if exclusion is not None:
+        removed[EXCLUDED] = exclusion.runs(region.codes)  # without N, so that each base is counted once
+    edges = np.sort(np.concatenate([[0], *(runs.ravel() for runs in removed.values()), [length]])).reshape(-1, 2)
+    intervals = [(start, end) for start, end in edges.tolist() if start < end]
+    gone = 0 if intervals else 1
+    for reason, runs in removed.items():
+        if len(runs):
+            ledger.drop(reason, int((runs[:, 1] - runs[:, 0]).sum()), gone)
+            gone = 0
     cuts = [cut for interval in intervals for cut in locations.near_equal(*interval, scheme.max_length)]
     if cuts == [(0, length)]:
         yield region

@@ -10,6 +10,10 @@ VERBS = {
         "gener_jax.benchmarks.inference",
         "generation and scoring, optionally beside a peer program",
     ),
+    "finetune": (
+        "gener_jax.benchmarks.finetune",
+        "fine-tuning on many tasks, with random weights and baselines beside it",
+    ),
     "kernels": ("gener_jax.benchmarks.kernels", "errors of attention kernels against the float32 reference"),
     "loader": ("gener_jax.benchmarks.loader", "throughput of the data loader"),
     "build": ("gener_jax.benchmarks.build", "building a dataset, compared with Biopython's parser"),

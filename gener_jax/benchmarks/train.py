@@ -2,6 +2,9 @@
 
     gener-jax benchmark train --config=experiments/euk_1b.py
     gener-jax benchmark train --size s --batch 4 --context 1024
+    gener-jax benchmark train --size s --batch 16 --context 52 --finetune lora
+
+With --finetune, the step of fine-tuning such rows of one of two classes.
 
 One JSON line per shape: tokens/s, TFLOP/s, MFU (causal attention halved, nothing
 counted twice), memory by the compiler, by formula and at its peak. The step is
@@ -16,10 +19,13 @@ import json
 import statistics
 import sys
 
+import numpy as np
+
 from data_pipeline.ranges import Whole
+from data_pipeline.sequence.tokenizer import NUM_SPECIAL
 from gener_jax.benchmarks.measuring import SIZES, child, line, model_of
 from gener_jax.cli import command
-from gener_jax.config import Config, Data, Mesh, Model, Optimizer, Train
+from gener_jax.config import Config, Data, Finetune, Head, Mesh, Model, Optimizer, Train
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
 
@@ -29,10 +35,32 @@ def config_of(args, batch: int, context: int) -> Config:
     model = model_of(args.size, args.dtype, remat=args.remat)
     if args.unroll:
         model = dataclasses.replace(model, scan_unroll=model.num_hidden_layers)
+    finetune = Finetune(problem="single_label", method=args.finetune) if args.finetune else Finetune()
     return Config(
         name=args.size, model=model, data=Data(context_length=context),
-        train=Train(batch_size=batch, num_steps=10**6), optimizer=Optimizer(), mesh=Mesh(1, 1, 1),
+        train=Train(batch_size=batch, num_steps=10**6), optimizer=Optimizer(), mesh=Mesh(1, 1, 1), finetune=finetune,
     )  # fmt: skip
+
+
+def fine_tuning(config: Config):
+    """The step of fine-tuning on rows of random tokens, as `finetune.method` says; None if there is no problem."""
+    f, rows = config.finetune, config.train.batch_size
+    if f.problem is None:
+        return None
+    from gener_jax.finetuning import method, objectives
+    from gener_jax.model.sharding import ROWS, TOKENS
+    from gener_jax.training.speed import Work
+
+    head, random = Head("single_label", ("a", "b"), bias=False), np.random.default_rng(0)
+    shape = rows, config.data.context_length
+    batch = {
+        "inputs": random.integers(NUM_SPECIAL, config.model.vocab_size, shape, dtype=np.int32),
+        "lengths": np.full(rows, shape[1], np.int32),
+        "labels": random.integers(0, 2, rows, dtype=np.int32),
+        "weights": np.ones(rows, np.float32),
+    }
+    axes = dict.fromkeys(batch, ROWS) | {"inputs": TOKENS}
+    return Work(batch, objectives.of_config(config, head), axes, method.trains(f.method), method.init(config, head))
 
 
 def for_these_devices(config: Config) -> Config:
@@ -51,6 +79,7 @@ def compare(args) -> dict:
     """Runs ours and the peer alternately; returns our last result with the median rates and ratios."""
     (batch,), (context,) = args.batch, args.context
     common = ["--size", args.size, "--batch", batch, "--context", context, "--dtype", args.dtype]
+    common += ["--finetune", args.finetune] if args.finetune else []
     common = [str(x) for x in [*common, "--repeats", args.repeats]]
     ours, theirs = [], []
     for _ in range(args.rounds):
@@ -78,6 +107,7 @@ def main() -> None:
     add("--context", type=Whole(1), nargs="+", default=[1024], metavar="N", help="tokens per sequence, one per shape")
     add("--dtype", default="float32", choices=("float32", "bfloat16"), help="what it computes in")
     add("--remat", default=Model.remat, help="what is recomputed; block and full also checkpoint the peer")
+    add("--finetune", choices=("full", "lora"), help="fine-tune a classifier, the whole model or adapters")
     add("--unroll", action="store_true", help="unroll all layers instead of scanning them")
     add("--peer", metavar="FILE.py", help="a program to compare with, at one shape")
     add = program.parser.add_argument
@@ -90,7 +120,8 @@ def main() -> None:
         args, config, _ = program.parse(None)
         from gener_jax.training.speed import measure
 
-        print(json.dumps(measure(for_these_devices(config), args.repeats)))
+        config = for_these_devices(config)
+        print(json.dumps(measure(config, args.repeats, work=fine_tuning(config))))
         return
     program.parser.parse_args()  # a size has no configuration to override
     if len(args.batch) != len(args.context):
@@ -108,7 +139,9 @@ def main() -> None:
     fine = True
     for batch, context in zip(args.batch, args.context, strict=True):
         case = {"what": "train", "size": args.size, "batch": batch, "context": context}
-        fine &= line(case, functools.partial(measure, config_of(args, batch, context), args.repeats, jax.devices()[:1]))
+        config = config_of(args, batch, context)
+        work = fine_tuning(config)
+        fine &= line(case, functools.partial(measure, config, args.repeats, jax.devices()[:1], work))
     if not fine:
         raise SystemExit(1)
 

@@ -26,6 +26,7 @@ class Head:
       temperature: (classes) logits are divided by it.
       long: what is done with rows that exceed the context, as `finetune.long`.
       chunks: (long "chunks") chunks of a row, whose hidden states are concatenated.
+      context: (token) tokens of a window, with <s>.
       average_strands: predictions are the mean over both strands.
       standardized: the head has the mean and deviation of each of its inputs, by which it standardizes them.
       untrimmed, pool_at_end: as in `config.Finetune`.
@@ -41,6 +42,7 @@ class Head:
     temperature: float = 1.0
     long: str = "refuse"
     chunks: int = 1
+    context: int | None = None
     average_strands: bool = False
     standardized: bool = False
     untrimmed: bool = False
@@ -62,6 +64,8 @@ class Head:
             raise ConfigError("must be different names, at least one", "names", self.names)
         if self.problem == "regression" and not len(self.mean) == len(self.scale) == len(self.names):
             raise ConfigError("must have a value for each name", "mean and scale", (self.mean, self.scale))
+        if self.problem == "token" and (self.context or 0) < 2:
+            raise ConfigError("must be at least 2", "context", self.context)
         if not self.temperature > 0:
             raise ConfigError("must be above 0", "temperature", self.temperature)
 

@@ -1,5 +1,6 @@
 """What a model predicts for rows, with the parameters as training has them, and the task that measures it."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -38,6 +39,10 @@ def of_rows(config: Config, head: Head, framing: Framing, examples: Examples, me
     """The outputs of a tree of parameters, with adapters or without, for the sequences of a split."""
     apply, whole = Apply(Decoder(kernels.for_any_mask(config.model))), NamedSharding(mesh, PartitionSpec())
     rows = [framing.rows(codes) for sequence in examples.sequences for codes in strands(sequence, head.average_strands)]
+    if head.pool_at_end and head.pooling != "mean":  # the padding is read as if it were tokens
+        width = max(len(chunk) for row in rows for chunk in row)
+        rows = [[right_pad([chunk], width)[0] if len(chunk) else chunk for chunk in row] for row in rows]
+        head = dataclasses.replace(head, pool_at_end=False)
     per_row = head.chunks
     longest = [max(map(len, row)) for row in rows]
 
@@ -92,8 +97,9 @@ def numbers(head: Head, outputs: np.ndarray) -> np.ndarray:
 
 
 def metrics_of(problem: str) -> dict[str, Metric]:
-    """The metrics of a problem, its main one first."""
-    return {name: Metric(x.unit, x.higher_is_better) for name, x in METRICS[problem].items()}
+    """The metrics of a problem, its main one first; of classes and labels also those of their probabilities."""
+    found = {name: Metric(x.unit, x.higher_is_better) for name, x in METRICS[problem].items()}
+    return found if problem == "regression" else {**found, **dict.fromkeys(("ece", "brier"), Metric("", False))}
 
 
 class Finetune:
@@ -102,16 +108,20 @@ class Finetune:
     name = "finetune"
 
     def __init__(
-        self, metric: str, head: Head, examples: Examples, path: str, outputs: Callable[[jax.sharding.Mesh], Outputs]
+        self,
+        metric: str,
+        head: Head,
+        examples: Examples,
+        dataset: Dataset,
+        outputs: Callable[[Examples, jax.sharding.Mesh], Outputs],
     ):
-        """`metric`: the main one. `path`: where the rows come from. `outputs`: of these rows, on a mesh."""
+        """`metric`: the main one. `dataset`: what the rows are called. `outputs`: of rows, on a mesh."""
         self.metric, self.metrics = metric, metrics_of(head.problem)
-        self._head, self._examples, self._outputs = head, examples, outputs
-        self._dataset = Dataset(path, examples.digest, examples.name)
+        self._head, self._examples, self._dataset, self._outputs = head, examples, dataset, outputs
 
     def prepare(self, spec, mesh: jax.sharding.Mesh):
         """See `tasks.base.Task`."""
-        outputs = self._outputs(mesh)
+        outputs = self._outputs(self._examples, mesh)
 
         def run(params, progress: Progress = silent) -> Result:
             found = numbers(self._head, outputs(params, progress))

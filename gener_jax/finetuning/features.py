@@ -48,6 +48,10 @@ class Cache:
     def _lm(self) -> LM:
         return from_spec(self._config.spec, self._base, mesh=self._mesh, check_memory=self._config.train.check_memory)
 
+    def close(self) -> None:
+        """Frees the model."""
+        self.__dict__.pop("_lm", None)
+
     def of(self, examples: Examples, head: Head) -> np.ndarray:
         """float32 [strands, rows, inputs of the head]: of both strands where either is trained or predicted on."""
         return self._kept(examples, head, features, 1)
@@ -89,9 +93,9 @@ def sweep(config: Config, workdir: Path, splits: Splits, head: Head, cache: Cach
     names = [str(layer) for layer in range(1, len(train))] + ["last"]
     objective, metric = objectives.of_config(config, head), config.finetune.metric
     source = Features(config, splits.problem, train[-1], splits.train, splits.validation)
-    path = workdir / _SWEEP
+    digest, path = source.digest, workdir / _SWEEP
     known = json.loads(path.read_text()) if path.exists() else {}
-    if known.get("digest") != source.digest or known.get("metric") != metric:
+    if known.get("digest") != digest or known.get("metric") != metric:
         init = method.head_alone(config, head)
         with sharding.on(mesh):
             step = make_train_step(config, mesh, objective, source.axes, init=init)
@@ -106,8 +110,7 @@ def sweep(config: Config, workdir: Path, splits: Splits, head: Head, cache: Cach
                 found = evaluate(head.problem, splits.validation.targets, evaluation.numbers(head, outputs))
                 values[name] = found[metric] if math.isfinite(found[metric]) else None
                 log(f"layer {name}: validation {metric} {found[metric]:.4f}")
-        known = {"digest": Features(config, splits.problem, train[-1], splits.train, splits.validation).digest}
-        known |= {"metric": metric, "values": values}
+        known = {"digest": digest, "metric": metric, "values": values}
         write_text(path, json.dumps(known, indent=2) + "\n")
     sign = 1 if METRICS[head.problem][metric].higher_is_better else -1
     values = {name: value for name, value in known["values"].items() if value is not None}

@@ -13,6 +13,7 @@ import numpy as np
 from data_pipeline.ranges import SEED
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
 from gener_jax.config import Head, ModelSpec, with_model
+from gener_jax.inference.annotation import annotate
 from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraint
 from gener_jax.inference.embeddings import embed
@@ -149,6 +150,23 @@ class LM:
             shorter than a token, or exceeds the context that the head was trained for.
         """
         return predict(self, sequences, batch_tokens=tokens_per_batch(batch_tokens))
+
+    def annotate(self, sequences: Iterable[str | Prompt], *, batch_tokens: int | None = None) -> list[np.ndarray]:
+        """The probabilities of the classes of each base, float32 [bases, classes] per sequence (names `lm.head.names`),
+        by a model that was fine-tuned on labels per base.
+
+        Sequences may have any length: they are cut into overlapping windows of the head's context, and a base gets
+        what the window predicts in which it is furthest from an end. They are of both strands. The bases of a sequence
+        shorter than a k-mer are NaN.
+
+        Args:
+          sequences: DNA, without special tokens.
+          batch_tokens: tokens per batch, of one strand, including padding [16 384 on a CPU, 65 536 on an accelerator].
+
+        Raises:
+          InputError: if the model has no such head, or a sequence is not DNA.
+        """
+        return annotate(self, sequences, batch_tokens=tokens_per_batch(batch_tokens))
 
     def log_likelihood(
         self,

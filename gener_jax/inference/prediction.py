@@ -109,7 +109,7 @@ def framing_of(lm) -> Framing:
         problem = f"is missing: {lm.spec.name} is not fine-tuned; load the folder of a run of gener-jax finetune"
         raise InputError(problem, "head")
     if lm.head.problem == "token":
-        problem = f"{lm.spec.name} predicts a label for each base, not for a sequence; use gener-jax predict"
+        problem = f"{lm.spec.name} predicts labels of bases: use LM.annotate, or gener-jax predict --output FILE.gff3"
         raise InputError(problem, "head", lm.head.problem)
     return Framing(lm.spec, lm.head)
 

@@ -17,7 +17,7 @@ _COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 _BATCH = 1 << 22  # bases
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Leaks:
     """What each row of a split shares with the training rows; arrays [N].
 

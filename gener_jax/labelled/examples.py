@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
     """Rows of a split.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipeline.errors import FormatError, counted, one_line
+from data_pipeline.errors import ArgumentError, FormatError, counted, one_line
 from data_pipeline.sequence import bases
 from gener_jax.labelled import coordinates
 from gener_jax.labelled.table import Table
@@ -15,6 +15,7 @@ from gener_jax.labelled.table import Table
 SEQUENCE = ("sequence", "sequences", "seq", "seqs", "dna_sequence", "dna_seq", "text")
 LABEL = ("label", "labels", "target", "targets", "class")
 _NUCLEOTIDES = "".join(bases.IUPAC).encode() + "".join(bases.IUPAC).lower().encode()
+_LARGEST = float(np.finfo(np.float32).max)
 _EMPTY_REMEDY = "leave it empty to leave the row out"
 
 
@@ -55,10 +56,16 @@ def label_columns(kind: str, table: Table, named: Sequence[str], field: str = "f
     """The columns of labels: those that the argument `field` names, or the only one with a name of LABEL.
 
     Raises:
+      ArgumentError: several are named for a single label, or one twice.
       FormatError: there is none, or there are several whose values are labels of the problem `kind`.
     """
     for name in named:
         table.values(name, field)
+    if len(set(named)) < len(named) or (kind == "single_label" and len(named) > 1):
+        problem = (
+            "must be one column in finetune.problem single_label" if kind == "single_label" else "repeats a column"
+        )
+        raise ArgumentError(problem, field=field, value=", ".join(named))
     if named:
         return tuple(named)
     found = [name for name in table.columns if name.lower() in LABEL]
@@ -94,7 +101,8 @@ def sequences(table: Table, column: str) -> list[str]:
         if not text:
             table.refuse(row, column, "is empty", "remove the row")
         if letter := _outside(text):
-            table.refuse(row, column, f"is not DNA: it contains {letter!r}", "give DNA without gaps")
+            problem = f"is not DNA: its letter {text.index(letter) + 1} is {letter!r}"
+            table.refuse(row, column, problem, "give DNA without gaps")
         found.append(bases.decode(bases.encode(text)))
     return found
 
@@ -107,7 +115,7 @@ def _outside(text: str) -> str:
 
 def empty(kind: str, table: Table, columns: Sequence[str]) -> np.ndarray:
     """Whether each row lacks a label, bool [N]; one label of names may be empty, since it means none of them."""
-    values = [table.columns[name] for name in columns]
+    values = [table.columns[name] for name in columns] or [["."] * len(table)]
     if kind == "multi_label" and len(values) == 1 and not _vectors(values[0]):
         return np.zeros(len(table), bool)
     return np.array([not all(x.strip() for x in row) for row in zip(*values, strict=True)], bool)
@@ -123,9 +131,9 @@ def names(kind: str, tables: Sequence[Table], columns: Sequence[str]) -> tuple[s
     if kind == "single_label":
         found = _ordered(set(map(_class, values)))
         if not 2 <= len(found) <= max(2, len(values) // 10):
-            problem = f"has {len(found)} classes in {counted(len(values), 'row')}"
-            several = "give finetune.problem=regression, or another column"
-            remedy = several if len(found) > 1 else "give rows of another class"
+            several = f"has {len(found)} classes in {counted(len(values), 'row')}"
+            problem = several if len(found) > 1 else f"has only the class {_some(found)}"
+            remedy = "give finetune.problem=regression, or another column" if len(found) > 1 else "give rows of another"
             raise FormatError(problem, file=tables[0].path, field=columns[0], remedy=remedy)
         return found
     if len(columns) > 1:
@@ -184,7 +192,14 @@ def _are_outputs(labels: Sequence[str], columns: Sequence[str]) -> bool:
 
 
 def standardized(problem: Problem, targets: np.ndarray) -> Problem:
-    """The problem with mean and standard deviation of training targets, float32 [N, outputs]."""
+    """The problem with mean and standard deviation of training targets, float32 [N, outputs].
+
+    Raises:
+      FormatError: all values of an output are the same.
+    """
+    for name, values in zip(problem.names, targets.T, strict=True):
+        if values.min() == values.max():
+            raise FormatError("is the same in all training rows", field=name, value=float(values[0]))
     mean, scale = (f(targets, axis=0, dtype=np.float64) for f in (np.mean, np.std))
     return dataclasses.replace(problem, mean=tuple(mean.tolist()), scale=tuple(scale.tolist()))
 
@@ -199,7 +214,7 @@ def _number(text: str) -> float | None:
         value = float(text)
     except ValueError:
         return None
-    return value if "_" not in text and abs(value) <= np.finfo(np.float32).max else None
+    return value if "_" not in text and abs(value) <= _LARGEST else None
 
 
 def _class(text: str) -> str:

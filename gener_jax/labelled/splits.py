@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_pipeline.errors import ArgumentError, FileError, MismatchError, counted
+from data_pipeline.errors import ArgumentError, FileError, MismatchError, counted, located
 from data_pipeline.sequence import bases
 from data_pipeline.splitting import clusters
 from gener_jax.config.schema import Finetune
@@ -17,6 +17,7 @@ from gener_jax.labelled.problem import Problem
 from gener_jax.labelled.table import Table
 
 TRAIN, VALIDATION, TEST = NAMES = "train", "validation", "test"
+KINDS = "single_label", "multi_label", "regression", "causal"  # whose labels are columns of a table, or none
 _SPLIT_OF = {"train": TRAIN, **dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION), "test": TEST}
 _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 
@@ -47,7 +48,10 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
         cannot be chosen; with file and line or record: a sequence or label cannot be used, or its class is none of
         training's.
     """
-    kind, paths, notes = finetune.problem, files(finetune), []
+    kind, notes = finetune.problem, []
+    if kind not in KINDS:
+        raise ArgumentError(f"must be one of {', '.join(KINDS)}", field="finetune.problem", value=kind)
+    paths = files(finetune)
     tables = {name: [_read(path) for path in found] for name, found in paths.items()}
     first = tables[TRAIN][0]
     if genome := _genome(finetune):
@@ -62,9 +66,8 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
                 one.values(column, "column")
             lacking = problem.empty(kind, one, labels)
             if lacking.any():
-                notes.append(
-                    f"{one.path}: {counted(int(lacking.sum()), 'row')} with an empty {' or '.join(labels)} left out"
-                )
+                dropped = counted(int(lacking.sum()), "row")
+                notes.append(f"{one.path}: {dropped} with an empty {' or '.join(labels)} left out")
                 found[i] = one.take(np.flatnonzero(~lacking))
         tables[name] = [one for one in found if len(one)]
         if not tables[name]:
@@ -83,7 +86,8 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
     if kind == "single_label":
         _check_classes(splits, means)
     if kind == "regression":
-        means = problem.standardized(means, splits[TRAIN].targets)
+        with located(file=paths[TRAIN][0]):
+            means = problem.standardized(means, splits[TRAIN].targets)
     return Splits(splits[TRAIN], splits[VALIDATION], splits.get(TEST), means, tuple(notes))
 
 

@@ -1,6 +1,5 @@
 """Reads tables as text: CSV, TSV, JSON lines, Parquet, and FASTA with labels in headers; each plain or gzip."""
 
-import codecs
 import csv
 import dataclasses
 import io
@@ -17,7 +16,7 @@ from data_pipeline.errors import DataError, FileError, FormatError, did_you_mean
 from data_pipeline.formats import fasta, file_names, stream
 from data_pipeline.sequence import bases
 
-MAX_VALUE = 64 << 20  # characters of a value, or of a line
+MAX_VALUE = 64 << 20  # bytes of a line, characters of a value
 MAX_BYTES = 8 << 30  # of a file, decompressed
 CSV, TSV, JSONL, PARQUET = "CSV", "TSV", "JSONL", "Parquet"
 _SUFFIXES = {
@@ -29,7 +28,7 @@ _PAIR = re.compile(r"([A-Za-z_][\w.-]*)=(\S*)")
 _DNA = re.compile(r"[ACGTUNacgtun]{12,}")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Table:
     """Columns of text.
 
@@ -112,6 +111,8 @@ def read(path: str | Path) -> Table:
     """
     path = Path(path)
     kind = format_of(path)
+    if not path.exists():
+        raise FileError("no such file", file=path)
     if path.is_dir():
         raise FileError("is a folder", file=path, remedy="name a file in it")
     if kind is None:
@@ -131,24 +132,24 @@ def read(path: str | Path) -> Table:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, each with its end, of UTF-8."""
-    decoder, held, number, size = codecs.getincrementaldecoder("utf-8")(), "", 0, 0
-    try:
-        for chunk in itertools.chain(stream.chunks(path, lambda count: None), (b"",)):
-            size += len(chunk)
-            if size > MAX_BYTES:
-                raise FileError(f"exceeds {MAX_BYTES >> 30} GiB decompressed", file=path, remedy="split it")
-            *lines, held = (held + decoder.decode(chunk, final=not chunk)).split("\n")
-            for line in lines:
-                number += 1
-                yield line + "\n"
-            if len(held) > MAX_VALUE:
-                problem, remedy = f"exceeds {MAX_VALUE >> 20} Mi characters", "check the file's line breaks"
-                raise FormatError(f"the line {problem}", file=path, line=number + 1, remedy=remedy)
-    except UnicodeDecodeError:
-        raise FormatError("is not UTF-8", file=path, line=number + 1, remedy="convert it to UTF-8") from None
-    if held:
-        yield held
+    """The lines of a text file in UTF-8, each with its end."""
+    held, number, size = b"", 0, 0
+    for chunk in itertools.chain(stream.chunks(path, lambda count: None), (b"",)):
+        size += len(chunk)
+        if size > MAX_BYTES:
+            raise FileError(f"exceeds {MAX_BYTES >> 30} GiB decompressed", file=path, remedy="split it")
+        *lines, held = (held + chunk).split(b"\n")
+        if not chunk and held:
+            lines.append(held)
+        for line in lines:
+            number += 1
+            try:
+                yield line.decode() + "\n"
+            except UnicodeDecodeError:
+                raise FormatError("is not UTF-8", file=path, line=number, remedy="convert it to UTF-8") from None
+        if len(held) > MAX_VALUE:
+            problem = f"the line exceeds {MAX_VALUE >> 20} MiB"
+            raise FormatError(problem, file=path, line=number + 1, remedy="check the file's line breaks")
 
 
 def _delimited(path: Path, kind: str) -> Table:
@@ -201,7 +202,9 @@ def _text(value) -> str:
         return ""
     if isinstance(value, bool):
         return str(int(value))
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return json.dumps(value, default=str) if isinstance(value, list | dict | int | float) else str(value)
 
 
 def _json_lines(path: Path) -> Table:
@@ -236,16 +239,15 @@ def _json_lines(path: Path) -> Table:
 
 
 def _fasta(path: Path) -> Table:
-    found = [(x.name, bases.decode(x.codes), dict(_PAIR.findall(x.description))) for x in fasta.read(path, named=False)]
-    parts = [name.rpartition("|") for name, _, _ in found]
+    rows = []
+    for record in fasta.read(path, named=False):
+        pairs = dict(_PAIR.findall(record.description))
+        rows.append(pairs | {"name": record.name, "sequence": bases.decode(record.codes)})
+    parts = [row["name"].rpartition("|") for row in rows]
     if all(name and label for name, _, label in parts):
-        found = [
-            (name, dna, {"label": label} | pairs)
-            for (_, dna, pairs), (name, _, label) in zip(found, parts, strict=True)
-        ]
-    rows = [{"name": name, "sequence": dna} | pairs for name, dna, pairs in found]
+        rows = [{"label": label} | row | {"name": name} for row, (name, _, label) in zip(rows, parts, strict=True)]
     names = dict.fromkeys(name for row in rows for name in row)
-    records = [name or str(number) for number, (name, _, _) in enumerate(found, 1)]
+    records = [row["name"] or str(number) for number, row in enumerate(rows, 1)]
     return Table(path, {name: [row.get(name, "") for row in rows] for name in names}, records=records)
 
 

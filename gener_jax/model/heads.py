@@ -51,6 +51,26 @@ def pool(
     return jnp.take_along_axis(hidden_BTD, lengths_B[:, None, None] - 1, axis=1)[:, 0]
 
 
+def both_strands(
+    forward_BTD: Float[Array, "B T D"], reverse_BTD: Float[Array, "B T D"], lengths_B: Int[Array, " B"]
+) -> Float[Array, "B T I"]:
+    """The hidden states of each k-mer on both strands, joined: that of the strand read first has seen it and all bases
+    to its left, that of the reverse complement it and all bases to its right.
+
+    Args:
+      forward_BTD, reverse_BTD: of rows of <s> and k-mers, and of their reverse complements, whose k-mers are the same
+        bases in the opposite order. What is joined at <s> and at padding has no meaning.
+      lengths_B: tokens per row, with <s>; padding follows them.
+    """
+    mirror_BT = jnp.clip(lengths_B[:, None] - jnp.arange(forward_BTD.shape[1]), 0, forward_BTD.shape[1] - 1)
+    return jnp.concatenate([forward_BTD, jnp.take_along_axis(reverse_BTD, mirror_BT[..., None], axis=1)], axis=-1)
+
+
+def of_bases(x: Float[Array, "... O"], k: int) -> Float[Array, "... k C"]:
+    """Outputs of tokens of k bases as those of each base: the classes of the first base come first."""
+    return x.reshape(*x.shape[:-1], k, -1)
+
+
 def outputs(params, inputs: Float[Array, "... I"]) -> Float[Array, "... O"]:
     """The outputs of a head, float32, computed in float32: logits, or values in units of `Head.scale`."""
     inputs = inputs.astype(jnp.float32)

@@ -54,8 +54,8 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A metric's value, with its unit ("bits per base"; empty for a plain number), direction (None: it has none) and the
-    ends of its 95 % confidence interval (None: not computed).
+    """A metric's value, with its unit ("bits per base"; empty for a plain number), its direction (None: it has none)
+    and the ends of its 95 % confidence interval (None: not computed).
     """
 
     value: float | None
@@ -97,14 +97,15 @@ class Evaluation:
         values = finite(result.metrics)
         names = [task.metric, *(name for name in values if name != task.metric)]
 
-        def interval(name):
-            return dict(zip(("low", "high"), finite((result.intervals or {}).get(name) or (None, None)), strict=True))
+        def measured(name, metric):
+            low, high = finite((result.intervals or {}).get(name) or (None, None))
+            return Measured(values[name], metric.unit, metric.higher_is_better, low, high)
 
         return cls(
             task=task.name,
             model=model,
             dataset=result.dataset,
-            metrics={name: Measured(values[name], **vars(task.metrics[name]), **interval(name)) for name in names},
+            metrics={name: measured(name, task.metrics[name]) for name in names},
             counts=result.counts,
             baselines=finite(result.baselines),
             breakdown=finite(result.breakdown),
@@ -132,12 +133,21 @@ class Evaluation:
         higher = measured.higher_is_better
         best = (max if higher else min)(known) if len(known) > 1 and higher is not None else None
         decimals = 4 if all(abs(value) < 10 for value in known) else 1
+
+        def between(low, high):
+            return "" if low is None or high is None else f"[{_shown(low, decimals)}, {_shown(high, decimals)}]"
+
         rows = []
-        for (name, x), (low, high) in zip(compared.items(), intervals, strict=True):
-            between = "" if low is None or high is None else f"[{_shown(low, decimals)}, {_shown(high, decimals)}]"
-            rows.append((name, x, " ".join(filter(None, [between, "← best" if x == best is not None else ""]))))
+        for (name, x), ends, row in zip(compared.items(), intervals, [{}, *self.baselines.values()], strict=True):
+            gain, notes = row.get(f"{main}_gain"), [between(*ends), "← best" if x == best is not None else ""]
+            if gain is not None:
+                ends = between(row.get(f"{main}_gain_low"), row.get(f"{main}_gain_high"))
+                notes.append(f"gain of this model {gain:+.{decimals}f} {ends}".rstrip())
+            rows.append((name, x, "  ".join(filter(None, notes))))
         sections = [("", rows)]
         for column, groups in self.groups.items():
+            if not any(main in row for row in groups.values()):  # of classes, which have other metrics
+                continue
             counts = [{n: row[n] for n in list(self.counts)[-1:] if n in row} for row in groups.values()]
             rows = [
                 (name, row.get(main), f"({_counted(number)})" if number else "")
@@ -248,4 +258,4 @@ def _shown(value: float | None, decimals: int) -> str:
 
 
 def _counted(counts: dict[str, float | None]) -> str:
-    return ", ".join(f"{number:,} {name}" for name, number in counts.items())
+    return ", ".join(f"{number:,} {_words(name)}" for name, number in counts.items())

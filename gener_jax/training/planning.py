@@ -81,8 +81,8 @@ def collectives(config: Config, num_devices: int, *, trains=everything, init=Non
 
     By formula for ring algorithms: an all-gather of x bytes over n devices sends x (n − 1) / n, an all-reduce twice
     that. Weights, and gradients of those that train, gathered and scattered for each microbatch; gradients summed over
-    data; keys and values over context, and queries and outputs if a kernel computes attention (see `parallel`); the residual
-    stream over tensor, twice per layer and direction.
+    data; keys and values over context, and queries and outputs if a kernel computes attention (see `parallel`); the
+    residual stream over tensor, twice per layer and direction.
     """
     m, t, mesh = config.model, config.train, config.mesh
     sizes = axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
@@ -166,9 +166,9 @@ def suggest(config: Config, machine: Machine, mfu: float, **parts) -> Config | N
         return None
     most = min(time for *_, time in fitting) / (1 - TIE)
     given = with_sizes(config, machine)
-    if given and sum(needs(given, machine, **parts).values()) <= room:
-        if _seconds(given, machine, mfu, **parts) < most:
-            return given
+    fits = given is not None and sum(needs(given, machine, **parts).values()) <= room
+    if fits and _seconds(given, machine, mfu, **parts) < most:
+        return given
 
     def cost(candidate):
         one, gib, _ = candidate
@@ -309,9 +309,10 @@ def report(config: Config, machine: Machine, args, **parts) -> dict:
     kind = machine.topology or f"{machine.devices} × {args.device or 'device'}"
     trained, frozen = counts(m, **parts)
     operations = flops.training(config, **parts)
+    parameters = f"{trained + frozen:,} parameters" + (f", {trained:,} of them trained" if frozen else "")
     print(
         f"{config.name} on {kind}, {machine.memory_gib:g} GiB each\n"
-        f"{trained + frozen:,} parameters{f', {trained:,} of them trained' if frozen else ''}; {config.train.num_steps:,} steps of {config.train.batch_size} × "
+        f"{parameters}; {config.train.num_steps:,} steps of {config.train.batch_size} × "
         f"{length:,} = {tokens:,} tokens; {operations / 1e9:,.3g} GFLOP per token, "
         f"{operations * tokens * config.train.num_steps:.3g} in all\n"
         f"days rest on {args.mfu:.0%} MFU, which is assumed: gener-jax benchmark train measures yours, --mfu takes it; "

@@ -1,0 +1,192 @@
+"""Tests which files and rows are in which split, folds, groups, and the digest of examples."""
+
+import collections
+import gzip
+
+import numpy as np
+import pytest
+
+from data_pipeline.errors import ArgumentError, FileError, FormatError, MismatchError
+from gener_jax.config import Finetune
+from gener_jax.labelled import folds, splits
+from gener_jax.labelled.examples import Examples
+from tests.data import data_path
+from tests.raised import raises
+
+
+def write(path, rows, header="sequence,label"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([header, *rows]) + "\n"
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return str(path)
+
+
+def rows(number, classes=2, start=0):
+    return [
+        f"{'ACGT'[i % 4]}{'ACGT'[i // 4 % 4]}{'ACGT'[i // 16 % 4]},{i % classes}" for i in range(start, start + number)
+    ]
+
+
+def read(problem="single_label", seed=0, **finetune):
+    listed = {name: x if isinstance(x, tuple) else (str(x),) for name, x in finetune.items() if name in splits.NAMES}
+    return splits.read(Finetune(problem=problem, **finetune | listed), seed)
+
+
+@pytest.mark.parametrize("validation", ["validation", "valid", "val", "dev"])
+@pytest.mark.parametrize("form", ["{}.csv", "{}.csv.gz", "data/{}-00000-of-00001.csv", "{}/0.csv"])
+def test_folders(validation, form, tmp_path):
+    for name, number in (("train", 30), (validation, 4), ("test", 2)):
+        write(tmp_path / form.format(name), rows(number))
+    (tmp_path / "README.md").write_text("x")
+    found = read(train=tmp_path)
+    assert (len(found.train), len(found.validation), len(found.test)) == (30, 4, 2)
+    assert found.problem.names == ("0", "1")
+    assert found.validation.name == "validation"
+    assert not found.notes
+    other = write(tmp_path / "other.csv", rows(6))
+    assert len(read(train=tmp_path, test=other).test) == 6
+
+
+def test_shards_are_joined(tmp_path):
+    for i in range(2):
+        write(tmp_path / f"train-0000{i}-of-00002.csv", rows(20, start=20 * i))
+    found = read(train=tmp_path, folds=4)
+    assert len(found.train) + len(found.validation) == 40
+    assert found.test is None
+    (tmp_path / "train-00001-of-00002.csv").unlink()
+    with raises(FileError, file=tmp_path):
+        read(train=tmp_path)
+
+
+def test_files_that_are_refused(tmp_path):
+    one = write(tmp_path / "one.csv", rows(30))
+    with raises(ArgumentError, field="finetune.train"):
+        read()
+    with raises(ArgumentError, field="finetune.problem"):
+        read(problem=None, train=one)
+    for other in (one, str(tmp_path / "." / "one.csv")):
+        with raises(MismatchError, file=other):
+            read(train=one, test=other)
+    with raises(MismatchError, file=one):
+        read(train=(one, one))
+    with raises(FileError, file=tmp_path):  # no file of a split
+        read(train=tmp_path)
+    write(tmp_path / "train.csv", rows(30))
+    with raises(FileError, file=tmp_path):
+        read(train=one, test=tmp_path)
+    write(tmp_path / "train.tsv", rows(30))
+    with raises(MismatchError, file=tmp_path):
+        read(train=tmp_path)
+
+
+def test_rows_that_are_refused(tmp_path):
+    train = write(tmp_path / "train.csv", rows(30))
+    with raises(FormatError, file="test.csv", field="column", value="label"):
+        read(train=train, test=write(tmp_path / "test.csv", ["A,1"], "sequence,y"))
+    with raises(FormatError, file="test.csv", line=3, field="label", value="2"):
+        read(train=train, test=write(tmp_path / "test.csv", ["A,1", "A,2"]))
+    with raises(FileError, file="test.csv", field="label"):
+        read(train=train, test=write(tmp_path / "test.csv", ["A,", "A, "]))
+    group = write(
+        tmp_path / "group.csv",
+        [f"{row},{i // 10}" for i, row in enumerate(rows(30, 1))] + ["A,1,3"] * 5,
+        "sequence,label,g",
+    )
+    alone = {f: e for f in range(4) if (e := _error(lambda f=f: read(train=group, group="g", folds=4, fold=f)))}
+    assert len(alone) == 1  # the fold that has all rows of a class
+    assert type(*alone.values()) is MismatchError
+
+
+def _error(call):
+    try:
+        call()
+    except ValueError as error:
+        return error
+
+
+def test_empty_labels_are_left_out_and_counted(tmp_path):
+    train = write(tmp_path / "t.csv", ["A,1", "C,", "-,", "G,2", "T,4"] * 4)
+    found = read("regression", train=train, folds=4)
+    assert len(found.train) + len(found.validation) == 12
+    assert f"{train}: 8 rows" in found.notes[0]
+    assert found.problem.mean == pytest.approx([found.train.targets.mean()])
+    assert {place.rpartition("line ")[2] for place in found.train.places} <= {
+        str(i + 2) for i in range(20) if i % 5 not in (1, 2)
+    }
+    assert read("causal", train=write(tmp_path / "c.csv", rows(20)), folds=4).train.targets.shape == (15, 0)
+
+
+def test_folds_are_a_partition_with_every_class(tmp_path):
+    train = write(tmp_path / "t.csv", [f"A{'C' * i},{i % 10 == 0:d}" for i in range(100)])
+    held_out = [read(train=train, folds=5, fold=fold).validation for fold in range(5)]
+    assert [len(x) for x in held_out] == [20] * 5
+    assert all(x.targets.sum() == 2 for x in held_out)
+    assert len({sequence for x in held_out for sequence in x.sequences}) == 100
+    again, other = (read(train=train, folds=5, seed=seed).validation for seed in (0, 1))
+    assert again.digest == held_out[0].digest != other.digest
+    with raises(ArgumentError, field="finetune.folds", value=200):
+        read(train=train, folds=200)
+
+
+def test_groups_stay_whole(tmp_path):
+    lines = [f"A{'C' * i},{i % 2},g{i % 7}_{i},G{i % 7}" for i in range(70)]
+    train = write(tmp_path / "t.csv", lines, "sequence,label,name,group")
+    by_column = read(train=train, folds=3, group="group")
+    found = read(train=train, folds=3, group="name:_")
+    assert not set(found.train.groups) & set(found.validation.groups)
+    assert len(set(found.train.groups) | set(found.validation.groups)) == 7
+    assert by_column.validation.digest == found.validation.digest
+    with raises(FormatError, field="finetune.group", value="nam"):
+        read(train=train, group="nam:_")
+    test = write(tmp_path / "test.csv", ["A,1,g0_x,x", "A,0,g9_x,x"], "sequence,label,name,group")
+    assert "1 group" in read(train=train, test=test, folds=3, group="name:_").notes[0]
+    with raises(FormatError, file="test.csv", line=2, field="name"):
+        read(train=train, test=write(tmp_path / "test.csv", ["A,1,_x,x"], "sequence,label,name,group"), group="name:_")
+
+
+def test_folds_balance_classes_over_groups():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 60, 600)
+    targets = (rng.random(600) < 0.2).astype(np.int32)
+    found = folds.assign(Examples("train", ["A"] * 600, targets, [""] * 600, groups), 5, 0, True)
+    assert all(len(set(found[groups == group])) == 1 for group in range(60))
+    for number in (np.bincount(found), np.bincount(found, targets)):
+        assert number.max() - number.min() < 0.2 * number.mean()
+
+
+def test_digest_and_take():
+    one = Examples("train", ["A", "CG"], np.array([0, 1], np.int32), ["f: line 2", "f: line 3"], np.array([5, 6]))
+    same = Examples("test", ["A", "CG"], np.array([0, 1], np.int32), ["", ""], np.array([5, 6]))
+    assert one.digest == same.digest
+    others = [
+        one.take([1, 0]),
+        Examples("train", ["AC", "G"], one.targets, one.places, one.groups),
+        Examples("train", one.sequences, one.targets[::-1], one.places, one.groups),
+        Examples("train", one.sequences, one.targets, one.places, None),
+    ]
+    assert len({one.digest, *(x.digest for x in others)}) == 5
+    assert one.take([1, 0]).where(0) == "f: line 3"
+    assert one.take(np.array([False, True]), "x").groups.tolist() == [6]
+    assert len(one.take([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "expected"),
+    [
+        ("gue/prom/prom_core_tata", {}, (4904, 613, 613)),
+        ("splice_hs3d", {}, (6205, 1020, 1345)),
+        ("deepstarr_sample", {"label": ("Dev_log2_enrichment", "Hk_log2_enrichment")}, (2084, 442, 443)),
+        ("yeast_promoters_dream2022", {"label": ("expression",)}, (5125, 583, 637)),
+        ("mpra_crx/crx_mpra_library1.tsv.gz", {"label": ("expression_log2",), "group": "label:_"}, (4324, 481, None)),
+        ("enhancers_ienhancer/bert_enhancer_dataset.csv.gz", {"folds": 5}, (2374, 594, None)),
+    ],
+)
+def test_real_files(path, options, expected):
+    problem = "regression" if "label" in options else "single_label"
+    found = read(problem, train=data_path("downstream", *path.split("/")), **options)
+    assert (len(found.train), len(found.validation), found.test and len(found.test)) == expected
+    if "group" in options:
+        assert ": 39 rows" in found.notes[0]
+    if problem == "single_label":
+        counts = [collections.Counter(x.targets.tolist()) for x in (found.train, found.validation)]
+        assert counts[0].keys() == counts[1].keys()
