@@ -27,7 +27,7 @@ from gener_jax.training.step import init_state, make_train_step
 from tests import labelled_rows, tiny
 from tests.conftest import random_params
 from tests.raised import raises
-from tests.test_finetune import raw
+from tests.test_finetune import state_of
 from tests.test_seams import Recorded, same
 
 SEQUENCES = ["ACGTTG", "ACGTTGCATT", "ACGTNNCA"]
@@ -312,6 +312,6 @@ def test_a_run_ends_in_a_model_and_resumes_to_the_same_bits(tmp_path, monkeypatc
         finetune(config, tmp_path / "other")
     monkeypatch.undo()
     assert finetune(config, tmp_path / "other")["finetune"].metrics == found["finetune"].metrics
-    one, two = (raw(tmp_path / name) for name in ("run", "other"))
+    one, two = (state_of(tmp_path / name) for name in ("run", "other"))
     same(one, two)
     assert how == "full" or all("adapters" in name or "optimizer" in name for name in one)
