@@ -147,7 +147,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+PLAIN = ("classes", "lora", "published")
+
+
+@pytest.mark.parametrize(
+    "case", [name if name in PLAIN else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_outputs_and_losses_equal_those_of_pytorch(case, base, tmp_path):
     run = prepared(base, tmp_path, **CASES[case])
     batches = batches_of(run)

@@ -311,7 +311,8 @@ class Matrix:
 
     def fine_tune(self, cell: Cell) -> dict:
         """Runs a cell; its folder is removed at the end, but what it predicts for test rows is kept."""
-        from gener_jax.finetuning.run import PREDICTIONS, finetune
+        from gener_jax.finetuning.labels import PREDICTIONS
+        from gener_jax.finetuning.run import finetune
 
         workdir, began = self.output / "runs" / cell.key, time.perf_counter()
         if ARMS[cell.arm].finetune["method"] == "frozen":  # features are computed once for all seeds and rates
