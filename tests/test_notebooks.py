@@ -26,7 +26,7 @@ SHORT = {
     "pretrain_tpu": "NUM_STEPS = 4",
     "variants": "EVERY = 30",
     "design": "NUM_BASES = 357",
-    "finetune": "NUM_TRAIN = 64; EPOCHS = 1.0",
+    "finetune": "NUM_TRAIN = 64; NUM_TEST = 80; EPOCHS = 1.0",
 }
 LONG = {"quickstart", "pretrain_tpu", "finetune"}  # a minute each even so: they train, and compile everything
 LARGEST = 400_000  # bytes of a notebook
