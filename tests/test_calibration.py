@@ -20,10 +20,21 @@ def test_a_planted_temperature_is_found(planted):
     assert temperature(logits * planted, labels) == pytest.approx(planted, rel=0.05)
 
 
+def test_few_rows_that_are_all_right_do_not_make_certain():
+    """Without a prior the likelihood of separable rows grows until the temperature is 0."""
+    for rows in (2, 40):
+        logits, classes = np.tile([[4.0, 0.0], [0.0, 4.0]], (rows // 2, 1)), np.tile([0, 1], rows // 2)
+        share = (rows / 2 + 1) / (rows / 2 + 2)  # of the class, by the rule of succession
+        expected = pytest.approx(4 / np.log(share / (1 - share)), rel=1e-3)
+        assert temperature(logits, classes) == expected
+        of_label = (logits[:, 1:] - 2) * 2, classes[:, None]
+        assert temperature(*of_label) == expected
+
+
 def test_temperature_at_its_ends():
     logits = np.array([[4.0, 0.0], [0.0, 4.0]])
-    assert 0.02 <= temperature(logits, [0, 1]) < 0.1  # flat where all labels are certain
     assert temperature(logits, [1, 0]) == pytest.approx(50, rel=0.01)
+    assert temperature(logits * 1e-9, [0, 1]) == pytest.approx(0.02, rel=0.01)
     assert temperature(logits[:0], np.zeros(0, int)) == 1
     with raises(InputError, argument="logits"):
         temperature(logits * np.nan, [0, 1])

@@ -61,7 +61,11 @@ def test_classes_keep_their_names_in_natural_order():
     assert found.dtype == np.int32
     assert found[:4].tolist() == [1, 0, 1, 0]
     assert targets("single_label", made(y=["type10", "type9", "b"] * 10), "y")[0] == ("b", "type9", "type10")
-    known = Problem("single_label", names)
+    names, found = targets("single_label", made(y=["1", "01", "1.0", "1e0", "+1", "1.50"] * 10), "y")
+    assert names == ("+1", "01", "1", "1e0", "1.50")
+    assert found[0] == found[2]
+    assert targets("single_label", made(y=["a1", "a001", "a01"] * 10), "y")[0] == ("a001", "a01", "a1")
+    known = Problem("single_label", ("9", "10"))
     with raises(FormatError, line=3, field="y", value="11"):
         problem.targets(known, made(y=["9", "11"]), ["y"])
     with raises(FormatError, line=3, field="y", value="nan"):

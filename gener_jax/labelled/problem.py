@@ -15,6 +15,7 @@ from gener_jax.labelled.table import Table
 SEQUENCE = ("sequence", "sequences", "seq", "seqs", "dna_sequence", "dna_seq", "text")
 LABEL = ("label", "labels", "target", "targets", "class")
 _NUCLEOTIDES = "".join(bases.IUPAC).encode() + "".join(bases.IUPAC).lower().encode()
+_WHOLE = re.compile(r"(0|-?[1-9][0-9]*)\.0+")
 _LARGEST = float(np.finfo(np.float32).max)
 _EMPTY_REMEDY = "leave it empty to leave the row out"
 
@@ -218,19 +219,22 @@ def _number(text: str) -> float | None:
 
 
 def _class(text: str) -> str:
-    """The name of a class: whole numbers without a point (1.0 is 1), any other text as it is."""
-    value = _number(text)
-    return text.strip() if value is None or not value.is_integer() else str(int(value))
+    """The name of a class: as it is written, but 1.0, as tables of numbers are often saved, is 1 (and 01 is not)."""
+    text = text.strip()
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else text
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:
-    """Numbers by value, and before text, whose numbers are ordered by value too."""
+    """Numbers by value, and before text, whose numbers are ordered by value too; what is equal, such as 1 and 01, by
+    its letters.
+    """
 
     def key(name):
         value = _number(name)
         if value is not None:
-            return 0, value, []
-        return 1, 0.0, [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+            return 0, value, [], name
+        return 1, 0.0, [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)], name
 
     return tuple(sorted(names, key=key))
 

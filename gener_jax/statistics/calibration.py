@@ -13,6 +13,9 @@ _TEMPERATURES = (0.02, 50.0)
 def temperature(logits, targets) -> float:
     """The temperature that makes held-out labels most likely (Guo et al. 2017): logits are to be divided by it.
 
+    Where all rows are right, they are likelier the lower the temperature is. So what they should predict is not 1 but,
+    as in Platt (1999), what the rule of succession gives: (n + 1) / (n + C) for a class of n rows, of C classes.
+
     Args:
       logits: float [N, C]; those of classes if `targets` are, else of labels, each a sigmoid's.
       targets: int [N], or 0 and 1 [N, C]; of rows that trained nothing.
@@ -24,24 +27,31 @@ def temperature(logits, targets) -> float:
       InputError: of `logits`, if they are not finite.
     """
     from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
 
     logits, targets = np.asarray(logits, np.float64), np.asarray(targets)
     if not np.isfinite(logits).all():
         raise InputError("must be finite", "logits")
     if not len(targets):
         return 1.0
-    bounds = tuple(np.log(_TEMPERATURES))
-    found = minimize_scalar(lambda x: _nll(logits / np.exp(x), targets), bounds=bounds, method="bounded")
+    if targets.ndim == 1:
+        happened = targets[:, None] == np.arange(logits.shape[1])
+    else:  # of each label two classes: it is, or is not
+        happened = np.stack([targets == 0, targets == 1], -1)
+        logits = np.stack([np.zeros_like(logits), logits], -1)
+    expected = np.einsum("n...i,...ij->n...j", happened, _shares(happened))
+
+    def nll(log_temperature):
+        return -(expected * log_softmax(logits / np.exp(log_temperature), -1)).sum(-1).mean()
+
+    found = minimize_scalar(nll, bounds=tuple(np.log(_TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
 
-def _nll(logits: np.ndarray, targets: np.ndarray) -> float:
-    """Mean negative log-likelihood, in nats, of classes by softmax or of labels by sigmoid."""
-    if targets.ndim == 1:
-        largest = logits.max(1, keepdims=True)
-        total = largest[:, 0] + np.log(np.exp(logits - largest).sum(1))
-        return float((total - logits[np.arange(len(targets)), targets]).mean())
-    return float((np.logaddexp(0, logits) - targets * logits).mean())
+def _shares(happened: np.ndarray) -> np.ndarray:
+    """What a row of each class should predict of all, float64 [..., C, C], from its rows, bool [N, ..., C]."""
+    number, classes = happened.sum(0)[..., None], happened.shape[-1]
+    return (1 + number * np.eye(classes)) / (number + classes)
 
 
 @dataclasses.dataclass(frozen=True)
