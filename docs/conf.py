@@ -55,7 +55,8 @@ def accepted(section: type) -> dict[str, str]:
             text = getattr(problem[0], "value", None)
             text = text if isinstance(text, str) and text.startswith(("must be ", "must contain ", "may ")) else None
         else:
-            text = shortened(eval(ast.unparse(condition), vars(schema)))
+            depends = "self." in ast.unparse(condition)  # on another field
+            text = None if depends else shortened(eval(ast.unparse(condition), vars(schema)))
         for name in node.args[0].value.split() if text else ():
             found[name] = "; ".join(filter(None, [found.get(name), text]))
     return found

@@ -7,21 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gener_jax
 from data_pipeline.errors import DataError
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, EOS, NUM_SPECIAL, OOV, PAD, SPECIAL_IDS, KmerTokenizer, kmer_codes
+from gener_jax.finetuning import causal_run, run
 from gener_jax.finetuning.causal import HeldOutSequences, Rows
 from gener_jax.finetuning.generated import Generated
+from gener_jax.finetuning.run import finetune
 from gener_jax.inference.lm import LM
 from gener_jax.labelled.examples import Examples
+from gener_jax.labelled.splits import read as read_splits
 from gener_jax.model import decoder
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.storage import provenance
 from gener_jax.training.objectives import FNS, Apply, CrossEntropy
 from gener_jax.training.step import init_state, make_train_step
-from tests import tiny
+from tests import labelled_rows, tiny
 from tests.conftest import random_params
 from tests.raised import raises
+from tests.test_finetune import state_of
+from tests.test_seams import Recorded, same
 
 SEQUENCES = ["ACGTTG", "ACGTTGCATT", "ACGTNNCA"]
 SPECIAL = SPECIAL_IDS["<bct>"]
@@ -269,3 +276,42 @@ def test_copies_are_found_on_either_strand():
     assert found["copies"] == pytest.approx(2 / 3)
     assert found["length_distance"] == pytest.approx(1 / 3)
     assert found["kmers_in_training"] == pytest.approx((1 + 29 / 209) / 3)
+
+
+# A run.
+
+
+@pytest.mark.parametrize("how", ["full", "lora"])
+def test_a_run_ends_in_a_model_and_resumes_to_the_same_bits(tmp_path, monkeypatch, how):
+    rng = np.random.default_rng(0)
+    texts = ["ATG" + bases.decode(rng.integers(0, 4, n).astype(np.uint8)) + "TAA" for n in range(36, 76, 4)]
+    family, base = tmp_path / "family.fa", labelled_rows.base(tmp_path / "base")
+    family.write_text("".join(f">{i}\n{text}\n" for i, text in enumerate([*texts, texts[0] + "A"])))
+    options = {"finetune__problem": "causal", "finetune__prefix": "<cds>", "finetune__folds": "4"}
+    options |= {"finetune__epochs": "6", "finetune__method": how, "objective__fns_from_step": "0"}
+    config = labelled_rows.config(base, family, **options)
+    found = finetune(config, tmp_path / "run")
+    assert {x.task: x.model.step for x in found.evaluations}.keys() == {"finetune", "generated"}
+    assert found["generated"].counts["samples"] == 1
+    assert found["finetune"].dataset.split == "validation"
+    data = provenance.read(tmp_path / "run").data[-1]
+    assert data["special_tokens"] == ["<s>", "</s>", "<cds>"]
+    lm = gener_jax.load(tmp_path / "run", step=found["finetune"].model.step)
+    splits = read_splits(config.finetune, config.train.seed)
+    held_out = splits.validation.sequences
+    assert not {texts[0], texts[0] + "A"} & set(held_out) or {texts[0], texts[0] + "A"} <= set(held_out)
+    scores = lm.log_likelihood(["<cds>" + text for text in held_out])
+    bits = -sum(x.value for x in scores) / sum(map(len, held_out)) / math.log(2)
+    assert found["finetune"]["bits_per_base"] == pytest.approx(bits, rel=1e-4)
+
+    plan = causal_run.plan
+    monkeypatch.setitem(
+        run._PLANS, "causal", lambda *a: dataclasses.replace(p := plan(*a), source=Recorded(p.source, 4))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config, tmp_path / "other")
+    monkeypatch.undo()
+    assert finetune(config, tmp_path / "other")["finetune"].metrics == found["finetune"].metrics
+    one, two = (state_of(tmp_path / name) for name in ("run", "other"))
+    same(one, two)
+    assert how == "full" or all("adapters" in name or "optimizer" in name for name in one)

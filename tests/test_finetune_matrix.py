@@ -75,6 +75,7 @@ def test_rows_are_limited_and_folds_keep_groups(data, tmp_path):
         matrix(data, tmp_path / "matrix", epochs=2)
 
 
+@pytest.mark.slow
 def test_resumed_equal_and_reported(data, tmp_path, monkeypatch):
     whole = matrix(data, tmp_path / "whole")
     plan = whole.plan()

@@ -26,8 +26,9 @@ SHORT = {
     "pretrain_tpu": "NUM_STEPS = 4",
     "variants": "EVERY = 30",
     "design": "NUM_BASES = 357",
+    "finetune": "NUM_TRAIN = 64; EPOCHS = 1.0",
 }
-LONG = {"quickstart", "pretrain_tpu"}  # a minute each even so: they train, and compile everything
+LONG = {"quickstart", "pretrain_tpu", "finetune"}  # a minute each even so: they train, and compile everything
 LARGEST = 400_000  # bytes of a notebook
 
 

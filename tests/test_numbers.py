@@ -60,6 +60,8 @@ CALLS = [
     (LM_.generate, {"prompts": ["ACG"], "num_bases": 6}),
     (lambda **options: next(LM_.stream(**options)), {"prompt": "ACG", "num_bases": 6}),
     (LM_.embed, {"sequences": ["ACGTTT"]}),
+    (LM_.predict, {"sequences": ["ACGTTT"]}),
+    (LM_.annotate, {"sequences": ["ACGTTT"]}),
     (LM_.log_likelihood, {"sequences": ["ACGTTT"]}),
     (LM_.base_probabilities, {"sequences": ["ACGTTT"]}),
     (LM_.score_variants, {"variants": [("1", 30, "G", "T")], "genome": GENOME}),

@@ -291,8 +291,9 @@ class Matrix:
         return folder
 
     def config(self, cell: Cell) -> Config:
-        """The configuration of a cell."""
+        """The configuration of a cell; a sweep of layers is that of the same rate with seed 0 on fold 0."""
         arm, rows = ARMS[cell.arm], self.rows[cell.task, cell.fold]
+        layer = self.done.get(cell._replace(seed=0, fold=0).key, {}).get("layer")
         steps = -(-self.epochs * rows.facts["rows"].get("train", 1000) // arm.batch)
         return resolve({
             "name": cell.arm,
@@ -306,6 +307,7 @@ class Matrix:
             },
             "finetune": {
                 "pooling": "mean", "epochs": float(self.epochs), "baselines": False, **arm.finetune, **rows.fields,
+                **({} if layer is None else {"layer": layer}),
             },
         })  # fmt: skip
 
@@ -313,6 +315,7 @@ class Matrix:
         """Runs a cell; its folder is removed at the end, but what it predicts for test rows is kept."""
         from gener_jax.finetuning.labels import PREDICTIONS
         from gener_jax.finetuning.run import finetune
+        from gener_jax.storage import heads
 
         workdir, began = self.output / "runs" / cell.key, time.perf_counter()
         if ARMS[cell.arm].finetune["method"] == "frozen":  # features are computed once for all seeds and rates
@@ -332,8 +335,10 @@ class Matrix:
             names = self.rows[cell.task, cell.fold].splits.problem.names
             lines = path.read_text().splitlines()[1:]
             self.keep(cell.key, np.array([line.split("\t")[-len(names) :] for line in lines], np.float64))
+        head = heads.read(workdir)
         shutil.rmtree(workdir)
-        row = {**self.values(problem, found["validation"]), "metrics": found["test"]}
+        layer = {} if head is None else {"layer": "last" if head.layer is None else str(head.layer)}
+        row = {**self.values(problem, found["validation"]), "metrics": found["test"], **layer}
         return {**row, "seconds": time.perf_counter() - began}
 
     @staticmethod

@@ -84,7 +84,7 @@ def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
     )
     report = Report(config, workdir, splits, head, outputs, layers)
     test = None if splits.test is None else splits.test.digest
-    return Plan(config, head, source, objective, init, task, report, test)
+    return Plan(config, head, source, objective, init, task, report, test=test)
 
 
 def _dataset(config: Config, examples: Examples) -> Dataset:

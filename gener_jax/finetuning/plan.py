@@ -32,6 +32,7 @@ class Plan:
       task: the metrics of the validation rows; its name is "finetune".
       results: `(params, mesh)` of the best checkpoint → the results of test rows, if there are any, and of validation
         rows; and the head with its temperature. May write tables and plots into the folder.
+      generated: the same → the task that measures what the model generates, and its result; None: it generates nothing.
       test: the digest of the test rows, if there are any and stored results are to be of the same ones.
     """
 
@@ -42,6 +43,7 @@ class Plan:
     init: Callable
     task: Task
     results: Callable[[dict, jax.sharding.Mesh], tuple[list[Result], Head | None]]
+    generated: Callable[[dict, jax.sharding.Mesh], tuple[Task, Result]] | None = None
     test: str | None = None
 
 

@@ -9,7 +9,7 @@ import jax
 from data_pipeline import cli
 from data_pipeline.files import finite
 from gener_jax.config import Config
-from gener_jax.finetuning import labels, method, token
+from gener_jax.finetuning import causal_run, labels, method, token
 from gener_jax.finetuning.hooks import EarlyStopping, Plateau
 from gener_jax.finetuning.plan import Plan, base_of
 from gener_jax.labelled.splits import TEST
@@ -32,6 +32,7 @@ _PLANS = {  # by problem
     "multi_label": labels.plan,
     "regression": labels.plan,
     "token": token.plan,
+    "causal": causal_run.plan,
 }
 
 
@@ -118,13 +119,16 @@ def report(plan: Plan, run: Run, params, now: Moment, began: float) -> Results:
         params = merge(run_folder.restore_params(workdir, target, step)[0], run.frozen)
     model = Model(config.name, sum(x.size for x in jax.tree.leaves(params)), str(workdir), step)
     found, head = plan.results(params, run.mesh)
+    measured = [(plan.task, result) for result in found]
+    if plan.generated is not None:
+        measured.append(plan.generated(params, run.mesh))
     if head is not None:
         heads.write(workdir, head)
 
     logged = ("loss", "skipped", "tokens_per_s", "bases_per_s")
     facts = {name: now.metrics.get(name) for name in logged}
     facts |= {"peak_memory_gib": memory.peak(), "seconds": round(time.perf_counter() - began, 1)}
-    results = Results(tuple(Evaluation.of(plan.task, result, model) for result in found), finite(facts))
+    results = Results(tuple(Evaluation.of(task, result, model) for task, result in measured), finite(facts))
     results.write(workdir)
     draw_all(results, list(read_log(workdir / "log.jsonl")), workdir)
     cli.escape_unencodable()
@@ -133,6 +137,6 @@ def report(plan: Plan, run: Run, params, now: Moment, began: float) -> Results:
         lines.append("there are no test rows (finetune.test): these rows chose the checkpoint")
     if best is not None:
         lines.append(f"best: step {best[0]} of {now.step}, {config.checkpoint.best} {best[1]:.4f} on validation")
-    print("\n".join(["", results.table(), *lines]))
+    print("\n".join(["", results.table(), *lines, *(result.text for _, result in measured if result.text)]))
     print(f"Results in {workdir / FILE}, plots in {workdir / 'plots'}")
     return results
