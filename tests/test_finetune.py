@@ -1,8 +1,10 @@
 """Fine-tuning: planted motifs are learned; what must not move does not; runs resume to the same bits."""
 
 import dataclasses
+import functools
 import itertools
 import json
+import shutil
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -29,29 +31,54 @@ def rows(tmp_path_factory):
 
 
 METHODS = {
-    "full": {},
-    "lora": {"finetune__rank": "4", "finetune__targets": "q,v,down", "optimizer__peak_learning_rate": "3e-2"},
+    "full": {"optimizer__weight_decay": "1.0"},
+    "lora": {
+        "finetune__rank": "4", "finetune__targets": "q,v,down", "optimizer__peak_learning_rate": "3e-2",
+    },
     "frozen": {"optimizer__peak_learning_rate": "3e-2"},
-}
+}  # fmt: skip
+
+
+def run_config(base, rows, method):
+    """The configuration of `learned`."""
+    return labelled_rows.config(
+        base, rows, finetune__method=method, finetune__epochs="6", finetune__evals_per_epoch="2",
+        finetune__patience="9", finetune__plateau_patience="2", finetune__reverse_complement="True", **METHODS[method],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def learned(base, rows, tmp_path_factory):
+    """A run of a method that was not interrupted, once for all tests: its folder and its results."""
+
+    @functools.cache
+    def run(method):
+        folder = tmp_path_factory.mktemp(method) / "run"
+        return folder, finetune(run_config(base, rows, method), folder)
+
+    return run
+
+
+def predictions(folder, column=-1):
+    """What a run wrote for its test rows: the label, and a column of numbers."""
+    lines = [line.split("\t") for line in (folder / "test_predictions.tsv").read_text().splitlines()[1:]]
+    return [line[2] for line in lines], np.array([float(line[column]) for line in lines])
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_planted_motif_is_learned(base, rows, tmp_path, method):
-    config = labelled_rows.config(base, rows, finetune__method=method, finetune__epochs="6", **METHODS[method])
-    found = finetune(config, tmp_path / "run")
+def test_a_planted_motif_is_learned(learned, method):
+    folder, found = learned(method)
     assert found["finetune"].dataset.split == "test"
     assert found["finetune"]["mcc"] > 0.6
-    assert results.read(tmp_path / "run") == found
-    kept = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert results.read(folder) == found
+    kept = json.loads((folder / "config.json").read_text())
     assert kept["train"]["num_steps"] == 72
     assert kept["checkpoint"]["best"] == "finetune.mcc"
-    step = found["finetune"].model.step
-    lm = gener_jax.load(tmp_path / "run", step=step)
-    sequences = [dna for dna, _ in labelled_rows.rows(40, 2)]
-    predicted = lm.predict(sequences)
-    lines = [line.split("\t") for line in (tmp_path / "run" / "test_predictions.tsv").read_text().splitlines()]
-    assert [line[2] for line in lines[1:]] == predicted.labels
-    np.testing.assert_allclose([float(line[-1]) for line in lines[1:]], predicted.probabilities[:, 1], atol=2e-4)
+    lm = gener_jax.load(folder, step=found["finetune"].model.step)
+    predicted = lm.predict([dna for dna, _ in labelled_rows.rows(40, 2)])
+    labels, numbers = predictions(folder)
+    assert labels == predicted.labels
+    np.testing.assert_allclose(numbers, predicted.probabilities[:, 1], atol=2e-4)
     assert predicted.names == ("no", "yes")
 
 
@@ -91,37 +118,36 @@ def params_of(folder, step=None):
         return flat(manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore()))["params"])
 
 
-def test_full_trains_all_but_the_unused_head(base, rows, tmp_path):
-    finetune(labelled_rows.config(base, rows, optimizer__weight_decay="1.0"), tmp_path / "run")
-    before, after = params_of(base), params_of(tmp_path / "run")
+def test_full_trains_all_but_the_unused_head(base, learned):
+    folder, _ = learned("full")
+    before, after = params_of(base), params_of(folder)
     unmoved = {name for name, x in before.items() if np.array_equal(x, after[name])}
     assert unmoved == {"lm_head"}
     assert after.keys() - before.keys() == {"head/kernel", "head/bias"}
-    assert run_folder.base_of(tmp_path / "run") is None
+    assert run_folder.base_of(folder) is None
 
 
 @pytest.mark.parametrize("method", ["lora", "frozen"])
-def test_the_base_of_adapters_and_heads_does_not_move(base, rows, tmp_path, method):
-    config = labelled_rows.config(base, rows, finetune__method=method, model__dtype="bfloat16")
-    finetune(config, tmp_path / "run")
-    kept = {name.partition("/")[0] for name in params_of(tmp_path / "run")}
+def test_the_base_of_adapters_and_heads_does_not_move(base, rows, learned, tmp_path, method):
+    folder, _ = learned(method)
+    kept = {name.partition("/")[0] for name in params_of(folder)}
     assert kept == {"head", "adapters"} - ({"adapters"} if method == "frozen" else set())
-    assert run_folder.base_of(tmp_path / "run")["path"] == str(base)
-    other = labelled_rows.base(tmp_path / "other", seed=1)
+    assert run_folder.base_of(folder)["path"] == str(base)
+    config, other = run_config(base, rows, method), labelled_rows.base(tmp_path / "other", seed=1)
     changed = dataclasses.replace(config.train, init_from=str(other), allow_changes=("train.init_from",))
-    with raises(CheckpointError, path=tmp_path / "run" / "base.json", name="checksum"):
-        finetune(dataclasses.replace(config, train=changed), tmp_path / "run")
+    folder = shutil.copytree(folder, tmp_path / "run")
+    with raises(CheckpointError, path=folder / "base.json", name="checksum"):
+        finetune(dataclasses.replace(config, train=changed), folder)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_lower_layer_needs_no_layer_above_it(base, rows, tmp_path, method):
     found = finetune(labelled_rows.config(base, rows, finetune__method=method, finetune__layer="1"), tmp_path / "run")
     assert heads.read(tmp_path / "run").layer == 1
     lm = gener_jax.load(tmp_path / "run", step=found["finetune"].model.step)
     assert lm.spec.model.num_hidden_layers == 1
-    lines = (tmp_path / "run" / "test_predictions.tsv").read_text().splitlines()[1:]
     predicted = lm.predict([dna for dna, _ in labelled_rows.rows(40, 2)]).probabilities
-    np.testing.assert_allclose([float(line.split("\t")[-1]) for line in lines], predicted[:, 1], atol=2e-4)
+    np.testing.assert_allclose(predictions(tmp_path / "run")[1], predicted[:, 1], atol=2e-4)
 
 
 def test_a_sweep_chooses_the_layer_on_validation(base, rows, tmp_path):
@@ -148,19 +174,17 @@ def interrupt(monkeypatch, kind, number):
 
 
 @pytest.mark.parametrize(("method", "source"), [("full", Rows), ("lora", Rows), ("frozen", Features)])
-def test_a_killed_run_resumes_to_the_same_bits(base, rows, tmp_path, monkeypatch, method, source):
-    options = {"finetune__method": method, "finetune__evals_per_epoch": "4", "finetune__plateau_patience": "1"}
-    config = labelled_rows.config(base, rows, **options, finetune__patience="4", finetune__reverse_complement="True")
-    straight = finetune(config, tmp_path / "straight")
+def test_a_killed_run_resumes_to_the_same_bits(base, rows, learned, tmp_path, monkeypatch, method, source):
+    config, (folder, straight) = run_config(base, rows, method), learned(method)
     with monkeypatch.context() as patch:
-        interrupt(patch, source, 5)
+        interrupt(patch, source, 40)
         with pytest.raises(KeyboardInterrupt):
             finetune(config, tmp_path / "run")
     resumed = finetune(config, tmp_path / "run")
-    same(state_of(tmp_path / "run"), state_of(tmp_path / "straight"))
+    same(state_of(tmp_path / "run"), state_of(folder))
     for one, other in zip(resumed.evaluations, straight.evaluations, strict=True):
         assert one.metrics == other.metrics
-    hooks = [run_folder.read_loader_state(tmp_path / name, one.model.step)["hooks"] for name in ("run", "straight")]
+    hooks = [run_folder.read_loader_state(x, one.model.step)["hooks"] for x in (tmp_path / "run", folder)]
     assert hooks[0] == hooks[1]
     assert hooks[0].keys() == {"early_stopping", "plateau"}
     again = finetune(config, tmp_path / "run")  # prints what is stored
@@ -176,8 +200,9 @@ def state_of(folder):
 
 
 def test_early_stopping_ends_a_run_that_does_not_improve(base, rows, tmp_path, capsys):
-    options = {"optimizer__peak_learning_rate": "1e-12", "finetune__epochs": "9", "finetune__patience": "2"}
-    found = finetune(labelled_rows.config(base, rows, **options), tmp_path / "run")
+    more = {"finetune__method": "frozen", "finetune__epochs": "9", "finetune__patience": "2"}
+    config = labelled_rows.config(base, rows, optimizer__peak_learning_rate="1e-12", **more)
+    found = finetune(config, tmp_path / "run")
     assert found["finetune"].model.step == 36  # of equal ones the newest
     assert "ends at step 36: finetune.mcc has not exceeded" in capsys.readouterr().err
 
@@ -186,7 +211,8 @@ def test_early_stopping_ends_a_run_that_does_not_improve(base, rows, tmp_path, c
 
 
 def test_test_rows_change_nothing_but_their_results(base, rows, tmp_path):
-    config = labelled_rows.config(base, rows, finetune__test=rows / "dev.tsv", finetune__validation=rows / "test.tsv")
+    named = {"finetune__test": rows / "dev.tsv", "finetune__validation": rows / "test.tsv"}
+    config = labelled_rows.config(base, rows, finetune__method="frozen", **named)
     alone = dataclasses.replace(config.finetune, train=(str(rows / "train.tsv"),), test=())
     both = dataclasses.replace(alone, test=config.finetune.test)
     found = [
@@ -205,14 +231,49 @@ def test_copies_of_training_rows_are_counted_and_left_out(base, tmp_path):
     labelled_rows.write(tmp_path / "train.tsv", pairs)
     labelled_rows.write(tmp_path / "dev.tsv", labelled_rows.rows(24, 1))
     labelled_rows.write(tmp_path / "test.tsv", [*pairs[:7], *labelled_rows.rows(30, 2)])
-    options = {"finetune__baselines": "True"}
-    found = finetune(labelled_rows.config(base, tmp_path, **options), tmp_path / "run")["finetune"]
+    more = {"finetune__method": "frozen", "finetune__baselines": "True"}
+    config = labelled_rows.config(base, tmp_path, **more)
+    found = finetune(config, tmp_path / "run")["finetune"]
     assert found.counts == {"exact_copies": 7, "near_copies": 0, "rows": 37}
     assert found.breakdown["rows"]["without copies of training rows"]["rows"] == 30
     assert found.baselines.keys() == {"majority", "k-mer logistic"}
     assert found.baselines["k-mer logistic"]["mcc_gain"] == pytest.approx(
         found["mcc"] - found.baselines["k-mer logistic"]["mcc"]
     )
+
+
+    # Test rows that change later are measured again; without test rows, those of validation are audited.
+    labelled_rows.write(tmp_path / "test.tsv", pairs[:30])
+    config = labelled_rows.config(base, tmp_path, finetune__method="frozen")
+    found = finetune(config, tmp_path / "run")["finetune"]
+    assert found.counts["exact_copies"] == found.counts["rows"] == 30
+    alone = dataclasses.replace(config.finetune, train=(str(tmp_path / "train.tsv"),))
+    (tmp_path / "dev.tsv").write_bytes((tmp_path / "test.tsv").read_bytes())
+    alone = dataclasses.replace(alone, validation=(str(tmp_path / "dev.tsv"),))
+    found = finetune(dataclasses.replace(config, finetune=alone), tmp_path / "other")["finetune"]
+    assert found.dataset.split == "validation"
+    assert found.counts["exact_copies"] == 30
+
+
+@pytest.mark.parametrize(
+    ("long", "method"),
+    [
+        ("chunks", "full"),
+        ("chunks", "frozen"),
+        *(pytest.param(long, "full", marks=pytest.mark.slow) for long in ("truncate", "yarn", "window")),
+    ],
+)
+def test_rows_that_exceed_the_context(base, tmp_path, long, method):
+    """A whole run, and predictions by its folder: of base, 128 tokens."""
+    for seed, (name, number) in enumerate({"train": 24, "dev": 8, "test": 8}.items()):
+        labelled_rows.write(tmp_path / f"{name}.tsv", labelled_rows.rows(number, seed, least=300, most=700))
+    more = {"finetune__method": method, "finetune__epochs": "1", "finetune__average_strands": "True"}
+    found = finetune(labelled_rows.config(base, tmp_path, finetune__long=long, **more), tmp_path / "run")
+    head = heads.read(tmp_path / "run")
+    assert (head.long, head.chunks) == (long, 2 if long == "chunks" else 1)
+    lm = gener_jax.load(tmp_path / "run", step=found["finetune"].model.step)
+    predicted = lm.predict([dna for dna, _ in labelled_rows.rows(8, 2, least=300, most=700)])
+    np.testing.assert_allclose(predictions(tmp_path / "run")[1], predicted.probabilities[:, 1], atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -231,3 +292,14 @@ def test_configurations_that_cannot_be_used(base, rows, tmp_path, change, field)
         finetune(labelled_rows.config(base, rows, **change), tmp_path / "run")
     assert caught.value.field == field
     assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_of_another_run_is_left_as_it_is(base, rows, tmp_path):
+    """Also by a run that would keep features there."""
+    config = labelled_rows.config(base, rows)
+    run_folder.describe(tmp_path, config)
+    before = sorted(tmp_path.rglob("*"))
+    frozen = dataclasses.replace(config.finetune, method="frozen")
+    with pytest.raises(ConfigError):
+        finetune(dataclasses.replace(config, finetune=frozen), tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -291,6 +291,7 @@ def test_a_batch_is_a_function_of_seed_and_number(dataset, masked):
         assert equal(some, batches(stream(), 8, 0, 12, rows=rows))
     rows, halves = (np.concatenate([b["inputs"] for b in found]) for found in (straight, batches(stream(), 4, 3, 8)))
     assert np.array_equal(rows[12:44], halves)  # the position is in examples
+    assert np.array_equal(rows[12:14], np.concatenate([b["inputs"] for b in batches(stream(), 1, 12, 2)]))
     assert stream().axes.keys() == straight[0].keys()
     assert len({row.tobytes() for batch in straight for row in batch["inputs"]}) == 12 * 8
 

@@ -137,6 +137,9 @@ def test_long_rows_have_chunks(short, tmp_path):
     assert row["lengths"].tolist() == [6, 0, 0]
     assert other["lengths"].tolist() == [12, 12, 7]
     assert rows.axes["inputs"] == ("batch", None, None)
+    of_step = Run.tokens_per_step.fget(types.SimpleNamespace(config=rows.config, stream=rows))
+    assert of_step == rows.config.train.batch_size * 36
+    assert rows.stats["tokens"] == rows.stats["rows"] * 36
 
 
 def test_long_rows_extend_the_model(short, tmp_path):
