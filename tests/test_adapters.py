@@ -83,7 +83,7 @@ def test_adapters_are_merged_only_if_asked(form, more, run, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value"),
     [("peft_type", "IA3"), ("use_dora", True), ("bias", "all"), ("modules_to_save", ["score"]), ("lora_alpha", "x"),
-     ("base_model_name_or_path", None)],
+     ("base_model_name_or_path", None), ("init_lora_weights", "pissa")],
 )  # fmt: skip
 def test_other_adapters_are_refused(field, value, run, tmp_path):
     folder = export(run, tmp_path / "peft", "peft")

@@ -241,7 +241,6 @@ def test_copies_of_training_rows_are_counted_and_left_out(base, tmp_path):
         found["mcc"] - found.baselines["k-mer logistic"]["mcc"]
     )
 
-
     # Test rows that change later are measured again; without test rows, those of validation are audited.
     labelled_rows.write(tmp_path / "test.tsv", pairs[:30])
     config = labelled_rows.config(base, tmp_path, finetune__method="frozen")

@@ -1,6 +1,7 @@
 """Labelled rows as batches: every row once per epoch, a function of the number; framing, chunks, strands, weights."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from gener_jax.finetuning.plan import base_of
 from gener_jax.finetuning.source import Rows, labels_of
 from gener_jax.labelled import splits as labelled
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.training.loop import Run
 from tests import labelled_rows
 from tests.raised import raises
 

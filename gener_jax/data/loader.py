@@ -54,6 +54,7 @@ class DataSource(Protocol):
       dataset: the digest of the dataset on disk.
       digest: of everything that decides which examples there are and their order, but for a seed.
       stats: counts of an epoch by name, for the screen; from `kept`, bases, and `tokens` follows the speed in bases.
+      chunks: (may be absent) rows of `data.context_length` tokens of which an example consists; 1 without.
       provenance: (may be absent) what `storage.provenance` records of the data, as `TokenStream.provenance`.
     """
 
@@ -328,7 +329,7 @@ class _Rows:
         self.example, self.position, self.batch_size, self.rows = example, position, batch_size, rows
 
     def __len__(self) -> int:
-        return sys.maxsize  # endless
+        return sys.maxsize // 2  # endless; grain adds to it
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         batch, row = divmod(i, len(self.rows))

@@ -35,6 +35,7 @@ from gener_jax.statistics.intervals import bootstrap, paired
 from gener_jax.statistics.metrics import METRICS, breakdown, evaluate
 from gener_jax.storage.results import Dataset
 from gener_jax.tasks.base import Result, silent
+from gener_jax.training.checkpoint import check_folder
 
 PREDICTIONS = "test_predictions.tsv"
 _COLUMNS = {"single_label": "class", "multi_label": "label", "regression": "output"}  # of the breakdown
@@ -58,6 +59,7 @@ def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
     config, head, framing = resolve(config, splits, base)
     objective, layers = objectives.of_config(config, head), {}
     if f.method == "frozen":
+        check_folder(workdir, config)  # before features are written there
         mesh = mesh_of(config)
         cache = Cache(config, workdir, framing, mesh)
         if f.layer == "sweep":
@@ -81,7 +83,8 @@ def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
         config.finetune.metric, head, splits.validation, _dataset(config, splits.validation), outputs
     )
     report = Report(config, workdir, splits, head, outputs, layers)
-    return Plan(config, head, source, objective, init, task, report)
+    test = None if splits.test is None else splits.test.digest
+    return Plan(config, head, source, objective, init, task, report, test=test)
 
 
 def _dataset(config: Config, examples: Examples) -> Dataset:
@@ -193,16 +196,16 @@ class Report:
         validation = self.outputs(splits.validation, mesh)(params, silent)
         if head.problem != "regression":
             head = dataclasses.replace(head, temperature=temperature(validation, splits.validation.targets))
-        found, rows, outputs, copies = [], splits.validation, validation, None
+        found, rows, outputs = [], splits.validation, validation
         if splits.test is not None:
             rows, began = splits.test, time.perf_counter()
             outputs = self.outputs(rows, mesh)(params, silent)
-            seconds, copies = time.perf_counter() - began, leaks(splits.train, rows)
-            log(f"test: {copies}")
+            seconds, copies = time.perf_counter() - began, self._audit(rows)
             write_predictions(self.workdir / PREDICTIONS, head, rows, outputs)
             found.append(self._result(rows, head, outputs, copies))
             found[0].seconds = seconds
-        found.append(self._result(splits.validation, head, validation))
+        copies = self._audit(rows) if splits.test is None else None
+        found.append(self._result(splits.validation, head, validation, copies))
         found[-1].breakdown |= {"layer": self.layers} if self.layers else {}
         others = {}
         if self.config.finetune.baselines:
@@ -213,6 +216,12 @@ class Report:
         if self.layers:
             plots.draw_sweep(self.workdir / "plots", self.config.name, self.layers, main, head)
         return found, head
+
+    def _audit(self, rows: Examples) -> Leaks:
+        """What the rows that tell what the model is worth have in common with training."""
+        found = leaks(self.splits.train, rows)
+        log(f"{rows.name}: {found}")
+        return found
 
     def _result(self, rows: Examples, head: Head, outputs: np.ndarray, copies: Leaks | None = None) -> Result:
         numbers, main = evaluation.numbers(head, outputs), self.config.finetune.metric

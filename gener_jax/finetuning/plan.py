@@ -33,6 +33,7 @@ class Plan:
       results: `(params, mesh)` of the best checkpoint → the results of test rows, if there are any, and of validation
         rows; and the head with its temperature. May write tables and plots into the folder.
       generated: the same → the task that measures what the model generates, and its result; None: it generates nothing.
+      test: the digest of the test rows, if there are any and stored results are to be of the same ones.
     """
 
     config: Config
@@ -43,6 +44,7 @@ class Plan:
     task: Task
     results: Callable[[dict, jax.sharding.Mesh], tuple[list[Result], Head | None]]
     generated: Callable[[dict, jax.sharding.Mesh], tuple[Task, Result]] | None = None
+    test: str | None = None
 
 
 def base_of(config: Config) -> ModelSpec:

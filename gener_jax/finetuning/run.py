@@ -12,11 +12,13 @@ from gener_jax.config import Config
 from gener_jax.finetuning import causal_run, labels, method, token
 from gener_jax.finetuning.hooks import EarlyStopping, Plateau
 from gener_jax.finetuning.plan import Plan, base_of
+from gener_jax.labelled.splits import TEST
 from gener_jax.model import memory
 from gener_jax.model.trainable import merge
-from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.errors import CheckpointError, ConfigError
+from gener_jax.runtime.progress import log
 from gener_jax.storage import heads, run_folder
-from gener_jax.storage.results import FILE, Evaluation, Model, Results
+from gener_jax.storage.results import FILE, Evaluation, Model, Results, read
 from gener_jax.tasks.plots import draw_all
 from gener_jax.training import checkpoint
 from gener_jax.training.hooks import Moment
@@ -47,6 +49,7 @@ def finetune(config: Config, workdir: Path) -> Results:
     if plan.head is not None and heads.read(workdir) is None:  # so that the folder can be used before the run ends
         workdir.mkdir(parents=True, exist_ok=True)
         heads.write(workdir, plan.head)
+    _forget_other_rows(plan, workdir)
     return train(
         plan.config,
         workdir,
@@ -58,6 +61,19 @@ def finetune(config: Config, workdir: Path) -> Results:
         hooks=hooks_of(plan),
         report=functools.partial(report, plan),
     )
+
+
+def _forget_other_rows(plan: Plan, workdir: Path) -> None:
+    """Removes stored results of other test rows than those that the files have now: they are made again."""
+    if plan.test is None or not (workdir / FILE).exists():
+        return
+    try:
+        tested = [x.dataset.digest for x in read(workdir).evaluations if x.dataset and x.dataset.split == TEST]
+    except CheckpointError:  # of another version, or damaged: training reports it
+        return
+    if tested and plan.test not in tested:
+        log(f"the test rows have changed since {workdir / FILE}: they are measured again")
+        (workdir / FILE).unlink()
 
 
 def check(config: Config) -> None:

@@ -119,10 +119,15 @@ class Rows(_Source):
         }
         super().__init__(config, problem, train, validation, settings)
 
+    @property
+    def chunks(self) -> int:
+        """Of each row."""
+        return self.head.chunks
+
     @functools.cached_property
     def stats(self) -> dict[str, int]:
         """Rows of an epoch, their bases (`kept`), and tokens with padding."""
-        tokens = len(self.train) * self.head.chunks * self.config.data.context_length
+        tokens = len(self.train) * self.chunks * self.config.data.context_length
         return {"rows": len(self.train), "kept": self.bases, "tokens": tokens}
 
     @property

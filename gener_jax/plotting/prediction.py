@@ -82,17 +82,18 @@ def layers(title: str, label: str, values: Sequence[float], chosen: int):
 
     The last value is that after the final norm.
     """
+    name = "last" if chosen == len(values) - 1 else f"layer {chosen}"
     with new_figure() as figure:
         axes = figure.add_subplot()
         axes.plot(range(len(values)), values, "o-", markersize=4)
         axes.plot(chosen, values[chosen], "o", color=COLOURS[1], markersize=8, zorder=3)
         axes.annotate(
-            f"layer {chosen}: {values[chosen]:.3f}", (chosen, values[chosen]), (0, 9), textcoords="offset points",
+            f"{name}: {values[chosen]:.3f}", (chosen, values[chosen]), (0, 9), textcoords="offset points",
             ha="center", va="bottom", fontsize=9, color=COLOURS[1],
         )  # fmt: skip
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.margins(y=0.2)
-        axes.set_xlabel("layer")
+        axes.margins(x=0.1, y=0.2)
+        axes.set_xlabel("layer; the last point follows the final norm")
         axes.set_ylabel(label)
         axes.set_title(title)
     return figure

@@ -49,7 +49,7 @@ class Run:
     @property
     def tokens_per_step(self) -> int:
         """Input tokens of a step, over all devices."""
-        return self.config.train.batch_size * self.config.data.context_length
+        return self.config.train.batch_size * getattr(self.stream, "chunks", 1) * self.config.data.context_length
 
 
 def loop(run: Run, termination: Termination, watchdog: Watchdog) -> Moment:

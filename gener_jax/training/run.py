@@ -70,13 +70,19 @@ def check(
         problems.append(error)
     except ValueError as error:  # the mesh does not divide the model
         problems.append(ConfigError(f"{error}; {remedy(config, mesh.size)}"))
-    if config.train.check_memory and (line := memory.training_shortage(config, trains, init, flags)):
+    if config.train.check_memory and (line := memory.training_shortage(_read(config, source), trains, init, flags)):
         problems.append(DataError(line))
     if len(problems) > 1:
         raise DataError("\nerror: ".join(map(str, problems)))
     if problems:
         raise problems[0]
     return mesh
+
+
+def _read(config: Config, source: DataSource | None) -> Config:
+    """A configuration whose batches are as large as those that the decoder reads, each chunk a row."""
+    rows = config.train.batch_size * getattr(source, "chunks", 1)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=rows))
 
 
 def prepare_data(config: Config, tokenizer: Tokenizer) -> None:
@@ -258,7 +264,8 @@ def screen(run: Run) -> str:
     """A summary of the run before its first step, one screen of text."""
     config, stream, mesh = run.config, run.stream, run.mesh
     m, t, stats = config.model, config.train, stream.stats
-    need, have = memory.training_needs(config, mesh.size, trains=run.trains, init=run.init), memory.available()
+    read, have = _read(config, stream), memory.available()
+    need = memory.training_needs(read, mesh.size, trains=run.trains, init=run.init)
     per_token = flops.training(config, run.trains, run.init)
     epochs = t.num_steps * run.tokens_per_step / max(stats["tokens"], 1)
     fns = config.objective.fns_from_step
@@ -276,7 +283,7 @@ def screen(run: Run) -> str:
         ("mesh", f"{axes}: {mesh.size} {jax.devices()[0].device_kind}{hosts}"),
         ("memory", f"about {sum(need.values()):.2g} of {have:.1f} GiB per device: "
                    + ", ".join(f"{name} {gib:.2g}" for name, gib in need.items() if gib)),
-        ("step", f"{t.batch_size} × {config.data.context_length:,} = {run.tokens_per_step:,} tokens"
+        ("step", f"{read.train.batch_size} × {config.data.context_length:,} = {run.tokens_per_step:,} tokens"
                  + (f" in {t.accumulate} microbatches" if t.accumulate > 1 else "")
                  + f"; {per_token * run.tokens_per_step / 1e12:,.3g} TFLOP, {per_token / 1e9:,.3g} GFLOP per token"),
         ("training", f"{t.num_steps:,} steps, {epochs:.1f} epochs; {objective}; {config.optimizer.schedule}"),

@@ -24,11 +24,11 @@ from gener_jax.storage.huggingface.weights import LAYER
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _MODULES = {theirs.removesuffix(".weight"): ours for ours, theirs in LAYER.items() if theirs.endswith("_proj.weight")}
 _NAME = re.compile(r"base_model\.model\.(?:model\.)?layers\.(\d+)\.(.+)\.lora_([AB])\.weight")
-_ONLY = {  # other values of PEFT's options change the product, or add parameters
+_ONLY = {  # other values of PEFT's options change the product or the base (PiSSA, OLoRA, …), or add parameters
     "bias": ("none",), "fan_in_fan_out": (False,), "use_dora": (False,), "modules_to_save": (None, []),
     "alpha_pattern": ({},), "lora_bias": (False,), "layer_replication": (None,), "target_parameters": (None, []),
     "trainable_token_indices": (None,), "use_qalora": (False,),
-    "alora_invocation_tokens": (None,),
+    "alora_invocation_tokens": (None,), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
 }  # fmt: skip
 
 
