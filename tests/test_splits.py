@@ -33,7 +33,9 @@ def read(problem="single_label", seed=0, **finetune):
 
 
 @pytest.mark.parametrize("validation", ["validation", "valid", "val", "dev"])
-@pytest.mark.parametrize("form", ["{}.csv", "{}.csv.gz", "data/{}-00000-of-00001.csv", "{}/0.csv"])
+@pytest.mark.parametrize(
+    "form", ["{}.csv", "{}.csv.gz", "data/{}-00000-of-00001.csv", "{}-00000-of-00001-aeb5.csv", "{}/0.csv"]
+)
 def test_folders(validation, form, tmp_path):
     for name, number in (("train", 30), (validation, 4), ("test", 2)):
         write(tmp_path / form.format(name), rows(number))

@@ -19,7 +19,7 @@ from gener_jax.labelled.table import Table
 TRAIN, VALIDATION, TEST = NAMES = "train", "validation", "test"
 KINDS = "single_label", "multi_label", "regression", "causal"  # whose labels are columns of a table, or none
 _SPLIT_OF = {"train": TRAIN, **dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION), "test": TEST}
-_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?")  # the Hub may append a hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,11 +201,10 @@ def of_folder(folder: Path) -> dict[str, list[Path]]:
                 ]
                 split, form = _SPLIT_OF.get(path.name.lower()), path.name
             else:
-                shard = _SHARD.fullmatch(table.stem(path))
-                split = (
-                    _SPLIT_OF.get((shard[1] if shard else table.stem(path)).lower()) if table.format_of(path) else None
-                )
-                inside, form = [path], path.name.replace(f"-{shard[2]}-", "-*-") if shard else path.name
+                stem, inside, form = table.stem(path), [path], path.name
+                if shard := _SHARD.fullmatch(stem):
+                    stem, form = shard[1], f"{shard[1]}-*-of-{shard[3]}{path.name.removeprefix(stem)}"
+                split = _SPLIT_OF.get(stem.lower()) if table.format_of(path) else None
             if split and inside:
                 found.setdefault(split, {}).setdefault(form, []).extend(inside)
         for split, forms in found.items():
