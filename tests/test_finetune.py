@@ -276,9 +276,8 @@ def test_copies_of_training_rows_are_counted_and_left_out(base, tmp_path):
 @pytest.mark.parametrize(
     ("long", "method"),
     [
-        ("chunks", "full"),
         ("chunks", "frozen"),
-        *(pytest.param(long, "full", marks=pytest.mark.slow) for long in ("truncate", "yarn", "window")),
+        *(pytest.param(long, "full", marks=pytest.mark.slow) for long in ("chunks", "truncate", "yarn", "window")),
     ],
 )
 def test_rows_that_exceed_the_context(base, tmp_path, long, method):
