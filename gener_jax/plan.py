@@ -8,9 +8,8 @@ microbatches that fit and should be fastest, with tokens/s and days at a given
 share of the peak (--mfu); and weights and KV cache for inference. --compile
 compares with the compiler's own figure (pip install -e '.[plan]').
 
-With finetune.problem, what finetune.method trains: full, lora or frozen.
-    gener-jax plan --config=experiments/euk_1b.py --devices 1 --device_memory_gib 16 \
-      --config.finetune.problem=single_label --config.finetune.method=lora
+With --config.finetune.problem it is fine-tuning: of all parameters, adapters or a
+head, by --config.finetune.method (full, lora, frozen).
 """
 
 import argparse
@@ -40,7 +39,8 @@ def parts(config: Config) -> dict:
     from gener_jax.finetuning import method
 
     # The number of outputs, which the rows decide, hardly matters.
-    head = Head("token" if f.problem == "token" else "single_label", ("a", "b")) if f.has_head else None
+    problem, context = ("token", config.data.context_length) if f.problem == "token" else ("single_label", None)
+    head = Head(problem, ("a", "b"), context=context) if f.has_head else None
     return {"trains": method.trains(f.method), "init": method.init(config, head)}
 
 

@@ -12,7 +12,7 @@ best checkpoint is used. After a stop the same command resumes.
 A model with labels per base (finetune.problem token) reads FASTA and writes
 GFF3: a feature per run of bases of one class, with its mean probability.
 
-    gener-jax predict --checkpoint runs/genes --input genome.fa --output genes.gff3
+    gener-jax predict --checkpoint runs/genes --input chr1.fa --output chr1.gff3
 """
 
 import csv

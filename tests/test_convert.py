@@ -186,7 +186,7 @@ def test_run_cannot_resume_from_parameters_alone(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give --output with --format hf or run, or --verify"),
+        ([], "give --output with --format hf, run or peft, or --verify"),
         (["--output", "{tmp}/x"], "give --output with --format"),
         (["--format", "hf"], "give --output with --format"),
         (["--output", "{tmp}", "--format", "hf"], "already exists"),

@@ -28,7 +28,8 @@ DUMPS = Path(__file__).parent / "shardings"
 SAME_SHAPES = {
     "euk_1b_fns": "euk_1b",
     "euk_1b_long": "euk_1b",
-    "finetune_promoter": "euk_1b",  # until the base is read
+    "finetune_family": "euk_1b",  # until the base is read
+    "finetune_promoter": "euk_1b",
     "my_genome": "quickstart",
     "prok_1b": "euk_1b",
     "prok_3b": "euk_3b",

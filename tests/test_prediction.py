@@ -137,7 +137,7 @@ def test_what_cannot_be_predicted(tmp_path):
     lm = make_lm()
     with raises(InputError, argument="head"):
         lm.predict(DNA)
-    lm.head = Head("token", ("coding", "other"))
+    lm.head = Head("token", ("coding", "other"), context=64)
     with raises(InputError, argument="head", value="token"):
         lm.predict(DNA)
     lm.head, lm.head_params = SINGLE, finetuned.head_params(lm, SINGLE)

@@ -74,7 +74,7 @@ class Watch:
 
     def __init__(self, patch, stop_at=None):
         self.batches, self.fetches, self.guarded, self.steps = {}, {"train": 0, "held_out": 0, "checksum": 0}, [], []
-        for module, name in ((hooks, "train"), (batches, "held_out"), (checkpoint, "checksum")):
+        for module, name in ((hooks, "train"), (batches, "held_out"), (run_folder, "checksum")):
             patch.setattr(module, "fetch", self.counting(transfer.fetch, name))
         make_step, device_batches = loop.make_train_step, loop.device_batches
 
