@@ -315,3 +315,9 @@ def test_a_run_ends_in_a_model_and_resumes_to_the_same_bits(tmp_path, monkeypatc
     one, two = (state_of(tmp_path / name) for name in ("run", "other"))
     same(one, two)
     assert how == "full" or all("adapters" in name or "optimizer" in name for name in one)
+
+    tested = dataclasses.replace(config.finetune, test=(str(tmp_path / "test.fa"),))  # named after the end
+    (tmp_path / "test.fa").write_text(f">a\n{texts[3][::-1]}\n")
+    measured = finetune(dataclasses.replace(config, finetune=tested), tmp_path / "run")
+    assert [x.dataset.split for x in measured.evaluations if x.dataset] == ["test", "validation"]
+    assert measured.evaluations[1].metrics == found["finetune"].metrics

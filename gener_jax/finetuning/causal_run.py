@@ -63,7 +63,8 @@ def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
 
     objective = objectives.of_config(config, config.tokenizer.make())(0)
     source, init = Rows(splits.train, config), method.init(config, None)
-    return Plan(config, None, source, objective, init, task, results, of_generated)
+    test = None if splits.test is None else splits.test.digest
+    return Plan(config, None, source, objective, init, task, results, of_generated, test=test)
 
 
 def _context(base: ModelSpec, examples: Examples, prefix: str) -> int:

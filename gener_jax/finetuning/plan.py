@@ -33,7 +33,7 @@ class Plan:
       results: `(params, mesh)` of the best checkpoint → the results of test rows, if there are any, and of validation
         rows; and the head with its temperature. May write tables and plots into the folder.
       generated: the same → the task that measures what the model generates, and its result; None: it generates nothing.
-      test: the digest of the test rows, if there are any and stored results are to be of the same ones.
+      test: the digest of the test rows, of which stored results must be; None: there are none.
     """
 
     config: Config

@@ -65,13 +65,13 @@ def finetune(config: Config, workdir: Path) -> Results:
 
 def _forget_other_rows(plan: Plan, workdir: Path) -> None:
     """Removes stored results of other test rows than those that the files have now: they are made again."""
-    if plan.test is None or not (workdir / FILE).exists():
+    if not (workdir / FILE).exists():
         return
     try:
-        tested = [x.dataset.digest for x in read(workdir).evaluations if x.dataset and x.dataset.split == TEST]
+        tested = {x.dataset.digest for x in read(workdir).evaluations if x.dataset and x.dataset.split == TEST}
     except CheckpointError:  # of another version, or damaged: training reports it
         return
-    if tested and plan.test not in tested:
+    if tested != ({plan.test} if plan.test else set()):
         log(f"the test rows have changed since {workdir / FILE}: they are measured again")
         (workdir / FILE).unlink()
 

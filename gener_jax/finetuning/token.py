@@ -81,7 +81,8 @@ def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
     found = dataclasses.replace(found, finetune=dataclasses.replace(found.finetune, **contigs))
     objective, task = Token.of(found, head, splits.train.counts), Annotation(splits.validation, found, head)
     report = Report(found, workdir, splits, head, task)
-    return Plan(found, head, source, objective, method.init(found, head), task, report)
+    test = None if splits.test is None else splits.test.digest
+    return Plan(found, head, source, objective, method.init(found, head), task, report, test=test)
 
 
 class Windows:
