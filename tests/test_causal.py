@@ -80,6 +80,18 @@ def test_rows_by_hand():
     assert batch_of(SEQUENCES, finetune__padded_loss="true").keys() == {"inputs", "targets"}
 
 
+def conditioned(sequences, conditions):
+    return dataclasses.replace(examples(sequences), conditions=conditions)
+
+
+def test_each_row_has_its_own_condition():
+    rows = Rows(conditioned(SEQUENCES[:2], ["<mam><cds>", "<bct>"]), config(finetune__prefix="")).rows
+    special = [SPECIAL_IDS[token] for token in ("<mam>", "<cds>", "<bct>")]
+    assert [row.ids[1 : row.first].tolist() for row in rows] == [special[:2], special[2:]]
+    with raises(ConfigError, field="data.context_length", value=3):
+        Rows(conditioned(SEQUENCES[:2], ["<bct>", "<mam><cds>"]), config(data__context_length="3"))
+
+
 def test_what_was_padded_trimmed_and_truncated_is_counted():
     padded, trimmed = (Rows(examples(SEQUENCES), config(finetune__remainder=how)) for how in ("pad", "trim"))
     assert padded.stats == {
@@ -284,23 +296,32 @@ def test_copies_are_found_on_either_strand():
 @pytest.mark.parametrize("how", ["full", "lora"])
 def test_a_run_ends_in_a_model_and_resumes_to_the_same_bits(tmp_path, monkeypatch, how):
     rng = np.random.default_rng(0)
-    texts = ["ATG" + bases.decode(rng.integers(0, 4, n).astype(np.uint8)) + "TAA" for n in range(36, 76, 4)]
+    texts = ["ATG" + "".join(rng.choice(["ACG", "GTC", "CTT", "GAA"], n)) + "TA" for n in range(12, 32, 2)]
     family, base = tmp_path / "family.fa", labelled_rows.base(tmp_path / "base")
-    family.write_text("".join(f">{i}\n{text}\n" for i, text in enumerate([*texts, texts[0] + "A"])))
-    options = {"finetune__problem": "causal", "finetune__prefix": "<cds>", "finetune__folds": "4"}
+    conditions = ["<mam><cds>", "<bct><cds>"] if how == "full" else ["<cds>"]
+
+    def fasta(texts):
+        return "".join(f">{i} tokens={conditions[i % len(conditions)]}\n{text}\n" for i, text in enumerate(texts))
+
+    family.write_text(fasta([*texts, texts[0] + "A"]))
+    options = {"finetune__condition": "tokens"}
+    if how == "lora":
+        options = {"finetune__prefix": "<cds>", "finetune__max_identity": "none"}
+    options |= {"finetune__problem": "causal", "finetune__folds": "4"}
     options |= {"finetune__epochs": "6", "finetune__method": how, "objective__fns_from_step": "0"}
     config = labelled_rows.config(base, family, **options)
     found = finetune(config, tmp_path / "run")
     assert {x.task: x.model.step for x in found.evaluations}.keys() == {"finetune", "generated"}
-    assert found["generated"].counts["samples"] == 1
+    assert found["generated"].counts["samples"] == len(conditions)
     assert found["finetune"].dataset.split == "validation"
     data = provenance.read(tmp_path / "run").data[-1]
-    assert data["special_tokens"] == ["<s>", "</s>", "<cds>"]
+    assert data["special_tokens"] == ["<s>", "</s>", "<cds>", *["<mam>", "<bct>"] * (how == "full")]
     lm = gener_jax.load(tmp_path / "run", step=found["finetune"].model.step)
     splits = read_splits(config.finetune, config.train.seed)
     held_out = splits.validation.sequences
     assert not {texts[0], texts[0] + "A"} & set(held_out) or {texts[0], texts[0] + "A"} <= set(held_out)
-    scores = lm.log_likelihood(["<cds>" + text for text in held_out])
+    before = splits.validation.conditions or ["<cds>"] * len(held_out)
+    scores = lm.log_likelihood([tokens + text for tokens, text in zip(before, held_out, strict=True)])
     bits = -sum(x.value for x in scores) / sum(map(len, held_out)) / math.log(2)
     assert found["finetune"]["bits_per_base"] == pytest.approx(bits, rel=1e-4)
 
@@ -317,7 +338,24 @@ def test_a_run_ends_in_a_model_and_resumes_to_the_same_bits(tmp_path, monkeypatc
     assert how == "full" or all("adapters" in name or "optimizer" in name for name in one)
 
     tested = dataclasses.replace(config.finetune, test=(str(tmp_path / "test.fa"),))  # named after the end
-    (tmp_path / "test.fa").write_text(f">a\n{texts[3][::-1]}\n")
+    longest = max(splits.train.sequences, key=len)
+    (tmp_path / "test.fa").write_text(fasta([longest + "A", "ATGGCC" * 3]))
     measured = finetune(dataclasses.replace(config, finetune=tested), tmp_path / "run")
     assert [x.dataset.split for x in measured.evaluations if x.dataset] == ["test", "validation"]
     assert measured.evaluations[1].metrics == found["finetune"].metrics
+    if how == "lora":
+        assert not measured["finetune"].breakdown
+        return
+    assert measured["finetune"].counts["related_to_training"] == 1
+    groups = measured["finetune"].breakdown
+    assert {name: row["sequences"] for name, row in groups["closest_training_protein"].items()} == {
+        "not related": 1,
+        "up to 100 %": 1,
+    }
+    for condition, text in zip(conditions, (longest + "A", "ATGGCC" * 3), strict=True):
+        bits = -lm.log_likelihood([condition + text])[0].value / len(text) / math.log(2)
+        assert groups["condition"][condition]["bits_per_base"] == pytest.approx(bits, rel=1e-4)
+    generated = measured["generated"].breakdown["condition"]
+    assert generated.keys() == set(conditions)
+    assert [row["samples"] for row in generated.values()] == [1, 1]
+    assert measured["generated"]["ended"] == np.mean([row["ended"] for row in generated.values()])
