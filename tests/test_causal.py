@@ -30,6 +30,7 @@ from tests.raised import raises
 from tests.test_finetune import state_of
 from tests.test_seams import Recorded, same
 
+pytestmark = pytest.mark.usefixtures("one_device")
 SEQUENCES = ["ACGTTG", "ACGTTGCATT", "ACGTNNCA"]
 SPECIAL = SPECIAL_IDS["<bct>"]
 
@@ -226,9 +227,8 @@ def test_known_bases_of_whole_kmers_change_nothing(objective):
 # A model that learns.
 
 
-def trained(config, source, steps, objective, accumulate=1):
-    mesh = make_mesh(1, 1, 1, jax.devices()[:1])
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=accumulate))
+def trained(config, source, steps, objective, sizes=(1, 1, 1)):
+    mesh = make_mesh(*sizes, jax.devices()[: math.prod(sizes)])
     with jax.sharding.set_mesh(mesh):
         state = init_state(config, mesh)
         step = make_train_step(config, mesh, objective, source.axes)
@@ -262,6 +262,18 @@ def test_two_sequences_are_learned_with_their_ends(fns):
     assert generated.baselines["train"]["length_distance"] == 0
     assert generated.metrics["copies"] == 1
     assert generated.baselines["validation"]["copies"] == 0
+
+
+def test_steps_and_measures_on_a_mesh_are_those_of_one_device(eight_devices):
+    texts = ["ACG" * n + "TT" for n in range(1, 9)]
+    settings = config()
+    source, objective = Rows(examples(texts), settings), FNS(KmerTokenizer(3))
+    found = []
+    for sizes in ((1, 1, 1), (2, 2, 2)):
+        params, mesh, metrics = trained(settings, source, 2, objective, sizes)
+        result = HeldOutSequences(source).prepare(settings.spec, mesh)(params)
+        found.append({**result.metrics, "loss": metrics["loss"]})
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
 def overfit_with(config, samples):

@@ -6,7 +6,6 @@ import itertools
 import json
 import shutil
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -20,23 +19,7 @@ from tests import labelled_rows
 from tests.raised import raises
 from tests.test_seams import flat, same
 
-_ALL_DEVICES = {"devices": jax.devices, "local_devices": jax.local_devices}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """A run on one of the eight simulated devices takes a third of the time; `eight_devices` gives a test all."""
-    first = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("devices", "local_devices"):
-            patch.setattr(jax, name, lambda *_: first)
-        yield patch
-
-
-@pytest.fixture
-def eight_devices(one_device, monkeypatch):
-    for name, function in _ALL_DEVICES.items():
-        monkeypatch.setattr(jax, name, function)
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")
