@@ -44,8 +44,8 @@ METHODS = {
 def run_config(base, rows, method):
     """The configuration of `learned`."""
     return labelled_rows.config(
-        base, rows, finetune__method=method, finetune__epochs="6", finetune__evals_per_epoch="2",
-        finetune__patience="9", finetune__plateau_patience="2", finetune__reverse_complement="True", **METHODS[method],
+        base, rows, finetune__method=method, finetune__epochs="6", finetune__patience="5",
+        finetune__plateau_patience="1", finetune__reverse_complement="True", **METHODS[method],
     )  # fmt: skip
 
 
@@ -175,7 +175,9 @@ def interrupt(monkeypatch, kind, number):
     monkeypatch.setattr(kind, "batches", batches)
 
 
-@pytest.mark.parametrize(("method", "source"), [("full", Rows), ("lora", Rows), ("frozen", Features)])
+@pytest.mark.parametrize(  # of adapters also in test_causal.py
+    ("method", "source"), [("full", Rows), pytest.param("lora", Rows, marks=pytest.mark.slow), ("frozen", Features)]
+)
 def test_a_killed_run_resumes_to_the_same_bits(base, rows, learned, tmp_path, monkeypatch, method, source):
     config, (folder, straight) = run_config(base, rows, method), learned(method)
     with monkeypatch.context() as patch:

@@ -405,7 +405,7 @@ def test_a_run_from_a_genome_to_gff3(straight, genome, tmp_path, method):
             predict.main([*command[:-1], str(tmp_path / "found.tsv")])
 
 
-@pytest.mark.parametrize("method", ["full", "frozen"])
+@pytest.mark.parametrize("method", ["full", pytest.param("frozen", marks=pytest.mark.slow)])
 def test_a_run_killed_twice_resumes_to_the_same_bits(straight, tmp_path, method, monkeypatch):
     config, folder, expected = straight(method)
     for number in (11, 21):  # batches until Ctrl-C; two are read ahead
