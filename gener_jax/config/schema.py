@@ -469,7 +469,7 @@ class Finetune:
             check(field, not refused, f"has no meaning for finetune.problem {self.problem}; set it to false")
         check("condition", self.condition is None or self.problem == "causal", "needs finetune.problem causal")
         alone = self.condition is None or not self.prefix
-        check("prefix", alone, "and finetune.condition exclude each other; set finetune.prefix to an empty text")
+        check("prefix", alone, "must be empty with finetune.condition, whose column takes its place")
         frozen = self.problem == "causal" and self.method == "frozen"
         check("method", not frozen, "frozen trains nothing in causal fine-tuning, which has no head; use lora or full")
 

@@ -38,6 +38,8 @@ def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
         if wrong:
             section, name = field.split(".")
             raise ConfigError(f"{problem} for finetune.problem causal", field, getattr(getattr(config, section), name))
+    if f.max_identity is not None:
+        log("comparing the proteins of the sequences (finetune.max_identity)")
     splits = labelled.read(f, config.train.seed)
     for note in splits.notes:
         log(note)

@@ -86,7 +86,8 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
             rows = dataclasses.replace(rows, groups=_clusters(rows, finetune, notes))
         held_out = folds.assign(rows, finetune.folds, seed, kind == "single_label") == finetune.fold
         if similar and 2 * held_out.sum() > len(rows):
-            _too_similar(finetune, f"leaves fold {finetune.fold} {held_out.sum():,} of {len(rows):,} sequences")
+            most = f"{held_out.sum():,} of {len(rows):,} sequences into fold {finetune.fold}"
+            _too_similar(finetune, f"puts {most}, since a cluster has {np.bincount(rows.groups).max():,}")
         splits |= {TRAIN: rows.take(~held_out), VALIDATION: rows.take(held_out, VALIDATION)}
         fold = f"fold {finetune.fold} of {finetune.folds} of the training rows"
         notes.append(f"validation: {fold}, {counted(len(splits[VALIDATION]), 'row')}")
@@ -147,7 +148,7 @@ def coding(examples: Examples) -> list[str]:
 
 
 def _clusters(rows: Examples, finetune: Finetune, notes: list[str]) -> np.ndarray:
-    """The cluster of each row, int32 [N], no two of which have proteins, or 32-mers, that are too similar."""
+    """The cluster of each row, int32 [N]: rows of two clusters have no similar proteins, and share no 32-mer."""
     links, most = proteins.NO_LINKS, finetune.max_identity
     if most is not None:
         links = proteins.links(coding(rows), most)
@@ -159,7 +160,8 @@ def _clusters(rows: Examples, finetune: Finetune, notes: list[str]) -> np.ndarra
         f"the largest has {sizes.max():,}"
     )
     if len(sizes) < finetune.folds:
-        _too_similar(finetune, f"makes {counted(len(sizes), 'cluster')} of {len(rows):,} sequences")
+        many = f"{counted(len(sizes), 'cluster')} of {len(rows):,} sequences"
+        _too_similar(finetune, f"makes {many}, fewer than finetune.folds {finetune.folds}")
     return found
 
 
