@@ -66,6 +66,21 @@ class Measured:
 
 
 @dataclasses.dataclass(frozen=True)
+class Published:
+    """What others report: a model's value of a metric, its standard error (None: not known) and where it stands.
+
+    `comparable` tells whether rows, split and metric are those of the evaluation beside it.
+    """
+
+    model: str
+    metric: str
+    value: float
+    standard_error: float | None
+    source: str
+    comparable: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """What one task found for one model.
 
@@ -77,6 +92,8 @@ class Evaluation:
       baselines: name → metric → value, on the same data.
       breakdown: column → group → metrics and counts of that group.
       seconds: what the model took, compilation included; baselines excluded.
+      published: what others report.
+      note: which of these figures compare with the model's, and which do not.
     """
 
     task: str
@@ -87,6 +104,8 @@ class Evaluation:
     baselines: dict[str, Numbers]
     breakdown: dict[str, dict[str, Numbers]]
     seconds: float
+    published: tuple[Published, ...] = ()
+    note: str = ""
 
     def __getitem__(self, metric: str) -> float | None:
         return self.metrics[metric].value
@@ -110,6 +129,8 @@ class Evaluation:
             baselines=finite(result.baselines),
             breakdown=finite(result.breakdown),
             seconds=round(result.seconds, 2),
+            published=tuple(result.published),
+            note=result.note,
         )
 
     @property

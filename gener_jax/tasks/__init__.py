@@ -4,20 +4,24 @@ from collections.abc import Sequence
 
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.tasks.base import Task
+from gener_jax.tasks.base import Entry, Task
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
 
-TASKS = {task.name: task for task in (HeldOut, Recovery)}  # name → class, made from a configuration
+ENTRIES: tuple[Entry, ...] = (
+    Entry("held_out", HeldOut),
+    Entry("recovery", Recovery),
+)
+TASKS = {entry.name: entry for entry in ENTRIES}
 
 
 def of_config(config: Config, names: Sequence[str]) -> list[Task]:
     """The tasks of these names, with the options of a configuration.
 
     Raises:
-      ConfigError: if there is no such task.
+      ConfigError: if there is no such task, or its data are missing (`base.NotRun`).
       DataError: if the dataset cannot be read.
     """
     if unknown := [name for name in names if name not in TASKS]:
         raise ConfigError(f"no such task; there are {', '.join(TASKS)}", "eval.tasks", unknown[0])
-    return [TASKS[name](config) for name in names]
+    return [TASKS[name].make(config) for name in names]

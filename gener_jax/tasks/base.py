@@ -1,15 +1,19 @@
 """What a task is: something that a model is measured by, during training and from a checkpoint."""
 
+import abc
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 
-from gener_jax.config import ModelSpec
+from gener_jax.config import Config, ModelSpec
+from gener_jax.inference.lm import LM
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.statistics.metrics import Metric
-from gener_jax.storage.results import Dataset
+from gener_jax.storage.results import Dataset, Published
 
 Progress = Callable[[int, int], None]  # called with the units of work done, and with those in all
 
@@ -27,6 +31,11 @@ class Result:
       dataset: what it was evaluated on, if that is a dataset of regions.
       text: lines for a person, beyond the table of all this; not stored.
       seconds: what the model took (see `measure`).
+      published: what others report for this task, best known first.
+      note: one or two sentences: which of the published figures compare with these and which do not, and why.
+      predictions: column → values, one per row that was scored, so that a reader can compute other metrics; written as
+        a table, never logged.
+      figures: file name without suffix → a function that draws it with `plotting` and returns the figure.
     """
 
     metrics: dict[str, float]
@@ -37,6 +46,10 @@ class Result:
     text: str = ""
     seconds: float = 0.0
     intervals: dict[str, tuple[float, float] | None] | None = None
+    published: tuple[Published, ...] = ()
+    note: str = ""
+    predictions: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
+    figures: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
 
 
 class Task(Protocol):
@@ -60,6 +73,85 @@ class Task(Protocol):
         Raises:
           ConfigError: if the task cannot be done with this model.
         """
+
+
+class NotRun(ConfigError):
+    """A task that cannot be done here: its data are missing, or the model's context is too short. No failure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What tasks on files of the field need to know; see `config.Eval`.
+
+    Attributes:
+      data: the folder of the field's data; None if none is given.
+      rows: at most so many rows of each set, chosen in a fixed random order; None: all.
+      seed: of whatever is random: the choice of rows, plants, resamples.
+    """
+
+    data: Path | None = None
+    rows: int | None = None
+    seed: int = 0
+
+    @classmethod
+    def of(cls, config: Config) -> "Options":
+        """Those of a configuration."""
+        data = config.eval.data
+        return cls(None if data is None else Path(data), config.eval.rows)
+
+    def file(self, name: str, source: str) -> Path:
+        """A file of the data, named by its path below the folder.
+
+        Raises:
+          NotRun: if it is missing; `source` says where it comes from, as a command or an address.
+        """
+        if self.data is None:
+            raise NotRun(f"needs {name}; give the folder of the data as eval.data (from {source})")
+        if not (self.data / name).exists():
+            raise NotRun(f"needs {self.data / name}, which does not exist; from {source}")
+        return self.data / name
+
+
+class ModelTask(abc.ABC):
+    """A task that is a function of a model: of an `LM`, or of any object with the methods of one that it names.
+
+    A subclass has `name`, `metrics` and `metric` as `Task` says, and is called with the model.
+    """
+
+    name: str
+    metrics: dict[str, Metric]
+    metric: str
+
+    @abc.abstractmethod
+    def __call__(self, model, progress: Progress = lambda done, total: None) -> Result:
+        """What the task finds.
+
+        Raises:
+          NotRun: if it cannot be done with this model.
+        """
+
+    def prepare(self, spec: ModelSpec, mesh: jax.sharding.Mesh) -> Callable[[Any, Progress], Result]:
+        """See `Task`; in one process only."""
+        if jax.process_count() > 1:
+            raise ConfigError(f"runs in one process, not in {jax.process_count()}", "eval.tasks", self.name)
+        return lambda params, progress: self(LM(spec, params, mesh), progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A task that `eval.tasks` and `evaluate --tasks` know.
+
+    Attributes:
+      name: of the task.
+      make: the task, of a configuration (see `Options.of`).
+      quick: the rows that `--tasks quick` takes of it; None if it is no part of that.
+      group: a name that stands for several tasks.
+    """
+
+    name: str
+    make: Callable[[Config], Task]
+    quick: int | None = None
+    group: str = ""
 
 
 def measure(run: Callable[[Any, Progress], Result], params, progress: Progress) -> Result:
