@@ -3,14 +3,17 @@
 import dataclasses
 import functools
 import json
+import os
 import re
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
 
 from data_pipeline.errors import DatasetError, FileError
-from gener_jax import assets, convert, evaluate, tasks
+from gener_jax import assets, convert, evaluate, tasks, train
 from gener_jax.config import Config
 from gener_jax.plotting.figure import new_figure
 from gener_jax.runtime.errors import ConfigError
@@ -22,6 +25,7 @@ from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Resu
 from gener_jax.tasks.suite import Candidate
 from tests import tiny
 from tests.raised import raises
+from tests.test_train import log_of
 
 
 class Guess(ModelTask):
@@ -50,6 +54,26 @@ class Guess(ModelTask):
         with new_figure(2, 1) as figure:
             figure.add_subplot().plot([0, 1])
         return figure
+
+
+class Liking(Guess):
+    """The mean score of the sequences."""
+
+    name, metric = "liking", "mean"
+    metrics = {"mean": Metric("nats", higher_is_better=True)}  # noqa: RUF012
+
+    def __call__(self, model, progress=lambda done, total: None):
+        return Result({"mean": float(np.mean([score.value for score in model.log_likelihood(self.sequences)]))})
+
+
+class Stopped(Guess):
+    """Ends its own process as a scheduler does."""
+
+    name = "stopped"
+
+    def __call__(self, model, progress=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
 
 
 class Broken(Guess):
@@ -268,6 +292,42 @@ def test_what_is_no_task_or_group_is_one_line(registered):
     for word in ("geuss", ""):
         with raises(ConfigError, field="--tasks", value=word):
             tasks.chosen(["guess", word])
+
+
+def register(*entries):
+    """Registers tasks in place of all that there are."""
+    tasks.ENTRIES, tasks.TASKS = entries, {each.name: each for each in entries}
+
+
+def test_sigterm_keeps_what_is_measured(config, tmp_path):
+    before = "from tests.test_evaluate import *; register(entry(Guess), entry(Stopped))"
+    options = ["--checkpoint", "tiny", "--tasks", "all", "--data", "data", "--output", "out", "--no_random"]
+    process = tiny.command(*options, module="gener_jax.evaluate", cwd=tmp_path, before=before)
+    status, _, err = tiny.finished(process)
+    assert status == 143, err
+    assert err.splitlines()[-1] == "stopped by SIGTERM; 1 of 2 results are kept in out; the same command resumes there"
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*.json")) == ["tiny.guess.json"]
+    assert not (tmp_path / "out/evaluate.lock").exists()
+
+
+def test_a_task_of_a_model_chooses_the_best_checkpoint_of_a_run(config, tmp_path, monkeypatch):
+    """The same object measures during training and a checkpoint afterwards."""
+    monkeypatch.setattr(tasks, "ENTRIES", (entry(Liking),))
+    monkeypatch.setattr(tasks, "TASKS", {"liking": entry(Liking)})
+    changes = {
+        "eval__tasks": "liking", "eval__data": config.eval.data, "eval__rows": 8, "checkpoint__best": "liking.mean",
+        "train__num_steps": 4, "checkpoint__every_steps": 2, "eval__every_steps": 2,
+    }  # fmt: skip
+    run = tmp_path / "run"
+    trained = train.train(tiny.config(tiny.genomes(tmp_path / "genomes"), **changes), run)
+    logged = {line["step"]: line["liking"]["mean"] for line in log_of(run) if "liking" in line}
+    assert set(logged) == {2, 4}
+    assert trained["liking"]["mean"] == logged[4]
+    evaluate.main(["--checkpoint", str(run), "--step", "best", "--output", str(tmp_path / "out")])
+    [found] = results.read(tmp_path / "out").evaluations
+    assert found.model.step == max(logged, key=logged.get)
+    assert found["mean"] == pytest.approx(max(logged.values()), abs=1e-4)
+    assert "random_weights" in found.baselines
 
 
 @pytest.fixture

@@ -84,12 +84,14 @@ def sections(results: Results) -> Iterator[Section]:
         evaluations = [each for each in results.evaluations if each.task == task]
         skipped = [each for each in results.skipped if each.task == task]
         gains = [each for each in results.gains if each.task == task]
-        notes = [] if not evaluations or not evaluations[0].note else [evaluations[0].note]
+        notes = dict.fromkeys(each.note for each in evaluations if each.note)
         about = ""
         if evaluations:
             main, measured = next(iter(evaluations[0].metrics.items()))
             better = {True: ", higher is better", False: ", lower is better", None: ""}[measured.higher_is_better]
-            counts = ", ".join(f"{number:,} {_words(name)}" for name, number in evaluations[0].counts.items())
+            counted = {each.model.name: _counted(each.counts) for each in evaluations}
+            same = len(set(counted.values())) == 1  # else a context or a tokenizer left rows out
+            counts = counted[evaluations[0].model.name] if same else "; ".join(map(": ".join, counted.items()))
             about = f"{_words(main)}{f' ({measured.unit})' if measured.unit else ''}{better}; {counts}"
         groups = tuple(_groups(evaluations)) if evaluations else ()
         yield Section(task, _words(task), about, _table(evaluations, skipped, gains), tuple(notes), groups)
@@ -341,6 +343,10 @@ def _between(low: float | None, high: float | None) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} {_words(name)}" for name, number in counts.items())
 
 
 def _header(name: str, metric: Measured) -> str:

@@ -104,7 +104,7 @@ def run(
     Raises:
       KeyboardInterrupt: with a line of what is kept.
     """
-    found, last = [], len(candidates) * len(chosen)
+    found, total = [], sum(not (candidate.random and entry.regions) for candidate in candidates for entry, _ in chosen)
     try:
         for candidate in candidates:
             loaded = functools.cache(candidate.load)
@@ -116,8 +116,8 @@ def run(
             loaded.cache_clear()
     except KeyboardInterrupt as interrupt:
         done = sum(cell.evaluation is not None for cell in found)
-        where = "" if folder is None or not done else f" in {folder}; the same command resumes there"
-        interrupt.args = (f"{done} of {last} results are kept{where}" if where else "nothing is kept",)
+        what = f"{done} of {total} results are kept in {folder}; the same command resumes there"
+        interrupt.args = ("nothing is kept" if folder is None or not done else what,)
         raise
     return found
 
@@ -158,10 +158,18 @@ def _measured(candidate: Candidate, entry: Entry, rows, loaded, kept: "_Kept | N
             log("".join(traceback.format_exception(error)).rstrip())
         reason = one_line(str(error) if known and str(error) else f"{type(error).__name__}: {error}")
         log(f"{name}: {status}: {reason}")
+        _forget_frames(error)
         return Cell(candidate, entry, skipped=Skipped(entry.name, candidate.model.name, status, reason), error=error)
     value, metric = evaluation[task.metric], task.metric.replace("_", " ")
     log(f"{name}: {metric} {'none' if value is None else f'{value:.4f}'} ({time.perf_counter() - began:.0f} s)")
     return cell
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Removes the tracebacks of an error that is kept, since they hold the model while the next one is loaded."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 class _Kept:
