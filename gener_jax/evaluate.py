@@ -88,7 +88,7 @@ def main(argv=None) -> int | None:
     keep_programs(*resolved[0][1:])
     real = list(candidates)
     if not args.no_random:
-        for each in {each.shape: each for each in real}.values():
+        for each in {each.shape: each for each in reversed(real)}.values():  # after the first of its shape
             candidates.insert(candidates.index(each) + 1, random_candidate(each))
     with contextlib.nullcontext() if args.output is None else lock.held(args.output / "evaluate.lock"):
         cells = suite.run(candidates, chosen, args.output, again=args.overwrite, before=Regions(real))

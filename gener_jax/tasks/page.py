@@ -92,7 +92,7 @@ def sections(results: Results) -> Iterator[Section]:
             counted = {each.model.name: _counted(each.counts) for each in evaluations}
             same = len(set(counted.values())) == 1  # else a context or a tokenizer left rows out
             counts = counted[evaluations[0].model.name] if same else "; ".join(map(": ".join, counted.items()))
-            about = f"{_words(main)}{f' ({measured.unit})' if measured.unit else ''}{better}; {counts}"
+            about = f"{_titled(main, measured)}{better}; {counts}"
         groups = tuple(_groups(evaluations)) if evaluations else ()
         yield Section(task, _words(task), about, _table(evaluations, skipped, gains), tuple(notes), groups)
 
@@ -350,9 +350,12 @@ def _counted(counts: dict[str, int]) -> str:
 
 
 def _header(name: str, metric: Measured) -> str:
-    arrow = {True: " ↑", False: " ↓", None: ""}[metric.higher_is_better]
-    unit = f" ({metric.unit})" if metric.unit and metric.unit not in _words(name) else ""
-    return _words(name) + unit + arrow
+    return _titled(name, metric) + {True: " ↑", False: " ↓", None: ""}[metric.higher_is_better]
+
+
+def _titled(name: str, metric: Measured) -> str:
+    """A metric with its unit, unless the name says it."""
+    return _words(name) + (f" ({metric.unit})" if metric.unit and metric.unit not in _words(name) else "")
 
 
 def _words(name: str) -> str:
