@@ -1,6 +1,5 @@
 """Perturbed sequences are the protocol's; the metric can be passed and failed; scores are those of a plain loop."""
 
-import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +9,7 @@ from Bio.Seq import Seq
 import gener_jax
 from data_pipeline.errors import FormatError
 from data_pipeline.sequence import bases
+from gener_jax.assets import TINY
 from gener_jax.tasks import coding_sequences, perturbation
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.perturbation import CarbonPairs, OwnPairs
@@ -209,25 +209,15 @@ def test_the_public_file_is_read(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # of transformers
 def test_scores_are_those_of_a_plain_loop(folder, planted):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package)
+    from tests import torch_evaluation as peer
+
     source, _, _ = planted
-    found = task(folder, source, "promoter_reverse_complement", rows=4)(gener_jax.load("tiny")).predictions
+    found = task(folder, source, "promoter_reverse_complement", rows=3)(gener_jax.load("tiny")).predictions
     pairs, _ = pairs_by_gene(folder, source, "promoter_reverse_complement")
-    model = transformers.LlamaForCausalLM.from_pretrained(gener_jax.assets.TINY, dtype=torch.float32)
-    vocabulary = ["".join(x) for x in itertools.product("ATCG", repeat=6)]
-    for row, (_, *both) in enumerate(pairs[:4]):
+    model = peer.load(TINY)
+    for row, (_, *both) in enumerate(pairs[:3]):
         for form, text in zip(("original", "perturbed"), both, strict=True):
-            kmers = [text[i : i + 6] for i in range(0, len(text), 6)]
-            ids = [1, *(32 + vocabulary.index(kmer) for kmer in kmers)]
-            with torch.no_grad():
-                log_p = torch.log_softmax(model(torch.tensor([ids])).logits[0, :-1].double(), -1)
-            tokens = np.mean([float(log_p[i, token]) for i, token in enumerate(ids[1:])]) / 6
-            assert found[f"{form}_token"][row] == pytest.approx(tokens, abs=2e-5)
-            p = log_p[:, 32:].exp().reshape(-1, *[4] * 6)
-            marginals = []
-            for i, kmer in enumerate(kmers):
-                for j, base in enumerate(kmer):
-                    of_base = p[i].sum([axis for axis in range(6) if axis != j])
-                    marginals.append(float(torch.log(of_base["ATCG".index(base)])))
-            assert found[f"{form}_base"][row] == pytest.approx(np.mean(marginals), abs=2e-5)
+            assert found[f"{form}_token"][row] == pytest.approx(peer.mean_log_likelihood(model, text) / 6, abs=2e-5)
+            assert found[f"{form}_base"][row] == pytest.approx(peer.mean_base_marginal(model, text), abs=2e-5)

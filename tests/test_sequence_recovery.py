@@ -1,13 +1,13 @@
 """Sequence recovery can be passed and failed; prompts are the protocol's; continuations are those of a plain loop."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
 
 import gener_jax
 from data_pipeline.sequence import bases
+from gener_jax.assets import TINY
 from gener_jax.tasks import coding_sequences
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.sequence_recovery import OwnRows, PublishedRows, equal_by_length, rightmost, rows_of
@@ -191,29 +191,15 @@ def test_the_public_file_is_read(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # of transformers
 def test_continuations_are_those_of_a_plain_loop(folder, planted):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    for package in ("torch", "transformers"):
+        pytest.importorskip(package)
+    from tests import torch_evaluation as peer
+
     sources, text = planted
-    lm = gener_jax.load("tiny")
-    found = OwnRows(Options(folder, rows=4), sources=sources)(lm).predictions
-    model = transformers.LlamaForCausalLM.from_pretrained(gener_jax.assets.TINY, dtype=torch.float32)
-    vocabulary = ["".join(x) for x in itertools.product("ATCG", repeat=6)]
+    found = OwnRows(Options(folder, rows=3), sources=sources)(gener_jax.load("tiny")).predictions
+    model = peer.load(TINY)
     for row, truth in enumerate(found["truth"]):
-        at = text.index(truth)
-        before = text[text.rindex("|", 0, at) + 1 if "|" in text[:at] else 0 : at][-3030:]
-        prompt = before[len(before) % 6 :]
-        for mode in ("token", "base"):
-            ids = [1, *(32 + vocabulary.index(prompt[i : i + 6]) for i in range(0, len(prompt), 6))]
-            start = len(ids)
-            for _ in range(5):
-                with torch.no_grad():
-                    logits = model(torch.tensor([ids])).logits[0, -1]
-                if mode == "token":
-                    best = int(logits[32:].argmax())
-                else:
-                    p = torch.softmax(logits[32:], -1).reshape([4] * 6)
-                    letters = [int(p.sum([a for a in range(6) if a != j]).argmax()) for j in range(6)]
-                    best = int(np.ravel_multi_index(letters, [4] * 6))
-                ids.append(32 + best)
-            expected = "".join(vocabulary[i - 32] for i in ids[start:])
-            assert found[f"generated_{mode}"][row] == expected
+        assert text.count(truth) == 1
+        before = text[: text.index(truth)].rpartition("|")[2][-3030:]  # all that the model can hold with 30 bases
+        assert found["generated_token"][row] == peer.recovery(model, before, 5)
+        assert found["generated_base"][row] == peer.recovery_of_bases(model, before, 5)

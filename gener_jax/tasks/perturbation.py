@@ -22,7 +22,7 @@ from gener_jax.labelled import table
 from gener_jax.plotting import evaluation
 from gener_jax.statistics import intervals
 from gener_jax.tasks import coding_sequences, published
-from gener_jax.tasks.base import Entry, Metric, ModelTask, NotRun, Options, Progress, Result, silent
+from gener_jax.tasks.base import Entry, Metric, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.coding_sequences import CodingSequence
 
 WINDOW = 8192  # bases of a pair, around an exon; Carbon's rows have about as many
@@ -41,10 +41,12 @@ _ADDRESS = "https://huggingface.co/datasets/HuggingFaceBio/carbon-perturbation-b
 class Pair:
     """An original and its perturbed form: codes uint8 [bases], of one length.
 
-    `group` is drawn as one by a resample; `size` is the length of the exon, or of what was replaced.
+    `name` is its own; `group`, a gene, is drawn as one by a resample; `size` is the length of the exon, or of what was
+    replaced.
     """
 
     species: str
+    name: str
     group: str
     original: np.ndarray
     perturbed: np.ndarray
@@ -165,7 +167,7 @@ def pairs_of(
         if not len(differs):
             left_out["nothing to replace"] += 1
             continue
-        made.append(Pair(gene.species, gene.key, original, perturbed, perturbation.size(gene)))
+        made.append(Pair(gene.species, gene.key, gene.key, original, perturbed, perturbation.size(gene)))
         asked.append((gene, start + int(differs[0]), start + int(differs[-1]) + 1))
     models = coding_sequences.markov_models(genes, asked, window, seed)
     return made, [_markov_gains(models[pair.species], pair) for pair in made], left_out
@@ -254,12 +256,15 @@ class _Pairwise(ModelTask):
             published=reported,
             note=note,
             predictions={
+                "pair": [pair.name for pair in pairs],
                 "species": columns["species"].tolist(),
                 "gene": groups,
                 "length": [pair.size for pair in pairs],
+                **{name: x.tolist() for name, x in won.items()},
                 **{f"{form}_{_SCORES[name]}": x[:, i].tolist() for name, x in scores.items()
                    for i, form in enumerate(("original", "perturbed"))},
             },
+            paired=Paired("mean", "accuracy", scores=("accuracy",), groups="gene", rows="pair"),
             figures={
                 self.name: lambda: evaluation.groups(
                     self.name.replace("_", " "), "share of pairs (higher is better)",
@@ -346,9 +351,8 @@ class CarbonPairs(_Pairwise):
             if len(original) // 6 * 6 > window:
                 left_out["longer than the model's context"] += 1
             else:
-                name = species[i] if species else "all"
-                size = int((original != perturbed).sum())
-                made.append(Pair(name, genes[i] if genes else str(i), original, perturbed, size))
+                own, gene = species[i] if species else "all", genes[i] if genes else str(i)
+                made.append(Pair(own, str(i), gene, original, perturbed, int((original != perturbed).sum())))
         made = [made[i] for i in permute(np.arange(len(made)), len(made), key=self.options.seed).tolist()]
         models = coding_sequences.crossed_models([p.original for p in made], [p.species for p in made])
         return made, [_markov_gains(model, pair) for model, pair in zip(models, made, strict=True)], left_out

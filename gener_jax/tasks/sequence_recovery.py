@@ -18,7 +18,7 @@ from gener_jax.labelled import table
 from gener_jax.plotting import evaluation
 from gener_jax.statistics import intervals
 from gener_jax.tasks import coding_sequences, published
-from gener_jax.tasks.base import Entry, Metric, ModelTask, NotRun, Options, Progress, Result, silent
+from gener_jax.tasks.base import Entry, Metric, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.markov import Markov
 from gener_jax.tasks.recovery import CONTEXT_BASES, NUM_BASES, equal_bases
 
@@ -172,9 +172,11 @@ class _Recovery(ModelTask):
             published=tuple(row for row in reported if row.metric in metrics),
             note=note,
             predictions={
-                **columns, "gene": genes, "truth": [bases.decode(x) for x in truths],
+                **columns, "gene": genes, **{mode: equal[mode][:, 0].tolist() for mode in _MODES},
+                "truth": [bases.decode(x) for x in truths],
                 **{f"generated_{mode}": [bases.decode(x) for x in made[name]] for name, mode in _MODES.items()},
             },
+            paired=Paired("mean", "accuracy", scores=("accuracy",), groups="gene", rows="gene"),
             figures={
                 self.name: lambda: evaluation.groups(
                     self.name.replace("_", " "), "fraction of equal bases (higher is better)",
