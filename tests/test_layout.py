@@ -32,8 +32,9 @@ FLOORS = {
         ("data", "labelled", "statistics"),
         ("storage",),
         ("inference",),
+        ("baselines",),
         ("tasks",),
-        ("baselines", "training"),
+        ("training",),
         ("finetuning",),
         ("cli",),
         (

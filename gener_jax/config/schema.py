@@ -356,18 +356,20 @@ class Checkpoint:
 class Eval:
     """The tasks that measure the model during training, and their options."""
 
-    tasks: tuple[str, ...] = ("held_out",)  # tasks by name: held_out, recovery
+    tasks: tuple[str, ...] = ("held_out",)  # tasks by name; `gener-jax evaluate --list` lists them
     split: str = "validation"  # split of the dataset that is evaluated
     every_steps: int = 1000  # steps between evaluations; every checkpoint is evaluated too
     batch_size: int = 8  # windows of one context length
     max_regions: int | None = None  # regions to evaluate, the first in a fixed random order; none: all
     recovery_genes: int = 256  # held-out genes whose next 30 bases the task recovery generates greedily
     baselines: bool = True  # compare with Markov models of order 0 and 5 in the final evaluation
+    data: str | None = None  # folder of the field's data, for tasks on variants, labelled sequences and genes
+    rows: int | None = None  # rows of each set of that data, chosen in a fixed random order; none: all
 
     def __post_init__(self):
         check = _fields_of("eval", self)
         check("split", *_one_of(("train", "validation", "test")))
-        check("every_steps batch_size recovery_genes max_regions", _POSITIVE)
+        check("every_steps batch_size recovery_genes max_regions rows", _POSITIVE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from flax import traverse_util
 
 from data_pipeline.ranges import SEED
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
@@ -60,12 +62,31 @@ class LM:
         self.tokenizer = spec.tokenizer.make()
         self.model = decoder.Decoder(kernels.for_any_mask(spec.model))
 
+    @property
+    def k(self) -> int:
+        """Bases per token; 1 of a tokenizer of byte pairs, whose tokens hold at least so many."""
+        return self.tokenizer.k if self.tokenizer.kind == "kmer" else 1
+
+    @property
+    def max_bases(self) -> int | None:
+        """The longest input in bases, for which the positions have room with <s> (v2: with both); None: of any length.
+
+        With byte pairs, longer ones may fit too.
+        """
+        longest, added = self.spec.model.max_length, 2 if self.spec.prompt_convention == "v2" else 1
+        return None if longest is None else (longest - added) * self.k
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the decoder: the last that `embed` takes as `layer`."""
+        return self.spec.model.num_hidden_layers
+
     def __repr__(self) -> str:
-        model, devices, k = self.spec.model, self.mesh.devices.flat, self.tokenizer.k
+        model, devices = self.spec.model, self.mesh.devices.flat
         size, longest = sum(x.size for x in jax.tree.leaves(self.params)), model.max_length
         context = "of any length" if longest is None else f"{longest:,} tokens"
         if longest is not None and self.tokenizer.kind == "kmer":
-            context += f" ({longest * k:,} bases)"
+            context += f" ({longest * self.k:,} bases)"
         parts = [f"{size:,} parameters", f"tokenizer {self.tokenizer.name}", f"context {context}", model.dtype]
         parts += [] if self.head is None else [f"head {self.head.problem} of {len(self.head.names)}"]
         parts += [f"{len(devices)} {devices[0].device_kind}", *([] if self.step is None else [f"step {self.step}"])]
@@ -666,3 +687,17 @@ def from_spec(
 def _default_mesh(spec: ModelSpec) -> jax.sharding.Mesh:
     divides = spec.model.hidden_size % len(jax.devices()) == 0
     return sharding.make_mesh(1, -1, 1, None if divides else jax.devices()[:1])
+
+
+def random_weights(spec: ModelSpec, mesh: jax.sharding.Mesh | None = None, *, seed: int = 0) -> LM:
+    """A model of this shape that has learned nothing: weights as training begins with; what any model has to beat."""
+    mesh = mesh or _default_mesh(spec)
+
+    def init(key):
+        params = nn.unbox(decoder.init(decoder.Decoder(spec.model), key))
+        return traverse_util.path_aware_map(
+            lambda path, x: x if path[-1] == "scale" else x.astype(spec.model.dtype), params
+        )
+
+    shardings = jax.tree.map(lambda x: x.sharding, pretrained.abstract_params(spec.model, mesh))
+    return LM(spec, decoder.unstack(jax.jit(init, out_shardings=shardings)(jax.random.key(seed)), donate=True), mesh)
