@@ -29,6 +29,11 @@ NUM_BASES = 30
 CONTEXT_BASES = 6144  # at most
 
 
+def equal_bases(made: np.ndarray, truth: np.ndarray) -> float:
+    """The fraction of bases that are equal, of codes of one shape."""
+    return float((made == truth).mean())
+
+
 class Recovery:
     """The task, on prompts from at most `eval.recovery_genes` regions."""
 
@@ -90,8 +95,11 @@ class Recovery:
 
             equal, context = [], self.config.data.context_length
             for chosen, made in batched(compute, mesh, lengths, self.config.eval.batch_size * context, context):
-                pairs = [(prompts[i][1], new) for i, new in zip(chosen, made, strict=False)]
-                equal += [(codes[new - NUM_SPECIAL] == codes[truth - NUM_SPECIAL]).mean() for truth, new in pairs]
+                truths = [prompts[i][1] for i in chosen]
+                equal += [
+                    equal_bases(codes[new - NUM_SPECIAL], codes[truth - NUM_SPECIAL])
+                    for new, truth in zip(made, truths, strict=False)
+                ]
                 progress(len(equal), len(prompts))
             accuracy = float(np.mean(equal)) if equal else float("nan")
             counts = {"genes": len(equal), "bases": NUM_BASES * len(equal)}
