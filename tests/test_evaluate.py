@@ -393,6 +393,8 @@ def test_steps_of_several_runs(elsewhere):
     assert evaluate.candidates_of(named, [0, 0])[2].model.step == 0
     with raises(ConfigError, field="--step", value=3):
         evaluate.candidates_of(named, [0, 0, 0])
+    with raises(ConfigError, field="--step", value=1):
+        evaluate.candidates_of([named[1], named[1]], [0])
     shutil.rmtree("run/checkpoints/0/params")
     assert found[0].made_of["files"] != evaluate.candidates_of(named, [])[0].made_of["files"]
 
