@@ -36,6 +36,8 @@ def prepare(metric: str, targets: np.ndarray, scores: np.ndarray, strata=None, w
     if weighting not in WEIGHTINGS:
         raise InputError(f"must be one of {', '.join(WEIGHTINGS)}", "weighting", weighting)
     of = CLASSES.get(metric) or VALUES[metric]
+    if not len(scores):
+        return lambda weights: np.full(len(weights), np.nan)
     if strata is None:
         return of(targets, scores)
     stratum = np.unique(np.asarray(strata), return_inverse=True)[1].reshape(-1)
