@@ -62,7 +62,7 @@ def measured_scores(title: str, label: str, values: np.ndarray, scores: np.ndarr
     with new_figure(width=4.6, height=4.2) as figure:
         axes = figure.add_subplot()
         alpha = min(0.6, max(0.08, 300 / max(len(values), 1)))
-        axes.plot(scores, values, ".", markersize=4, alpha=alpha, markeredgewidth=0, rasterized=True)
+        axes.plot(scores, values, ".", markersize=5, alpha=alpha, markeredgewidth=0, rasterized=True)
         constant = len(values) < 3 or np.ptp(values) == 0 or np.ptp(scores) == 0
         r = "–" if constant else f"{spearmanr(values, scores).statistic:.3f}"
         axes.annotate(f"Spearman {r}, n = {len(values):,}", (0, 1), (4, -4), xycoords="axes fraction",
@@ -79,13 +79,13 @@ def scores_by_group(title: str, label: str, groups: Mapping[str, tuple[np.ndarra
     Args:
       groups: name → scores [N] and bool [N] of positive rows.
     """
-    jitter = np.random.default_rng(0)
+    jitter, size = np.random.default_rng(0), 3 if sum(len(scores) for scores, _ in groups.values()) > 1000 else 5
     with new_figure(height=1.4 + 0.42 * len(groups)) as figure:
         axes = figure.add_subplot()
         for row, (scores, positive) in enumerate(groups.values()):
             for chosen, colour in ((~positive, COLOURS[0]), (positive, COLOURS[1])):
                 place = row + jitter.uniform(-0.3, 0.3, int(chosen.sum()))
-                axes.plot(scores[chosen], place, ".", color=colour, markersize=3, alpha=0.4, markeredgewidth=0,
+                axes.plot(scores[chosen], place, ".", color=colour, markersize=size, alpha=0.5, markeredgewidth=0,
                           rasterized=True)  # fmt: skip
             axes.plot([np.median(scores)] * 2, [row - 0.38, row + 0.38], color="black", linewidth=1.5)
         for name, colour in (("negative", COLOURS[0]), ("positive", COLOURS[1])):

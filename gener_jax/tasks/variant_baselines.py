@@ -22,12 +22,12 @@ _EDGE = 30  # bases from an end of an exon or element, beyond which a place coun
 
 def fixed(spec: VariantSet, rows: Rows) -> dict[str, np.ndarray]:
     """Those that learn nothing from the labels: name → float64 [rows], NaN where a row has none."""
-    found = {"substitution": np.array([substitution(v, rows.genome) for v in rows.variants])}
     order = markov_order(rows.genome)
-    found[f"markov_{order}"] = markov(rows.variants, rows.genome, order)
-    for name, score in spec.scores.items():
-        found[name] = score.sign * numbers(rows.table, score.column)
-    return found
+    return {
+        **{name: score.sign * numbers(rows.table, score.column) for name, score in spec.scores.items()},
+        "substitution": np.array([substitution(v, rows.genome) for v in rows.variants]),
+        f"markov_{order}": markov(rows.variants, rows.genome, order),
+    }
 
 
 def fitted(spec: VariantSet, rows: Rows, target: np.ndarray) -> dict[str, np.ndarray]:

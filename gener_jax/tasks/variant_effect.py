@@ -11,6 +11,7 @@ import functools
 import numpy as np
 
 from gener_jax.plotting import evaluation, prediction
+from gener_jax.plotting.figure import COLOURS
 from gener_jax.statistics import matched
 from gener_jax.statistics.metrics import Metric
 from gener_jax.tasks import published, variant_baselines
@@ -62,6 +63,12 @@ class VariantEffect(ModelTask):
     @functools.cached_property
     def _fixed(self) -> dict[str, np.ndarray]:
         return variant_baselines.fixed(self.set, self.rows)
+
+    def _baselines(self, target: Classes | Values, truth: np.ndarray) -> dict[str, np.ndarray]:
+        """The baselines' scores for a target, whose values are `truth`; the strongest usually first."""
+        of = {name: score.targets for name, score in self.set.scores.items()}
+        known = variant_baselines.fitted(self.set, self.rows, truth) | self._fixed
+        return {name: values for name, values in known.items() if not of.get(name) or target.name in of[name]}
 
     def _measures(self):
         """Yields for each metric its name, unit, `matched` metric, target and, of a mean over strata, its name."""
@@ -133,11 +140,9 @@ class VariantEffect(ModelTask):
             of = metric, truth, stratum
             metrics[name], intervals[name] = self._value(*of, scores), self._interval(*of, scores)
             headline = name in (self.metric, "auroc") or (metric == "spearman" and not stratum)
-            for baseline, values in (self._fixed | variant_baselines.fitted(spec, rows, truth)).items():
-                allowed = spec.scores[baseline].targets if baseline in spec.scores else ()
-                if not allowed or target.name in allowed:
-                    row = self._baseline(name, of, scores, values, headline)
-                    baselines.setdefault(baseline, {}).update(row)
+            for baseline, values in self._baselines(target, truth).items():
+                row = self._baseline(name, of, scores, values, headline)
+                baselines.setdefault(baseline, {}).update(row)
         reasons = tables.reasons(flags)
         return Result(
             metrics,
@@ -282,11 +287,12 @@ class VariantEffect(ModelTask):
         spec, table, name = self.set, self.rows.table, self.name
         found = {}
         if spec.classes:
-            all_scores = {"model": scores} | self._fixed | variant_baselines.fitted(spec, self.rows, main)
-            own = {n: v for n, v in all_scores.items() if n not in spec.scores or not spec.scores[n].targets}
-            rows = {n: np.isfinite(v) & np.isfinite(main) & np.isfinite(scores) for n, v in own.items()}
-            curves = {n: (main[rows[n]] == 1, v[rows[n]]) for n, v in own.items() if rows[n].any()}
-            found[f"{name}_roc"] = lambda: prediction.roc(f"{name}: {spec.classes[0].what}", curves)
+            curves = {}
+            for each, values in ({"model": scores} | self._baselines(spec.classes[0], main)).items():
+                chosen = np.isfinite([main, scores, values]).all(0)
+                curves[each] = main[chosen] == 1, values[chosen]
+            curves = dict(list(curves.items())[: len(COLOURS)])
+            found[f"{name}_roc"] = lambda: prediction.roc(name, curves)
         for value in spec.values:
             truth = spec.target(table, value)
             both = np.isfinite(truth) & np.isfinite(scores)
