@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from data_pipeline.errors import did_you_mean
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.tasks import perturbation, sequence_recovery
+from gener_jax.tasks import perturbation, sequence_recovery, variant_effect
 from gener_jax.tasks.base import Entry, Task
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
@@ -15,6 +15,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("recovery", Recovery, quick=64, regions=True),
     *perturbation.ENTRIES,
     *sequence_recovery.ENTRIES,
+    *variant_effect.ENTRIES,
 )
 TASKS = {entry.name: entry for entry in ENTRIES}
 
