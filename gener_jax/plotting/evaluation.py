@@ -1,6 +1,8 @@
-"""A metric of an evaluation beside its baselines, and by group."""
+"""A metric of an evaluation beside its baselines, and by group; scores beside measured values and by group."""
 
 from collections.abc import Mapping
+
+import numpy as np
 
 from gener_jax.plotting.figure import COLOURS, GREY, new_figure
 
@@ -47,6 +49,51 @@ def groups(
         axes.set_yticks(*zip(*names, strict=True))
         axes.set_ylim(at, -1)
         axes.margins(x=0.15)
+        axes.grid(False)
+        axes.set_xlabel(label)
+        axes.set_title(title)
+    return figure
+
+
+def measured_scores(title: str, label: str, values: np.ndarray, scores: np.ndarray):
+    """Measured values against scores in another unit, [N] and [N], with Spearman's correlation."""
+    from scipy.stats import spearmanr
+
+    with new_figure(width=4.6, height=4.2) as figure:
+        axes = figure.add_subplot()
+        alpha = min(0.6, max(0.08, 300 / max(len(values), 1)))
+        axes.plot(scores, values, ".", markersize=5, alpha=alpha, markeredgewidth=0, rasterized=True)
+        constant = len(values) < 3 or np.ptp(values) == 0 or np.ptp(scores) == 0
+        r = "–" if constant else f"{spearmanr(values, scores).statistic:.3f}"
+        axes.annotate(f"Spearman {r}, n = {len(values):,}", (0, 1), (4, -4), xycoords="axes fraction",
+                      textcoords="offset points", va="top", fontsize=9, color=GREY)  # fmt: skip
+        axes.set_xlabel("score (higher: more deleterious)")
+        axes.set_ylabel(label)
+        axes.set_title(title)
+    return figure
+
+
+def scores_by_group(title: str, label: str, groups: Mapping[str, tuple[np.ndarray, np.ndarray]]):
+    """Scores of each group as a row of dots, the positive ones in another colour, with the median as a line.
+
+    Args:
+      groups: name → scores [N] and bool [N] of positive rows.
+    """
+    jitter, size = np.random.default_rng(0), 3 if sum(len(scores) for scores, _ in groups.values()) > 1000 else 5
+    with new_figure(height=1.4 + 0.42 * len(groups)) as figure:
+        axes = figure.add_subplot()
+        for row, (scores, positive) in enumerate(groups.values()):
+            for chosen, colour in ((~positive, COLOURS[0]), (positive, COLOURS[1])):
+                place = row + jitter.uniform(-0.3, 0.3, int(chosen.sum()))
+                axes.plot(scores[chosen], place, ".", color=colour, markersize=size, alpha=0.5, markeredgewidth=0,
+                          rasterized=True)  # fmt: skip
+            axes.plot([np.median(scores)] * 2, [row - 0.38, row + 0.38], color="black", linewidth=1.5)
+        for name, colour in (("negative", COLOURS[0]), ("positive", COLOURS[1])):
+            axes.plot([], [], "o", color=colour, label=name)
+        axes.legend(loc="lower right", fontsize=8)
+        names = [f"{name} ({len(scores):,})" for name, (scores, _) in groups.items()]
+        axes.set_yticks(range(len(groups)), names)
+        axes.invert_yaxis()
         axes.grid(False)
         axes.set_xlabel(label)
         axes.set_title(title)

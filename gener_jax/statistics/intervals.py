@@ -17,7 +17,7 @@ from gener_jax.statistics.metrics import METRICS, Weighted, checked
 RESAMPLES = 1000
 LEVEL = 0.95
 LEAST = 30  # rows of each class, or groups, below which there is no interval
-_BLOCKS = 1000  # of the jackknife
+_BLOCKS = 1000  # of the jackknife, at most; no more than resamples
 _ENTRIES = 2_000_000  # weights held at once, each for all values of a row
 
 
@@ -115,7 +115,9 @@ def interval(
     drawn = drawn[np.isfinite(drawn)]
     if not np.isfinite(value) or len(drawn) < 0.9 * resamples:
         return None
-    left_out = np.concatenate([statistic(w[:, unit]) for w in _blocks(rng, units, held)])
+    left_out = np.concatenate(
+        [statistic(w[:, unit]) for w in _blocks(rng, min(units, resamples, _BLOCKS), units, held)]
+    )
     influence = left_out.mean() - left_out
     spread = (influence**2).sum() ** 1.5
     acceleration = (influence**3).sum() / (6 * spread) if spread > 0 else 0.0
@@ -143,9 +145,8 @@ def _draws(rng: np.random.Generator, units: int, resamples: int, held: int) -> I
         yield np.bincount(drawn.ravel(), minlength=count * units).reshape(count, units).astype(np.float64)
 
 
-def _blocks(rng: np.random.Generator, units: int, held: int) -> Iterator[np.ndarray]:
-    """Weights that leave out one unit each, or one random block of units where there are many, float64 [B, units]."""
-    blocks = min(units, _BLOCKS)
+def _blocks(rng: np.random.Generator, blocks: int, units: int, held: int) -> Iterator[np.ndarray]:
+    """Weights that leave out one random block of units each, of one unit where there are as many, [blocks, units]."""
     block = rng.permutation(units) % blocks
     for start in range(0, blocks, held):
         yield (block != np.arange(start, min(start + held, blocks))[:, None]).astype(np.float64)

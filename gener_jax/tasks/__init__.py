@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.tasks import variant_effect
 from gener_jax.tasks.base import Entry, Task
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
 
 ENTRIES: tuple[Entry, ...] = (
-    Entry("held_out", HeldOut),
-    Entry("recovery", Recovery),
+    Entry("held_out", HeldOut, quick=16, regions=True),
+    Entry("recovery", Recovery, quick=64, regions=True),
+    *variant_effect.ENTRIES,
 )
 TASKS = {entry.name: entry for entry in ENTRIES}
 
