@@ -113,7 +113,7 @@ def coverage(metric, groups, repeats, resamples, strata=None, weighting="size"):
 
 
 def test_intervals_by_match_group_cover():
-    assert 89 <= coverage("auprc", 60, repeats=200, resamples=200) <= 99.5  # four standard errors around 95
+    assert 89 <= coverage("auroc", 100, repeats=200, resamples=200) <= 99.5  # four standard errors around 95
 
 
 @pytest.mark.soak
