@@ -168,3 +168,14 @@ def test_layers_and_the_chosen_one():
     assert list(course.get_ydata()) == [0.1, 0.5, 0.3]
     assert (chosen.get_xdata()[0], chosen.get_ydata()[0]) == (1, 0.5)
     assert axes.texts[0].get_text() == "layer 1: 0.500"
+
+
+def test_scores_by_length_have_a_line_through_the_means_of_the_negative():
+    lengths, positive = np.array([-1, -1, 2, 2, 3]), np.array([False, False, False, True, True])
+    scores = {"window": np.arange(5.0), "equal_window": np.zeros(5)}
+    panels = evaluation.scores_by_length("t", lengths, positive, scores).axes
+    assert [axes.get_title("left") for axes in panels] == ["window", "equal window"]
+    dots, others, means, _ = panels[0].lines
+    np.testing.assert_array_equal(dots.get_data(), [[2, 3], [3, 4]])
+    np.testing.assert_array_equal(others.get_data(), [[-1, -1, 2], [0, 1, 2]])
+    np.testing.assert_array_equal(means.get_data(), [[-1, 2], [0.5, 2]])

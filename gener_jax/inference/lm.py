@@ -270,7 +270,8 @@ class LM:
           genome: a `Genome`, sequences by name, or the path of a FASTA file, of which only the contexts are read if
             its index (.fai; for bgzip also .gzi) is beside it.
           protocol: "next_kmer" scores the alleles given the bases before the variant; "window" scores the window around
-            it. Their old names "right_edge" and "centred" are accepted.
+            it; "equal_window" does so with windows of the same length, also of insertions and deletions. The old names
+            "right_edge" and "centred" of the first two are accepted.
           context: bases before the variant, or in the window [8192, or as many as the model's positions hold with
             room for the alleles].
           phases: 1, as published; k (6), the mean over all positions of the variant in its k-mer, with the spread.

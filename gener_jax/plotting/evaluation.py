@@ -127,3 +127,31 @@ def scores_by_group(title: str, label: str, groups: Mapping[str, tuple[np.ndarra
         axes.set_xlabel(label)
         axes.set_title(title)
     return figure
+
+
+def scores_by_length(title: str, lengths: np.ndarray, positive: np.ndarray, scores: Mapping[str, np.ndarray]):
+    """Scores of insertions and deletions by the bases that they add, a panel for each kind of score.
+
+    Lines are the means of the rows that are not positive, at each length: a score without bias by length has them flat.
+
+    Args:
+      lengths: bases, int [N]; negative of deletions.
+      positive: bool [N].
+      scores: name → float [N].
+    """
+    with new_figure(width=3.4 * len(scores) + 0.6, height=3.8) as figure:
+        at = np.unique(lengths[~positive])
+        for i, (name, values) in enumerate(scores.items()):
+            axes = figure.add_subplot(1, len(scores), i + 1)
+            for rows, colour, label in ((positive, COLOURS[1], "positive"), (~positive, COLOURS[0], "negative")):
+                dots = {"color": colour, "markersize": 4, "alpha": 0.4, "markeredgewidth": 0, "rasterized": True}
+                axes.plot(lengths[rows], values[rows], ".", label=label, **dots)
+            means = [values[~positive & (lengths == n)].mean() for n in at]
+            axes.plot(at, means, "o-", color="black", markersize=3, linewidth=1, label="mean of the negative")
+            axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+            axes.set_title(name.replace("_", " "))
+            axes.set_xlabel("bases inserted (deleted: below 0)")
+        figure.axes[0].set_ylabel("score (higher: more harmful)")
+        figure.axes[0].legend(loc="best")
+        figure.suptitle(title, fontweight="bold", fontsize=11, x=0.02, ha="left")
+    return figure
