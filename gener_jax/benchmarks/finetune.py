@@ -296,7 +296,7 @@ class Matrix:
 
     def fine_tune(self, cell: Cell) -> dict:
         """Runs a cell; its folder is removed at the end, but what it predicts for test rows is kept."""
-        from gener_jax.finetuning.labels import PREDICTIONS
+        from gener_jax.finetuning.labels import PREDICTIONS, read_predictions
         from gener_jax.finetuning.run import finetune
         from gener_jax.storage import heads
 
@@ -316,8 +316,7 @@ class Matrix:
         path = workdir / PREDICTIONS
         if problem != "token" and path.exists():
             names = self.rows[cell.task, cell.fold].splits.problem.names
-            lines = path.read_text().splitlines()[1:]
-            self.keep(cell.key, np.array([line.split("\t")[-len(names) :] for line in lines], np.float64))
+            self.keep(cell.key, read_predictions(path, names))
         head = heads.read(workdir)
         shutil.rmtree(workdir)
         layer = {} if head is None else {"layer": "last" if head.layer is None else str(head.layer)}
