@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.tasks import understanding
 from gener_jax.tasks.base import Entry, Task
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
@@ -11,6 +12,7 @@ from gener_jax.tasks.recovery import Recovery
 ENTRIES: tuple[Entry, ...] = (
     Entry("held_out", HeldOut),
     Entry("recovery", Recovery),
+    *understanding.ENTRIES,
 )
 TASKS = {entry.name: entry for entry in ENTRIES}
 
