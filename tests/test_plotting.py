@@ -152,3 +152,12 @@ def test_layers_and_the_chosen_one():
     assert list(course.get_ydata()) == [0.1, 0.5, 0.3]
     assert (chosen.get_xdata()[0], chosen.get_ydata()[0]) == (1, 0.5)
     assert axes.texts[0].get_text() == "layer 1: 0.500"
+
+
+def test_layers_by_pooling():
+    figure = evaluation.layer_sweep("a", "mcc", {"mean": {"0": 0.1, "12": 0.4, "last": 0.2}, "last": {"12": 0.3}})
+    [axes] = figure.axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "12", "last"]
+    mean, last = (line.get_xydata().tolist() for line in axes.lines)
+    assert mean == [[0, 0.1], [1, 0.4], [2, 0.2]]
+    assert last == [[1, 0.3]]

@@ -366,7 +366,7 @@ def of_config(config: Config, name: str) -> Understanding:
     return Understanding(Options.of(config), SETS[name])
 
 
-_QUICK = {"prom_300_tata": 300, "crx": 300, "gener_gene_type": 300}  # rows
+_QUICK = {"prom_300_tata": 200, "deepstarr_sample": 200, "gener_gene_type": 200}  # rows
 ENTRIES: tuple[Entry, ...] = tuple(
     Entry(each.name, functools.partial(of_config, name=each.name), _QUICK.get(each.name), each.suite)
     for each in SETS.values()
