@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gener_jax.runtime.errors import InputError
-from gener_jax.tasks import ENTRIES
+from gener_jax.tasks import ENTRIES, pairs
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.labelled_sets import SETS, LabelledSet
 from gener_jax.tasks.understanding import Understanding
@@ -169,22 +169,29 @@ def test_a_fine_tuned_model_and_baselines_on_the_same_rows(tmp_path):
     assert {"majority", "k-mer logistic"} == set(found.baselines)
     assert found.baselines["majority"]["mcc_gain"] == 1
     assert "layers" not in found.figures
-    assert len(found.predictions["p(b)"]) == 40
+    pairs.check(found.paired, pairs.table_of(found.predictions))
+    assert set(found.predictions["row"]) <= {f"downstream/test.tsv: line {i}" for i in range(2, 152)}
     probed = made(Fake())
     assert probed.baselines["majority"]["mcc"] == found.baselines["majority"]["mcc"]
     assert {name: figure() is not None for name, figure in probed.figures.items()} == dict.fromkeys(
         ("roc", "reliability", "layers"), True
     )
-    assert list(probed.predictions["target"]) == list(found.predictions["target"])
+    gain, rows = pairs.gain(found.paired, *(pairs.table_of(x.predictions) for x in (found, probed)))
+    assert (gain.gain, rows) == (pytest.approx(1 - probed.metrics["mcc"]), 40)
 
 
 def test_what_is_missing_is_not_run(tmp_path):
     for name in ("tf_0", "nt_revised_H3K4me3", "gb_human_enhancers_cohn", "malinois", "gener_taxon"):
         with pytest.raises(NotRun) as caught:
-            Understanding(Options(tmp_path), SETS[name])(Fake())
+            Understanding(Options(tmp_path), SETS[name])
         assert SETS[name].source in str(caught.value)
     with raises(InputError, argument="long"):
         Understanding(Options(tmp_path), SETS["tf_0"], long="cut")
+    labelled, _ = written(tmp_path, "two")
+    (tmp_path / "downstream" / "folder").mkdir()
+    (tmp_path / "downstream" / "folder" / "dev.tsv").write_text("sequence\tlabel\nACGTAC\ta\n")
+    with pytest.raises(NotRun):
+        task(tmp_path, dataclasses.replace(labelled, train=("folder",), validation=(), test=()))(Fake())
 
 
 def test_entries():

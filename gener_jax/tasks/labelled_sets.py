@@ -17,6 +17,7 @@ from data_pipeline.errors import FileError
 from data_pipeline.files import write_text
 from gener_jax.config import Finetune
 from gener_jax.labelled import folds, splits, table
+from gener_jax.labelled.examples import Examples
 from gener_jax.labelled.splits import NAMES as SPLITS
 from gener_jax.labelled.splits import TEST, TRAIN, VALIDATION, Splits
 from gener_jax.storage.results import Published
@@ -394,6 +395,17 @@ SETS: dict[str, LabelledSet] = {each.name: each for each in _sets()}
 
 
 def outer_folds(labelled: LabelledSet, data: Path) -> list[Splits]:
-    """The splits of all outer folds of a set; what is made is removed."""
+    """The splits of all outer folds of a set; what is made is removed. Rows are named by their files' places in `data`,
+    or by what was made, so that they have the same names everywhere.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        return [labelled.outer_fold(data, Path(folder), fold) for fold in range(labelled.folds)]
+        found = [labelled.outer_fold(data, Path(folder), fold) for fold in range(labelled.folds)]
+
+    def named(each: Examples) -> Examples:
+        places = [where.replace(f"{folder}/", "").replace(f"{data}/", "") for where in each.places]
+        return dataclasses.replace(each, places=places)
+
+    return [
+        dataclasses.replace(each, train=named(each.train), validation=named(each.validation), test=named(each.test))
+        for each in found
+    ]

@@ -24,7 +24,7 @@ from gener_jax.plotting import evaluation as plots
 from gener_jax.plotting import prediction
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics.calibration import reliability
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Progress, Result, silent
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.labelled_rows import beside, measure, metrics_of
 from gener_jax.tasks.labelled_sets import SETS, LabelledSet, outer_folds
 
@@ -58,6 +58,9 @@ class Understanding(ModelTask):
         """`layers`: that may be read, None the last, after the final norm [the embedding, the layers at a quarter, half
         and three quarters, the last]. `long`: rows that exceed the context of the model are left out and counted
         ("refuse"), and the set is not run if they are more than a tenth; or they lose the end ("truncate").
+
+        Raises:
+          NotRun: if a file of the set is missing.
         """
         if long not in LONG:
             raise InputError(f"must be one of {', '.join(LONG)}", "long", long)
@@ -65,8 +68,9 @@ class Understanding(ModelTask):
         self.metric = labelled.metric or next(iter(self.metrics))
         self.labelled, self._options, self._long, self._baselines = labelled, options, long, baselines
         self._layers, self._poolings = layers, poolings
-        self._kept: dict = {}  # of a context: the rows and the baselines, for all models that have it
         self.adapted, self._adapt, self._folder = "frozen", None, None
+        for file in labelled.required():
+            options.file(file, labelled.source)
 
     def fine_tuned(self, name: str, adapt: Adapt, folder: Path) -> "Understanding":
         """The same task, with the model fine-tuned on the training rows instead of probed.
@@ -76,16 +80,13 @@ class Understanding(ModelTask):
           adapt: does it; for example `finetuning.adapting.FineTuning`.
           folder: for its runs, one for each outer fold.
         """
-        other = copy.copy(self)  # with the rows and baselines that are known
+        other = copy.copy(self)
         other.adapted, other._adapt, other._folder = name, adapt, folder
         return other
 
     def __call__(self, model, progress: Progress = silent) -> Result:
         """See `ModelTask`."""
-        context = model.max_bases, model.k
-        if context not in self._kept:
-            self._kept[context] = self._prepared(*context)
-        rows = self._kept[context]
+        rows = self._prepared(model.max_bases, model.k)
         if self._adapt is None:
             sign = -1 if self.metrics[self.metric].higher_is_better is False else 1
             probe = Probe(model, self.metric, sign, self._candidates(model), progress, len(rows.folds))
@@ -100,7 +101,7 @@ class Understanding(ModelTask):
         others = rows.baselines if self._baselines else {}
         result.baselines = beside(rows.problem.kind, rows.test, numbers, self.metric, others)
         self._describe(result, rows, probe)
-        result.predictions = _table(rows, numbers)
+        self._compare(result, rows, numbers)
         result.figures = self._figures(rows, numbers, others, probe)
         return result
 
@@ -112,8 +113,6 @@ class Understanding(ModelTask):
 
     def _prepared(self, max_bases: int | None, k: int) -> "Rows":
         """The rows of all outer folds that the model can read."""
-        for file in self.labelled.required():
-            self._options.file(file, self.labelled.source)
         try:
             folds = outer_folds(self.labelled, self._options.data)
         except DamagedFileError:
@@ -178,6 +177,25 @@ class Understanding(ModelTask):
             lines += [f"fold {i}: {text}" for i, text in enumerate(probe.choices)]
         result.text = "\n".join(lines)
 
+    def _compare(self, result: Result, rows: "Rows", numbers: np.ndarray) -> None:
+        """The predictions, as columns: where a row is from, its outer fold, its target, and what is predicted; and by
+        which of them two models are compared.
+        """
+        problem, test = rows.problem, rows.test
+        folds = np.repeat(np.arange(len(rows.folds)), [len(splits.test) for splits in rows.folds])
+        found: dict[str, Sequence] = {"row": test.places, "fold": folds}
+        found |= {} if test.groups is None else {"group": test.groups}
+        if problem.kind == "single_label":
+            found["label"] = [problem.names[i] for i in test.targets]
+            targets = {"class": test.targets}
+        else:
+            targets = {f"target({name})": test.targets[:, i] for i, name in enumerate(problem.names)}
+        what = "predicted({})" if problem.kind == "regression" else "p({})"
+        scores = {what.format(name): numbers[:, i] for i, name in enumerate(problem.names)}
+        result.predictions = found | targets | scores
+        group = None if test.groups is None else "group"
+        result.paired = Paired(problem.kind, self.metric, tuple(scores), tuple(targets), group, "row")
+
     def _figures(self, rows: "Rows", numbers: np.ndarray, others: dict, probe: "Probe | None") -> dict:
         problem, targets, found = rows.problem, rows.test.targets, {}
         title = self.name.replace("_", " ")
@@ -241,14 +259,23 @@ class Rows:
     @functools.cached_property
     def baselines(self) -> dict[str, np.ndarray]:
         """What each baseline predicts for the test rows; of those that all folds have rows enough for."""
-        from gener_jax.baselines import fitting  # scikit-learn, which takes seconds to import
-
-        by_fold = []
-        for splits in self.folds:
-            fitted = fitting.fit(splits.train, splits.validation, splits.problem, metric=self.metric, seed=self.seed)
-            by_fold.append({each.name: each.predict(splits.test.sequences) for each in fitted})
+        by_fold = [_baselines(splits, self.metric, self.seed) for splits in self.folds]
         names = [name for name in by_fold[0] if all(name in each for each in by_fold)]
         return {name: np.concatenate([each[name] for each in by_fold]) for name in names}
+
+
+_fitted: dict[tuple, dict[str, np.ndarray]] = {}  # by the rows: the next model on them needs no other baselines
+
+
+def _baselines(splits: Splits, metric: str, seed: int) -> dict[str, np.ndarray]:
+    """What each baseline predicts for the test rows of a fold; fitted once for all models."""
+    from gener_jax.baselines import fitting  # scikit-learn, which takes seconds to import
+
+    key = *(each.digest for each in (splits.train, splits.validation, splits.test)), splits.problem, metric, seed
+    if key not in _fitted:
+        found = fitting.fit(splits.train, splits.validation, splits.problem, metric=metric, seed=seed)
+        _fitted[key] = {each.name: each.predict(splits.test.sequences) for each in found}
+    return _fitted[key]
 
 
 class Probe:
@@ -346,19 +373,6 @@ def _check(folds: list[Splits], name: str) -> None:
         if splits.problem.kind == "single_label" and len(np.unique(splits.train.targets)) < 2:
             rows = counted(len(splits.train), "training row")
             raise NotRun(f"{name} has {rows} of one class alone; give eval.rows a larger number")
-
-
-def _table(rows: Rows, numbers: np.ndarray) -> dict[str, Sequence]:
-    """The predictions, as columns: where a row is from, its outer fold, its target, and what is predicted."""
-    problem, test = rows.problem, rows.test
-    folds = np.repeat(np.arange(len(rows.folds)), [len(splits.test) for splits in rows.folds])
-    found: dict[str, Sequence] = {"row": test.places, "fold": folds}
-    if problem.kind == "single_label":
-        found["target"] = [problem.names[i] for i in test.targets]
-    else:
-        found |= {f"target({name})": test.targets[:, i] for i, name in enumerate(problem.names)}
-    what = "{}" if problem.kind == "regression" else "p({})"
-    return found | {what.format(name): numbers[:, i] for i, name in enumerate(problem.names)}
 
 
 def of_config(config: Config, name: str) -> Understanding:
