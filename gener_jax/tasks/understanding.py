@@ -149,10 +149,8 @@ class Understanding(ModelTask):
         if rows is None:
             return splits
         limits = {"train": rows, "validation": -(-rows // 2), "test": -(-rows // folds)}
-        seed = self._options.seed
-        return dataclasses.replace(
-            splits, **{name: first(getattr(splits, name), x, seed) for name, x in limits.items()}
-        )
+        chosen = {name: first(getattr(splits, name), limit, self._options.seed) for name, limit in limits.items()}
+        return dataclasses.replace(splits, **chosen)
 
     def _describe(self, result: Result, rows: "Rows", probe: "Probe | None") -> None:
         """Counts, published figures, the sweep and sentences about them."""
