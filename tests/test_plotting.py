@@ -179,3 +179,12 @@ def test_scores_by_length_have_a_line_through_the_means_of_the_negative():
     np.testing.assert_array_equal(dots.get_data(), [[2, 3], [3, 4]])
     np.testing.assert_array_equal(others.get_data(), [[-1, -1, 2], [0, 1, 2]])
     np.testing.assert_array_equal(means.get_data(), [[-1, 2], [0.5, 2]])
+
+
+def test_layers_by_pooling():
+    figure = evaluation.layer_sweep("a", "mcc", {"mean": {"0": 0.1, "12": 0.4, "last": 0.2}, "last": {"12": 0.3}})
+    [axes] = figure.axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "12", "last"]
+    mean, last = (line.get_xydata().tolist() for line in axes.lines)
+    assert mean == [[0, 0.1], [1, 0.4], [2, 0.2]]
+    assert last == [[1, 0.3]]

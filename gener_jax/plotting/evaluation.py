@@ -55,6 +55,28 @@ def groups(
     return figure
 
 
+def layer_sweep(title: str, label: str, curves: Mapping[str, Mapping[str, float]]):
+    """A metric by the layer that is read, a line for each way of pooling: pooling → layer → value.
+
+    Layers are numbers as text, 0 the embedding; the one that is none follows the final norm.
+    """
+    order = sorted(
+        dict.fromkeys(layer for values in curves.values() for layer in values),
+        key=lambda layer: (not layer.isdecimal(), int(layer) if layer.isdecimal() else 0),
+    )
+    with new_figure() as figure:
+        axes = figure.add_subplot()
+        for name, values in curves.items():
+            known = [(order.index(layer), value) for layer, value in values.items()]
+            axes.plot(*zip(*sorted(known), strict=True), "o-", markersize=4, label=name)
+        axes.set_xticks(range(len(order)), order)
+        axes.margins(x=0.1, y=0.2)
+        axes.set_xlabel("layer; 0 is the embedding, the last point follows the final norm")
+        axes.set_ylabel(label)
+        axes.set_title(title)
+        axes.legend(title="pooling", alignment="left")
+
+
 def compared(title: str, label: str, rows: Sequence[tuple[str, str, float, float | None, float | None]]):
     """Models, baselines and published figures of one metric: a dot each, with its interval where there is one.
 

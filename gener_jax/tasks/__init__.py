@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from data_pipeline.errors import did_you_mean
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.tasks import indels, perturbation, sequence_recovery, variant_effect, variant_probe
+from gener_jax.tasks import (
+    indels,
+    perturbation,
+    sequence_recovery,
+    understanding,
+    variant_effect,
+    variant_probe,
+)
 from gener_jax.tasks.base import Entry, Task
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
@@ -16,6 +23,7 @@ ENTRIES: tuple[Entry, ...] = (
     *indels.ENTRIES,
     *perturbation.ENTRIES,
     *sequence_recovery.ENTRIES,
+    *understanding.ENTRIES,
     *variant_effect.ENTRIES,
     *variant_probe.ENTRIES,
 )
