@@ -81,6 +81,11 @@ def _numbers(codes: np.ndarray) -> np.ndarray:
     return codons[:, 0] * np.uint8(_RADIX**2) + codons[:, 1] * np.uint8(_RADIX) + codons[:, 2]
 
 
+def translate(codes: np.ndarray, genetic_code: int) -> str:
+    """The amino acids of the complete codons of base codes, uint8 [length]: X where unknown, * where one stops."""
+    return _table(genetic_code)[0][_numbers(codes)].tobytes().decode("ascii")
+
+
 def check(
     codes: np.ndarray,
     segments: Sequence[tuple[int, int, int]],

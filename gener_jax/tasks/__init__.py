@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.tasks import embedding_clusters, gene_completion
 from gener_jax.tasks.base import Entry, Task
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
 
 ENTRIES: tuple[Entry, ...] = (
+    *embedding_clusters.ENTRIES,
+    *gene_completion.ENTRIES,
     Entry("held_out", HeldOut, quick=16, regions=True),
     Entry("recovery", Recovery, quick=64, regions=True),
 )
