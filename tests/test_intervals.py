@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from gener_jax.runtime.errors import InputError
-from gener_jax.statistics.intervals import bootstrap, interval, paired
+from gener_jax.statistics.intervals import bootstrap, interval, of_mean, paired
 from gener_jax.statistics.metrics import METRICS, evaluate
 from tests.raised import raises
 
@@ -156,3 +156,19 @@ def test_any_statistic_has_an_interval():
     assert (low, high) == pytest.approx(stats.t.interval(0.95, 99, values.mean(), stats.sem(values)), abs=0.03)
     with raises(InputError, argument="groups"):
         interval(lambda weights: weights.sum(1), (100,), np.zeros(99))
+
+
+def test_means_with_the_gain_of_another_model():
+    rng = np.random.default_rng(0)
+    values, better = rng.random(60), rng.random(60) + 0.2
+    found = of_mean("accuracy", values, than=better)
+    assert found["accuracy"] == pytest.approx(values.mean())
+    assert found["accuracy_gain"] == pytest.approx((better - values).mean())
+    low, high = stats.t.interval(0.95, 59, values.mean(), stats.sem(values))
+    assert found["accuracy_low"] == pytest.approx(low, abs=0.02)
+    assert found["accuracy_high"] == pytest.approx(high, abs=0.02)
+    assert found["accuracy_gain_low"] > 0
+    assert set(of_mean("x", values, groups=np.arange(60) // 3)) == {"x"}  # 20 groups
+    strata = np.arange(60) < 40
+    expected = (values[:40].mean() + values[40:].mean()) / 2
+    assert of_mean("x", values, strata=strata)["x"] == pytest.approx(expected)

@@ -53,6 +53,11 @@ def _table(genetic_code: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return letters, starts, stops
 
 
+def start_codons(genetic_code: int) -> np.ndarray:
+    """Whether each codon, indexed in base 5, can start a protein, bool [125]; one with N, if all its codons can."""
+    return _table(genetic_code)[1]
+
+
 def stop_codons(genetic_code: int) -> np.ndarray:
     """Whether each codon, indexed in base 5, is a stop, bool [125]; a codon with N is one if all its codons are."""
     return _table(genetic_code)[2]

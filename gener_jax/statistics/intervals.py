@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gener_jax.runtime.errors import InputError
-from gener_jax.statistics.metrics import METRICS, Weighted, checked
+from gener_jax.statistics.metrics import METRICS, Weighted, checked, mean
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -88,6 +88,25 @@ def paired(
     few = _too_few(problem, targets, both[0].shape[2]) or not all(np.isfinite(x).all() for x in both)
     found = None if few else interval(lambda w: np.mean(each(w), axis=0), targets.shape, groups, resamples, seed)
     return Gain(float(np.mean(gains)), *(found or (None, None)), gains)
+
+
+def of_mean(name: str, values, groups=None, strata=None, than=None) -> dict[str, float]:
+    """The mean of a value of each row, [N], as `name`, with the ends of its interval as `name_low` and `name_high`.
+
+    Where there is no interval, its ends are left out.
+
+    Args:
+      groups: as for `bootstrap`.
+      strata: as for `metrics.mean`.
+      than: values of another model for the same rows; then also its gain over this one's, as `name_gain` and so on.
+    """
+    found, values = {}, np.asarray(values, np.float64)
+    for key, each in ((name, values), *([] if than is None else [(f"{name}_gain", np.asarray(than) - values)])):
+        statistic = mean(each, strata)
+        found[key] = float(statistic(np.ones((1, len(each))))[0])
+        if ends := interval(statistic, each.shape, groups):
+            found |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
+    return found
 
 
 def interval(
