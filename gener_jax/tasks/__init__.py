@@ -6,6 +6,8 @@ from data_pipeline.errors import did_you_mean
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.tasks import (
+    embedding_clusters,
+    gene_completion,
     indels,
     perturbation,
     sequence_recovery,
@@ -18,6 +20,8 @@ from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
 
 ENTRIES: tuple[Entry, ...] = (
+    *embedding_clusters.ENTRIES,
+    *gene_completion.ENTRIES,
     Entry("held_out", HeldOut, quick=16, regions=True),
     Entry("recovery", Recovery, quick=64, regions=True),
     *indels.ENTRIES,
