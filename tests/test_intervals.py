@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from gener_jax.runtime.errors import InputError
-from gener_jax.statistics.intervals import bootstrap, interval, paired
+from gener_jax.statistics.intervals import bootstrap, interval, mean, paired
 from gener_jax.statistics.metrics import METRICS, evaluate
 from tests.raised import raises
 
@@ -156,3 +156,22 @@ def test_any_statistic_has_an_interval():
     assert (low, high) == pytest.approx(stats.t.interval(0.95, 99, values.mean(), stats.sem(values)), abs=0.03)
     with raises(InputError, argument="groups"):
         interval(lambda weights: weights.sum(1), (100,), np.zeros(99))
+
+
+def test_the_interval_of_a_mean():
+    rng = np.random.default_rng(0)
+    hits = rng.random(400) < 0.3
+    low, high = mean(hits)
+    exact = stats.binomtest(int(hits.sum()), 400).proportion_ci(0.95, "exact")
+    assert (low, high) == pytest.approx((exact.low, exact.high), abs=0.01)
+    for all_alike in (np.zeros(40, bool), np.ones(40, bool)):
+        exact = stats.binomtest(int(all_alike.sum()), 40).proportion_ci(0.95, "exact")
+        assert mean(all_alike) == pytest.approx((exact.low, exact.high))
+        assert mean(np.tile(all_alike, 5), np.tile(np.arange(40), 5)) == mean(all_alike)
+        assert mean(all_alike[:29]) is None is mean(all_alike, np.arange(40) // 2)
+    values = rng.normal(1, 2, 200)
+    low, high = mean(values)
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 199, values.mean(), stats.sem(values)), abs=0.05)
+    wide = mean(np.repeat(values, 4), np.repeat(np.arange(200), 4))
+    assert wide == pytest.approx((low, high), abs=0.05)
+    assert mean(values[:0]) is None

@@ -126,6 +126,24 @@ def interval(
     return float(low), float(high)
 
 
+def mean(values: np.ndarray, groups=None, *, seed: int = 0) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of rows; None under 30 rows or groups.
+
+    Resampling learns nothing from a share (bool) of 0 or 1. There it is Clopper and Pearson's (1934) of as many draws
+    as there are groups.
+
+    Args:
+      values: bool or float [N].
+      groups, seed: as for `bootstrap`.
+    """
+    values = np.asarray(values)
+    if values.dtype == bool and len(values) and (values == values[0]).all():
+        units = len(values if groups is None else np.unique(groups))
+        reach = ((1 - LEVEL) / 2) ** (1 / units)
+        return None if units < LEAST else (reach, 1.0) if values[0] else (0.0, 1 - reach)
+    return interval(lambda weights: weights @ values / weights.sum(1), values.shape, groups, seed=seed)
+
+
 def _too_few(problem: str, targets: np.ndarray, outputs: int) -> bool:
     if problem == "regression":
         return False  # `interval` counts the rows

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.tasks import needle, recall
 from gener_jax.tasks.base import Entry, Task
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
 
 ENTRIES: tuple[Entry, ...] = (
     Entry("held_out", HeldOut),
+    *needle.ENTRIES,
+    *recall.ENTRIES,
     Entry("recovery", Recovery),
 )
 TASKS = {entry.name: entry for entry in ENTRIES}
