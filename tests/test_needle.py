@@ -67,11 +67,12 @@ class Oracle:
     max_bases = None
 
     def __init__(self, rank):
-        self.rank, self.prompts = rank, []
+        self.rank, self.prompts, self.sizes = rank, [], []
 
     def generate(self, prompts, num_bases, *, temperature):
         assert (num_bases, temperature) == (SIZE, 0)
         self.prompts += prompts
+        self.sizes.append(len(prompts))
         return [self.answer(bases.encode(prompt)) for prompt in prompts]
 
     def answer(self, prompt):
@@ -101,7 +102,7 @@ def test_what_finds_the_key_scores_1_in_every_cell():
     for groups in result.breakdown.values():
         assert all(row["exact_match"] == 1 for row in groups.values())
         assert sum(row["examples"] for row in groups.values()) == 80
-    assert result.intervals == {}
+    assert result.intervals == {"exact_match": None}
 
 
 def test_what_copies_the_nearest_distractor_scores_0():
@@ -118,6 +119,17 @@ def test_guesses_are_at_chance():
     assert result.baselines["chance"]["equal_bases"] == 0.25
     low, high = result.intervals["exact_match"]
     assert (low, high) == (0, pytest.approx(1 - 0.025 ** (1 / 60)))
+
+
+def test_every_example_is_generated_from_once_in_batches_of_few_tokens(monkeypatch):
+    monkeypatch.setattr(needle, "_BATCH", 1100)
+    model, done = Oracle(0), []
+    result = Needle(Options(rows=5), lengths=(256, 512))(model, lambda *progress: done.append(progress))
+    assert model.sizes == [4] * 10 + [2] * 20
+    assert len(set(model.prompts)) == result.counts["examples"] == 80
+    assert done[-1] == (80, 80)
+    cells = {tuple(x) for x in zip(*(result.predictions[n].tolist() for n in ("length", "depth", "form")), strict=True)}
+    assert len(cells) == 2 * 5 * 4
 
 
 def test_an_answer_that_is_cut_short_is_no_hit():

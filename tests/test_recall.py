@@ -20,7 +20,7 @@ STRETCH = known_bases(EXAMPLE_GENOME)[5000:6000]
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_copy_is_planted_and_nothing_else_changes(form):
-    made, start = planted(STRETCH, 480, form, np.random.default_rng(0)), len(STRETCH) - SEGMENT - 480
+    made, start = planted(STRETCH, 480, form, [0]), len(STRETCH) - SEGMENT - 480
     start -= 3 * (form == "out_of_phase")
     segment, copy = STRETCH[-SEGMENT:], made[start : start + SEGMENT]
     outside = np.ones(len(STRETCH), bool)
@@ -38,11 +38,12 @@ class Memory:
     """Gives a base −log 4, and more by `gain` bits to the segment if a copy begins up to `reach` bases before."""
 
     def __init__(self, reach, gain=1.0, max_bases=None):
-        self.reach, self.gain, self.max_bases = reach, gain, max_bases
+        self.reach, self.gain, self.max_bases, self.texts = reach, gain, max_bases, []
 
     def log_likelihood(self, sequences, *, score, per_base):
         assert (score, per_base) == ("token", True)
-        found = []
+        found, sequences = [], list(sequences)
+        self.texts += sequences
         for text in sequences:
             segment, before = text[-SEGMENT:], text[:-SEGMENT]
             at = before.rfind(segment)
@@ -70,8 +71,17 @@ def test_what_remembers_exact_copies_gains_in_these_alone_and_as_far_as_it_reach
     assert result.metrics["reverse_complement"] == 0 == result.baselines["without memory"]["exact"]
     assert result.counts == {"distances": 5, "stretches": 30}
     assert "2.000 bits per base" in result.note
-    gains = result.predictions["gain"][result.predictions["form"] == "exact"]
-    assert (len(gains), gains.mean()) == (150, pytest.approx(result.metrics["exact"]))
+    for form in FORMS:
+        assert result.predictions[form].mean() == pytest.approx(result.metrics[form])
+    assert len(set(result.predictions["row"])) == len(result.predictions["exact"]) == 150
+
+
+def test_models_of_other_contexts_get_the_same_segments_and_copies():
+    short, long = Memory(0, max_bases=700), Memory(0, max_bases=3060)
+    for model in (short, long):
+        Recall(Options(rows=2))(model)
+    assert (len(short.texts), len(long.texts)) == (2 * (1 + 6 * 3), 2 * (1 + 6 * 5))
+    assert {text[-400:] for text in short.texts} <= {text[-400:] for text in long.texts}
 
 
 def test_noise_has_no_gain_and_an_interval():
@@ -120,5 +130,5 @@ def test_the_shipped_model_is_measured():
     task = entry.make(SimpleNamespace(eval=SimpleNamespace(data=None, rows=1)))
     assert (task.name, task.n) == ("recall", 1)
     result = Recall(Options(rows=1), distances=(96, 384))(gener_jax.load("tiny"))
-    assert np.isfinite(result.predictions["gain"]).all()
+    assert np.isfinite(result.predictions["exact"]).all()
     assert abs(result.metrics["exact"]) < 2

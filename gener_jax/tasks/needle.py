@@ -13,6 +13,7 @@ The likelihood variant (the value against another one) is left out: its authors 
 generates under a tenth of the values, since any other 24 bases are easily told from it.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -132,8 +133,8 @@ class Needle(ModelTask):
     """The task. It needs `model.generate(prompts, num_bases, temperature=0.0)` and `model.max_bases`.
 
     A hit, the positive class, is an answer all of whose 24 bases equal those of the value. Lengths that exceed the
-    model's context are not run. All forms, depths and alignments of a length share stretches, keys and values, so
-    intervals are by resampling these.
+    model's context are not run. All forms and alignments share stretches, keys and values, so intervals are by
+    resampling these.
     """
 
     metric = "exact_match"
@@ -193,7 +194,7 @@ class Needle(ModelTask):
         rows, total = [], self.n * len(lengths) * len(self.forms) * len(ALIGNMENTS)
         for length in lengths:
             examples, size = self._examples(haystack, length), max(_BATCH // length, 1)
-            while batch := [x for x, _ in zip(examples, range(size), strict=False)]:
+            while batch := list(itertools.islice(examples, size)):
                 prompts = [bases.decode(example.prompt) for _, example in batch]
                 answers = model.generate(prompts, SIZE, temperature=0.0)
                 for (row, example), answer in zip(batch, answers, strict=True):
@@ -209,7 +210,8 @@ class Needle(ModelTask):
                 for alignment in ALIGNMENTS:
                     aligned = alignment == "aligned"
                     example = plant(haystack, number, length, depth, form, aligned, self.seed)
-                    row = {"length": length, "depth": depth, "form": form, "alignment": alignment, "number": number}
+                    row = {"row": f"{length}, {number}, {form}, {alignment}", "example": f"{length}, {number}"}
+                    row |= {"length": length, "depth": depth, "form": form, "alignment": alignment}
                     yield row | {"start": example.starts[0], "value": bases.decode(example.value)}, example
 
     def _result(self, columns: dict[str, np.ndarray], lengths: Sequence[int]) -> Result:
@@ -228,13 +230,12 @@ class Needle(ModelTask):
         breakdown["length"] |= {name: {"examples": 0} for name in skipped}
         summary = self._summary(columns, np.ones(len(columns["length"]), bool))
         metrics = {name: x for name, x in summary.items() if name in self.metrics}
+        ends = [summary[name] for name in ("exact_match_low", "exact_match_high") if name in summary]
         chance = {"exact_match": 0.25**SIZE, "equal_bases": 0.25, "distractor": _DISTRACTORS * 0.25**SIZE}
         return Result(
             metrics=metrics,
             counts={"hits": int(columns["exact_match"].sum()), "examples": summary["examples"]},
-            intervals={"exact_match": (summary["exact_match_low"], summary["exact_match_high"])}
-            if "exact_match_low" in summary
-            else {},
+            intervals={"exact_match": tuple(ends) or None},
             baselines={"chance": {name: chance[name] for name in metrics}},
             breakdown=breakdown,
             note=self._note(skipped),
@@ -247,8 +248,7 @@ class Needle(ModelTask):
         found = {"exact_match": float(hits.mean()), "equal_bases": float(columns["equal_bases"][chosen].mean())}
         if harder.any():
             found["distractor"] = float(columns["distractor"][harder].mean())
-        drawn = columns["length"][chosen] * self.n + columns["number"][chosen]
-        if ends := intervals.mean(hits, drawn, seed=self.seed):
+        if ends := intervals.mean(hits, columns["example"][chosen], seed=self.seed):
             found["exact_match_low"], found["exact_match_high"] = ends
         return found | {"examples": len(hits)}
 

@@ -3,7 +3,8 @@
 The question of recall-bench. The segment is the end of a stretch of a real genome. A copy of it replaces the bases at a
 distance before it, and the gain is the log-likelihood per base of the segment with the copy minus that without. Nothing
 else differs, and all distances have the same context. The copy is exact; exact but 3 bases further, so that it has
-other 6-mers; with 1, 5 or 10 % of its bases changed; or the reverse complement.
+other 6-mers; with 1, 5 or 10 % of its bases changed; or the reverse complement. Models of other contexts get the same
+segments and copies.
 """
 
 from collections.abc import Sequence
@@ -38,8 +39,9 @@ def copy_of(segment: np.ndarray, form: str, rng: np.random.Generator) -> np.ndar
     return copy
 
 
-def planted(stretch: np.ndarray, distance: int, form: str, rng: np.random.Generator) -> np.ndarray:
+def planted(stretch: np.ndarray, distance: int, form: str, seed: Sequence[int]) -> np.ndarray:
     """The stretch with a copy of its last 96 bases `distance` bases before them (3 more out of phase)."""
+    rng = np.random.default_rng([*seed, distance])
     start = len(stretch) - SEGMENT - distance - _SHIFT * (form == "out_of_phase")
     found = stretch.copy()
     found[start : start + SEGMENT] = copy_of(stretch[-SEGMENT:], form, rng)
@@ -90,14 +92,14 @@ class Recall(ModelTask):
         if len(haystack) < size:
             raise NotRun(f"needs a haystack of {size:,} known bases; {self.haystack} has {len(haystack):,}")
         cells = [(form, distance) for form in FORMS for distance in distances]
+        least = min(_stretch_bases(self.distances[-1]), len(haystack))  # the same segments for every context
         gains, costs = [], []
         for first in range(0, self.n, _BATCH):
             texts = []
             for number in range(first, min(first + _BATCH, self.n)):
-                rng = np.random.default_rng([self.seed, number])
-                start = int(rng.integers(len(haystack) - size + 1))
-                stretch = haystack[start : start + size]
-                texts += [stretch, *(planted(stretch, distance, form, rng) for form, distance in cells)]
+                end = int(np.random.default_rng([self.seed, number]).integers(least, len(haystack) + 1))
+                stretch = haystack[end - size : end]
+                texts += [stretch, *(planted(stretch, distance, form, [self.seed, number]) for form, distance in cells)]
             scores = model.log_likelihood(map(bases.decode, texts), score="token", per_base=True)
             bits = [x.per_base[-SEGMENT:].astype(np.float64).mean() / np.log(2) for x in scores]
             bits = np.reshape(bits, (-1, 1 + len(cells)))
@@ -122,7 +124,7 @@ class Recall(ModelTask):
             row["stretches"] = self.n
         skipped = [f"{x:,} bases" for x in self.distances if x not in distances]
         by_distance |= {name: {"stretches": 0} for name in skipped}
-        number, form, distance = (x.reshape(-1) for x in np.indices(gains.shape))
+        number, distance = (x.reshape(-1) for x in np.indices((self.n, len(distances))))
         note = (
             f"The last {SEGMENT} bases of stretches of {self.haystack.name} cost {costs.mean():.3f} bits per base "
             "without a copy, which bounds the gain; less if the model was trained on them."
@@ -135,10 +137,10 @@ class Recall(ModelTask):
             breakdown={"distance": by_distance},
             note=note + (f" Not run, since it exceeds the context: {', '.join(skipped)}." if skipped else ""),
             predictions={
+                "row": [f"{x}, {distances[y]} bases" for x, y in zip(number, distance, strict=True)],
                 "stretch": number,
-                "form": np.array(FORMS)[form],
                 "distance": np.array(distances)[distance],
-                "gain": gains.reshape(-1),
+                **{form: gains[:, i].reshape(-1) for i, form in enumerate(FORMS)},
             },
             figures={self.name: lambda: _figure(by_distance, distances)},
         )
