@@ -126,3 +126,33 @@ def test_resumed_equal_and_reported(data, tmp_path, monkeypatch):
     gains = next(row for row in table if row[:2] == ["motif", "frozen"])
     assert gains[2].count(",") >= 1  # a gain for each seed
     assert next(row for row in table if row[:2] == ["motif", "full"])[2] == ""  # there are no random weights
+
+
+@pytest.mark.slow
+def test_labels_per_base(data, tmp_path, monkeypatch):
+    """A value and a gain with intervals over windows, and a linear model of the k-mers around a base beside it."""
+    rng, folder = np.random.default_rng(0), data / "downstream" / "bases"
+    folder.mkdir(exist_ok=True)
+    fasta, labels = "", ""
+    for name, length in (("a", 3000), ("b", 2500), ("c", 6000)):
+        fasta += f">{name}\n{''.join(rng.choice(list('ACGT'), length))}\n"
+        labels += "".join(f"{name}\t{at}\t{at + 40}\t{'xy'[at // 80 % 2]}\n" for at in range(0, length - 80, 80))
+    (folder / "contigs.fa").write_text(fasta)
+    (folder / "labels.bed").write_text(labels)
+    files = (str(folder / "contigs.fa"), str(folder / "labels.bed"))
+    splits = {"train": files, "validation": ("b",), "test": ("c",)}
+    monkeypatch.setattr(finetune, "TASKS", (Task("bases", "token", make=lambda data, folder, fold: splits),))
+    monkeypatch.setattr(finetune, "TOKEN_CONTEXT", 31)
+    monkeypatch.setattr(finetune, "ARMS", {"frozen": Arm((1e-2,), finetune=ARMS["frozen"].finetune, whole_model=False)})
+    made = matrix(data, tmp_path / "bases", tasks=["bases"], arms=["frozen"], seeds=1)
+    made.fill()
+    text = finetune_report.report(made)
+    table = [
+        [x.strip() for x in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| bases")
+    ]
+    value, gain = table[0][5], table[1][2:]
+    cell = next(row for row in made.done.values() if row["weights"] == "pre-trained")
+    assert value.startswith(f"{cell['metrics']['mcc']:.3f} [")
+    assert "k-mer logistic" in table[0][3]
+    assert "[" in gain[0]
+    assert "k-mer logistic" in gain[1]

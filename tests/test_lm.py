@@ -1,6 +1,7 @@
 """The Python API as one object: names at the top level, what it prints, which sequences it accepts."""
 
 import ast
+import dataclasses
 import doctest
 import inspect
 import subprocess
@@ -63,6 +64,18 @@ def test_what_a_model_prints(lm):
         assert part in text
     assert "\n" not in text
     assert "step" not in text
+
+
+@pytest.mark.parametrize(("convention", "special"), [("v1", 1), ("v2", 2)])
+def test_the_longest_input_fits_and_a_longer_one_does_not(lm, convention, special):
+    model = gener_jax.LM(dataclasses.replace(lm.spec, prompt_convention=convention), lm.params, lm.mesh)
+    assert (model.k, model.num_layers, model.max_bases) == (3, 2, (64 - special) * 3)
+    model.log_likelihood(["A" * model.max_bases])
+    model.embed(["A" * model.max_bases], layer=model.num_layers)
+    with pytest.raises(InputError):
+        model.embed(["A" * (model.max_bases + 1)])
+    window = dataclasses.replace(lm.spec.model, sliding_window=32)
+    assert gener_jax.LM(dataclasses.replace(lm.spec, model=window), lm.params, lm.mesh).max_bases is None
 
 
 def kinds(pandas):

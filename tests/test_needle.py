@@ -128,6 +128,8 @@ def test_every_example_is_generated_from_once_in_batches_of_few_tokens(monkeypat
     assert model.sizes == [4] * 10 + [2] * 20
     assert len(set(model.prompts)) == result.counts["examples"] == 80
     assert done[-1] == (80, 80)
+    assert len(set(result.predictions[result.paired.rows])) == 80
+    assert len(set(result.predictions[result.paired.groups])) == 10
     cells = {tuple(x) for x in zip(*(result.predictions[n].tolist() for n in ("length", "depth", "form")), strict=True)}
     assert len(cells) == 2 * 5 * 4
 
@@ -160,6 +162,18 @@ def test_lengths_that_exceed_the_context_are_not_run():
     Needle(Options(), lengths=(128,), forms=("niah",))
     with raises(InputError, argument="forms"):
         Needle(Options(), forms=("niah", "neardup_d3"))
+
+
+def test_published_figures_are_those_of_the_lengths_that_were_run():
+    model = Oracle(0)
+    model.generate = lambda prompts, size, temperature: ["A" * size] * len(prompts)
+    model.max_bases = 6 * 40_000
+    result = Needle(Options(rows=1), lengths=(8192, 16384, 32768, 65536), forms=("niah",))(model)
+    names = {x.model for x in result.published}
+    assert {"Evo2-7B, 98kbp", "Carbon-3B, 196kbp"} < names
+    assert {name.split(", ")[1] for name in names} == {"98kbp", "196kbp"}
+    assert not any(x.comparable for x in result.published)
+    assert found_by(Oracle(0)).published == ()
 
 
 def test_a_haystack_of_ones_own(tmp_path):

@@ -73,7 +73,7 @@ def test_what_remembers_exact_copies_gains_in_these_alone_and_as_far_as_it_reach
     assert "2.000 bits per base" in result.note
     for form in FORMS:
         assert result.predictions[form].mean() == pytest.approx(result.metrics[form])
-    assert len(set(result.predictions["row"])) == len(result.predictions["exact"]) == 150
+    assert len(set(result.predictions[result.paired.rows])) == len(result.predictions["exact"]) == 150
 
 
 def test_models_of_other_contexts_get_the_same_segments_and_copies():

@@ -6,9 +6,12 @@ tryptophan, so the stop codons are TAA and TAG.
 
 `TINY` is a small trained model, a Hugging Face folder that `gener_jax.load("tiny")` opens; its README.md is the model
 card.
+
+`PUBLISHED` are figures that others report of tasks, with the source of each; see `tasks.published`.
 """
 
 from pathlib import Path
 
 TINY = Path(__file__).parent / "tiny"
 EXAMPLE_GENOME = Path(__file__).parent / "NZ_CP001668.1.gbff.gz"
+PUBLISHED = Path(__file__).parent / "published.tsv"

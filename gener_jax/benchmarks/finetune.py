@@ -26,13 +26,14 @@ from data_pipeline.files import write_text
 from data_pipeline.ranges import Whole
 from gener_jax.benchmarks.finetune_tasks import SPLITS, TASKS, WHOLE_MODEL, Task
 from gener_jax.cli.calling import run
-from gener_jax.config import Config, Finetune, resolve
+from gener_jax.config import Config, Data, Finetune, resolve
 from gener_jax.runtime.errors import CheckpointError, ConfigError
 from gener_jax.runtime.progress import log
 
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 PRETRAINED, RANDOM = WEIGHTS = ("pre-trained", "random")
 BATCH = 32  # rows
+TOKEN_BATCH, TOKEN_EPOCHS, TOKEN_CONTEXT = 4, 2, 1025  # windows, passes over them at most, tokens of one
 GFLOPS = 30  # of two cores: what estimates assume until cells of an arm are done
 START = 8.0  # seconds of a cell besides its tokens
 BASELINES = ("constant", "kmer", "cnn")  # in the order of `fitting.fit`, which fits the last to many rows only
@@ -102,6 +103,11 @@ class Rows:
         from gener_jax.labelled import splits
 
         return splits.read(resolve(self.fields, Finetune))
+
+    @property
+    def bases(self) -> Path:
+        """Of a problem token, where the class and window of each labelled test base are kept (`token.BASES`)."""
+        return self.folder / "test_bases.npz"
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
@@ -293,21 +299,24 @@ class Matrix:
     def config(self, cell: Cell) -> Config:
         """The configuration of a cell; a sweep of layers is that of the same rate with seed 0 on fold 0."""
         arm, rows = ARMS[cell.arm], self.rows[cell.task, cell.fold]
+        token = rows.fields["problem"] == "token"
+        batch, epochs = (TOKEN_BATCH, min(self.epochs, TOKEN_EPOCHS)) if token else (arm.batch, self.epochs)
         layer = self.done.get(cell._replace(seed=0, fold=0).key, {}).get("layer")
-        steps = -(-self.epochs * rows.facts["rows"].get("train", 1000) // arm.batch)
+        steps = -(-epochs * rows.facts["rows"].get("train", 200) // batch)
         return resolve({
             "name": cell.arm,
             "model": {"dtype": "float32", "remat": "none"},
+            "data": {"context_length": TOKEN_CONTEXT if token else Data.context_length},
             "optimizer": {
                 "peak_learning_rate": cell.rate, "warmup_steps": max(steps // 20, 1), **_OPTIMIZER, **arm.optimizer,
             },
             "train": {
-                "init_from": str(self.base if cell.weights == PRETRAINED else self.random), "batch_size": arm.batch,
+                "init_from": str(self.base if cell.weights == PRETRAINED else self.random), "batch_size": batch,
                 "seed": cell.seed, "log_every_steps": max(steps // 10, 1),
             },
             "finetune": {
-                "pooling": "mean", "epochs": float(self.epochs), "baselines": False, **arm.finetune, **rows.fields,
-                **({} if layer is None else {"layer": layer}),
+                "pooling": "mean", "epochs": float(epochs), "baselines": token, **arm.finetune,
+                **({"layer": "last"} if token else {}), **rows.fields, **({} if layer is None else {"layer": layer}),
             },
         })  # fmt: skip
 
@@ -315,6 +324,7 @@ class Matrix:
         """Runs a cell; its folder is removed at the end, but what it predicts for test rows is kept."""
         from gener_jax.finetuning.labels import PREDICTIONS
         from gener_jax.finetuning.run import finetune
+        from gener_jax.finetuning.token import BASES
         from gener_jax.storage import heads
 
         workdir, began = self.output / "runs" / cell.key, time.perf_counter()
@@ -331,7 +341,11 @@ class Matrix:
             return {"error": str(error), "validation": None, "worth": None, "seconds": time.perf_counter() - began}
         found = {x.dataset.split: {name: m.value for name, m in x.metrics.items()} for x in results.evaluations}
         path = workdir / PREDICTIONS
-        if problem != "token" and path.exists():
+        if problem == "token":
+            shutil.copy(workdir / BASES, self.rows[cell.task, cell.fold].bases)
+            with np.load(workdir / BASES) as bases:
+                self.keep(cell.key, np.eye(len(heads.read(workdir).names))[bases["predicted"]])
+        elif path.exists():
             names = self.rows[cell.task, cell.fold].splits.problem.names
             lines = path.read_text().splitlines()[1:]
             self.keep(cell.key, np.array([line.split("\t")[-len(names) :] for line in lines], np.float64))
@@ -339,6 +353,8 @@ class Matrix:
         shutil.rmtree(workdir)
         layer = {} if head is None else {"layer": "last" if head.layer is None else str(head.layer)}
         row = {**self.values(problem, found["validation"]), "metrics": found["test"], **layer}
+        if problem == "token":  # its baselines are fitted to a sample of its bases, in the run
+            row["baselines"] = {name: values for x in results.evaluations[:1] for name, values in x.baselines.items()}
         return {**row, "seconds": time.perf_counter() - began}
 
     @staticmethod

@@ -34,6 +34,11 @@ class Truth:
     def of(cls, matrix, task: str, folds: Sequence[int]) -> "Truth":
         """The rows of these folds, joined."""
         rows = [matrix.rows[task, fold] for fold in folds]
+        if rows[0].fields["problem"] == "token":  # its rows are labelled bases, and its groups windows
+            bases = [np.load(x.bases) for x in rows]
+            targets = np.concatenate([x["targets"] for x in bases]).astype(np.int32)
+            windows = np.concatenate([x["windows"] + i * 10**6 for i, x in enumerate(bases)])
+            return cls("token", targets, windows, *np.zeros((2, len(targets)), bool))
         tests, masks = [x.splits.test for x in rows], [x.masks for x in rows]
         groups = None if tests[0].groups is None else [x.groups + i * 10**6 for i, x in enumerate(tests)]
         return cls(
@@ -47,12 +52,11 @@ class Truth:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What an arm or baseline predicts for the test rows of `folds`, [seeds, N, C]; of token tasks, values alone."""
+    """What an arm or baseline predicts for the test rows of `folds`, [seeds, N, C]; of a base the class alone."""
 
     name: str
     folds: tuple[int, ...]
-    predicted: np.ndarray | None
-    values: tuple[float, ...] = ()
+    predicted: np.ndarray
 
 
 def of_arm(matrix, task, arm: str, weights: str) -> Model | None:
@@ -62,9 +66,6 @@ def of_arm(matrix, task, arm: str, weights: str) -> Model | None:
         return None
     folds = tuple(dict.fromkeys(cell.fold for cell in cells))
     name = f"{arm}, {weights}"
-    if task.problem == "token":
-        main = next(iter(METRICS["token"]))
-        return Model(name, folds, None, tuple(matrix.done[cell.key]["metrics"][main] for cell in cells))
     by_seed = {}
     for cell in cells:
         by_seed.setdefault(cell.seed, []).append(np.load(matrix.output / "predictions" / f"{cell.key}.npy"))
@@ -85,11 +86,22 @@ def best_baseline(matrix, task, folds: Sequence[int]) -> Model | None:
     return Model(name, tuple(folds), np.concatenate(found)[None])
 
 
+def of_bases(matrix, task, metric: str) -> tuple[str, str]:
+    """The linear model of the k-mers around a base, on a sample of the test bases of fold 0, and the gain of the
+    pre-trained frozen model over it on the same bases; empty if that cell is not done.
+    """
+    cells = matrix.finished(task, "frozen", PRETRAINED)
+    row = matrix.done[cells[0].key]["baselines"].get("k-mer logistic") if cells else None
+    if row is None:
+        return "", ""
+    ends = row[f"{metric}_gain_low"], row[f"{metric}_gain_high"]
+    between = "" if ends[0] is None else f" [{ends[0]:+.3f}, {ends[1]:+.3f}]"
+    name = f"k-mer logistic on {int(row['bases']):,} bases"
+    return f"{row[metric]:.3f} ({name})", f"{row[f'{metric}_gain']:+.3f}{between} ({name})"
+
+
 def measured(truth: Truth, model: Model, kept: np.ndarray | None = None) -> str:
     """The main metric, the mean over seeds, with its interval; of the rows `kept`, bool [N], if given."""
-    if model.predicted is None:
-        values = ", ".join(f"{x:.3f}" for x in model.values) if len(model.values) > 1 else ""
-        return f"{np.mean(model.values):.3f}" + f" ({values})" * bool(values)
     kept = np.ones(len(truth.targets), bool) if kept is None else kept
     if not kept.any():
         return "no rows"
@@ -108,7 +120,7 @@ def measured(truth: Truth, model: Model, kept: np.ndarray | None = None) -> str:
 
 def gain(truth: Truth, first: Model | None, second: Model | None) -> str:
     """The gain of one model over another on the same rows, with its interval, and of each seed."""
-    if first is None or second is None or first.predicted is None or second.predicted is None:
+    if first is None or second is None:
         return ""
     main = next(iter(METRICS[truth.problem]))
     found = intervals.paired(truth.problem, main, truth.targets, first.predicted, second.predicted, truth.groups)
@@ -133,8 +145,14 @@ def report(matrix) -> str:
         shown = {column: model for column, model in models.items() if model is not None}
         metric = next(iter(METRICS[task.problem]))
         if task.problem == "token":
-            values = [measured(None, models[x]) if models[x] else "" for x in COLUMNS]
-            main.append([task.name, metric, "", "", *values, task.note])
+            truths = {x: Truth.of(matrix, task.name, x) for x in {model.folds for model in shown.values()}}
+            values = [measured(truths[x.folds], x) if x else "" for x in models.values()]
+            counts = f"{max((len(x.targets) for x in truths.values()), default=0):,} bases"
+            baseline, over = of_bases(matrix, task, metric)
+            main.append([task.name, metric, counts, baseline, *values, task.note])
+            pretrained, random = (models["frozen", weights] for weights in (PRETRAINED, RANDOM))
+            if pretrained is not None:
+                gains.append([task.name, "frozen", gain(truths[pretrained.folds], pretrained, random), over])
             continue
         folds = tuple(range(task.folds))
         truths = {x: Truth.of(matrix, task.name, x) for x in {folds, *(model.folds for model in shown.values())}}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.errors import counted
-from data_pipeline.files import write_text
+from data_pipeline.files import atomic, write_text
 from data_pipeline.sequence import bases
 from data_pipeline.sequence.tokenizer import BOS, OOV, PAD, SPECIAL_TOKENS
 from gener_jax.config import Config, Head, ModelSpec
@@ -45,6 +45,7 @@ from gener_jax.storage.results import Dataset
 from gener_jax.tasks.base import Progress, Result, silent
 
 PREDICTIONS = "test_predictions.gff3"
+BASES = "test_bases.npz"  # of each labelled test base its class, the most probable one and its window, for paired tests
 SAMPLE = 2000  # training bases for the baselines; half as many of validation, four times as many that are predicted
 NEIGHBOURS = 64  # bases that they see on both sides
 _ORDER, _START, _END = range(3)  # the purpose of a key
@@ -335,6 +336,10 @@ class Report:
             result.seconds = seconds
             self._audit(task, of_test, result)
             write_text(self.workdir / PREDICTIONS, "".join(_gff3(task, of_test)))
+            with atomic(self.workdir / BASES) as partial, partial.open("wb") as file:
+                classes = {"targets": of_test.targets, "predicted": of_test.probabilities.argmax(1)}
+                classes = {name: x.astype(np.int8) for name, x in classes.items()}
+                np.savez_compressed(file, **classes, windows=of_test.windows)
             found.insert(0, result)
             measured = task, of_test
         if self.config.finetune.baselines:

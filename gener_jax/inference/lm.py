@@ -60,12 +60,31 @@ class LM:
         self.tokenizer = spec.tokenizer.make()
         self.model = decoder.Decoder(kernels.for_any_mask(spec.model))
 
+    @property
+    def k(self) -> int:
+        """Bases per token; 1 of a tokenizer of byte pairs, whose tokens hold at least so many."""
+        return self.tokenizer.k if self.tokenizer.kind == "kmer" else 1
+
+    @property
+    def max_bases(self) -> int | None:
+        """The longest input in bases, for which the positions have room with <s> (v2: with both); None: of any length.
+
+        With byte pairs, longer ones may fit too.
+        """
+        longest, added = self.spec.model.max_length, 2 if self.spec.prompt_convention == "v2" else 1
+        return None if longest is None else (longest - added) * self.k
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the decoder: the last that `embed` takes as `layer`."""
+        return self.spec.model.num_hidden_layers
+
     def __repr__(self) -> str:
-        model, devices, k = self.spec.model, self.mesh.devices.flat, self.tokenizer.k
+        model, devices = self.spec.model, self.mesh.devices.flat
         size, longest = sum(x.size for x in jax.tree.leaves(self.params)), model.max_length
         context = "of any length" if longest is None else f"{longest:,} tokens"
         if longest is not None and self.tokenizer.kind == "kmer":
-            context += f" ({longest * k:,} bases)"
+            context += f" ({longest * self.k:,} bases)"
         parts = [f"{size:,} parameters", f"tokenizer {self.tokenizer.name}", f"context {context}", model.dtype]
         parts += [] if self.head is None else [f"head {self.head.problem} of {len(self.head.names)}"]
         parts += [f"{len(devices)} {devices[0].device_kind}", *([] if self.step is None else [f"step {self.step}"])]

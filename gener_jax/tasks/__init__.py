@@ -10,10 +10,10 @@ from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
 
 ENTRIES: tuple[Entry, ...] = (
-    Entry("held_out", HeldOut),
+    Entry("held_out", HeldOut, quick=16, regions=True),
     *needle.ENTRIES,
     *recall.ENTRIES,
-    Entry("recovery", Recovery),
+    Entry("recovery", Recovery, quick=64, regions=True),
 )
 TASKS = {entry.name: entry for entry in ENTRIES}
 

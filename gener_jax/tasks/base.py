@@ -1,9 +1,11 @@
 """What a task is: something that a model is measured by, during training and from a checkpoint."""
 
 import abc
+import contextlib
+import contextvars
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +18,36 @@ from gener_jax.statistics.metrics import Metric
 from gener_jax.storage.results import Dataset, Published
 
 Progress = Callable[[int, int], None]  # called with the units of work done, and with those in all
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """Which columns of `Result.predictions` give the main metric of a task, so that two models can be compared on the
+    same rows: the gain of one over the other, with the interval of the paired bootstrap.
+
+    Zero-shot scores: Paired("multi_label", "auroc", scores=("score",), targets=("pathogenic",), rows="variant").
+    Measured values: Paired("regression", "spearman", scores=("score",), targets=("effect",)). Probabilities of classes:
+    Paired("single_label", "mcc", scores=("p_a", "p_b"), targets=("class",)). A value of each row: Paired("mean",
+    "accuracy", scores=("recovered",)).
+
+    Attributes:
+      problem: a key of `statistics.metrics.METRICS`, or "mean".
+      metric: a name in `METRICS[problem]`; of "mean", what the values are.
+      scores: columns with what the model predicts: one per class, label or output; of "mean", one.
+      targets: columns with the truth: one with the number of the class, or one per label or output; of "mean", none.
+      groups: the column whose equal values are resampled together; None: each row alone.
+      rows: the column that names a row, so that rows which only one model can score are left out; None: both must have
+        all rows, in one order.
+      higher_is_better: of "mean".
+    """
+
+    problem: str
+    metric: str
+    scores: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+    groups: str | None = None
+    rows: str | None = None
+    higher_is_better: bool = True
 
 
 @dataclasses.dataclass
@@ -35,6 +67,7 @@ class Result:
       note: one or two sentences: which of the published figures compare with these and which do not, and why.
       predictions: column → values, one per row that was scored, so that a reader can compute other metrics; written as
         a table, never logged.
+      paired: which of those columns make the main metric; None: two models are not compared row by row.
       figures: file name without suffix → a function that draws it with `plotting` and returns the figure.
     """
 
@@ -49,6 +82,7 @@ class Result:
     published: tuple[Published, ...] = ()
     note: str = ""
     predictions: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
+    paired: Paired | None = None
     figures: Mapping[str, Callable[[], Any]] = dataclasses.field(default_factory=dict)
 
 
@@ -77,6 +111,20 @@ class Task(Protocol):
 
 class NotRun(ConfigError):
     """A task that cannot be done here: its data are missing, or the model's context is too short. No failure."""
+
+
+_found: contextvars.ContextVar[list[Path] | None] = contextvars.ContextVar("_found", default=None)
+
+
+@contextlib.contextmanager
+def files_found() -> Iterator[list[Path]]:
+    """Within it, files that `Options.file` finds are added to its list: what a result was made of."""
+    found = []
+    token = _found.set(found)
+    try:
+        yield found
+    finally:
+        _found.reset(token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +157,8 @@ class Options:
             raise NotRun(f"needs {name}; give the folder of the data as eval.data (from {source})")
         if not (self.data / name).exists():
             raise NotRun(f"needs {self.data / name}, which does not exist; from {source}")
+        if (found := _found.get()) is not None:
+            found.append(self.data / name)
         return self.data / name
 
 
@@ -146,12 +196,15 @@ class Entry:
       make: the task, of a configuration (see `Options.of`).
       quick: the rows that `--tasks quick` takes of it; None if it is no part of that.
       group: a name that stands for several tasks.
+      regions: whether it is measured on regions of the run's dataset, not on data of the field; `evaluate` then builds
+        the dataset where it does not exist, and does not run the task with random weights.
     """
 
     name: str
     make: Callable[[Config], Task]
     quick: int | None = None
     group: str = ""
+    regions: bool = False
 
 
 def measure(run: Callable[[Any, Progress], Result], params, progress: Progress) -> Result:

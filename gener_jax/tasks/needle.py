@@ -13,6 +13,7 @@ The likelihood variant (the value against another one) is left out: its authors 
 generates under a tenth of the values, since any other 24 bases are easily told from it.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,9 @@ from gener_jax.plotting import evaluation
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics import intervals
 from gener_jax.statistics.metrics import Metric
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Progress, Result, silent
+from gener_jax.storage.results import Published
+from gener_jax.tasks import published
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 
 LENGTHS = (4096, 8192, 16384, 32768, 65536, 131072)  # tokens of 6 bases
 SHORT = (256, 512, 1024, 2048)
@@ -35,6 +38,7 @@ DEPTHS = (0.10, 0.25, 0.50, 0.75, 0.90)
 FORMS = {"niah": 0, "neardup_d4": 4, "neardup_d2": 2, "neardup_d1": 1}  # bases of a distractor's key that differ
 ALIGNMENTS = ("aligned", "not_aligned")
 SIZE = 24  # bases of a key, and of a value
+_PUBLISHED = {16384: "98kbp", 32768: "196kbp", 65536: "393kbp", 131072: "786kbp"}
 _K, _DISTRACTORS = 6, 8
 _ROOM = 2 * SIZE + _K  # bases of a key and its value, at any offset
 _BATCH = 65536  # tokens of prompts that are generated from together
@@ -238,8 +242,10 @@ class Needle(ModelTask):
             intervals={"exact_match": tuple(ends) or None},
             baselines={"chance": {name: chance[name] for name in metrics}},
             breakdown=breakdown,
+            published=tuple(x for length in lengths for x in _published(length)),
             note=self._note(skipped),
             predictions=columns,
+            paired=Paired("mean", "exact_match", scores=("exact_match",), groups="example", rows="row"),
             figures={self.name: lambda: self._figure(columns)},
         )
 
@@ -275,6 +281,15 @@ class Needle(ModelTask):
         title = f"{self.name.replace('_', ' ')}: fraction of values generated"
         rows, across = [f"{x:.0%}" for x in self.depths], [f"{x:,}" for x in self.lengths]
         return evaluation.heat_maps(title, panels, ("depth", rows), ("tokens of 6 bases", across))
+
+
+def _published(length: int) -> tuple[Published, ...]:
+    """The figures of a length, whose models' names tell it."""
+    if length not in _PUBLISHED:
+        return ()
+    name = _PUBLISHED[length]
+    found = published.of("needle", name, "exact_match", as_metric="exact_match", comparable=False)
+    return tuple(dataclasses.replace(x, model=f"{x.model}, {name}") for x in found)
 
 
 def _judged(example: Example, answer: np.ndarray) -> dict:

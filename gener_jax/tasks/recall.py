@@ -18,7 +18,7 @@ from gener_jax.assets import EXAMPLE_GENOME
 from gener_jax.plotting import evaluation
 from gener_jax.statistics import intervals
 from gener_jax.statistics.metrics import Metric
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Progress, Result, silent
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.needle import known_bases
 
 SEGMENT = 96  # bases, a multiple of 6
@@ -142,6 +142,7 @@ class Recall(ModelTask):
                 "distance": np.array(distances)[distance],
                 **{form: gains[:, i].reshape(-1) for i, form in enumerate(FORMS)},
             },
+            paired=Paired("mean", "exact", scores=("exact",), groups="stretch", rows="row"),
             figures={self.name: lambda: _figure(by_distance, distances)},
         )
 
