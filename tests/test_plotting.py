@@ -188,3 +188,23 @@ def test_layers_by_pooling():
     mean, last = (line.get_xydata().tolist() for line in axes.lines)
     assert mean == [[0, 0.1], [1, 0.4], [2, 0.2]]
     assert last == [[1, 0.3]]
+
+
+def test_cells_with_their_values(tmp_path):
+    values = np.array([[0.25, np.nan], [1, 0]])
+    figure = evaluation.heat_maps("t", dict.fromkeys("abc", values), ("depth", ["10%", "50%"]), ("n", ["1", "2"]))
+    shown = [axes for axes in figure.axes if axes.get_visible() and axes.get_title("left")]
+    assert [axes.get_title("left") for axes in shown] == ["a", "b", "c"]
+    assert [text.get_text() for text in shown[0].texts] == ["0.25", "1.00", "0.00"]
+    assert [label.get_text() for label in shown[0].get_yticklabels()] == ["10%", "50%"]
+    save(figure, tmp_path / "a.png")
+
+
+def test_curves_with_bands(tmp_path):
+    lines = {"a": ([1, 2], [0, 1], [2, 3]), "b": ([1, 1], [np.nan] * 2, [np.nan] * 2)}
+    figure = evaluation.curves("t", "bits", ("bases", (96, 1536)), lines)
+    [axes] = figure.axes
+    assert texts(axes) == ["a", "b"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["96", "1,536"]
+    assert [list(line.get_ydata()) for line in axes.lines[1:]] == [[1, 2], [1, 1]]
+    save(figure, tmp_path / "a.png")
