@@ -104,9 +104,14 @@ def of_mean(name: str, values, groups=None, strata=None, than=None) -> dict[str,
     for key, each in ((name, values), *([] if than is None else [(f"{name}_gain", np.asarray(than) - values)])):
         statistic = mean(each, strata)
         found[key] = float(statistic(np.ones((1, len(each))))[0])
-        if ends := interval(statistic, each.shape, groups):
-            found |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
+        if both := interval(statistic, each.shape, groups):
+            found |= {f"{key}_low": both[0], f"{key}_high": both[1]}
     return found
+
+
+def ends(found: dict[str, float], name: str) -> tuple[float, float] | None:
+    """The ends that `of_mean` found; None where there is no interval."""
+    return (found[f"{name}_low"], found[f"{name}_high"]) if f"{name}_low" in found else None
 
 
 def interval(
