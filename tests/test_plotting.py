@@ -113,6 +113,22 @@ def test_groups_beside_the_whole(chance):
     assert all(min(axes.get_xlim()) < x < max(axes.get_xlim()) for x in (1.4, 1.75, chance or 1.5))
 
 
+def test_models_beside_what_they_are_compared_with():
+    rows = [
+        ("run", "models", 0.8, 0.7, 0.9),
+        ("random weights", "baselines", 0.5, None, None),
+        ("x", "models", 0.6, None, 1),
+    ]
+    figure = evaluation.compared("t", "auroc", rows)
+    [axes], [legend] = figure.axes, figure.legends
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["run", "random weights", "x"]
+    assert [text.get_text() for text in legend.get_texts()] == ["models", "baselines"]
+    interval, *dots = axes.lines
+    assert [*interval.get_xdata(), *interval.get_ydata()] == [0.7, 0.9, 0, 0]
+    assert [(*dot.get_xdata(), *dot.get_ydata()) for dot in dots] == [(0.8, 0), (0.5, 1), (0.6, 2)]
+    assert dots[0].get_color() == dots[2].get_color() == interval.get_color() != dots[1].get_color()
+
+
 def texts(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from flax import traverse_util
 
 from data_pipeline.ranges import SEED
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
@@ -685,3 +687,17 @@ def from_spec(
 def _default_mesh(spec: ModelSpec) -> jax.sharding.Mesh:
     divides = spec.model.hidden_size % len(jax.devices()) == 0
     return sharding.make_mesh(1, -1, 1, None if divides else jax.devices()[:1])
+
+
+def random_weights(spec: ModelSpec, mesh: jax.sharding.Mesh | None = None, *, seed: int = 0) -> LM:
+    """A model of this shape that has learned nothing: weights as training begins with; what any model has to beat."""
+    mesh = mesh or _default_mesh(spec)
+
+    def init(key):
+        params = nn.unbox(decoder.init(decoder.Decoder(spec.model), key))
+        return traverse_util.path_aware_map(
+            lambda path, x: x if path[-1] == "scale" else x.astype(spec.model.dtype), params
+        )
+
+    shardings = jax.tree.map(lambda x: x.sharding, pretrained.abstract_params(spec.model, mesh))
+    return LM(spec, decoder.unstack(jax.jit(init, out_shardings=shardings)(jax.random.key(seed)), donate=True), mesh)

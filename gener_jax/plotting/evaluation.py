@@ -1,6 +1,6 @@
 """A metric of an evaluation beside its baselines, and by group."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gener_jax.plotting.figure import COLOURS, GREY, new_figure
 
@@ -50,4 +50,33 @@ def groups(
         axes.grid(False)
         axes.set_xlabel(label)
         axes.set_title(title)
+    return figure
+
+
+def compared(title: str, label: str, rows: Sequence[tuple[str, str, float, float | None, float | None]]):
+    """Models, baselines and published figures of one metric: a dot each, with its interval where there is one.
+
+    Args:
+      title: of the plot.
+      label: of the metric.
+      rows: (name, kind, value, low, high), from the top; each kind has a colour.
+    """
+    kinds = list(dict.fromkeys(kind for _, kind, *_ in rows))
+    with new_figure(height=1.2 + 0.24 * len(rows)) as figure:
+        axes = figure.add_subplot()
+        for at, (_, kind, value, low, high) in enumerate(rows):
+            number = kinds.index(kind)
+            colour, first = COLOURS[number % len(COLOURS)], kind not in axes.get_legend_handles_labels()[1]
+            if low is not None and high is not None:
+                axes.plot([low, high], [at, at], color=colour, linewidth=1.2)
+            axes.plot(value, at, "o", color=colour, label=kind if first else None)
+            axes.annotate(f"{value:.3f}", (value, at), (0, 5), textcoords="offset points", ha="center", fontsize=7)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+        axes.set_ylim(len(rows), -1)
+        axes.margins(x=0.1)
+        axes.grid(True, axis="x")
+        axes.set_xlabel(label)
+        axes.set_title(title)
+        if len(kinds) > 1:
+            figure.legend(loc="outside lower left", ncols=len(kinds))
     return figure

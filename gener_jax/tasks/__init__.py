@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from data_pipeline.errors import did_you_mean
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.tasks import perturbation, sequence_recovery
@@ -28,3 +29,19 @@ def of_config(config: Config, names: Sequence[str]) -> list[Task]:
     if unknown := [name for name in names if name not in TASKS]:
         raise ConfigError(f"no such task; there are {', '.join(TASKS)}", "eval.tasks", unknown[0])
     return [TASKS[name].make(config) for name in names]
+
+
+def chosen(words: Sequence[str], field: str = "--tasks") -> list[tuple[Entry, int | None]]:
+    """The tasks that words choose, in the order of `ENTRIES`, and the rows to which each is limited (None: as
+    configured): names of tasks and groups, "all", and "quick", which limits what no other word chooses.
+
+    Raises:
+      ConfigError: of `field`, if a word is none of these.
+    """
+    known = dict.fromkeys(["quick", "all", *(x for entry in ENTRIES for x in (entry.group, entry.name) if x)])
+    if unknown := [word for word in words if word not in known]:
+        problem = f"no such task or group; --list lists them{did_you_mean(unknown[0], known)}"
+        raise ConfigError(problem, field, unknown[0])
+    whole = [entry for entry in ENTRIES if {"all", entry.name, entry.group} & set(words)]
+    quick = [entry for entry in ENTRIES if "quick" in words and entry.quick is not None]
+    return [(each, None if each in whole else each.quick) for each in ENTRIES if each in whole or each in quick]
