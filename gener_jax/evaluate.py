@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline import cli, lock
+from data_pipeline.errors import DataError, counted
 from data_pipeline.ranges import Whole
 from gener_jax import assets
 from gener_jax import config as configuration
@@ -76,13 +77,12 @@ def main(argv=None) -> int | None:
     if args.output is not None and not (args.output / "cells").is_dir():  # now, not after the evaluation
         refuse_existing(args.output / FILE, args.overwrite)
 
-    from gener_jax import tasks
     from gener_jax.storage.compilation import keep_programs
-    from gener_jax.tasks import page, suite
+    from gener_jax.tasks import catalogue, page, suite
     from gener_jax.training.metrics import logged
 
     words = args.tasks.split(",") if args.tasks else resolved[0][1].eval.tasks
-    chosen = tasks.chosen(words, "--tasks" if args.tasks else "eval.tasks")
+    chosen = catalogue.chosen(words, "--tasks" if args.tasks else "eval.tasks")
     chosen = [(entry, args.rows or rows) for entry, rows in chosen]
     candidates = candidates_of(resolved, args.step or [])
     keep_programs(*resolved[0][1:])
@@ -112,19 +112,18 @@ def main(argv=None) -> int | None:
 
 def list_tasks(args) -> None:
     """Prints the tasks: name, group, rows of `quick`, and what is missing to run them."""
-    from gener_jax import tasks
-    from gener_jax.tasks.base import NotRun
+    from gener_jax.tasks import catalogue
     from gener_jax.tasks.page import Table, text
 
     config, rows = configuration.override({}, args.overrides), []
-    for entry in tasks.ENTRIES:
+    for entry in catalogue.ENTRIES:
         state = "needs the dataset of a run"
         if not entry.regions:
             try:
                 entry.make(config)
                 state = "ready"
-            except NotRun as error:
-                state = str(error)
+            except (ConfigError, DataError, OSError) as error:  # `NotRun`, or files that cannot be read
+                state = " ".join(str(error).split())
         rows.append((entry.name, entry.group, "" if entry.quick is None else f"{entry.quick:,}", state))
     with cli.text(args.json):
         print(text(Table(("task", "group", "quick", "data"), tuple(rows))))
@@ -152,8 +151,9 @@ def candidates_of(resolved: Sequence[Named], steps: Sequence[int | str]) -> "lis
     from gener_jax.tasks.suite import Candidate, file_name
 
     runs = [folder for _, _, folder in resolved if not pretrained.is_published(folder)] if len(resolved) > 1 else [None]
-    if len(steps) not in (0, 1, len(runs)):
-        raise ConfigError(f"must be given once, or once for each of {len(runs)} runs", "--step", len(steps))
+    if len(steps) not in (0, 1, len(runs)) or (steps and not runs):
+        problem = f"must be given once, or once for each run; the checkpoints are of {counted(len(runs), 'run')}"
+        raise ConfigError(problem, "--step", len(steps))
     given = iter(steps if len(steps) == len(runs) else [*steps, None][:1] * len(runs))
     found, names = [], set()
     for checkpoint, config, folder in resolved:

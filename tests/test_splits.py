@@ -200,6 +200,24 @@ def test_real_files(path, options, expected):
         assert counts[0].keys() == counts[1].keys()
 
 
+@pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
+def test_rows_are_written_and_read_back(problem, tmp_path):
+    value = {"single_label": "b{0}", "multi_label": "x;y{0}", "regression": "0.{0}25"}[problem]
+    for name, number in (("train", 40), ("dev", 9), ("test", 6)):
+        lines = [f"{'ACGT' * 2}{'ACGT'[i % 4] * (i + 1)},{value.format(i % 2)},g{i // 2}" for i in range(number)]
+        write(tmp_path / "in" / f"{name}.csv", lines, "sequence,label,element")
+    found = read(problem, train=tmp_path / "in", group="element")
+    fields = splits.write(found, tmp_path / "out")
+    again = splits.read(Finetune(**{key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}))
+    assert again.problem.names == found.problem.names
+    for name in splits.NAMES:
+        first, second = getattr(found, name), getattr(again, name)
+        assert first.sequences == second.sequences
+        np.testing.assert_array_equal(first.targets, second.targets)
+        assert len(np.unique(first.groups)) == len(np.unique(second.groups))
+    assert "test" not in splits.write(splits.Splits(found.train, found.validation, None, found.problem), tmp_path / "a")
+
+
 def coding(*proteins, seed=0):
     """Sequences of these proteins, whose codons are chosen at random."""
     rng, codons = np.random.default_rng(seed), {}

@@ -9,6 +9,7 @@ from typing import NoReturn
 import numpy as np
 
 from data_pipeline.errors import ArgumentError, FileError, FormatError, MismatchError, counted, located
+from data_pipeline.files import write_text
 from data_pipeline.sequence import bases
 from data_pipeline.splitting import clusters, proteins
 from gener_jax.config.schema import Finetune
@@ -100,6 +101,23 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
         with located(file=paths[TRAIN][0]):
             means = problem.standardized(means, splits[TRAIN].targets)
     return Splits(splits[TRAIN], splits[VALIDATION], splits.get(TEST), means, tuple(notes))
+
+
+def write(splits: Splits, folder: Path) -> dict:
+    """Writes a table for each split; returns the fields of `config.Finetune` that read the same rows back."""
+    kind, names = splits.problem.kind, splits.problem.names
+    labels = ("label",) if kind == "single_label" else names
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {"problem": kind, "sequence": "sequence", "label": list(labels)}
+    for each in (x for x in (splits.train, splits.validation, splits.test) if x is not None):
+        targets = [[names[i]] for i in each.targets] if each.targets.ndim == 1 else each.targets.tolist()
+        groups = [[]] * len(each) if each.groups is None else each.groups[:, None].tolist()
+        lines = [["sequence", *labels, *["group"] * (each.groups is not None)]]
+        lines += [[dna, *target, *group] for dna, target, group in zip(each.sequences, targets, groups, strict=True)]
+        path = folder / f"{each.name}.tsv"
+        write_text(path, "".join("\t".join(map(str, line)) + "\n" for line in lines))
+        fields[each.name] = [str(path)]
+    return fields | ({"group": "group"} if splits.train.groups is not None else {})
 
 
 def _read(path: Path) -> Table:
