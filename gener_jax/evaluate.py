@@ -106,6 +106,9 @@ def main(argv=None) -> int | None:
     with cli.text(args.json):
         whole = args.output is None or len(results.evaluations) == 1
         print(results.table() if whole else page.text(page.overview(results)))
+        absent = len(page.absent(results).rows)
+        if absent and not whole:
+            print(f"{counted(absent, 'task')} without a result: see {args.output / MARKDOWN}")
     cli.finish(results.json(), args.json, listed=False)
     return command.FLAGGED if any(each.status == suite.FAILED for each in results.skipped) else None
 

@@ -265,6 +265,12 @@ def test_wrong_declarations_of_a_task_fail(config):
     assert "absent" in cell.skipped.reason
 
 
+def test_the_names_of_all_tasks_differ():
+    names = [each.name for each in tasks.ENTRIES]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch("[A-Za-z0-9_]+", name) and name not in ("quick", "all") for name in names)
+
+
 @pytest.fixture
 def registered(monkeypatch):
     """Tasks of this file instead of all that there are."""
