@@ -10,7 +10,7 @@ from gener_jax.inference.variants.variant import Scored
 from gener_jax.plotting import figure
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics import matched
-from gener_jax.tasks import TASKS, variant_tables
+from gener_jax.tasks import TASKS, variant_effect, variant_tables
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.variant_effect import VariantEffect
 from gener_jax.tasks.variant_tables import Classes, Score, Values, VariantSet
@@ -70,6 +70,12 @@ class Fake:
             yield Scored("window", float("nan") if flag else float(self.score(variant)), flag=flag)
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """Coverage is `test_matched`'s."""
+    monkeypatch.setattr(variant_effect, "_RESAMPLES", (100, 100))
+
+
 def oracle(variant):
     return HARM[variant.start]
 
@@ -96,17 +102,15 @@ def test_chance_and_shuffled_labels_and_ties_give_chance(tmp_path):
     task = VariantEffect(write(tmp_path), SET)
     noise = np.random.default_rng(5).normal(size=400)
     random = task(Fake(lambda v: noise[v.start]))
-    low, high = random.intervals["auroc"]
-    assert low < 0.5 < high
-    assert abs(random.metrics["spearman"]) < 0.15
+    assert abs(random.metrics["auroc"] - 0.5) < 0.12  # its standard error is 0.033
+    assert abs(random.metrics["spearman"]) < 0.18
     assert abs(random.metrics["auprc"] - 0.25) < 0.1
     ties = task(Fake(lambda v: 1.0))
     assert ties.metrics["auroc"] == 0.5
     assert ties.metrics["auprc"] == 0.25
     assert np.isnan(ties.metrics["spearman"])
     shuffled = VariantEffect(write(tmp_path, shuffled=True), SET)(Fake(oracle))
-    low, high = shuffled.intervals["auroc"]
-    assert low < 0.5 < high
+    assert abs(shuffled.metrics["auroc"] - 0.5) < 0.12
     assert shuffled.baselines["consequence"]["auroc"] < 0.65
 
 
