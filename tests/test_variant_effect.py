@@ -10,7 +10,8 @@ from gener_jax.inference.variants.variant import Scored
 from gener_jax.plotting import figure
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics import matched
-from gener_jax.tasks import TASKS, variant_effect, variant_tables
+from gener_jax.storage import tracks
+from gener_jax.tasks import TASKS, annotation_columns, variant_effect, variant_tables
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.variant_effect import VariantEffect
 from gener_jax.tasks.variant_tables import Classes, Score, Values, VariantSet
@@ -41,7 +42,7 @@ HARM = RNG.normal(size=400).round(6)  # of each position
 
 def write(folder, shuffled=False, extra=""):
     """A variant at each position; the hundred that are measured to do the greatest harm are bad."""
-    harm = np.random.default_rng(1).permutation(HARM) if shuffled else HARM
+    harm = np.random.default_rng(2).permutation(HARM) if shuffled else HARM
     lines = ["contig\tpos\tref\talt\tkind\teffect\tconsequence\texon\tcolumn\tgroup"]
     bad = harm >= np.sort(harm)[-100]
     place = {True: iter(range(400)), False: iter(range(400))}
@@ -131,7 +132,7 @@ def test_counts_positions_and_a_table_of_predictions(tmp_path):
     assert counts["positives"] + counts["negatives"] == 395
     without = {reason: row["rows"] for reason, row in found.breakdown["without_score"].items()}
     assert without == {"too near": 6, variant_tables.MISMATCH: 1, variant_tables.OUTSIDE: 1}
-    assert len(found.text.splitlines()) == 3
+    assert sum("without a score" in line for line in found.text.splitlines()) == 3
     table = found.predictions
     assert {len(values) for values in table.values()} == {403}
     assert table["position"][:2] == [1, 2]
@@ -139,6 +140,20 @@ def test_counts_positions_and_a_table_of_predictions(tmp_path):
     assert np.isnan(table["score"][[0, -1, -2, -3]]).all()
     truth = table["class"][np.isfinite(table["score"])] == 1
     assert matched.value("auroc", truth, table["score"][np.isfinite(table["score"])]) == found.metrics["auroc"]
+
+
+def test_conservation_of_a_bigwig_is_a_baseline_and_what_is_absent_is_named(tmp_path):
+    options = write(tmp_path)
+    (tmp_path / "tracks").mkdir()
+    (tmp_path / "t.bedgraph").write_text(tracks.bedgraph("chr1", 0, HARM))
+    track = next(each for each in annotation_columns.TRACKS if each.name == "phyloP")
+    tracks.write_bigwig(tmp_path / "t.bedgraph", tmp_path / track.file, {"chr1": 400})
+    found = VariantEffect(options, SET)(Fake(lambda v: -oracle(v)))
+    assert (found.baselines["phyloP"]["auroc"], found.baselines["phyloP"]["auroc_gain"]) == (1, -1)
+    assert "CADD" not in found.baselines
+    assert "CADD" in found.note
+    assert "phyloP," not in found.note
+    assert "CADD: not run here" in found.text
 
 
 def test_each_strand_alone_and_the_mean(tmp_path):

@@ -55,6 +55,29 @@ def groups(
     return figure
 
 
+def layer_sweep(title: str, label: str, curves: Mapping[str, Mapping[str, float]]):
+    """A metric by the layer that is read, a line for each way of pooling: pooling → layer → value.
+
+    Layers are numbers as text, 0 the embedding; the one that is none follows the final norm.
+    """
+    order = sorted(
+        dict.fromkeys(layer for values in curves.values() for layer in values),
+        key=lambda layer: (not layer.isdecimal(), int(layer) if layer.isdecimal() else 0),
+    )
+    with new_figure() as figure:
+        axes = figure.add_subplot()
+        for name, values in curves.items():
+            known = [(order.index(layer), value) for layer, value in values.items()]
+            axes.plot(*zip(*sorted(known), strict=True), "o-", markersize=4, label=name)
+        axes.set_xticks(range(len(order)), order)
+        axes.margins(x=0.1, y=0.2)
+        axes.set_xlabel("layer; 0 is the embedding, the last point follows the final norm")
+        axes.set_ylabel(label)
+        axes.set_title(title)
+        axes.legend(title="pooling", alignment="left")
+    return figure
+
+
 def compared(title: str, label: str, rows: Sequence[tuple[str, str, float, float | None, float | None]]):
     """Models, baselines and published figures of one metric: a dot each, with its interval where there is one.
 
@@ -126,4 +149,92 @@ def scores_by_group(title: str, label: str, groups: Mapping[str, tuple[np.ndarra
         axes.grid(False)
         axes.set_xlabel(label)
         axes.set_title(title)
+    return figure
+
+
+def scores_by_length(title: str, lengths: np.ndarray, positive: np.ndarray, scores: Mapping[str, np.ndarray]):
+    """Scores of insertions and deletions by the bases that they add, a panel for each kind of score.
+
+    Lines are the means of the rows that are not positive, at each length: a score without bias by length has them flat.
+
+    Args:
+      lengths: bases, int [N]; negative of deletions.
+      positive: bool [N].
+      scores: name → float [N].
+    """
+    with new_figure(width=3.4 * len(scores) + 0.6, height=3.8) as figure:
+        at = np.unique(lengths[~positive])
+        for i, (name, values) in enumerate(scores.items()):
+            axes = figure.add_subplot(1, len(scores), i + 1)
+            for rows, colour, label in ((positive, COLOURS[1], "positive"), (~positive, COLOURS[0], "negative")):
+                dots = {"color": colour, "markersize": 4, "alpha": 0.4, "markeredgewidth": 0, "rasterized": True}
+                axes.plot(lengths[rows], values[rows], ".", label=label, **dots)
+            means = [values[~positive & (lengths == n)].mean() for n in at]
+            axes.plot(at, means, "o-", color="black", markersize=3, linewidth=1, label="mean of the negative")
+            axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+            axes.set_title(name.replace("_", " "))
+            axes.set_xlabel("bases inserted (deleted: below 0)")
+        figure.axes[0].set_ylabel("score (higher: more harmful)")
+        figure.axes[0].legend(loc="best")
+        figure.suptitle(title, fontweight="bold", fontsize=11, x=0.02, ha="left")
+    return figure
+
+
+def heat_maps(
+    title: str, panels: Mapping[str, np.ndarray], rows: tuple[str, Sequence[str]], columns: tuple[str, Sequence[str]]
+):
+    """Fractions of two properties as cells with their values, two panels side by side.
+
+    Args:
+      title: of the plot.
+      panels: name → float [rows, columns] from 0 to 1; NaN is left grey.
+      rows, columns: the name of each property, and its values.
+    """
+    import matplotlib
+
+    colours = matplotlib.colormaps["cividis"].with_extremes(bad="#c8c8c8")
+    down = -(-len(panels) // 2)
+    with new_figure(width=3.0 + 1.0 * len(columns[1]), height=0.8 + down * (0.9 + 0.3 * len(rows[1]))) as figure:
+        grid = figure.subplots(down, 2, squeeze=False, sharex=True, sharey=True)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (name, values) in zip(grid.flat, panels.items(), strict=False):
+            image = axes.imshow(values, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="none")
+            for (i, j), value in np.ndenumerate(values):
+                if np.isfinite(value):
+                    colour = "black" if value > 0.5 else "white"
+                    axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+            axes.set_title(name, fontsize=9)
+            axes.set_yticks(range(len(rows[1])), rows[1])
+            axes.set_xticks(range(len(columns[1])), columns[1], fontsize=8)
+            axes.grid(False)
+        figure.supxlabel(columns[0], fontsize=10)
+        figure.supylabel(rows[0], fontsize=10)
+        figure.colorbar(image, ax=grid, pad=0.01, aspect=30)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def curves(title: str, label: str, at: tuple[str, Sequence[float]], lines: Mapping[str, tuple[Sequence[float], ...]]):
+    """Lines over a property in logarithmic steps, each with a band.
+
+    Args:
+      title: of the plot.
+      label: of the values.
+      at: the name of the property, and its values.
+      lines: name → values, their lower and their upper ends, NaN where there are none.
+    """
+    with new_figure() as figure:
+        axes = figure.add_subplot()
+        axes.axhline(0, color=GREY, linewidth=1, zorder=1)
+        for name, (values, low, high) in lines.items():
+            (line,) = axes.plot(at[1], values, "o-", markersize=3, label=name)
+            axes.fill_between(at[1], low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(at[1], [f"{x:,}" for x in at[1]], rotation=45)
+        axes.minorticks_off()
+        axes.set_xlabel(at[0])
+        axes.set_ylabel(label)
+        axes.set_title(title)
+        axes.legend()
     return figure

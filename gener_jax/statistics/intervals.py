@@ -100,13 +100,18 @@ def of_mean(name: str, values, groups=None, strata=None, than=None) -> dict[str,
       strata: as for `metrics.mean`.
       than: values of another model for the same rows; then also its gain over this one's, as `name_gain` and so on.
     """
-    found, values = {}, np.asarray(values, np.float64)
-    for key, each in ((name, values), *([] if than is None else [(f"{name}_gain", np.asarray(than) - values)])):
-        statistic = mean(each, strata)
-        found[key] = float(statistic(np.ones((1, len(each))))[0])
-        if ends := interval(statistic, each.shape, groups):
-            found |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
+    found, values = {}, np.asarray(values)
+    gains = [] if than is None else [(f"{name}_gain", np.subtract(than, values, dtype=np.float64))]
+    for key, each in ((name, values), *gains):
+        found[key] = float(mean(each, strata)(np.ones((1, len(each))))[0])
+        if both := mean_interval(each, groups, strata):
+            found |= {f"{key}_low": both[0], f"{key}_high": both[1]}
     return found
+
+
+def ends(found: dict[str, float], name: str) -> tuple[float, float] | None:
+    """The ends that `of_mean` found; None where there is no interval."""
+    return (found[f"{name}_low"], found[f"{name}_high"]) if f"{name}_low" in found else None
 
 
 def interval(
@@ -145,6 +150,25 @@ def interval(
     z = bias + norm.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = np.quantile(drawn, norm.cdf(bias + z / np.maximum(1 - acceleration * z, 0.1)))
     return float(low), float(high)
+
+
+def mean_interval(values: np.ndarray, groups=None, strata=None, *, seed: int = 0) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of rows; None under 30 rows or groups.
+
+    Resampling learns nothing from a share (bool) of 0 or 1. There it is Clopper and Pearson's (1934) of as many draws
+    as there are groups.
+
+    Args:
+      values: bool or float [N].
+      groups, seed: as for `bootstrap`.
+      strata: as for `metrics.mean`.
+    """
+    values = np.asarray(values)
+    if values.dtype == bool and len(values) and (values == values[0]).all():
+        units = len(values if groups is None else np.unique(groups))
+        reach = ((1 - LEVEL) / 2) ** (1 / units)
+        return None if units < LEAST else (reach, 1.0) if values[0] else (0.0, 1 - reach)
+    return interval(mean(values, strata), values.shape, groups, seed=seed)
 
 
 def _too_few(problem: str, targets: np.ndarray, outputs: int) -> bool:

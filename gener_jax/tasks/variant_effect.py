@@ -7,6 +7,7 @@ the sets, `variant_baselines` what a model must beat.
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,13 +15,46 @@ from gener_jax.plotting import evaluation, prediction
 from gener_jax.plotting.figure import COLOURS
 from gener_jax.statistics import matched
 from gener_jax.statistics.metrics import Metric
-from gener_jax.tasks import published, variant_baselines
+from gener_jax.tasks import annotation_columns, published, variant_baselines
 from gener_jax.tasks import variant_tables as tables
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.variant_tables import Classes, Rows, Values, VariantSet
 
 _ROOM = 8  # tokens of a model's positions that are left for <s>, alleles and the bases after them
 _RESAMPLES = (300, 1000)  # at least and at most: few suffice where rows are many, and cost much there
+
+
+class Scores(NamedTuple):
+    """The score of each row of a set.
+
+    Attributes:
+      scores: float64 [rows], the mean over strands; NaN where a row has none.
+      by_strand: those of each strand alone.
+      flags: why a row has none; "" where it has one.
+      unique: distinct variants that were scored.
+      context: bases of context.
+    """
+
+    scores: np.ndarray
+    by_strand: dict[str, np.ndarray]
+    flags: list[str]
+    unique: int
+    context: int
+
+
+def context_for(model, wanted: int) -> int:
+    """The context that the model can take, in bases: the one that is wanted, or a shorter one.
+
+    A shorter window has the variant at the same base of its k-mer as a longer one.
+    """
+    if model.max_bases is None or wanted <= model.max_bases - _ROOM * model.k:
+        return wanted
+    step = 2 * model.k
+    most = model.max_bases - _ROOM * model.k
+    context = most - (most - wanted) % step
+    if context < step:
+        raise NotRun(f"needs a context of {step} bases and room for alleles; the model takes {model.max_bases}")
+    return context
 
 
 class VariantEffect(ModelTask):
@@ -61,8 +95,12 @@ class VariantEffect(ModelTask):
         return self.set.read(self.options)
 
     @functools.cached_property
+    def _annotations(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        return annotation_columns.scores(self.rows.variants, self.options, self.set.scores)
+
+    @functools.cached_property
     def _fixed(self) -> dict[str, np.ndarray]:
-        return variant_baselines.fixed(self.set, self.rows)
+        return variant_baselines.fixed(self.set, self.rows) | self._annotations[0]
 
     def _baselines(self, target: Classes | Values, truth: np.ndarray) -> dict[str, np.ndarray]:
         """The baselines' scores for a target, whose values are `truth`; the strongest usually first."""
@@ -86,7 +124,11 @@ class VariantEffect(ModelTask):
           NotRun: if the model's context is too short.
           DataError: if a file cannot be read.
         """
-        rows, context = self.rows, self._context(model)
+        return self._result(*self.scored(model, progress))
+
+    def scored(self, model, progress: Progress = silent) -> Scores:
+        """The scores alone; see `Scores`."""
+        rows, context = self.rows, context_for(model, self.context)
         strands = "+-" if self.strand == "both" else (self.strand,)
         by_strand, flags = [], list(rows.problems)
         unique = list(dict.fromkeys(v for v, flag in zip(rows.variants, flags, strict=True) if not flag))
@@ -104,21 +146,7 @@ class VariantEffect(ModelTask):
             by_strand.append(np.array([score.llr if score else np.nan for score in each]))
         scores = np.where([flag == "" for flag in flags], np.mean(by_strand, axis=0), np.nan)
         flags = [flag or ("" if ok else "no score") for flag, ok in zip(flags, np.isfinite(scores), strict=True)]
-        return self._result(scores, dict(zip(strands, by_strand, strict=True)), flags, len(unique), context)
-
-    def _context(self, model) -> int:
-        """The context that the model can take, in bases: the protocol's, or a shorter one.
-
-        A shorter window has the variant at the same base of its k-mer as the protocol's.
-        """
-        if model.max_bases is None or self.context <= model.max_bases - _ROOM * model.k:
-            return self.context
-        step = 2 * model.k
-        most = model.max_bases - _ROOM * model.k
-        context = most - (most - self.context) % step
-        if context < step:
-            raise NotRun(f"needs a context of {step} bases and room for alleles; the model takes {model.max_bases}")
-        return context
+        return Scores(scores, dict(zip(strands, by_strand, strict=True)), flags, len(unique), context)
 
     def _result(self, scores: np.ndarray, by_strand: dict, flags: list[str], unique: int, context: int) -> Result:
         rows, spec = self.rows, self.set
@@ -150,7 +178,12 @@ class VariantEffect(ModelTask):
             baselines={name: row for name, row in baselines.items() if row},
             breakdown=self._breakdown(scores, by_strand, reasons),
             intervals=intervals,
-            text="\n".join(f"{number} rows without a score: {reason}" for reason, number in reasons.items()),
+            text="\n".join(
+                [
+                    *(f"{number} rows without a score: {reason}" for reason, number in reasons.items()),
+                    *(f"{baseline}: {reason}" for baseline, reason in self._annotations[1].items()),
+                ]
+            ),
             published=self._published(context),
             note=self._note(context),
             predictions=self._predictions(scores, flags),
@@ -257,7 +290,11 @@ class VariantEffect(ModelTask):
         where = "before the variant" if self.protocol == "next_kmer" else "around the variant"
         cut = "" if context == self.context else f", cut from {self.context} to what the model takes"
         how = "base-marginal" if self.marginals else "token"
-        return f"{self.set.note} Scored by {how} likelihood, strand {self.strand}, {context} bases {where}{cut}."
+        missing = ", ".join(self._annotations[1])
+        absent = f" Not run here, as their files are not in the folder of the data: {missing}." if missing else ""
+        return (
+            f"{self.set.note} Scored by {how} likelihood, strand {self.strand}, {context} bases {where}{cut}.{absent}"
+        )
 
     def _predictions(self, scores: np.ndarray, flags: list[str]) -> dict:
         spec, table, variants = self.set, self.rows.table, self.rows.variants
