@@ -8,7 +8,7 @@ import pytest
 
 from gener_jax.benchmarks import finetune, finetune_report
 from gener_jax.benchmarks.finetune import Arm, Matrix
-from gener_jax.benchmarks.finetune_tasks import Task
+from gener_jax.benchmarks.finetune_tasks import Made, Task
 from gener_jax.runtime.errors import ConfigError
 from tests import labelled_rows
 from tests.raised import raises
@@ -141,7 +141,7 @@ def test_labels_per_base(data, tmp_path, monkeypatch):
     (folder / "labels.bed").write_text(labels)
     files = (str(folder / "contigs.fa"), str(folder / "labels.bed"))
     splits = {"train": files, "validation": ("b",), "test": ("c",)}
-    monkeypatch.setattr(finetune, "TASKS", (Task("bases", "token", make=lambda data, folder, fold: splits),))
+    monkeypatch.setattr(finetune, "TASKS", (Task("bases", "token", make=lambda data, folder, fold: Made(splits)),))
     monkeypatch.setattr(finetune, "TOKEN_CONTEXT", 31)
     monkeypatch.setattr(finetune, "ARMS", {"frozen": Arm((1e-2,), finetune=ARMS["frozen"].finetune, whole_model=False)})
     made = matrix(data, tmp_path / "bases", tasks=["bases"], arms=["frozen"], seeds=1)

@@ -109,3 +109,23 @@ def test_without_bases_to_score_the_result_is_nan(dataset):
 def test_a_bounded_fit(dataset):
     one = markov.fit(RegionSource(dataset, "train"), make("kmer"), 0, max_bases=1)  # the whole first region
     assert one.counts[0].sum() == 4 + sum(base != "N" for base in texts(dataset, "train")[0])
+
+
+def test_continuations_are_the_most_likely_bases(dataset):
+    train, held_out = texts(dataset, "train"), texts(dataset, "validation")
+    model = markov.Markov(5)
+    for sequence in train:
+        model.add(bases.encode(sequence))
+    for order in (0, 2, 5):
+        plain = Plain(order, train)
+        for sequence in held_out:
+            text = sequence
+            for _ in range(8):
+                text += min("ATCG", key=lambda base: plain.bits(text + base, len(text)))
+            found = bases.decode(model.continued(bases.encode(sequence), 8, order))
+            assert found == text[len(sequence) :]
+        bits = markov.Markov(order)
+        for sequence in train:
+            bits.add(bases.encode(sequence))
+        codes = bases.encode(held_out[0])
+        np.testing.assert_array_equal(model.bits(codes, order), bits.bits(codes))

@@ -6,7 +6,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from gener_jax.runtime.errors import InputError
-from gener_jax.statistics.metrics import METRICS, auprc_trapezoid, auroc, breakdown, evaluate
+from gener_jax.statistics.metrics import METRICS, auprc_trapezoid, auroc, breakdown, evaluate, mean, means_by
 from tests.raised import raises
 
 
@@ -191,3 +191,23 @@ def test_shapes_that_do_not_fit_are_refused():
             evaluate(problem, targets, bad)
     with raises(InputError, argument="problem", value="ranking"):
         evaluate("ranking", targets, p)
+
+
+def test_the_mean_of_values_and_over_strata():
+    rng = np.random.default_rng(0)
+    numbers, strata = rng.random(50), rng.choice(["a", "b", "c"], 50)
+    weights = rng.integers(0, 4, (3, 50)).astype(float)
+    repeated = [[np.repeat(x, row.astype(int)) for x in (numbers, strata)] for row in weights]
+    np.testing.assert_allclose(mean(numbers)(weights), [x.mean() for x, _ in repeated])
+    expected = [np.mean([x[of == name].mean() for name in "abc"]) for x, of in repeated]
+    np.testing.assert_allclose(mean(numbers, strata)(weights), expected)
+    weights[:, strata == "b"] = 0  # a stratum without rows does not count
+    expected = [np.average([np.average(numbers[strata == x], weights=w[strata == x]) for x in "ac"]) for w in weights]
+    np.testing.assert_allclose(mean(numbers, strata)(weights), expected)
+    assert np.isnan(mean(numbers)(np.zeros((1, 50))))
+
+
+def test_means_by_group():
+    found = means_by(["b", "a", "b"], {"x": np.array([1.0, 2, 4]), "y": [0, 1, 1]}, "rows")
+    assert found == {"b": {"x": 2.5, "y": 0.5, "rows": 2}, "a": {"x": 2, "y": 1, "rows": 1}}
+    assert list(found) == ["b", "a"]

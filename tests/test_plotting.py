@@ -113,6 +113,22 @@ def test_groups_beside_the_whole(chance):
     assert all(min(axes.get_xlim()) < x < max(axes.get_xlim()) for x in (1.4, 1.75, chance or 1.5))
 
 
+def test_models_beside_what_they_are_compared_with():
+    rows = [
+        ("run", "models", 0.8, 0.7, 0.9),
+        ("random weights", "baselines", 0.5, None, None),
+        ("x", "models", 0.6, None, 1),
+    ]
+    figure = evaluation.compared("t", "auroc", rows)
+    [axes], [legend] = figure.axes, figure.legends
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["run", "random weights", "x"]
+    assert [text.get_text() for text in legend.get_texts()] == ["models", "baselines"]
+    interval, *dots = axes.lines
+    assert [*interval.get_xdata(), *interval.get_ydata()] == [0.7, 0.9, 0, 0]
+    assert [(*dot.get_xdata(), *dot.get_ydata()) for dot in dots] == [(0.8, 0), (0.5, 1), (0.6, 2)]
+    assert dots[0].get_color() == dots[2].get_color() == interval.get_color() != dots[1].get_color()
+
+
 def texts(axes):
     return [text.get_text() for text in axes.get_legend().get_texts()]
 
@@ -152,6 +168,26 @@ def test_layers_and_the_chosen_one():
     assert list(course.get_ydata()) == [0.1, 0.5, 0.3]
     assert (chosen.get_xdata()[0], chosen.get_ydata()[0]) == (1, 0.5)
     assert axes.texts[0].get_text() == "layer 1: 0.500"
+
+
+def test_scores_by_length_have_a_line_through_the_means_of_the_negative():
+    lengths, positive = np.array([-1, -1, 2, 2, 3]), np.array([False, False, False, True, True])
+    scores = {"window": np.arange(5.0), "equal_window": np.zeros(5)}
+    panels = evaluation.scores_by_length("t", lengths, positive, scores).axes
+    assert [axes.get_title("left") for axes in panels] == ["window", "equal window"]
+    dots, others, means, _ = panels[0].lines
+    np.testing.assert_array_equal(dots.get_data(), [[2, 3], [3, 4]])
+    np.testing.assert_array_equal(others.get_data(), [[-1, -1, 2], [0, 1, 2]])
+    np.testing.assert_array_equal(means.get_data(), [[-1, 2], [0.5, 2]])
+
+
+def test_layers_by_pooling():
+    figure = evaluation.layer_sweep("a", "mcc", {"mean": {"0": 0.1, "12": 0.4, "last": 0.2}, "last": {"12": 0.3}})
+    [axes] = figure.axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "12", "last"]
+    mean, last = (line.get_xydata().tolist() for line in axes.lines)
+    assert mean == [[0, 0.1], [1, 0.4], [2, 0.2]]
+    assert last == [[1, 0.3]]
 
 
 def test_cells_with_their_values(tmp_path):

@@ -181,3 +181,13 @@ def test_fixtures(file, expected):
 )
 def test_genomes(file, expected):
     assert outcomes(data_path("genomes", *file.split("/"))) == expected
+
+
+@pytest.mark.parametrize("genetic_code", [1, 4, 11])
+def test_codons_that_can_start_a_protein(genetic_code):
+    found = translation.start_codons(genetic_code)
+    starts = {
+        codon for codon in map("".join, itertools.product("ACGT", repeat=3))
+        if found[bases.encode(codon) @ np.array([25, 5, 1])]
+    }  # fmt: skip
+    assert starts == set(CodonTable.unambiguous_dna_by_id[genetic_code].start_codons)

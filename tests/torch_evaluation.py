@@ -42,6 +42,16 @@ def recovery(model, prompt: str, length: int) -> str:
     return "".join(KMERS[i - SPECIAL] for i in ids[-length:])
 
 
+def recovery_of_bases(model, prompt: str, length: int) -> str:
+    """The same in base mode: of each 6-mer, the most likely base at each of its positions."""
+    ids = [BOS, *tokens(prompt[len(prompt) % K :])]
+    for _ in range(length):
+        found = np.exp(log_probabilities(model, ids)[-1, SPECIAL:]).reshape([4] * K)
+        best = [found.sum(tuple(axis for axis in range(K) if axis != j)).argmax() for j in range(K)]
+        ids.append(IDS["".join("ATCG"[i] for i in best)])
+    return "".join(KMERS[i - SPECIAL] for i in ids[-length:])
+
+
 def next_kmer(model, upstream: str, ref: str, alt: str) -> float:
     """log(p_ref / (p_alt + 1e-10)) of the 6-mers that begin with each allele, after the bases upstream."""
     upstream = upstream.lstrip("N")

@@ -53,6 +53,11 @@ def _table(genetic_code: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return letters, starts, stops
 
 
+def start_codons(genetic_code: int) -> np.ndarray:
+    """Whether each codon, indexed in base 5, can start a protein, bool [125]; one with N, if all its codons can."""
+    return _table(genetic_code)[1]
+
+
 def stop_codons(genetic_code: int) -> np.ndarray:
     """Whether each codon, indexed in base 5, is a stop, bool [125]; a codon with N is one if all its codons are."""
     return _table(genetic_code)[2]
@@ -79,6 +84,11 @@ def _numbers(codes: np.ndarray) -> np.ndarray:
     """The complete codons as numbers in base 5, uint8 [codons]."""
     codons = codes[: len(codes) // 3 * 3].reshape(-1, 3)
     return codons[:, 0] * np.uint8(_RADIX**2) + codons[:, 1] * np.uint8(_RADIX) + codons[:, 2]
+
+
+def translate(codes: np.ndarray, genetic_code: int) -> str:
+    """The amino acids of the complete codons of base codes, uint8 [length]: X where unknown, * where one stops."""
+    return _table(genetic_code)[0][_numbers(codes)].tobytes().decode("ascii")
 
 
 def check(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from gener_jax.labelled.examples import Examples
 from gener_jax.labelled.problem import Problem
 from gener_jax.statistics.metrics import METRICS, evaluate
 
@@ -25,12 +24,12 @@ class Baseline:
     predict: Callable[[Sequence[str]], np.ndarray]
 
 
-def worth(problem: Problem, metric: str | None, validation: Examples, predictions: np.ndarray) -> float:
-    """The metric of predictions of the validation rows (None: the problem's first), larger for better ones.
+def worth(problem: Problem, metric: str | None, targets: np.ndarray, predictions: np.ndarray) -> float:
+    """The metric of predictions of validation rows (None: the problem's first), larger for better ones.
 
     A metric that does not exist is worth less than any.
     """
     metrics = METRICS[problem.kind]
     metric = metric or next(iter(metrics))
-    value = evaluate(problem.kind, validation.targets, predictions)[metric]
+    value = evaluate(problem.kind, targets, predictions)[metric]
     return -np.inf if np.isnan(value) else value if metrics[metric].higher_is_better else -value

@@ -59,7 +59,7 @@ def fit(
                 batch = codes[rows], lengths[rows], targets[rows]
                 params, state = _step(network, optimizer, problem.kind, params, state, batch)
             predictions = _predict(network, params, problem, validation.sequences)
-            value = worth(problem, metric, validation, predictions)
+            value = worth(problem, metric, validation.targets, predictions)
             if value > best[0] or best[2] is None:
                 best = value, {"rate": rate, "epoch": epoch}, params
     _, choices, params = best

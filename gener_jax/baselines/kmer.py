@@ -1,17 +1,16 @@
-"""Linear models of k-mer counts: logistic regression for classes and labels, ridge regression for values."""
+"""Linear models of k-mer counts (see `linear`)."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from data_pipeline.sequence import bases
-from gener_jax.baselines.base import Baseline, worth
+from gener_jax.baselines import linear
+from gener_jax.baselines.base import Baseline
 from gener_jax.labelled.examples import Examples
 from gener_jax.labelled.problem import Problem
 
 KS = (3, 4, 5, 6)
-PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)  # of the squared weights, beside the mean loss of a row; the simplest model first
 
 
 def fit(
@@ -26,11 +25,9 @@ def fit(
     for k in KS:
         for strands in ("one", "both"):
             rows, held_out = (features(x.sequences, k, strands == "both") for x in (train, validation))
-            for penalty in PENALTIES:
-                model = _linear(rows, train.targets, problem, penalty)
-                value = worth(problem, metric, validation, model(held_out))
-                if best is None or value > best[0]:
-                    best = value, {"k": k, "strands": strands, "penalty": penalty}, model
+            model, choices, value = linear.fit(rows, train.targets, held_out, validation.targets, problem, metric)
+            if best is None or value > best[0]:
+                best = value, {"k": k, "strands": strands, **choices}, model
     _, choices, model = best
     name = "k-mer ridge" if problem.kind == "regression" else "k-mer logistic"
     k, canonical = choices["k"], choices["strands"] == "both"
@@ -43,41 +40,6 @@ def features(sequences: Sequence[str], k: int, canonical: bool):
     per_row = np.diff(found.indptr)
     found.data = np.sqrt(found.data / np.repeat(found.sum(1), per_row))
     return found
-
-
-def _linear(rows, targets, problem: Problem, penalty: float):
-    """A fitted linear model: features → predictions, as `Baseline.predict` gives them."""
-    if problem.kind == "regression":
-        from sklearn.linear_model import Ridge
-
-        scale = np.asarray(problem.scale)
-        model = Ridge(alpha=penalty * len(targets), solver="sparse_cg").fit(rows, targets / scale)
-        return lambda x: model.predict(x).reshape(x.shape[0], -1) * scale
-    if targets.ndim == 1:
-        return _logistic(rows, targets, len(problem.names), penalty)
-    labels = [_logistic(rows, column.astype(np.int64), 2, penalty) for column in targets.T]
-    return lambda x: np.stack([label(x)[:, 1] for label in labels], axis=1)
-
-
-def _logistic(rows, targets, classes: int, penalty: float):
-    """Probabilities [N, classes] by logistic regression; a class without a row has probability 0."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    present = np.unique(targets)
-    if len(present) == 1:
-        return lambda x: np.tile(np.arange(classes) == present, (x.shape[0], 1)).astype(np.float64)
-    model = LogisticRegression(C=1 / (penalty * len(targets)), max_iter=300)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the validation rows judge it as any other candidate
-        model.fit(rows, targets)
-
-    def predict(x):
-        p = np.zeros((x.shape[0], classes))
-        p[:, present] = model.predict_proba(x)
-        return p
-
-    return predict
 
 
 def counts(sequences: Sequence[str], k: int, canonical: bool):

@@ -24,7 +24,7 @@ from data_pipeline import cli
 from data_pipeline.errors import DataError
 from data_pipeline.files import write_text
 from data_pipeline.ranges import Whole
-from gener_jax.benchmarks.finetune_tasks import SPLITS, TASKS, WHOLE_MODEL, Task
+from gener_jax.benchmarks.finetune_tasks import TASKS, WHOLE_MODEL, Task
 from gener_jax.cli.calling import run
 from gener_jax.config import Config, Data, Finetune, resolve
 from gener_jax.runtime.errors import CheckpointError, ConfigError
@@ -130,40 +130,23 @@ def rows_of(task: Task, data: Path, folder: Path, fold: int, most: int) -> Rows:
 
 
 def _write_rows(task: Task, data: Path, folder: Path, fold: int, most: int) -> dict:
-    from gener_jax.labelled import audit, folds, splits
+    from gener_jax.labelled import audit, splits
 
-    files = task.files(data, folder, fold)
     if task.problem == "token":
+        files = task.files(data, folder, fold).files
         return {"fields": {"problem": "token"} | files, "facts": {"rows": {}, "tokens": 0, "notes": []}}
-    outer = {} if files["test"] else {"folds": task.folds, "fold": fold}
-    of_task = Finetune(
-        problem=task.problem, sequence=task.sequence, label=task.label, group=task.group, **files, **outer,
-        **task.settings(data),
-    )  # fmt: skip
-    found = splits.read(of_task)
-    train, validation, test = found.train, found.validation, found.test
-    if test is None:  # the fold is tested
-        held_out = folds.assign(train, 10, 1, task.problem == "single_label") == 0
-        train, validation, test = train.take(~held_out), train.take(held_out), validation
-    leaks = audit.leaks(train, test)
+    found = task.outer_fold(data, folder, fold)
+    leaks = audit.leaks(found.train, found.test)
     rng, rows = np.random.default_rng(0), {}
-    for name, each, limit in (("train", train, most), ("validation", validation, most // 2), ("test", test, None)):
-        rows[name] = each.take(np.sort(rng.permutation(len(each))[:limit]))
-    labels = ("label",) if task.problem == "single_label" else found.problem.names
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, each in rows.items():
-        targets = [[found.problem.names[i]] for i in each.targets] if each.targets.ndim == 1 else each.targets.tolist()
-        groups = [[]] * len(each) if each.groups is None else each.groups[:, None].tolist()
-        lines = [["sequence", *labels, *["group"] * (each.groups is not None)]]
-        lines += [[dna, *target, *group] for dna, target, group in zip(each.sequences, targets, groups, strict=True)]
-        write_text(folder / f"{name}.tsv", "".join("\t".join(map(str, line)) + "\n" for line in lines))
+    for name, limit in (("train", most), ("validation", most // 2), ("test", None)):
+        each = getattr(found, name)
+        rows[name] = each.take(np.sort(rng.permutation(len(each))[:limit]), name)
+    fields = splits.write(dataclasses.replace(found, **rows), folder)
     np.savez(folder / "test_rows.npz", copy=~leaks.clean)
-    fields = {name: [str(folder / f"{name}.tsv")] for name in SPLITS}
-    fields |= {"problem": task.problem, "sequence": "sequence", "label": list(labels)}
-    fields |= {"group": "group"} if train.groups is not None else {}
     counts = {name: len(each) for name, each in rows.items()}
     tokens = sum(len(x) // 6 + 2 for each in rows.values() for x in each.sequences)
-    facts = {"rows": counts, "all_train": len(train), "tokens": tokens, "notes": found.notes, "copies": leaks.counts}
+    copies = leaks.counts
+    facts = {"rows": counts, "all_train": len(found.train), "tokens": tokens, "notes": found.notes, "copies": copies}
     return {"fields": fields, "facts": facts}
 
 
@@ -322,7 +305,7 @@ class Matrix:
 
     def fine_tune(self, cell: Cell) -> dict:
         """Runs a cell; its folder is removed at the end, but what it predicts for test rows is kept."""
-        from gener_jax.finetuning.labels import PREDICTIONS
+        from gener_jax.finetuning.labels import PREDICTIONS, read_predictions
         from gener_jax.finetuning.run import finetune
         from gener_jax.finetuning.token import BASES
         from gener_jax.storage import heads
@@ -347,8 +330,7 @@ class Matrix:
                 self.keep(cell.key, np.eye(len(heads.read(workdir).names))[bases["predicted"]])
         elif path.exists():
             names = self.rows[cell.task, cell.fold].splits.problem.names
-            lines = path.read_text().splitlines()[1:]
-            self.keep(cell.key, np.array([line.split("\t")[-len(names) :] for line in lines], np.float64))
+            self.keep(cell.key, read_predictions(path, names))
         head = heads.read(workdir)
         shutil.rmtree(workdir)
         layer = {} if head is None else {"layer": "last" if head.layer is None else str(head.layer)}

@@ -4,26 +4,16 @@ import sys
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
-from flax import traverse_util
 
 from gener_jax.benchmarks.measuring import model_of, seconds
 from gener_jax.config import ModelSpec
-from gener_jax.inference.lm import LM
-from gener_jax.model import decoder
+from gener_jax.inference.lm import LM, random_weights
 from gener_jax.model.sharding import make_mesh
 
 
 def random_lm(size: str, dtype: str) -> LM:
     """A model of a size with random weights, on the first device."""
-    spec = ModelSpec(name=size, model=model_of(size, dtype))
-
-    def init(key):
-        params = nn.unbox(decoder.init(decoder.Decoder(spec.model), key))
-        return traverse_util.path_aware_map(lambda path, x: x if path[-1] == "scale" else x.astype(dtype), params)
-
-    mesh = make_mesh(1, 1, 1, jax.devices()[:1])
-    return LM(spec, decoder.unstack(jax.jit(init)(jax.random.key(0)), donate=True), mesh)
+    return random_weights(ModelSpec(name=size, model=model_of(size, dtype)), make_mesh(1, 1, 1, jax.devices()[:1]))
 
 
 def bandwidth(megabytes: int | None = None) -> dict[str, float]:

@@ -6,8 +6,8 @@
     --checkpoint=DIR            (evaluate, sample, convert) a run's or Hugging Face folder that provides the config
 
 Exit status: 0 success; 1 unusable input; 2 invalid command line or configuration; 3 the output is complete, but some of
-its rows are flagged (sample, score, embed); 75 stuck; 130 interrupted; 143 stopped by SIGTERM. `train` saves its state
-before 130 and 143.
+its rows are flagged (sample, score, embed) or tasks failed (evaluate); 75 stuck; 130 interrupted; 143 stopped by
+SIGTERM. `train` saves its state before 130 and 143.
 """
 
 import argparse
@@ -82,14 +82,21 @@ def step(text: str) -> int | str:
 class Command:
     """A program's parser, which also resolves its configuration and the run's folder."""
 
-    def __init__(self, description: str, *, checkpoint: bool):
-        """`description`: as of `cli.Parser`. `checkpoint`: whether the program reads a model that exists."""
+    def __init__(self, description: str, *, checkpoint: bool, several: bool = False):
+        """`description`: as of `cli.Parser`. `checkpoint`: whether the program reads a model that exists; `several`:
+        whether it reads more than one, so that --checkpoint and --step are lists.
+        """
         self.parser = cli.Parser(description)
         group = self.parser.add_argument_group("model" if checkpoint else "run")
         add = group.add_argument
         if checkpoint:
-            add("--checkpoint", metavar="DIR", help="a run, a Hugging Face folder or cached name, or tiny")
-            add("--step", metavar="N", type=step, help="of a run: a step, or best [newest; fine-tuned: best]")
+            action, more, each = (
+                ("append", "; may be repeated", "; or one for each run") if several else ("store", "", "")
+            )
+            text = f"a run, a Hugging Face folder or cached name, or tiny{more}"
+            add("--checkpoint", metavar="DIR", action=action, help=text)
+            text = f"of a run: a step, or best{each} [newest; fine-tuned: best]"
+            add("--step", metavar="N", type=step, action=action, help=text)
             add("--download", action="store_true", help="download a Hugging Face name that is not in the cache")
             texts = (
                 "or a run's experiment file, with --workdir DIR", "set field X.Y; --print_config lists all fields",
@@ -108,15 +115,25 @@ class Command:
 
     def parse(self, argv: Sequence[str] | None) -> tuple[argparse.Namespace, Config, Path]:
         """Returns the arguments, the resolved configuration and the run's folder."""
+        args = self.arguments(argv)
+        return args, *self.resolve(args, getattr(args, "checkpoint", None))
+
+    def arguments(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """The arguments alone; overrides of the configuration are `overrides`, text by the name of the field."""
         rest, overrides = split_overrides(sys.argv[1:] if argv is None else argv)
         args = self.parser.parse_args(rest)
         args.overrides = overrides
-        if getattr(args, "checkpoint", None) is not None:
+        return args
+
+    def resolve(self, args: argparse.Namespace, checkpoint: str | None) -> tuple[Config, Path]:
+        """The configuration and the folder of a checkpoint, or those that --config and --workdir name."""
+        overrides = args.overrides
+        if checkpoint is not None:
             if args.config or args.workdir:
-                raise ConfigError("cannot be combined with --config or --workdir", "--checkpoint", args.checkpoint)
+                raise ConfigError("cannot be combined with --config or --workdir", "--checkpoint", checkpoint)
             from gener_jax.storage import pretrained
 
-            folder = pretrained.find(args.checkpoint, download=args.download)
+            folder = pretrained.find(checkpoint, download=args.download)
             values = dataclasses.asdict(pretrained.read_config(folder))
         elif args.config:
             values = load_experiment(args.config)
@@ -130,7 +147,7 @@ class Command:
         if args.print_config:
             print(configuration.dumps(config), end="")
             sys.exit(0)
-        return args, config, folder
+        return config, folder
 
 
 def run(main: Callable[[], int | None]) -> None:

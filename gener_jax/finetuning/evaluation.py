@@ -20,9 +20,10 @@ from gener_jax.model import heads, kernels
 from gener_jax.model.decoder import Decoder
 from gener_jax.model.sharding import batch_sharding
 from gener_jax.runtime.transfer import fetch
-from gener_jax.statistics.metrics import METRICS, Metric, evaluate
+from gener_jax.statistics.metrics import evaluate
 from gener_jax.storage.results import Dataset
 from gener_jax.tasks.base import Progress, Result, silent
+from gener_jax.tasks.labelled_rows import metrics_of
 from gener_jax.training.objectives import Apply
 
 # (params, progress) → outputs of the head, float32 [rows, outputs], the mean over its strands
@@ -94,12 +95,6 @@ def numbers(head: Head, outputs: np.ndarray) -> np.ndarray:
     """What outputs stand for, float32 [N, C]: probabilities, or values in the unit of the labels."""
     found = of_outputs(head, outputs)
     return found.values if found.probabilities is None else found.probabilities
-
-
-def metrics_of(problem: str) -> dict[str, Metric]:
-    """The metrics of a problem, its main one first; of classes and labels also those of their probabilities."""
-    found = {name: Metric(x.unit, x.higher_is_better) for name, x in METRICS[problem].items()}
-    return found if problem == "regression" else {**found, **dict.fromkeys(("ece", "brier"), Metric("", False))}
 
 
 class Finetune:

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -30,15 +31,14 @@ from gener_jax.labelled.splits import Splits
 from gener_jax.model.sharding import mesh_of
 from gener_jax.runtime.errors import ConfigError, user_errors
 from gener_jax.runtime.progress import log
-from gener_jax.statistics.calibration import reliability, temperature
-from gener_jax.statistics.intervals import bootstrap, paired
-from gener_jax.statistics.metrics import METRICS, breakdown, evaluate
+from gener_jax.statistics.calibration import temperature
+from gener_jax.statistics.metrics import METRICS
 from gener_jax.storage.results import Dataset
 from gener_jax.tasks.base import Result, silent
+from gener_jax.tasks.labelled_rows import beside, measure
 from gener_jax.training.checkpoint import check_folder
 
 PREDICTIONS = "test_predictions.tsv"
-_COLUMNS = {"single_label": "class", "multi_label": "label", "regression": "output"}  # of the breakdown
 
 
 def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
@@ -211,7 +211,8 @@ class Report:
         if self.config.finetune.baselines:
             log("fitting the baselines")
             numbers = evaluation.numbers(head, outputs)
-            found[0].baselines, others = _baselines(splits, rows, numbers, main, self.config.train.seed)
+            others = _baselines(splits, rows, main, self.config.train.seed)
+            found[0].baselines = beside(head.problem, rows, numbers, main, others)
         plots.draw_rows(self.workdir / "plots", self.config.name, head, rows, outputs, others)
         if self.layers:
             plots.draw_sweep(self.workdir / "plots", self.config.name, self.layers, main, head)
@@ -225,47 +226,21 @@ class Report:
 
     def _result(self, rows: Examples, head: Head, outputs: np.ndarray, copies: Leaks | None = None) -> Result:
         numbers, main = evaluation.numbers(head, outputs), self.config.finetune.metric
-        values = evaluate(head.problem, rows.targets, numbers)
-        if head.problem != "regression":
-            found = reliability(rows.targets, numbers)
-            values |= {"ece": found.ece, "brier": found.brier}
-        groups, counts = {}, {"rows": len(rows)}
-        if len(head.names) > 1:
-            groups[_COLUMNS[head.problem]] = breakdown(head.problem, rows.targets, numbers, head.names)
-        if copies is not None:
-            counts = {"exact_copies": int(copies.exact.sum()), "near_copies": int(copies.near.sum()), **counts}
-            if not copies.clean.all() and copies.clean.any():
-                clean = evaluate(head.problem, rows.targets[copies.clean], numbers[copies.clean])
-                name = "without copies of training rows"
-                groups["rows"] = {
-                    "all": {**values, "rows": len(rows)},
-                    name: {**clean, "rows": int(copies.clean.sum())},
-                }
-        between = {main: bootstrap(head.problem, main, rows.targets, numbers, rows.groups)}
-        return Result(values, counts, breakdown=groups, dataset=_dataset(self.config, rows), intervals=between)
+        found = measure(self.splits.problem, rows, numbers, main, copies)
+        found.dataset = _dataset(self.config, rows)
+        return found
 
 
-def _baselines(splits: Splits, rows: Examples, numbers: np.ndarray, main: str, seed: int) -> tuple[dict, dict]:
-    """The metrics of each baseline on some rows; of the main one also its interval and what the model gains over it.
-
-    And what each predicts.
-
-    Args:
-      numbers: what the model predicts for these rows.
-    """
+def _baselines(splits: Splits, rows: Examples, metric: str, seed: int) -> dict[str, np.ndarray]:
+    """What each baseline predicts for some rows, by its name."""
     from gener_jax.baselines import fitting  # scikit-learn, which takes seconds to import
 
-    kind, found, predicted = splits.problem.kind, {}, {}
-    for each in fitting.fit(splits.train, splits.validation, splits.problem, metric=main, seed=seed):
-        theirs = predicted[each.name] = each.predict(rows.sequences)
-        gain = paired(kind, main, rows.targets, numbers, theirs, rows.groups)
-        low, high = bootstrap(kind, main, rows.targets, theirs, rows.groups) or (math.nan, math.nan)
-        row = {**evaluate(kind, rows.targets, theirs), f"{main}_low": low, f"{main}_high": high}
-        row |= {f"{main}_gain": gain.gain, f"{main}_gain_low": gain.low, f"{main}_gain_high": gain.high}
-        found[each.name] = row
+    predicted = {}
+    for each in fitting.fit(splits.train, splits.validation, splits.problem, metric=metric, seed=seed):
+        predicted[each.name] = each.predict(rows.sequences)
         choices = ", ".join(f"{name} {value}" for name, value in each.choices.items())
         log(f"{each.name}" + (f": chosen on validation: {choices}" if choices else ""))
-    return found, predicted
+    return predicted
 
 
 def write_predictions(path: Path, head: Head, examples: Examples, outputs: np.ndarray) -> None:
@@ -281,3 +256,9 @@ def write_predictions(path: Path, head: Head, examples: Examples, outputs: np.nd
         cells = [examples.where(row), *target, *values]
         table.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells])
     write_text(path, text.getvalue())
+
+
+def read_predictions(path: Path, names: Sequence[str]) -> np.ndarray:
+    """What such a table holds for each row: probabilities, or values, float64 [rows, names]."""
+    lines = path.read_text().splitlines()[1:]
+    return np.array([line.split("\t")[-len(names) :] for line in lines], np.float64).reshape(len(lines), len(names))

@@ -24,7 +24,6 @@ from gener_jax.config import Config, Head, ModelSpec
 from gener_jax.data.loader import read_batches
 from gener_jax.data.permutation import mix, permute, subkey
 from gener_jax.finetuning import method
-from gener_jax.finetuning.evaluation import metrics_of
 from gener_jax.finetuning.plan import Plan, resolved
 from gener_jax.inference import annotation as prediction
 from gener_jax.inference.batches import round_up
@@ -43,6 +42,7 @@ from gener_jax.statistics.intervals import LEAST, bootstrap, interval, paired
 from gener_jax.statistics.metrics import METRICS, breakdown, evaluate
 from gener_jax.storage.results import Dataset
 from gener_jax.tasks.base import Progress, Result, silent
+from gener_jax.tasks.labelled_rows import metrics_of
 
 PREDICTIONS = "test_predictions.gff3"
 BASES = "test_bases.npz"  # of each labelled test base its class, the most probable one and its window, for paired tests

@@ -1,4 +1,4 @@
-"""A metric of an evaluation beside its baselines, and by group."""
+"""A metric of an evaluation beside its baselines, and by group; scores beside measured values and by group."""
 
 from collections.abc import Mapping, Sequence
 
@@ -52,6 +52,131 @@ def groups(
         axes.grid(False)
         axes.set_xlabel(label)
         axes.set_title(title)
+    return figure
+
+
+def layer_sweep(title: str, label: str, curves: Mapping[str, Mapping[str, float]]):
+    """A metric by the layer that is read, a line for each way of pooling: pooling → layer → value.
+
+    Layers are numbers as text, 0 the embedding; the one that is none follows the final norm.
+    """
+    order = sorted(
+        dict.fromkeys(layer for values in curves.values() for layer in values),
+        key=lambda layer: (not layer.isdecimal(), int(layer) if layer.isdecimal() else 0),
+    )
+    with new_figure() as figure:
+        axes = figure.add_subplot()
+        for name, values in curves.items():
+            known = [(order.index(layer), value) for layer, value in values.items()]
+            axes.plot(*zip(*sorted(known), strict=True), "o-", markersize=4, label=name)
+        axes.set_xticks(range(len(order)), order)
+        axes.margins(x=0.1, y=0.2)
+        axes.set_xlabel("layer; 0 is the embedding, the last point follows the final norm")
+        axes.set_ylabel(label)
+        axes.set_title(title)
+        axes.legend(title="pooling", alignment="left")
+    return figure
+
+
+def compared(title: str, label: str, rows: Sequence[tuple[str, str, float, float | None, float | None]]):
+    """Models, baselines and published figures of one metric: a dot each, with its interval where there is one.
+
+    Args:
+      title: of the plot.
+      label: of the metric.
+      rows: (name, kind, value, low, high), from the top; each kind has a colour.
+    """
+    kinds = list(dict.fromkeys(kind for _, kind, *_ in rows))
+    with new_figure(height=1.2 + 0.24 * len(rows)) as figure:
+        axes = figure.add_subplot()
+        for at, (_, kind, value, low, high) in enumerate(rows):
+            number = kinds.index(kind)
+            colour, first = COLOURS[number % len(COLOURS)], kind not in axes.get_legend_handles_labels()[1]
+            if low is not None and high is not None:
+                axes.plot([low, high], [at, at], color=colour, linewidth=1.2)
+            axes.plot(value, at, "o", color=colour, label=kind if first else None)
+            axes.annotate(f"{value:.3f}", (value, at), (0, 5), textcoords="offset points", ha="center", fontsize=7)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+        axes.set_ylim(len(rows), -1)
+        axes.margins(x=0.1)
+        axes.grid(True, axis="x")
+        axes.set_xlabel(label)
+        axes.set_title(title)
+        if len(kinds) > 1:
+            figure.legend(loc="outside lower left", ncols=len(kinds))
+    return figure
+
+
+def measured_scores(title: str, label: str, values: np.ndarray, scores: np.ndarray):
+    """Measured values against scores in another unit, [N] and [N], with Spearman's correlation."""
+    from scipy.stats import spearmanr
+
+    with new_figure(width=4.6, height=4.2) as figure:
+        axes = figure.add_subplot()
+        alpha = min(0.6, max(0.08, 300 / max(len(values), 1)))
+        axes.plot(scores, values, ".", markersize=5, alpha=alpha, markeredgewidth=0, rasterized=True)
+        constant = len(values) < 3 or np.ptp(values) == 0 or np.ptp(scores) == 0
+        r = "–" if constant else f"{spearmanr(values, scores).statistic:.3f}"
+        axes.annotate(f"Spearman {r}, n = {len(values):,}", (0, 1), (4, -4), xycoords="axes fraction",
+                      textcoords="offset points", va="top", fontsize=9, color=GREY)  # fmt: skip
+        axes.set_xlabel("score (higher: more deleterious)")
+        axes.set_ylabel(label)
+        axes.set_title(title)
+    return figure
+
+
+def scores_by_group(title: str, label: str, groups: Mapping[str, tuple[np.ndarray, np.ndarray]]):
+    """Scores of each group as a row of dots, the positive ones in another colour, with the median as a line.
+
+    Args:
+      groups: name → scores [N] and bool [N] of positive rows.
+    """
+    jitter, size = np.random.default_rng(0), 3 if sum(len(scores) for scores, _ in groups.values()) > 1000 else 5
+    with new_figure(height=1.4 + 0.42 * len(groups)) as figure:
+        axes = figure.add_subplot()
+        for row, (scores, positive) in enumerate(groups.values()):
+            for chosen, colour in ((~positive, COLOURS[0]), (positive, COLOURS[1])):
+                place = row + jitter.uniform(-0.3, 0.3, int(chosen.sum()))
+                axes.plot(scores[chosen], place, ".", color=colour, markersize=size, alpha=0.5, markeredgewidth=0,
+                          rasterized=True)  # fmt: skip
+            axes.plot([np.median(scores)] * 2, [row - 0.38, row + 0.38], color="black", linewidth=1.5)
+        for name, colour in (("negative", COLOURS[0]), ("positive", COLOURS[1])):
+            axes.plot([], [], "o", color=colour, label=name)
+        axes.legend(loc="lower right", fontsize=8)
+        names = [f"{name} ({len(scores):,})" for name, (scores, _) in groups.items()]
+        axes.set_yticks(range(len(groups)), names)
+        axes.invert_yaxis()
+        axes.grid(False)
+        axes.set_xlabel(label)
+        axes.set_title(title)
+    return figure
+
+
+def scores_by_length(title: str, lengths: np.ndarray, positive: np.ndarray, scores: Mapping[str, np.ndarray]):
+    """Scores of insertions and deletions by the bases that they add, a panel for each kind of score.
+
+    Lines are the means of the rows that are not positive, at each length: a score without bias by length has them flat.
+
+    Args:
+      lengths: bases, int [N]; negative of deletions.
+      positive: bool [N].
+      scores: name → float [N].
+    """
+    with new_figure(width=3.4 * len(scores) + 0.6, height=3.8) as figure:
+        at = np.unique(lengths[~positive])
+        for i, (name, values) in enumerate(scores.items()):
+            axes = figure.add_subplot(1, len(scores), i + 1)
+            for rows, colour, label in ((positive, COLOURS[1], "positive"), (~positive, COLOURS[0], "negative")):
+                dots = {"color": colour, "markersize": 4, "alpha": 0.4, "markeredgewidth": 0, "rasterized": True}
+                axes.plot(lengths[rows], values[rows], ".", label=label, **dots)
+            means = [values[~positive & (lengths == n)].mean() for n in at]
+            axes.plot(at, means, "o-", color="black", markersize=3, linewidth=1, label="mean of the negative")
+            axes.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+            axes.set_title(name.replace("_", " "))
+            axes.set_xlabel("bases inserted (deleted: below 0)")
+        figure.axes[0].set_ylabel("score (higher: more harmful)")
+        figure.axes[0].legend(loc="best")
+        figure.suptitle(title, fontweight="bold", fontsize=11, x=0.02, ha="left")
     return figure
 
 

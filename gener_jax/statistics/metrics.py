@@ -59,6 +59,32 @@ def _ratio(numerator, denominator) -> np.ndarray:
         return np.where(denominator == 0, np.nan, numerator / denominator)
 
 
+def mean(values: np.ndarray, strata=None) -> Weighted:
+    """The mean of a value of each row, [N]; with strata, any [N], the mean over them of the mean in each."""
+    values = np.asarray(values, np.float64)
+    if strata is None:
+        return lambda weights: _ratio(weights @ values, weights.sum(1))
+    names, of_row = np.unique(np.asarray(strata), return_inverse=True)
+    member = (of_row.reshape(-1, 1) == np.arange(len(names))).astype(np.float64)
+
+    def over_strata(weights):
+        means = _ratio(weights @ (member * values[:, None]), weights @ member)
+        there = ~np.isnan(means)
+        return _ratio(np.where(there, means, 0).sum(1), there.sum(1))
+
+    return over_strata
+
+
+def means_by(groups: Sequence[str], values: dict[str, np.ndarray], counted: str) -> dict[str, dict[str, float]]:
+    """Group → the mean in it of each of the values, [N] by name, and the number of its rows as `counted`."""
+    found = {}
+    for group in dict.fromkeys(groups):
+        here = np.array([name == group for name in groups])
+        found[group] = {name: float(np.asarray(x)[here].mean()) for name, x in values.items()}
+        found[group][counted] = int(here.sum())
+    return found
+
+
 def auroc(positive: np.ndarray, scores: np.ndarray) -> Weighted:
     """Probability that a positive row scores above a negative one, ties half; bool [N], [N]."""
     ties = _Ties(scores)

@@ -23,6 +23,7 @@ from gener_jax.storage.huggingface import config as published_config
 
 __all__ = [
     "abstract_params",
+    "contents",
     "find",
     "has_adapters",
     "is_published",
@@ -77,6 +78,29 @@ def read_config(folder: Path) -> Config:
     return Config(**vars(spec), data=data)
 
 
+def contents(folder: Path, step: int | str | None = None) -> tuple[int | None, list[Path]]:
+    """The step of the checkpoint that `read_model` reads (None for a published model), and the files of the model.
+
+    Raises:
+      CheckpointError: if there is no such checkpoint.
+    """
+    if is_published(folder):
+        _check_no_step(folder, step)
+        files = [path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")]
+        base = adapters.base_of(folder) if adapters.is_folder(folder) else None
+    else:
+        step = run_folder.step_of(folder, _best_of_finetuned(folder) if step is None else step)
+        params = folder / "checkpoints" / str(step) / "params"
+        files = [folder / "config.json", *sorted(path for path in params.rglob("*") if path.is_file())]
+        base = (run_folder.base_of(folder) or {}).get("path")
+    return step, files + ([] if base is None else contents(find(base))[1])
+
+
+def _check_no_step(folder: Path, step: int | str | None) -> None:
+    if step is not None:
+        raise CheckpointError(folder, "is a published model, which has no steps", name="step", value=step)
+
+
 def abstract_params(model: Model, mesh: Mesh, dtype: str = "float32"):
     """Shapes of the parameters with their shardings on a mesh, matrices in `dtype`; the norms' scales are float32."""
     boxed = decoder.abstract(model)
@@ -118,8 +142,7 @@ def read_model(
     """
     target, everywhere = abstract_params(model, mesh, dtype), NamedSharding(mesh, PartitionSpec())
     if is_published(folder):
-        if step is not None:
-            raise CheckpointError(folder, "is a published model, which has no steps", name="step", value=step)
+        _check_no_step(folder, step)
         head = heads.read_params(folder)
         head = None if head is None else jax.device_put(head, everywhere)
         if adapters.is_folder(folder):

@@ -9,7 +9,11 @@
                       "counts": {"regions": …, "bases": …},
                       "baselines": {"markov_5": {"bits_per_base": …}, …},
                       "breakdown": {"taxon": {"bct": {"bits_per_base": …, "bases": …}, …}, …},
-                      "seconds": …}, …]}
+                      "seconds": …,
+                      "published": [{"model", "metric", "value", "standard_error", "source", "comparable"}, …],
+                      "note": …}, …],
+     "skipped": [{"task", "model", "status": "not run" or "failed", "reason"}, …],
+     "gains": [{"task", "metric", "model", "over", "gain", "low", "high", "rows"}, …]}
 
 An evaluation is one task done with one model, so a file can hold several models and tasks. Numbers that are not finite
 are null.
@@ -18,6 +22,7 @@ are null.
 import dataclasses
 import datetime
 import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -194,14 +199,55 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A task without a number for a model.
+
+    Attributes:
+      task, model: their names.
+      status: "not run", where its data are missing or the model cannot do it; or "failed".
+      reason: in one line.
+    """
+
+    task: str
+    model: str
+    status: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """How much better one model is than another by the main metric of a task, on rows that both predict.
+
+    Attributes:
+      task, metric: of what.
+      model, over: the names of the two.
+      gain: above 0 where `model` is better, also if lower is better.
+      low, high: the 95 % interval of the paired bootstrap; None: not computed.
+      rows: that both predict.
+    """
+
+    task: str
+    metric: str
+    model: str
+    over: str
+    gain: float | None
+    low: float | None
+    high: float | None
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Results:
     """All evaluations of one command, and what the log says of training where the model is a run's.
 
-    `results["held_out"]` is the first evaluation of that task.
+    `results["held_out"]` is the first evaluation of that task. `skipped` are tasks without a number, `gains` compare
+    models that were evaluated side by side.
     """
 
     evaluations: tuple[Evaluation, ...]
     training: Numbers | None = None
+    skipped: tuple[Skipped, ...] = ()
+    gains: tuple[Gain, ...] = ()
     date: str = dataclasses.field(
         default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     )
@@ -218,8 +264,14 @@ class Results:
         return finite({"format": FORMAT, **dataclasses.asdict(self)})
 
     def table(self) -> str:
-        """As text: the table of each evaluation."""
-        return "\n".join(evaluation.table() for evaluation in self.evaluations)
+        """As text: the table of each evaluation, gains between models, and what was skipped."""
+        lines = [evaluation.table() for evaluation in self.evaluations]
+        for each in self.gains:
+            ends = "" if each.low is None or each.high is None else f" [{each.low:+.4f}, {each.high:+.4f}]"
+            found = f"{each.model} over {each.over}: {_shown(each.gain, 4)}{ends} ({each.rows:,} rows)"
+            lines.append(f"{_words(each.task)}: {_words(each.metric)}, gain of {found}")
+        lines += [f"{_words(x.task)}, {x.model}: {x.status}: {x.reason}" for x in self.skipped]
+        return "\n".join(lines)
 
     def write(self, folder: Path) -> None:
         """Writes `results.json` into a folder, atomically; makes the folder."""
@@ -238,18 +290,22 @@ def read(folder: Path) -> Results:
     fields = read_json(path, max_bytes=1 << 26)
     if (found := fields.pop("format", None)) != FORMAT:
         raise CheckpointError(path, f"has format {found}, not {FORMAT}; evaluate again", name="format", value=found)
-    return _checked(fields, Results, path, "")
+    return typed(fields, Results, path)
 
 
-def _checked(value, kind, path: Path, name: str):
-    """A value of a JSON file as an object of this type, `name` being where it stands."""
+def typed(value, kind, path: Path, name: str = ""):
+    """A value of a JSON file as an object of this type, a dataclass of plain fields; `name` is where it stands.
+
+    Raises:
+      CheckpointError: if a field is missing, unknown or of another type; `name` is the field.
+    """
     origin, items = typing.get_origin(kind), typing.get_args(kind)
     if origin is types.UnionType:  # always with None
-        return None if value is None else _checked(value, items[0], path, name)
+        return None if value is None else typed(value, items[0], path, name)
     if origin is dict and isinstance(value, dict):
-        return {key: _checked(x, items[1], path, f"{name}.{key}") for key, x in value.items()}
+        return {key: typed(x, items[1], path, f"{name}.{key}") for key, x in value.items()}
     if origin is tuple and isinstance(value, list):
-        return tuple(_checked(x, items[0], path, f"{name}[{i}]") for i, x in enumerate(value))
+        return tuple(typed(x, items[0], path, f"{name}[{i}]") for i, x in enumerate(value))
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = typing.get_type_hints(kind)
         at = f"{name}." if name else ""
@@ -258,7 +314,7 @@ def _checked(value, kind, path: Path, name: str):
             field = min(wrong)
             problem = f"{at}{field}: {'is missing' if field in hints else 'is unknown'}; evaluate again"
             raise CheckpointError(path, problem, name=at + field)
-        return kind(**{field: _checked(x, hints[field], path, at + field) for field, x in value.items()})
+        return kind(**{field: typed(x, hints[field], path, at + field) for field, x in value.items()})
     plain = (int, float) if kind is float else kind
     if origin is None and isinstance(value, plain) and (kind is bool or not isinstance(value, bool)):
         return value
@@ -279,4 +335,7 @@ def _shown(value: float | None, decimals: int) -> str:
 
 
 def _counted(counts: dict[str, float | None]) -> str:
-    return ", ".join(f"{number:,} {_words(name)}" for name, number in counts.items())
+    def words(name, number):
+        return re.sub("ies$", "y", _words(name)).removesuffix("s") if number == 1 else _words(name)
+
+    return ", ".join(f"{number:,} {words(name, number)}" for name, number in counts.items())

@@ -155,6 +155,39 @@ def best(folder: Path, metric: str | None) -> tuple[int, float] | None:
     return None if rank == math.inf else (-step, value)
 
 
+@contextlib.contextmanager
+def _complete(folder: Path):
+    """The manager of the checkpoints of a run, of which there is at least one that is complete."""
+    if not (folder / "checkpoints").is_dir():
+        raise CheckpointError(folder, "holds no checkpoints; train one with gener-jax train")
+    if damaged := unreadable_metrics(folder):
+        raise DamagedError(folder / "checkpoints" / str(damaged[-1]), "has unreadable metrics; remove that folder")
+    with open_manager(folder) as manager:
+        if not manager.all_steps():
+            raise CheckpointError(folder, "holds no complete checkpoint yet")
+        yield manager
+
+
+def _chosen(manager: ocp.CheckpointManager, folder: Path, step: int | str | None) -> int:
+    steps = manager.all_steps()
+    if step == "best":
+        metric = read(folder).checkpoint.best
+        if (found := best(folder, metric)) is None:
+            raise CheckpointError(folder, f"no checkpoint has {metric} (checkpoint.best), so there is no best one")
+        step, _ = found
+    step = max(steps) if step is None else step
+    if step not in steps:
+        problem = f"has no checkpoint of step {step}; it has {', '.join(map(str, steps))}"
+        raise CheckpointError(folder, problem, name="step", value=step)
+    return step
+
+
+def step_of(folder: Path, step: int | str | None = None) -> int:
+    """The step of the checkpoint that `restore_params` would restore; raises what it would."""
+    with _complete(folder) as manager:
+        return _chosen(manager, folder, step)
+
+
 def restore_params(folder: Path, target, step: int | str | None = None, also=None):
     """The parameters alone, placed like `target`, and their step; `step` None is the newest, "best" the best.
 
@@ -163,27 +196,8 @@ def restore_params(folder: Path, target, step: int | str | None = None, also=Non
     Raises:
       CheckpointError: if there is none, it cannot be read, or its shapes differ from the target's.
     """
-    if not (folder / "checkpoints").is_dir():
-        raise CheckpointError(folder, "holds no checkpoints; train one with gener-jax train")
-    if damaged := unreadable_metrics(folder):
-        raise DamagedError(folder / "checkpoints" / str(damaged[-1]), "has unreadable metrics; remove that folder")
-    with open_manager(folder) as manager:
-        steps = manager.all_steps()
-        if not steps:
-            raise CheckpointError(folder, "holds no complete checkpoint yet")
-        if step == "best":
-            metric = read(folder).checkpoint.best
-            if (found := best(folder, metric)) is None:
-                raise CheckpointError(folder, f"no checkpoint has {metric} (checkpoint.best), so there is no best one")
-            step, _ = found
-        step = max(steps) if step is None else step
-        if step not in steps:
-            raise CheckpointError(
-                folder,
-                f"has no checkpoint of step {step}; it has {', '.join(map(str, steps))}",
-                name="step",
-                value=step,
-            )
+    with _complete(folder) as manager:
+        step = _chosen(manager, folder, step)
         if also is not None:
             target = {**target, **_added(manager, step, also)}
         items = ocp.args.Composite(params=ocp.args.StandardRestore(target))

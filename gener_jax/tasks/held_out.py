@@ -28,8 +28,8 @@ from gener_jax.inference.batches import batched
 from gener_jax.inference.likelihood import Framed, scorer
 from gener_jax.model import kernels
 from gener_jax.model.decoder import Decoder
-from gener_jax.storage.results import Dataset
-from gener_jax.tasks import markov
+from gener_jax.storage.results import Dataset, Evaluation, Model
+from gener_jax.tasks import markov, plots
 from gener_jax.tasks.base import Metric, Progress, Result, silent
 
 ORDERS = (0, 5)  # of the Markov models
@@ -127,6 +127,7 @@ class HeldOutResult(Result):
         self._sums = np.zeros((3, len(task.source)))  # nats, tokens and bases, by region
         self._by_codon = np.zeros((2, 3))  # nats and bases, by position
         self._by_case = np.zeros((2, 2))  # nats and bases, upper and lower
+        self.predictions, self.figures = {}, {"by_group": self._draw}
         # Genes of these taxa rarely have introns, so the position of a base in its region gives that in its codon.
         unspliced = [i for i, taxon in enumerate(task.source.taxa) if taxon in ("arc", "bct", "plm", "vir")]
         coding = [i for i, kind in enumerate(task.source.kinds) if kind == "cds"]
@@ -181,6 +182,10 @@ class HeldOutResult(Result):
     def dataset(self) -> Dataset:
         """What the task read."""
         return dataset_of(self._task.source)
+
+    def _draw(self):
+        """Bits per base by group."""
+        return plots.groups(Evaluation.of(self._task, self, Model(self._model, 0, "", None)))
 
     @functools.cached_property
     def baselines(self) -> dict[str, dict[str, float]]:

@@ -34,14 +34,45 @@ class Markov:
             at = known & (context >= 0)
             counts += np.bincount(context[at] * 4 + codes[at], minlength=counts.size).reshape(counts.shape)
 
-    def bits(self, codes: np.ndarray) -> np.ndarray:
-        """−log₂ p of each base, float64 [bases]; 0 at N."""
+    def drawn(self, codes: np.ndarray, number: int, rows: int, rng: np.random.Generator) -> np.ndarray:
+        """Draws `rows` continuations of `number` bases after some, uint8 [rows, number]."""
+        found = np.zeros((rows, number), np.uint8)
+        limits = [np.cumsum(counts / counts.sum(-1, keepdims=True), -1)[:, :3] for counts in self.counts]
+        before = codes[len(codes) - self.order :] if len(codes) > self.order else codes
+        before = before[np.flatnonzero(np.append(4, before) >= 4)[-1] :]  # after the last N
+        context = np.full(rows, int("".join(map(str, before)) or "0", 4))
+        for i, uniform in enumerate(rng.random((number, rows))):
+            order = min(self.order, len(before) + i)
+            found[:, i] = (uniform[:, None] > limits[order][context]).sum(-1)
+            context = (context * 4 + found[:, i]) % 4 ** min(self.order, order + 1)
+        return found
+
+    def bits(self, codes: np.ndarray, order: int | None = None) -> np.ndarray:
+        """−log₂ p of each base, float64 [bases]; 0 at N. `order` limits that of the model."""
         bits = np.zeros(len(codes))
-        for order, counts in enumerate(self.counts):  # longer contexts overwrite shorter ones
-            context = _contexts(codes, order)
+        for length, counts in enumerate(self.counts[: None if order is None else order + 1]):
+            context = _contexts(codes, length)  # longer ones overwrite shorter ones
             at = (codes < 4) & (context >= 0)
             bits[at] = -np.log2(counts / counts.sum(-1, keepdims=True))[context[at], codes[at]]
         return bits
+
+    def continued(self, codes: np.ndarray, number: int, order: int | None = None) -> np.ndarray:
+        """The most likely `number` bases after some, each given those before it, uint8 [number].
+
+        `order` limits that of the model; of equally likely bases it takes the first.
+        """
+        order = self.order if order is None else order
+        best = [counts.argmax(-1).tolist() for counts in self.counts[: order + 1]]
+        context = codes[-order:].tolist() if order else []
+        found = []
+        for _ in range(number):
+            known = len(context) - next((i for i, code in enumerate(reversed(context)) if code > 3), len(context))
+            at = 0
+            for code in context[known:]:
+                at = at * 4 + code
+            found.append(best[len(context) - known][at])
+            context = [*context, found[-1]][-order:] if order else []
+        return np.array(found, np.uint8)
 
 
 def fit(source: RegionSource, tokenizer: Tokenizer, order: int, max_bases: int = 2**28) -> Markov:

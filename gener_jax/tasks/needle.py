@@ -255,7 +255,7 @@ class Needle(ModelTask):
         found = {"exact_match": float(hits.mean()), "equal_bases": float(columns["equal_bases"][chosen].mean())}
         if harder.any():
             found["distractor"] = float(columns["distractor"][harder].mean())
-        if ends := intervals.mean(hits, columns["example"][chosen], seed=self.seed):
+        if ends := intervals.mean_interval(hits, columns["example"][chosen], seed=self.seed):
             found["exact_match_low"], found["exact_match_high"] = ends
         return found | {"examples": len(hits)}
 

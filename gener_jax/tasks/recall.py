@@ -113,13 +113,13 @@ class Recall(ModelTask):
         """From the gains, float64 [stretches, forms, distances], and the bits per base without a copy."""
         means, ends = gains.mean(0), {}
         for i, form in enumerate(FORMS):
-            ends[form] = intervals.mean(gains[:, i].mean(1), seed=self.seed)
+            ends[form] = intervals.mean_interval(gains[:, i].mean(1), seed=self.seed)
         by_distance = {}
         for j, distance in enumerate(distances):
             row = by_distance[f"{distance:,} bases"] = {}
             for i, form in enumerate(FORMS):
                 row[form] = float(means[i, j])
-                if found := intervals.mean(gains[:, i, j], seed=self.seed):
+                if found := intervals.mean_interval(gains[:, i, j], seed=self.seed):
                     row[f"{form}_low"], row[f"{form}_high"] = found
             row["stretches"] = self.n
         skipped = [f"{x:,} bases" for x in self.distances if x not in distances]

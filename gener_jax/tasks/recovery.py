@@ -22,12 +22,16 @@ from gener_jax.inference.batches import batched, right_pad
 from gener_jax.model import kernels, parallel
 from gener_jax.model.decoder import Decoder, variables
 from gener_jax.model.sharding import TOKENS, batch_sharding
-from gener_jax.runtime.errors import ConfigError
-from gener_jax.tasks.base import Metric, Progress, Result, silent
+from gener_jax.tasks.base import Metric, NotRun, Paired, Progress, Result, silent
 from gener_jax.tasks.held_out import dataset_of, held_out_regions, region_ids, region_tokens
 
 NUM_BASES = 30
 CONTEXT_BASES = 6144  # at most
+
+
+def equal_bases(made: np.ndarray, truth: np.ndarray) -> float:
+    """The fraction of bases that are equal, of codes of one shape."""
+    return float((made == truth).mean())
 
 
 class Recovery:
@@ -61,7 +65,7 @@ class Recovery:
         tokenizer = spec.tokenizer.make()
         if tokenizer.kind != "kmer" or NUM_BASES % tokenizer.k:
             problem = f"{NUM_BASES} bases must be whole k-mers, and the tokenizer is {tokenizer.name}"
-            raise ConfigError(problem, "eval.tasks", self.name)
+            raise NotRun(problem, "eval.tasks", self.name)
         prompts, codes = self.prompts(tokenizer), kmer_codes(tokenizer.k)
         lengths = [len(prompt) + len(truth) for prompt, truth in prompts]
         model, whole = Decoder(kernels.for_any_mask(spec.model)), NamedSharding(mesh, PartitionSpec())
@@ -91,11 +95,18 @@ class Recovery:
 
             equal, context = [], self.config.data.context_length
             for chosen, made in batched(compute, mesh, lengths, self.config.eval.batch_size * context, context):
-                pairs = [(prompts[i][1], new) for i, new in zip(chosen, made, strict=False)]
-                equal += [(codes[new - NUM_SPECIAL] == codes[truth - NUM_SPECIAL]).mean() for truth, new in pairs]
+                truths = [prompts[i][1] for i in chosen]
+                equal += [
+                    equal_bases(codes[new - NUM_SPECIAL], codes[truth - NUM_SPECIAL])
+                    for new, truth in zip(made, truths, strict=False)
+                ]
                 progress(len(equal), len(prompts))
             accuracy = float(np.mean(equal)) if equal else float("nan")
             counts = {"genes": len(equal), "bases": NUM_BASES * len(equal)}
-            return Result({"accuracy": accuracy}, counts, dataset=dataset_of(self.source))
+            paired = Paired("mean", "accuracy", scores=("recovered",))
+            return Result(
+                {"accuracy": accuracy}, counts, dataset=dataset_of(self.source), predictions={"recovered": equal},
+                paired=paired,
+            )  # fmt: skip
 
         return run
