@@ -110,9 +110,9 @@ def one_line(error: object) -> str:
     return text if text.isprintable() else "".join(x if x.isprintable() else "�" for x in text)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number and its noun, whose plural is formed with s: "1 record", "1,200 records"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number and its noun, whose plural is formed with s unless it is given: "1 record", "1,200 records"."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def did_you_mean(word: str, words: Iterable[str], prefix: str = "") -> str:

@@ -2,9 +2,11 @@
 
     python -m gener_jax.finetune --config=experiments/finetune_family.py --config.finetune.train=FAMILY.fa.gz
 
-FAMILY is FASTA, or a table with a column of sequences. A fifth, which shares no 32-mer with the rest, is held out. The
-results name the share of 100 generated sequences that end by </s>, their lengths beside the family's, the share that
-copies training, and how well p(</s>) tells ends of held-out sequences from positions before them. Then
+FAMILY is FASTA, or a table with a column of sequences. A fifth is held out: whole clusters, so that no held-out
+protein is more than 30 % identical to one of training (finetune.max_identity: raise it for a family of close relatives;
+"none" is for sequences that are not coding). The results name the share of 100 generated sequences that end by </s>,
+their lengths beside the family's, the share that copies training, and how well p(</s>) tells ends of held-out sequences
+from positions before them. Then
 
     python -m gener_jax.sample --checkpoint runs/finetune_family --prompt "<cds>ATG" --stop "</s>" --num_bases 1500
 

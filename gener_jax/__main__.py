@@ -14,7 +14,7 @@ VERBS = {
     ),
     "train": ("gener_jax.train", "trains a model, or resumes a run"),
     "finetune": ("gener_jax.finetune", "fine-tunes a model on labelled sequences"),
-    "evaluate": ("gener_jax.evaluate", "computes the held-out loss and bits per base of a model"),
+    "evaluate": ("gener_jax.evaluate", "measures models: held-out bits per base, benchmarks of the field"),
     "predict": ("gener_jax.predict", "predicts labels or values of sequences with a fine-tuned model"),
     "sample": ("gener_jax.sample", "generates DNA"),
     "score": ("gener_jax.score", "scores variants (VCF) or sequences (FASTA)"),

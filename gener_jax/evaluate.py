@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_pipeline import cli, lock
+from data_pipeline.errors import DataError, counted
 from data_pipeline.ranges import Whole
 from gener_jax import assets
 from gener_jax import config as configuration
@@ -113,7 +114,6 @@ def main(argv=None) -> int | None:
 def list_tasks(args) -> None:
     """Prints the tasks: name, group, rows of `quick`, and what is missing to run them."""
     from gener_jax import tasks
-    from gener_jax.tasks.base import NotRun
     from gener_jax.tasks.page import Table, text
 
     config, rows = configuration.override({}, args.overrides), []
@@ -123,8 +123,8 @@ def list_tasks(args) -> None:
             try:
                 entry.make(config)
                 state = "ready"
-            except NotRun as error:
-                state = str(error)
+            except (ConfigError, DataError, OSError) as error:  # `NotRun`, or files that cannot be read
+                state = " ".join(str(error).split())
         rows.append((entry.name, entry.group, "" if entry.quick is None else f"{entry.quick:,}", state))
     with cli.text(args.json):
         print(text(Table(("task", "group", "quick", "data"), tuple(rows))))
@@ -152,8 +152,9 @@ def candidates_of(resolved: Sequence[Named], steps: Sequence[int | str]) -> "lis
     from gener_jax.tasks.suite import Candidate, file_name
 
     runs = [folder for _, _, folder in resolved if not pretrained.is_published(folder)] if len(resolved) > 1 else [None]
-    if len(steps) not in (0, 1, len(runs)):
-        raise ConfigError(f"must be given once, or once for each of {len(runs)} runs", "--step", len(steps))
+    if len(steps) not in (0, 1, len(runs)) or (steps and not runs):
+        problem = f"must be given once, or once for each run; the checkpoints are of {counted(len(runs), 'run')}"
+        raise ConfigError(problem, "--step", len(steps))
     given = iter(steps if len(steps) == len(runs) else [*steps, None][:1] * len(runs))
     found, names = [], set()
     for checkpoint, config, folder in resolved:

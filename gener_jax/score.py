@@ -382,7 +382,7 @@ def main(argv=None) -> int:
     add("--score", choices=SCORES, default="token", help="exact, or mean log-marginals of bases")
     add("--strand", choices=STRANDS, default="+", help="both: the mean of the two")
     add("--protocol", metavar="NAME", choices=(*PROTOCOLS, *PROTOCOL_ALIASES), default="next_kmer",
-        help="or window, which scores both sides")  # fmt: skip
+        help="window: both sides; equal_window: windows of one length")  # fmt: skip
     add("--context", type=Whole(1), metavar="BASES", help=f"[{CONTEXT}, or what the model has room for]")
     add("--phases", type=Whole(1), default=1, help="6: the mean over all positions in a 6-mer")
     add("--aliases", type=Path, help="names of contigs: a line each, or an NCBI report")

@@ -30,6 +30,26 @@ jax.config.update("jax_disable_most_optimizations", True)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 
 
+_DEVICES = {"devices": jax.devices, "local_devices": jax.local_devices}
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Until the end of a file, JAX has one of the simulated devices: a whole run then takes a third of the time."""
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _DEVICES:
+            patch.setattr(jax, name, lambda *_: first)
+        yield
+
+
+@pytest.fixture
+def eight_devices(one_device, monkeypatch):
+    """For a test in such a file, all of them."""
+    for name, function in _DEVICES.items():
+        monkeypatch.setattr(jax, name, function)
+
+
 @pytest.fixture
 def compiled_in_full():
     """LLVM optimises programs, as for a user: for tests of memory or cost, and for long computations."""

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -25,12 +26,24 @@ IDS = np.random.default_rng(0).integers(32, 96, (2, 12)).astype(np.int32)
 DNA = ["ACGTTGACCGTA", "TTGACCGTAC"]
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A LoRA run with adapters of every matrix, beside its base."""
+    folder, lm = tmp_path_factory.mktemp("adapters"), make_lm()
+    base = published(folder / "base", lm)
+    return finetuned.write(folder / "run", lm, HEAD, base, adapters=finetuned.adapters(lm, ALL))
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    """Its export for PEFT."""
+    return export(run, run.parent / "peft", "peft")
+
+
 @pytest.fixture
-def run(tmp_path):
-    """A LoRA run with adapters of every matrix, and its base."""
-    lm = make_lm()
-    base = published(tmp_path / "base", lm)
-    return finetuned.write(tmp_path / "run", lm, HEAD, base, adapters=finetuned.adapters(lm, ALL))
+def folder(exported, tmp_path):
+    """A copy of that, to be changed."""
+    return shutil.copytree(exported, tmp_path / "peft")
 
 
 def export(run, output, form, *more):
@@ -76,7 +89,7 @@ def test_adapters_are_merged_only_if_asked(form, more, run, tmp_path):
     with raises(ConfigError, field="--merge" if more else "--format"):
         export(run, tmp_path / "out", form, *more)
     with raises(ConfigError, field="--merge" if more else "--format"):
-        export(tmp_path / "base", tmp_path / "out", "peft", *more)
+        export(run.parent / "base", tmp_path / "out", "peft", *more)
     assert not (tmp_path / "out").exists()
 
 
@@ -85,15 +98,13 @@ def test_adapters_are_merged_only_if_asked(form, more, run, tmp_path):
     [("peft_type", "IA3"), ("use_dora", True), ("bias", "all"), ("modules_to_save", ["score"]), ("lora_alpha", "x"),
      ("base_model_name_or_path", None), ("init_lora_weights", "pissa")],
 )  # fmt: skip
-def test_other_adapters_are_refused(field, value, run, tmp_path):
-    folder = export(run, tmp_path / "peft", "peft")
+def test_other_adapters_are_refused(field, value, folder):
     change(folder, **{field: value})
     with raises(CheckpointError, path=folder / adapters.CONFIG, name=field, value=value):
         gener_jax.load(folder)
 
 
-def test_damaged_tensors_are_refused(run, tmp_path):
-    folder = export(run, tmp_path / "peft", "peft")
+def test_damaged_tensors_are_refused(folder):
     path = folder / adapters.TENSORS
     tensors = load_file(path)
     name = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
@@ -113,8 +124,7 @@ def test_damaged_tensors_are_refused(run, tmp_path):
         gener_jax.load(folder)
 
 
-def test_another_base_is_refused(run, tmp_path):
-    folder = export(run, tmp_path / "peft", "peft")
+def test_another_base_is_refused(folder, tmp_path):
     other = make_lm()
     other.params["norm"]["scale"] = other.params["norm"]["scale"] * 2
     change(folder, base_model_name_or_path=str(published(tmp_path / "other", other)))
@@ -133,18 +143,17 @@ def needs_peft():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of transformers and PEFT
-def test_peft_computes_our_logits(run, tmp_path):
+def test_peft_computes_our_logits(run, exported):
     needs_peft()
     import peft
     import torch
     import transformers
 
-    export(run, tmp_path / "peft", "peft")
-    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(run.parent / "base", dtype=torch.float32)
     ids = torch.tensor(IDS.tolist())
     with torch.no_grad():
         before = model(ids).logits.numpy()
-        adapted = peft.PeftModel.from_pretrained(model, tmp_path / "peft").eval()
+        adapted = peft.PeftModel.from_pretrained(model, exported).eval()
         found = adapted(ids).logits.numpy()
     lm = gener_jax.load(run)
     np.testing.assert_allclose(found, lm.logits(IDS), atol=1e-4)

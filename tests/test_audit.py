@@ -43,6 +43,8 @@ def test_copies():
     kmers = 400 - 31
     assert found.overlap[5] == pytest.approx(5 * (80 - 1 - 31) / kmers, abs=2 / kmers)
     assert found.counts == {"rows": 10, "exact": 4, "same_strand": 2, "conflicting": 3, "near": 2}
+    assert "4 exact copies of" in str(found)
+    assert "1 exact copy of" in str(audit.leaks(train, test.take([0])))
 
 
 def test_no_shared_kmer_spans_two_training_rows():

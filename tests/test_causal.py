@@ -30,6 +30,7 @@ from tests.raised import raises
 from tests.test_finetune import state_of
 from tests.test_seams import Recorded, same
 
+pytestmark = pytest.mark.usefixtures("one_device")
 SEQUENCES = ["ACGTTG", "ACGTTGCATT", "ACGTNNCA"]
 SPECIAL = SPECIAL_IDS["<bct>"]
 
@@ -78,6 +79,18 @@ def test_rows_by_hand():
     assert trimmed.keys() == {"inputs", "targets"}
     assert trimmed["targets"][1].tolist() == [SPECIAL, *kmer("ACGTTGCAT"), EOS, PAD, PAD, PAD]
     assert batch_of(SEQUENCES, finetune__padded_loss="true").keys() == {"inputs", "targets"}
+
+
+def conditioned(sequences, conditions):
+    return dataclasses.replace(examples(sequences), conditions=conditions)
+
+
+def test_each_row_has_its_own_condition():
+    rows = Rows(conditioned(SEQUENCES[:2], ["<mam><cds>", "<bct>"]), config(finetune__prefix="")).rows
+    special = [SPECIAL_IDS[token] for token in ("<mam>", "<cds>", "<bct>")]
+    assert [row.ids[1 : row.first].tolist() for row in rows] == [special[:2], special[2:]]
+    with raises(ConfigError, field="data.context_length", value=3):
+        Rows(conditioned(SEQUENCES[:2], ["<bct>", "<mam><cds>"]), config(data__context_length="3"))
 
 
 def test_what_was_padded_trimmed_and_truncated_is_counted():
@@ -214,9 +227,8 @@ def test_known_bases_of_whole_kmers_change_nothing(objective):
 # A model that learns.
 
 
-def trained(config, source, steps, objective, accumulate=1):
-    mesh = make_mesh(1, 1, 1, jax.devices()[:1])
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=accumulate))
+def trained(config, source, steps, objective, sizes=(1, 1, 1)):
+    mesh = make_mesh(*sizes, jax.devices()[: math.prod(sizes)])
     with jax.sharding.set_mesh(mesh):
         state = init_state(config, mesh)
         step = make_train_step(config, mesh, objective, source.axes)
@@ -252,6 +264,18 @@ def test_two_sequences_are_learned_with_their_ends(fns):
     assert generated.baselines["validation"]["copies"] == 0
 
 
+def test_steps_and_measures_on_a_mesh_are_those_of_one_device(eight_devices):
+    texts = ["ACG" * n + "TT" for n in range(1, 9)]
+    settings = config()
+    source, objective = Rows(examples(texts), settings), FNS(KmerTokenizer(3))
+    found = []
+    for sizes in ((1, 1, 1), (2, 2, 2)):
+        params, mesh, metrics = trained(settings, source, 2, objective, sizes)
+        result = HeldOutSequences(source).prepare(settings.spec, mesh)(params)
+        found.append({**result.metrics, "loss": metrics["loss"]})
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
 def overfit_with(config, samples):
     return dataclasses.replace(config, sample=dataclasses.replace(config.sample, num_samples=samples))
 
@@ -281,43 +305,84 @@ def test_copies_are_found_on_either_strand():
 # A run.
 
 
-@pytest.mark.parametrize("how", ["full", "lora"])
-def test_a_run_ends_in_a_model_and_resumes_to_the_same_bits(tmp_path, monkeypatch, how):
+def fasta(texts, conditions):
+    return "".join(f">{i} tokens={conditions[i % len(conditions)]}\n{text}\n" for i, text in enumerate(texts))
+
+
+def of_family(folder, conditions, method, **options):
+    """The configuration of a run of seconds, and two sequences of its family that share 32-mers."""
     rng = np.random.default_rng(0)
-    texts = ["ATG" + bases.decode(rng.integers(0, 4, n).astype(np.uint8)) + "TAA" for n in range(36, 76, 4)]
-    family, base = tmp_path / "family.fa", labelled_rows.base(tmp_path / "base")
-    family.write_text("".join(f">{i}\n{text}\n" for i, text in enumerate([*texts, texts[0] + "A"])))
-    options = {"finetune__problem": "causal", "finetune__prefix": "<cds>", "finetune__folds": "4"}
-    options |= {"finetune__epochs": "6", "finetune__method": how, "objective__fns_from_step": "0"}
-    config = labelled_rows.config(base, family, **options)
+    texts = ["ATG" + "".join(rng.choice(["ACG", "GTC", "CTT", "GAA"], n)) + "TA" for n in range(12, 32, 2)]
+    copies = {texts[0], texts[0] + "A"}
+    (folder / "family.fa").write_text(fasta([*texts, texts[0] + "A"], conditions))
+    options |= {"finetune__problem": "causal", "finetune__folds": "4", "finetune__epochs": "6"}
+    options |= {"finetune__method": method, "objective__fns_from_step": "0"}
+    base = labelled_rows.base(folder / "base")
+    return labelled_rows.config(base, folder / "family.fa", **options), copies
+
+
+def bits_per_base(lm, texts, before):
+    scores = lm.log_likelihood([tokens + text for tokens, text in zip(before, texts, strict=True)])
+    return -sum(x.value for x in scores) / sum(map(len, texts)) / math.log(2)
+
+
+def test_a_run_ends_in_a_model_measured_by_condition_and_relatives(tmp_path):
+    conditions = ["<mam><cds>", "<bct><cds>"]
+    config, copies = of_family(tmp_path, conditions, "full", finetune__condition="tokens")
     found = finetune(config, tmp_path / "run")
-    assert {x.task: x.model.step for x in found.evaluations}.keys() == {"finetune", "generated"}
-    assert found["generated"].counts["samples"] == 1
+    assert {x.task for x in found.evaluations} == {"finetune", "generated"}
+    assert found["generated"].counts["samples"] == 2
     assert found["finetune"].dataset.split == "validation"
+    assert found["finetune"].counts["related_to_training"] == 0
     data = provenance.read(tmp_path / "run").data[-1]
-    assert data["special_tokens"] == ["<s>", "</s>", "<cds>"]
+    assert sorted(data["special_tokens"]) == ["</s>", "<bct>", "<cds>", "<mam>", "<s>"]
     lm = gener_jax.load(tmp_path / "run", step=found["finetune"].model.step)
     splits = read_splits(config.finetune, config.train.seed)
-    held_out = splits.validation.sequences
-    assert not {texts[0], texts[0] + "A"} & set(held_out) or {texts[0], texts[0] + "A"} <= set(held_out)
-    scores = lm.log_likelihood(["<cds>" + text for text in held_out])
-    bits = -sum(x.value for x in scores) / sum(map(len, held_out)) / math.log(2)
-    assert found["finetune"]["bits_per_base"] == pytest.approx(bits, rel=1e-4)
+    assert len(copies & set(splits.validation.sequences)) in (0, 2)
+    expected = bits_per_base(lm, splits.validation.sequences, splits.validation.conditions)
+    assert found["finetune"]["bits_per_base"] == pytest.approx(expected, rel=1e-4)
 
-    plan = causal_run.plan
-    monkeypatch.setitem(
-        run._PLANS, "causal", lambda *a: dataclasses.replace(p := plan(*a), source=Recorded(p.source, 4))
-    )
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config, tmp_path / "other")
-    monkeypatch.undo()
-    assert finetune(config, tmp_path / "other")["finetune"].metrics == found["finetune"].metrics
-    one, two = (state_of(tmp_path / name) for name in ("run", "other"))
-    same(one, two)
-    assert how == "full" or all("adapters" in name or "optimizer" in name for name in one)
-
-    tested = dataclasses.replace(config.finetune, test=(str(tmp_path / "test.fa"),))  # named after the end
-    (tmp_path / "test.fa").write_text(f">a\n{texts[3][::-1]}\n")
+    longest = max(splits.train.sequences, key=len)  # a relative, and one that is not, in files named after the end
+    texts = [longest + "A", "ATGGCC" * 3]
+    (tmp_path / "test.fa").write_text(fasta(texts, conditions))
+    tested = dataclasses.replace(config.finetune, test=(str(tmp_path / "test.fa"),))
     measured = finetune(dataclasses.replace(config, finetune=tested), tmp_path / "run")
     assert [x.dataset.split for x in measured.evaluations if x.dataset] == ["test", "validation"]
     assert measured.evaluations[1].metrics == found["finetune"].metrics
+    assert measured["finetune"].counts["related_to_training"] == 1
+    groups = measured["finetune"].breakdown
+    alone = [bits_per_base(lm, [text], [tokens]) for text, tokens in zip(texts, conditions, strict=True)]
+    for column, names in (("condition", conditions), ("closest_training_protein", ["up to 100 %", "not related"])):
+        assert groups[column].keys() == set(names)
+        assert [groups[column][name]["bits_per_base"] for name in names] == pytest.approx(alone, rel=1e-4)
+    generated = measured["generated"].breakdown["condition"]
+    assert generated.keys() == set(conditions)
+    assert [row["samples"] for row in generated.values()] == [1, 1]
+    assert measured["generated"]["ended"] == np.mean([row["ended"] for row in generated.values()])
+
+
+def test_a_killed_run_of_adapters_resumes_to_the_same_bits(tmp_path, monkeypatch):
+    options = {"finetune__prefix": "<cds>", "finetune__max_identity": "none"}
+    config, copies = of_family(tmp_path, [""], "lora", **options)
+    found = finetune(config, tmp_path / "run")
+    assert found["generated"].counts["samples"] == 1
+    assert not found["finetune"].breakdown
+    assert provenance.read(tmp_path / "run").data[-1]["special_tokens"] == ["<s>", "</s>", "<cds>"]
+    held_out = read_splits(config.finetune, config.train.seed).validation.sequences
+    assert len(copies & set(held_out)) in (0, 2)
+    lm = gener_jax.load(tmp_path / "run", step=found["finetune"].model.step)
+    expected = bits_per_base(lm, held_out, ["<cds>"] * len(held_out))
+    assert found["finetune"]["bits_per_base"] == pytest.approx(expected, rel=1e-4)
+
+    def interrupted(*arguments):
+        plan = causal_run.plan(*arguments)
+        return dataclasses.replace(plan, source=Recorded(plan.source, 4))
+
+    with monkeypatch.context() as patch:
+        patch.setitem(run._PLANS, "causal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config, tmp_path / "other")
+    assert finetune(config, tmp_path / "other")["finetune"].metrics == found["finetune"].metrics
+    one, two = (state_of(tmp_path / name) for name in ("run", "other"))
+    same(one, two)
+    assert all("adapters" in name or "optimizer" in name for name in one)

@@ -6,7 +6,6 @@ import itertools
 import json
 import shutil
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -20,23 +19,7 @@ from tests import labelled_rows
 from tests.raised import raises
 from tests.test_seams import flat, same
 
-_ALL_DEVICES = {"devices": jax.devices, "local_devices": jax.local_devices}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """A run on one of the eight simulated devices takes a third of the time; `eight_devices` gives a test all."""
-    first = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("devices", "local_devices"):
-            patch.setattr(jax, name, lambda *_: first)
-        yield patch
-
-
-@pytest.fixture
-def eight_devices(one_device, monkeypatch):
-    for name, function in _ALL_DEVICES.items():
-        monkeypatch.setattr(jax, name, function)
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +44,8 @@ METHODS = {
 def run_config(base, rows, method):
     """The configuration of `learned`."""
     return labelled_rows.config(
-        base, rows, finetune__method=method, finetune__epochs="6", finetune__evals_per_epoch="2",
-        finetune__patience="9", finetune__plateau_patience="2", finetune__reverse_complement="True", **METHODS[method],
+        base, rows, finetune__method=method, finetune__epochs="6", finetune__patience="5",
+        finetune__plateau_patience="1", finetune__reverse_complement="True", **METHODS[method],
     )  # fmt: skip
 
 
@@ -192,7 +175,9 @@ def interrupt(monkeypatch, kind, number):
     monkeypatch.setattr(kind, "batches", batches)
 
 
-@pytest.mark.parametrize(("method", "source"), [("full", Rows), ("lora", Rows), ("frozen", Features)])
+@pytest.mark.parametrize(  # of adapters also in test_causal.py
+    ("method", "source"), [("full", Rows), pytest.param("lora", Rows, marks=pytest.mark.slow), ("frozen", Features)]
+)
 def test_a_killed_run_resumes_to_the_same_bits(base, rows, learned, tmp_path, monkeypatch, method, source):
     config, (folder, straight) = run_config(base, rows, method), learned(method)
     with monkeypatch.context() as patch:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from gener_jax.runtime.errors import InputError
-from gener_jax.statistics.intervals import bootstrap, interval, of_mean, paired
+from gener_jax.statistics.intervals import bootstrap, ends, interval, mean_interval, of_mean, paired
 from gener_jax.statistics.metrics import METRICS, evaluate
 from tests.raised import raises
 
@@ -168,7 +168,28 @@ def test_means_with_the_gain_of_another_model():
     assert found["accuracy_low"] == pytest.approx(low, abs=0.02)
     assert found["accuracy_high"] == pytest.approx(high, abs=0.02)
     assert found["accuracy_gain_low"] > 0
+    assert ends(found, "accuracy") == (found["accuracy_low"], found["accuracy_high"])
+    assert ends(found, "other") is None
     assert set(of_mean("x", values, groups=np.arange(60) // 3)) == {"x"}  # 20 groups
     strata = np.arange(60) < 40
     expected = (values[:40].mean() + values[40:].mean()) / 2
     assert of_mean("x", values, strata=strata)["x"] == pytest.approx(expected)
+
+
+def test_the_interval_of_a_mean():
+    rng = np.random.default_rng(0)
+    hits = rng.random(400) < 0.3
+    low, high = mean_interval(hits)
+    exact = stats.binomtest(int(hits.sum()), 400).proportion_ci(0.95, "exact")
+    assert (low, high) == pytest.approx((exact.low, exact.high), abs=0.01)
+    for all_alike in (np.zeros(40, bool), np.ones(40, bool)):
+        exact = stats.binomtest(int(all_alike.sum()), 40).proportion_ci(0.95, "exact")
+        assert mean_interval(all_alike) == pytest.approx((exact.low, exact.high))
+        assert mean_interval(np.tile(all_alike, 5), np.tile(np.arange(40), 5)) == mean_interval(all_alike)
+        assert mean_interval(all_alike[:29]) is None is mean_interval(all_alike, np.arange(40) // 2)
+    values = rng.normal(1, 2, 200)
+    low, high = mean_interval(values)
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 199, values.mean(), stats.sem(values)), abs=0.05)
+    wide = mean_interval(np.repeat(values, 4), np.repeat(np.arange(200), 4))
+    assert wide == pytest.approx((low, high), abs=0.05)
+    assert mean_interval(values[:0]) is None

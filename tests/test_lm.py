@@ -78,6 +78,15 @@ def test_the_longest_input_fits_and_a_longer_one_does_not(lm, convention, specia
     assert gener_jax.LM(dataclasses.replace(lm.spec, model=window), lm.params, lm.mesh).max_bases is None
 
 
+def test_random_weights_have_the_shape_alone(lm):
+    first, same, other = (lm_module.random_weights(lm.spec, lm.mesh, seed=seed) for seed in (0, 0, 1))
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), each.params) for each in (lm, first)]
+    assert shapes[0] == shapes[1]
+    scores = [each.log_likelihood(["ACGTTG" * 5])[0].value for each in (lm, first, same, other)]
+    assert scores[1] == scores[2]
+    assert len(set(scores)) == 3
+
+
 def kinds(pandas):
     yield TEXTS
     yield tuple(TEXTS)

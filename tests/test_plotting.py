@@ -170,6 +170,17 @@ def test_layers_and_the_chosen_one():
     assert axes.texts[0].get_text() == "layer 1: 0.500"
 
 
+def test_scores_by_length_have_a_line_through_the_means_of_the_negative():
+    lengths, positive = np.array([-1, -1, 2, 2, 3]), np.array([False, False, False, True, True])
+    scores = {"window": np.arange(5.0), "equal_window": np.zeros(5)}
+    panels = evaluation.scores_by_length("t", lengths, positive, scores).axes
+    assert [axes.get_title("left") for axes in panels] == ["window", "equal window"]
+    dots, others, means, _ = panels[0].lines
+    np.testing.assert_array_equal(dots.get_data(), [[2, 3], [3, 4]])
+    np.testing.assert_array_equal(others.get_data(), [[-1, -1, 2], [0, 1, 2]])
+    np.testing.assert_array_equal(means.get_data(), [[-1, 2], [0.5, 2]])
+
+
 def test_layers_by_pooling():
     figure = evaluation.layer_sweep("a", "mcc", {"mean": {"0": 0.1, "12": 0.4, "last": 0.2}, "last": {"12": 0.3}})
     [axes] = figure.axes
@@ -177,3 +188,23 @@ def test_layers_by_pooling():
     mean, last = (line.get_xydata().tolist() for line in axes.lines)
     assert mean == [[0, 0.1], [1, 0.4], [2, 0.2]]
     assert last == [[1, 0.3]]
+
+
+def test_cells_with_their_values(tmp_path):
+    values = np.array([[0.25, np.nan], [1, 0]])
+    figure = evaluation.heat_maps("t", dict.fromkeys("abc", values), ("depth", ["10%", "50%"]), ("n", ["1", "2"]))
+    shown = [axes for axes in figure.axes if axes.get_visible() and axes.get_title("left")]
+    assert [axes.get_title("left") for axes in shown] == ["a", "b", "c"]
+    assert [text.get_text() for text in shown[0].texts] == ["0.25", "1.00", "0.00"]
+    assert [label.get_text() for label in shown[0].get_yticklabels()] == ["10%", "50%"]
+    save(figure, tmp_path / "a.png")
+
+
+def test_curves_with_bands(tmp_path):
+    lines = {"a": ([1, 2], [0, 1], [2, 3]), "b": ([1, 1], [np.nan] * 2, [np.nan] * 2)}
+    figure = evaluation.curves("t", "bits", ("bases", (96, 1536)), lines)
+    [axes] = figure.axes
+    assert texts(axes) == ["a", "b"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["96", "1,536"]
+    assert [list(line.get_ydata()) for line in axes.lines[1:]] == [[1, 2], [1, 1]]
+    save(figure, tmp_path / "a.png")

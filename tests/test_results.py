@@ -98,5 +98,5 @@ def test_the_table(found):
         "  mute                 none",
         "By taxon",
         "  bct                3.0000  (1,200 genes)",
-        "  vir                  none  (1 genes)",
+        "  vir                  none  (1 gene)",
     ]

@@ -1,17 +1,22 @@
 """Tests which files and rows are in which split, folds, groups, and the digest of examples."""
 
 import collections
+import dataclasses
 import gzip
+import itertools
 
 import numpy as np
 import pytest
 
 from data_pipeline.errors import ArgumentError, FileError, FormatError, MismatchError
+from data_pipeline.sequence import bases, translation
 from gener_jax.config import Finetune
 from gener_jax.labelled import folds, splits
 from gener_jax.labelled.examples import Examples
+from gener_jax.runtime.errors import ConfigError
 from tests.data import data_path
 from tests.raised import raises
+from tests.test_proteins import random_protein
 
 
 def write(path, rows, header="sequence,label"):
@@ -115,7 +120,8 @@ def test_empty_labels_are_left_out_and_counted(tmp_path):
     assert {place.rpartition("line ")[2] for place in found.train.places} <= {
         str(i + 2) for i in range(20) if i % 5 not in (1, 2)
     }
-    assert read("causal", train=write(tmp_path / "c.csv", rows(20)), folds=4).train.targets.shape == (15, 0)
+    causal = read("causal", train=write(tmp_path / "c.csv", rows(20)), folds=4)
+    assert causal.train.targets.shape == (15, 0)
 
 
 def test_folds_are_a_partition_with_every_class(tmp_path):
@@ -210,3 +216,60 @@ def test_rows_are_written_and_read_back(problem, tmp_path):
         np.testing.assert_array_equal(first.targets, second.targets)
         assert len(np.unique(first.groups)) == len(np.unique(second.groups))
     assert "test" not in splits.write(splits.Splits(found.train, found.validation, None, found.problem), tmp_path / "a")
+
+
+def coding(*proteins, seed=0):
+    """Sequences of these proteins, whose codons are chosen at random."""
+    rng, codons = np.random.default_rng(seed), {}
+    for first, second, third in itertools.product("ACGT", repeat=3):
+        codons.setdefault(translation.translate(bases.encode(first + second + third), 11), []).append(
+            first + second + third
+        )
+    return ["".join(rng.choice(codons[x]) for x in protein) for protein in proteins]
+
+
+def test_sequences_of_similar_proteins_are_not_held_out_from_each_other(tmp_path):
+    ancestors = [random_protein(60, seed) for seed in range(4)]
+    copies = (
+        coding(*ancestors, seed=0),
+        coding(*[x[:40] + random_protein(20, 9 + i) for i, x in enumerate(ancestors)], seed=1),
+    )
+    train = write(tmp_path / "t.csv", list(itertools.chain(*copies)), "sequence")
+    found = read("causal", train=train, folds=4)
+    assert len(found.validation) == 2
+    assert len(set(found.validation.groups)) == 1
+    assert "8 sequences in 4 clusters" in found.notes[0]
+    assert read("causal", train=train, folds=8, max_identity=0.9).validation.groups.size == 1
+    assert read("causal", train=train, folds=8, max_identity=None).validation.groups.size == 1
+    with raises(ArgumentError, field="finetune.max_identity", value=0.3):
+        read("causal", train=train, folds=8)
+    similar = write(tmp_path / "s.csv", [*coding(*ancestors[:1] * 7), *copies[1][1:]], "sequence")
+    with raises(ArgumentError, field="finetune.max_identity", value=0.3):
+        read("causal", train=similar, folds=4)  # a fold holds most rows
+    assert len(read("causal", train=similar, folds=4, fold=1).validation) == 1
+    stop = write(tmp_path / "stop.csv", [*copies[0], "ATGTAGGCC"], "sequence")
+    with raises(FormatError, file=f"{stop}: line 6", field="sequence"):
+        read("causal", train=stop, folds=4)
+    assert len(read("causal", train=stop, folds=5, max_identity=None).validation) == 1
+
+
+def test_conditions_are_known_special_tokens(tmp_path):
+    lines = [f"{'ACGT'[i % 4]},<{('mam', 'bct')[i % 2]}><cds>,{i}" for i in range(8)]
+    train = write(tmp_path / "t.csv", lines, "sequence,condition,group")
+    test = write(tmp_path / "test.csv", ["A,<vir>,x"], "sequence,condition,group")
+    found = read("causal", train=train, test=test, condition="condition", group="group", folds=4)
+    assert sorted(found.train.conditions + found.validation.conditions) == ["<bct><cds>"] * 4 + ["<mam><cds>"] * 4
+    assert found.test.conditions == ["<vir>"]
+    assert "<vir>" in found.notes[-1]
+    assert found.train.digest != dataclasses.replace(found.train, conditions=None).digest
+    assert found.train.take([1]).conditions == found.train.conditions[1:2]
+    with raises(FormatError, field="finetune.condition", value="tokens", file=train):
+        read("causal", train=train, condition="tokens")
+    for text, value in (("<cow>", "<cow>"), ("<cds>ACG", "<cds>ACG"), ("mam", "mam"), ("", None), ("</s>", "</s>")):
+        wrong = write(tmp_path / "wrong.csv", [*lines, f"A,{text},y"], "sequence,condition,group")
+        with raises(FormatError, file=wrong, line=10, field="condition", value=value):
+            read("causal", train=wrong, condition="condition", group="group")
+    with raises(ConfigError, field="finetune.prefix", value="<cds>"):
+        read("causal", train=train, condition="condition", prefix="<cds>")
+    with raises(ConfigError, field="finetune.condition", value="condition"):
+        read("single_label", train=train, condition="condition")

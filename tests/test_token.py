@@ -1,6 +1,7 @@
 """Fine-tuning on labels per base: both strands, the source, the objective, the evaluation."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -31,6 +32,7 @@ from tests.raised import raises
 from tests.test_finetune import interrupt, state_of
 from tests.test_seams import same
 
+pytestmark = pytest.mark.usefixtures("one_device")
 CLASSES = ("yes", "no", "other")
 K = 3
 
@@ -253,9 +255,10 @@ def test_the_loss_is_the_mean_over_labelled_bases():
     assert float(objective.sums(Apply(), params, nothing)["objective"] / objective.weight(nothing)) == 0
 
 
-def test_steps_on_a_mesh_and_in_microbatches():
+def test_steps_and_evaluation_on_a_mesh_and_in_microbatches(eight_devices):
     setting = settings(model__num_hidden_layers=1)
-    source = Windows(of(contigs(300)), setting)
+    split = contigs(300)
+    source = Windows(of(split), setting)
     batches = list(itertools.islice(source.batches(0, 8, range(8)), 3))
     expected, params = trained(setting, iter(batches), 3)
     accumulating = dataclasses.replace(setting, train=dataclasses.replace(setting.train, accumulate=2))
@@ -263,6 +266,9 @@ def test_steps_on_a_mesh_and_in_microbatches():
     for one, two in zip(found, expected, strict=True):
         assert one == pytest.approx(two, rel=1e-3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), params, other)
+    task, meshes = Annotation(split, setting, HEAD), (make_mesh(1, 1, 1, jax.devices()[:1]), make_mesh(2, 2, 2))
+    one, many = (task.prepare(setting.spec, mesh)(jax.device_put(params)).metrics for mesh in meshes)
+    assert one == pytest.approx(many, rel=1e-3, nan_ok=True)
 
 
 def planted(length, seed):
@@ -348,29 +354,48 @@ def run_config(base, genome, **changes):
     return labelled_rows.config(base, files, **{**options, **changes})
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "frozen"])
-def test_a_run_from_a_genome_to_gff3(base, genome, tmp_path, method, capsys):
-    layer = {"finetune__layer": "1", "finetune__class_weights": "True"} if method == "frozen" else {}
-    config = run_config(base, genome, finetune__method=method, optimizer__peak_learning_rate="3e-2", **layer)
-    found = finetune(config, tmp_path / "run")
+METHODS = {
+    "full": {},
+    "lora": {"finetune__epochs": "2"},
+    "frozen": {"finetune__layer": "1", "finetune__class_weights": "True"},
+}
+
+
+@pytest.fixture(scope="module")
+def straight(base, genome, tmp_path_factory):
+    """A run of a method that was not interrupted, once for all tests: its configuration, folder and results."""
+
+    @functools.cache
+    def run(method):
+        folder = tmp_path_factory.mktemp(method) / "run"
+        options = {"finetune__method": method, "optimizer__peak_learning_rate": "3e-2", **METHODS[method]}
+        config = run_config(base, genome, **options)
+        return config, folder, finetune(config, folder)
+
+    return run
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_from_a_genome_to_gff3(straight, genome, tmp_path, method):
+    _, folder, found = straight(method)
     test, validation = found.evaluations
     assert (test.dataset.split, validation.dataset.split) == ("test", "validation")
-    assert test.metrics["mcc"].value > (0 if method == "frozen" else 0.1)  # of random weights
+    assert test.metrics["mcc"].value > {"full": 0.1, "lora": -1, "frozen": 0}[method]  # of random weights
     assert test.breakdown["class"].keys() == {"x", "y", "other"}
     assert test.baselines["majority"]["mcc"] == 0
     assert 0 < test.counts["copied_windows"] < test.counts["windows"]
     assert "without copies of training" in test.breakdown["windows"]
-    lm = gener_jax.load(tmp_path / "run")
-    assert lm.spec.model.num_hidden_layers == (1 if layer else 2)
+    lm = gener_jax.load(folder)
+    assert lm.spec.model.num_hidden_layers == (1 if method == "frozen" else 2)
     assert lm.head.context == 17
     dna = (genome / "genome.fa").read_text().split("\n")[5]
     text = annotation.GFF3 + annotation.gff3("c", lm.annotate([dna])[0], lm.head.names)
-    lines = [[*line.split("\t")[2:5]] for line in (tmp_path / "run" / PREDICTIONS).read_text().splitlines()[2:]]
+    lines = [[*line.split("\t")[2:5]] for line in (folder / PREDICTIONS).read_text().splitlines()[2:]]
     assert lines == [[*line.split("\t")[2:5]] for line in text.splitlines()[2:]]
     assert {kind for kind, *_ in lines} <= {"x", "y"}
     if method == "full":  # the command, which resumes
         output = tmp_path / "found.gff3"
-        command = ["--checkpoint", str(tmp_path / "run"), "--input", str(genome / "genome.fa"), "--output", str(output)]
+        command = ["--checkpoint", str(folder), "--input", str(genome / "genome.fa"), "--output", str(output)]
         assert predict.main(command) == 0
         rows = [line.split("\t") for line in output.read_text().splitlines()]
         assert rows[0] == [annotation.GFF3.strip()]
@@ -380,19 +405,18 @@ def test_a_run_from_a_genome_to_gff3(base, genome, tmp_path, method, capsys):
             predict.main([*command[:-1], str(tmp_path / "found.tsv")])
 
 
-@pytest.mark.parametrize("method", ["full", "frozen"])
-def test_a_run_killed_twice_resumes_to_the_same_bits(base, genome, tmp_path, method, monkeypatch):
-    config = run_config(base, genome, finetune__method=method, finetune__evals_per_epoch="3", finetune__epochs="2")
-    expected = finetune(config, tmp_path / "straight")
-    for number in (7, 4):  # of batches until Ctrl-C; two are read ahead
+@pytest.mark.parametrize("method", ["full", pytest.param("frozen", marks=pytest.mark.slow)])
+def test_a_run_killed_twice_resumes_to_the_same_bits(straight, tmp_path, method, monkeypatch):
+    config, folder, expected = straight(method)
+    for number in (11, 21):  # batches until Ctrl-C; two are read ahead
         with monkeypatch.context() as patch:
             interrupt(patch, Windows, number)
             with pytest.raises(KeyboardInterrupt):
                 finetune(config, tmp_path / "run")
         assert any((tmp_path / "run" / "checkpoints").iterdir())
     assert finetune(config, tmp_path / "run").evaluations[0].metrics == expected.evaluations[0].metrics
-    same(state_of(tmp_path / "run"), state_of(tmp_path / "straight"))
-    moved = state_of(tmp_path / "straight")
+    moved = state_of(folder)
+    same(state_of(tmp_path / "run"), moved)
     assert any("head" in name for name in moved)
     assert any("embed" in name for name in moved) == (method == "full")
 

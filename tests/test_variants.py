@@ -1,4 +1,4 @@
-"""Variant scores: both protocols against their definitions, indels, phases, strands, and flags."""
+"""Variant scores: the protocols against their definitions, indels, phases, strands, and flags."""
 
 import numpy as np
 import pyfaidx
@@ -134,6 +134,56 @@ def test_windows_of_an_indel_hold_the_same_other_bases(lm):
         assert len(with_alt) - len(with_ref) == len(alt) - len(ref)
         assert with_ref in CHROMOSOME
         assert found.llr == pytest.approx((ll(lm, with_ref) - ll(lm, with_alt)) / (CONTEXT // K), abs=1e-4)
+
+
+@pytest.mark.parametrize("phases", [1, K])
+@pytest.mark.parametrize("strand", ["+", "-"])
+@pytest.mark.parametrize(("length", "alt"), [(1, "GATTA"), (6, "C"), (2, "GATCA"), (1, None)])
+def test_equal_windows_have_the_same_length(length, alt, strand, phases, lm):
+    v = variant(90, length, alt)
+    (found,) = scored(lm, v, protocol="equal_window", strand=strand, phases=phases)
+    start, ref, alt = trimmed(*v[1:])
+    text, pair = CHROMOSOME, (ref, alt)
+    if strand == "-":
+        text, *pair = (bases.decode(bases.reverse_complement(bases.encode(x))) for x in (text, *pair))
+        start = len(text) - start - len(ref)
+    while "" in pair and text[start - 1] == "".join(pair)[-1]:  # to the left, as far as the sequences stay the same
+        start, pair = start - 1, [text[start - 1] + allele[:-1] if allele else "" for allele in pair]
+    expected = []
+    for phase in range(phases):
+        first = start - CONTEXT // 2 + phase
+        both = [(text[first:start] + allele + text[start + len(pair[0]) :])[:CONTEXT] for allele in pair]
+        expected.append((ll(lm, both[0]) - ll(lm, both[1])) / (CONTEXT // K))
+    assert found.llr == pytest.approx(np.mean(expected), abs=1e-4)
+    if v.alt and length == len(v.alt):
+        assert found == scored(lm, v, protocol="window", strand=strand, phases=phases)[0]
+    else:
+        assert found.protocol == "equal_window"
+
+
+def test_length_alone_decides_the_score_of_a_window_but_not_of_equal_windows(lm):
+    longer = [
+        Variant("chr1", i, CHROMOSOME[i], CHROMOSOME[i] + "".join(rng.choice(list("ACGT"), 6))) for i in range(50, 80)
+    ]
+    shorter = [Variant("chr1", i, CHROMOSOME[i : i + 7], CHROMOSOME[i]) for i in range(50, 80)]
+    for protocol, overlap in (("window", False), ("equal_window", True)):
+        added, removed = (np.array([x.llr for x in scored(lm, *v, protocol=protocol)]) for v in (longer, shorter))
+        assert (added.min() < removed.max()) == overlap
+        assert (abs(added.mean() - removed.mean()) < 2 * added.std()) == overlap
+
+
+def test_equal_windows_at_the_end_of_a_contig(lm):
+    end = len(CHROMOSOME)
+    (near,) = scored(lm, variant(end - 10, 4, CHROMOSOME[end - 10]), protocol="equal_window")
+    first = end - 9 - CONTEXT // 2
+    size = (CONTEXT // 2 + 6) // K * K  # of the window with the deletion: it has no more bases
+    both = [(CHROMOSOME[first : end - 9] + x)[:size] for x in (CHROMOSOME[end - 9 :], CHROMOSOME[end - 6 :])]
+    assert near.flag == ""
+    assert near.llr == pytest.approx((ll(lm, both[0]) - ll(lm, both[1])) / (size // K), abs=1e-4)
+    (last, fine) = scored(lm, variant(end - 5, 4, CHROMOSOME[end - 5]), variant(end - 5), protocol="equal_window")
+    assert last.flag.startswith(f"fewer than {K} bases after the variant")
+    assert np.isnan(last.llr)
+    assert fine.flag == ""
 
 
 def test_phases_and_their_spread(lm):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data_pipeline.sequence import shared_kmers
+from data_pipeline.splitting import proteins
 from data_pipeline.splitting.duplicates import MEMORY_BYTES, Keys, equal_keys
 from data_pipeline.splitting.split import splits_of
 
@@ -84,20 +85,16 @@ def assign(
     return split, leaking
 
 
-def of_sequences(codes: Iterable[np.ndarray]) -> np.ndarray:
+def of_sequences(codes: Iterable[np.ndarray], links: np.ndarray = proteins.NO_LINKS) -> np.ndarray:
     """The number of each sequence's cluster, int32 [sequences].
 
-    Sequences, uint8 [bases], that share any 32-mer on either strand are in one cluster, and so are those linked by
-    others; tandem repeats do not count. All 32-mers are in memory.
+    Sequences, uint8 [bases], that share any 32-mer on either strand are in one cluster, those of `links`, int64
+    [links, 2], and those linked by others; tandem repeats do not count. All 32-mers are in memory.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     sequences = [shared_kmers.sketch(each, one_in=1) for each in codes]
     owner = np.repeat(np.arange(len(sequences)), list(map(len, sequences)))
     hashes = np.concatenate([np.zeros(0, np.uint64), *sequences])
     order = np.argsort(hashes, kind="stable")
     equal = hashes[order[1:]] == hashes[order[:-1]]
-    links = owner[order[:-1]][equal], owner[order[1:]][equal]
-    graph = coo_array((np.ones(len(links[0]), bool), links), (len(sequences), len(sequences)))
-    return connected_components(graph, directed=False)[1].astype(np.int32)
+    shared = np.stack([owner[order[:-1]][equal], owner[order[1:]][equal]], 1)
+    return proteins.components(len(sequences), np.concatenate([shared, links]))

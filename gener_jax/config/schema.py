@@ -438,6 +438,8 @@ class Finetune:
     genome: str | None = None  # FASTA of a table of coordinates (chrom, start, end, strand)
     assembly: str | None = None  # that of the FASTA, which must be the table's
     prefix: str = ""  # causal: special tokens before every sequence, such as <bct><cds>
+    condition: str | None = None  # causal: column of the special tokens before each sequence, instead of a prefix
+    max_identity: float | None = 0.3  # causal: of held-out proteins with training's; none: not coding, share no 32-mer
     remainder: str = "pad"  # causal: bases left over at the end are padded to a k-mer with A, or trim
     padded_loss: bool = False  # causal: padded bases have a loss, as in the published script
     untrimmed: bool = False  # bases left over are <oov>, and truncation removes the separator, as published
@@ -455,6 +457,8 @@ class Finetune:
         check("rank evals_per_epoch patience plateau_patience", _POSITIVE)
         check("plateau_factor", Real(above=0, below=1))
         check("folds", Whole(2))
+        if self.max_identity is not None:
+            check("max_identity", Real(above=0, most=1))
         check("fold", Whole(0, self.folds - 1))
         known = self.layer in ("last", "sweep") or (self.layer.isdecimal() and int(self.layer) > 0)
         check("layer", known, "must be last, sweep, or the number of a layer, from 1")
@@ -465,6 +469,9 @@ class Finetune:
         for field in ("reverse_complement", "average_strands"):
             refused = self.problem in ("token", "causal") and getattr(self, field)
             check(field, not refused, f"has no meaning for finetune.problem {self.problem}; set it to false")
+        check("condition", self.condition is None or self.problem == "causal", "needs finetune.problem causal")
+        alone = self.condition is None or not self.prefix
+        check("prefix", alone, "must be empty with finetune.condition, whose column takes its place")
         frozen = self.problem == "causal" and self.method == "frozen"
         check("method", not frozen, "frozen trains nothing in causal fine-tuning, which has no head; use lora or full")
 

@@ -36,6 +36,8 @@ from gener_jax.statistics.metrics import auroc
 from gener_jax.storage.results import Dataset
 from gener_jax.tasks.base import Metric, Progress, Result, silent
 
+_IDENTITIES = {"not related": 0, "up to 30 %": 0.3, "up to 50 %": 0.5, "up to 90 %": 0.9, "up to 100 %": 1}
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -100,6 +102,7 @@ class Rows:
     Attributes:
       rows: the framed sequences.
       split, path: their split, and its files.
+      conditions: the special tokens of each, as text; None: all have those of the prefix.
     """
 
     def __init__(self, examples: Examples, config: Config):
@@ -111,19 +114,20 @@ class Rows:
         """
         self.tokenizer, finetune = config.tokenizer.make(), config.finetune
         self._examples, self._config, self._length = examples, config, config.data.context_length
-        self.split = examples.name
+        self.split, self.conditions = examples.name, examples.conditions
         self.path = ", ".join(getattr(finetune, examples.name) or finetune.train)
         try:
-            special = parse_prefix(finetune.prefix)
+            special = {text: parse_prefix(text) for text in examples.conditions or [finetune.prefix]}
         except ConfigError as error:
             raise ConfigError("must be special tokens without DNA", "finetune.prefix", finetune.prefix) from error
-        if len(special) + 2 > self._length:
+        if max(map(len, special.values())) + 2 > self._length:
             raise ConfigError("leaves no room for DNA", "data.context_length", self._length)
         if finetune.long == "chunks":
             raise ConfigError("has no meaning for finetune.problem causal; use truncate", "finetune.long", "chunks")
         self.rows = []
+        before = examples.conditions or [finetune.prefix] * len(examples)
         for i, sequence in enumerate(examples.sequences):
-            row = frame(bases.encode(sequence), special, self.tokenizer, finetune, self._length)
+            row = frame(bases.encode(sequence), special[before[i]], self.tokenizer, finetune, self._length)
             if row.truncated and finetune.long != "truncate":
                 raise DataError(
                     f"has {len(sequence):,} bases, more than fit into {self._length:,} tokens", field="sequence",
@@ -219,6 +223,9 @@ class HeldOutSequences:
     `bits_per_base` is exact, over all known bases; `end_log_p` the mean of log p(</s>) at the ends. `end_auroc`
     compares p(</s>) at the ends with that after each earlier token of the same sequences: the probability that an end
     has the higher one. If sequences are coding and k is a multiple of 3, the earlier positions are in frame.
+
+    With the identities of the closest training proteins, the breakdown has groups of rows by them, and the number of
+    those that are related to any (`proteins.RELATED_BITS`) is counted. With conditions it has a group for each.
     """
 
     name = "finetune"
@@ -228,9 +235,17 @@ class HeldOutSequences:
         "end_auroc": Metric("", higher_is_better=True),
     }
 
-    def __init__(self, rows: Rows, metric: str = "bits_per_base"):
-        """`metric`: the main one."""
-        self.rows, self.metric = rows, metric
+    def __init__(self, rows: Rows, metric: str = "bits_per_base", closest: np.ndarray | None = None):
+        """`metric`: the main one. `closest`: of `proteins.closest`, float32 [rows]."""
+        self.rows, self.metric, self.closest = rows, metric, closest
+        self.groups, self.related = {}, {}
+        if rows.conditions is not None:
+            self.groups["condition"] = np.array(rows.conditions)
+        if closest is not None:
+            self.groups["closest_training_protein"] = np.array(list(_IDENTITIES))[
+                np.searchsorted(list(_IDENTITIES.values()), closest)
+            ]
+            self.related = {"related_to_training": int((closest > 0).sum())}
 
     def prepare(self, spec: ModelSpec, mesh: jax.sharding.Mesh):
         """See `tasks.base.Task`."""
@@ -253,29 +268,45 @@ class HeldOutSequences:
             return Framed(rows[i].ids[:-1], np.full(lengths[i], EOS, np.int32))
 
         def run(params, progress: Progress = silent) -> Result:
-            nll, at_ends, before, done = 0.0, [], [], 0
+            nll, ends, before, done = np.zeros(len(rows)), np.full(len(rows), np.nan), [], 0
             for row in (dna, end):
                 compute = scorer(model, params, mesh, row)
                 for chosen, values in batched(compute, mesh, lengths, tokens_per_batch()):
                     for i, value in zip(chosen, values, strict=False):
                         value = value[: lengths[i]].astype(np.float64)
                         if row is dna:
-                            nll -= float(value[known[i] > 0].sum())
+                            nll[i] = -value[known[i] > 0].sum()
                         else:
                             after_dna = value[rows[i].first :]
                             before.append(after_dna[: len(after_dna) - rows[i].ends])
-                            at_ends += [after_dna[-1]] * rows[i].ends
+                            ends[i] = after_dna[-1] if rows[i].ends else np.nan
                         done += lengths[i]
                     progress(done, 2 * sum(lengths))
-            number, scores = sum(int(x.sum()) for x in known), np.concatenate([at_ends, *before])
+            at_ends = ends[~np.isnan(ends)]
+            scores = np.concatenate([at_ends, *before])
             of_ends = auroc(np.arange(len(scores)) < len(at_ends), scores)
-            metrics = {
-                "bits_per_base": nll / number / math.log(2),
-                "end_log_p": float(np.mean(at_ends)) if at_ends else math.nan,
-                "end_auroc": float(of_ends(np.ones((1, len(scores))))[0]),
-            }
-            counts = {"sequences": len(rows), "bases": number}
-            counts |= {"ends": len(at_ends), "inner_positions": len(scores) - len(at_ends)}
-            return Result(metrics, counts, dataset=Dataset(self.rows.path, self.rows.dataset, self.rows.split))
+            number = np.array([x.sum() for x in known])
+
+            def means(chosen):
+                found = ends[chosen & ~np.isnan(ends)]
+                return {
+                    "bits_per_base": float(nll[chosen].sum() / number[chosen].sum() / math.log(2)),
+                    "end_log_p": float(found.mean()) if len(found) else math.nan,
+                }
+
+            counts = {"bases": int(number.sum()), "ends": len(at_ends), "inner_positions": len(scores) - len(at_ends)}
+            return Result(
+                {**means(np.full(len(rows), True)), "end_auroc": float(of_ends(np.ones((1, len(scores))))[0])},
+                {**counts, **self.related, "sequences": len(rows)},
+                breakdown={
+                    column: {
+                        str(group): {**means(of == group), "sequences": int((of == group).sum())}
+                        for group in dict.fromkeys(_IDENTITIES) | dict.fromkeys(sorted(set(of)))
+                        if group in of
+                    }
+                    for column, of in self.groups.items()
+                },
+                dataset=Dataset(self.rows.path, self.rows.dataset, self.rows.split),
+            )
 
         return run

@@ -3,7 +3,9 @@
 import dataclasses
 from pathlib import Path
 
-from gener_jax.config import Config, ModelSpec
+from data_pipeline.errors import counted
+from data_pipeline.splitting import proteins
+from gener_jax.config import Config, Finetune, ModelSpec
 from gener_jax.finetuning import method
 from gener_jax.finetuning.causal import HeldOutSequences, Rows
 from gener_jax.finetuning.generated import Generated
@@ -36,18 +38,24 @@ def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
         if wrong:
             section, name = field.split(".")
             raise ConfigError(f"{problem} for finetune.problem causal", field, getattr(getattr(config, section), name))
+    if f.max_identity is not None:
+        log("comparing the proteins of the sequences (finetune.max_identity)")
     splits = labelled.read(f, config.train.seed)
     for note in splits.notes:
         log(note)
     rows, metric = len(splits.train), f.metric or next(iter(HeldOutSequences.metrics))
-    config = resolved(config, base, rows=rows, context_length=_context(base, splits.train, f.prefix), metric=metric)
+    config = resolved(config, base, rows=rows, context_length=_context(base, splits.train, f), metric=metric)
     longest = max(len(row.ids) - 1 for row in Rows(splits.train, config).rows)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, context_length=longest))
 
     def held_out(examples):
         """The task for a split, whose sequences may be longer than those of training."""
-        data = dataclasses.replace(config.data, context_length=_context(base, examples, f.prefix))
-        return HeldOutSequences(Rows(examples, dataclasses.replace(config, data=data)), metric)
+        data, closest = dataclasses.replace(config.data, context_length=_context(base, examples, f)), None
+        if f.max_identity is not None:
+            closest = proteins.closest(labelled.coding(splits.train), labelled.coding(examples))
+            found = counted(int((closest > 0).sum()), "sequence")
+            log(f"{examples.name}: {found} related to training, with at most {closest.max():.0%} of a protein")
+        return HeldOutSequences(Rows(examples, dataclasses.replace(config, data=data)), metric, closest)
 
     task = held_out(splits.validation)
     tasks = [task] if splits.test is None else [held_out(splits.test), task]
@@ -67,6 +75,7 @@ def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
     return Plan(config, None, source, objective, init, task, results, of_generated, test=test)
 
 
-def _context(base: ModelSpec, examples: Examples, prefix: str) -> int:
+def _context(base: ModelSpec, examples: Examples, finetune: Finetune) -> int:
     """The most tokens of a row."""
-    return base.model.max_length or 1 + max(map(len, examples.sequences)) + len(prefix)
+    special = max(map(len, examples.conditions or [finetune.prefix]))
+    return base.model.max_length or 1 + max(map(len, examples.sequences)) + special

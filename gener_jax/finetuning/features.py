@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from data_pipeline.files import atomic, write_text
 from gener_jax.config import Config, Head
-from gener_jax.data.loader import device_batches
 from gener_jax.finetuning import evaluation, method, objectives
 from gener_jax.finetuning.source import Features
 from gener_jax.inference.batches import tokens_per_batch
@@ -97,15 +97,25 @@ def sweep(config: Config, workdir: Path, splits: Splits, head: Head, cache: Cach
     known = json.loads(path.read_text()) if path.exists() else {}
     if known.get("digest") != digest or known.get("metric") != metric:
         init = method.head_alone(config, head)
+        rows = np.array([source.place(n) for n in range(config.train.num_steps * config.train.batch_size)], np.int32)
+        rows = rows.reshape(config.train.num_steps, config.train.batch_size, 2)
+        targets = {"labels": jnp.asarray(source.labels), "weights": jnp.asarray(source.weights)}
         with sharding.on(mesh):
             step = make_train_step(config, mesh, objective, source.axes, init=init)
+
+            @jax.jit  # one program for all layers, and one call for all steps of one: a step is short
+            def trained(state, features):
+                def one(state, at):
+                    batch = {"features": features[at[:, 1], at[:, 0]]}
+                    return step(state, {}, batch | {name: x[at[:, 0]] for name, x in targets.items()})[0], None
+
+                return jax.lax.scan(one, state, rows)[0]
+
             values = {}
             for name, of_train, of_validation in zip(names, train, validation, strict=True):
-                source = Features(config, splits.problem, of_train, splits.train, splits.validation)
                 state = init_state(config, mesh, init=init)
                 state.params["head"] |= method.placed(state.params["head"], method.standardize(of_train))
-                for batch in device_batches(source, config.train.batch_size, 0, config.train.num_steps, mesh):
-                    state, _ = step(state, {}, batch)
+                state = trained(state, of_train)
                 outputs = evaluation.of_features(of_validation[: 1 + head.average_strands], mesh)(state.params)
                 found = evaluate(head.problem, splits.validation.targets, evaluation.numbers(head, outputs))
                 values[name] = found[metric] if math.isfinite(found[metric]) else None

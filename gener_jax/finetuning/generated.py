@@ -22,7 +22,8 @@ _LONGEST = 2  # a sample ends at the latest at this many lengths of the longest 
 class Generated:
     """The task; it needs a model as `LM`, on one host.
 
-    `sample.num_samples` sequences are generated after `finetune.prefix`, with the sampler of `sample`.
+    `sample.num_samples` sequences are generated after `finetune.prefix`, with the sampler of `sample`; with conditions,
+    as many after each that training has. The breakdown compares those with the training sequences of their condition.
 
     `ended` is the share that ends by </s>; the others reach twice the length of the longest training sequence, or the
     context. `length_distance` is the largest difference between the cumulative distributions of their lengths and of
@@ -48,34 +49,44 @@ class Generated:
     def __call__(self, lm: LM) -> Result:
         """Draws the samples and compares them."""
         sample, began = self.config.sample, time.perf_counter()
-        prefix = Prompt.parse(self.config.finetune.prefix)
+        conditions = sorted(set(self.train.conditions or [self.config.finetune.prefix]))
+        prompts = list(map(Prompt.parse, conditions))
         most = _LONGEST * max(map(len, self.train.sequences))
         if (context := lm.spec.model.max_length) is not None:
             smallest = int(lm.tokenizer.token_bases[lm.tokenizer.token_bases > 0].min())
-            most = min(most, (context - 1 - len(prefix.special)) * smallest)
+            most = min(most, (context - 1 - max(len(x.special) for x in prompts)) * smallest)
         made = lm.generate(
-            [prefix], most, num_samples=sample.num_samples, temperature=sample.temperature, top_k=sample.top_k,
+            prompts, most, num_samples=sample.num_samples, temperature=sample.temperature, top_k=sample.top_k,
             top_p=sample.top_p, seed=sample.seed, stop=[SPECIAL_TOKENS[EOS]], details=True,
         )  # fmt: skip
         seconds = time.perf_counter() - began
         texts = [x.text for x in made]
         places = [f"sample {i + 1}" for i in range(len(texts))]
         generated = Examples("generated", texts, np.zeros((len(texts), 0), np.float32), places)
-        ended = sum(x.end == SPECIAL_TOKENS[EOS] for x in made) / len(made)
+        ended = np.array([x.end == SPECIAL_TOKENS[EOS] for x in made])
+        by_condition = {}
+        for i, condition in enumerate(conditions if self.train.conditions else ()):
+            own = np.arange(len(made)) // sample.num_samples == i
+            train = self.train.take(np.array(self.train.conditions) == condition)
+            found = {"ended": float(ended[own].mean()), **self.beside(generated.take(own), lm.tokenizer, train)}
+            by_condition[condition] = {**found, "samples": int(own.sum())}
         first = [texts[0][i : i + 60] for i in range(0, min(len(texts[0]), _SHOWN), 60)]
         cut = f", {_SHOWN} of {len(texts[0]):,} bases" if len(texts[0]) > _SHOWN else ""
         return Result(
-            {"ended": ended, **self.beside(generated, lm.tokenizer)},
-            counts={"samples": len(made), "bases": sum(map(len, texts))},
+            {"ended": float(ended.mean()), **self.beside(generated, lm.tokenizer)},
+            counts={"bases": sum(map(len, texts)), "samples": len(made)},
             baselines={each.name: self.beside(each, lm.tokenizer) for each in (self.held_out, self.train)},
+            breakdown={"condition": by_condition} if by_condition else {},
             text="\n  ".join([f"Generated DNA{cut}", *first]) + ("…" if cut else ""),
             seconds=seconds,
         )
 
-    def beside(self, examples: Examples, tokenizer: Tokenizer) -> dict[str, float]:
-        """The metrics but `ended` of any sequences."""
+    def beside(self, examples: Examples, tokenizer: Tokenizer, train: Examples | None = None) -> dict[str, float]:
+        """The metrics but `ended` of any sequences, whose lengths are compared with all of training, or with some."""
         k = tokenizer.k if tokenizer.kind == "kmer" else 1
-        lengths, of_training = (-(-np.array(list(map(len, x.sequences))) // k) * k for x in (examples, self.train))
+        lengths, of_training = (
+            -(-np.array(list(map(len, x.sequences))) // k) * k for x in (examples, train or self.train)
+        )
         found = leaks(self.train, examples)
         return {
             "length_distance": float(ks_2samp(lengths, of_training).statistic),

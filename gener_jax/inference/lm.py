@@ -18,6 +18,7 @@ from gener_jax.config import Head, ModelSpec, with_model
 from gener_jax.inference.annotation import annotate
 from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraint
+from gener_jax.inference.dependency import dependency_map
 from gener_jax.inference.embeddings import embed
 from gener_jax.inference.framing import framed
 from gener_jax.inference.generate import BATCH_SIZE, Batch, cache_size, encode
@@ -270,7 +271,8 @@ class LM:
           genome: a `Genome`, sequences by name, or the path of a FASTA file, of which only the contexts are read if
             its index (.fai; for bgzip also .gzi) is beside it.
           protocol: "next_kmer" scores the alleles given the bases before the variant; "window" scores the window around
-            it. Their old names "right_edge" and "centred" are accepted.
+            it; "equal_window" does so with windows of the same length, also of insertions and deletions. The old names
+            "right_edge" and "centred" of the first two are accepted.
           context: bases before the variant, or in the window [8192, or as many as the model's positions hold with
             room for the alleles].
           phases: 1, as published; k (6), the mean over all positions of the variant in its k-mer, with the spread.
@@ -369,6 +371,49 @@ class LM:
             batch_tokens=batch_tokens,
         )  # fmt: skip
         return saturate(scorer, interval, Genome.of(genome, aliases))
+
+    def dependency_map(
+        self,
+        sequence: str | Prompt,
+        *,
+        window: tuple[int, int] | None = None,
+        strand: str = "both",
+        given: str = "bases",
+        phases: int = 1,
+        batch_tokens: int | None = None,
+    ) -> np.ndarray:
+        """How much the prediction of each base depends on each other base, float32 [bases, bases], in bits.
+
+        Entry (i, j) is the largest change of the log2-odds of any base at j when base i is replaced by another (see
+        `inference.dependency`). The model is causal: on the + strand, j follows i, and all else is 0; on the − strand,
+        j precedes i. The diagonal is 0. It scores three sequences per base and strand; see
+        `plotting.region.dependencies` for the picture.
+
+        >>> import gener_jax
+        >>> lm = gener_jax.load("tiny")
+        >>> found = lm.dependency_map("ACGTTGCAGG" * 6, window=(36, 60), strand="+")
+        >>> found.shape, bool(found[0, 1:].any()), bool(found[1:, 0].any())
+        ((24, 24), True, False)
+
+        Args:
+          sequence: as for `log_likelihood`.
+          window: (start, end), 0-based, end exclusive: the bases that the map is of; those outside are context. None:
+            all.
+          strand: "+", "-", or "both": the triangle of each strand from that strand.
+          given: as for `base_probabilities`. With "tokens", a base does not depend on those of its own token.
+          phases: as for `base_probabilities`: 1 tokenizes each strand from its first base, so that a token's edges show
+            in the map; k averages the probabilities over all positions of the tokens, at k times the cost.
+          batch_tokens: tokens per batch, including padding [16 384 on a CPU, 65 536 on an accelerator].
+
+        Returns:
+          The map; NaN in the rows and columns of unknown bases.
+
+        Raises:
+          InputError: as for `base_probabilities`, or if the window is not within the sequence.
+        """
+        return dependency_map(
+            self, sequence, window=window, strand=strand, given=given, phases=phases, batch_tokens=batch_tokens
+        )
 
     def logits(self, ids) -> np.ndarray:
         """Next-token logits, float32 [batch, length, vocabulary], of token ids [batch, length].

@@ -53,9 +53,10 @@ class Leaks:
         """The counts in words."""
         found = self.counts
         return (
-            f"{counted(found['rows'], 'row')}: {found['exact']:,} exact copies of training rows "
+            f"{counted(found['rows'], 'row')}: "
+            f"{counted(found['exact'], 'exact copy', 'exact copies')} of training rows "
             f"({found['same_strand']:,} on the same strand, {found['conflicting']:,} with another label), "
-            f"{found['near']:,} near copies"
+            f"{counted(found['near'], 'near copy', 'near copies')}"
         )
 
 

@@ -19,6 +19,7 @@ class Examples:
         float32 [N, outputs] in their own unit; without labels, float32 [N, 0].
       places: the file and line, or record, of each row, as text.
       groups: the number of each row's group, int32 [N], the same in all splits; None without groups.
+      conditions: the special tokens before each sequence, such as "<mam><cds>"; None: the same before all.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Examples:
     targets: np.ndarray
     places: list[str]
     groups: np.ndarray | None = None
+    conditions: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -43,16 +45,17 @@ class Examples:
             self.targets[rows],
             [self.places[i] for i in rows],
             None if self.groups is None else self.groups[rows],
+            None if self.conditions is None else [self.conditions[i] for i in rows],
         )
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the sequences, targets and groups, in their order; not of where they come from."""
+        """SHA-256 of the sequences, targets, groups and conditions, in their order; not of where they come from."""
         found = hashlib.sha256()
         for values in (self.targets, self.groups if self.groups is not None else np.zeros(0, np.int32)):
             found.update(f"{values.dtype.str}{values.shape}".encode())
             found.update(np.ascontiguousarray(values).tobytes())
-        for sequence in self.sequences:
-            found.update(sequence.encode())
+        for text in [*self.sequences, *(self.conditions or ())]:
+            found.update(text.encode())
             found.update(b"\n")
         return found.hexdigest()

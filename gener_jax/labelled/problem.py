@@ -9,6 +9,7 @@ import numpy as np
 
 from data_pipeline.errors import ArgumentError, FormatError, counted, one_line
 from data_pipeline.sequence import bases
+from data_pipeline.sequence.tokenizer import MASK, SPECIAL_TOKENS
 from gener_jax.labelled import coordinates
 from gener_jax.labelled.table import Table
 
@@ -17,6 +18,7 @@ LABEL = ("label", "labels", "target", "targets", "class")
 _NUCLEOTIDES = "".join(bases.IUPAC).encode() + "".join(bases.IUPAC).lower().encode()
 _WHOLE = re.compile(r"(0|-?[1-9][0-9]*)\.0+")
 _LARGEST = float(np.finfo(np.float32).max)
+_CONDITIONS = SPECIAL_TOKENS[MASK + 1 :]  # the others have a place of their own in a row
 _EMPTY_REMEDY = "leave it empty to leave the row out"
 
 
@@ -105,6 +107,24 @@ def sequences(table: Table, column: str) -> list[str]:
             problem = f"is not DNA: its letter {text.index(letter) + 1} is {letter!r}"
             table.refuse(row, column, problem, "give DNA without gaps")
         found.append(bases.decode(bases.encode(text)))
+    return found
+
+
+def conditions(table: Table, column: str) -> list[str]:
+    """The special tokens of a column, such as "<mam><cds>".
+
+    Raises:
+      FormatError: there is no such column; with its line or record: a value is anything else, or a token is unknown.
+    """
+    found = []
+    for row, text in enumerate(table.values(column, "finetune.condition")):
+        tokens = re.findall("<[^<>]*>", text)
+        if not tokens or "".join(tokens) != text.strip():
+            table.refuse(row, column, "must be special tokens", "write them as <mam><cds>")
+        for token in tokens:
+            if token not in _CONDITIONS:
+                table.refuse(row, column, "is no special token", f"choose from {' '.join(_CONDITIONS)}", token)
+        found.append("".join(tokens))
     return found
 
 

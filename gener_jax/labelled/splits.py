@@ -4,13 +4,14 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
-from data_pipeline.errors import ArgumentError, FileError, MismatchError, counted, located
+from data_pipeline.errors import ArgumentError, FileError, FormatError, MismatchError, counted, located
 from data_pipeline.files import write_text
 from data_pipeline.sequence import bases
-from data_pipeline.splitting import clusters
+from data_pipeline.splitting import clusters, proteins
 from gener_jax.config.schema import Finetune
 from gener_jax.labelled import coordinates, folds, problem, table
 from gener_jax.labelled.examples import Examples
@@ -29,7 +30,7 @@ class Splits:
 
     Attributes:
       train, validation, test: the rows. Where no file is, `validation` is a fold of train, of sequences without labels
-        by clusters that share 32-mers, and `test` None.
+        by clusters of similar ones, and `test` None.
       problem: what the targets mean.
       notes: a line for each thing that a user should know: rows left out, the fold, groups in two splits.
     """
@@ -46,8 +47,8 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
 
     Raises:
       DataError: of its family. A file or folder cannot be read, or a file is in two splits; a column is missing or
-        cannot be chosen; with file and line or record: a sequence or label cannot be used, or its class is none of
-        training's.
+        cannot be chosen; with file and line or record: a sequence, label or condition cannot be used, or its class is
+        none of training's; sequences without labels are too similar to hold any out.
     """
     kind, notes = finetune.problem, []
     if kind not in KINDS:
@@ -76,16 +77,26 @@ def read(finetune: Finetune, seed: int = 0) -> Splits:
     means = Problem(kind, problem.names(kind, tables[TRAIN], labels) if labels else ())
     groups = _groups(tables, finetune.group, notes)
     splits = {name: _examples(name, found, sequence, labels, means, groups.get(name)) for name, found in tables.items()}
+    if finetune.condition is not None:
+        for name, found in tables.items():
+            conditions = [text for one in found for text in problem.conditions(one, finetune.condition)]
+            splits[name] = dataclasses.replace(splits[name], conditions=conditions)
     if VALIDATION not in splits:
         rows = splits[TRAIN]
-        if kind == "causal" and rows.groups is None:
-            rows = dataclasses.replace(rows, groups=clusters.of_sequences(map(bases.encode, rows.sequences)))
+        if similar := kind == "causal" and rows.groups is None:
+            rows = dataclasses.replace(rows, groups=_clusters(rows, finetune, notes))
         held_out = folds.assign(rows, finetune.folds, seed, kind == "single_label") == finetune.fold
+        if similar and 2 * held_out.sum() > len(rows):
+            most = f"{held_out.sum():,} of {len(rows):,} sequences into fold {finetune.fold}"
+            _too_similar(finetune, f"puts {most}, since a cluster has {np.bincount(rows.groups).max():,}")
         splits |= {TRAIN: rows.take(~held_out), VALIDATION: rows.take(held_out, VALIDATION)}
         fold = f"fold {finetune.fold} of {finetune.folds} of the training rows"
         notes.append(f"validation: {fold}, {counted(len(splits[VALIDATION]), 'row')}")
     if kind == "single_label":
         _check_classes(splits, means)
+    for name in (VALIDATION, TEST) if finetune.condition else ():
+        if name in splits and (unseen := set(splits[name].conditions) - set(splits[TRAIN].conditions)):
+            notes.append(f"{name}: no training row has {', '.join(sorted(unseen))} in {finetune.condition}")
     if kind == "regression":
         with located(file=paths[TRAIN][0]):
             means = problem.standardized(means, splits[TRAIN].targets)
@@ -137,6 +148,45 @@ def _examples(
         [one.where(row) for one in tables for row in range(len(one))],
         groups,
     )
+
+
+def coding(examples: Examples) -> list[str]:
+    """The protein of each row.
+
+    Raises:
+      FormatError: with its place, a row is no coding sequence.
+    """
+    found = [proteins.protein_of(bases.encode(sequence)) for sequence in examples.sequences]
+    for row, protein in enumerate(found):
+        if "*" in protein:
+            problem = f"is not coding from its first base on: codon {protein.index('*') + 1} is a stop"
+            remedy = "remove it, or, if sequences need not be coding, set finetune.max_identity=none"
+            raise FormatError(problem, file=examples.where(row), field="sequence", remedy=remedy)
+    return found
+
+
+def _clusters(rows: Examples, finetune: Finetune, notes: list[str]) -> np.ndarray:
+    """The cluster of each row, int32 [N]: rows of two clusters have no similar proteins, and share no 32-mer."""
+    links, most = proteins.NO_LINKS, finetune.max_identity
+    if most is not None:
+        links = proteins.links(coding(rows), most)
+    found = clusters.of_sequences(map(bases.encode, rows.sequences), links)
+    sizes = np.bincount(found)
+    shared = "a 32-mer" if most is None else f"a 32-mer, or more than {most:.0%} of a protein"
+    notes.append(
+        f"{counted(len(rows), 'sequence')} in {counted(len(sizes), 'cluster')} that share {shared}; "
+        f"the largest has {sizes.max():,}"
+    )
+    if len(sizes) < finetune.folds:
+        many = f"{counted(len(sizes), 'cluster')} of {len(rows):,} sequences"
+        _too_similar(finetune, f"makes {many}, fewer than finetune.folds {finetune.folds}")
+    return found
+
+
+def _too_similar(finetune: Finetune, problem: str) -> NoReturn:
+    most, remedy = finetune.max_identity, "give another finetune.fold, fewer folds, or finetune.group or validation"
+    value, remedy = ("none", remedy) if most is None else (most, f"raise it, {remedy}")
+    raise ArgumentError(problem, field="finetune.max_identity", value=value, remedy=remedy)
 
 
 def _groups(tables: dict[str, list[Table]], group: str | None, notes: list[str]) -> dict[str, np.ndarray]:

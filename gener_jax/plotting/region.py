@@ -1,4 +1,4 @@
-"""Pictures of a region of a genome: all substitutions as a heat map, probabilities of bases as a sequence logo."""
+"""Pictures of a region of a genome: substitutions as a heat map, bases as a sequence logo, a dependency map."""
 
 import contextlib
 from collections.abc import Iterator
@@ -78,6 +78,41 @@ def logo(probabilities: np.ndarray, reference: str, contig: str, start: int):
             for i in range(first, last):
                 _letter(axis, i, reference[i], bold=reference[i] == LETTERS[int(p[i].argmax())])
         _label(axes, f"Bases in {contig}", f"reference (bold: most likely), position on {contig}")
+    return figure
+
+
+def dependencies(values: np.ndarray, reference: str, contig: str = "the sequence", start: int = 0):
+    """A figure of a dependency map, as `LM.dependency_map` gives it: rows are replaced bases, columns predicted ones.
+
+    Args:
+      values: float [bases, bases], in bits; NaN is left grey.
+      reference: the bases, written along both sides if they are at most 100.
+      contig, start: where the first base is, 0-based; positions are shown 1-based.
+    """
+    import matplotlib
+
+    number = len(reference)
+    width = min(max(3.0 + 0.09 * number, 4.5), _WIDTH)
+    colours = matplotlib.colormaps["viridis"].with_extremes(bad="#c8c8c8")
+    with new_figure(width, width - 0.8) as figure:
+        axis = figure.subplots()
+        # A few pairs far above all others are in the brightest colour, else the rest would be dark.
+        known = values[np.isfinite(values) & (values > 0)]
+        highest = float(np.quantile(known, 0.995)) if known.size else 1.0
+        image = axis.imshow(values, cmap=colours, vmin=0, vmax=highest, interpolation="none")
+        axis.grid(False)
+        _positions(axis, start, 0, number)
+        axis.set_yticks(axis.get_xticks(), [label.get_text() for label in axis.get_xticklabels()])
+        axis.tick_params(length=0, pad=12)
+        if number <= _PER_ROW:
+            axis.xaxis.remove_overlapping_locs = axis.yaxis.remove_overlapping_locs = False
+            axis.set_xticks(range(number), list(reference), minor=True)
+            axis.set_yticks(range(number), list(reference), minor=True)
+            axis.tick_params(which="minor", length=0, pad=2, labelsize=6, labelcolor=GREY)
+        axis.set_title("Nucleotide dependencies")
+        axis.set_xlabel(f"predicted base, position on {contig}")
+        axis.set_ylabel("replaced base")
+        figure.colorbar(image, ax=axis, extend="max", label="largest change of log2 odds (bits)")
     return figure
 
 

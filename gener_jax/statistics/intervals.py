@@ -17,7 +17,7 @@ from gener_jax.statistics.metrics import METRICS, Weighted, checked, mean
 RESAMPLES = 1000
 LEVEL = 0.95
 LEAST = 30  # rows of each class, or groups, below which there is no interval
-_BLOCKS = 1000  # of the jackknife
+_BLOCKS = 1000  # of the jackknife, at most; no more than resamples
 _ENTRIES = 2_000_000  # weights held at once, each for all values of a row
 
 
@@ -100,13 +100,18 @@ def of_mean(name: str, values, groups=None, strata=None, than=None) -> dict[str,
       strata: as for `metrics.mean`.
       than: values of another model for the same rows; then also its gain over this one's, as `name_gain` and so on.
     """
-    found, values = {}, np.asarray(values, np.float64)
-    for key, each in ((name, values), *([] if than is None else [(f"{name}_gain", np.asarray(than) - values)])):
-        statistic = mean(each, strata)
-        found[key] = float(statistic(np.ones((1, len(each))))[0])
-        if ends := interval(statistic, each.shape, groups):
-            found |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
+    found, values = {}, np.asarray(values)
+    gains = [] if than is None else [(f"{name}_gain", np.subtract(than, values, dtype=np.float64))]
+    for key, each in ((name, values), *gains):
+        found[key] = float(mean(each, strata)(np.ones((1, len(each))))[0])
+        if both := mean_interval(each, groups, strata):
+            found |= {f"{key}_low": both[0], f"{key}_high": both[1]}
     return found
+
+
+def ends(found: dict[str, float], name: str) -> tuple[float, float] | None:
+    """The ends that `of_mean` found; None where there is no interval."""
+    return (found[f"{name}_low"], found[f"{name}_high"]) if f"{name}_low" in found else None
 
 
 def interval(
@@ -134,7 +139,9 @@ def interval(
     drawn = drawn[np.isfinite(drawn)]
     if not np.isfinite(value) or len(drawn) < 0.9 * resamples:
         return None
-    left_out = np.concatenate([statistic(w[:, unit]) for w in _blocks(rng, units, held)])
+    left_out = np.concatenate(
+        [statistic(w[:, unit]) for w in _blocks(rng, min(units, resamples, _BLOCKS), units, held)]
+    )
     influence = left_out.mean() - left_out
     spread = (influence**2).sum() ** 1.5
     acceleration = (influence**3).sum() / (6 * spread) if spread > 0 else 0.0
@@ -143,6 +150,25 @@ def interval(
     z = bias + norm.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = np.quantile(drawn, norm.cdf(bias + z / np.maximum(1 - acceleration * z, 0.1)))
     return float(low), float(high)
+
+
+def mean_interval(values: np.ndarray, groups=None, strata=None, *, seed: int = 0) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of rows; None under 30 rows or groups.
+
+    Resampling learns nothing from a share (bool) of 0 or 1. There it is Clopper and Pearson's (1934) of as many draws
+    as there are groups.
+
+    Args:
+      values: bool or float [N].
+      groups, seed: as for `bootstrap`.
+      strata: as for `metrics.mean`.
+    """
+    values = np.asarray(values)
+    if values.dtype == bool and len(values) and (values == values[0]).all():
+        units = len(values if groups is None else np.unique(groups))
+        reach = ((1 - LEVEL) / 2) ** (1 / units)
+        return None if units < LEAST else (reach, 1.0) if values[0] else (0.0, 1 - reach)
+    return interval(mean(values, strata), values.shape, groups, seed=seed)
 
 
 def _too_few(problem: str, targets: np.ndarray, outputs: int) -> bool:
@@ -162,9 +188,8 @@ def _draws(rng: np.random.Generator, units: int, resamples: int, held: int) -> I
         yield np.bincount(drawn.ravel(), minlength=count * units).reshape(count, units).astype(np.float64)
 
 
-def _blocks(rng: np.random.Generator, units: int, held: int) -> Iterator[np.ndarray]:
-    """Weights that leave out one unit each, or one random block of units where there are many, float64 [B, units]."""
-    blocks = min(units, _BLOCKS)
+def _blocks(rng: np.random.Generator, blocks: int, units: int, held: int) -> Iterator[np.ndarray]:
+    """Weights that leave out one random block of units each, of one unit where there are as many, [blocks, units]."""
     block = rng.permutation(units) % blocks
     for start in range(0, blocks, held):
         yield (block != np.arange(start, min(start + held, blocks))[:, None]).astype(np.float64)

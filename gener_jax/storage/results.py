@@ -22,6 +22,7 @@ are null.
 import dataclasses
 import datetime
 import json
+import re
 import types
 import typing
 from pathlib import Path
@@ -334,4 +335,7 @@ def _shown(value: float | None, decimals: int) -> str:
 
 
 def _counted(counts: dict[str, float | None]) -> str:
-    return ", ".join(f"{number:,} {_words(name)}" for name, number in counts.items())
+    def words(name, number):
+        return re.sub("ies$", "y", _words(name)).removesuffix("s") if number == 1 else _words(name)
+
+    return ", ".join(f"{number:,} {words(name, number)}" for name, number in counts.items())

@@ -5,17 +5,35 @@ from collections.abc import Sequence
 from data_pipeline.errors import did_you_mean
 from gener_jax.config import Config
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.tasks import perturbation, sequence_recovery, understanding
+from gener_jax.tasks import (
+    embedding_clusters,
+    gene_completion,
+    indels,
+    needle,
+    perturbation,
+    recall,
+    sequence_recovery,
+    understanding,
+    variant_effect,
+    variant_probe,
+)
 from gener_jax.tasks.base import Entry, Task
 from gener_jax.tasks.held_out import HeldOut
 from gener_jax.tasks.recovery import Recovery
 
 ENTRIES: tuple[Entry, ...] = (
+    *embedding_clusters.ENTRIES,
+    *gene_completion.ENTRIES,
     Entry("held_out", HeldOut, quick=16, regions=True),
+    *needle.ENTRIES,
+    *recall.ENTRIES,
     Entry("recovery", Recovery, quick=64, regions=True),
+    *indels.ENTRIES,
     *perturbation.ENTRIES,
     *sequence_recovery.ENTRIES,
     *understanding.ENTRIES,
+    *variant_effect.ENTRIES,
+    *variant_probe.ENTRIES,
 )
 TASKS = {entry.name: entry for entry in ENTRIES}
 

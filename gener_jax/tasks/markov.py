@@ -34,6 +34,19 @@ class Markov:
             at = known & (context >= 0)
             counts += np.bincount(context[at] * 4 + codes[at], minlength=counts.size).reshape(counts.shape)
 
+    def drawn(self, codes: np.ndarray, number: int, rows: int, rng: np.random.Generator) -> np.ndarray:
+        """Draws `rows` continuations of `number` bases after some, uint8 [rows, number]."""
+        found = np.zeros((rows, number), np.uint8)
+        limits = [np.cumsum(counts / counts.sum(-1, keepdims=True), -1)[:, :3] for counts in self.counts]
+        before = codes[len(codes) - self.order :] if len(codes) > self.order else codes
+        before = before[np.flatnonzero(np.append(4, before) >= 4)[-1] :]  # after the last N
+        context = np.full(rows, int("".join(map(str, before)) or "0", 4))
+        for i, uniform in enumerate(rng.random((number, rows))):
+            order = min(self.order, len(before) + i)
+            found[:, i] = (uniform[:, None] > limits[order][context]).sum(-1)
+            context = (context * 4 + found[:, i]) % 4 ** min(self.order, order + 1)
+        return found
+
     def bits(self, codes: np.ndarray, order: int | None = None) -> np.ndarray:
         """−log₂ p of each base, float64 [bases]; 0 at N. `order` limits that of the model."""
         bits = np.zeros(len(codes))

@@ -156,7 +156,8 @@ def _measured(candidate: Candidate, entry: Entry, rows, loaded, kept: "_Kept | N
         known = isinstance(error, DataError | ConfigError | CheckpointError | InputError | OSError | MemoryError)
         if status == FAILED and not known:  # a defect of the task, which its author can find
             log("".join(traceback.format_exception(error)).rstrip())
-        reason = one_line(str(error) if known and str(error) else f"{type(error).__name__}: {error}")
+        whole = " ".join(str(error).split()) if known else ""  # it says where missing data come from
+        reason = whole or one_line(f"{type(error).__name__}: {error}")
         log(f"{name}: {status}: {reason}")
         _forget_frames(error)
         return Cell(candidate, entry, skipped=Skipped(entry.name, candidate.model.name, status, reason), error=error)

@@ -1,11 +1,11 @@
-"""Scores of variants: the log-likelihood ratio of their alleles, reference minus alternate, by one of two protocols.
+"""Scores of variants: the log-likelihood ratio of their alleles, reference minus alternate, by one of the protocols.
 
 A positive ratio means that the model prefers the reference allele; many papers report the opposite sign.
 
 Averaging over phases puts the variant at every position in its k-mer; each protocol says how.
 
 The alleles' lengths are not corrected for: each further base of an insertion or deletion costs about 1.4 nats under an
-untrained model, so compare insertions and deletions only among themselves.
+untrained model. "equal_window" compares windows of the same length instead.
 """
 
 import functools
@@ -76,7 +76,9 @@ class Scorer:
         self.context, self._strands = context, "+-" if strand == "both" else strand
         self._largest = min(context // 4, room)
         self._group = max(batch_tokens * k // context, 1) * 8  # variants at a time
-        ratios = next_kmer.ratios if protocol == "next_kmer" else functools.partial(window.ratios, marginals=marginals)
+        ratios = next_kmer.ratios
+        if protocol != "next_kmer":
+            ratios = functools.partial(window.ratios, marginals=marginals, equal=protocol == "equal_window")
         self._ratios = functools.partial(ratios, lm, context=context, phases=phases, batch_tokens=batch_tokens)
 
     def __call__(self, variants: Iterable[Variant], genome: Genome) -> Iterator[Scored]:

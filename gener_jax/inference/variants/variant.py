@@ -95,9 +95,10 @@ class Scored:
 
     Attributes:
       protocol: how it was scored: "next_kmer", "next_kmer_sequence" (exact likelihoods of more than one k-mer),
-        "window", or "window_base" (mean log-marginals per base).
+        "window", "equal_window" (an insertion or deletion, by windows of the same length), or "window_base" (mean
+        log-marginals per base).
       llr: the log-likelihood ratio, reference minus alternate: positive if the model prefers the reference allele. In
-        nats ("window": per k-mer, "window_base": per base); the mean over strands and phases.
+        nats (windows: per k-mer; "window_base": per base); the mean over strands and phases.
       spread: the standard deviation of `llr` over phases; None if there is only one.
       log_p_ref, log_p_alt: the log-probabilities in nats that are compared, also means over strands and phases: of the
         allele after the context ("next_kmer", "next_kmer_sequence"), or of the window with it ("window_base": per

@@ -1,0 +1,56 @@
+"""Embeddings: a map of them in two dimensions, and how well they cluster by layer."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from gener_jax.plotting.figure import COLOURS, label_lines, new_figure
+
+_MARKERS = "osD^vP"  # of further labels than there are colours
+
+
+def in_plane(title: str, points: np.ndarray, labels: Mapping[str, Sequence[str]]):
+    """Points of one map once per kind of label, side by side, coloured by it.
+
+    Args:
+      title: how the map was made.
+      points: float [N, 2].
+      labels: name → the label of each point, "" for a point without one, which is left out.
+    """
+    with new_figure(4.6 * len(labels), 4.9) as figure:
+        for axes, (name, values) in zip(figure.subplots(1, len(labels), squeeze=False)[0], labels.items(), strict=True):
+            values = np.asarray(values)
+            for number, label in enumerate(sorted(set(values) - {""})):
+                of = points[values == label]
+                axes.plot(
+                    *of.T, _MARKERS[number // len(COLOURS) % len(_MARKERS)], color=COLOURS[number % len(COLOURS)],
+                    markersize=2.5, alpha=0.6, label=f"{label} ({len(of):,})",
+                )  # fmt: skip
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_title(f"{title}, by {name}")
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, fontsize=7, markerscale=2)
+    return figure
+
+
+def by_layer(title: str, label: str, layers: Sequence[str], values: Mapping[str, Sequence[float]], baselines=None):
+    """Lines of a metric over layers.
+
+    Args:
+      title: of the plot.
+      label: of the metric.
+      layers: their names, in order.
+      values: name of a line → the value of each layer.
+      baselines: name → value, drawn as horizontal lines.
+    """
+    with new_figure(7, 4) as figure:
+        axes = figure.add_subplot()
+        for name, line in values.items():
+            axes.plot(range(len(layers)), line, marker="o", markersize=4, label=name)
+        label_lines(axes, baselines or {})
+        axes.set_xticks(range(len(layers)), layers)
+        axes.set_xlabel("layer (0: token embeddings)")
+        axes.set_ylabel(label)
+        axes.set_title(title)
+        axes.legend()
+    return figure

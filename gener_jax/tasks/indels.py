@@ -1,0 +1,276 @@
+"""Insertions and deletions without the bias of their length.
+
+Under any model a sequence is less likely the longer it is: a base costs about 1.4 nats, so a plain difference of two
+windows calls insertions harmful and deletions harmless, whatever they do. Three scores are compared:
+
+- `window`: the plain difference; both windows hold the same other bases.
+- `equal_window`: both windows have the same total length (`inference.variants.window`).
+- `regressed`: the plain difference less what the inserted and the deleted bases of harmless variants cost, a slope
+  each, which is fitted to the other folds, so that no row corrects itself.
+
+Beside them stand the length alone, and whether it is a multiple of three.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from gener_jax.plotting import evaluation
+from gener_jax.statistics import matched
+from gener_jax.statistics.intervals import LEAST
+from gener_jax.statistics.metrics import Metric
+from gener_jax.tasks import annotation_columns, variant_baselines
+from gener_jax.tasks import variant_tables as tables
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
+from gener_jax.tasks.variant_effect import VariantEffect
+from gener_jax.tasks.variant_tables import Classes, VariantSet
+
+SCORES = ("equal_window", "window", "regressed")
+_SIZES = ((1, "1"), (2, "2"), (3, "3"), (9, "4-9"), (10**9, "10 or more"))  # of changes of length, in bases
+
+
+def lengths(variants) -> np.ndarray:
+    """The bases that the alternate allele of each variant has more than the reference, int [variants]."""
+    return np.array([len(v.alt) - len(v.ref) for v in variants], np.int64)
+
+
+def slopes(length: np.ndarray, scores: np.ndarray, neutral: np.ndarray) -> np.ndarray:
+    """What an inserted and a deleted base cost: the slopes of neutral variants' scores, float64 [2].
+
+    0 for a kind of which all have the same length, as nothing is known of its slope.
+
+    Args:
+      length: as of `lengths`.
+      neutral: bool [variants]; the rows that are fitted.
+    """
+    x = _bases(length)[neutral]
+    return np.linalg.lstsq(x - x.mean(0), scores[neutral] - scores[neutral].mean(), rcond=1e-9)[0]
+
+
+def regressed(length: np.ndarray, scores: np.ndarray, neutral: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Scores without what their length costs, by the neutral variants of the other folds, float64 [variants].
+
+    NaN where those are fewer than 30.
+    """
+    found, known = np.full(len(scores), np.nan), np.isfinite(scores)
+    for fold in np.unique(folds):
+        inside, others = folds == fold, (folds != fold) & neutral & known
+        if others.sum() >= LEAST:
+            found[inside] = scores[inside] - _bases(length[inside]) @ slopes(length, scores, others)
+    return found
+
+
+def _bases(length: np.ndarray) -> np.ndarray:
+    """Inserted and deleted bases, float64 [variants, 2]."""
+    return np.stack([np.maximum(length, 0), np.maximum(-length, 0)], axis=1).astype(np.float64)
+
+
+class Indels(ModelTask):
+    """The task on one set. The positive class is the harmful one; `Classes.what` of the set's first target names it.
+
+    Its plain metrics are of `equal_window`; those of the other scores have their name at the end. A model has
+    `score_variants`, `max_bases` and `k`.
+    """
+
+    def __init__(self, options: Options, variants: VariantSet, *, name: str = "", strand: str | None = None):
+        """`strand`: as of `LM.score_variants`; None: the set's.
+
+        Raises:
+          NotRun: if a file is missing.
+        """
+        self.set, self.options, self.name = variants, options, name or variants.name
+        self._scored = {
+            protocol: VariantEffect(options, variants, protocol=protocol, strand=strand)
+            for protocol in ("window", "equal_window")
+        }
+        self.metrics = {name: Metric(what, True) for name, what, *_ in self._measures()}
+        self.metric = "auroc"
+
+    def _measures(self):
+        """Yields the name, the unit, the `matched` metric, the target and the score of each metric."""
+        for score in SCORES:
+            for target in (*self.set.classes, *self.set.values):
+                for metric in ("auroc", "auprc") if isinstance(target, Classes) else matched.VALUES:
+                    parts = (metric, target.name, "" if score == SCORES[0] else score)
+                    yield "_".join(filter(None, parts)), target.what, metric, target, score
+
+    def __call__(self, model, progress: Progress = silent) -> Result:
+        """What each score is worth.
+
+        Raises:
+          NotRun: if the model's context is too short, or no row has a score.
+        """
+        made, flags = {}, None
+        for number, (protocol, task) in enumerate(self._scored.items()):
+            found = task.scored(model, lambda done, total, n=number: progress(n * total + done, 2 * total))
+            made[protocol], context = found.scores, found.context
+            flags = [a or b for a, b in zip(flags or found.flags, found.flags, strict=True)]
+        rows = self._scored["window"].rows
+        length, truth = lengths(rows.variants), self.set.target(rows.table, self.set.classes[0])
+        folds = np.array(rows.table.values(self.set.folds, "folds"))
+        made["regressed"] = regressed(length, made["window"], truth == 0, folds)
+        known = np.isfinite(made["window"]) & np.isfinite(made["equal_window"])  # the same rows for all
+        if not (known & np.isfinite(truth)).any():
+            raise NotRun(f"has no row with a score: {next(iter(tables.reasons(flags)), 'there is none')}")
+        return self._result(
+            {name: np.where(known, made[name], np.nan) for name in SCORES}, length, truth, flags, context
+        )
+
+    @functools.cached_property
+    def _positions(self) -> np.ndarray:
+        """What the bootstrap draws together: variants of a position."""
+        names = [f"{v.contig}:{v.start}" for v in self._scored["window"].rows.variants]
+        return np.unique(names, return_inverse=True)[1].reshape(-1)
+
+    def _compare(self, metric: str, truth: np.ndarray, scores: np.ndarray, other=None, intervals: bool = True):
+        """A metric and its interval; with `other`, the gain over it; on the rows that have all of them."""
+        rows = np.isfinite(truth) & np.isfinite(scores) & np.isfinite(truth if other is None else other)
+        target = truth[rows] == 1 if metric in matched.CLASSES else truth[rows]
+        column, weighting = next(iter(self.set.macro.values()), ("", "size"))
+        strata = np.array(self._scored["window"].rows.table.values(column, "macro"))[rows] if column else None
+        rest = {"groups": self._positions[rows], "strata": strata, "weighting": weighting, "seed": self.options.seed}
+        if not rows.any():
+            return float("nan"), None
+        if other is not None:
+            return matched.paired(metric, target, scores[rows], other[rows], **rest), None
+        value = matched.value(metric, target, scores[rows], strata, weighting)
+        return value, matched.bootstrap(metric, target, scores[rows], **rest) if intervals else None
+
+    def _result(self, scores: dict, length: np.ndarray, truth: np.ndarray, flags: list[str], context: int) -> Result:
+        rows, spec, main = self._scored["window"].rows, self.set, scores[SCORES[0]]
+        metrics, intervals = {}, {}
+        for name, _, metric, target, score in self._measures():
+            of = spec.target(rows.table, target)
+            metrics[name], intervals[name] = self._compare(metric, of, scores[score])
+        columns, missing = annotation_columns.scores(rows.variants, self.options, spec.scores)
+        baselines = {
+            "length": np.abs(length).astype(np.float64),
+            "inserted": length.astype(np.float64),
+            "out_of_frame": (length % 3 != 0).astype(np.float64),
+            **variant_baselines.fitted(spec, rows, truth),
+            **columns,
+        }
+        baselines = {
+            name: self._baseline(truth, main, np.where(np.isfinite(main), x, np.nan)) for name, x in baselines.items()
+        }
+        used = np.isfinite(truth) & np.isfinite(main)
+        in_frame = used & (length % 3 == 0)
+        reasons = tables.reasons(flags)
+        counts = {
+            **rows.counts,
+            "rows": int(used.sum()),
+            "context_bases": context,
+            "insertions": int((used & (length > 0)).sum()),
+            "deletions": int((used & (length < 0)).sum()),
+            "positives_in_frame": int((truth[in_frame] == 1).sum()),
+            "negatives_in_frame": int((truth[in_frame] == 0).sum()),
+            "negatives": int((truth[used] == 0).sum()),
+            "positives": int((truth[used] == 1).sum()),
+        }
+        shown = {score: scores[score][used] for score in SCORES if np.isfinite(scores[score][used]).all()}
+        return Result(
+            metrics,
+            counts,
+            baselines={name: row for name, row in baselines.items() if row},
+            breakdown=self._breakdown(scores, length, truth, reasons),
+            intervals=intervals,
+            text="\n".join(f"{name}: {reason}" for name, reason in missing.items()),
+            note=f"{spec.note} {_NOTE} No published figure is of these rows.",
+            predictions={
+                "variant": [str(rows.variants[i]) for i in np.flatnonzero(used)],
+                "length": length[used],
+                "class": truth[used].astype(np.int64),
+                **{name: values[used] for name, values in scores.items()},
+                "position": self._positions[used],
+            },
+            paired=Paired("multi_label", "auroc", SCORES[:1], ("class",), groups="position", rows="variant"),
+            figures={
+                f"{self.name}_by_length": lambda: evaluation.scores_by_length(
+                    f"{self.name}: {spec.classes[0].what}", length[used], truth[used] == 1, shown
+                )
+            },
+        )
+
+    def _baseline(self, truth: np.ndarray, main: np.ndarray, values: np.ndarray) -> dict[str, float]:
+        """AUROC of a baseline with its interval, and what equal windows gain over it."""
+        value, ends = self._compare("auroc", truth, values)
+        if not np.isfinite(value):
+            return {}
+        gain, _ = self._compare("auroc", truth, main, values)
+        row = {
+            "auroc": value,
+            **dict(zip(("auroc_low", "auroc_high"), ends or (), strict=False)),
+            "auroc_gain": gain.gain,
+        }
+        return row | ({} if gain.low is None else {"auroc_gain_low": gain.low, "auroc_gain_high": gain.high})
+
+    def _breakdown(self, scores: dict, length: np.ndarray, truth: np.ndarray, reasons: dict[str, int]) -> dict:
+        """AUROC of each score by kind and length, what a base costs, and the reasons for no score."""
+        neutral = (truth == 0) & np.isfinite(scores[SCORES[0]])
+
+        def summary(inside):
+            inside = inside & np.isfinite(scores[SCORES[0]]) & np.isfinite(truth)
+            row = {}
+            for score in SCORES:
+                value, _ = self._compare("auroc", np.where(inside, truth, np.nan), scores[score], intervals=False)
+                row |= {"auroc" if score == SCORES[0] else f"auroc_{score}": value} if np.isfinite(value) else {}
+            return {**row, "rows": int(inside.sum()), "positives": int((truth[inside] == 1).sum())}
+
+        size = np.abs(length)
+        ends = [0, *(end for end, _ in _SIZES)]
+        found = {
+            "kind": {"insertion": summary(length > 0), "deletion": summary(length < 0)},
+            "frame": {"kept": summary(length % 3 == 0), "shifted": summary(length % 3 != 0)},
+            "bases": {
+                name: summary((size > low) & (size <= high)) for low, (high, name) in zip(ends, _SIZES, strict=False)
+            },
+        }
+        found = {column: {name: row for name, row in by.items() if row["rows"]} for column, by in found.items()}
+        if neutral.sum() >= LEAST:
+            fitted = {name: values for name, values in scores.items() if np.isfinite(values[neutral]).all()}
+            costs = {name: slopes(length, values, neutral) for name, values in fitted.items()}
+            found["score_of_a_base"] = {
+                kind: {name: float(cost[i]) for name, cost in costs.items()}
+                for i, kind in enumerate(("inserted", "deleted"))
+            }
+        if reasons:
+            found["without_score"] = {reason: {"rows": number} for reason, number in reasons.items()}
+        return found
+
+
+_NOTE = (
+    "Scored by windows of the same total length; the plain difference (window) and the same with length regressed out "
+    "on harmless variants of other folds (regressed) beside it. An AUROC that the plain difference alone has is one of "
+    "length."
+)
+BRCA2 = dataclasses.replace(
+    tables.BRCA2_CLINVAR,
+    name="brca2_indels",
+    keep={"kind": ("insertion", "deletion")},
+    note=(
+        "Insertions and deletions of BRCA2 with ClinVar labels (hg38). Nearly all that shift the reading frame are "
+        "pathogenic, and nearly all benign ones are in introns, so whatever tells exons from introns does well; of "
+        "those whose length is divisible by three, 31 are pathogenic and 25 benign, which is too few for an interval."
+    ),
+)
+BARD1 = dataclasses.replace(
+    tables.BARD1,
+    name="bard1_deletions",
+    keep={"var_type": ("3bp_del",)},
+    values=(),
+    scores={},
+    classes=tables.BARD1.classes[:2],
+    note=tables.BARD1.note.replace("single-base changes", "deletions of three bases, which keep the frame,"),
+)
+
+
+def _entry(variants: VariantSet, name: str, quick: int | None = None) -> Entry:
+    return Entry(name, lambda config: Indels(Options.of(config), variants, name=name), quick, "indels")
+
+
+ENTRIES: tuple[Entry, ...] = (
+    _entry(BRCA2, "brca2_indels", quick=300),
+    _entry(BARD1, "bard1_deletions", quick=300),
+    _entry(tables.MPRA_DELETIONS, "mpra_indels"),
+)

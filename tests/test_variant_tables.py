@@ -1,0 +1,169 @@
+"""The reader of variant tables: positions, alleles, classes, values, chosen rows; the real tables as they are."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data_pipeline.errors import FormatError
+from gener_jax.inference.variants.genome import Genome
+from gener_jax.inference.variants.variant import Variant
+from gener_jax.tasks import variant_tables as tables
+from gener_jax.tasks.base import NotRun, Options
+from gener_jax.tasks.variant_tables import Classes, Values, VariantSet
+from tests.data import DATA, data_path
+from tests.raised import raises
+
+GENOME = "ACGTACGGTTCAACGTNACGT"
+SET = VariantSet(
+    "toy",
+    "toy.tsv",
+    "toy.fa",
+    "nowhere",
+    "",
+    classes=(Classes("", ("kind",), ("bad",), ("good",), ""), Classes("low", ("effect", "again"), -0.5, (), "")),
+    values=(Values("", "effect", -1, ""), Values("size", "effect", 0, "")),
+    columns=("contig", "pos", "ref", "alt"),
+)
+ROWS = (
+    ("1", "1", "A", "C", "bad", "-1", "-1"),
+    ("chr1", "3", "G", "T", "good", "0.5", "-2"),
+    ("chr1", "4", "T", "-", "other", "", ""),
+    ("chr1", "1", "A", "-", "bad", "-0.5", "-0.5"),
+    ("chr1", "8", "A", "C", "good", "2", "1"),
+    ("chr1", "99", "A", "C", "good", "", ""),
+    ("chr2", "1", "A", "C", "good", "", ""),
+)
+
+
+def write(folder, rows=ROWS, **changes):
+    text = "\n".join("\t".join(row) for row in (("contig", "pos", "ref", "alt", "kind", "effect", "again"), *rows))
+    (folder / "toy.tsv").write_text(text + "\n")
+    (folder / "toy.fa").write_text(f">chr1\n{GENOME}\n")
+    return Options(folder, **changes)
+
+
+def test_positions_and_alleles(tmp_path):
+    rows = SET.read(write(tmp_path))
+    assert rows.variants[:4] == (
+        Variant("1", 0, "A", "C"),
+        Variant("chr1", 2, "G", "T"),
+        Variant("chr1", 0, "AC", "C"),  # nothing is before it
+        Variant("chr1", 7, "A", "C"),
+    )
+    assert rows.problems == ("", "", "", tables.MISMATCH, tables.OUTSIDE, tables.OUTSIDE)
+    assert rows.counts == {"rows_in_file": 7, "rows_of_set": 7, "rows_with_target": 6, "reference_mismatches": 1}
+    anchored, problem = tables.placed(Variant("chr1", 3, "T", ""), Genome.of({"chr1": GENOME}))
+    assert (anchored, problem) == (Variant("chr1", 2, "GT", "G"), "")
+
+
+def test_classes_and_values(tmp_path):
+    found = SET.read(write(tmp_path)).table
+    nan = np.nan
+    np.testing.assert_equal(SET.target(found, SET.classes[0]), [1, 0, 1, 0, 0, 0])
+    np.testing.assert_equal(SET.target(found, SET.classes[1]), [1, nan, 1, 0, nan, nan])  # where both agree
+    np.testing.assert_equal(SET.target(found, SET.values[0]), [1, -0.5, 0.5, -2, nan, nan])
+    np.testing.assert_equal(SET.target(found, SET.values[1]), [1, 0.5, 0.5, 2, nan, nan])
+
+
+def test_kept_and_chosen_rows(tmp_path):
+    some = dataclasses.replace(SET, keep={"effect": -0.5, "alt": ("C", "T")})
+    rows = some.read(write(tmp_path))
+    assert rows.counts["rows_of_set"] == 2
+    assert [v.start for v in rows.variants] == [2, 7]
+    many = tuple(("chr1", str(1 + i % 16), GENOME[i % 16], "-", "bad", str(i), str(i // 4)) for i in range(40))
+    chosen = SET.read(write(tmp_path, many, rows=10)).table.columns["effect"]
+    assert chosen == SET.read(Options(tmp_path, 10)).table.columns["effect"] != [str(i) for i in range(10)]
+    assert chosen == sorted(chosen, key=int)
+    assert len(set(chosen)) == 10
+    assert chosen != SET.read(Options(tmp_path, 10, seed=1)).table.columns["effect"]
+    matched = dataclasses.replace(SET, match="again", block=10)
+    found = matched.read(Options(tmp_path, 10)).table.columns
+    assert sorted(map(found["again"].count, set(found["again"]))) == [4, 4]  # whole groups
+    assert set(found["block"]) <= {"0", "10"}
+
+
+def test_what_is_wrong_with_a_row_is_named(tmp_path):
+    for position in ("0", "-3", "x", "1.0"):
+        options = write(tmp_path, (ROWS[0], ("chr1", position, *ROWS[1][2:])))
+        with raises(FormatError, file="toy.tsv", line=3, field="pos", value=position):
+            SET.read(options)
+    with raises(FormatError, file="toy.tsv", line=2, field="effect", value="high"):
+        SET.read(write(tmp_path, ((*ROWS[0][:5], "high", ""),)))
+    with raises(FormatError, file="toy.tsv", field="keep", value="exon"):
+        dataclasses.replace(SET, keep={"exon": ("1",)}).read(write(tmp_path))
+    (tmp_path / "toy.fa").unlink()
+    with pytest.raises(NotRun):
+        SET.read(Options(tmp_path))
+
+
+# The rows of each real set, those with a target, those outside of the reference, and the positives of its first class.
+REAL = {
+    "brca1": (2989, 2989, 0, 583),
+    "brca1_clinvar": (2989, 275, 0, 155),
+    "brca2_sge": (7329, 7159, 0, None),
+    "brca2_clinvar": (15709, 6596, 0, None),
+    "bard1": (8818, 8818, 62, 1128),
+    "mpra": (38556, 38556, 0, None),
+    "mpra_deletions": (3168, 3168, 0, None),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_real_tables(name):
+    spec = next(s for s in tables.SETS if s.name == name)
+    data_path(spec.file)
+    rows = spec.read(Options(DATA))
+    of_set, with_target, outside, positives = REAL[name]
+    assert rows.counts["rows_of_set"] == of_set
+    assert rows.counts["rows_with_target"] == len(rows.variants) == with_target
+    assert rows.counts["reference_mismatches"] == 0
+    assert rows.problems.count(tables.OUTSIDE) <= outside
+    targets = [spec.target(rows.table, each) for each in (*spec.classes, *spec.values)]
+    assert not np.isnan(targets).all(0).any()
+    if positives is not None:
+        assert (targets[0] == 1).sum() == positives
+    for column in (spec.consequence, spec.folds, *spec.groups, *(s.column for s in spec.scores.values())):
+        assert not column or len(rows.table.values(column, "column")) == with_target
+
+
+def test_measured_values_point_the_way_of_their_classes():
+    """Loss of function has a higher turned value than what is not."""
+    for name, value in (("brca1", 0), ("bard1", 0), ("brca2_sge", 0)):
+        spec = next(s for s in tables.SETS if s.name == name)
+        data_path(spec.file)
+        table = spec.read(Options(DATA, 500)).table
+        truth, values = spec.target(table, spec.classes[0]), spec.target(table, spec.values[value])
+        assert np.nanmean(values[truth == 1]) > np.nanmean(values[truth == 0])
+
+
+def test_a_table_of_traitgym_from_its_columns(tmp_path):
+    """The loader of what is not here: TraitGym's Parquet, and ClinVar's as GENERator publishes it."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (tmp_path / "human").mkdir()
+    (tmp_path / "human/GRCh38.fa").write_text(f">1 dna\n{GENOME}\n")
+    (tmp_path / "variants").mkdir()
+    rows = {
+        "chrom": ["1"] * 4,
+        "pos": [1, 2, 3, 4],
+        "ref": list(GENOME[:4]),
+        "alt": ["G", "G", "A", "A"],
+        "label": [True, False, False, True],
+        "consequence": ["5_prime_UTR_variant"] * 4,
+        "match_group": ["5_prime_UTR_variant_0"] * 4,
+    }
+    parquet.write_table(pa.table(rows), tmp_path / tables.TRAITGYM_MENDELIAN.file)
+    parquet.write_table(pa.table({**rows, "label": [1, 0, 0, 1]}), tmp_path / tables.CLINVAR.file)
+    for spec in (tables.TRAITGYM_MENDELIAN, tables.CLINVAR):
+        found = spec.read(Options(tmp_path))
+        assert spec.target(found.table, spec.classes[0]).tolist() == [1, 0, 0, 1]
+        assert found.problems == ("",) * 4
+        assert [v.start for v in found.variants] == [0, 1, 2, 3]
+
+
+def test_a_set_without_data_says_how_to_get_them(tmp_path):
+    for spec in tables.SETS:
+        with pytest.raises(NotRun, match=r"curl|SOURCES"):
+            spec.files(Options(tmp_path))
