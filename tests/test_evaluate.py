@@ -266,7 +266,7 @@ def test_wrong_declarations_of_a_task_fail(config):
 
 
 def test_the_names_of_all_tasks_differ():
-    names = [each.name for each in tasks.ENTRIES]
+    names = [each.name for each in catalogue.ENTRIES]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch("[A-Za-z0-9_]+", name) and name not in ("quick", "all") for name in names)
 
