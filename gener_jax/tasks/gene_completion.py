@@ -278,9 +278,9 @@ def _means(found: list[Completed], seed: int | None = None) -> tuple[dict[str, f
 def _figure(metrics: Mapping[str, float], compared: Mapping[str, Mapping[str, float]], genes: Mapping[str, Mapping]):
     name = "prokaryote_recovery" if math.isfinite(metrics["prokaryote_recovery"]) else "eukaryote_recovery"
     values = {"model": metrics[name], **{x.replace("_", " "): row[name] for x, row in compared.items()}}
-    by_gene = {gene: next(iter(row.values())) for gene, row in genes.items()}
-    label = f"{name.replace('_', ' ')} (fraction of amino acids)"
-    return evaluation.groups("Gene completion", label, values, {"gene": by_gene})
+    panels = {x: {gene: row[f"{x}_recovery"] for gene, row in genes.items() if f"{x}_recovery" in row} for x in PANELS}
+    label = f"recovery (fraction of amino acids; above the line: {name.partition('_')[0]}s)"
+    return evaluation.groups("Gene completion", label, values, {x: several for x, several in panels.items() if several})
 
 
 ENTRIES = (Entry("gene_completion", lambda config: GeneCompletion(Options.of(config)), quick=4),)
