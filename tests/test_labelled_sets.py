@@ -98,7 +98,7 @@ def test_classes_as_files_and_uci(tmp_path):
 @pytest.mark.parametrize(
     ("name", "rows"),
     [("mouse_0", 810), ("emp_h4", 1461), ("ienhancer", 2968), ("regulondb_promoters", 5720), ("crx", 4805),
-     ("hs3d_splice", 1345), ("deepstarr_sample", 442), ("yeast_promoters", 637), ("nt_revised_sample", 1500),
+     ("hs3d_splice", 1345), ("deepstarr_sample", 443), ("yeast_promoters", 637), ("nt_revised_sample", 1500),
      ("uci_splice", 3190), ("umarov_bacillus", 1373)],
 )  # fmt: skip
 def test_sets_of_the_test_data(name, rows):
