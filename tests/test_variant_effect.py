@@ -11,8 +11,9 @@ from gener_jax.plotting import figure
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics import matched
 from gener_jax.storage import tracks
-from gener_jax.tasks import TASKS, annotation_columns, variant_effect, variant_tables
+from gener_jax.tasks import annotation_columns, variant_effect, variant_tables
 from gener_jax.tasks.base import NotRun, Options
+from gener_jax.tasks.catalogue import TASKS
 from gener_jax.tasks.variant_effect import VariantEffect, context_for
 from gener_jax.tasks.variant_tables import Classes, Score, Values, VariantSet
 from tests.data import DATA, data_path

@@ -167,7 +167,7 @@ def scores_by_length(title: str, lengths: np.ndarray, positive: np.ndarray, scor
         for i, (name, values) in enumerate(scores.items()):
             axes = figure.add_subplot(1, len(scores), i + 1)
             for rows, colour, label in ((positive, COLOURS[1], "positive"), (~positive, COLOURS[0], "negative")):
-                dots = {"color": colour, "markersize": 4, "alpha": 0.4, "markeredgewidth": 0, "rasterized": True}
+                dots = {"color": colour, "markersize": 6, "alpha": 0.6, "markeredgewidth": 0, "rasterized": True}
                 axes.plot(lengths[rows], values[rows], ".", label=label, **dots)
             means = [values[~positive & (lengths == n)].mean() for n in at]
             axes.plot(at, means, "o-", color="black", markersize=3, linewidth=1, label="mean of the negative")
