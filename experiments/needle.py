@@ -24,7 +24,7 @@ from gener_jax.storage.results import Evaluation, Model, Results
 from gener_jax.tasks.base import Options, silent
 from gener_jax.tasks.needle import Needle, known_bases
 
-STAGES = ((64, 32, 900), (256, 8, 300), (768, 3, 120))  # tokens of a row, rows of a step, steps
+STAGES = ((64, 32, 1200), (256, 8, 350), (768, 3, 150))  # tokens of a row, rows of a step, steps
 COPIED = 48  # bases of a sequence that occurs twice: a key and a value
 FREE = 8  # bases of its second occurrence that nothing announces, and that have no loss
 

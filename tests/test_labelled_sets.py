@@ -72,7 +72,7 @@ def test_a_suite_is_one_table_or_folders(tmp_path):
         write(data / f"{name}.tsv", ["sequence\tname\tlabel\ttask", *rows])
     [splits] = outer_folds(SETS["nt_revised_H3K4me3"], tmp_path)
     assert (len(splits.train) + len(splits.validation), len(splits.test)) == (15, 6)
-    with raises(FileError, file="train.tsv"):
+    with raises(FileError, file="test.tsv"):
         of_task(tmp_path, tmp_path, 0, suite="nt_revised", task="H3K9ac")
     for name, number in (("train", 20), ("test", 4)):
         fasta = [line for i in range(number) for line in (f">seq{i}|{i % 2}", "ACGTAC" * 5)]

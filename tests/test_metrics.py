@@ -6,7 +6,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from gener_jax.runtime.errors import InputError
-from gener_jax.statistics.metrics import METRICS, auprc_trapezoid, auroc, breakdown, evaluate, mean
+from gener_jax.statistics.metrics import METRICS, auprc_trapezoid, auroc, breakdown, evaluate, mean, means_by
 from tests.raised import raises
 
 
@@ -205,3 +205,9 @@ def test_the_mean_of_values_and_over_strata():
     expected = [np.average([np.average(numbers[strata == x], weights=w[strata == x]) for x in "ac"]) for w in weights]
     np.testing.assert_allclose(mean(numbers, strata)(weights), expected)
     assert np.isnan(mean(numbers)(np.zeros((1, 50))))
+
+
+def test_means_by_group():
+    found = means_by(["b", "a", "b"], {"x": np.array([1.0, 2, 4]), "y": [0, 1, 1]}, "rows")
+    assert found == {"b": {"x": 2.5, "y": 0.5, "rows": 2}, "a": {"x": 2, "y": 1, "rows": 1}}
+    assert list(found) == ["b", "a"]

@@ -97,7 +97,7 @@ def test_what_finds_the_key_scores_1_in_every_cell():
     assert result.metrics == {"exact_match": 1, "equal_bases": 1, "distractor": 0}
     assert result.counts == {"hits": 80, "examples": 80}
     assert {name: len(groups) for name, groups in result.breakdown.items()} == {
-        "length": 2, "depth": 5, "form": 4, "alignment": 2, "cell": 80,
+        "length": 2, "depth": 5, "form": 4, "alignment": 2, "cell": 16,
     }  # fmt: skip
     for groups in result.breakdown.values():
         assert all(row["exact_match"] == 1 for row in groups.values())

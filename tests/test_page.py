@@ -68,15 +68,29 @@ def test_models_stand_side_by_side_above_what_they_are_compared_with(results):
     ]  # fmt: skip
     assert "auroc, higher is better; 1,200 variants, 300 positive" in text
     assert "Nothing compares." in text
-    assert rows_of(text, "needle")[2][1].startswith("not run here: needs")
-    assert rows_of(text, "probe")[2] == ["two", "failed: a defect"]
+    _, _, needle, probe = rows_of(text, "Without a result")
+    assert needle[:3] == ["needle", "one", "not run here"]
+    assert probe == ["probe", "two", "failed", "a defect"]
+
+
+def test_what_one_model_cannot_do_is_a_row_beside_the_other(results):
+    skipped = (Skipped("vep", "two", "not run", "needs more context"), Skipped("vep", "three", "failed", "a defect"))
+    results = dataclasses.replace(results, evaluations=results.evaluations[:1], skipped=skipped, gains=())
+    rows = rows_of(page.markdown(results, list(page.sections(results))), "vep")
+    assert [row[:2] for row in rows[3:5]] == [
+        ["two", "not run here: needs more context"],
+        ["three", "failed: a defect"],
+    ]
+    assert page.overview(results).rows[0][2:5] == ("0.8000 [0.7500, 0.8500]", "not run", "failed")
+    assert not page.absent(results).rows
 
 
 def test_the_overview_has_a_row_per_task(results):
     table = page.overview(results)
     assert table.columns == ("task", "metric", "one", "two", "random weights", "best baseline", "published, comparable")
     assert table.rows[0][-3:] == ("0.5000 [0.4500, 0.5500]", "0.6000 (cpg)", "0.8750 (Evo2-7B)")
-    assert table.rows[1] == ("needle", "", "not run", "", "", "", "")
+    assert table.rows[1] == ("probe", "", "", "failed", "", "", "")
+    assert len(table.rows) == 2
     lines = page.text(table).splitlines()
     assert len({line.index("0.7000") if "0.7000" in line else line.index("two") for line in lines[:2]}) == 1
 
@@ -133,7 +147,7 @@ def test_the_page_is_one_file_and_escapes_what_it_shows(results, tmp_path):
     assert len(sources) == 2  # the comparison, and the plot that was drawn
     assert sources[1].endswith("cGljdHVyZQ==")
     targets = {value for name, value in reader.attributes if name == "id"}
-    assert {value[1:] for name, value in reader.attributes if name == "href"} == targets == {"vep", "needle", "probe"}
+    assert {value[1:] for name, value in reader.attributes if name == "href"} == targets == {"vep", "absent"}
     assert "light dark" in text
 
 
@@ -143,6 +157,6 @@ def test_markdown_shows_text_as_it_is(results, tmp_path):
     assert "<script>" not in text
     for line in text.splitlines():
         assert not line.startswith("|") or line.endswith("|")
-    widths = {line.count(" | ") for line in text.split("## needle")[1].split("##")[0].splitlines() if line[:1] == "|"}
-    assert widths == {1}
+    widths = {line.count(" | ") for line in text.split("## Without a result")[1].splitlines() if line[:1] == "|"}
+    assert widths == {3}
     assert re.search(r"\\\|\\\*b\\\*", text)

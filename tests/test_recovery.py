@@ -7,8 +7,8 @@ import pytest
 from gener_jax.inference.lm import LM
 from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import ConfigError
-from gener_jax.tasks import of_config
 from gener_jax.tasks.base import NotRun
+from gener_jax.tasks.catalogue import of_config
 from gener_jax.tasks.recovery import Recovery
 from tests import tiny
 from tests.conftest import random_params

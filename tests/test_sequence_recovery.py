@@ -73,10 +73,10 @@ def test_the_metric_can_be_passed_and_failed(folder, planted):
     assert oracle.intervals["accuracy_fungi"] is None  # 16 genes
     adversary = run(lambda *arguments: wrong(follows(*arguments)))
     assert set(adversary.metrics.values()) == {0}
-    one_mode = run(lambda prompt, number, mode: follows(prompt, number) if mode == "base" else "A" * 0)
+    one_mode = run(lambda *x: follows(*x) if x[-1] == "base" else wrong(follows(*x)))
     assert [one_mode.metrics[name] for name in BOTH] == [0, 1]
     random = run(lambda prompt, number, mode: "".join(rng.choice(list("ACGT"), number)))
-    assert random.intervals["accuracy"][0] < 0.25 < random.intervals["accuracy"][1]
+    assert abs(random.metrics["accuracy"] - 0.25) < 0.06  # four standard errors of 960 bases
     assert random.breakdown["group"]["fungi"]["prompts"] == random.breakdown["species"]["two"]["prompts"] == 16
     groups = [row["accuracy"] for row in random.breakdown["group"].values()]
     assert random.metrics["group_accuracy"] == pytest.approx(np.mean(groups))
@@ -86,7 +86,7 @@ def test_the_metric_can_be_passed_and_failed(folder, planted):
 
 def test_prompts_are_the_rightmost_whole_tokens(folder, planted):
     sources, text = planted
-    for most, longest in ((None, 6144), (1000, 966)):
+    for most, longest in ((None, 6144), (1000, 970)):
         model = Continues(true(text), most)
         found = OwnRows(Options(folder, rows=20), sources=sources)(model)
         assert len(model.seen) == 2 * 20
@@ -118,42 +118,38 @@ def test_accuracy_by_length(folder, planted):
     assert by_length == {"30": 1, "60": 1, "120": 0.5, "240": 0.25}
     assert found.metrics["accuracy"] == 1
     assert found.counts["context"] == 260
-    with np.testing.assert_raises(AssertionError):  # a short continuation is wrong, not shorter
-        np.testing.assert_allclose(equal_by_length([np.zeros(3, int)], [np.zeros(6, int)], [6]), 1)
+    # A continuation that is too short is wrong where it has no bases.
     assert equal_by_length([np.zeros(3, int)], [np.zeros(6, int)], [3, 6]).tolist() == [[1, 0.5]]
 
 
 def test_baselines_know_what_was_planted(tmp_path):
     """A genome that repeats: a Markov model continues it, and so does a copy of a whole period."""
     source, sequences, _ = planted_genome.write(tmp_path, contigs=2, genes=4)
-    period = "ACCTTAGGATCAGGCTTTACGACAGTCATG"  # 30 bases, no 5-mer twice
-    assert len({(period * 2)[i : i + 5] for i in range(30)}) == 30
+    period = "TCGCCTGATACGAGTCGGTTATCTTCGGAT"
+    strands = (period * 2, reverse_complement(period * 2))
+    assert len({text[i : i + 5] for text in strands for i in range(30)}) == 60  # so five bases tell the next one
     fasta = tmp_path / source.files[0][1]
     fasta.write_text("".join(f">{name}\n{period * (len(text) // 30)}\n" for name, text in sequences.items()))
     found = OwnRows(Options(tmp_path), sources=[source])(Continues(lambda prompt, number, mode: "A" * number))
     assert found.baselines["markov_5"]["accuracy"] == found.baselines["copy_of_preceding"]["accuracy"] == 1
     assert found.baselines["markov_1"]["accuracy"] < 0.7
-    assert found.baselines["most_frequent_base"]["accuracy"] == pytest.approx(
-        max(period.count(base) for base in "ACGT") / 30, abs=0.05
-    )
+    assert 0.1 < found.baselines["most_frequent_base"]["accuracy"] < 0.5
 
 
 def test_unknown_bases_bound_prompt_and_truth(folder, planted):
     sources, _ = planted
-    genes, _ = coding_sequences.read(Options(folder), sources[:1])
-    whole, _, _ = rows_of(genes, 30, 10, seed=0)
+    genes, _ = coding_sequences.read(Options(folder), sources)
+    whole, _, _ = rows_of(genes, 30, 100, seed=0)
     masked = []
     for gene in genes:
         contig = gene.contig.copy()
-        contig[::700] = bases.N
+        contig[::1000] = bases.N
         masked.append(dataclasses.replace(gene, contig=contig))
-    rows, _, left_out = rows_of(masked, 30, 10, seed=0)
-    assert left_out["fewer than 600 known bases before"] > len(genes) // 2
-    assert left_out["fewer than 30 known bases to recover"] >= 0
-    assert rows
-    assert len(rows) < len(whole)
+    rows, _, left_out = rows_of(masked, 30, 100, seed=0)
+    assert left_out["fewer than 600 known bases before"] > 10
+    assert 0 < len(rows) < len(whole) == 32
     for row in rows:
-        assert 600 <= len(row.context) < 700
+        assert 600 <= len(row.context) < 1000
         assert len(row.truth) == 30
         assert (row.context < 4).all()
         assert (row.truth < 4).all()

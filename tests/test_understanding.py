@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from gener_jax.runtime.errors import InputError
-from gener_jax.tasks import ENTRIES, pairs
+from gener_jax.tasks import pairs
 from gener_jax.tasks.base import NotRun, Options
+from gener_jax.tasks.catalogue import ENTRIES
 from gener_jax.tasks.labelled_sets import SETS, LabelledSet
 from gener_jax.tasks.understanding import Understanding
 from tests.raised import raises

@@ -11,9 +11,10 @@ from gener_jax.plotting import figure
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics import matched
 from gener_jax.storage import tracks
-from gener_jax.tasks import TASKS, annotation_columns, variant_tables
+from gener_jax.tasks import annotation_columns, variant_effect, variant_tables
 from gener_jax.tasks.base import NotRun, Options
-from gener_jax.tasks.variant_effect import VariantEffect
+from gener_jax.tasks.catalogue import TASKS
+from gener_jax.tasks.variant_effect import VariantEffect, context_for
 from gener_jax.tasks.variant_tables import Classes, Score, Values, VariantSet
 from tests.data import DATA, data_path
 from tests.raised import raises
@@ -71,6 +72,12 @@ class Fake:
             yield Scored("window", float("nan") if flag else float(self.score(variant)), flag=flag)
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """Coverage is `test_matched`'s."""
+    monkeypatch.setattr(variant_effect, "_RESAMPLES", (100, 100))
+
+
 def oracle(variant):
     return HARM[variant.start]
 
@@ -97,17 +104,15 @@ def test_chance_and_shuffled_labels_and_ties_give_chance(tmp_path):
     task = VariantEffect(write(tmp_path), SET)
     noise = np.random.default_rng(5).normal(size=400)
     random = task(Fake(lambda v: noise[v.start]))
-    low, high = random.intervals["auroc"]
-    assert low < 0.5 < high
-    assert abs(random.metrics["spearman"]) < 0.15
+    assert abs(random.metrics["auroc"] - 0.5) < 0.12  # its standard error is 0.033
+    assert abs(random.metrics["spearman"]) < 0.18
     assert abs(random.metrics["auprc"] - 0.25) < 0.1
     ties = task(Fake(lambda v: 1.0))
     assert ties.metrics["auroc"] == 0.5
     assert ties.metrics["auprc"] == 0.25
     assert np.isnan(ties.metrics["spearman"])
     shuffled = VariantEffect(write(tmp_path, shuffled=True), SET)(Fake(oracle))
-    low, high = shuffled.intervals["auroc"]
-    assert low < 0.5 < high
+    assert abs(shuffled.metrics["auroc"] - 0.5) < 0.12
     assert shuffled.baselines["consequence"]["auroc"] < 0.65
 
 
@@ -167,16 +172,15 @@ def test_each_strand_alone_and_the_mean(tmp_path):
 
 
 def test_the_context_is_what_the_model_takes(tmp_path):
-    options = write(tmp_path)
-    wide = dataclasses.replace(SET, context=8192)
     for most, context in ((None, 8192), (8240, 8192), (8192, 8144), (3066, 3008), (200, 152)):
-        model = Fake(oracle, max_bases=most)
-        found = VariantEffect(options, wide)(model)
-        assert model.calls[0][1]["context"] == found.counts["context_bases"] == context
+        assert context_for(Fake(oracle, max_bases=most), 8192) == context
         assert context % 12 == 8192 % 12  # the variant at the same base of its k-mer
-    assert "cut from 8192" in found.note
     with pytest.raises(NotRun):
-        VariantEffect(options, wide)(Fake(oracle, max_bases=50))
+        context_for(Fake(oracle, max_bases=50), 8192)
+    model = Fake(oracle, max_bases=200)
+    found = VariantEffect(write(tmp_path), dataclasses.replace(SET, context=8192))(model)
+    assert model.calls[0][1]["context"] == found.counts["context_bases"] == 152
+    assert "cut from 8192" in found.note
 
 
 def test_baselines_are_on_the_rows_that_the_model_scored(tmp_path):
@@ -244,7 +248,7 @@ def test_a_planted_variant_has_the_right_sign(tmp_path):
     assert found.predictions["score"][0] > 0 > found.predictions["score"][1]
 
 
-@pytest.mark.parametrize("name", ["brca1", "brca1_clinvar", "brca2_sge", "bard1", "mpra"])
+@pytest.mark.parametrize("name", ["brca1_clinvar", "bard1", "mpra_deletions"])
 def test_real_rows_with_a_small_model(name):
     spec = next(s for s in variant_tables.SETS if s.name == name)
     data_path(spec.file)

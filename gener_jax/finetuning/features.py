@@ -111,11 +111,10 @@ def sweep(config: Config, workdir: Path, splits: Splits, head: Head, cache: Cach
 
                 return jax.lax.scan(one, state, rows)[0]
 
-            values = {}
+            values, new = {}, init_state(config, mesh, init=init)
             for name, of_train, of_validation in zip(names, train, validation, strict=True):
-                state = init_state(config, mesh, init=init)
-                state.params["head"] |= method.placed(state.params["head"], method.standardize(of_train))
-                state = trained(state, of_train)
+                params = new.params["head"] | method.placed(new.params["head"], method.standardize(of_train))
+                state = trained(dataclasses.replace(new, params={"head": params}), of_train)
                 outputs = evaluation.of_features(of_validation[: 1 + head.average_strands], mesh)(state.params)
                 found = evaluate(head.problem, splits.validation.targets, evaluation.numbers(head, outputs))
                 values[name] = found[metric] if math.isfinite(found[metric]) else None

@@ -104,9 +104,14 @@ def of_mean(name: str, values, groups=None, strata=None, than=None) -> dict[str,
     gains = [] if than is None else [(f"{name}_gain", np.subtract(than, values, dtype=np.float64))]
     for key, each in ((name, values), *gains):
         found[key] = float(mean(each, strata)(np.ones((1, len(each))))[0])
-        if ends := mean_interval(each, groups, strata):
-            found |= {f"{key}_low": ends[0], f"{key}_high": ends[1]}
+        if both := mean_interval(each, groups, strata):
+            found |= {f"{key}_low": both[0], f"{key}_high": both[1]}
     return found
+
+
+def ends(found: dict[str, float], name: str) -> tuple[float, float] | None:
+    """The ends that `of_mean` found; None where there is no interval."""
+    return (found[f"{name}_low"], found[f"{name}_high"]) if f"{name}_low" in found else None
 
 
 def interval(

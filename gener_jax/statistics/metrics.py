@@ -75,6 +75,16 @@ def mean(values: np.ndarray, strata=None) -> Weighted:
     return over_strata
 
 
+def means_by(groups: Sequence[str], values: dict[str, np.ndarray], counted: str) -> dict[str, dict[str, float]]:
+    """Group → the mean in it of each of the values, [N] by name, and the number of its rows as `counted`."""
+    found = {}
+    for group in dict.fromkeys(groups):
+        here = np.array([name == group for name in groups])
+        found[group] = {name: float(np.asarray(x)[here].mean()) for name, x in values.items()}
+        found[group][counted] = int(here.sum())
+    return found
+
+
 def auroc(positive: np.ndarray, scores: np.ndarray) -> Weighted:
     """Probability that a positive row scores above a negative one, ties half; bool [N], [N]."""
     ties = _Ties(scores)

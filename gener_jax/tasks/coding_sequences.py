@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -307,20 +307,21 @@ def markov_models(
     return models
 
 
-def crossed_models(sequences: Sequence[np.ndarray], strata: Sequence[str]) -> Iterator[Markov]:
-    """For each sequence, a model of order `ORDER` fitted to those of the other half of its stratum.
+def crossed_models(sequences: Sequence[np.ndarray], strata: Sequence[str], groups: Sequence[str]) -> list[Markov]:
+    """For each sequence, a model of order `ORDER` fitted to those of the other half of its stratum, whole groups each.
 
-    For tables that hold nothing but what is tested: rows alternate between the halves.
+    For tables that hold nothing but what is tested.
     """
-    of_half: dict[tuple[str, int], tuple[Markov, int]] = {}
-    halves, seen = [], collections.Counter()
-    for sequence, stratum in zip(sequences, strata, strict=True):
-        half = (stratum, seen[stratum] % 2)
-        seen[stratum] += 1
-        halves.append(half)
-        model, number = of_half.get(half, (Markov(ORDER), 0))
-        if number < MARKOV_BASES:
-            model.add(sequence)
-        of_half[half] = model, number + len(sequence)
-    for stratum, half in halves:
-        yield of_half.get((stratum, 1 - half), (Markov(ORDER), 0))[0]
+    halves: dict[tuple[str, str], tuple[str, int]] = {}  # of a group in a stratum
+    sizes: collections.Counter[str] = collections.Counter()
+    for key in dict.fromkeys(zip(strata, groups, strict=True)):
+        halves[key] = (key[0], sizes[key[0]] % 2)
+        sizes[key[0]] += 1
+    of_row = [halves[key] for key in zip(strata, groups, strict=True)]
+    models = collections.defaultdict(lambda: Markov(ORDER))
+    fitted: collections.Counter[tuple[str, int]] = collections.Counter()
+    for half, sequence in zip(of_row, sequences, strict=True):
+        if fitted[half] < MARKOV_BASES:
+            models[half].add(sequence)
+            fitted[half] += len(sequence)
+    return [models[stratum, 1 - half] for stratum, half in of_row]

@@ -212,4 +212,4 @@ def _in_plane(features: np.ndarray, seed: int) -> tuple[str, np.ndarray]:
     return "UMAP", UMAP(random_state=seed).fit_transform(features)
 
 
-ENTRIES = (Entry("embedding_clusters", lambda config: EmbeddingClusters(Options.of(config)), quick=600),)
+ENTRIES = (Entry("embedding_clusters", lambda config: EmbeddingClusters(Options.of(config)), quick=400),)

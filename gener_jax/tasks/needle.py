@@ -225,7 +225,8 @@ class Needle(ModelTask):
             "form": columns["form"].tolist(),
             "alignment": [x.replace("_", " ") for x in columns["alignment"]],
         }
-        labels["cell"] = [", ".join(x) for x in zip(*labels.values(), strict=True)]
+        cell = (labels[name] for name in ("length", "form", "alignment"))
+        labels["cell"] = [", ".join(x) for x in zip(*cell, strict=True)]  # by depth too in the figure
         breakdown = {
             column: {name: self._summary(columns, np.array(names) == name) for name in dict.fromkeys(names)}
             for column, names in labels.items()
@@ -235,7 +236,7 @@ class Needle(ModelTask):
         summary = self._summary(columns, np.ones(len(columns["length"]), bool))
         metrics = {name: x for name, x in summary.items() if name in self.metrics}
         ends = [summary[name] for name in ("exact_match_low", "exact_match_high") if name in summary]
-        chance = {"exact_match": 0.25**SIZE, "equal_bases": 0.25, "distractor": _DISTRACTORS * 0.25**SIZE}
+        chance = {"exact_match": 0.0, "equal_bases": 0.25, "distractor": 0.0}  # 4^-24 is 0 to every digit shown
         return Result(
             metrics=metrics,
             counts={"hits": int(columns["exact_match"].sum()), "examples": summary["examples"]},

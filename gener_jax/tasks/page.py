@@ -60,12 +60,16 @@ def write(results: Results, cells: Sequence[Cell], folder: Path) -> None:
 
 
 def overview(results: Results) -> Table:
-    """A row per task: the main metric of each model, of random weights, of the best other baseline, and published."""
+    """A row per task: the main metric of each model, of random weights, of the best other baseline, and published.
+
+    Tasks that were run for no model have none.
+    """
     models = _models(results)
     known = {(each.task, each.model.name): each for each in results.evaluations}
     skipped = {(each.task, each.model): each.status for each in results.skipped}
     rows = []
-    for task in _tasks(results):
+    failed = [each.task for each in results.skipped if each.status != NOT_RUN]
+    for task in dict.fromkeys([*(each.task for each in results.evaluations), *failed]):
         first = next((each for each in results.evaluations if each.task == task), None)
         main = next(iter(first.metrics)) if first else ""
         row = [_words(task), _header(main, first.metrics[main]) if first else ""]
@@ -78,28 +82,37 @@ def overview(results: Results) -> Table:
     return _without_empty(Table(columns, tuple(rows)))
 
 
+def absent(results: Results) -> Table:
+    """The tasks that no model has a number of, and why; models with one reason share a row."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    done = {each.task for each in results.evaluations}
+    for each in results.skipped:
+        if each.task not in done:
+            what = "not run here" if each.status == NOT_RUN else each.status
+            reasons.setdefault((each.task, what, each.reason), []).append(each.model)
+    rows = [(_words(task), ", ".join(models), what, reason) for (task, what, reason), models in reasons.items()]
+    return Table(("task", "model", "", "reason"), tuple(rows))
+
+
 def sections(results: Results) -> Iterator[Section]:
-    """The tasks, in their order."""
-    for task in _tasks(results):
+    """The tasks that a model has a number of, in their order."""
+    for task in dict.fromkeys(each.task for each in results.evaluations):
         evaluations = [each for each in results.evaluations if each.task == task]
         skipped = [each for each in results.skipped if each.task == task]
         gains = [each for each in results.gains if each.task == task]
         notes = dict.fromkeys(each.note for each in evaluations if each.note)
-        about = ""
-        if evaluations:
-            main, measured = next(iter(evaluations[0].metrics.items()))
-            better = {True: ", higher is better", False: ", lower is better", None: ""}[measured.higher_is_better]
-            counted = {each.model.name: _counted(each.counts) for each in evaluations}
-            same = len(set(counted.values())) == 1  # else a context or a tokenizer left rows out
-            counts = counted[evaluations[0].model.name] if same else "; ".join(map(": ".join, counted.items()))
-            about = f"{_titled(main, measured)}{better}; {counts}"
-        groups = tuple(_groups(evaluations)) if evaluations else ()
+        main, measured = next(iter(evaluations[0].metrics.items()))
+        better = {True: ", higher is better", False: ", lower is better", None: ""}[measured.higher_is_better]
+        counted = {each.model.name: _counted(each.counts) for each in evaluations}
+        same = len(set(counted.values())) == 1  # else a context or a tokenizer left rows out
+        counts = counted[evaluations[0].model.name] if same else "; ".join(map(": ".join, counted.items()))
+        about, groups = f"{_titled(main, measured)}{better}; {counts}", tuple(_groups(evaluations))
         yield Section(task, _words(task), about, _table(evaluations, skipped, gains), tuple(notes), groups)
 
 
 def _table(evaluations: Sequence[Evaluation], skipped: Sequence[Skipped], gains: Sequence[Gain]) -> Table:
     metrics = list(dict.fromkeys(name for each in evaluations for name in each.metrics))
-    main = metrics[0] if metrics else ""
+    main = metrics[0]
     headers = [_header(name, next(x.metrics[name] for x in evaluations if name in x.metrics)) for name in metrics]
     models = [each.model.name for each in evaluations]
     rows, strong = [], set()
@@ -123,7 +136,7 @@ def _table(evaluations: Sequence[Evaluation], skipped: Sequence[Skipped], gains:
         how = "comparable" if all(each.comparable for each in of_model) else "not comparable"
         source = f"{how}; {'; '.join(dict.fromkeys(each.source for each in of_model))}"
         rows.append((f"{model} (published)", *(values.get(name, "") for name in metrics), *[""] * len(models), source))
-    columns = ("", *(headers or ["result"]), *(f"gain of {model} over it" for model in models), "source")
+    columns = ("", *headers, *(f"gain of {model} over it" for model in models), "source")
     width = len(columns)
     return _without_empty(Table(columns, tuple((*row, *[""] * width)[:width] for row in rows), frozenset(strong)))
 
@@ -171,8 +184,6 @@ def _groups(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, Table]]:
 def _dots(results: Results, task: str) -> list[tuple[str, str, float, float | None, float | None]]:
     """What a plot of a task compares, models first; empty if there is nothing beside one model."""
     evaluations = [each for each in results.evaluations if each.task == task]
-    if not evaluations:
-        return []
     main = next(iter(evaluations[0].metrics))
     of_models = [(each.model.name, each.metrics[main]) for each in evaluations]
     rows = [(name, "models", found.value, found.low, found.high) for name, found in of_models]
@@ -206,6 +217,8 @@ def markdown(results: Results, found: Sequence[Section]) -> str:
             lines += [_escaped(note), ""]
         for title, table in section.groups:
             lines += [f"### {_escaped(title)}", "", *_markdown(table), ""]
+    if (without := absent(results)).rows:
+        lines += ["## Without a result", "", *_markdown(without)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -257,6 +270,8 @@ def page(results: Results, found: Sequence[Section], pictures: dict[str, list[tu
     where = f"{results.date}; gener_jax {made.get('versions', {}).get('gener_jax')}; {devices}"
     parts += [f'<p class="about">{e(where)}</p>', _html(overview(results)), "<nav><h2>Tasks</h2><ul>"]
     parts += [f'<li><a href="#{e(each.task)}">{e(each.title)}</a></li>' for each in found]
+    without = absent(results)
+    parts += ['<li><a href="#absent">Without a result</a></li>'] if without.rows else []
     parts.append("</ul></nav>")
     for each in found:
         parts.append(f'<h2 id="{e(each.task)}">{e(each.title)}</h2>')
@@ -270,6 +285,7 @@ def page(results: Results, found: Sequence[Section], pictures: dict[str, list[tu
                 parts.append(f"<figure>{image}<figcaption>{e(caption)}</figcaption></figure>")
         for name, table in each.groups:
             parts.append(f"<details><summary>{e(name)}</summary>{_html(table)}</details>")
+    parts += ['<h2 id="absent">Without a result</h2>', _html(without)] if without.rows else []
     return "\n".join([*parts, "</body>\n</html>\n"])
 
 
@@ -284,10 +300,6 @@ def _html(table: Table) -> str:
 def _models(results: Results) -> list[str]:
     found = [each.model.name for each in results.evaluations] + [each.model for each in results.skipped]
     return list(dict.fromkeys(found))
-
-
-def _tasks(results: Results) -> list[str]:
-    return list(dict.fromkeys(each.task for each in (*results.evaluations, *results.skipped)))
 
 
 def _without_empty(table: Table) -> Table:

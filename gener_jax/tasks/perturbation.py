@@ -21,6 +21,7 @@ from gener_jax.data.permutation import permute
 from gener_jax.labelled import table
 from gener_jax.plotting import evaluation
 from gener_jax.statistics import intervals
+from gener_jax.statistics.metrics import means_by
 from gener_jax.tasks import coding_sequences, published
 from gener_jax.tasks.base import Entry, Metric, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.coding_sequences import CodingSequence
@@ -228,17 +229,11 @@ class _Pairwise(ModelTask):
         baselines = {f"markov_{order}": [gain[order] > 0 for gain in gains] for order in ORDERS}
         gc = np.array([[(codes >= bases.C).mean() for codes in (p.original, p.perturbed)] for p in pairs])
         baselines |= {"higher_gc": gc[:, 0] > gc[:, 1], "lower_gc": gc[:, 0] < gc[:, 1]}
-        columns = {
-            "species": np.array([pair.species for pair in pairs]),
-            "length": np.array([_length_class(pair.size) for pair in pairs]),
-        }
+        species, classes = [pair.species for pair in pairs], [_length_class(pair.size) for pair in pairs]
+        by_length = means_by(classes, won, "pairs")
         breakdown = {
-            column: {
-                str(group): {name: float(x[of == group].mean()) for name, x in won.items()}
-                | {"pairs": int((of == group).sum())}
-                for group in dict.fromkeys(sorted(of, key=_by_number) if column == "length" else of)
-            }
-            for column, of in columns.items()
+            "species": means_by(species, won, "pairs"),
+            "length": {name: by_length[name] for name in sorted(by_length, key=lambda name: int(name.split("-")[0]))},
         }
         reported, note = self.reported()
         accuracy = float(won["accuracy"].mean())
@@ -248,7 +243,7 @@ class _Pairwise(ModelTask):
             counts={
                 "pairs": len(pairs), "window": window, **{f"left out: {why}": n for why, n in left_out.items() if n},
             },
-            intervals={name: _ends(row, name) for name, row in found.items()},
+            intervals={name: intervals.ends(row, name) for name, row in found.items()},
             baselines={
                 name: intervals.of_mean("accuracy", x, groups, than=won["accuracy"]) for name, x in baselines.items()
             },
@@ -257,7 +252,7 @@ class _Pairwise(ModelTask):
             note=note,
             predictions={
                 "pair": [pair.name for pair in pairs],
-                "species": columns["species"].tolist(),
+                "species": species,
                 "gene": groups,
                 "length": [pair.size for pair in pairs],
                 **{name: x.tolist() for name, x in won.items()},
@@ -276,19 +271,11 @@ class _Pairwise(ModelTask):
         )  # fmt: skip
 
 
-def _ends(row: dict[str, float], name: str) -> tuple[float, float] | None:
-    return (row[f"{name}_low"], row[f"{name}_high"]) if f"{name}_low" in row else None
-
-
 def _length_class(size: int) -> str:
     """Such as "600-1199"."""
     edges = (0, *_LENGTHS)
     at = max(i for i, edge in enumerate(edges) if size >= edge)
     return f"{edges[at]}-{edges[at + 1] - 1}" if at < len(_LENGTHS) else f"{edges[at]}-"
-
-
-def _by_number(name: str) -> int:
-    return int(name.partition("-")[0])
 
 
 class OwnPairs(_Pairwise):
@@ -326,7 +313,7 @@ class CarbonPairs(_Pairwise):
     """A subset of Carbon's perturbation set: columns original_sequence and sequence, 20 000 rows.
 
     Its rows name genes (gene_id), which a resample draws, and species; both may be missing. The Markov models are
-    fitted to the originals of the other half of the rows.
+    fitted to the originals of the other half of the genes.
     """
 
     def __init__(self, options: Options, subset: str, figure: str | None, comparable: bool):
@@ -354,7 +341,9 @@ class CarbonPairs(_Pairwise):
                 own, gene = species[i] if species else "all", genes[i] if genes else str(i)
                 made.append(Pair(own, str(i), gene, original, perturbed, int((original != perturbed).sum())))
         made = [made[i] for i in permute(np.arange(len(made)), len(made), key=self.options.seed).tolist()]
-        models = coding_sequences.crossed_models([p.original for p in made], [p.species for p in made])
+        models = coding_sequences.crossed_models(
+            [pair.original for pair in made], [pair.species for pair in made], [pair.group for pair in made]
+        )
         return made, [_markov_gains(model, pair) for model, pair in zip(models, made, strict=True)], left_out
 
     def reported(self):

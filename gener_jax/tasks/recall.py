@@ -162,4 +162,4 @@ def _figure(by_distance: dict[str, dict[str, float]], distances: Sequence[int]):
     return evaluation.curves(title, "bits per base", ("bases before the segment", distances), lines)
 
 
-ENTRIES = (Entry("recall", lambda config: Recall(Options.of(config)), quick=32),)
+ENTRIES = (Entry("recall", lambda config: Recall(Options.of(config)), quick=30),)

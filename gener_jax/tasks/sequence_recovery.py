@@ -17,6 +17,7 @@ from gener_jax.data.permutation import permute
 from gener_jax.labelled import table
 from gener_jax.plotting import evaluation
 from gener_jax.statistics import intervals
+from gener_jax.statistics.metrics import means_by
 from gener_jax.tasks import coding_sequences, published
 from gener_jax.tasks.base import Entry, Metric, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.markov import Markov
@@ -116,19 +117,14 @@ class _Recovery(ModelTask):
         if not rows:
             raise NotRun(f"has no prompts: {dict(left_out)}")
         prompts = [bases.decode(rightmost(row.context, context, model.k)) for row in rows]
-        made = {name: [] for name in _MODES}
-        for step, (name, mode) in enumerate(_MODES.items()):
-            for first in range(0, len(prompts), _AT_ONCE):
-                texts = model.generate(prompts[first : first + _AT_ONCE], longest, temperature=0, mode=mode)
+        made = {}
+        for number, (name, mode) in enumerate(_MODES.items()):
+            made[name] = []
+            for start in range(0, len(prompts), _AT_ONCE):
+                texts = model.generate(prompts[start : start + _AT_ONCE], longest, temperature=0, mode=mode)
                 made[name] += map(bases.encode, texts)
-                progress(step * len(prompts) + len(made[name]), len(_MODES) * len(prompts))
-        guesses = {
-            "most_frequent_base": [x.continued(row.context, longest, 0) for x, row in zip(models, rows, strict=True)],
-            "copy_of_preceding": [np.resize(row.context[-longest:], longest) for row in rows],
-        }
-        for order in ORDERS:
-            continued = [x.continued(row.context, longest, order) for x, row in zip(models, rows, strict=True)]
-            guesses[f"markov_{order}"] = continued
+                progress(number * len(prompts) + len(made[name]), len(_MODES) * len(prompts))
+        guesses = _guesses(rows, models, longest)
         truths = [row.truth for row in rows]
         equal = {name: equal_by_length(of, truths, lengths) for name, of in (made | guesses).items()}
         columns = {"group": [row.division for row in rows], "species": [row.species for row in rows]}
@@ -145,14 +141,8 @@ class _Recovery(ModelTask):
             rows_in = np.array([name == group for name in groups])
             own = [gene for gene, here in zip(genes, rows_in, strict=True) if here]
             found |= intervals.of_mean(f"accuracy_{group}", equal["accuracy"][rows_in, 0], own)
-        breakdown = {
-            column: {
-                name: {mode: float(equal[mode][[x == name for x in of], 0].mean()) for mode in _MODES}
-                | {"prompts": of.count(name)}
-                for name in dict.fromkeys(of)
-            }
-            for column, of in columns.items()
-        }
+        shares = {name: equal[name][:, 0] for name in _MODES}
+        breakdown = {column: means_by(of, shares, "prompts") for column, of in columns.items()}
         if len(lengths) > 1:
             breakdown["bases generated"] = {
                 str(length): {name: float(of[:, i].mean()) for name, of in equal.items()} | {"prompts": len(rows)}
@@ -165,14 +155,13 @@ class _Recovery(ModelTask):
             metrics,
             counts={"prompts": len(rows), "bases": lengths[0] * len(rows), "context": context,
                     **{f"left out: {why}": n for why, n in left_out.items() if n}},
-            intervals={name: (found[f"{name}_low"], found[f"{name}_high"]) if f"{name}_low" in found else None
-                       for name in metrics},
+            intervals={name: intervals.ends(found, name) for name in metrics},
             baselines=baselines,
             breakdown=breakdown,
             published=tuple(row for row in reported if row.metric in metrics),
             note=note,
             predictions={
-                **columns, "gene": genes, **{mode: equal[mode][:, 0].tolist() for mode in _MODES},
+                **columns, "gene": genes, **{name: of.tolist() for name, of in shares.items()},
                 "truth": [bases.decode(x) for x in truths],
                 **{f"generated_{mode}": [bases.decode(x) for x in made[name]] for name, mode in _MODES.items()},
             },
@@ -187,6 +176,16 @@ class _Recovery(ModelTask):
                 )
             },
         )  # fmt: skip
+
+
+def _guesses(rows: Sequence[Row], models: Sequence[Markov], number: int) -> dict[str, list[np.ndarray]]:
+    """What each baseline continues the contexts with, codes uint8 [number] per row."""
+    both = list(zip(models, rows, strict=True))
+    return {
+        "most_frequent_base": [model.continued(row.context, number, 0) for model, row in both],
+        "copy_of_preceding": [np.resize(row.context[-number:], number) for row in rows],
+        **{f"markov_{x}": [model.continued(row.context, number, x) for model, row in both] for x in ORDERS},
+    }
 
 
 def rightmost(context: np.ndarray, most: int, k: int) -> np.ndarray:
@@ -266,7 +265,9 @@ class PublishedRows(_Recovery):
                 context = bases.encode(sequence[-CONTEXT_BASES:])
                 made.append(Row(group, group, str(i), context, bases.encode(label[:longest])))
         made = [made[i] for i in permute(np.arange(len(made)), len(made), key=self.options.seed).tolist()]
-        models = coding_sequences.crossed_models([row.context for row in made], [row.division for row in made])
+        models = coding_sequences.crossed_models(
+            [row.context for row in made], [row.division for row in made], [row.gene for row in made]
+        )
         return made, list(models), left_out
 
     def reported(self):

@@ -33,8 +33,8 @@ from gener_jax.runtime.progress import log
 from gener_jax.storage import provenance, run_folder
 from gener_jax.storage.compilation import keep_programs
 from gener_jax.storage.results import FILE, Evaluation, Model, Results, read
-from gener_jax.tasks import of_config
 from gener_jax.tasks.base import Task
+from gener_jax.tasks.catalogue import of_config
 from gener_jax.tasks.plots import draw_all
 from gener_jax.tasks.samples import Samples
 from gener_jax.training import checkpoint, objectives
