@@ -36,8 +36,8 @@ ROWS = (
 )
 
 
-def write(folder, rows=ROWS, **changes):
-    text = "\n".join("\t".join(row) for row in (("contig", "pos", "ref", "alt", "kind", "effect", "again"), *rows))
+def write(folder, lines=ROWS, **changes):
+    text = "\n".join("\t".join(row) for row in (("contig", "pos", "ref", "alt", "kind", "effect", "again"), *lines))
     (folder / "toy.tsv").write_text(text + "\n")
     (folder / "toy.fa").write_text(f">chr1\n{GENOME}\n")
     return Options(folder, **changes)

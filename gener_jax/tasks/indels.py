@@ -51,13 +51,14 @@ def slopes(length: np.ndarray, scores: np.ndarray, neutral: np.ndarray) -> np.nd
 def regressed(length: np.ndarray, scores: np.ndarray, neutral: np.ndarray, folds: np.ndarray) -> np.ndarray:
     """Scores without what their length costs, by the neutral variants of the other folds, float64 [variants].
 
-    NaN where those are fewer than 30.
+    All are NaN if those of one fold are fewer than 30: the others would not be the rows of the other scores.
     """
     found, known = np.full(len(scores), np.nan), np.isfinite(scores)
     for fold in np.unique(folds):
         inside, others = folds == fold, (folds != fold) & neutral & known
-        if others.sum() >= LEAST:
-            found[inside] = scores[inside] - _bases(length[inside]) @ slopes(length, scores, others)
+        if others.sum() < LEAST:
+            return np.full(len(scores), np.nan)
+        found[inside] = scores[inside] - _bases(length[inside]) @ slopes(length, scores, others)
     return found
 
 

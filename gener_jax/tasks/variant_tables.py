@@ -177,7 +177,8 @@ class VariantSet:
         if not self.match:
             return sorted(permute(np.arange(options.rows), len(found), options.seed).tolist())
         groups = np.unique(found.columns[self.match], return_inverse=True)[1]
-        order = permute(np.arange(groups.max() + 1), groups.max() + 1, options.seed)
+        number = int(groups.max()) + 1
+        order = permute(np.arange(number), number, options.seed)
         some = np.cumsum(np.bincount(groups)[order]) <= options.rows
         return np.flatnonzero(np.isin(groups, order[some])).tolist()
 
