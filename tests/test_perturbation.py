@@ -202,6 +202,7 @@ def test_the_public_file_is_read(tmp_path):
         made(Scores(lambda sequence, score: 0.0))
 
 
+@pytest.mark.slow  # a program of tiny, and a loop without a cache
 @pytest.mark.filterwarnings("ignore")  # of transformers
 def test_scores_are_those_of_a_plain_loop(folder, planted):
     for package in ("torch", "transformers"):

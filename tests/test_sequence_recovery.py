@@ -185,6 +185,7 @@ def test_the_public_file_is_read(tmp_path):
     assert not any(row.comparable for row in found.published)
 
 
+@pytest.mark.slow  # a program of tiny, and a loop without a cache
 @pytest.mark.filterwarnings("ignore")  # of transformers
 def test_continuations_are_those_of_a_plain_loop(folder, planted):
     for package in ("torch", "transformers"):

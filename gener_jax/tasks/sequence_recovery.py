@@ -272,12 +272,15 @@ class PublishedRows(_Recovery):
 
     def reported(self):
         """See `_Recovery`."""
+        comparable = len(self.lengths) == 1  # else the prompts are shorter
         note = "Rows, prompts and metric are those of the published figures, which state a noise of about 0.2 points."
+        if not comparable:
+            note = "The published figures are of prompts that end at the label, these of shorter ones."
         if self.part == "eukaryote":
-            groups = _of("eukaryote_overall", "accuracy", comparable=True)
-            return (*_overall(comparable=True), *groups, *_by_group(comparable=True)), note
+            overall = _of("eukaryote_overall", "accuracy", comparable)
+            return (*_overall(comparable), *overall, *_by_group(comparable)), note
         if self.part == "bacteria":
-            return _of("prokaryote_overall", "accuracy", comparable=True), note
+            return _of("prokaryote_overall", "accuracy", comparable), note
         return (), "No figure is published for this part."
 
 
