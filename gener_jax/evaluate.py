@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gener_jax.tasks.suite import Candidate
 
 MARKDOWN, HTML = "table.md", "index.html"
+ADAPT = ("frozen", "lora", "full")  # how a model is fitted to labelled sequences: a probe of it, or fine-tuning
 
 
 def overlap_warning(config: Config, folder: Path, step: int | None) -> str | None:
@@ -65,6 +66,7 @@ def main(argv=None) -> int | None:
     add("--list", action="store_true", help="list the tasks, and whether their data are there, and exit")
     add("--data", type=Path, metavar="DIR", help="folder of the field's data [eval.data]")
     add("--rows", type=Whole(1), metavar="N", help="rows, regions or genes of each task, at most [all; quick: few]")
+    add("--adapt", choices=ADAPT, default=ADAPT[0], help="how labelled sequences are learned [frozen: a probe]")
     add("--no_random", action="store_true", help="no random weights as a baseline of tasks on data of the field")
     add("--output", type=Path, metavar="DIR", help=f"a folder for {FILE}, {MARKDOWN}, {HTML}, plots and predictions")
     add("--overwrite", action="store_true", help="measure all again; replace results of another command there")
@@ -83,7 +85,8 @@ def main(argv=None) -> int | None:
 
     words = args.tasks.split(",") if args.tasks else resolved[0][1].eval.tasks
     chosen = catalogue.chosen(words, "--tasks" if args.tasks else "eval.tasks")
-    chosen = [(entry, args.rows or rows) for entry, rows in chosen]
+    chosen = [(adapted(entry, args.adapt), args.rows or rows) for entry, rows in chosen]
+    change = fine_tuning(args.adapt, args.output)
     candidates = candidates_of(resolved, args.step or [])
     keep_programs(*resolved[0][1:])
     real = list(candidates)
@@ -91,7 +94,7 @@ def main(argv=None) -> int | None:
         for each in {each.shape: each for each in reversed(real)}.values():  # after the first of its shape
             candidates.insert(candidates.index(each) + 1, random_candidate(each))
     with contextlib.nullcontext() if args.output is None else lock.held(args.output / "evaluate.lock"):
-        cells = suite.run(candidates, chosen, args.output, again=args.overwrite, before=Regions(real))
+        cells = suite.run(candidates, chosen, args.output, again=args.overwrite, before=Regions(real), change=change)
         facts = {}
         if len(real) == 1:
             facts = logged(resolved[0][2] / "log.jsonl", real[0].model.step)
@@ -111,6 +114,36 @@ def main(argv=None) -> int | None:
             print(f"{counted(absent, 'task')} without a result: see {args.output / MARKDOWN}")
     cli.finish(results.json(), args.json, listed=False)
     return command.FLAGGED if any(each.status == suite.FAILED for each in results.skipped) else None
+
+
+def adapted(entry: "Entry", method: str) -> "Entry":
+    """A task on labelled sequences under the name of its method; any other task as it is."""
+    from gener_jax.tasks import understanding
+
+    fits = method != ADAPT[0] and entry in understanding.ENTRIES
+    return dataclasses.replace(entry, name=f"{entry.name}_{method}") if fits else entry
+
+
+def fine_tuning(method: str, output: Path | None):
+    """What fine-tunes models in tasks on labelled sequences, in runs below the output; see `suite.run`.
+
+    Raises:
+      ConfigError: if there is no output.
+    """
+    if method == ADAPT[0]:
+        return lambda task, candidate: task
+    if output is None:
+        raise ConfigError("fine-tunes models, whose runs need a folder; give --output", "--adapt", method)
+    from gener_jax.finetuning.adapting import FineTuning
+    from gener_jax.tasks.suite import file_name
+    from gener_jax.tasks.understanding import Understanding
+
+    def change(task, candidate):
+        if not isinstance(task, Understanding):
+            return task
+        return task.fine_tuned(method, FineTuning(method), output / "runs" / file_name(candidate.model.name))
+
+    return change
 
 
 def list_tasks(args) -> None:

@@ -20,7 +20,7 @@ from gener_jax.runtime.errors import ConfigError
 from gener_jax.statistics.metrics import Metric
 from gener_jax.storage import pretrained, results
 from gener_jax.storage.results import Model
-from gener_jax.tasks import catalogue, page, suite
+from gener_jax.tasks import catalogue, page, suite, understanding
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Result
 from gener_jax.tasks.suite import Candidate
 from tests import tiny
@@ -269,6 +269,18 @@ def test_the_names_of_all_tasks_differ():
     names = [each.name for each in catalogue.ENTRIES]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch("[A-Za-z0-9_]+", name) and name not in ("quick", "all") for name in names)
+    assert not {each.group for each in catalogue.ENTRIES if each.name != each.group} & set(names)
+
+
+def test_tasks_on_labelled_sequences_are_named_after_how_models_are_fitted(tmp_path):
+    labelled, other = understanding.ENTRIES[0], catalogue.ENTRIES[0]
+    assert evaluate.adapted(labelled, "lora").name == f"{labelled.name}_lora"
+    assert evaluate.adapted(labelled, "frozen") is labelled
+    assert evaluate.adapted(other, "lora") is other
+    with raises(ConfigError, field="--adapt", value="full"):
+        evaluate.fine_tuning("full", None)
+    task = object()
+    assert evaluate.fine_tuning("full", tmp_path)(task, None) is task
 
 
 @pytest.fixture

@@ -59,17 +59,19 @@ def test_a_stratum_of_one_class_is_left_out():
 
 
 def test_groups_are_drawn_whole():
-    positive, scores, group, stratum = draw(100, 1)
-    low, high = matched.bootstrap("auprc", positive, scores, group, stratum, resamples=300)
+    positive, scores, group, stratum = draw(400, 1)
+    low, high = matched.bootstrap("auprc", positive, scores, group, stratum, resamples=100)
     assert low < matched.value("auprc", positive, scores, stratum) < high
+    assert (low, high) == matched.bootstrap("auprc", positive, scores, group, stratum, resamples=100)
+    positive, scores, group, stratum = draw(100, 1)
     copies = np.repeat(np.arange(1000), 9)  # of each row, which say nothing new
     same = matched.bootstrap("auroc", positive[copies], scores[copies], group[copies], resamples=300)
     assert same == pytest.approx(matched.bootstrap("auroc", positive, scores, group, resamples=300))
-    assert (low, high) == matched.bootstrap("auprc", positive, scores, group, stratum, resamples=300)
 
 
 def test_no_interval_under_thirty():
-    positive, scores, group, _ = draw(100, 2)
+    positive, scores, group, stratum = draw(100, 2)
+    assert matched.bootstrap("auroc", positive, scores, group, stratum) is None  # the smallest has about 11 positives
     assert matched.bootstrap("auroc", positive[:290], scores[:290], group[:290]) is None
     assert matched.bootstrap("auroc", positive[:300], scores[:300], group[:300], resamples=50) is not None
     assert matched.bootstrap("auroc", positive, scores, group % 29) is None
@@ -77,8 +79,8 @@ def test_no_interval_under_thirty():
 
 
 def test_gains_are_of_the_same_rows():
-    positive, scores, group, stratum = draw(100, 3)
-    same = matched.paired("auprc", positive, scores, scores, group, stratum, resamples=50)
+    positive, scores, group, _ = draw(100, 3)
+    same = matched.paired("auprc", positive, scores, scores, group, resamples=50)
     assert (same.gain, same.low, same.high) == (0, 0, 0)
     noise = scores + np.random.default_rng(0).normal(size=1000)
     gain = matched.paired("auroc", positive, scores, noise, group, resamples=200)
@@ -118,7 +120,7 @@ def test_intervals_by_match_group_cover():
 
 @pytest.mark.soak
 @pytest.mark.parametrize("groups", [200, 1000])
-@pytest.mark.parametrize(("strata", "weighting"), [(None, "size"), (5, "size"), (5, "equal")])
+@pytest.mark.parametrize(("strata", "weighting"), [(None, "size"), (2, "size"), (2, "equal")])
 @pytest.mark.parametrize("metric", ["auroc", "auprc"])
 def test_intervals_by_match_group_cover_at_full_size(groups, strata, weighting, metric):
     assert 92 <= coverage(metric, groups, 600, 600, strata, weighting) <= 98

@@ -77,9 +77,10 @@ def bootstrap(
     """The 95 % interval of `value`, whole groups drawn with replacement.
 
     Returns:
-      (low, high), or None: under 30 rows of a class, under 30 groups or rows, or a metric that does not exist.
+      (low, high), or None: under 30 rows of a class, in all or in a stratum with both, under 30 groups or rows, or a
+      metric that does not exist.
     """
-    if _too_few(metric, targets):
+    if _too_few(metric, targets, strata):
         return None
     statistic = prepare(metric, targets, scores, strata, weighting)
     return interval(statistic, scores.shape, groups, resamples, seed)
@@ -104,7 +105,7 @@ def paired(
         return one(weights) - other(weights)
 
     found = float(gain(np.ones((1, len(first))))[0])
-    ends = None if _too_few(metric, targets) else interval(gain, first.shape, groups, resamples, seed)
+    ends = None if _too_few(metric, targets, strata) else interval(gain, first.shape, groups, resamples, seed)
     return Gain(found, *(ends or (None, None)), (found,))
 
 
@@ -126,6 +127,15 @@ def check(positive: np.ndarray, groups) -> int:
     return len(names)
 
 
-def _too_few(metric: str, targets: np.ndarray) -> bool:
-    """Whether a class has fewer rows than an interval needs; `interval` counts all rows, and groups."""
-    return metric in CLASSES and min(targets.sum(), (~targets).sum()) < LEAST
+def _too_few(metric: str, targets: np.ndarray, strata=None) -> bool:
+    """Whether a class of a stratum has fewer rows than an interval needs; `interval` counts all rows, and groups.
+
+    In small strata the average precision of a resample, which repeats groups, is too high: in simulation intervals of
+    its mean over five strata of 8 to 70 positives cover 77 to 87 %.
+    """
+    strata = np.zeros(len(targets)) if strata is None else np.asarray(strata)
+    each = [targets[strata == name] for name in np.unique(strata)]
+    if metric in VALUES:
+        return min(map(len, each), default=0) < LEAST
+    both = [(rows.sum(), (~rows).sum()) for rows in each if rows.any() and not rows.all()]
+    return min(map(min, both), default=0) < LEAST

@@ -242,7 +242,7 @@ def _gener(name: str, hub: str, subset: str, **more):
 
 def _mpra(name: str, outputs: tuple[str, ...], note: str = "", **more):
     """Sequences with measured activities: a table, or files of splits, of outputs in the unit of the assay."""
-    return LabelledSet(name, "regression", sequence="sequence", label=outputs, note=note, suite="mpra",
+    return LabelledSet(name, "regression", sequence="sequence", label=outputs, note=note, suite="mpra_sequences",
                        metric="pearson", **more)  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from gener_jax.storage.files import read_json
 from gener_jax.storage.results import Evaluation, Gain, Model, Numbers, Results, Skipped, typed
 from gener_jax.storage.resumable import of_file
 from gener_jax.tasks import pairs
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Paired, files_found, measure
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Paired, Task, files_found, measure
 
 FORMAT = 1  # of a cell
 RANDOM = "random_weights"  # the name of the baseline
@@ -91,6 +91,7 @@ def limited(config: Config, rows: int | None) -> Config:
 def run(
     candidates: Sequence[Candidate], chosen: Sequence[tuple[Entry, int | None]], folder: Path | None = None, *,
     again: bool = False, before: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
+    change: Callable[[Task, Candidate], Task] = lambda task, candidate: task,
 ) -> list[Cell]:  # fmt: skip
     """The cells of all candidates and tasks; a candidate with random weights has those of tasks of models alone.
 
@@ -100,6 +101,7 @@ def run(
       folder: keeps the cells; None: they are only returned.
       again: measure also what the folder has.
       before: is called before a cell is measured.
+      change: gives the task that is measured instead; an entry's name must tell how.
 
     Raises:
       KeyboardInterrupt: with a line of what is kept.
@@ -112,7 +114,7 @@ def run(
                 if not (candidate.random and entry.regions):
                     kept = None if folder is None else _Kept(folder, candidate, entry, rows)
                     cell = None if kept is None or again else kept.read()
-                    found.append(cell or _measured(candidate, entry, rows, loaded, kept, before))
+                    found.append(cell or _measured(candidate, entry, rows, loaded, kept, before, change))
             loaded.cache_clear()
     except KeyboardInterrupt as interrupt:
         done = sum(cell.evaluation is not None for cell in found)
@@ -122,7 +124,7 @@ def run(
     return found
 
 
-def _measured(candidate: Candidate, entry: Entry, rows, loaded, kept: "_Kept | None", before) -> Cell:
+def _measured(candidate: Candidate, entry: Entry, rows, loaded, kept: "_Kept | None", before, change) -> Cell:
     """Measures a cell, and keeps it if it has an evaluation."""
     name, began = f"{candidate.model.name}, {entry.name}", time.perf_counter()
     last = began
@@ -136,7 +138,7 @@ def _measured(candidate: Candidate, entry: Entry, rows, loaded, kept: "_Kept | N
     try:
         with files_found() as files:
             before(candidate, entry)
-            task = entry.make(limited(candidate.config, rows))
+            task = change(entry.make(limited(candidate.config, rows)), candidate)
             lm = loaded()
             compute = (lambda _, progress: task(lm, progress)) if isinstance(task, ModelTask) else None
             result = measure(compute or task.prepare(lm.spec, lm.mesh), getattr(lm, "params", None), progress)
