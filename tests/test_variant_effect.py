@@ -11,7 +11,7 @@ from gener_jax.plotting import figure
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics import matched
 from gener_jax.storage import tracks
-from gener_jax.tasks import annotation_columns, variant_effect, variant_tables
+from gener_jax.tasks import annotation_columns, pairs, variant_effect, variant_tables
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.catalogue import TASKS
 from gener_jax.tasks.variant_effect import VariantEffect, context_for
@@ -209,6 +209,18 @@ def test_matched_controls(tmp_path):
     assert low < found.metrics["auroc"] < high
     with raises(InputError, argument="groups"):
         VariantEffect(options, dataclasses.replace(spec, match="column"))(Fake(oracle))
+
+
+def test_two_models_are_compared_by_the_main_metric(tmp_path):
+    options, noise = write(tmp_path), np.random.default_rng(2).normal(size=(2, 400))
+    for metric in ("auprc", "spearman_by_exon", "auroc_by_exon"):
+        task = VariantEffect(options, dataclasses.replace(SET, metric=metric))
+        both = [task(Fake(lambda v, x=x: oracle(v) + x[v.start])) for x in noise]
+        tables = [pairs.table_of(each.predictions) for each in both]
+        pairs.check(both[0].paired, tables[0])
+        gain, rows = pairs.gain(both[0].paired, *tables)
+        assert rows == 400
+        assert gain.gain == pytest.approx(both[0].metrics[metric] - both[1].metrics[metric])
 
 
 def test_figures_are_drawn(tmp_path):

@@ -299,7 +299,8 @@ class VariantEffect(ModelTask):
     def _predictions(self, scores: np.ndarray, flags: list[str]) -> dict:
         spec, table, variants = self.set, self.rows.table, self.rows.variants
         targets = {_column(target): spec.target(table, target) for target in (*spec.classes, *spec.values)}
-        columns = dict.fromkeys(filter(None, (spec.consequence, spec.folds, spec.match, *spec.groups)))
+        strata = (column for column, _ in spec.macro.values())
+        columns = dict.fromkeys(filter(None, (spec.consequence, spec.folds, spec.match, *spec.groups, *strata)))
         return {
             "contig": [v.contig for v in variants],
             "position": [v.start + 1 for v in variants],
@@ -314,11 +315,13 @@ class VariantEffect(ModelTask):
         }
 
     def _paired(self) -> Paired:
-        """How two models are compared: by the main metric, not averaged over strata."""
-        plain = self.set.metric.partition("_by_")[0]
-        metric, target = next((m, t) for name, _, m, t, _ in self._measures() if name == plain)
+        """How two models are compared: by the main metric."""
+        metric, target, stratum = next(found for name, _, *found in self._measures() if name == self.metric)
         problem = "multi_label" if isinstance(target, Classes) else "regression"
-        return Paired(problem, metric, ("score",), (_column(target),), groups="drawn_with")
+        column, weighting = self.set.macro.get(stratum, (None, "size"))
+        return Paired(
+            problem, metric, ("score",), (_column(target),), "drawn_with", strata=column, weighting=weighting
+        )  # fmt: skip
 
     def _figures(self, scores: np.ndarray, main: np.ndarray) -> dict:
         spec, table, name = self.set, self.rows.table, self.name
