@@ -102,7 +102,7 @@ class VariantEffect(ModelTask):
     def _fixed(self) -> dict[str, np.ndarray]:
         return variant_baselines.fixed(self.set, self.rows) | self._annotations[0]
 
-    def _baselines(self, target: Classes | Values, truth: np.ndarray) -> dict[str, np.ndarray]:
+    def baselines(self, target: Classes | Values, truth: np.ndarray) -> dict[str, np.ndarray]:
         """The baselines' scores for a target, whose values are `truth`; the strongest usually first."""
         of = {name: score.targets for name, score in self.set.scores.items()}
         known = variant_baselines.fitted(self.set, self.rows, truth) | self._fixed
@@ -168,7 +168,7 @@ class VariantEffect(ModelTask):
             of = metric, truth, stratum
             metrics[name], intervals[name] = self._value(*of, scores), self._interval(*of, scores)
             headline = name in (self.metric, "auroc") or (metric == "spearman" and not stratum)
-            for baseline, values in self._baselines(target, truth).items():
+            for baseline, values in self.baselines(target, truth).items():
                 row = self._baseline(name, of, scores, values, headline)
                 baselines.setdefault(baseline, {}).update(row)
         reasons = tables.reasons(flags)
@@ -328,7 +328,7 @@ class VariantEffect(ModelTask):
         found = {}
         if spec.classes:
             curves = {}
-            for each, values in ({"model": scores} | self._baselines(spec.classes[0], main)).items():
+            for each, values in ({"model": scores} | self.baselines(spec.classes[0], main)).items():
                 chosen = np.isfinite([main, scores, values]).all(0)
                 curves[each] = main[chosen] == 1, values[chosen]
             curves = dict(list(curves.items())[: len(COLOURS)])
