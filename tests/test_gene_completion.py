@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from data_pipeline.errors import FormatError
 from data_pipeline.sequence import bases
 from gener_jax.tasks import gene_completion
 from gener_jax.tasks.base import NotRun, Options
@@ -127,6 +128,17 @@ def test_genes_that_exceed_the_context_are_named(data):
         evaluated(data, lambda question, i: "", max_bases=lengths[0] - 1)
     with raises(NotRun):
         GeneCompletion(Options(data / "downstream"))
+
+
+def test_what_is_wrong_with_the_file_is_named(data, tmp_path):
+    write(tmp_path, "eukaryote", [("euk", "ACGT" * 100, "MKV*")])
+    for rows, more, where in (
+        ([("abc", "ACGT" * 10, "MKV*", "40")], ",cds_start", {"line": 2, "field": "cds_start", "value": "40"}),
+        ([("abc", "ACGT" * 10, "MKV*", "1")], ",start", {"value": "cds_start"}),
+    ):
+        write(tmp_path, "prokaryote", rows, more)
+        with raises(FormatError, file="prokaryote_genes.csv.gz", **where):
+            GeneCompletion(Options(tmp_path)).questions("prokaryote")
 
 
 EXONS = "ATG" + "GCA" * 30, "TGG" + "CCA" * 20  # 31 and 21 codons

@@ -162,12 +162,19 @@ class GeneCompletion(ModelTask):
         self.exonerate, self.eukaryote_prompt = shutil.which(exonerate), eukaryote_prompt
 
     def questions(self, panel: str) -> list[Question]:
-        """Those of a panel, in the order of its file."""
-        columns = table.read(self.genes[panel]).columns
-        rows = zip(*(columns[x] for x in ("gene", "genomic_sequence", "reference_protein")), strict=True)
-        if panel == "prokaryote":
-            return [prokaryote(*row, int(start)) for row, start in zip(rows, columns["cds_start"], strict=True)]
-        return [eukaryote(*row, self.exonerate, self.eukaryote_prompt) for row in rows]
+        """Those of a panel, in the order of its file.
+
+        Raises:
+          DataError: if it cannot be read, a column is missing, or a start is no base of the sequence.
+        """
+        found = table.read(self.genes[panel])
+        columns = [found.values(x, "column") for x in ("gene", "genomic_sequence", "reference_protein")]
+        if panel == "eukaryote":
+            return [eukaryote(*row, self.exonerate, self.eukaryote_prompt) for row in zip(*columns, strict=True)]
+        for row, start in enumerate(starts := found.values("cds_start", "column")):
+            if not (start.isdecimal() and int(start) < len(columns[1][row])):
+                found.refuse(row, "cds_start", "is not a 0-based position in genomic_sequence")
+        return [prokaryote(*row, int(start)) for *row, start in zip(*columns, starts, strict=True)]
 
     def __call__(self, model, progress: Progress = silent) -> Result:
         """See `ModelTask`."""
