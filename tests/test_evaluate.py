@@ -272,6 +272,11 @@ def test_the_names_of_all_tasks_differ():
     assert not {each.group for each in catalogue.ENTRIES if each.name != each.group} & set(names)
 
 
+def test_names_of_models_are_names_of_files():
+    for name, expected in {"a/b c": "a_b_c", "..": "_.", ".x": "_x", "v1.5+": "v1.5+", "": "model"}.items():
+        assert suite.file_name(name) == expected
+
+
 def test_tasks_on_labelled_sequences_are_named_after_how_models_are_fitted(tmp_path):
     labelled, other = understanding.ENTRIES[0], catalogue.ENTRIES[0]
     assert evaluate.adapted(labelled, "lora").name == f"{labelled.name}_lora"
