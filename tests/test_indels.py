@@ -13,7 +13,7 @@ from gener_jax.tasks.indels import Indels
 from gener_jax.tasks.variant_tables import OUTSIDE, Classes, VariantSet
 from tests.data import data_path
 
-GENOME = "".join(np.random.default_rng(0).choice(list("ACGT"), 8000))
+GENOME = "".join(np.random.default_rng(0).choice(list("ACGT"), 10_000))
 SET = VariantSet(
     name="small",
     file="small.tsv",
@@ -23,7 +23,7 @@ SET = VariantSet(
     classes=(Classes("", ("label",), ("P",), ("B",), "P (positive) against B"),),
     columns=("chrom", "pos", "ref", "alt"),
     folds="block",
-    block=2000,
+    block=500,
     context=60,
 )
 
@@ -46,10 +46,10 @@ def cost(variant, harmful=None):
 
 
 def rows_of(folder, longer_if_harmful=False):
-    """Writes 240 indels of 1 to 6 bases; half are harmful, which insert more or not. Returns options, start → label."""
+    """Writes 240 indels in four blocks; half are harmful, which insert more or not. Returns options, start → label."""
     rng, lines, labels = np.random.default_rng(2), ["chrom\tpos\tref\talt\tlabel"], {}
     for i in range(240):
-        at, size, harmful = 50 + 30 * i, int(rng.integers(1, 7)), bool(rng.random() < 0.5)
+        at, size, harmful = 50 + 30 * i + 600 * (i // 60), int(rng.integers(1, 7)), bool(rng.random() < 0.5)
         inserts = harmful if longer_if_harmful and rng.random() < 0.6 else rng.random() < 0.5
         ref, alt = GENOME[at : at + size + 1], GENOME[at]
         if inserts:
