@@ -391,6 +391,21 @@ def test_random_weights_can_be_left_out(registered, config, elsewhere, capsys):
     assert not (elsewhere / "out").exists()
 
 
+def test_a_task_that_fails_with_random_weights_alone_is_a_failure(config, elsewhere, monkeypatch):
+    calls = []
+
+    class Second(Guess):
+        def __call__(self, model, progress=None):
+            calls.append(model)
+            if len(calls) == 2:
+                raise TypeError("a defect")
+            return super().__call__(model)
+
+    monkeypatch.setattr(catalogue, "ENTRIES", (entry(Second),))
+    assert evaluate.main(["--checkpoint", "tiny", "--tasks", "guess", "--data", "data", "--rows", "5"]) == 3
+    assert len(calls) == 2
+
+
 def test_without_any_result_the_reason_is_the_error(registered, elsewhere):
     with pytest.raises(NotRun):
         evaluate.main(["--checkpoint", "tiny", "--tasks", "guess"])
