@@ -520,7 +520,10 @@ CLINVAR = VariantSet(
         f"curl -L {_HUB}/GenerTeam/variant-effect-prediction/resolve/main/ClinVar_VEP_results.parquet "
         f"(columns chrom, pos, ref, alt, label); {_HUMAN}"
     ),
-    note="ClinVar in all genes by GENERator's protocol (next k-mer, 8192 bases before the variant).",
+    note=(
+        "ClinVar in all genes by GENERator's protocol (next k-mer, 8192 bases before the variant). The published "
+        "figures are older than this context, which was 6144 bases until June 2026."
+    ),
     classes=(Classes("", ("label",), _TRUE, _FALSE, "pathogenic (positive) against benign"),),
     columns=("chrom", "pos", "ref", "alt"),
     groups=("chrom",),
