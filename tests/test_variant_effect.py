@@ -242,6 +242,12 @@ def test_published_figures_compare_only_where_rows_and_protocol_do(tmp_path):
         rows = task(Fake(oracle)).published
         assert {row.metric for row in rows} == {"auroc", "auprc_trapezoid"}
         assert {row.comparable for row in rows} == {comparable}
+    base = variant_tables.TRAITGYM_MENDELIAN.reported_base
+    for reported, models in (((), 14), (base, 2)):
+        task = VariantEffect(options, dataclasses.replace(spec, reported_base=reported), marginals=True)
+        rows = task(Fake(oracle)).published
+        assert {row.comparable for row in rows} == {bool(reported)}
+        assert len({row.model for row in rows}) == models
 
 
 def test_a_planted_variant_has_the_right_sign(tmp_path):

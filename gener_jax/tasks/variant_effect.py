@@ -276,13 +276,14 @@ class VariantEffect(ModelTask):
         return found
 
     def _published(self, context: int) -> tuple:
-        as_published = (self.protocol, context, self.strand, self.phases, self.marginals) == (
-            *(self.set.protocol, self.set.context, self.set.strand), 1, False,
+        reported = (self.marginals and self.set.reported_base) or self.set.reported
+        as_published = (self.protocol, context, self.strand, self.phases) == (
+            *(self.set.protocol, self.set.context, self.set.strand), 1,
         )  # fmt: skip
-        comparable = self.set.same_rows and as_published and self.options.rows is None
+        same_score = bool(self.set.reported_base) or not self.marginals
+        comparable = self.set.same_rows and as_published and same_score and self.options.rows is None
         found = [
-            published.of(r.suite, r.task, r.metric, as_metric=r.as_metric, comparable=comparable)
-            for r in self.set.reported
+            published.of(r.suite, r.task, r.metric, as_metric=r.as_metric, comparable=comparable) for r in reported
         ]
         return tuple(row for rows in found for row in rows)
 

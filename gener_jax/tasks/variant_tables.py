@@ -112,6 +112,7 @@ class VariantSet:
       scores: name → a column that predicts by itself.
       protocol, context, strand: of the published evaluation; see `LM.score_variants`.
       reported: published figures.
+      reported_base: those of base marginals; empty if there are none.
       same_rows: whether a full run has the rows, classes and protocol of those figures.
     """
 
@@ -137,6 +138,7 @@ class VariantSet:
     context: int = 8192
     strand: str = "+"
     reported: tuple[Reported, ...] = ()
+    reported_base: tuple[Reported, ...] = ()
     same_rows: bool = False
 
     def files(self, options: Options) -> tuple[Path, Path]:
@@ -500,6 +502,7 @@ TRAITGYM_MENDELIAN = VariantSet(
     match="match_group",
     strand="both",
     reported=(Reported("carbon_suite", "traitgym_mendelian_auprc_token", "percent", "auprc_by_chromosome"),),
+    reported_base=(Reported("carbon_suite", "traitgym_mendelian_auprc_base", "percent", "auprc_by_chromosome"),),
     same_rows=True,
 )
 TRAITGYM_COMPLEX = dataclasses.replace(
@@ -511,6 +514,7 @@ TRAITGYM_COMPLEX = dataclasses.replace(
         "causal variants of Mendelian traits", "fine-mapped variants of complex traits"
     ),
     reported=(),
+    reported_base=(),
 )
 CLINVAR = VariantSet(
     name="clinvar",
