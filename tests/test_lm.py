@@ -52,7 +52,13 @@ def test_the_examples_run(tmp_path, monkeypatch):
     finetuned.write(tmp_path / "runs/promoter", gener_jax.load("tiny"), Head("single_label", ("other", "promoter")))
     assert "step" in inspect.signature(gener_jax.load).parameters
     found = [test for test in doctest.DocTestFinder().find(lm_module) if test.examples]
-    assert [test.name.rpartition(".")[2] for test in found] == ["predict", "saturation", "score_region", "load"]
+    assert [test.name.rpartition(".")[2] for test in found] == [
+        "dependency_map",
+        "predict",
+        "saturation",
+        "score_region",
+        "load",
+    ]
     for test in found:
         assert doctest.DocTestRunner().run(test).failed == 0
 

@@ -64,6 +64,7 @@ CALLS = [
     (LM_.annotate, {"sequences": ["ACGTTT"]}),
     (LM_.log_likelihood, {"sequences": ["ACGTTT"]}),
     (LM_.base_probabilities, {"sequences": ["ACGTTT"]}),
+    (LM_.dependency_map, {"sequence": "ACGTTT"}),
     (LM_.score_variants, {"variants": [("1", 30, "G", "T")], "genome": GENOME}),
     (LM_.score_region, {"interval": "1:31-40", "genome": GENOME}),
     (LM_.saturation, {"interval": "1:31-40", "genome": GENOME}),

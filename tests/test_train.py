@@ -278,12 +278,16 @@ def test_evaluate_and_sample_read_the_run(straight, capsys, tmp_path):
     out, found = capsys.readouterr().out, results.read(tmp_path / "evaluated")
     assert json.loads(out.splitlines()[-1]) == found.json()
     assert out.startswith(found.table())
-    assert [path.name for path in (tmp_path / "evaluated" / "plots").iterdir()] == ["by_group.png"]
+    plots = tmp_path / "evaluated" / "plots"
+    assert {str(path.relative_to(plots)) for path in plots.rglob("*.png")} == {
+        "held_out.png",
+        "run/held_out/by_group.png",
+    }
     assert found.training.items() <= straight.result.training.items()
     [found] = found.evaluations
     assert dataclasses.replace(found, seconds=0) == dataclasses.replace(straight.result["held_out"], seconds=0)
-    with raises(ConfigError, field="--output", value=str(tmp_path / "evaluated" / "results.json")):
-        evaluate.main(["--checkpoint", str(straight.folder), "--output", str(tmp_path / "evaluated")])
+    with raises(ConfigError, field="--output", value=str(straight.folder / "results.json")):  # the run's own
+        evaluate.main(["--checkpoint", str(straight.folder), "--output", str(straight.folder)])
     evaluate.main(["--checkpoint", str(straight.folder), "--config.eval.split=train", "--step", "9", "--json"])
     [other] = json.loads(capsys.readouterr().out)["evaluations"]
     assert (other["model"]["step"], other["dataset"]["split"]) == (9, "train")

@@ -16,7 +16,7 @@ import numpy as np
 from data_pipeline.sequence import bases
 from gener_jax.inference.options import STRANDS
 from gener_jax.inference.prompt import Prompt, as_prompt
-from gener_jax.runtime.errors import InputError
+from gener_jax.runtime.errors import InputError, whole
 
 _SMALLEST = 2.0**-20  # a probability, or one minus it: closer to 0 or 1, the log-odds are of float32's rounding
 _ROWS = 256  # sequences scored at a time
@@ -27,7 +27,7 @@ def dependency_map(lm, sequence: str | Prompt, *, window: tuple[int, int] | None
     if strand not in STRANDS:
         raise InputError(f"must be one of {', '.join(STRANDS)}", "strand", strand)
     prompt = as_prompt(sequence, "sequence")
-    start, end = (0, len(prompt.codes)) if window is None else window
+    start, end = (0, len(prompt.codes)) if window is None else (whole(x, "window") for x in window)
     if not 0 <= start < end <= len(prompt.codes):
         raise InputError(f"must be (start, end) within the {len(prompt.codes)} bases of sequence", "window", window)
     found = np.zeros((end - start, end - start), np.float32)

@@ -102,7 +102,7 @@ def between_genes(record: Record) -> np.ndarray:
     """The stretches without a gene on either strand, int64 [N, 2], empty ones included; none without any gene."""
     length = len(record.codes)
     genes = [x for span in extraction.find(record, Scheme(), Ledger()) for x in span.intervals(length)]
-    edges = np.concatenate([[0], np.ravel(locations.union(genes)), [length]]) if genes else np.zeros(0)
+    edges = np.concatenate([[0], np.transpose(locations.union(genes)).ravel(), [length]]) if genes else np.zeros(0)
     return edges.astype(np.int64).reshape(-1, 2)
 
 
