@@ -8,7 +8,7 @@ import pytest
 
 from data_pipeline.errors import FormatError
 from data_pipeline.sequence import bases
-from gener_jax.tasks import gene_completion
+from gener_jax.tasks import gene_completion, pairs
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.gene_completion import GeneCompletion
 from tests.data import data_path
@@ -110,6 +110,20 @@ def test_a_figure_is_the_mean_over_genes_of_means_over_completions(data):
 def test_published_identities_compare_with_all_genes_and_completions(data):
     result, _ = evaluated(data, lambda question, i: "TAA", rows=50)
     assert {x.model for x in result.published if x.comparable} == {"Evo2-1B", "Evo2-7B", "Evo2-20B", "Evo2-40B"}
+
+
+def test_two_models_are_compared_on_the_genes_that_both_complete(data):
+    whole, _ = evaluated(data, lambda question, i: question.truth, rows=10)
+    half, _ = evaluated(data, lambda question, i: question.truth if i % 2 else "TAA", rows=10)
+    question = GeneCompletion(Options(data)).questions("prokaryote")[2]
+    few, _ = evaluated(data, lambda question, i: "TAA", rows=10, max_bases=len(question.prompt) + question.num_bases)
+    tables = [pairs.table_of(x.predictions) for x in (whole, half, few)]
+    for result, table in zip((whole, half, few), tables, strict=True):
+        pairs.check(result.paired, table)
+    gain, rows = pairs.gain(whole.paired, *tables[:2])
+    assert (gain.gain, rows) == (0.5, 40)
+    assert gain.low < 0.5 < gain.high
+    assert pairs.gain(whole.paired, tables[0], tables[2])[1] == few.counts["completions"] < 40
 
 
 def test_random_dna_recovers_little_and_its_identity_is_larger(data):

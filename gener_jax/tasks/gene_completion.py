@@ -35,7 +35,7 @@ from gener_jax.statistics.intervals import interval
 from gener_jax.statistics.metrics import Metric
 from gener_jax.storage.results import Published
 from gener_jax.tasks import published
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Progress, Result, silent
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.markov import Markov
 from gener_jax.tasks.protein_alignment import Aligned, spliced, translated
 
@@ -232,7 +232,14 @@ class GeneCompletion(ModelTask):
                 "recovery": [float(recovery) for x in found for recovery in x.scores[:, 0]],
                 "identity": [float(identity) for x in found for identity in x.scores[:, 1]],
                 "completion": [text for x in found for text in x.texts],
+                "row": [f"{x.question.gene} {i}" for x in found for i in range(len(x.texts))],
+                self.metric: [
+                    float(recovery) if x.question.panel == "prokaryote" else None
+                    for x in found
+                    for recovery in x.scores[:, 0]
+                ],
             },
+            paired=Paired("mean", self.metric, (self.metric,), rows="row"),  # all genes have as many completions
             figures={"by_gene": lambda: _figure(metrics, compared, genes)},
         )
 
