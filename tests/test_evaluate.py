@@ -272,6 +272,11 @@ def test_the_names_of_all_tasks_differ():
     assert not {each.group for each in catalogue.ENTRIES if each.name != each.group} & set(names)
 
 
+def test_names_of_models_are_names_of_files():
+    for name, expected in {"a/b c": "a_b_c", "..": "_.", ".x": "_x", "v1.5+": "v1.5+", "": "model"}.items():
+        assert suite.file_name(name) == expected
+
+
 def test_tasks_on_labelled_sequences_are_named_after_how_models_are_fitted(tmp_path):
     labelled, other = understanding.ENTRIES[0], catalogue.ENTRIES[0]
     assert evaluate.adapted(labelled, "lora").name == f"{labelled.name}_lora"
@@ -384,6 +389,21 @@ def test_random_weights_can_be_left_out(registered, config, elsewhere, capsys):
     )
     assert "random weights" not in capsys.readouterr().out
     assert not (elsewhere / "out").exists()
+
+
+def test_a_task_that_fails_with_random_weights_alone_is_a_failure(config, elsewhere, monkeypatch):
+    calls = []
+
+    class Second(Guess):
+        def __call__(self, model, progress=None):
+            calls.append(model)
+            if len(calls) == 2:
+                raise TypeError("a defect")
+            return super().__call__(model)
+
+    monkeypatch.setattr(catalogue, "ENTRIES", (entry(Second),))
+    assert evaluate.main(["--checkpoint", "tiny", "--tasks", "guess", "--data", "data", "--rows", "5"]) == 3
+    assert len(calls) == 2
 
 
 def test_without_any_result_the_reason_is_the_error(registered, elsewhere):

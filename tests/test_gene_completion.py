@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
+from data_pipeline.errors import FormatError
 from data_pipeline.sequence import bases
-from gener_jax.tasks import gene_completion
+from gener_jax.tasks import gene_completion, pairs
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.gene_completion import GeneCompletion
 from tests.data import data_path
@@ -79,7 +80,7 @@ def test_an_oracle_recovers_all_and_its_shuffled_codons_little(data):
         assert baseline["prokaryote_recovery"] < 0.5
     assert len(result.predictions["completion"]) == len(result.predictions["gene"]) == 12
     assert "exonerate" in result.note
-    assert {x.model for x in result.published if x.comparable} == {"Evo2-1B", "Evo2-7B", "Evo2-20B", "Evo2-40B"}
+    assert not any(x.comparable for x in result.published)  # three completions, not fifty
     assert result.figures["by_gene"]().axes
 
 
@@ -106,6 +107,25 @@ def test_a_figure_is_the_mean_over_genes_of_means_over_completions(data):
     assert result.breakdown["gene"]["def"]["standard_error"] == pytest.approx(0.1)
 
 
+def test_published_identities_compare_with_all_genes_and_completions(data):
+    result, _ = evaluated(data, lambda question, i: "TAA", rows=50)
+    assert {x.model for x in result.published if x.comparable} == {"Evo2-1B", "Evo2-7B", "Evo2-20B", "Evo2-40B"}
+
+
+def test_two_models_are_compared_on_the_genes_that_both_complete(data):
+    whole, _ = evaluated(data, lambda question, i: question.truth, rows=10)
+    half, _ = evaluated(data, lambda question, i: question.truth if i % 2 else "TAA", rows=10)
+    question = GeneCompletion(Options(data)).questions("prokaryote")[2]
+    few, _ = evaluated(data, lambda question, i: "TAA", rows=10, max_bases=len(question.prompt) + question.num_bases)
+    tables = [pairs.table_of(x.predictions) for x in (whole, half, few)]
+    for result, table in zip((whole, half, few), tables, strict=True):
+        pairs.check(result.paired, table)
+    gain, rows = pairs.gain(whole.paired, *tables[:2])
+    assert (gain.gain, rows) == (0.5, 40)
+    assert gain.low < 0.5 < gain.high
+    assert pairs.gain(whole.paired, tables[0], tables[2])[1] == few.counts["completions"] < 40
+
+
 def test_random_dna_recovers_little_and_its_identity_is_larger(data):
     def complete(question, i):
         return "".join(np.random.default_rng(i).choice(list("ACGT"), question.num_bases))
@@ -127,6 +147,17 @@ def test_genes_that_exceed_the_context_are_named(data):
         evaluated(data, lambda question, i: "", max_bases=lengths[0] - 1)
     with raises(NotRun):
         GeneCompletion(Options(data / "downstream"))
+
+
+def test_what_is_wrong_with_the_file_is_named(data, tmp_path):
+    write(tmp_path, "eukaryote", [("euk", "ACGT" * 100, "MKV*")])
+    for rows, more, where in (
+        ([("abc", "ACGT" * 10, "MKV*", "40")], ",cds_start", {"line": 2, "field": "cds_start", "value": "40"}),
+        ([("abc", "ACGT" * 10, "MKV*", "1")], ",start", {"value": "cds_start"}),
+    ):
+        write(tmp_path, "prokaryote", rows, more)
+        with raises(FormatError, file="prokaryote_genes.csv.gz", **where):
+            GeneCompletion(Options(tmp_path)).questions("prokaryote")
 
 
 EXONS = "ATG" + "GCA" * 30, "TGG" + "CCA" * 20  # 31 and 21 codons

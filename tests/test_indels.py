@@ -1,16 +1,19 @@
 """Insertions and deletions: what length costs, and that the scores which correct it do; oracles; the real tables."""
 
+import dataclasses
+import functools
+
 import numpy as np
 import pytest
 
 from gener_jax.inference.variants.variant import Scored
-from gener_jax.tasks import indels
+from gener_jax.tasks import indels, pairs
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.indels import Indels
 from gener_jax.tasks.variant_tables import OUTSIDE, Classes, VariantSet
 from tests.data import data_path
 
-GENOME = "".join(np.random.default_rng(0).choice(list("ACGT"), 8000))
+GENOME = "".join(np.random.default_rng(0).choice(list("ACGT"), 10_000))
 SET = VariantSet(
     name="small",
     file="small.tsv",
@@ -20,7 +23,7 @@ SET = VariantSet(
     classes=(Classes("", ("label",), ("P",), ("B",), "P (positive) against B"),),
     columns=("chrom", "pos", "ref", "alt"),
     folds="block",
-    block=2000,
+    block=500,
     context=60,
 )
 
@@ -43,10 +46,10 @@ def cost(variant, harmful=None):
 
 
 def rows_of(folder, longer_if_harmful=False):
-    """Writes 240 indels of 1 to 6 bases; half are harmful, which insert more or not. Returns options, start → label."""
+    """Writes 240 indels in four blocks; half are harmful, which insert more or not. Returns options, start → label."""
     rng, lines, labels = np.random.default_rng(2), ["chrom\tpos\tref\talt\tlabel"], {}
     for i in range(240):
-        at, size, harmful = 50 + 30 * i, int(rng.integers(1, 7)), bool(rng.random() < 0.5)
+        at, size, harmful = 50 + 30 * i + 600 * (i // 60), int(rng.integers(1, 7)), bool(rng.random() < 0.5)
         inserts = harmful if longer_if_harmful and rng.random() < 0.6 else rng.random() < 0.5
         ref, alt = GENOME[at : at + size + 1], GENOME[at]
         if inserts:
@@ -117,6 +120,24 @@ def test_a_model_that_knows_only_length_is_unmasked(tmp_path):
         low, high = result.intervals[name]
         assert low < 0.5 < high
     assert {*result.breakdown["frame"]} == {"kept", "shifted"}
+
+
+def test_two_models_are_compared_by_the_mean_over_strata_on_variants_measured_twice(tmp_path):
+    options, labels = rows_of(tmp_path)
+    header, *lines = (tmp_path / "small.tsv").read_text().splitlines()
+    lines = [f"{line}\t{'ab'[i % 3 > 0]}" for i, line in enumerate(lines + lines[:80])]
+    (tmp_path / "small.tsv").write_text("\n".join([f"{header}\tassay", *lines]) + "\n")
+    spec, results = dataclasses.replace(SET, macro={"assay": ("assay", "equal")}), []
+    noise = dict(zip(labels, np.random.default_rng(5).normal(size=len(labels)), strict=True))
+    for weight in (1.0, 0.2):
+        score = functools.partial(lambda v, harmful, weight: weight * harmful + noise[v.start], weight=weight)
+        results.append(Indels(options, spec)(Fake(labels, window=score, equal_window=score)))
+    one, other = (pairs.table_of(result.predictions) for result in results)
+    pairs.check(results[0].paired, one)
+    found, rows = pairs.gain(results[0].paired, one, other)
+    assert rows == 320
+    assert found.gain == pytest.approx(results[0].metrics["auroc"] - results[1].metrics["auroc"])
+    assert 0 < found.low < found.gain < found.high
 
 
 def test_rows_without_a_score_are_counted_with_their_reason(tmp_path):

@@ -172,6 +172,10 @@ def test_means_with_the_gain_of_another_model():
     assert ends(found, "other") is None
     assert set(of_mean("x", values, groups=np.arange(60) // 3)) == {"x"}  # 20 groups
     strata = np.arange(60) < 40
+    assert set(of_mean("x", values, strata=strata)) == {"x"}  # 20 in one of them
+    assert set(of_mean("x", values, strata=np.arange(60) < 30)) == {"x", "x_low", "x_high"}
+    assert set(of_mean("x", values, np.arange(60) % 50, np.arange(60) < 30)) == {"x"} | {"x_low", "x_high"}
+    assert set(of_mean("x", values, np.arange(60) // 2, np.arange(60) < 30)) == {"x"}  # 15 groups in each
     expected = (values[:40].mean() + values[40:].mean()) / 2
     assert of_mean("x", values, strata=strata)["x"] == pytest.approx(expected)
 

@@ -35,10 +35,10 @@ def evaluation(name, auroc, baselines, note="Nothing compares."):
 
 @pytest.fixture
 def results():
-    random = {"auroc": 0.5, "auroc_low": 0.45, "auroc_high": 0.55}
+    random, some = {"auroc": 0.5, "auroc_low": 0.45, "auroc_high": 0.55}, {"auroc": 0.6, "rows": 1100}
     return Results(
         (
-            evaluation("one", 0.8, {"random_weights": {**random, "auroc_gain": 0.3}, "cpg": {"auroc": 0.6}}),
+            evaluation("one", 0.8, {"random_weights": {**random, "auroc_gain": 0.3}, "cpg": some}),
             evaluation("two", 0.7, {"random_weights": {**random, "auroc_gain": 0.2}, "cpg": {"auroc": 0.61}}),
         ),
         None,
@@ -61,7 +61,7 @@ def test_models_stand_side_by_side_above_what_they_are_compared_with(results):
         ["**one**", "0.8000 [0.7500, 0.8500]", "12.2", "", "-0.1000 [-0.1500, -0.0500]", ""],
         ["**two**", "0.7000 [0.6500, 0.7500]", "12.2", "+0.1000 [0.0500, 0.1500]", "", ""],
         ["random weights", "0.5000 [0.4500, 0.5500]", "", "+0.3000", "+0.2000", ""],
-        ["cpg (one)", "0.6000", "", "", "", ""],
+        ["cpg, 1,100 rows (one)", "0.6000", "", "", "", ""],
         ["cpg (two)", "0.6100", "", "", "", ""],
         ["Evo2-7B (published)", "0.8750 ± 0.0100", "", "", "", "comparable; their table 3"],
         ["CADD (published)", "0.8040", "", "", "", "not comparable; https://example.org/x"],
@@ -88,7 +88,7 @@ def test_what_one_model_cannot_do_is_a_row_beside_the_other(results):
 def test_the_overview_has_a_row_per_task(results):
     table = page.overview(results)
     assert table.columns == ("task", "metric", "one", "two", "random weights", "best baseline", "published, comparable")
-    assert table.rows[0][-3:] == ("0.5000 [0.4500, 0.5500]", "0.6000 (cpg)", "0.8750 (Evo2-7B)")
+    assert table.rows[0][-3:] == ("0.5000 [0.4500, 0.5500]", "0.6000 (cpg, 1,100 rows)", "0.8750 (Evo2-7B)")
     assert table.rows[1] == ("probe", "", "", "failed", "", "", "")
     assert len(table.rows) == 2
     lines = page.text(table).splitlines()

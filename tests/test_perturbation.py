@@ -69,7 +69,7 @@ def test_the_metric_can_be_passed_and_failed(folder, planted, name):
 
     oracle = run(lambda sequence, score: float(sequence in text))
     assert oracle.metrics == {"accuracy": 1, "accuracy_base": 1}
-    assert oracle.intervals["accuracy"] == (1, 1)
+    assert oracle.intervals["accuracy"] == (pytest.approx(0.025 ** (1 / 42)), 1)  # of 42 genes, none lost
     assert oracle.counts["pairs"] == len(oracle.predictions["gene"]) == 42
     equal = run(lambda sequence, score: -1.3)  # ties are losses
     assert equal.metrics == {"accuracy": 0, "accuracy_base": 0}
@@ -193,7 +193,7 @@ def test_the_public_file_is_read(tmp_path):
     assert found.metrics == {"accuracy": 1, "accuracy_base": 1}
     assert found.counts["pairs"] == 59
     assert found.counts["left out: longer than the model's context"] == 1
-    assert found.intervals["accuracy"] == (1, 1)  # of 30 genes
+    assert found.intervals["accuracy"] == (pytest.approx(0.025 ** (1 / 30)), 1)  # of 30 genes
     assert all(row.comparable for row in found.published)
     assert {row.metric for row in found.published} == {"accuracy", "accuracy_base"}
     columns["sequence"][3] = "ACGT"

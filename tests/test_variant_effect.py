@@ -11,7 +11,7 @@ from gener_jax.plotting import figure
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics import matched
 from gener_jax.storage import tracks
-from gener_jax.tasks import annotation_columns, variant_effect, variant_tables
+from gener_jax.tasks import annotation_columns, pairs, variant_effect, variant_tables
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.catalogue import TASKS
 from gener_jax.tasks.variant_effect import VariantEffect, context_for
@@ -211,6 +211,18 @@ def test_matched_controls(tmp_path):
         VariantEffect(options, dataclasses.replace(spec, match="column"))(Fake(oracle))
 
 
+def test_two_models_are_compared_by_the_main_metric(tmp_path):
+    options, noise = write(tmp_path), np.random.default_rng(2).normal(size=(2, 400))
+    for metric in ("auprc", "spearman_by_exon", "auroc_by_exon"):
+        task = VariantEffect(options, dataclasses.replace(SET, metric=metric))
+        both = [task(Fake(lambda v, x=x: oracle(v) + x[v.start])) for x in noise]
+        tables = [pairs.table_of(each.predictions) for each in both]
+        pairs.check(both[0].paired, tables[0])
+        gain, rows = pairs.gain(both[0].paired, *tables)
+        assert rows == 400
+        assert gain.gain == pytest.approx(both[0].metrics[metric] - both[1].metrics[metric])
+
+
 def test_figures_are_drawn(tmp_path):
     found = VariantEffect(write(tmp_path), SET)(Fake(oracle))
     assert set(found.figures) == {"toy_roc", "toy_measured", "toy_by_consequence"}
@@ -230,6 +242,12 @@ def test_published_figures_compare_only_where_rows_and_protocol_do(tmp_path):
         rows = task(Fake(oracle)).published
         assert {row.metric for row in rows} == {"auroc", "auprc_trapezoid"}
         assert {row.comparable for row in rows} == {comparable}
+    base = variant_tables.TRAITGYM_MENDELIAN.reported_base
+    for reported, models in (((), 14), (base, 2)):
+        task = VariantEffect(options, dataclasses.replace(spec, reported_base=reported), marginals=True)
+        rows = task(Fake(oracle)).published
+        assert {row.comparable for row in rows} == {bool(reported)}
+        assert len({row.model for row in rows}) == models
 
 
 def test_a_planted_variant_has_the_right_sign(tmp_path):

@@ -10,7 +10,7 @@ from gener_jax.runtime.errors import InputError
 from gener_jax.tasks import variant_probe
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.variant_probe import VariantProbe
-from gener_jax.tasks.variant_tables import Classes, VariantSet
+from gener_jax.tasks.variant_tables import Classes, Score, VariantSet
 from tests.raised import raises
 
 GENOME = "".join(np.random.default_rng(0).choice(list("ACGT"), 4000))
@@ -94,9 +94,15 @@ def test_shuffled_labels_give_chance():
 
 def test_a_probe_finds_what_hidden_states_tell_and_gains_over_zero_shot(tmp_path):
     options, reports = rows_of(tmp_path), []
-    task, model = VariantProbe(options, SET), Fake(llr=lambda v: -float(v.alt > v.ref))  # turned around: always wrong
+    table = (tmp_path / "small.tsv").read_text().splitlines()  # with a score of every other row, which knows the label
+    scores = ["column", *("" if i % 2 else int(line.endswith("P")) for i, line in enumerate(table[1:]))]
+    (tmp_path / "small.tsv").write_text("".join(f"{line}\t{x}\n" for line, x in zip(table, scores, strict=True)))
+    spec = dataclasses.replace(SET, scores={"column": Score("column")})
+    task, model = VariantProbe(options, spec), Fake(llr=lambda v: -float(v.alt > v.ref))  # turned around: always wrong
     result = task(model, lambda done, total: reports.append(done / total))
     assert result.metrics == pytest.approx({"auroc": 1.0, "auprc": 1.0})
+    assert set(result.baselines) == {"zero_shot", "substitution", "markov_3", "column"}
+    assert result.baselines["column"] == {"auroc": 1, "auprc": 1, "rows": 60}
     zero_shot = result.baselines["zero_shot"]
     assert (zero_shot["auroc"], zero_shot["auroc_gain"], zero_shot["auroc_gain_low"]) == (0, 1, 1)
     assert "layer 2" in result.text.splitlines()[0]

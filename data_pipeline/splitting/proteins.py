@@ -33,9 +33,9 @@ def protein_of(codes: np.ndarray) -> str:
 
 def identity(one: str, other: str) -> float:
     """The identity of two proteins, from 0 to 1; 0 of unrelated ones."""
-    if not one or not other or _aligner().score(one, other) < _SCORE:
+    if not one or not other or aligner("local").score(one, other) < _SCORE:
         return 0.0
-    return _aligner().align(one, other)[0].counts().identities / min(len(one), len(other))
+    return aligner("local").align(one, other)[0].counts().identities / min(len(one), len(other))
 
 
 def links(proteins: Sequence[str], max_identity: float) -> np.ndarray:
@@ -100,8 +100,12 @@ def _nearest(kmers, others, cluster: np.ndarray | None = None) -> Iterator[tuple
 
 
 @functools.cache
-def _aligner():
+def aligner(mode: str):
+    """Biopython's aligner of proteins, "local" or "global": BLOSUM62, a gap costs 11 and 1 more for each further one.
+
+    A gap at an end costs the same.
+    """
     from Bio.Align import PairwiseAligner, substitution_matrices  # slow, and most commands align nothing
 
     matrix = substitution_matrices.load("BLOSUM62")
-    return PairwiseAligner(mode="local", substitution_matrix=matrix, open_gap_score=-11, extend_gap_score=-1)
+    return PairwiseAligner(mode=mode, substitution_matrix=matrix, open_gap_score=-11, extend_gap_score=-1)

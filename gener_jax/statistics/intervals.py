@@ -153,7 +153,7 @@ def interval(
 
 
 def mean_interval(values: np.ndarray, groups=None, strata=None, *, seed: int = 0) -> tuple[float, float] | None:
-    """The 95 % interval of the mean of rows; None under 30 rows or groups.
+    """The 95 % interval of the mean of rows; None under 30 rows or groups, in all or in a stratum.
 
     Resampling learns nothing from a share (bool) of 0 or 1. There it is Clopper and Pearson's (1934) of as many draws
     as there are groups.
@@ -164,6 +164,10 @@ def mean_interval(values: np.ndarray, groups=None, strata=None, *, seed: int = 0
       strata: as for `metrics.mean`.
     """
     values = np.asarray(values)
+    for stratum in () if strata is None else np.unique(strata):
+        inside = np.asarray(strata) == stratum
+        if (inside.sum() if groups is None else len(np.unique(np.asarray(groups)[inside]))) < LEAST:
+            return None
     if values.dtype == bool and len(values) and (values == values[0]).all():
         units = len(values if groups is None else np.unique(groups))
         reach = ((1 - LEVEL) / 2) ** (1 / units)

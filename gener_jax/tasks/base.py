@@ -39,6 +39,8 @@ class Paired:
       rows: the column that names a row, so that rows which only one model can score are left out; None: both must have
         all rows, in one order.
       higher_is_better: of "mean".
+      strata: the column over whose values the metric is averaged, of one score and one target; None: it is of all rows.
+      weighting: of these means, as of `statistics.matched.prepare`.
     """
 
     problem: str
@@ -48,6 +50,8 @@ class Paired:
     groups: str | None = None
     rows: str | None = None
     higher_is_better: bool = True
+    strata: str | None = None
+    weighting: str = "size"
 
 
 @dataclasses.dataclass

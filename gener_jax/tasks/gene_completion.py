@@ -35,7 +35,7 @@ from gener_jax.statistics.intervals import interval
 from gener_jax.statistics.metrics import Metric
 from gener_jax.storage.results import Published
 from gener_jax.tasks import published
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Progress, Result, silent
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.markov import Markov
 from gener_jax.tasks.protein_alignment import Aligned, spliced, translated
 
@@ -162,12 +162,19 @@ class GeneCompletion(ModelTask):
         self.exonerate, self.eukaryote_prompt = shutil.which(exonerate), eukaryote_prompt
 
     def questions(self, panel: str) -> list[Question]:
-        """Those of a panel, in the order of its file."""
-        columns = table.read(self.genes[panel]).columns
-        rows = zip(*(columns[x] for x in ("gene", "genomic_sequence", "reference_protein")), strict=True)
-        if panel == "prokaryote":
-            return [prokaryote(*row, int(start)) for row, start in zip(rows, columns["cds_start"], strict=True)]
-        return [eukaryote(*row, self.exonerate, self.eukaryote_prompt) for row in rows]
+        """Those of a panel, in the order of its file.
+
+        Raises:
+          DataError: if it cannot be read, a column is missing, or a start is no base of the sequence.
+        """
+        found = table.read(self.genes[panel])
+        columns = [found.values(x, "column") for x in ("gene", "genomic_sequence", "reference_protein")]
+        if panel == "eukaryote":
+            return [eukaryote(*row, self.exonerate, self.eukaryote_prompt) for row in zip(*columns, strict=True)]
+        for row, start in enumerate(starts := found.values("cds_start", "column")):
+            if not (start.isdecimal() and int(start) < len(columns[1][row])):
+                found.refuse(row, "cds_start", "is not a 0-based position in genomic_sequence")
+        return [prokaryote(*row, int(start)) for *row, start in zip(*columns, starts, strict=True)]
 
     def __call__(self, model, progress: Progress = silent) -> Result:
         """See `ModelTask`."""
@@ -199,6 +206,7 @@ class GeneCompletion(ModelTask):
         compared = {name: _means(several)[0] for name, several in baselines.items()}
         genes = {x.question.gene: x.summary() for x in found}
         all_of = {panel: sum(x.question.panel == panel for x in found) == number for panel, number in PANELS.items()}
+        complete = all_of["prokaryote"] and self.samples == SAMPLES
         note = (
             "The published figures are identities. Those of prokaryotes are of the same genes and rules, but for Evo 2 "
             "the four most likely tokens are all four bases. Those of all twelve genes do not compare: the published "
@@ -212,7 +220,7 @@ class GeneCompletion(ModelTask):
             breakdown={"gene": genes},
             published=(
                 *(
-                    Published(model, "prokaryote_identity", value, None, "evo2 repository", all_of["prokaryote"])
+                    Published(model, "prokaryote_identity", value, None, "evo2 repository", complete)
                     for model, value in _OF_PROKARYOTES.items()
                 ),
                 *published.of(self.name, "all", "amino_acid_recovery_percent", as_metric="identity", comparable=False),
@@ -224,7 +232,14 @@ class GeneCompletion(ModelTask):
                 "recovery": [float(recovery) for x in found for recovery in x.scores[:, 0]],
                 "identity": [float(identity) for x in found for identity in x.scores[:, 1]],
                 "completion": [text for x in found for text in x.texts],
+                "row": [f"{x.question.gene} {i}" for x in found for i in range(len(x.texts))],
+                self.metric: [
+                    float(recovery) if x.question.panel == "prokaryote" else None
+                    for x in found
+                    for recovery in x.scores[:, 0]
+                ],
             },
+            paired=Paired("mean", self.metric, (self.metric,), rows="row"),  # all genes have as many completions
             figures={"by_gene": lambda: _figure(metrics, compared, genes)},
         )
 

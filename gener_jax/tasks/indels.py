@@ -124,11 +124,16 @@ class Indels(ModelTask):
         names = [f"{v.contig}:{v.start}" for v in self._scored["window"].rows.variants]
         return np.unique(names, return_inverse=True)[1].reshape(-1)
 
+    @functools.cached_property
+    def _strata(self) -> tuple[str | None, str]:
+        """The column over whose values metrics are averaged, None if over none, and how they count."""
+        return next(iter(self.set.macro.values()), (None, "size"))
+
     def _compare(self, metric: str, truth: np.ndarray, scores: np.ndarray, other=None, intervals: bool = True):
         """A metric and its interval; with `other`, the gain over it; on the rows that have all of them."""
         rows = np.isfinite(truth) & np.isfinite(scores) & np.isfinite(truth if other is None else other)
         target = truth[rows] == 1 if metric in matched.CLASSES else truth[rows]
-        column, weighting = next(iter(self.set.macro.values()), ("", "size"))
+        column, weighting = self._strata
         strata = np.array(self._scored["window"].rows.table.values(column, "macro"))[rows] if column else None
         rest = {"groups": self._positions[rows], "strata": strata, "weighting": weighting, "seed": self.options.seed}
         if not rows.any():
@@ -169,6 +174,7 @@ class Indels(ModelTask):
             "negatives": int((truth[used] == 0).sum()),
             "positives": int((truth[used] == 1).sum()),
         }
+        column, weighting = self._strata
         shown = {score: scores[score][used] for score in SCORES if np.isfinite(scores[score][used]).all()}
         return Result(
             metrics,
@@ -179,13 +185,17 @@ class Indels(ModelTask):
             text="\n".join(f"{name}: {reason}" for name, reason in missing.items()),
             note=f"{spec.note} {_NOTE} No published figure is of these rows.",
             predictions={
+                "row": np.flatnonzero(used),  # a variant may have several, as elements were measured in several assays
                 "variant": [str(rows.variants[i]) for i in np.flatnonzero(used)],
+                **({column: np.array(rows.table.values(column, "macro"))[used]} if column else {}),
                 "length": length[used],
                 "class": truth[used].astype(np.int64),
                 **{name: values[used] for name, values in scores.items()},
                 "position": self._positions[used],
             },
-            paired=Paired("multi_label", "auroc", SCORES[:1], ("class",), groups="position", rows="variant"),
+            paired=Paired(
+                "multi_label", "auroc", SCORES[:1], ("class",), "position", "row", strata=column, weighting=weighting
+            ),
             figures={
                 f"{self.name}_by_length": lambda: evaluation.scores_by_length(
                     f"{self.name}: {spec.classes[0].what}", length[used], truth[used] == 1, shown

@@ -158,7 +158,7 @@ def _baselines(evaluations: Sequence[Evaluation], main: str) -> Iterator[tuple[s
                 owners[each.model.name] = gained
         for row, owners in distinct:
             beside = f" ({', '.join(owners)})" if len(owners) < len(evaluations) else ""
-            yield _words(name) + beside, row, owners
+            yield _words(name) + _fewer(row) + beside, row, owners
 
 
 def _groups(evaluations: Sequence[Evaluation]) -> Iterator[tuple[str, Table]]:
@@ -314,13 +314,16 @@ def _best(evaluation: Evaluation | None, main: str) -> str:
     """The best baseline but random weights, with its name."""
     if evaluation is None or (higher := evaluation.metrics[main].higher_is_better) is None:
         return ""
-    known = [
-        (row[main], name) for name, row in evaluation.baselines.items() if name != RANDOM and row.get(main) is not None
-    ]
-    if not known:
+    others = {name: row for name, row in evaluation.baselines.items() if name != RANDOM and row.get(main) is not None}
+    if not others:
         return ""
-    value, name = (max if higher else min)(known)
-    return f"{_number(value)} ({_words(name)})"
+    name = (max if higher else min)(others, key=lambda name: others[name][main])
+    return f"{_number(others[name][main])} ({_words(name)}{_fewer(others[name])})"
+
+
+def _fewer(row: Numbers) -> str:
+    """How many rows a baseline has a value of, if not all: its number is of these alone."""
+    return f", {row['rows']:,} rows" if "rows" in row else ""
 
 
 def _reported(evaluation: Evaluation | None, main: str) -> str:

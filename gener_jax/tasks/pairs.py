@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from data_pipeline.files import write_text
-from gener_jax.statistics import intervals
-from gener_jax.statistics.metrics import METRICS
+from gener_jax.statistics import intervals, matched
+from gener_jax.statistics.metrics import METRICS, mean
 from gener_jax.tasks.base import Paired
 
 Table = dict[str, list[str]]  # column → the text of each row
@@ -49,16 +49,23 @@ def write(path: Path, table: Table) -> None:
 
 
 def read(path: Path) -> Table:
-    """A table that `write` wrote."""
+    """A table that `write` wrote.
+
+    Raises:
+      ValueError: if it is not one.
+    """
     with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file, delimiter="\t")
+        try:
+            header, *rows = csv.reader(file, delimiter="\t")
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(header)
     return {name: list(column) for name, column in zip(header, columns, strict=True)}
 
 
 def check(paired: Paired, table: Table) -> None:
     """Raises ValueError if a table has not what a task declares of it."""
-    named = [*paired.scores, *paired.targets, *filter(None, (paired.groups, paired.rows))]
+    named = [*paired.scores, *paired.targets, *filter(None, (paired.groups, paired.rows, paired.strata))]
     if absent := [name for name in named if name not in table]:
         raise ValueError(f"paired names {absent[0]}, which is no column of the predictions: {', '.join(table)}")
     if paired.rows is not None and len(set(table[paired.rows])) < len(table[paired.rows]):
@@ -93,13 +100,14 @@ def gain(paired: Paired, first: Table, second: Table) -> tuple[intervals.Gain, i
     groups = None if paired.groups is None else np.array(first[paired.groups])[of_first][kept]
     if paired.problem == "mean":
         difference = (one - other)[:, 0] * (1 if paired.higher_is_better else -1)
-
-        def mean(weights):
-            return weights @ difference / weights.sum(1)
-
-        ends = intervals.interval(mean, difference.shape, groups) or (None, None)
+        ends = intervals.interval(mean(difference), difference.shape, groups) or (None, None)
         return intervals.Gain(float(difference.mean()), *ends, (float(difference.mean()),)), len(difference)
     targets = truth[0][kept]
+    if paired.strata is not None:
+        strata, target = np.array(first[paired.strata])[of_first][kept], targets[:, 0]
+        target = target == 1 if paired.metric in matched.CLASSES else target
+        both = paired.metric, target, one[:, 0], other[:, 0], groups, strata, paired.weighting
+        return matched.paired(*both), len(target)
     if paired.problem in ("single_label", "token"):
         targets = targets[:, 0].astype(np.int64)
     return intervals.paired(paired.problem, paired.metric, targets, one, other, groups), len(targets)

@@ -190,7 +190,7 @@ class _Pairwise(ModelTask):
     """
 
     metric = "accuracy"
-    metrics: ClassVar = {name: Metric("share of pairs", higher_is_better=True) for name in _SCORES}
+    metrics: ClassVar = {name: Metric("fraction of pairs", higher_is_better=True) for name in _SCORES}
 
     def pairs(self, window: int) -> tuple[list[Pair], list[dict[int, float]], collections.Counter[str]]:
         """What `pairs_of` returns, for windows of at most so many bases."""
@@ -223,7 +223,7 @@ class _Pairwise(ModelTask):
                 per_base = [x.value / x.bases if score == "token" else x.value for x in found]
                 scores[name][first : first + _AT_ONCE] = np.reshape(per_base, (-1, 2))
             progress(min(first + _AT_ONCE, len(pairs)), len(pairs))
-        won = {name: (x[:, 0] > x[:, 1]).astype(float) for name, x in scores.items()}
+        won = {name: x[:, 0] > x[:, 1] for name, x in scores.items()}
         groups = [pair.group for pair in pairs]
         found = {name: intervals.of_mean(name, x, groups) for name, x in won.items()}
         baselines = {f"markov_{order}": [gain[order] > 0 for gain in gains] for order in ORDERS}
@@ -262,7 +262,7 @@ class _Pairwise(ModelTask):
             paired=Paired("mean", "accuracy", scores=("accuracy",), groups="gene", rows="pair"),
             figures={
                 self.name: lambda: evaluation.groups(
-                    self.name.replace("_", " "), "share of pairs (higher is better)",
+                    self.name.replace("_", " "), "fraction of pairs (higher is better)",
                     {"model": accuracy, **{name.replace("_", " "): value for name, value in compared.items()}},
                     {column: {name: row["accuracy"] for name, row in rows.items()}
                      for column, rows in breakdown.items()}, 0.5,

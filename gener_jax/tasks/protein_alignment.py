@@ -1,6 +1,5 @@
 """Which amino acids of a reference protein a DNA sequence encodes: translated in frame, or spliced by exonerate."""
 
-import functools
 import subprocess
 import tempfile
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipeline.sequence import bases, translation
+from data_pipeline.splitting import proteins
 from gener_jax.runtime.errors import ConfigError
 
 STANDARD_CODE = 1  # NCBI's number of the genetic code
@@ -37,7 +37,7 @@ def translated(reference: str, sequence: str) -> Aligned:
     protein = translation.translate(bases.encode(sequence), STANDARD_CODE).partition("*")[0]
     if not protein:
         return _aligned([], reference, protein, [])
-    rows = _aligner().align(reference, protein)[0].indices
+    rows = proteins.aligner("global").align(reference, protein)[0].indices
     index, query = rows[:, (rows >= 0).all(0)]
     return _aligned(index, reference, [protein[i] for i in query], 3 * (query + 1))
 
@@ -94,11 +94,3 @@ def of_vulgar(line: str, reference: str, sequence: str) -> Aligned:
 def _aligned(index, reference: str, found, ends) -> Aligned:
     equal = [reference[i] == x for i, x in zip(index, found, strict=True)]
     return Aligned(np.array(index, np.int64), np.array(equal, bool), np.array(ends, np.int64))
-
-
-@functools.cache
-def _aligner():
-    from Bio.Align import PairwiseAligner, substitution_matrices  # the import takes 0.1 s
-
-    matrix = substitution_matrices.load("BLOSUM62")
-    return PairwiseAligner(mode="global", substitution_matrix=matrix, open_gap_score=-11, extend_gap_score=-1)

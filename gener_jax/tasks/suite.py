@@ -296,5 +296,5 @@ def _gain(cell: Cell, over: Cell) -> Gain | None:
 
 
 def file_name(name: str) -> str:
-    """A model's name as part of the name of a file."""
-    return re.sub(r"[^\w.+-]", "_", name) or "model"
+    """A model's name as a name of a file or folder, which is not hidden and not a parent's."""
+    return re.sub(r"^\.|[^\w.+-]", "_", name) or "model"

@@ -102,7 +102,7 @@ class VariantEffect(ModelTask):
     def _fixed(self) -> dict[str, np.ndarray]:
         return variant_baselines.fixed(self.set, self.rows) | self._annotations[0]
 
-    def _baselines(self, target: Classes | Values, truth: np.ndarray) -> dict[str, np.ndarray]:
+    def baselines(self, target: Classes | Values, truth: np.ndarray) -> dict[str, np.ndarray]:
         """The baselines' scores for a target, whose values are `truth`; the strongest usually first."""
         of = {name: score.targets for name, score in self.set.scores.items()}
         known = variant_baselines.fitted(self.set, self.rows, truth) | self._fixed
@@ -168,7 +168,7 @@ class VariantEffect(ModelTask):
             of = metric, truth, stratum
             metrics[name], intervals[name] = self._value(*of, scores), self._interval(*of, scores)
             headline = name in (self.metric, "auroc") or (metric == "spearman" and not stratum)
-            for baseline, values in self._baselines(target, truth).items():
+            for baseline, values in self.baselines(target, truth).items():
                 row = self._baseline(name, of, scores, values, headline)
                 baselines.setdefault(baseline, {}).update(row)
         reasons = tables.reasons(flags)
@@ -276,13 +276,14 @@ class VariantEffect(ModelTask):
         return found
 
     def _published(self, context: int) -> tuple:
-        as_published = (self.protocol, context, self.strand, self.phases, self.marginals) == (
-            *(self.set.protocol, self.set.context, self.set.strand), 1, False,
+        reported = (self.marginals and self.set.reported_base) or self.set.reported
+        as_published = (self.protocol, context, self.strand, self.phases) == (
+            *(self.set.protocol, self.set.context, self.set.strand), 1,
         )  # fmt: skip
-        comparable = self.set.same_rows and as_published and self.options.rows is None
+        same_score = bool(self.set.reported_base) or not self.marginals
+        comparable = self.set.same_rows and as_published and same_score and self.options.rows is None
         found = [
-            published.of(r.suite, r.task, r.metric, as_metric=r.as_metric, comparable=comparable)
-            for r in self.set.reported
+            published.of(r.suite, r.task, r.metric, as_metric=r.as_metric, comparable=comparable) for r in reported
         ]
         return tuple(row for rows in found for row in rows)
 
@@ -299,7 +300,8 @@ class VariantEffect(ModelTask):
     def _predictions(self, scores: np.ndarray, flags: list[str]) -> dict:
         spec, table, variants = self.set, self.rows.table, self.rows.variants
         targets = {_column(target): spec.target(table, target) for target in (*spec.classes, *spec.values)}
-        columns = dict.fromkeys(filter(None, (spec.consequence, spec.folds, spec.match, *spec.groups)))
+        strata = (column for column, _ in spec.macro.values())
+        columns = dict.fromkeys(filter(None, (spec.consequence, spec.folds, spec.match, *spec.groups, *strata)))
         return {
             "contig": [v.contig for v in variants],
             "position": [v.start + 1 for v in variants],
@@ -314,18 +316,20 @@ class VariantEffect(ModelTask):
         }
 
     def _paired(self) -> Paired:
-        """How two models are compared: by the main metric, not averaged over strata."""
-        plain = self.set.metric.partition("_by_")[0]
-        metric, target = next((m, t) for name, _, m, t, _ in self._measures() if name == plain)
+        """How two models are compared: by the main metric."""
+        metric, target, stratum = next(found for name, _, *found in self._measures() if name == self.metric)
         problem = "multi_label" if isinstance(target, Classes) else "regression"
-        return Paired(problem, metric, ("score",), (_column(target),), groups="drawn_with")
+        column, weighting = self.set.macro.get(stratum, (None, "size"))
+        return Paired(
+            problem, metric, ("score",), (_column(target),), "drawn_with", strata=column, weighting=weighting
+        )  # fmt: skip
 
     def _figures(self, scores: np.ndarray, main: np.ndarray) -> dict:
         spec, table, name = self.set, self.rows.table, self.name
         found = {}
         if spec.classes:
             curves = {}
-            for each, values in ({"model": scores} | self._baselines(spec.classes[0], main)).items():
+            for each, values in ({"model": scores} | self.baselines(spec.classes[0], main)).items():
                 chosen = np.isfinite([main, scores, values]).all(0)
                 curves[each] = main[chosen] == 1, values[chosen]
             curves = dict(list(curves.items())[: len(COLOURS)])

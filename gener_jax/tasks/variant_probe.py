@@ -22,7 +22,6 @@ from gener_jax.runtime.errors import InputError
 from gener_jax.statistics import matched
 from gener_jax.statistics.intervals import LEAST
 from gener_jax.statistics.metrics import Metric
-from gener_jax.tasks import variant_baselines
 from gener_jax.tasks import variant_tables as tables
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.variant_effect import VariantEffect, context_for
@@ -216,7 +215,7 @@ class VariantProbe(ModelTask):
         rest = {"groups": unit, "seed": self.options.seed}
         metrics = {name: matched.value(name, harmful, found.chosen) for name in self.metrics}
         intervals = {name: matched.bootstrap(name, harmful, found.chosen, **rest) for name in self.metrics}
-        others = variant_baselines.fitted(spec, rows, spec.target(rows.table, spec.classes[0]))
+        others = self._zero_shot.baselines(spec.classes[0], spec.target(rows.table, spec.classes[0]))
         baselines = {"zero_shot": {}}
         for name in self.metrics:
             gain = matched.paired(name, harmful, found.chosen, zero_shot, **rest)
@@ -225,7 +224,10 @@ class VariantProbe(ModelTask):
             row |= {"_gain_low": gain.low, "_gain_high": gain.high}
             baselines["zero_shot"] |= {f"{name}{end}": value for end, value in row.items() if value is not None}
         for baseline, values in others.items():
-            baselines[baseline] = {name: matched.value(name, harmful, values[used]) for name in self.metrics}
+            known = np.isfinite(values[used])
+            row = {name: matched.value(name, harmful[known], values[used][known]) for name in self.metrics}
+            if np.isfinite(row["auroc"]):
+                baselines[baseline] = row if known.all() else {**row, "rows": int(known.sum())}
         reasons = tables.reasons(flags)
         counts = {
             **rows.counts,

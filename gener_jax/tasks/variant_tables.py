@@ -107,11 +107,12 @@ class VariantSet:
       consequence: the column of the consequence; "" if there is none.
       folds: the column (exon, element, chromosome) whose other values a fitted baseline learns from; "" for none.
       regions: whether a fold is a stretch of neighbouring positions, so that the place in it can predict.
-      block: bases in a block, which the column "block" numbers; 0: no such column.
+      block: bases without a variant that divide two blocks, which the column "block" names; 0: no such column.
       match: the column of match groups, one positive and its controls in each; "" for none.
       scores: name → a column that predicts by itself.
       protocol, context, strand: of the published evaluation; see `LM.score_variants`.
       reported: published figures.
+      reported_base: those of base marginals; empty if there are none.
       same_rows: whether a full run has the rows, classes and protocol of those figures.
     """
 
@@ -137,6 +138,7 @@ class VariantSet:
     context: int = 8192
     strand: str = "+"
     reported: tuple[Reported, ...] = ()
+    reported_base: tuple[Reported, ...] = ()
     same_rows: bool = False
 
     def files(self, options: Options) -> tuple[Path, Path]:
@@ -167,6 +169,9 @@ class VariantSet:
         targets = [self.target(found, each) for each in (*self.classes, *self.values)]
         found = found.take(np.flatnonzero(~np.isnan(targets).all(0)).tolist())
         counts["rows_with_target"] = len(found)
+        if self.block:  # of all rows, so that a limit of rows divides none
+            contigs, positions = found.values(self.columns[0], "columns"), numbers(found, self.columns[1])
+            found.columns["block"] = blocks(contigs, positions, self.block)
         found = found.take(self._chosen(found, options))
         return self._rows(found, Genome.read(fasta), counts)
 
@@ -192,8 +197,6 @@ class VariantSet:
             variant, problem = placed(variant, genome)
             variants.append(variant)
             problems.append(problem)
-        if self.block:
-            found.columns["block"] = [f"{v.start // self.block * self.block:,}" for v in variants]
         counts["reference_mismatches"] = sum(problem == MISMATCH for problem in problems)
         return Rows(tuple(variants), tuple(problems), found, genome, counts)
 
@@ -256,6 +259,18 @@ def numbers(found: Table, column: str) -> np.ndarray:
             except ValueError:
                 found.refuse(row, column, "is not a number")
     return made
+
+
+def blocks(contigs: list[str], positions: np.ndarray, gap: int) -> list[str]:
+    """The block of each variant, by its first position: in a block, neighbours are at most `gap` bases apart."""
+    order, names = np.lexsort((positions, contigs)), [""] * len(contigs)
+    last, first = None, ""
+    for row in order.tolist():
+        contig, position = contigs[row], positions[row]
+        if last is None or contig != last[0] or position - last[1] > gap:
+            first = f"{contig}:{position:.0f}"
+        names[row], last = first, (contig, position)
+    return names
 
 
 def placed(variant: Variant, genome: Genome) -> tuple[Variant, str]:
@@ -394,7 +409,7 @@ BRCA2_CLINVAR = VariantSet(
     groups=("consequence_gnomad", "review_status"),
     consequence="consequence_gnomad",
     folds="block",
-    block=2000,
+    block=500,  # divides exons; windows of the probe on both sides of a border share about half of their bases at most
 )
 BARD1 = VariantSet(
     name="bard1",
@@ -487,6 +502,7 @@ TRAITGYM_MENDELIAN = VariantSet(
     match="match_group",
     strand="both",
     reported=(Reported("carbon_suite", "traitgym_mendelian_auprc_token", "percent", "auprc_by_chromosome"),),
+    reported_base=(Reported("carbon_suite", "traitgym_mendelian_auprc_base", "percent", "auprc_by_chromosome"),),
     same_rows=True,
 )
 TRAITGYM_COMPLEX = dataclasses.replace(
@@ -498,6 +514,7 @@ TRAITGYM_COMPLEX = dataclasses.replace(
         "causal variants of Mendelian traits", "fine-mapped variants of complex traits"
     ),
     reported=(),
+    reported_base=(),
 )
 CLINVAR = VariantSet(
     name="clinvar",
@@ -507,7 +524,10 @@ CLINVAR = VariantSet(
         f"curl -L {_HUB}/GenerTeam/variant-effect-prediction/resolve/main/ClinVar_VEP_results.parquet "
         f"(columns chrom, pos, ref, alt, label); {_HUMAN}"
     ),
-    note="ClinVar in all genes by GENERator's protocol (next k-mer, 8192 bases before the variant).",
+    note=(
+        "ClinVar in all genes by GENERator's protocol (next k-mer, 8192 bases before the variant). The published "
+        "figures are older than this context, which was 6144 bases until June 2026."
+    ),
     classes=(Classes("", ("label",), _TRUE, _FALSE, "pathogenic (positive) against benign"),),
     columns=("chrom", "pos", "ref", "alt"),
     groups=("chrom",),
