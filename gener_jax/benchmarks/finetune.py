@@ -33,7 +33,7 @@ from gener_jax.runtime.progress import log
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 PRETRAINED, RANDOM = WEIGHTS = ("pre-trained", "random")
 BATCH = 32  # rows
-TOKEN_BATCH, TOKEN_EPOCHS, TOKEN_CONTEXT = 4, 2, 1025  # windows, passes over them at most, tokens of one
+TOKEN_BATCH, TOKEN_EPOCHS, TOKEN_CONTEXT = 8, 2, 1025  # windows, passes over them at most, tokens of one
 GFLOPS = 30  # of two cores: what estimates assume until cells of an arm are done
 START = 8.0  # seconds of a cell besides its tokens
 BASELINES = ("constant", "kmer", "cnn")  # in the order of `fitting.fit`, which fits the last to many rows only

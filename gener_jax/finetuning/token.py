@@ -76,7 +76,7 @@ def plan(config: Config, base: ModelSpec, workdir: Path) -> Plan:
     head = Head("token", splits.train.classes, layer=layer, bias=f.head_bias, context=context)
     spec, metric = dataclasses.replace(base, model=model), f.metric or next(iter(METRICS["token"]))
     data = dataclasses.replace(config.data, context_length=context)
-    source = Windows(splits, dataclasses.replace(config, tokenizer=base.tokenizer, data=data))
+    source = Windows(splits, dataclasses.replace(config, model=model, tokenizer=base.tokenizer, data=data))
     found = resolved(config, spec, rows=len(source), context_length=source.length, metric=metric)
     contigs = {name: getattr(f, name) for name in ("validation", "test") if not annotation.are_files(getattr(f, name))}
     found = dataclasses.replace(found, finetune=dataclasses.replace(found.finetune, **contigs))
