@@ -34,7 +34,8 @@ import gener_jax.__main__ as top
 from data_pipeline import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+WRITTEN = [path for path in (ROOT / "docs").rglob("*.md") if "_generated" not in path.parts]  # not by a build of the site
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *WRITTEN])
 RUNS = ("python", "console", "bash")  # languages of blocks that run, or say why not
 SHOWN = ("output", "text")  # and of those that are only read
 _MARK = re.compile(r"<!-- (slow|soak|not run|shortened|status \d)(?:: ([^>]+?))? -->\n\Z")
