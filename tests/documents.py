@@ -34,7 +34,7 @@ import gener_jax.__main__ as top
 from data_pipeline import cli
 
 ROOT = Path(__file__).parents[1]
-WRITTEN = [path for path in (ROOT / "docs").rglob("*.md") if "_generated" not in path.parts]  # not by a build of the site
+WRITTEN = [path for path in (ROOT / "docs").rglob("*.md") if "_generated" not in path.parts]  # by hand
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *WRITTEN])
 RUNS = ("python", "console", "bash")  # languages of blocks that run, or say why not
 SHOWN = ("output", "text")  # and of those that are only read
