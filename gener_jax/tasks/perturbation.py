@@ -9,6 +9,7 @@ The share of pairs with a strictly higher original is the metric: a tie is a los
 synonymous codons. There is no positive class: each pair is one comparison.
 """
 
+import abc
 import collections
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -192,13 +193,13 @@ class _Pairwise(ModelTask):
     metric = "accuracy"
     metrics: ClassVar = {name: Metric("fraction of pairs", higher_is_better=True) for name in _SCORES}
 
+    @abc.abstractmethod
     def pairs(self, window: int) -> tuple[list[Pair], list[dict[int, float]], collections.Counter[str]]:
         """What `pairs_of` returns, for windows of at most so many bases."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def reported(self) -> tuple[tuple, str]:
         """The published figures, and which of them compare."""
-        raise NotImplementedError
 
     def __init__(self, options: Options):
         self.options = options

@@ -5,6 +5,7 @@ tokens suppressed, greedy, 30 bases; in token mode and in base mode. The longer 
 recovered, which `lengths` shows. `tasks.recovery` is the same measure during training, on regions of a dataset.
 """
 
+import abc
 import collections
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
@@ -95,13 +96,13 @@ class _Recovery(ModelTask):
         """`lengths` in bases, the shortest being that of the metrics."""
         self.options, self.lengths = options, tuple(sorted(lengths))
 
+    @abc.abstractmethod
     def rows(self, longest: int) -> tuple[list[Row], list[Markov], collections.Counter[str]]:
         """What `rows_of` returns."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def reported(self) -> tuple[tuple, str]:
         """The published figures, and which of them compare."""
-        raise NotImplementedError
 
     def __call__(self, model, progress: Progress = silent) -> Result:
         """See `base.ModelTask`."""
