@@ -196,13 +196,13 @@ def test_full_disk(dataset, tmp_path):
     assert "WARNING" not in err
     assert json.loads(out.splitlines()[-1])["evaluations"][0]["model"]["step"] == 12
     assert sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir()) == ["12", "9"]
-    # The other two print their own line and nothing else.
+    # The other two print their own lines and nothing else.
     for module, arguments in (("gener_jax.evaluate", []), ("gener_jax.sample", ["--num_bases", "12"])):
         read = tiny.command("--checkpoint", tmp_path / "run", *arguments, module=module, cwd=tmp_path)
         status, out, err = tiny.finished(read)
         assert status == 0, err
         assert out
-        own = (f"evaluating {tmp_path / 'run'}, step 12, ", "1 of 1 sample")
+        own = (f"evaluating {tmp_path / 'run'}, step 12, ", "run, held_out: bits per base ", "1 of 1 sample")
         assert [line for line in err.splitlines() if not line.startswith(own)] == []
 
 
