@@ -195,6 +195,26 @@ def test_what_is_missing_is_not_run(tmp_path):
         task(tmp_path, dataclasses.replace(labelled, train=("folder",), validation=(), test=()))(Fake())
 
 
+def test_outputs_of_an_assay_have_metrics_of_their_own(tmp_path):
+    rng = np.random.default_rng(0)
+    known = {dna(rng): rng.normal(size=3) for _ in range(150)}
+    lines = [f"{x}\t{a}\t{rng.normal()}\n" for x, (a, _, _) in known.items()]
+    (tmp_path / "downstream").mkdir()
+    (tmp_path / "downstream" / "rows.tsv").write_text("sequence\tone\ttwo\n" + "".join(lines))
+    labelled = LabelledSet(
+        "toy", "regression", train=("rows.tsv",), label=("one", "two"), folds=3, metric="pearson",
+        reported=("deepstarr", "mean", "pearson"), reported_outputs={"one": "developmental"},
+    )  # fmt: skip
+    made = Understanding(Options(tmp_path), labelled, layers=[None], poolings=["mean"])
+    found = made(Fake(known))
+    assert found.metrics["pearson_one"] > 0.99
+    assert abs(found.metrics["pearson_two"]) < 0.3
+    for row in (found.metrics, *found.baselines.values()):
+        assert row["pearson"] == pytest.approx((row["pearson_one"] + row["pearson_two"]) / 2, nan_ok=True)
+    assert set(found.metrics) == set(made.metrics)
+    assert {x.metric for x in found.published} == {"pearson", "pearson_one"}
+
+
 def test_entries():
     names = [entry.name for entry in ENTRIES]
     assert len(set(names)) == len(names)

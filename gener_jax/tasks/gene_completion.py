@@ -48,7 +48,6 @@ UPSTREAM = 1000  # bases
 FRACTION = 0.3  # of the gene or window, in the prompt
 SOURCE = "scripts/gene_completion/data of https://github.com/ArcInstitute/evo2, compressed with gzip"
 _MARKOV_ORDER, _BASELINE_SAMPLES = 3, 10
-_OF_PROKARYOTES = {"Evo2-40B": 0.9195, "Evo2-20B": 0.9089, "Evo2-7B": 0.7867, "Evo2-1B": 0.6485}  # identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,12 +204,11 @@ class GeneCompletion(ModelTask):
         metrics, intervals = _means(found, self.seed)
         compared = {name: _means(several)[0] for name, several in baselines.items()}
         genes = {x.question.gene: x.summary() for x in found}
-        all_of = {panel: sum(x.question.panel == panel for x in found) == number for panel, number in PANELS.items()}
-        complete = all_of["prokaryote"] and self.samples == SAMPLES
+        complete = sum(x.question.panel == "prokaryote" for x in found) == PANELS["prokaryote"]
         note = (
             "The published figures are identities. Those of prokaryotes are of the same genes and rules, but for Evo 2 "
-            "the four most likely tokens are all four bases. Those of all twelve genes do not compare: the published "
-            "prompts of eukaryotes end before the genes, and those here hold 30 % of what the windows encode."
+            "the four most likely tokens are all four bases. Those of eukaryotes and of all genes do not compare: the "
+            "published prompts of eukaryotes end before the genes, and those here hold 30 % of what the windows encode."
         )
         return Result(
             metrics,
@@ -218,13 +216,7 @@ class GeneCompletion(ModelTask):
             intervals=intervals,
             baselines=compared,
             breakdown={"gene": genes},
-            published=(
-                *(
-                    Published(model, "prokaryote_identity", value, None, "evo2 repository", complete)
-                    for model, value in _OF_PROKARYOTES.items()
-                ),
-                *published.of(self.name, "all", "amino_acid_recovery_percent", as_metric="identity", comparable=False),
-            ),
+            published=figures(comparable=complete and self.samples == SAMPLES),
             note=" ".join([note] + [f"Not run: {'; '.join(missing)}."] * bool(missing)),
             predictions={
                 "gene": [x.question.gene for x in found for _ in x.texts],
@@ -242,6 +234,19 @@ class GeneCompletion(ModelTask):
             paired=Paired("mean", self.metric, (self.metric,), rows="row"),  # all genes have as many completions
             figures={"by_gene": lambda: _figure(metrics, compared, genes)},
         )
+
+
+def figures(comparable: bool) -> tuple[Published, ...]:
+    """What Evo 2 reports; `comparable` if all prokaryotes were run with as many completions."""
+    of = {"prokaryote": "prokaryote_identity", "eukaryote": "eukaryote_identity", "all": "identity"}
+    return tuple(
+        figure
+        for task, metric in of.items()
+        for figure in published.of(
+            "gene_completion", task, "amino_acid_recovery_percent", as_metric=metric,
+            comparable=comparable and task == "prokaryote",
+        )
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -133,7 +133,9 @@ def _table(evaluations: Sequence[Evaluation], skipped: Sequence[Skipped], gains:
         of_model = [each for each in reported if each.model == model]
         values = {each.metric: _number(each.value) for each in of_model}
         values |= {x.metric: f"{_number(x.value)} ± {_number(x.standard_error)}" for x in of_model if x.standard_error}
-        how = "comparable" if all(each.comparable for each in of_model) else "not comparable"
+        those = [_words(each.metric) for each in of_model if each.comparable]
+        how = "comparable" if those else "not comparable"
+        how += f" in {', '.join(those)} alone" if 0 < len(those) < len(of_model) else ""
         source = f"{how}; {'; '.join(dict.fromkeys(each.source for each in of_model))}"
         rows.append((f"{model} (published)", *(values.get(name, "") for name in metrics), *[""] * len(models), source))
     columns = ("", *headers, *(f"gain of {model} over it" for model in models), "source")

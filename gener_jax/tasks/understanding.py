@@ -25,6 +25,7 @@ from gener_jax.plotting import evaluation as plots
 from gener_jax.plotting import prediction
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics.calibration import reliability
+from gener_jax.statistics.metrics import breakdown
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.labelled_rows import beside, measure, metrics_of
 from gener_jax.tasks.labelled_sets import SETS, LabelledSet, outer_folds
@@ -67,6 +68,8 @@ class Understanding(ModelTask):
             raise InputError(f"must be one of {', '.join(LONG)}", "long", long)
         self.name, self.metrics = labelled.name, metrics_of(labelled.problem)
         self.metric = labelled.metric or next(iter(self.metrics))
+        if labelled.problem == "regression" and len(labelled.label) > 1:
+            self.metrics |= {labelled.of_output(name): self.metrics[self.metric] for name in labelled.label}
         self.labelled, self._options, self._long, self._baselines = labelled, options, long, baselines
         self._layers, self._poolings = layers, poolings
         self.adapted, self._adapt, self._folder = "frozen", None, None
@@ -101,6 +104,9 @@ class Understanding(ModelTask):
         result = measure(rows.problem, rows.test, numbers, self.metric, rows.copies)
         others = rows.baselines if self._baselines else {}
         result.baselines = beside(rows.problem.kind, rows.test, numbers, self.metric, others)
+        result.metrics |= self._of_outputs(rows, numbers)
+        for name, theirs in others.items():
+            result.baselines[name] |= self._of_outputs(rows, theirs)
         self._describe(result, rows, probe)
         self._compare(result, rows, numbers)
         result.figures = self._figures(rows, numbers, others, probe)
@@ -151,6 +157,14 @@ class Understanding(ModelTask):
         limits = {"train": rows, "validation": -(-rows // 2), "test": -(-rows // folds)}
         chosen = {name: first(getattr(splits, name), limit, self._options.seed) for name, limit in limits.items()}
         return dataclasses.replace(splits, **chosen)
+
+    def _of_outputs(self, rows: "Rows", numbers: np.ndarray) -> dict[str, float]:
+        """The main metric of each output, if the set has several."""
+        names = {self.labelled.of_output(name): name for name in self.labelled.label}
+        if not names.keys() <= self.metrics.keys():
+            return {}
+        found = breakdown(rows.problem.kind, rows.test.targets, numbers, rows.problem.names)
+        return {metric: found[name][self.metric] for metric, name in names.items()}
 
     def _describe(self, result: Result, rows: "Rows", probe: "Probe | None") -> None:
         """Counts, published figures, the sweep and sentences about them."""
