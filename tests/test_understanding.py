@@ -11,6 +11,7 @@ from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.catalogue import ENTRIES
 from gener_jax.tasks.labelled_sets import SETS, LabelledSet
 from gener_jax.tasks.understanding import Understanding
+from tests.data import data_path
 from tests.raised import raises
 
 ROWS = {"train": 120, "validation": 60, "test": 150}
@@ -188,11 +189,37 @@ def test_what_is_missing_is_not_run(tmp_path):
         assert SETS[name].source in str(caught.value)
     with raises(InputError, argument="long"):
         Understanding(Options(tmp_path), SETS["tf_0"], long="cut")
-    labelled, _ = written(tmp_path, "two")
-    (tmp_path / "downstream" / "folder").mkdir()
-    (tmp_path / "downstream" / "folder" / "dev.tsv").write_text("sequence\tlabel\nACGTAC\ta\n")
+
+
+def test_a_set_without_the_splits_it_needs_is_not_ready(tmp_path):
+    one, folder = "sequence\tlabel\nACGTAC\ta\n", tmp_path / "downstream" / "gue" / "EMP" / "H3"
+    folder.mkdir(parents=True)
+    whole = SETS["gue_emp_h3"]
+    for name, folds in (("dev", 1), ("test", 1), ("test", 5)):  # always without train
+        (folder / f"{name}.tsv").write_text(one)
+        with pytest.raises(NotRun):
+            Understanding(Options(tmp_path), dataclasses.replace(whole, folds=folds))
+    (folder / "train.tsv").write_text(one)
+    Understanding(Options(tmp_path), whole)
+    (folder / "test.tsv").unlink()
     with pytest.raises(NotRun):
-        task(tmp_path, dataclasses.replace(labelled, train=("folder",), validation=(), test=()))(Fake())
+        Understanding(Options(tmp_path), whole)
+    Understanding(Options(tmp_path), dataclasses.replace(whole, folds=5))
+    suite = tmp_path / "downstream" / "nt_revised"
+    for place in (suite, suite / "H3K4me3"):  # a table of all tasks, or a folder of one
+        place.mkdir()
+        with pytest.raises(NotRun):
+            Understanding(Options(tmp_path), SETS["nt_revised_H3K4me3"])
+        for name in ("train", "test"):
+            (place / f"{name}.tsv").write_text(one)
+        Understanding(Options(tmp_path), SETS["nt_revised_H3K4me3"])
+
+
+def test_a_set_of_another_assembly_than_its_genome_is_not_ready():
+    for file in SETS["drosophila_enhancers"].required():
+        data_path(*file.split("/"))
+    with pytest.raises(NotRun, match=r"BDGP6\.28"):
+        Understanding(Options(data_path()), SETS["drosophila_enhancers"])
 
 
 def test_outputs_of_an_assay_have_metrics_of_their_own(tmp_path):

@@ -106,8 +106,8 @@ class EmbeddingClusters(ModelTask):
 
     def __init__(self, options: Options, *, files: Iterable[str] = tuple(gene_labels.GENOMES)):
         """`files` are of the folder `genomes` of the data, among `gene_labels.GENOMES`."""
-        for file in (files := tuple(files)):
-            options.file(f"genomes/{file}", SOURCE)
+        for file in gene_labels.needed(files := tuple(files)):
+            options.file(file, SOURCE)
         self.options, self.files = options, files
 
     @functools.cached_property

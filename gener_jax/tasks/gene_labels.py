@@ -62,6 +62,11 @@ GENOMES = {  # annotated, of the folder `genomes` of the test data, with what th
     "eukaryote/human_gbpri1_18records.seq.gz": None,
     "eukaryote/invertebrate_gbinv1_2records.seq.gz": None,
 }
+_FASTA = {  # of annotations without sequences
+    YEAST: "eukaryote/yeast_S288C_R64_chrI-XII_MT.fna.gz",
+    "eukaryote/celegans_1pct.gff3.gz": "eukaryote/celegans_1pct.fa.gz",
+    "eukaryote/dmelanogaster_1pct.gff3.gz": "eukaryote/dmelanogaster_1pct.fa.gz",
+}
 BARE = {  # further sequences, without genes, from the folder of the test data
     "genomes/eukaryote/dmel_dm3_chr2R_2M-7M.fa.gz": "inv",
     "human/human_hg19_chr3_42000000-44000000.fa.gz": "mam",
@@ -81,6 +86,12 @@ class Row(NamedTuple):
 
 
 Rows = Callable[[Record, np.random.Generator], Iterable[Row]]  # what is labelled in a record
+
+
+def needed(files: Iterable[str] = tuple(GENOMES)) -> tuple[str, ...]:
+    """The files of annotated genomes from the folder of the data, each annotation followed by its sequences."""
+    pairs = ((file, _FASTA.get(file)) for file in files)
+    return tuple(f"genomes/{each}" for pair in pairs for each in pair if each)
 
 
 def annotated(folder: Path, files: Iterable[str] = tuple(GENOMES)) -> list[Input]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from data_pipeline.errors import FileError
 from data_pipeline.files import write_text
 from gener_jax.config import Finetune
-from gener_jax.labelled import folds, splits, table
+from gener_jax.labelled import coordinates, folds, splits, table
 from gener_jax.labelled.examples import Examples
 from gener_jax.labelled.splits import NAMES as SPLITS
 from gener_jax.labelled.splits import TEST, TRAIN, VALIDATION, Splits
@@ -53,7 +53,8 @@ class LabelledSet:
       reported_outputs: the same for single outputs: the output → the task.
       as_published: whether rows and split, in whole, are those of the published figures.
       source: how its files are brought.
-      needs: files that `make` reads.
+      needs: files that `make` reads, or a folder with the splits.
+      within: a folder in that one which, where it exists, has the splits instead.
     """
 
     name: str
@@ -75,11 +76,29 @@ class LabelledSet:
     as_published: bool = False
     source: str = HERE
     needs: tuple[str, ...] = ()
+    within: str = ""
 
     def required(self) -> list[str]:
         """The files that must be there, from the folder of the data."""
         genome = [self.fields["genome"]] if "genome" in self.fields else []
         return [_relative(file) for file in (*self.needs, *self.train, *self.validation, *self.test, *genome)]
+
+    def check(self, data: Path) -> None:
+        """Checks that folders have the splits that are needed, and that coordinates are of the genome that is there.
+
+        Raises:
+          FileError: if a folder has no training rows, or no test rows and no outer folds give any.
+          MismatchError: if a split is there in two forms, or the genome is of another assembly.
+        """
+        for folder in filter(Path.is_dir, (place(data, file) for file in (*self.needs, *self.train))):
+            folder = folder / self.within if (folder / self.within).is_dir() else folder
+            found = splits.of_folder(folder)
+            if lacking := [name for name in (TRAIN, TEST)[: 1 + (self.folds == 1)] if name not in found]:
+                raise FileError(f"has no file of {' or '.join(lacking)}", file=folder)
+        if self.fields:
+            genome = coordinates.Genome(place(data, self.fields["genome"]), self.fields["assembly"])
+            for file in (*self.train, *self.validation, *self.test):
+                genome.check_assembly(table.read(place(data, file)))
 
     def files(self, data: Path, folder: Path, fold: int) -> Made:
         """The files of each split; those that are made are in the folder."""
@@ -238,7 +257,7 @@ def _nucleotide_transformer(suite: str, task: str):
     hub = "InstaDeepAI/nucleotide_transformer_downstream_tasks" + "_revised" * (suite == "nt_revised")
     return LabelledSet(
         f"{suite}_{task}", make=functools.partial(of_task, suite=suite, task=task), suite=suite, metric="mcc",
-        reported=(suite, task, "mcc"), as_published=True, note=_PUBLISHED, needs=(suite,),
+        reported=(suite, task, "mcc"), as_published=True, note=_PUBLISHED, needs=(suite,), within=task,
         source=_HUB.format(hub, suite),
     )  # fmt: skip
 
@@ -262,7 +281,7 @@ def _files(folder: str) -> dict[str, tuple[str, ...]]:
 
 _DROSOPHILA = "genomic_benchmarks/coordinates/drosophila_enhancers_stark"
 _DEEPSTARR = {"Dev_log2_enrichment": "developmental", "Hk_log2_enrichment": "housekeeping"}  # column → of the figures
-_GENOMES = ("genomes/" + gene_labels.YEAST, *(f"genomes/{file}" for file in gene_labels.PROKARYOTES))
+_GENOMES = gene_labels.needed((gene_labels.YEAST, *gene_labels.PROKARYOTES))
 _BUILT = "built here from annotated genomes; the published rows, of six groups of eukaryotes in RefSeq, are others"
 _EMP = ("H3", "H3K14ac", "H3K36me3", "H3K4me1", "H3K4me2", "H3K4me3", "H3K79me3", "H3K9ac", "H4", "H4ac")
 GENOMIC_BENCHMARKS = (
@@ -348,7 +367,7 @@ def _sets() -> Iterator[LabelledSet]:
             name, make=functools.partial(_control, rows_of=rows_of), group="contig", needs=_GENOMES, suite="controls",
             note="positive control; contigs held out",
         )  # fmt: skip
-    genomes = tuple(f"genomes/{file}" for file in gene_labels.GENOMES)
+    genomes = gene_labels.needed()
     reported = {"reported": ("gener_tasks", "gene_classification", "weighted_f1")}
     types = gene_labels.types_of_test_data
     yield _genome_set("gener_gene_type", types, "contig", f"{_BUILT}; contigs held out", genomes, **reported)

@@ -6,12 +6,13 @@ A set without test rows is tested on outer folds: each row is predicted once, by
 metrics are of all of them together, not means over folds.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ class Understanding(ModelTask):
         ("refuse"), and the set is not run if they are more than a tenth; or they lose the end ("truncate").
 
         Raises:
-          NotRun: if a file of the set is missing.
+          NotRun: if a file of the set is missing, or the genome is of another assembly.
         """
         if long not in LONG:
             raise InputError(f"must be one of {', '.join(LONG)}", "long", long)
@@ -75,6 +76,8 @@ class Understanding(ModelTask):
         self.adapted, self._adapt, self._folder = "frozen", None, None
         for file in labelled.required():
             options.file(file, labelled.source)
+        with _not_run(labelled.source):
+            labelled.check(options.data)
 
     def fine_tuned(self, name: str, adapt: Adapt, folder: Path) -> "Understanding":
         """The same task, with the model fine-tuned on the training rows instead of probed.
@@ -120,12 +123,8 @@ class Understanding(ModelTask):
 
     def _prepared(self, max_bases: int | None, k: int) -> "Rows":
         """The rows of all outer folds that the model can read."""
-        try:
+        with _not_run(self.labelled.source):
             folds = outer_folds(self.labelled, self._options.data)
-        except DamagedFileError:
-            raise
-        except (FileError, MismatchError) as error:  # a split is missing, or the genome is of another assembly
-            raise NotRun(str(error)) from error
         taken = [self._chosen(splits, len(folds)) for splits in folds]
         made, total, refused, truncated = [], 0, 0, 0
         for splits in taken:
@@ -229,6 +228,17 @@ class Understanding(ModelTask):
             label = f"{self.metric} of validation rows"
             found["layers"] = functools.partial(plots.layer_sweep, title, label, probe.curves)
         return found
+
+
+@contextlib.contextmanager
+def _not_run(source: str) -> Iterator[None]:
+    """A file or split that is missing, or a genome of another assembly, is no failure."""
+    try:
+        yield
+    except DamagedFileError:
+        raise
+    except (FileError, MismatchError) as error:
+        raise NotRun(f"{error}; from {source}") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
