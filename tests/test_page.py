@@ -73,6 +73,12 @@ def test_models_stand_side_by_side_above_what_they_are_compared_with(results):
     assert probe == ["probe", "two", "failed", "a defect"]
 
 
+def test_a_gain_that_rounds_to_0_has_no_sign_on_either_side(results):
+    gain = Gain("vep", "auroc", "two", "one", -4e-5, -4e-5, 0.0, 1200)
+    rows = rows_of(page.markdown(results, list(page.sections(dataclasses.replace(results, gains=(gain,))))), "vep")
+    assert (rows[2][4], rows[3][3]) == ("0.0000 [0.0000, 0.0000]",) * 2
+
+
 def test_a_published_model_of_which_some_figures_compare(results):
     both = (*results.evaluations[0].published, Published("Evo2-7B", "nll", 3.5, None, "their table 4", False))
     one = dataclasses.replace(results.evaluations[0], published=both)

@@ -13,7 +13,7 @@ from pathlib import Path
 from data_pipeline.files import write_text
 from gener_jax.plotting import evaluation as plots
 from gener_jax.plotting.figure import draw
-from gener_jax.storage.results import Evaluation, Gain, Measured, Numbers, Results, Skipped
+from gener_jax.storage.results import Evaluation, Gain, Measured, Numbers, Results, Skipped, counted, signed
 from gener_jax.tasks.suite import NOT_RUN, RANDOM, Cell, plot_of
 
 MARKDOWN, HTML = "table.md", "index.html"
@@ -103,9 +103,9 @@ def sections(results: Results) -> Iterator[Section]:
         notes = dict.fromkeys(each.note for each in evaluations if each.note)
         main, measured = next(iter(evaluations[0].metrics.items()))
         better = {True: ", higher is better", False: ", lower is better", None: ""}[measured.higher_is_better]
-        counted = {each.model.name: _counted(each.counts) for each in evaluations}
-        same = len(set(counted.values())) == 1  # else a context or a tokenizer left rows out
-        counts = counted[evaluations[0].model.name] if same else "; ".join(map(": ".join, counted.items()))
+        texts = {each.model.name: counted(each.counts) for each in evaluations}
+        same = len(set(texts.values())) == 1  # else a context or a tokenizer left rows out
+        counts = texts[evaluations[0].model.name] if same else "; ".join(map(": ".join, texts.items()))
         about, groups = f"{_titled(main, measured)}{better}; {counts}", tuple(_groups(evaluations))
         yield Section(task, _words(task), about, _table(evaluations, skipped, gains), tuple(notes), groups)
 
@@ -342,7 +342,7 @@ def _turned(gain: Gain) -> tuple[float | None, float | None, float | None]:
 
 
 def _gain(gain: float | None, low: float | None, high: float | None) -> str:
-    return "" if gain is None else f"{gain:+.4f}{_between(low, high)}"
+    return "" if gain is None else signed(gain) + _between(low, high)
 
 
 def _value(found: Measured) -> str:
@@ -359,11 +359,7 @@ def _between(low: float | None, high: float | None) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{number:,} {_words(name)}" for name, number in counts.items())
+    return f"{value:z,.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def _header(name: str, metric: Measured) -> str:
