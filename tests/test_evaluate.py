@@ -184,6 +184,30 @@ def test_several_models_by_several_tasks(config, tmp_path):
     assert not (tmp_path / "out/plots/random_weights-x").exists()
 
 
+def test_a_failure_of_random_weights_alone_is_in_the_results(config, tmp_path):
+    class Fragile(Guess):
+        name = "fragile"
+
+        def __call__(self, model, progress=None):
+            if model.share == 0.5:
+                raise ValueError("random weights give no number")
+            return super().__call__(model)
+
+    cells = suite.run(three(config), [(entry(Guess), None), (entry(Fragile), None), (entry(Broken), None)])
+    made = finished(cells, tmp_path)
+    assert results.read(tmp_path) == made
+    of_random = [x for x in made.skipped if suite.is_random(x.model)]
+    [found] = of_random  # not of the task that fails with all models
+    assert (found.task, found.model, found.status) == ("fragile", "random_weights (a, b)", "failed")
+    overview = page.overview(made)
+    assert overview.columns[2:5] == ("a", "b", "random weights")
+    assert [row[4] for row in overview.rows] == ["0.5000", "failed", ""]
+    for file in ("table.md", "index.html"):
+        text = (tmp_path / file).read_text()
+        assert "random weights (a, b)" in text
+        assert text.count("random weights give no number") == 1
+
+
 def test_killed_and_resumed_it_writes_the_same_files(config, tmp_path):
     def models(loads, dies):
         made = three(config, loads)

@@ -14,7 +14,7 @@ from data_pipeline.files import write_text
 from gener_jax.plotting import evaluation as plots
 from gener_jax.plotting.figure import draw
 from gener_jax.storage.results import Evaluation, Gain, Measured, Numbers, Results, Skipped, counted, signed
-from gener_jax.tasks.suite import NOT_RUN, RANDOM, Cell, plot_of
+from gener_jax.tasks.suite import NOT_RUN, RANDOM, Cell, is_random, plot_of
 
 MARKDOWN, HTML = "table.md", "index.html"
 
@@ -76,8 +76,9 @@ def overview(results: Results) -> Table:
         for model in models:
             found = known.get((task, model))
             row.append(skipped.get((task, model), "") if found is None else _value(found.metrics[main]))
-        random = first.baselines.get(RANDOM, {}) if first else {}
-        rows.append((*row, _of_row(random, main), _best(first, main), _reported(first, main)))
+        random = _of_row(first.baselines.get(RANDOM, {}), main) if first else ""
+        random = random or next((x.status for x in results.skipped if x.task == task and is_random(x.model)), "")
+        rows.append((*row, random, _best(first, main), _reported(first, main)))
     columns = ("task", "metric", *models, "random weights", "best baseline", "published, comparable")
     return _without_empty(Table(columns, tuple(rows)))
 
@@ -124,7 +125,8 @@ def _table(evaluations: Sequence[Evaluation], skipped: Sequence[Skipped], gains:
         rows.append((each.model.name, *values, *(over.get((model, each.model.name), "") for model in models), ""))
     for absent in skipped:
         what = "not run here" if absent.status == NOT_RUN else absent.status
-        rows.append((absent.model, f"{what}: {absent.reason}", *[""] * (len(metrics) + len(models))))
+        name = absent.model.replace(RANDOM, _words(RANDOM)) if is_random(absent.model) else absent.model
+        rows.append((name, f"{what}: {absent.reason}", *[""] * (len(metrics) + len(models))))
     for label, row, gained in _baselines(evaluations, main):
         compared = [_gain(*gained.get(model, (None, None, None))) for model in models]
         rows.append((label, *(_of_row(row, metric) for metric in metrics), *compared, ""))
@@ -301,7 +303,7 @@ def _html(table: Table) -> str:
 
 def _models(results: Results) -> list[str]:
     found = [each.model.name for each in results.evaluations] + [each.model for each in results.skipped]
-    return list(dict.fromkeys(found))
+    return [name for name in dict.fromkeys(found) if not is_random(name)]
 
 
 def _without_empty(table: Table) -> Table:

@@ -249,15 +249,32 @@ def plot_of(folder: Path, cell: Cell, name: str) -> Path:
 
 def results_of(cells: Sequence[Cell], training: Numbers | None = None) -> Results:
     """The results of a suite: random weights stand among the baselines of the models of their shape, and models that
-    are measured side by side are compared.
+    are measured side by side are compared. Where random weights alone have no result, they are skipped under the name
+    `of_random` of these models.
     """
     models = [cell for cell in cells if not cell.candidate.random]
+    skipped = [cell.skipped for cell in models if cell.skipped is not None]
+    for cell in cells:
+        if cell.candidate.random and cell.skipped is not None:
+            of_it = [x for x in models if (x.entry.name, x.candidate.shape) == (cell.entry.name, cell.candidate.shape)]
+            if names := [x.candidate.model.name for x in of_it if x.evaluation is not None]:
+                skipped.append(dataclasses.replace(cell.skipped, model=of_random(names)))
     return Results(
         tuple(_with_random(cell, cells) for cell in models if cell.evaluation is not None),
         training,
-        tuple(cell.skipped for cell in models if cell.skipped is not None),
+        tuple(skipped),
         tuple(_gains(models)),
     )
+
+
+def of_random(names: Sequence[str]) -> str:
+    """The name of random weights in the shape of models; no model's, as `file_name` has no blank."""
+    return f"{RANDOM} ({', '.join(names)})"
+
+
+def is_random(name: str) -> bool:
+    """Whether a name is one of `of_random`."""
+    return name.startswith(f"{RANDOM} ")
 
 
 def _with_random(cell: Cell, cells: Sequence[Cell]) -> Evaluation:
