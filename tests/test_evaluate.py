@@ -1,5 +1,6 @@
 """The command `evaluate`, and the suite behind it: cells, resuming, failures, random weights, models side by side."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,7 +22,7 @@ from gener_jax.statistics.metrics import Metric
 from gener_jax.storage import pretrained, results
 from gener_jax.storage.results import Model
 from gener_jax.tasks import catalogue, page, suite, understanding
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Result
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Result, installed
 from gener_jax.tasks.suite import Candidate
 from tests import tiny
 from tests.raised import raises
@@ -257,6 +258,43 @@ def test_only_what_has_changed_is_measured_again(config, tmp_path):
     (tmp_path / "out/predictions/a/guess.tsv").unlink()
     assert measured(config, step=2)
     assert not measured(config, step=2)
+
+
+def test_a_cell_is_measured_again_when_what_it_lacked_is_there(config, tmp_path, monkeypatch):
+    class Extra(Guess):
+        def __call__(self, model, progress=None):
+            with contextlib.suppress(NotRun):
+                self.options.file("extra.bw", source="the test")
+            installed("program gener-jax-aligner")
+            assert not installed("package gener_jax_extra")
+            assert installed("package numpy")
+            return super().__call__(model)
+
+        def __init__(self, options):
+            super().__init__(options)
+            self.options = options
+
+    def measured():
+        loads = []
+        suite.run([candidate(config, "a", 1.0, loads)], [(entry(Extra), None)], tmp_path / "out")
+        return bool(loads)
+
+    extra, program = tmp_path / "data" / "extra.bw", tmp_path / "bin" / "gener-jax-aligner"
+    assert measured()
+    assert json.loads((tmp_path / "out/cells/a.guess.json").read_text())["missing"] == [
+        f"file {extra}", "program gener-jax-aligner", "package gener_jax_extra",
+    ]  # fmt: skip
+    assert not measured()
+    extra.write_text("")
+    assert measured()
+    assert not measured()
+    program.parent.mkdir()
+    program.write_text("")
+    program.chmod(0o755)
+    assert not measured()
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    assert measured()
+    assert not measured()
 
 
 def test_a_model_that_cannot_be_loaded_fails_alone(config):

@@ -35,7 +35,7 @@ from gener_jax.statistics.intervals import interval
 from gener_jax.statistics.metrics import Metric
 from gener_jax.storage.results import Published
 from gener_jax.tasks import published
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, installed, silent
 from gener_jax.tasks.markov import Markov
 from gener_jax.tasks.protein_alignment import Aligned, spliced, translated
 
@@ -158,7 +158,8 @@ class GeneCompletion(ModelTask):
         self.seed, self.samples = options.seed, min(samples, options.rows or samples)
         self.sampling, self.temperatures = {"top_k": top_k, "mode": mode}, temperatures
         self.genes = {p: options.file(f"downstream/gene_completion/{p}_genes.csv.gz", SOURCE) for p in PANELS}
-        self.exonerate, self.eukaryote_prompt = shutil.which(exonerate), eukaryote_prompt
+        self.exonerate = shutil.which(exonerate) if installed(f"program {exonerate}") else None
+        self.eukaryote_prompt = eukaryote_prompt
 
     def questions(self, panel: str) -> list[Question]:
         """Those of a panel, in the order of its file.

@@ -5,7 +5,8 @@
     DIR/plots/MODEL/TASK/NAME.png      its plots
 
 A cell is measured unless it is there with the same fingerprint: task and settings, the model's files and step, the data
-that the task read, and the version of this package. Only complete cells are written, so what does not run or fails is
+that the task read, and the version of this package. It names the optional parts that were missing (exonerate, UMAP, a
+bigWig file), and is measured again when one is there. Only complete cells are written, so what does not run or fails is
 tried again.
 """
 
@@ -30,7 +31,7 @@ from gener_jax.storage.files import read_json
 from gener_jax.storage.results import Evaluation, Gain, Model, Numbers, Results, Skipped, typed
 from gener_jax.storage.resumable import of_file
 from gener_jax.tasks import pairs
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Paired, Task, files_found, measure
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Paired, Task, files_found, is_there, measure
 
 FORMAT = 1  # of a cell
 RANDOM = "random_weights"  # the name of the baseline
@@ -203,6 +204,9 @@ class _Kept:
             if changed:
                 log(f"{self.candidate.model.name}, {self.entry.name}: measured again: another {', '.join(changed)}")
                 return None
+            if arrived := [part for part in fields.get("missing", ()) if is_there(part)]:
+                log(f"{self.candidate.model.name}, {self.entry.name}: measured again with {', '.join(arrived)}")
+                return None
             evaluation = typed(fields["evaluation"], Evaluation, self.path, "evaluation")
             paired = typed(fields["paired"], Paired | None, self.path, "paired")
             table = pairs.read(self.predictions) if fields["predictions"] else {}
@@ -222,7 +226,8 @@ class _Kept:
             draw(plot_of(self.folder, cell, name), make)
         fields = {
             "fingerprint": self.fingerprint,
-            "files": [of_file(path) for path in files],
+            "files": [of_file(path) for path in files if isinstance(path, Path)],
+            "missing": [part for part in files if isinstance(part, str)],
             "evaluation": dataclasses.asdict(cell.evaluation),
             "paired": None if cell.paired is None else dataclasses.asdict(cell.paired),
             "predictions": bool(cell.predictions),
