@@ -62,7 +62,7 @@ def main(argv=None) -> int | None:
     """The command."""
     program = command.Command(__doc__, checkpoint=True, several=True)
     add = program.parser.add_argument
-    add("--tasks", metavar="NAME,…", help="tasks or groups of them, quick or all [the run's eval.tasks]")
+    add("--tasks", metavar="NAME,…", help="tasks or groups, quick or all; NAME:N: N rows of it [the run's eval.tasks]")
     add("--list", action="store_true", help="list the tasks, and whether their data are there, and exit")
     add("--data", type=Path, metavar="DIR", help="folder of the field's data [eval.data]")
     add("--rows", type=Whole(1), metavar="N", help="rows, regions or genes of each task, at most [all; quick: few]")
@@ -85,8 +85,8 @@ def main(argv=None) -> int | None:
     from gener_jax.training.metrics import logged
 
     words = args.tasks.split(",") if args.tasks else resolved[0][1].eval.tasks
-    chosen = catalogue.chosen(words, "--tasks" if args.tasks else "eval.tasks")
-    chosen = [(adapted(entry, args.adapt), args.rows or rows) for entry, rows in chosen]
+    chosen = catalogue.chosen(words, "--tasks" if args.tasks else "eval.tasks", args.rows)
+    chosen = [(adapted(entry, args.adapt), rows) for entry, rows in chosen]
     change = fine_tuning(args.adapt, args.output)
     candidates = candidates_of(resolved, args.step or [])
     keep_programs(*resolved[0][1:])

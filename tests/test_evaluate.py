@@ -337,16 +337,24 @@ def registered(monkeypatch):
         (["quick", "toys"], {"guess": None, "broken": None}),
         (["all"], {"guess": None, "broken": None, "recovery": None}),
         (["recovery", "guess"], {"guess": None, "recovery": None}),
+        (["guess:7", "toys:5", "all:3"], {"guess": 7, "broken": 5, "recovery": 3}),
+        (["all:3", "toys"], {"guess": None, "broken": None, "recovery": 3}),
+        (["quick:4"], {"guess": 4}),
     ],
 )
 def test_tasks_are_chosen_by_names_and_groups(registered, words, expected):
     assert {each.name: rows for each, rows in catalogue.chosen(words)} == expected
+    limited = {each.name: rows for each, rows in catalogue.chosen(words, rows=9)}
+    assert limited == {name: 9 if rows in (None, 20) else rows for name, rows in expected.items()}
 
 
 def test_what_is_no_task_or_group_is_one_line(registered):
     for word in ("geuss", ""):
         with raises(ConfigError, field="--tasks", value=word):
             catalogue.chosen(["guess", word])
+    for number in ("", "0", "-1", "1.5", "x"):
+        with raises(ConfigError, field="--tasks", value=f"toys:{number}"):
+            catalogue.chosen([f"toys:{number}"])
 
 
 def register(*entries):
