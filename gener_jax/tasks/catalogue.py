@@ -70,7 +70,7 @@ def chosen(words: Sequence[str], field: str = "--tasks", rows: int | None = None
         if name not in known:
             problem = f"no such task or group; --list lists them{did_you_mean(name, known)}"
             raise ConfigError(problem, field, word)
-        if colon and not (number.isascii() and number.isdigit() and 0 < int(number)):
+        if colon and not (number.isascii() and number.isdigit() and int(number) > 0):
             raise ConfigError("the number of rows behind the colon must be a positive whole number", field, word)
         limits[name] = int(number) if colon else None
     found = []
