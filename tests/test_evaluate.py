@@ -125,10 +125,10 @@ def config(tmp_path):
 
 
 def candidate(config, name, share, loads=None, shape="one", random=False, step=1):
-    def load():
+    def load(seed):
         if loads is not None:
             loads.append(name)
-        return Oracle(share)
+        return Oracle(share - 0.1 * seed)
 
     return Candidate(Model(name, 7, name, step), config, {"weights": name, "step": step}, load, shape, random)
 
@@ -213,7 +213,7 @@ def test_killed_and_resumed_it_writes_the_same_files(config, tmp_path):
     def models(loads, dies):
         made = three(config, loads)
 
-        def load():
+        def load(seed):
             raise KeyboardInterrupt if dies else AssertionError
 
         return [*made[:2], dataclasses.replace(made[2], load=load)] if dies else made
@@ -297,8 +297,40 @@ def test_a_cell_is_measured_again_when_what_it_lacked_is_there(config, tmp_path,
     assert not measured()
 
 
+def test_several_seeds_show_how_much_they_matter(config, tmp_path):
+    class Rows(Guess):
+        """A value that the seed alone decides."""
+
+        name = "rows"
+
+        def __init__(self, options):
+            super().__init__(options)
+            self.seed = options.seed
+
+        def __call__(self, model, progress=None):
+            return dataclasses.replace(super().__call__(model), metrics={"accuracy": self.seed / 10})
+
+    later = dataclasses.replace(config, eval=dataclasses.replace(config.eval, seed=4))
+    [cell] = suite.run([candidate(later, "a", 1.0)], [(entry(Rows), None)], seeds=3)
+    assert cell.evaluation["accuracy"] == 0.4
+    by_seed = {seed: row["accuracy"] for seed, row in cell.evaluation.breakdown["seed"].items()}
+    assert by_seed == pytest.approx({"4": 0.4, "5": 0.5, "6": 0.6, "mean": 0.5, "standard deviation": 0.1})
+
+    loads = []
+    made = finished(suite.run(three(config, loads), ALL[:1], tmp_path / "out", seeds=3), tmp_path / "out")
+    assert loads == ["a", *3 * ["random_weights-x"], "b"]
+    assert made["guess"].baselines["random_weights"]["accuracy"] == 0.5
+    by_seed = {seed: row["accuracy"] for seed, row in made["guess"].breakdown["seed"].items()}
+    of_random = {str(seed): 0.5 - seed / 10 for seed in range(3)} | {"mean": 0.4, "standard deviation": 0.1}
+    alike = {"0": 1, "1": 1, "2": 1, "mean": 1, "standard deviation": 0}
+    assert by_seed == pytest.approx(alike | {f"random_weights, {seed}": x for seed, x in of_random.items()})
+    assert "| random_weights, mean | 0.4" in (tmp_path / "out" / "table.md").read_text()
+    again = suite.run(three(config, loads), ALL[:1], tmp_path / "out", seeds=2)
+    assert len(again[0].evaluation.breakdown["seed"]) == 4
+
+
 def test_a_model_that_cannot_be_loaded_fails_alone(config):
-    def load():
+    def load(seed):
         raise MemoryError("needs 10 TB")
 
     broken = dataclasses.replace(candidate(config, "b", 1.0), load=load)
@@ -367,16 +399,24 @@ def registered(monkeypatch):
         (["quick", "toys"], {"guess": None, "broken": None}),
         (["all"], {"guess": None, "broken": None, "recovery": None}),
         (["recovery", "guess"], {"guess": None, "recovery": None}),
+        (["guess:7", "toys:5", "all:3"], {"guess": 7, "broken": 5, "recovery": 3}),
+        (["all:3", "toys"], {"guess": None, "broken": None, "recovery": 3}),
+        (["quick:4"], {"guess": 4}),
     ],
 )
 def test_tasks_are_chosen_by_names_and_groups(registered, words, expected):
     assert {each.name: rows for each, rows in catalogue.chosen(words)} == expected
+    limited = {each.name: rows for each, rows in catalogue.chosen(words, rows=9)}
+    assert limited == {name: 9 if rows in (None, 20) else rows for name, rows in expected.items()}
 
 
 def test_what_is_no_task_or_group_is_one_line(registered):
     for word in ("geuss", ""):
         with raises(ConfigError, field="--tasks", value=word):
             catalogue.chosen(["guess", word])
+    for number in ("", "0", "-1", "1.5", "x"):
+        with raises(ConfigError, field="--tasks", value=f"toys:{number}"):
+            catalogue.chosen([f"toys:{number}"])
 
 
 def register(*entries):

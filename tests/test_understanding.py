@@ -159,13 +159,17 @@ def test_a_fine_tuned_model_and_baselines_on_the_same_rows(tmp_path):
     labelled, _ = written(tmp_path, "two")
     seen = []
 
-    def adapt(model, splits, folder):
-        seen.append((len(splits.train), len(splits.validation), folder))
+    def adapt(model, splits, folder, seed):
+        seen.append((len(splits.train), len(splits.validation), folder, seed))
         return np.eye(2)[splits.test.targets] * 0.8 + 0.1
 
     made = Understanding(Options(tmp_path, 40), labelled, layers=[2, None])
     found = made.fine_tuned("lora", adapt, tmp_path / "runs")(Fake())
-    assert seen == [(40, 20, tmp_path / "runs" / "toy" / "0")]
+    assert seen == [(40, 20, tmp_path / "runs" / "toy" / "0", 0)]
+    Understanding(Options(tmp_path, 40, 2), labelled, layers=[2, None]).fine_tuned("lora", adapt, tmp_path / "runs")(
+        Fake()
+    )
+    assert seen[1] == (40, 20, tmp_path / "runs" / "toy-seed2" / "0", 2)
     assert found.metrics["mcc"] == 1
     assert found.counts["rows"] == 40
     assert {"majority", "k-mer logistic"} == set(found.baselines)

@@ -179,7 +179,7 @@ class Options:
     def of(cls, config: Config) -> "Options":
         """Those of a configuration."""
         data = config.eval.data
-        return cls(None if data is None else Path(data), config.eval.rows)
+        return cls(None if data is None else Path(data), config.eval.rows, config.eval.seed)
 
     def file(self, name: str, source: str) -> Path:
         """A file of the data, named by its path below the folder.

@@ -38,7 +38,7 @@ LAST = "last"  # the layer after the final norm
 LONG = ("refuse", "truncate")
 
 # (model, splits, folder) → what it predicts for the test rows, [N, C], once it is fine-tuned on the others
-Adapt = Callable[[object, Splits, Path], np.ndarray]
+Adapt = Callable[[object, Splits, Path, int], np.ndarray]  # of a model, rows, a folder and a seed
 
 
 class Understanding(ModelTask):
@@ -85,7 +85,7 @@ class Understanding(ModelTask):
         Args:
           name: what that is called, "lora" or "full".
           adapt: does it; for example `finetuning.adapting.FineTuning`.
-          folder: for its runs, one for each outer fold.
+          folder: for its runs, one for each outer fold and seed.
         """
         other = copy.copy(self)
         other.adapted, other._adapt, other._folder = name, adapt, folder
@@ -99,9 +99,10 @@ class Understanding(ModelTask):
             probe = Probe(model, self.metric, sign, self._candidates(model), progress, len(rows.folds))
             predicted = [probe(splits) for splits in rows.folds]
         else:
-            probe, predicted = None, []
+            probe, predicted, seed = None, [], self._options.seed
+            folder = self._folder / (f"{self.name}-seed{seed}" if seed else self.name)
             for i, splits in enumerate(rows.folds):
-                predicted.append(self._adapt(model, splits, self._folder / self.name / str(i)))
+                predicted.append(self._adapt(model, splits, folder / str(i), seed))
                 progress(i + 1, len(rows.folds))
         numbers = np.concatenate(predicted)
         result = measure(rows.problem, rows.test, numbers, self.metric, rows.copies)
