@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.data import data_path
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 REPOSITORY = "https://github.com/gener-jax/gener_jax"
@@ -24,12 +26,20 @@ REPOSITORY = "https://github.com/gener-jax/gener_jax"
 SHORT = {
     "quickstart": "NUM_STEPS = 2; NUM_SAMPLES = 4",
     "pretrain_tpu": "NUM_STEPS = 4",
-    "variants": "EVERY = 30",
+    "variants": "ROWS = 200",
     "design": "NUM_BASES = 357",
     "finetune": "NUM_TRAIN = 64; NUM_TEST = 80; EPOCHS = 1.0",
 }
 LONG = {"quickstart", "pretrain_tpu", "finetune"}  # a minute each even so: they train, and compile everything
 LARGEST = 400_000  # bytes of a notebook
+# Run after `variants` in its kernel: AUROC and average precision of its scores, by scikit-learn.
+BY_SCIKIT_LEARN = """
+import json
+from sklearn.metrics import average_precision_score, roc_auc_score
+settings = {"context": CONTEXT, "strand": variants.strand}
+llr = {p: [x.llr for x in lm.score_variants(rows.variants, rows.genome, protocol=p, **settings)] for p in tasks}
+print(json.dumps({p: [f(truth, x) for f in (roc_auc_score, average_precision_score)] for p, x in llr.items()}))
+"""
 
 
 def cells(path: Path, kind: str = "code") -> list[dict]:
@@ -115,19 +125,63 @@ def test_first_cell_does_not_install_again(tmp_path):
     assert (done.stdout.strip(), done.returncode) == (str(tmp_path / "gener_jax"), 0), done.stderr
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in LONG)) for p in NOTEBOOKS]
-)
-def test_notebook_runs(path, tmp_path, monkeypatch):
+def test_the_text_of_variants_quotes_its_stored_outputs():
+    path = ROOT / "notebooks/variants.ipynb"
+    numbers = re.compile(r"(?<![\d.])0\.\d{3}(?!\d)")
+    quoted = set(numbers.findall("".join(line for cell in cells(path, "markdown") for line in cell["source"])))
+    assert quoted
+    assert quoted <= set(numbers.findall(tables(outputs(path))))
+
+
+def tables(found: list[dict]) -> str:
+    return "".join("".join(x["data"].get("text/html", "")) for x in found if "data" in x)
+
+
+def execute(path: Path, folder: Path, after: str = "") -> tuple[list[dict], str]:
+    """The outputs of a notebook, shortened and run in a clone, and what code after it prints."""
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    folder = clone_at(tmp_path / "gener_jax", "experiments", "tests") / "notebooks"
+    clone = clone_at(folder / "gener_jax", "experiments", "tests")
     notebook = nbformat.read(path, as_version=4)
     at = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
     given = {line.split(" = ")[0] for line in notebook.cells[at].source.splitlines()}
     assert {each.split(" = ")[0] for each in SHORT[path.stem].split("; ")} <= given
     notebook.cells.insert(at + 1, nbformat.v4.new_code_cell(SHORT[path.stem]))
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": folder}}).execute()
-    made = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    notebook.cells.append(nbformat.v4.new_code_cell(after))
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": clone / "notebooks"}}).execute()
+    printed = "".join(output.text for output in notebook.cells.pop().outputs)
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs], printed
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in LONG))
+        for p in NOTEBOOKS
+        if p.stem != "variants"
+    ],
+)
+def test_notebook_runs(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    made, _ = execute(path, tmp_path)
+    assert len(pictures(made)) == len(pictures(outputs(path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("measured", [True, False])
+def test_variants_prints_what_scikit_learn_finds(measured, tmp_path, monkeypatch):
+    """Of BRCA1, and without its files of the example that it makes; the probe's zero-shot row is the same again."""
+    path = ROOT / "notebooks/variants.ipynb"
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    monkeypatch.setenv("GENER_JAX_TEST_DATA", str(data_path("variants").parent if measured else tmp_path))
+    made, found = execute(path, tmp_path, BY_SCIKIT_LEARN)
+    assert ("AN EXAMPLE" not in json.dumps(made)) == measured
+    row = r"<th>{}</th>\s*<td>([\d.]+)[^<]*</td>\s*<td>([\d.]+)"
+
+    def printed(name):
+        return [float(x) for x in re.search(row.format(name), tables(made)).groups()]
+
+    for protocol, expected in json.loads(found).items():
+        assert printed(f"tiny, {protocol}") == pytest.approx(expected, abs=0.00051)
+    assert printed("zero_shot") == printed("tiny, window")
     assert len(pictures(made)) == len(pictures(outputs(path)))
