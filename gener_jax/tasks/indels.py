@@ -11,7 +11,6 @@ windows calls insertions harmful and deletions harmless, whatever they do. Three
 Beside them stand the length alone, and whether it is a multiple of three.
 """
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -21,6 +20,7 @@ from gener_jax.statistics import matched
 from gener_jax.statistics.intervals import LEAST
 from gener_jax.statistics.metrics import Metric
 from gener_jax.tasks import annotation_columns, variant_baselines
+from gener_jax.tasks import variant_sets as sets
 from gener_jax.tasks import variant_tables as tables
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.variant_effect import VariantEffect
@@ -255,25 +255,6 @@ _NOTE = (
     "on harmless variants of other folds (regressed) beside it. An AUROC that the plain difference alone has is one of "
     "length."
 )
-BRCA2 = dataclasses.replace(
-    tables.BRCA2_CLINVAR,
-    name="brca2_indels",
-    keep={"kind": ("insertion", "deletion")},
-    note=(
-        "Insertions and deletions of BRCA2 with ClinVar labels (hg38). Nearly all that shift the reading frame are "
-        "pathogenic, and nearly all benign ones are in introns, so whatever tells exons from introns does well; of "
-        "those whose length is divisible by three, 31 are pathogenic and 25 benign, which is too few for an interval."
-    ),
-)
-BARD1 = dataclasses.replace(
-    tables.BARD1,
-    name="bard1_deletions",
-    keep={"var_type": ("3bp_del",)},
-    values=(),
-    scores={},
-    classes=tables.BARD1.classes[:2],
-    note=tables.BARD1.note.replace("single-base changes", "deletions of three bases, which keep the frame,"),
-)
 
 
 def _entry(variants: VariantSet, name: str, quick: int | None = None) -> Entry:
@@ -281,7 +262,7 @@ def _entry(variants: VariantSet, name: str, quick: int | None = None) -> Entry:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    _entry(BRCA2, "brca2_indels", quick=300),
-    _entry(BARD1, "bard1_deletions", quick=300),
-    _entry(tables.MPRA_DELETIONS, "mpra_indels"),
+    _entry(sets.BRCA2_INDELS, "brca2_indels", quick=300),
+    _entry(sets.BARD1_DELETIONS, "bard1_deletions", quick=300),
+    _entry(sets.MPRA_DELETIONS, "mpra_indels"),
 )

@@ -2,7 +2,7 @@
 
 The score of a variant is the log-likelihood ratio of its alleles, reference minus alternate, so that a higher one means
 more harm; it is compared with classes (AUROC, AUPRC) and with measured effects (Spearman), by consequence and by exon,
-element or chromosome. Intervals draw the variants of one position together, or whole match groups. `variant_tables` has
+element or chromosome. Intervals draw the variants of one position together, or whole match groups. `variant_sets` has
 the sets, `variant_baselines` what a model must beat.
 """
 
@@ -16,6 +16,7 @@ from gener_jax.plotting.figure import COLOURS
 from gener_jax.statistics import matched
 from gener_jax.statistics.metrics import Metric
 from gener_jax.tasks import annotation_columns, published, variant_baselines
+from gener_jax.tasks import variant_sets as sets
 from gener_jax.tasks import variant_tables as tables
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.variant_tables import Classes, Rows, Values, VariantSet
@@ -368,18 +369,18 @@ def _entry(variants: VariantSet, quick: int | None = None, suffix: str = "", **s
 
 
 ENTRIES: tuple[Entry, ...] = (
-    _entry(tables.BRCA1, quick=300),
-    _entry(tables.BRCA1, suffix="_both_strands", strand="both"),
-    _entry(tables.BRCA1, suffix="_base_marginals", marginals=True),
-    _entry(tables.BRCA1_CLINVAR, quick=300),
-    _entry(tables.BRCA2_SGE, quick=300),
-    _entry(tables.BRCA2_CLINVAR),
-    _entry(tables.BARD1, quick=600),
-    _entry(tables.MPRA),
-    _entry(tables.MPRA_DELETIONS),
-    _entry(tables.TRAITGYM_MENDELIAN),
-    _entry(tables.TRAITGYM_MENDELIAN, suffix="_base_marginals", marginals=True),
-    _entry(tables.TRAITGYM_COMPLEX),
-    _entry(tables.CLINVAR),
-    _entry(tables.CLINVAR_EXAMPLE),
+    _entry(sets.BRCA1, quick=300),
+    _entry(sets.BRCA1, suffix="_both_strands", strand="both"),
+    _entry(sets.BRCA1, suffix="_base_marginals", marginals=True),
+    _entry(sets.BRCA1_CLINVAR, quick=300),
+    _entry(sets.BRCA2_SGE, quick=300),
+    _entry(sets.BRCA2_CLINVAR),
+    _entry(sets.BARD1, quick=600),
+    _entry(sets.MPRA),
+    _entry(sets.MPRA_DELETIONS),
+    _entry(sets.TRAITGYM_MENDELIAN),
+    _entry(sets.TRAITGYM_MENDELIAN, suffix="_base_marginals", marginals=True),
+    _entry(sets.TRAITGYM_COMPLEX),
+    _entry(sets.CLINVAR),
+    _entry(sets.CLINVAR_EXAMPLE),
 )

@@ -22,6 +22,7 @@ from gener_jax.runtime.errors import InputError
 from gener_jax.statistics import matched
 from gener_jax.statistics.intervals import LEAST
 from gener_jax.statistics.metrics import Metric
+from gener_jax.tasks import variant_sets as sets
 from gener_jax.tasks import variant_tables as tables
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.variant_effect import VariantEffect, context_for
@@ -324,10 +325,10 @@ def _entry(variants: VariantSet, quick: int | None = None) -> Entry:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    _entry(tables.BRCA1, quick=300),
-    _entry(tables.BRCA2_SGE),
-    _entry(tables.BRCA2_CLINVAR),
-    _entry(tables.BARD1),
-    _entry(tables.TRAITGYM_MENDELIAN),
-    _entry(tables.TRAITGYM_COMPLEX),
+    _entry(sets.BRCA1, quick=300),
+    _entry(sets.BRCA2_SGE),
+    _entry(sets.BRCA2_CLINVAR),
+    _entry(sets.BARD1),
+    _entry(sets.TRAITGYM_MENDELIAN),
+    _entry(sets.TRAITGYM_COMPLEX),
 )
