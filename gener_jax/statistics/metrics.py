@@ -60,7 +60,10 @@ def _ratio(numerator, denominator) -> np.ndarray:
 
 
 def mean(values: np.ndarray, strata=None) -> Weighted:
-    """The mean of a value of each row, [N]; with strata, any [N], the mean over them of the mean in each."""
+    """The mean of a value of each row, [N]; with strata, any [N], the mean over them of the mean in each.
+
+    A weighting that leaves a stratum without rows, as a bootstrap may draw it, has the mean over the others.
+    """
     values = np.asarray(values, np.float64)
     if strata is None:
         return lambda weights: _ratio(weights @ values, weights.sum(1))

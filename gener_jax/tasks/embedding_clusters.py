@@ -28,7 +28,7 @@ from gener_jax.baselines import kmer
 from gener_jax.plotting import embedding
 from gener_jax.statistics import neighbours
 from gener_jax.statistics.intervals import interval
-from gener_jax.statistics.metrics import Metric
+from gener_jax.statistics.metrics import Metric, mean
 from gener_jax.tasks import gene_labels
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Progress, Result, silent
 
@@ -176,7 +176,7 @@ def _measured(features: np.ndarray, rows: list[Row], names: dict[str, list[str]]
         labels = np.array([several.index(getattr(rows[i], label)) for i in at])
         contigs, mine = np.array([rows[i].contig for i in at]), features[at]
         votes = neighbours.voted(labels, neighbours.nearest(mine, contigs))
-        recall = neighbours.mean_recall(labels, votes)
+        recall = mean(votes == labels, labels)
         name = f"{label}_knn"
         metrics[name] = float(recall(np.ones((1, len(at))))[0])
         if intervals and (found := interval(recall, (len(at),), contigs, seed=seed)):
