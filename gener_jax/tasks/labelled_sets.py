@@ -6,6 +6,7 @@ set that the test data of this project lacks has the command that brings its fil
 where this is developed, so such a set was tested on made-up rows of the same form alone.
 """
 
+import csv
 import dataclasses
 import functools
 import tempfile
@@ -13,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_pipeline.errors import FileError
-from data_pipeline.files import write_text
+from data_pipeline.errors import DOWNLOAD_AGAIN, FileError, FormatError
+from data_pipeline.files import atomic, write_text
 from gener_jax.config import Finetune
 from gener_jax.labelled import folds, splits, table
 from gener_jax.labelled.examples import Examples
@@ -136,8 +137,11 @@ def _made(data: Path, folder: Path, fold: int, *, write: Callable[[Path, Path], 
 
 
 def _write_rows(path: Path, columns: dict[str, Sequence[str]]) -> None:
-    lines = ["\t".join(columns), *("\t".join(row) for row in zip(*columns.values(), strict=True))]
-    write_text(path, "\n".join(lines) + "\n")
+    """A TSV file; a value with a tab or a line break, as Parquet may hold, is quoted."""
+    with atomic(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, delimiter="\t", lineterminator="\r\n")
+        rows.writerow(columns)
+        rows.writerows(zip(*columns.values(), strict=True))
 
 
 def _classes(data: Path, rows: Path, files: dict[str, str]) -> None:
@@ -149,8 +153,13 @@ def _classes(data: Path, rows: Path, files: dict[str, str]) -> None:
 
 def _uci(data: Path, rows: Path) -> None:
     """UCI's file of splice junctions: class, name and sequence in a line, with a comma and blanks between them."""
-    text = b"".join(table.stream.chunks(place(data, "splice_uci/splice.txt.gz"), lambda read: None)).decode()
-    found = [[part.strip() for part in line.split(",")] for line in text.splitlines() if line.strip()]
+    path, found = place(data, "splice_uci/splice.txt.gz"), []
+    for number, line in enumerate(table.text_lines(path), 1):
+        if line.strip():
+            found.append([part.strip() for part in line.split(",")])
+            if len(found[-1]) != 3:
+                problem = f"the row has {len(found[-1])} values; a row is class, name and sequence"
+                raise FormatError(problem, file=path, line=number, remedy=DOWNLOAD_AGAIN)
     _write_rows(rows, {"sequence": [row[2] for row in found], "label": [row[0] for row in found]})
 
 
