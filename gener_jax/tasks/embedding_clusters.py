@@ -25,7 +25,7 @@ from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import Record
 from data_pipeline.splitting import split
 from gener_jax.baselines import kmer
-from gener_jax.plotting import embedding
+from gener_jax.plotting import embedding, evaluation
 from gener_jax.statistics import neighbours
 from gener_jax.statistics.intervals import interval
 from gener_jax.statistics.metrics import Metric, mean
@@ -155,9 +155,9 @@ class EmbeddingClusters(ModelTask):
                 "y": points[:, 1].tolist(),
             },
             figures={
-                "by_layer": lambda: embedding.by_layer(
-                    "Nearest neighbours on other contigs", "balanced accuracy", list(by_layer),
-                    {label: [x[f"{label}_knn"] for x in by_layer.values()] for label in LABELS},
+                "by_layer": lambda: evaluation.by_layer(
+                    "Nearest neighbours on other contigs", "balanced accuracy",
+                    {label: {x: row[f"{label}_knn"] for x, row in by_layer.items()} for label in LABELS},
                     {f"kmer 4, {label}": baselines["kmer_4"][f"{label}_knn"] for label in LABELS},
                 ),
                 "map": lambda: embedding.in_plane(

@@ -213,7 +213,7 @@ class Understanding(ModelTask):
             found["reliability"] = functools.partial(prediction.reliability, title, bins)
         if probe is not None:
             label = f"{self.metric} of validation rows"
-            found["layers"] = functools.partial(plots.layer_sweep, title, label, probe.curves)
+            found["layers"] = functools.partial(plots.by_layer, title, label, probe.curves)
         return found
 
 

@@ -22,6 +22,7 @@ from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Prog
 from gener_jax.tasks.variant_tables import Classes, Rows, Values, VariantSet
 
 _ROOM = 8  # tokens of a model's positions that are left for <s>, alleles and the bases after them
+_SCORE = "score (higher: more deleterious)"
 _RESAMPLES = (300, 1000)  # at least and at most: few suffice where rows are many, and cost much there
 
 
@@ -339,7 +340,7 @@ class VariantEffect(ModelTask):
             truth = spec.target(table, value)
             both = np.isfinite(truth) & np.isfinite(scores)
             found["_".join(filter(None, (name, "measured", value.name)))] = functools.partial(
-                evaluation.measured_scores, name, value.what, truth[both], scores[both]
+                prediction.measured, name, {value.what: (truth[both], scores[both])}, _SCORE
             )
         if spec.consequence:
             values = np.array(table.columns[spec.consequence])
@@ -348,9 +349,7 @@ class VariantEffect(ModelTask):
                 for each in sorted(set(values.tolist()))
                 if (here := (values == each) & np.isfinite(scores)).any()
             }
-            found[f"{name}_by_consequence"] = lambda: evaluation.scores_by_group(
-                name, "score (higher: more deleterious)", groups
-            )
+            found[f"{name}_by_consequence"] = lambda: evaluation.scores_by_group(name, _SCORE, groups)
         return found
 
 
