@@ -34,7 +34,7 @@ def roc(title: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]):
 
 
 def reliability(title: str, curves: Mapping[str, object]):
-    """Probability against the share that happened, for each name a `statistics.calibration.Reliability`.
+    """Probability against the fraction that happened, for each name a `statistics.calibration.Reliability`.
 
     A dot's area grows with the rows in its bin; the legend has the expected calibration error.
     """
@@ -44,8 +44,8 @@ def reliability(title: str, curves: Mapping[str, object]):
         for i, (name, found) in enumerate(curves.items()):
             colour = COLOURS[i % len(COLOURS)]
             axes.plot(found.predicted, found.observed, color=colour, label=f"{name} {found.ece:.3f}")
-            share = found.count / max(found.count.sum(), 1)
-            axes.scatter(found.predicted, found.observed, 12 + 300 * share, colour, alpha=0.8, zorder=3)
+            fraction = found.count / max(found.count.sum(), 1)
+            axes.scatter(found.predicted, found.observed, 12 + 300 * fraction, colour, alpha=0.8, zorder=3)
         axes.set_xlabel("predicted probability")
         axes.set_ylabel("observed frequency")
         axes.set_title(title)

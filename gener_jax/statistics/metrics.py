@@ -133,9 +133,9 @@ def _each(prepare, macro: bool, targets, predictions) -> Weighted:
 
     def values(weights):
         each = np.stack([column(weights) for column in columns], axis=1)
-        share = np.ones(targets.shape[1]) if macro else weights @ targets
-        share = np.where(np.isnan(each), 0.0, share)
-        return _ratio((share * np.nan_to_num(each)).sum(1), share.sum(1))
+        counts = np.ones(targets.shape[1]) if macro else weights @ targets
+        counts = np.where(np.isnan(each), 0.0, counts)
+        return _ratio((counts * np.nan_to_num(each)).sum(1), counts.sum(1))
 
     return values
 
@@ -264,7 +264,7 @@ def spearman(targets: np.ndarray, predictions: np.ndarray) -> Weighted:
 
 
 def _r2(targets, predictions) -> Weighted:
-    """Share of the targets' variance explained, of one output; below 0 where their mean would predict better."""
+    """Fraction of the targets' variance explained, of one output; below 0 where their mean would predict better."""
     residual, centred = (targets - predictions) ** 2, targets - targets.mean()
 
     def values(weights):

@@ -365,7 +365,7 @@ def _name(layer: int | None) -> str:
 
 
 def _check(folds: list[Splits], name: str) -> None:
-    """Refuses what cannot be learned or told: a split without rows, or training rows of one class."""
+    """Refuses what cannot be learned or measured: a split without rows, or training rows of one class."""
     for splits in folds:
         for each in (splits.train, splits.validation, splits.test):
             if not len(each):

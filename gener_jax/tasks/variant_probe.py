@@ -1,4 +1,4 @@
-"""A linear probe of variants: what the hidden states of a frozen model tell of harm, beside its likelihoods.
+"""A linear probe of variants: what the hidden states of a frozen model predict of harm, beside its likelihoods.
 
 The windows with the reference and with the alternate allele have the same length; their embeddings are means over
 tokens. A logistic regression reads the difference of the two, or both. It is cross-validated by exon, element,
@@ -52,7 +52,7 @@ class OutOfFold:
 
     Attributes:
       scores: features → float64 [rows], the log-odds of harm less those of the training rows, so that folds with other
-        shares of harmful rows can be pooled.
+        fractions of harmful rows can be pooled.
       chosen: the same, of the features that each fold chose.
       choices: of each fold.
     """
