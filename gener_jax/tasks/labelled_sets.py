@@ -261,7 +261,7 @@ def _files(folder: str) -> dict[str, tuple[str, ...]]:
 
 _DROSOPHILA = "genomic_benchmarks/coordinates/drosophila_enhancers_stark"
 _DEEPSTARR = ("Dev_log2_enrichment", "Hk_log2_enrichment")
-_GENOMES = ("genomes/" + gene_labels.YEAST, *(f"genomes/{file}" for file in gene_labels.PROKARYOTES))
+_GENOMES = (*gene_labels.YEAST, *gene_labels.PROKARYOTES)
 _BUILT = "built here from annotated genomes; the published rows, of six groups of eukaryotes in RefSeq, are others"
 _EMP = ("H3", "H3K14ac", "H3K36me3", "H3K4me1", "H3K4me2", "H3K4me3", "H3K79me3", "H3K9ac", "H4", "H4ac")
 GENOMIC_BENCHMARKS = (
@@ -347,9 +347,8 @@ def _sets() -> Iterator[LabelledSet]:
             name, make=functools.partial(_control, rows_of=rows_of), group="contig", needs=_GENOMES, suite="controls",
             note="positive control; contigs held out",
         )  # fmt: skip
-    genomes = tuple(f"genomes/{file}" for file in gene_labels.GENOMES)
     reported = {"reported": ("gener_tasks", "gene_classification", "weighted_f1")}
-    types = gene_labels.types_of_test_data
+    types, genomes = gene_labels.types_of_test_data, gene_labels.GENOMES
     yield _genome_set("gener_gene_type", types, "contig", f"{_BUILT}; contigs held out", genomes, **reported)
     yield _genome_set("gener_gene_type_species", types, "species", f"{_BUILT}; species held out", genomes, **reported)
     bacterial = functools.partial(types, files=gene_labels.PROKARYOTES, least=50)
