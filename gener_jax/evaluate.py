@@ -62,10 +62,11 @@ def main(argv=None) -> int | None:
     """The command."""
     program = command.Command(__doc__, checkpoint=True, several=True)
     add = program.parser.add_argument
-    add("--tasks", metavar="NAME,…", help="tasks or groups of them, quick or all [the run's eval.tasks]")
+    add("--tasks", metavar="NAME,…", help="tasks or groups, quick or all; NAME:N: N rows of it [the run's eval.tasks]")
     add("--list", action="store_true", help="list the tasks, and whether their data are there, and exit")
     add("--data", type=Path, metavar="DIR", help="folder of the field's data [eval.data]")
     add("--rows", type=Whole(1), metavar="N", help="rows, regions or genes of each task, at most [all; quick: few]")
+    add("--seeds", type=Whole(1), default=1, metavar="N", help="repeat with N seeds, to show how much they matter [1]")
     add("--adapt", choices=ADAPT, default=ADAPT[0], help="how labelled sequences are learned [frozen: a probe]")
     add("--no_random", action="store_true", help="no random weights as a baseline of tasks on data of the field")
     add("--output", type=Path, metavar="DIR", help=f"a folder for {FILE}, {MARKDOWN}, {HTML}, plots and predictions")
@@ -84,8 +85,8 @@ def main(argv=None) -> int | None:
     from gener_jax.training.metrics import logged
 
     words = args.tasks.split(",") if args.tasks else resolved[0][1].eval.tasks
-    chosen = catalogue.chosen(words, "--tasks" if args.tasks else "eval.tasks")
-    chosen = [(adapted(entry, args.adapt), args.rows or rows) for entry, rows in chosen]
+    chosen = catalogue.chosen(words, "--tasks" if args.tasks else "eval.tasks", args.rows)
+    chosen = [(adapted(entry, args.adapt), rows) for entry, rows in chosen]
     change = fine_tuning(args.adapt, args.output)
     candidates = candidates_of(resolved, args.step or [])
     keep_programs(*resolved[0][1:])
@@ -94,7 +95,8 @@ def main(argv=None) -> int | None:
         for each in {each.shape: each for each in reversed(real)}.values():  # after the first of its shape
             candidates.insert(candidates.index(each) + 1, random_candidate(each))
     with contextlib.nullcontext() if args.output is None else lock.held(args.output / "evaluate.lock"):
-        cells = suite.run(candidates, chosen, args.output, again=args.overwrite, before=Regions(real), change=change)
+        options = {"seeds": args.seeds, "again": args.overwrite, "before": Regions(real), "change": change}
+        cells = suite.run(candidates, chosen, args.output, **options)
         facts = {}
         if len(real) == 1:
             facts = logged(resolved[0][2] / "log.jsonl", real[0].model.step)
@@ -213,8 +215,8 @@ def candidates_of(resolved: Sequence[Named], steps: Sequence[int | str]) -> "lis
     return found
 
 
-def load(config: Config, folder: Path | None, step: int | None) -> "LM":
-    """The model of a folder, or one with random weights, on the mesh of its configuration if this machine has it."""
+def load(config: Config, folder: Path | None, step: int | None, seed: int) -> "LM":
+    """The model of a folder, or random weights of a seed, on the mesh of its configuration if this machine has it."""
     from gener_jax.inference.lm import from_spec, random_weights
     from gener_jax.model.sharding import mesh_of
     from gener_jax.storage import pretrained
@@ -226,7 +228,9 @@ def load(config: Config, folder: Path | None, step: int | None) -> "LM":
     except ValueError as error:  # the run was made on a larger machine
         mesh = None
         log(f"{error}; evaluating without this mesh")
-    return random_weights(config.spec, mesh) if folder is None else from_spec(config.spec, folder, step=step, mesh=mesh)
+    if folder is None:
+        return random_weights(config.spec, mesh, seed=seed)
+    return from_spec(config.spec, folder, step=step, mesh=mesh)
 
 
 def random_candidate(of: "Candidate") -> "Candidate":

@@ -1,5 +1,6 @@
 """The command `evaluate`, and the suite behind it: cells, resuming, failures, random weights, models side by side."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,7 +22,7 @@ from gener_jax.statistics.metrics import Metric
 from gener_jax.storage import pretrained, results
 from gener_jax.storage.results import Model
 from gener_jax.tasks import catalogue, page, suite, understanding
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Result
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Result, installed
 from gener_jax.tasks.suite import Candidate
 from tests import tiny
 from tests.raised import raises
@@ -124,10 +125,10 @@ def config(tmp_path):
 
 
 def candidate(config, name, share, loads=None, shape="one", random=False, step=1):
-    def load():
+    def load(seed):
         if loads is not None:
             loads.append(name)
-        return Oracle(share)
+        return Oracle(share - 0.1 * seed)
 
     return Candidate(Model(name, 7, name, step), config, {"weights": name, "step": step}, load, shape, random)
 
@@ -184,11 +185,35 @@ def test_several_models_by_several_tasks(config, tmp_path):
     assert not (tmp_path / "out/plots/random_weights-x").exists()
 
 
+def test_a_failure_of_random_weights_alone_is_in_the_results(config, tmp_path):
+    class Fragile(Guess):
+        name = "fragile"
+
+        def __call__(self, model, progress=None):
+            if model.share == 0.5:
+                raise ValueError("random weights give no number")
+            return super().__call__(model)
+
+    cells = suite.run(three(config), [(entry(Guess), None), (entry(Fragile), None), (entry(Broken), None)])
+    made = finished(cells, tmp_path)
+    assert results.read(tmp_path) == made
+    of_random = [x for x in made.skipped if suite.is_random(x.model)]
+    [found] = of_random  # not of the task that fails with all models
+    assert (found.task, found.model, found.status) == ("fragile", "random_weights (a, b)", "failed")
+    overview = page.overview(made)
+    assert overview.columns[2:5] == ("a", "b", "random weights")
+    assert [row[4] for row in overview.rows] == ["0.5000", "failed", ""]
+    for file in ("table.md", "index.html"):
+        text = (tmp_path / file).read_text()
+        assert "random weights (a, b)" in text
+        assert text.count("random weights give no number") == 1
+
+
 def test_killed_and_resumed_it_writes_the_same_files(config, tmp_path):
     def models(loads, dies):
         made = three(config, loads)
 
-        def load():
+        def load(seed):
             raise KeyboardInterrupt if dies else AssertionError
 
         return [*made[:2], dataclasses.replace(made[2], load=load)] if dies else made
@@ -235,8 +260,77 @@ def test_only_what_has_changed_is_measured_again(config, tmp_path):
     assert not measured(config, step=2)
 
 
+def test_a_cell_is_measured_again_when_what_it_lacked_is_there(config, tmp_path, monkeypatch):
+    class Extra(Guess):
+        def __call__(self, model, progress=None):
+            with contextlib.suppress(NotRun):
+                self.options.file("extra.bw", source="the test")
+            installed("program gener-jax-aligner")
+            assert not installed("package gener_jax_extra")
+            assert installed("package numpy")
+            return super().__call__(model)
+
+        def __init__(self, options):
+            super().__init__(options)
+            self.options = options
+
+    def measured():
+        loads = []
+        suite.run([candidate(config, "a", 1.0, loads)], [(entry(Extra), None)], tmp_path / "out")
+        return bool(loads)
+
+    extra, program = tmp_path / "data" / "extra.bw", tmp_path / "bin" / "gener-jax-aligner"
+    assert measured()
+    assert json.loads((tmp_path / "out/cells/a.guess.json").read_text())["missing"] == [
+        f"file {extra}", "program gener-jax-aligner", "package gener_jax_extra",
+    ]  # fmt: skip
+    assert not measured()
+    extra.write_text("")
+    assert measured()
+    assert not measured()
+    program.parent.mkdir()
+    program.write_text("")
+    program.chmod(0o755)
+    assert not measured()
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    assert measured()
+    assert not measured()
+
+
+def test_several_seeds_show_how_much_they_matter(config, tmp_path):
+    class Rows(Guess):
+        """A value that the seed alone decides."""
+
+        name = "rows"
+
+        def __init__(self, options):
+            super().__init__(options)
+            self.seed = options.seed
+
+        def __call__(self, model, progress=None):
+            return dataclasses.replace(super().__call__(model), metrics={"accuracy": self.seed / 10})
+
+    later = dataclasses.replace(config, eval=dataclasses.replace(config.eval, seed=4))
+    [cell] = suite.run([candidate(later, "a", 1.0)], [(entry(Rows), None)], seeds=3)
+    assert cell.evaluation["accuracy"] == 0.4
+    by_seed = {seed: row["accuracy"] for seed, row in cell.evaluation.breakdown["seed"].items()}
+    assert by_seed == pytest.approx({"4": 0.4, "5": 0.5, "6": 0.6, "mean": 0.5, "standard deviation": 0.1})
+
+    loads = []
+    made = finished(suite.run(three(config, loads), ALL[:1], tmp_path / "out", seeds=3), tmp_path / "out")
+    assert loads == ["a", *3 * ["random_weights-x"], "b"]
+    assert made["guess"].baselines["random_weights"]["accuracy"] == 0.5
+    by_seed = {seed: row["accuracy"] for seed, row in made["guess"].breakdown["seed"].items()}
+    of_random = {str(seed): 0.5 - seed / 10 for seed in range(3)} | {"mean": 0.4, "standard deviation": 0.1}
+    alike = {"0": 1, "1": 1, "2": 1, "mean": 1, "standard deviation": 0}
+    assert by_seed == pytest.approx(alike | {f"random_weights, {seed}": x for seed, x in of_random.items()})
+    assert "| random_weights, mean | 0.4" in (tmp_path / "out" / "table.md").read_text()
+    again = suite.run(three(config, loads), ALL[:1], tmp_path / "out", seeds=2)
+    assert len(again[0].evaluation.breakdown["seed"]) == 4
+
+
 def test_a_model_that_cannot_be_loaded_fails_alone(config):
-    def load():
+    def load(seed):
         raise MemoryError("needs 10 TB")
 
     broken = dataclasses.replace(candidate(config, "b", 1.0), load=load)
@@ -305,16 +399,24 @@ def registered(monkeypatch):
         (["quick", "toys"], {"guess": None, "broken": None}),
         (["all"], {"guess": None, "broken": None, "recovery": None}),
         (["recovery", "guess"], {"guess": None, "recovery": None}),
+        (["guess:7", "toys:5", "all:3"], {"guess": 7, "broken": 5, "recovery": 3}),
+        (["all:3", "toys"], {"guess": None, "broken": None, "recovery": 3}),
+        (["quick:4"], {"guess": 4}),
     ],
 )
 def test_tasks_are_chosen_by_names_and_groups(registered, words, expected):
     assert {each.name: rows for each, rows in catalogue.chosen(words)} == expected
+    limited = {each.name: rows for each, rows in catalogue.chosen(words, rows=9)}
+    assert limited == {name: 9 if rows in (None, 20) else rows for name, rows in expected.items()}
 
 
 def test_what_is_no_task_or_group_is_one_line(registered):
     for word in ("geuss", ""):
         with raises(ConfigError, field="--tasks", value=word):
             catalogue.chosen(["guess", word])
+    for number in ("", "0", "-1", "1.5", "x"):
+        with raises(ConfigError, field="--tasks", value=f"toys:{number}"):
+            catalogue.chosen([f"toys:{number}"])
 
 
 def register(*entries):

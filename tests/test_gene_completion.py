@@ -109,7 +109,9 @@ def test_a_figure_is_the_mean_over_genes_of_means_over_completions(data):
 
 def test_published_identities_compare_with_all_genes_and_completions(data):
     result, _ = evaluated(data, lambda question, i: "TAA", rows=50)
-    assert {x.model for x in result.published if x.comparable} == {"Evo2-1B", "Evo2-7B", "Evo2-20B", "Evo2-40B"}
+    found = {x.model: x.value for x in result.published if x.comparable}
+    assert found == {"Evo2-1B": 0.6485, "Evo2-7B": 0.7867, "Evo2-20B": 0.9089, "Evo2-40B": 0.9195}
+    assert {x.metric for x in result.published if x.comparable} == {"prokaryote_identity"}
 
 
 def test_two_models_are_compared_on_the_genes_that_both_complete(data):

@@ -73,6 +73,22 @@ def test_models_stand_side_by_side_above_what_they_are_compared_with(results):
     assert probe == ["probe", "two", "failed", "a defect"]
 
 
+def test_a_gain_that_rounds_to_0_has_no_sign_on_either_side(results):
+    gain = Gain("vep", "auroc", "two", "one", -4e-5, -4e-5, 0.0, 1200)
+    rows = rows_of(page.markdown(results, list(page.sections(dataclasses.replace(results, gains=(gain,))))), "vep")
+    assert (rows[2][4], rows[3][3]) == ("0.0000 [0.0000, 0.0000]",) * 2
+
+
+def test_a_published_model_of_which_some_figures_compare(results):
+    both = (*results.evaluations[0].published, Published("Evo2-7B", "nll", 3.5, None, "their table 4", False))
+    one = dataclasses.replace(results.evaluations[0], published=both)
+    rows = rows_of(page.markdown(results, list(page.sections(dataclasses.replace(results, evaluations=(one,))))), "vep")
+    assert [row[-1] for row in rows[-2:]] == [
+        "comparable in auroc alone; their table 3; their table 4",
+        "not comparable; https://example.org/x",
+    ]
+
+
 def test_what_one_model_cannot_do_is_a_row_beside_the_other(results):
     skipped = (Skipped("vep", "two", "not run", "needs more context"), Skipped("vep", "three", "failed", "a defect"))
     results = dataclasses.replace(results, evaluations=results.evaluations[:1], skipped=skipped, gains=())

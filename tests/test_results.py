@@ -88,6 +88,33 @@ def test_without_a_direction_none_is_the_best(found):
     assert not [line for line in rest if "best" in line]
 
 
+def test_numbers_and_counts_as_text():
+    numbers = {0.5: "+0.5000", -1234.5: "-1,234.5000", -0.0: "0.0000", 4e-5: "0.0000", -4e-5: "0.0000"}
+    assert {value: results.signed(value) for value in numbers} == numbers
+    counts = {"genes": 1, "families": 1, "species": 1, "left out: fewer than 100 known bases": 1, "context_bases": 6}
+    assert results.counted(counts) == (
+        "1 gene, 1 family, 1 species, 1 left out: fewer than 100 known bases, 6 context bases"
+    )
+
+
+def test_sizes_of_groups_are_of_the_last_count_that_they_have(found):
+    counts = {"pairs": 7, "genes": 4, "window": 1200, "left out: not drawn": 1}
+    lines = dataclasses.replace(found["toy"], counts=counts).table().splitlines()
+    assert lines[-1].endswith("(1 gene)")
+    groups = {"taxon": {"bct": {"hits": 3.0, "pairs": 5}, "vir": {"hits": 1.0, "pairs": 2}}}
+    lines = dataclasses.replace(found["toy"], counts=counts, breakdown=groups).table().splitlines()
+    assert [line.split("(")[-1] for line in lines[-2:]] == ["5 pairs)", "2 pairs)"]
+
+
+def test_a_gain_that_rounds_to_0_has_no_sign(found):
+    row = {"hits": 3.0, "hits_gain": -4e-5, "hits_gain_low": -4e-5, "hits_gain_high": 4e-5}
+    evaluation = dataclasses.replace(found["toy"], baselines={"guess": row})
+    gain = results.Gain("toy", "hits", "two", "one", -4e-5, -4e-5, 4e-5, 12)
+    text = dataclasses.replace(found, evaluations=(evaluation,), gains=(gain,)).table()
+    assert "gain of this model 0.0000 [0.0000, 0.0000]" in text
+    assert "gain of two over one: 0.0000 [0.0000, 0.0000] (12 rows)" in text
+
+
 def test_the_table(found):
     assert found["toy"].table().splitlines() == [
         "toy: hits (higher is better)",

@@ -11,6 +11,7 @@ from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.catalogue import ENTRIES
 from gener_jax.tasks.labelled_sets import SETS, LabelledSet
 from gener_jax.tasks.understanding import Understanding
+from tests.data import data_path
 from tests.raised import raises
 
 ROWS = {"train": 120, "validation": 60, "test": 150}
@@ -158,13 +159,17 @@ def test_a_fine_tuned_model_and_baselines_on_the_same_rows(tmp_path):
     labelled, _ = written(tmp_path, "two")
     seen = []
 
-    def adapt(model, splits, folder):
-        seen.append((len(splits.train), len(splits.validation), folder))
+    def adapt(model, splits, folder, seed):
+        seen.append((len(splits.train), len(splits.validation), folder, seed))
         return np.eye(2)[splits.test.targets] * 0.8 + 0.1
 
     made = Understanding(Options(tmp_path, 40), labelled, layers=[2, None])
     found = made.fine_tuned("lora", adapt, tmp_path / "runs")(Fake())
-    assert seen == [(40, 20, tmp_path / "runs" / "toy" / "0")]
+    assert seen == [(40, 20, tmp_path / "runs" / "toy" / "0", 0)]
+    Understanding(Options(tmp_path, 40, 2), labelled, layers=[2, None]).fine_tuned("lora", adapt, tmp_path / "runs")(
+        Fake()
+    )
+    assert seen[1] == (40, 20, tmp_path / "runs" / "toy-seed2" / "0", 2)
     assert found.metrics["mcc"] == 1
     assert found.counts["rows"] == 40
     assert {"majority", "k-mer logistic"} == set(found.baselines)
@@ -188,11 +193,57 @@ def test_what_is_missing_is_not_run(tmp_path):
         assert SETS[name].source in str(caught.value)
     with raises(InputError, argument="long"):
         Understanding(Options(tmp_path), SETS["tf_0"], long="cut")
-    labelled, _ = written(tmp_path, "two")
-    (tmp_path / "downstream" / "folder").mkdir()
-    (tmp_path / "downstream" / "folder" / "dev.tsv").write_text("sequence\tlabel\nACGTAC\ta\n")
+
+
+def test_a_set_without_the_splits_it_needs_is_not_ready(tmp_path):
+    one, folder = "sequence\tlabel\nACGTAC\ta\n", tmp_path / "downstream" / "gue" / "EMP" / "H3"
+    folder.mkdir(parents=True)
+    whole = SETS["gue_emp_h3"]
+    for name, folds in (("dev", 1), ("test", 1), ("test", 5)):  # always without train
+        (folder / f"{name}.tsv").write_text(one)
+        with pytest.raises(NotRun):
+            Understanding(Options(tmp_path), dataclasses.replace(whole, folds=folds))
+    (folder / "train.tsv").write_text(one)
+    Understanding(Options(tmp_path), whole)
+    (folder / "test.tsv").unlink()
     with pytest.raises(NotRun):
-        task(tmp_path, dataclasses.replace(labelled, train=("folder",), validation=(), test=()))(Fake())
+        Understanding(Options(tmp_path), whole)
+    Understanding(Options(tmp_path), dataclasses.replace(whole, folds=5))
+    suite = tmp_path / "downstream" / "nt_revised"
+    for place in (suite, suite / "H3K4me3"):  # a table of all tasks, or a folder of one
+        place.mkdir()
+        with pytest.raises(NotRun):
+            Understanding(Options(tmp_path), SETS["nt_revised_H3K4me3"])
+        for name in ("train", "test"):
+            (place / f"{name}.tsv").write_text(one)
+        Understanding(Options(tmp_path), SETS["nt_revised_H3K4me3"])
+
+
+def test_a_set_of_another_assembly_than_its_genome_is_not_ready():
+    for file in SETS["drosophila_enhancers"].required():
+        data_path(*file.split("/"))
+    with pytest.raises(NotRun, match=r"BDGP6\.28"):
+        Understanding(Options(data_path()), SETS["drosophila_enhancers"])
+
+
+def test_outputs_of_an_assay_have_metrics_of_their_own(tmp_path):
+    rng = np.random.default_rng(0)
+    known = {dna(rng): rng.normal(size=3) for _ in range(150)}
+    lines = [f"{x}\t{a}\t{rng.normal()}\n" for x, (a, _, _) in known.items()]
+    (tmp_path / "downstream").mkdir()
+    (tmp_path / "downstream" / "rows.tsv").write_text("sequence\tone\ttwo\n" + "".join(lines))
+    labelled = LabelledSet(
+        "toy", "regression", train=("rows.tsv",), label=("one", "two"), folds=3, metric="pearson",
+        reported=("deepstarr", "mean", "pearson"), reported_outputs={"one": "developmental"},
+    )  # fmt: skip
+    made = Understanding(Options(tmp_path), labelled, layers=[None], poolings=["mean"])
+    found = made(Fake(known))
+    assert found.metrics["pearson_one"] > 0.99
+    assert abs(found.metrics["pearson_two"]) < 0.3
+    for row in (found.metrics, *found.baselines.values()):
+        assert row["pearson"] == pytest.approx((row["pearson_one"] + row["pearson_two"]) / 2, nan_ok=True)
+    assert set(found.metrics) == set(made.metrics)
+    assert {x.metric for x in found.published} == {"pearson", "pearson_one"}
 
 
 def test_entries():

@@ -20,8 +20,8 @@ class Fake:
 
     max_bases, num_layers, k = None, 4, 6
 
-    def __init__(self, informed=2, llr=lambda variant: 0.0):
-        self.informed, self.llr, self.seen = informed, llr, []
+    def __init__(self, informed=2, llr=lambda variant: 0.0, in_windows=lambda variant: 0.0):
+        self.informed, self.llr, self.in_windows, self.seen = informed, llr, in_windows, []
 
     def embed(self, sequences, *, pooling, layer):
         assert pooling == "mean"
@@ -29,8 +29,9 @@ class Fake:
         noise = np.random.default_rng(0).normal(size=(len(sequences), 5))
         return np.array([[x.count(base) for base in "ACGT"] for x in sequences]) if layer == self.informed else noise
 
-    def score_variants(self, variants, genome, **options):
-        return (Scored("window", self.llr(variant)) for variant in variants)
+    def score_variants(self, variants, genome, *, context, **options):
+        llr = self.llr if context == SET.context else self.in_windows
+        return (Scored("window", llr(variant)) for variant in variants)
 
 
 def rows_of(folder, rows=120, exons=6, more=()):
@@ -83,13 +84,19 @@ def test_a_probe_finds_what_hidden_states_tell_and_gains_over_zero_shot(tmp_path
     scores = ["column", *("" if i % 2 else int(line.endswith("P")) for i, line in enumerate(table[1:]))]
     (tmp_path / "small.tsv").write_text("".join(f"{line}\t{x}\n" for line, x in zip(table, scores, strict=True)))
     spec = dataclasses.replace(SET, scores={"column": Score("column")})
-    task, model = VariantProbe(options, spec), Fake(llr=lambda v: -float(v.alt > v.ref))  # turned around: always wrong
+    # Turned around, so always wrong; and in the probe's windows right.
+    task, model = VariantProbe(options, spec), Fake(2, lambda v: -float(v.alt > v.ref), lambda v: float(v.alt > v.ref))
     result = task(model, lambda done, total: reports.append(done / total))
     assert result.metrics == pytest.approx({"auroc": 1.0, "auprc": 1.0})
-    assert set(result.baselines) == {"zero_shot", "substitution", "markov_4", "column"}
+    assert set(result.baselines) == {"zero_shot", "zero_shot_same_windows", "substitution", "markov_4", "column"}
     assert result.baselines["column"] == {"auroc": 1, "auprc": 1, "rows": 60}
     zero_shot = result.baselines["zero_shot"]
     assert (zero_shot["auroc"], zero_shot["auroc_gain"], zero_shot["auroc_gain_low"]) == (0, 1, 1)
+    same = result.baselines["zero_shot_same_windows"]
+    assert (same["auroc"], same["auroc_gain"], same["auroc_gain_low"]) == (1, 0, 0)
+    assert "zero_shot_same_windows" in result.note
+    alone = VariantProbe(options, spec, context=SET.context, layers=[2])(model)
+    assert "zero_shot_same_windows" not in {*alone.baselines, *alone.predictions, *alone.note.split()}
     assert "layer 2" in result.text.splitlines()[0]
     assert result.counts["groups"] == 6
     assert result.counts["positives"] + result.counts["negatives"] == result.counts["rows"] == 120

@@ -365,11 +365,13 @@ class Eval:
     baselines: bool = True  # compare with Markov models of order 0 and 5 in the final evaluation
     data: str | None = None  # folder of the field's data, for tasks on variants, labelled sequences and genes
     rows: int | None = None  # rows of each set of that data, chosen in a fixed random order; none: all
+    seed: int = 0  # of what tasks choose at random: rows, plants, resamples
 
     def __post_init__(self):
         check = _fields_of("eval", self)
         check("split", *_one_of(("train", "validation", "test")))
         check("every_steps batch_size recovery_genes max_regions rows", _POSITIVE)
+        check("seed", SEED)
 
 
 @dataclasses.dataclass(frozen=True)

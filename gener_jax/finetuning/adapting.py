@@ -34,7 +34,7 @@ class FineTuning:
     method: str
     fields: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, model: LM, splits: Splits, folder: Path) -> np.ndarray:
+    def __call__(self, model: LM, splits: Splits, folder: Path, seed: int = 0) -> np.ndarray:
         """What the model predicts for the test rows, [N, C], by the checkpoint that is best on validation rows.
 
         The run, its rows and its predictions stay in `folder`, where the same call resumes it; what is fine-tuned is
@@ -52,7 +52,7 @@ class FineTuning:
             "name": self.method,
             "model": {"dtype": model.spec.model.dtype},
             "optimizer": {"peak_learning_rate": RATES[self.method], "weight_decay": 0.01, "beta2": 0.999},
-            "train": {"init_from": str(base), "batch_size": 32},
+            "train": {"init_from": str(base), "batch_size": 32, "seed": seed},
             "finetune": {
                 "method": self.method, "targets": LORA_TARGETS, "pooling": "mean", "baselines": False, "epochs": 3.0,
                 **fields,

@@ -74,7 +74,7 @@ class Genome:
         if SEQUENCE in table.columns:
             remedy = "remove finetune.genome, or the column"
             raise FormatError("is a column of a table of coordinates", file=table.path, field=SEQUENCE, remedy=remedy)
-        self._check_assembly(table, columns.get("assembly"))
+        self.check_assembly(table)
         cut = [bases.decode(self._bases(table, row, columns)) for row in range(len(table))]
         return dataclasses.replace(table, columns=table.columns | {SEQUENCE: cut})
 
@@ -95,8 +95,9 @@ class Genome:
             table.refuse(row, columns["strand"], "must be + or -")
         return bases.reverse_complement(codes) if strand == "-" else codes
 
-    def _check_assembly(self, table: Table, column: str | None) -> None:
-        remedy = "give the genome of that assembly as finetune.genome"
+    def check_assembly(self, table: Table) -> None:
+        """Checks that a table is of the genome's assembly; raises as `cut`."""
+        column, remedy = found(table).get("assembly"), "give the genome of that assembly as finetune.genome"
         if column is not None:
             for row, name in enumerate(table.columns[column]):
                 if _known(name) != _known(self.assembly):

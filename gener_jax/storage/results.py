@@ -168,15 +168,16 @@ class Evaluation:
             gain, notes = row.get(f"{main}_gain"), [between(*ends), "← best" if x == best is not None else ""]
             if gain is not None:
                 ends = between(row.get(f"{main}_gain_low"), row.get(f"{main}_gain_high"))
-                notes.append(f"gain of this model {gain:+.{decimals}f} {ends}".rstrip())
+                notes.append(f"gain of this model {signed(gain, decimals)} {ends}".rstrip())
             rows.append((name, x, "  ".join(filter(None, notes))))
         sections = [("", rows)]
         for column, groups in self.groups.items():
             if not any(main in row for row in groups.values()):  # of classes, which have other metrics
                 continue
-            counts = [{n: row[n] for n in list(self.counts)[-1:] if n in row} for row in groups.values()]
+            sized = [name for name in self.counts if any(name in row for row in groups.values())][-1:]
+            counts = [{name: row[name] for name in sized if name in row} for row in groups.values()]
             rows = [
-                (name, row.get(main), f"({_counted(number)})" if number else "")
+                (name, row.get(main), f"({counted(number)})" if number else "")
                 for (name, row), number in zip(groups.items(), counts, strict=True)
             ]
             sections.append((f"By {_words(column)}", rows))
@@ -186,7 +187,7 @@ class Evaluation:
         lines = [f"{_words(self.task)}: {_words(main)}" + (f" ({kind})" if kind else "")]
         where = [f"{self.dataset.split} split of {from_here(self.dataset.path)}"] if self.dataset else []
         if where or self.counts:
-            lines.append("  " + ": ".join([*where, *[_counted(self.counts)] * bool(self.counts)]))
+            lines.append("  " + ": ".join([*where, *[counted(self.counts)] * bool(self.counts)]))
         for heading, rows in sections:
             lines += [heading] if heading else []
             lines += [f"  {name:{width}}  {_shown(value, decimals):>7}  {note}".rstrip() for name, value, note in rows]
@@ -267,7 +268,7 @@ class Results:
         """As text: the table of each evaluation, gains between models, and what was skipped."""
         lines = [evaluation.table() for evaluation in self.evaluations]
         for each in self.gains:
-            ends = "" if each.low is None or each.high is None else f" [{each.low:+.4f}, {each.high:+.4f}]"
+            ends = "" if each.low is None or each.high is None else f" [{signed(each.low)}, {signed(each.high)}]"
             found = f"{each.model} over {each.over}: {_shown(each.gain, 4)}{ends} ({each.rows:,} rows)"
             lines.append(f"{_words(each.task)}: {_words(each.metric)}, gain of {found}")
         lines += [f"{_words(x.task)}, {x.model}: {x.status}: {x.reason}" for x in self.skipped]
@@ -331,11 +332,20 @@ def _unit(name: str, found: Measured) -> str:
 
 
 def _shown(value: float | None, decimals: int) -> str:
-    return "none" if value is None else f"{value:,.{decimals}f}"
+    return "none" if value is None else f"{value:z,.{decimals}f}"
 
 
-def _counted(counts: dict[str, float | None]) -> str:
+def signed(value: float, decimals: int = 4) -> str:
+    """A number with its sign; what rounds to 0 has none."""
+    text = f"{value:+z,.{decimals}f}"
+    return text if text.strip("+0.,") else text[1:]
+
+
+def counted(counts: dict[str, float | None]) -> str:
+    """Counts with their names, in the singular for 1; a name with a colon, such as a reason, is shown as it is."""
+
     def words(name, number):
-        return re.sub("ies$", "y", _words(name)).removesuffix("s") if number == 1 else _words(name)
+        plural = number != 1 or ":" in name or name.endswith(("species", "ss"))
+        return _words(name) if plural else re.sub("ies$", "y", _words(name)).removesuffix("s")
 
     return ", ".join(f"{number:,} {words(name, number)}" for name, number in counts.items())

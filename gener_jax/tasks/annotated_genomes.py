@@ -72,6 +72,12 @@ def annotations(*species: str) -> tuple[str, ...]:
     return tuple(file for name in species for source in SOURCES if source.species == name for file, _ in source.files)
 
 
+def needed(annotated: Iterable[str]) -> tuple[str, ...]:
+    """The files with some annotations, each followed by that of its sequences, if these are in another one."""
+    sequences = {file: fasta for source in SOURCES for file, fasta in source.files}
+    return tuple(each for file in annotated for each in (file, sequences.get(file)) if each)
+
+
 def inputs_of(data: Path, files: Iterable[str]) -> list[Input]:
     """Annotated genomes below the folder of data, with the taxon of those of `SOURCES` whose files do not state it."""
     taxa = {file: DIVISIONS[source.division] for source in SOURCES for file, fasta in source.files if fasta}

@@ -5,7 +5,6 @@ where they are in the folder of the data; they are public, and large: the values
 """
 
 import dataclasses
-import importlib.util
 from collections.abc import Container, Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from gener_jax.inference.variants.normalize import trimmed
 from gener_jax.inference.variants.variant import Variant
 from gener_jax.storage import tracks
-from gener_jax.tasks.base import NotRun, Options
+from gener_jax.tasks.base import NotRun, Options, installed
 
 _UCSC = "https://hgdownload.soe.ucsc.edu"
 
@@ -57,7 +56,7 @@ def at(track: Track, variants: Sequence[Variant], options: Options) -> np.ndarra
       NotRun: if a file is missing, or the package that reads it.
       FormatError: if one is not bigWig.
     """
-    if importlib.util.find_spec("pyBigWig") is None:
+    if not installed("package pyBigWig"):
         raise NotRun(f"needs pip install -e '.[tracks]', to read {track.file}")
     found, rows = np.full(len(variants), np.nan), {}
     for i, variant in enumerate(variants):

@@ -4,6 +4,8 @@ import abc
 import contextlib
 import contextvars
 import dataclasses
+import importlib.util
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -117,18 +119,46 @@ class NotRun(ConfigError):
     """A task that cannot be done here: its data are missing, or the model's context is too short. No failure."""
 
 
-_found: contextvars.ContextVar[list[Path] | None] = contextvars.ContextVar("_found", default=None)
+_found: contextvars.ContextVar[list[Path | str] | None] = contextvars.ContextVar("_found", default=None)
 
 
 @contextlib.contextmanager
-def files_found() -> Iterator[list[Path]]:
-    """Within it, files that `Options.file` finds are added to its list: what a result was made of."""
+def files_found() -> Iterator[list[Path | str]]:
+    """Within it, files that `Options.file` finds are added to its list: what a result was made of; and as text, as of
+    `is_there`, what it was made without: files that `Options.file` does not find, and parts that are not `installed`.
+    """
     found = []
     token = _found.set(found)
     try:
         yield found
     finally:
         _found.reset(token)
+
+
+_PARTS = {
+    "file": lambda name: Path(name).exists(),
+    "program": lambda name: shutil.which(name) is not None,
+    "package": lambda name: importlib.util.find_spec(name) is not None,
+}
+
+
+def is_there(part: str) -> bool:
+    """Whether an optional part is there: "file", "program" or "package", and its path or name."""
+    kind, _, name = part.partition(" ")
+    return _PARTS[kind](name)
+
+
+def installed(part: str) -> bool:
+    """As `is_there`; a part that is not there is recorded by `files_found`."""
+    there = is_there(part)
+    if not there:
+        _record(part)
+    return there
+
+
+def _record(what: Path | str) -> None:
+    if (found := _found.get()) is not None:
+        found.append(what)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +179,7 @@ class Options:
     def of(cls, config: Config) -> "Options":
         """Those of a configuration."""
         data = config.eval.data
-        return cls(None if data is None else Path(data), config.eval.rows)
+        return cls(None if data is None else Path(data), config.eval.rows, config.eval.seed)
 
     def file(self, name: str, source: str) -> Path:
         """A file of the data, named by its path below the folder.
@@ -159,11 +189,12 @@ class Options:
         """
         if self.data is None:
             raise NotRun(f"needs {name}; give the folder of the data as eval.data (from {source})")
-        if not (self.data / name).exists():
-            raise NotRun(f"needs {self.data / name}, which does not exist; from {source}")
-        if (found := _found.get()) is not None:
-            found.append(self.data / name)
-        return self.data / name
+        path = self.data / name
+        if not path.exists():
+            _record(f"file {path.absolute()}")
+            raise NotRun(f"needs {path}, which does not exist; from {source}")
+        _record(path)
+        return path
 
 
 class ModelTask(abc.ABC):

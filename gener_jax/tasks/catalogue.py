@@ -50,17 +50,33 @@ def of_config(config: Config, names: Sequence[str]) -> list[Task]:
     return [TASKS[name].make(config) for name in names]
 
 
-def chosen(words: Sequence[str], field: str = "--tasks") -> list[tuple[Entry, int | None]]:
+def chosen(words: Sequence[str], field: str = "--tasks", rows: int | None = None) -> list[tuple[Entry, int | None]]:
     """The tasks that words choose, in the order of `ENTRIES`, and the rows to which each is limited (None: as
-    configured): names of tasks and groups, "all", and "quick", which limits what no other word chooses.
+    configured): names of tasks and groups, "all", and "quick". With ":N" a word limits what it chooses to N rows. Of
+    several words that choose a task a name counts more than a group, a group more than "all", "all" more than "quick".
+
+    Args:
+      words: of which none is empty.
+      field: where they come from.
+      rows: limits what has no limit of its own, and replaces those of "quick".
 
     Raises:
       ConfigError: of `field`, if a word is none of these.
     """
     known = dict.fromkeys(["quick", "all", *(x for entry in ENTRIES for x in (entry.group, entry.name) if x)])
-    if unknown := [word for word in words if word not in known]:
-        problem = f"no such task or group; --list lists them{did_you_mean(unknown[0], known)}"
-        raise ConfigError(problem, field, unknown[0])
-    whole = [entry for entry in ENTRIES if {"all", entry.name, entry.group} & set(words)]
-    quick = [entry for entry in ENTRIES if "quick" in words and entry.quick is not None]
-    return [(each, None if each in whole else each.quick) for each in ENTRIES if each in whole or each in quick]
+    limits = {}
+    for word in words:
+        name, colon, number = word.partition(":")
+        if name not in known:
+            problem = f"no such task or group; --list lists them{did_you_mean(name, known)}"
+            raise ConfigError(problem, field, word)
+        if colon and not (number.isascii() and number.isdigit() and int(number) > 0):
+            raise ConfigError("the number of rows behind the colon must be a positive whole number", field, word)
+        limits[name] = int(number) if colon else None
+    found = []
+    for entry in ENTRIES:
+        if names := [x for x in (entry.name, entry.group, "all") if x in limits]:
+            found.append((entry, limits[names[0]] or rows))
+        elif "quick" in limits and entry.quick is not None:
+            found.append((entry, limits["quick"] or rows or entry.quick))
+    return found

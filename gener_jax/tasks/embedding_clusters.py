@@ -30,7 +30,7 @@ from gener_jax.statistics import neighbours
 from gener_jax.statistics.intervals import interval
 from gener_jax.statistics.metrics import Metric, mean
 from gener_jax.tasks import annotated_genomes, gene_labels
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Progress, Result, silent
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Progress, Result, installed, silent
 
 LABELS = ("species", "kind")
 WINDOW = 300  # bases
@@ -101,7 +101,7 @@ class EmbeddingClusters(ModelTask):
 
     def __init__(self, options: Options, *, files: Iterable[str] = gene_labels.GENOMES):
         """`files`: annotated genomes below the folder of data."""
-        for file in (files := tuple(files)):
+        for file in annotated_genomes.needed(files := tuple(files)):
             options.file(file, SOURCE)
         self.options, self.files = options, files
 
@@ -198,13 +198,13 @@ def _by_class(rows: list[Row], label: str, predicted: list[str], several: list[s
 
 def _in_plane(features: np.ndarray, seed: int) -> tuple[str, np.ndarray]:
     """The name of the method, UMAP where it is installed and else PCA, and its points, float [N, 2]."""
-    try:
+    if installed("package umap"):
         from umap import UMAP
-    except ImportError:
-        from sklearn.decomposition import PCA
 
-        return "PCA", PCA(2, random_state=seed).fit_transform(features)
-    return "UMAP", UMAP(random_state=seed).fit_transform(features)
+        return "UMAP", UMAP(random_state=seed).fit_transform(features)
+    from sklearn.decomposition import PCA
+
+    return "PCA", PCA(2, random_state=seed).fit_transform(features)
 
 
 ENTRIES = (Entry("embedding_clusters", lambda config: EmbeddingClusters(Options.of(config)), quick=400),)

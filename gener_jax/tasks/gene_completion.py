@@ -35,7 +35,7 @@ from gener_jax.statistics.intervals import interval
 from gener_jax.statistics.metrics import Metric, mean
 from gener_jax.storage.results import Published
 from gener_jax.tasks import published
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, installed, silent
 from gener_jax.tasks.markov import Markov
 from gener_jax.tasks.protein_alignment import Aligned, spliced, translated
 
@@ -48,7 +48,6 @@ UPSTREAM = 1000  # bases
 FRACTION = 0.3  # of the gene or window, in the prompt
 SOURCE = "scripts/gene_completion/data of https://github.com/ArcInstitute/evo2, compressed with gzip"
 _MARKOV_ORDER, _BASELINE_SAMPLES = 3, 10
-_OF_PROKARYOTES = {"Evo2-40B": 0.9195, "Evo2-20B": 0.9089, "Evo2-7B": 0.7867, "Evo2-1B": 0.6485}  # identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +158,8 @@ class GeneCompletion(ModelTask):
         self.seed, self.samples = options.seed, min(samples, options.rows or samples)
         self.sampling, self.temperatures = {"top_k": top_k, "mode": mode}, temperatures
         self.genes = {p: options.file(f"downstream/gene_completion/{p}_genes.csv.gz", SOURCE) for p in PANELS}
-        self.exonerate, self.eukaryote_prompt = shutil.which(exonerate), eukaryote_prompt
+        self.exonerate = shutil.which(exonerate) if installed(f"program {exonerate}") else None
+        self.eukaryote_prompt = eukaryote_prompt
 
     def questions(self, panel: str) -> list[Question]:
         """Those of a panel, in the order of its file.
@@ -205,12 +205,11 @@ class GeneCompletion(ModelTask):
         metrics, intervals = _means(found, self.seed)
         compared = {name: _means(several)[0] for name, several in baselines.items()}
         genes = {x.question.gene: x.summary() for x in found}
-        all_of = {panel: sum(x.question.panel == panel for x in found) == number for panel, number in PANELS.items()}
-        complete = all_of["prokaryote"] and self.samples == SAMPLES
+        complete = sum(x.question.panel == "prokaryote" for x in found) == PANELS["prokaryote"]
         note = (
             "The published figures are identities. Those of prokaryotes are of the same genes and rules, but for Evo 2 "
-            "the four most likely tokens are all four bases. Those of all twelve genes do not compare: the published "
-            "prompts of eukaryotes end before the genes, and those here hold 30 % of what the windows encode."
+            "the four most likely tokens are all four bases. Those of eukaryotes and of all genes do not compare: the "
+            "published prompts of eukaryotes end before the genes, and those here hold 30 % of what the windows encode."
         )
         return Result(
             metrics,
@@ -218,13 +217,7 @@ class GeneCompletion(ModelTask):
             intervals=intervals,
             baselines=compared,
             breakdown={"gene": genes},
-            published=(
-                *(
-                    Published(model, "prokaryote_identity", value, None, "evo2 repository", complete)
-                    for model, value in _OF_PROKARYOTES.items()
-                ),
-                *published.of(self.name, "all", "amino_acid_recovery_percent", as_metric="identity", comparable=False),
-            ),
+            published=figures(comparable=complete and self.samples == SAMPLES),
             note=" ".join([note] + [f"Not run: {'; '.join(missing)}."] * bool(missing)),
             predictions={
                 "gene": [x.question.gene for x in found for _ in x.texts],
@@ -242,6 +235,19 @@ class GeneCompletion(ModelTask):
             paired=Paired("mean", self.metric, (self.metric,), rows="row"),  # all genes have as many completions
             figures={"by_gene": lambda: _figure(metrics, compared, genes)},
         )
+
+
+def figures(comparable: bool) -> tuple[Published, ...]:
+    """What Evo 2 reports; `comparable` if all prokaryotes were run with as many completions."""
+    of = {"prokaryote": "prokaryote_identity", "eukaryote": "eukaryote_identity", "all": "identity"}
+    return tuple(
+        figure
+        for task, metric in of.items()
+        for figure in published.of(
+            "gene_completion", task, "amino_acid_recovery_percent", as_metric=metric,
+            comparable=comparable and task == "prokaryote",
+        )
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

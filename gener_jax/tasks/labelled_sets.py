@@ -17,12 +17,12 @@ from typing import NamedTuple
 from data_pipeline.errors import DOWNLOAD_AGAIN, FileError, FormatError
 from data_pipeline.files import atomic, write_text
 from gener_jax.config import Finetune
-from gener_jax.labelled import folds, splits, table
+from gener_jax.labelled import coordinates, folds, splits, table
 from gener_jax.labelled.examples import Examples
 from gener_jax.labelled.splits import NAMES as SPLITS
 from gener_jax.labelled.splits import TEST, TRAIN, VALIDATION, Splits
 from gener_jax.storage.results import Published
-from gener_jax.tasks import gene_labels, published
+from gener_jax.tasks import annotated_genomes, gene_labels, published
 
 HERE = "part of this project's test data; see its SOURCES.md"
 
@@ -51,9 +51,11 @@ class LabelledSet:
       suite: the set of sets that it belongs to.
       metric: the main one, as published; None: the problem's first.
       reported: suite, task and metric of what others report for it, as `published.of` takes them.
+      reported_outputs: the same for single outputs: the output → the task.
       as_published: whether rows and split, in whole, are those of the published figures.
       source: how its files are brought.
-      needs: files that `make` reads.
+      needs: files that `make` reads, or a folder with the splits.
+      within: a folder in that one which, where it exists, has the splits instead.
     """
 
     name: str
@@ -71,14 +73,33 @@ class LabelledSet:
     suite: str = ""
     metric: str | None = None
     reported: tuple[str, str, str] | None = None
+    reported_outputs: dict[str, str] = dataclasses.field(default_factory=dict)
     as_published: bool = False
     source: str = HERE
     needs: tuple[str, ...] = ()
+    within: str = ""
 
     def required(self) -> list[str]:
         """The files that must be there, from the folder of the data."""
         genome = [self.fields["genome"]] if "genome" in self.fields else []
         return [_relative(file) for file in (*self.needs, *self.train, *self.validation, *self.test, *genome)]
+
+    def check(self, data: Path) -> None:
+        """Checks that folders have the splits that are needed, and that coordinates are of the genome that is there.
+
+        Raises:
+          FileError: if a folder has no training rows, or no test rows and no outer folds give any.
+          MismatchError: if a split is there in two forms, or the genome is of another assembly.
+        """
+        for folder in filter(Path.is_dir, (place(data, file) for file in (*self.needs, *self.train))):
+            folder = folder / self.within if (folder / self.within).is_dir() else folder
+            found = splits.of_folder(folder)
+            if lacking := [name for name in (TRAIN, TEST)[: 1 + (self.folds == 1)] if name not in found]:
+                raise FileError(f"has no file of {' or '.join(lacking)}", file=folder)
+        if self.fields:
+            genome = coordinates.Genome(place(data, self.fields["genome"]), self.fields["assembly"])
+            for file in (*self.train, *self.validation, *self.test):
+                genome.check_assembly(table.read(place(data, file)))
 
     def files(self, data: Path, folder: Path, fold: int) -> Made:
         """The files of each split; those that are made are in the folder."""
@@ -116,7 +137,15 @@ class LabelledSet:
         """What others report for the main metric; `comparable` if the rows are all of them."""
         if self.reported is None:
             return ()
-        return published.of(*self.reported, as_metric=self.metric, comparable=comparable and self.as_published)
+        suite, task, metric = self.reported
+        of = {self.metric: task} | {self.of_output(name): task for name, task in self.reported_outputs.items()}
+        comparable = comparable and self.as_published
+        found = (published.of(suite, task, metric, as_metric=name, comparable=comparable) for name, task in of.items())
+        return tuple(figure for figures in found for figure in figures)
+
+    def of_output(self, name: str) -> str:
+        """What the main metric of one output of several is called."""
+        return f"{self.metric}_{name}"
 
 
 def _relative(file: str) -> str:
@@ -237,7 +266,7 @@ def _nucleotide_transformer(suite: str, task: str):
     hub = "InstaDeepAI/nucleotide_transformer_downstream_tasks" + "_revised" * (suite == "nt_revised")
     return LabelledSet(
         f"{suite}_{task}", make=functools.partial(of_task, suite=suite, task=task), suite=suite, metric="mcc",
-        reported=(suite, task, "mcc"), as_published=True, note=_PUBLISHED, needs=(suite,),
+        reported=(suite, task, "mcc"), as_published=True, note=_PUBLISHED, needs=(suite,), within=task,
         source=_HUB.format(hub, suite),
     )  # fmt: skip
 
@@ -260,8 +289,8 @@ def _files(folder: str) -> dict[str, tuple[str, ...]]:
 
 
 _DROSOPHILA = "genomic_benchmarks/coordinates/drosophila_enhancers_stark"
-_DEEPSTARR = ("Dev_log2_enrichment", "Hk_log2_enrichment")
-_GENOMES = (*gene_labels.YEAST, *gene_labels.PROKARYOTES)
+_DEEPSTARR = {"Dev_log2_enrichment": "developmental", "Hk_log2_enrichment": "housekeeping"}  # column → of the figures
+_GENOMES = annotated_genomes.needed((*gene_labels.YEAST, *gene_labels.PROKARYOTES))
 _BUILT = "built here from annotated genomes; the published rows, of six groups of eukaryotes in RefSeq, are others"
 _EMP = ("H3", "H3K14ac", "H3K36me3", "H3K4me1", "H3K4me2", "H3K4me3", "H3K79me3", "H3K9ac", "H4", "H4ac")
 GENOMIC_BENCHMARKS = (
@@ -332,8 +361,8 @@ def _sets() -> Iterator[LabelledSet]:
         make = functools.partial(_made, write=functools.partial(_classes, files=files))
         yield LabelledSet(f"umarov_{name.lower()}", folds=5, make=make, needs=tuple(files.values()), suite="others")
     yield _mpra(
-        "deepstarr_sample", _DEEPSTARR, "not the published split: a sample of chrX",
-        reported=("deepstarr", "mean", "pearson"),
+        "deepstarr_sample", tuple(_DEEPSTARR), "not the published split: a sample of chrX",
+        reported=("deepstarr", "mean", "pearson"), reported_outputs=_DEEPSTARR,
         **_files("deepstarr_sample"),
     )  # fmt: skip
     yield _mpra(
@@ -348,7 +377,7 @@ def _sets() -> Iterator[LabelledSet]:
             note="positive control; contigs held out",
         )  # fmt: skip
     reported = {"reported": ("gener_tasks", "gene_classification", "weighted_f1")}
-    types, genomes = gene_labels.types_of_test_data, gene_labels.GENOMES
+    types, genomes = gene_labels.types_of_test_data, annotated_genomes.needed(gene_labels.GENOMES)
     yield _genome_set("gener_gene_type", types, "contig", f"{_BUILT}; contigs held out", genomes, **reported)
     yield _genome_set("gener_gene_type_species", types, "species", f"{_BUILT}; species held out", genomes, **reported)
     bacterial = functools.partial(types, files=gene_labels.PROKARYOTES, least=50)
@@ -378,8 +407,8 @@ def _sets() -> Iterator[LabelledSet]:
         yield _gener(f"prok_fitness_{name.lower().replace('-', '_')}", hub, f"fitness_{name}", problem="regression",
                      metric="pearson")  # fmt: skip
     yield _mpra(
-        "deepstarr", _DEEPSTARR, "the published mean of two outputs, of whole models fine-tuned; split by chromosome",
-        train=("deepstarr",), reported=("deepstarr", "mean", "pearson"), as_published=True,
+        "deepstarr", tuple(_DEEPSTARR), "the published figures are of whole models fine-tuned; split by chromosome",
+        train=("deepstarr",), reported=("deepstarr", "mean", "pearson"), reported_outputs=_DEEPSTARR, as_published=True,
         source=_HUB.format("GenerTeam/DeepSTARR-enhancer-activity", "deepstarr"),
     )  # fmt: skip
     dream = "https://github.com/de-Boer-Lab/random-promoter-dream-challenge-2022, train.tsv and test.tsv of its files"

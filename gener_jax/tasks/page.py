@@ -13,8 +13,8 @@ from pathlib import Path
 from data_pipeline.files import write_text
 from gener_jax.plotting import evaluation as plots
 from gener_jax.plotting.figure import draw
-from gener_jax.storage.results import Evaluation, Gain, Measured, Numbers, Results, Skipped
-from gener_jax.tasks.suite import NOT_RUN, RANDOM, Cell, plot_of
+from gener_jax.storage.results import Evaluation, Gain, Measured, Numbers, Results, Skipped, counted, signed
+from gener_jax.tasks.suite import NOT_RUN, RANDOM, Cell, is_random, plot_of
 
 MARKDOWN, HTML = "table.md", "index.html"
 
@@ -76,8 +76,9 @@ def overview(results: Results) -> Table:
         for model in models:
             found = known.get((task, model))
             row.append(skipped.get((task, model), "") if found is None else _value(found.metrics[main]))
-        random = first.baselines.get(RANDOM, {}) if first else {}
-        rows.append((*row, _of_row(random, main), _best(first, main), _reported(first, main)))
+        random = _of_row(first.baselines.get(RANDOM, {}), main) if first else ""
+        random = random or next((x.status for x in results.skipped if x.task == task and is_random(x.model)), "")
+        rows.append((*row, random, _best(first, main), _reported(first, main)))
     columns = ("task", "metric", *models, "random weights", "best baseline", "published, comparable")
     return _without_empty(Table(columns, tuple(rows)))
 
@@ -103,9 +104,9 @@ def sections(results: Results) -> Iterator[Section]:
         notes = dict.fromkeys(each.note for each in evaluations if each.note)
         main, measured = next(iter(evaluations[0].metrics.items()))
         better = {True: ", higher is better", False: ", lower is better", None: ""}[measured.higher_is_better]
-        counted = {each.model.name: _counted(each.counts) for each in evaluations}
-        same = len(set(counted.values())) == 1  # else a context or a tokenizer left rows out
-        counts = counted[evaluations[0].model.name] if same else "; ".join(map(": ".join, counted.items()))
+        texts = {each.model.name: counted(each.counts) for each in evaluations}
+        same = len(set(texts.values())) == 1  # else a context or a tokenizer left rows out
+        counts = texts[evaluations[0].model.name] if same else "; ".join(map(": ".join, texts.items()))
         about, groups = f"{_titled(main, measured)}{better}; {counts}", tuple(_groups(evaluations))
         yield Section(task, _words(task), about, _table(evaluations, skipped, gains), tuple(notes), groups)
 
@@ -124,7 +125,8 @@ def _table(evaluations: Sequence[Evaluation], skipped: Sequence[Skipped], gains:
         rows.append((each.model.name, *values, *(over.get((model, each.model.name), "") for model in models), ""))
     for absent in skipped:
         what = "not run here" if absent.status == NOT_RUN else absent.status
-        rows.append((absent.model, f"{what}: {absent.reason}", *[""] * (len(metrics) + len(models))))
+        name = absent.model.replace(RANDOM, _words(RANDOM)) if is_random(absent.model) else absent.model
+        rows.append((name, f"{what}: {absent.reason}", *[""] * (len(metrics) + len(models))))
     for label, row, gained in _baselines(evaluations, main):
         compared = [_gain(*gained.get(model, (None, None, None))) for model in models]
         rows.append((label, *(_of_row(row, metric) for metric in metrics), *compared, ""))
@@ -133,7 +135,9 @@ def _table(evaluations: Sequence[Evaluation], skipped: Sequence[Skipped], gains:
         of_model = [each for each in reported if each.model == model]
         values = {each.metric: _number(each.value) for each in of_model}
         values |= {x.metric: f"{_number(x.value)} ± {_number(x.standard_error)}" for x in of_model if x.standard_error}
-        how = "comparable" if all(each.comparable for each in of_model) else "not comparable"
+        those = [_words(each.metric) for each in of_model if each.comparable]
+        how = "comparable" if those else "not comparable"
+        how += f" in {', '.join(those)} alone" if 0 < len(those) < len(of_model) else ""
         source = f"{how}; {'; '.join(dict.fromkeys(each.source for each in of_model))}"
         rows.append((f"{model} (published)", *(values.get(name, "") for name in metrics), *[""] * len(models), source))
     columns = ("", *headers, *(f"gain of {model} over it" for model in models), "source")
@@ -299,7 +303,7 @@ def _html(table: Table) -> str:
 
 def _models(results: Results) -> list[str]:
     found = [each.model.name for each in results.evaluations] + [each.model for each in results.skipped]
-    return list(dict.fromkeys(found))
+    return [name for name in dict.fromkeys(found) if not is_random(name)]
 
 
 def _without_empty(table: Table) -> Table:
@@ -340,7 +344,7 @@ def _turned(gain: Gain) -> tuple[float | None, float | None, float | None]:
 
 
 def _gain(gain: float | None, low: float | None, high: float | None) -> str:
-    return "" if gain is None else f"{gain:+.4f}{_between(low, high)}"
+    return "" if gain is None else signed(gain) + _between(low, high)
 
 
 def _value(found: Measured) -> str:
@@ -357,11 +361,7 @@ def _between(low: float | None, high: float | None) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.4f}" if abs(value) < 10 else f"{value:,.1f}"
-
-
-def _counted(counts: dict[str, int]) -> str:
-    return ", ".join(f"{number:,} {_words(name)}" for name, number in counts.items())
+    return f"{value:z,.4f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
 def _header(name: str, metric: Measured) -> str:

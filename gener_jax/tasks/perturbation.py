@@ -36,7 +36,6 @@ ORDERS = (0, coding_sequences.ORDER)  # of the Markov baselines
 _SIZES = (300, 600, 1200, 2400)  # bases that divide the breakdown by length of exon, or by bases changed
 _AT_ONCE = 32  # pairs scored by one call
 _SCORES = {"accuracy": "token", "accuracy_base": "base"}
-_ADDRESS = "https://huggingface.co/datasets/HuggingFaceBio/carbon-perturbation-bench"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -326,8 +325,8 @@ class CarbonPairs(_Pairwise):
         self.name, self.figure, self.comparable = f"carbon_{subset}", figure, comparable
         self.path = options.file(
             f"perturbation/{subset}.parquet",
-            f"{_ADDRESS} (subset {subset}, split test, as one Parquet file with the columns original_sequence and "
-            "sequence)",
+            "hf download HuggingFaceBio/carbon-perturbation-bench --repo-type dataset --local-dir carbon, of which the "
+            f"subset {subset}, split test, is to be one Parquet file with the columns original_sequence and sequence",
         )
 
     def pairs(self, window: int, k: int):

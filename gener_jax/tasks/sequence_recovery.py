@@ -30,7 +30,6 @@ PER_SPECIES = 200  # prompts at most
 ORDERS = (1, coding_sequences.ORDER)  # of the Markov baselines
 _AT_ONCE = 64  # prompts of one call
 _MODES = {"accuracy": "token", "accuracy_base": "base"}
-_ADDRESS = "https://huggingface.co/datasets/GenerTeam/sequence-recovery"
 
 
 class Row(NamedTuple):
@@ -249,7 +248,7 @@ class PublishedRows(_Recovery):
         self.name, self.part = f"sequence_recovery_{part}", part
         self.path = options.file(
             f"sequence-recovery/{part}/test.parquet",
-            f"{_ADDRESS} (huggingface-cli download --repo-type dataset GenerTeam/sequence-recovery)",
+            "hf download GenerTeam/sequence-recovery --repo-type dataset --local-dir FOLDER/sequence-recovery",
         )
 
     def rows(self, longest: int):

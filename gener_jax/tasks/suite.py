@@ -4,15 +4,17 @@
     DIR/predictions/MODEL/TASK.tsv     the predictions of its rows
     DIR/plots/MODEL/TASK/NAME.png      its plots
 
-A cell is measured unless it is there with the same fingerprint: task and settings, the model's files and step, the data
-that the task read, and the version of this package. Only complete cells are written, so what does not run or fails is
-tried again.
+A cell is measured unless it is there with the same fingerprint: task, settings and seeds, the model's files and step,
+the data that the task read, and the version of this package. It names the optional parts that were missing (exonerate,
+UMAP, a bigWig file), and is measured again when one is there. Only complete cells are written, so what does not run or
+fails is tried again.
 """
 
 import dataclasses
 import functools
 import json
 import re
+import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -30,10 +32,11 @@ from gener_jax.storage.files import read_json
 from gener_jax.storage.results import Evaluation, Gain, Model, Numbers, Results, Skipped, typed
 from gener_jax.storage.resumable import of_file
 from gener_jax.tasks import pairs
-from gener_jax.tasks.base import Entry, ModelTask, NotRun, Paired, Task, files_found, measure
+from gener_jax.tasks.base import Entry, ModelTask, NotRun, Paired, Result, Task, files_found, is_there, measure
 
 FORMAT = 1  # of a cell
 RANDOM = "random_weights"  # the name of the baseline
+SEED = "seed"  # the column of the breakdown with the metrics of each seed
 NOT_RUN, FAILED = "not run", "failed"
 
 
@@ -45,7 +48,7 @@ class Candidate:
       model: how results name it; the names of all candidates differ.
       config: of which its tasks are made.
       made_of: plain values that determine what it computes.
-      load: gives the `LM`, or an object with its methods.
+      load: gives the `LM`, or an object with its methods; of random weights those of the seed.
       shape: what it has in common with models of other weights.
       random: whether its weights are random, so that it is a baseline of the others of its shape.
     """
@@ -53,7 +56,7 @@ class Candidate:
     model: Model
     config: Config
     made_of: dict
-    load: Callable[[], LM]
+    load: Callable[[int], LM]
     shape: str = ""
     random: bool = False
 
@@ -90,7 +93,7 @@ def limited(config: Config, rows: int | None) -> Config:
 
 def run(
     candidates: Sequence[Candidate], chosen: Sequence[tuple[Entry, int | None]], folder: Path | None = None, *,
-    again: bool = False, before: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
+    seeds: int = 1, again: bool = False, before: Callable[[Candidate, Entry], None] = lambda candidate, entry: None,
     change: Callable[[Task, Candidate], Task] = lambda task, candidate: task,
 ) -> list[Cell]:  # fmt: skip
     """The cells of all candidates and tasks; a candidate with random weights has those of tasks of models alone.
@@ -99,6 +102,8 @@ def run(
       candidates: one after the other, so that one model is in memory at a time.
       chosen: tasks, with the rows to which each is limited.
       folder: keeps the cells; None: they are only returned.
+      seeds: tasks of models are done with so many seeds, from `eval.seed` on, and so are random weights. The evaluation
+        is that of the first; the metrics of each, their mean and deviation are its breakdown by `SEED`.
       again: measure also what the folder has.
       before: is called before a cell is measured.
       change: gives the task that is measured instead; an entry's name must tell how.
@@ -109,12 +114,12 @@ def run(
     found, total = [], sum(not (candidate.random and entry.regions) for candidate in candidates for entry, _ in chosen)
     try:
         for candidate in candidates:
-            loaded = functools.cache(candidate.load)
+            loaded = functools.lru_cache(1)(candidate.load)
             for entry, rows in chosen:
                 if not (candidate.random and entry.regions):
-                    kept = None if folder is None else _Kept(folder, candidate, entry, rows)
+                    kept = None if folder is None else _Kept(folder, candidate, entry, rows, seeds)
                     cell = None if kept is None or again else kept.read()
-                    found.append(cell or _measured(candidate, entry, rows, loaded, kept, before, change))
+                    found.append(cell or _measured(candidate, entry, rows, seeds, loaded, kept, before, change))
             loaded.cache_clear()
     except KeyboardInterrupt as interrupt:
         done = sum(cell.evaluation is not None for cell in found)
@@ -124,7 +129,7 @@ def run(
     return found
 
 
-def _measured(candidate: Candidate, entry: Entry, rows, loaded, kept: "_Kept | None", before, change) -> Cell:
+def _measured(candidate: Candidate, entry: Entry, rows, seeds, loaded, kept: "_Kept | None", before, change) -> Cell:
     """Measures a cell, and keeps it if it has an evaluation."""
     name, began = f"{candidate.model.name}, {entry.name}", time.perf_counter()
     last = began
@@ -138,10 +143,15 @@ def _measured(candidate: Candidate, entry: Entry, rows, loaded, kept: "_Kept | N
     try:
         with files_found() as files:
             before(candidate, entry)
-            task = change(entry.make(limited(candidate.config, rows)), candidate)
-            lm = loaded()
-            compute = (lambda _, progress: task(lm, progress)) if isinstance(task, ModelTask) else None
-            result = measure(compute or task.prepare(lm.spec, lm.mesh), getattr(lm, "params", None), progress)
+            by_seed = {}
+            for config in _seeded(limited(candidate.config, rows), 1 if entry.regions else seeds):
+                each = change(entry.make(config), candidate)
+                found = _result(each, loaded(config.eval.seed if candidate.random else 0), progress)
+                if not by_seed:
+                    task, result = each, found
+                by_seed[str(config.eval.seed)] = found.metrics
+            if len(by_seed) > 1:
+                result.breakdown = {**result.breakdown, SEED: _with_spread(by_seed)}
             evaluation = dataclasses.replace(Evaluation.of(task, result, candidate.model), task=entry.name)
         table = pairs.table_of(result.predictions)
         if result.paired is not None:
@@ -168,6 +178,25 @@ def _measured(candidate: Candidate, entry: Entry, rows, loaded, kept: "_Kept | N
     return cell
 
 
+def _seeded(config: Config, seeds: int) -> Iterator[Config]:
+    for seed in range(config.eval.seed, config.eval.seed + seeds):
+        yield dataclasses.replace(config, eval=dataclasses.replace(config.eval, seed=seed))
+
+
+def _result(task: Task, lm, progress) -> Result:
+    compute = (lambda _, progress: task(lm, progress)) if isinstance(task, ModelTask) else None
+    return measure(compute or task.prepare(lm.spec, lm.mesh), getattr(lm, "params", None), progress)
+
+
+def _with_spread(by_seed: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """With the mean and the standard deviation (of a sample) of each metric that all seeds have."""
+    rows = list(by_seed.values())
+    common = [name for name in rows[0] if all(name in row for row in rows)]
+    means = {name: statistics.fmean(row[name] for row in rows) for name in common}
+    deviations = {name: statistics.stdev(row[name] for row in rows) for name in common}
+    return {**by_seed, "mean": means, "standard deviation": deviations}
+
+
 def _forget_frames(error: BaseException | None) -> None:
     """Removes the tracebacks of an error that is kept, since they hold the model while the next one is loaded."""
     while error is not None:
@@ -178,7 +207,7 @@ def _forget_frames(error: BaseException | None) -> None:
 class _Kept:
     """A cell's files in the folder of a suite."""
 
-    def __init__(self, folder: Path, candidate: Candidate, entry: Entry, rows: int | None):
+    def __init__(self, folder: Path, candidate: Candidate, entry: Entry, rows: int | None, seeds: int):
         self.folder, self.candidate, self.entry = folder, candidate, entry
         model = candidate.model.name
         self.path = folder / "cells" / f"{model}.{entry.name}.json"
@@ -188,7 +217,8 @@ class _Kept:
         if entry.regions:
             settings |= {"data.path": config.data.path, "data.context_length": config.data.context_length}
         self.fingerprint = json.loads(json.dumps({
-            "format": FORMAT, "version": __version__, "task": entry.name, **settings, "model": candidate.made_of,
+            "format": FORMAT, "version": __version__, "task": entry.name, **settings,
+            "seeds": 1 if entry.regions else seeds, "model": candidate.made_of,
         }))  # fmt: skip
 
     def read(self) -> Cell | None:
@@ -202,6 +232,9 @@ class _Kept:
             changed += [file["path"] for file in fields["files"] if _as_now(file) != file]
             if changed:
                 log(f"{self.candidate.model.name}, {self.entry.name}: measured again: another {', '.join(changed)}")
+                return None
+            if arrived := [part for part in fields.get("missing", ()) if is_there(part)]:
+                log(f"{self.candidate.model.name}, {self.entry.name}: measured again with {', '.join(arrived)}")
                 return None
             evaluation = typed(fields["evaluation"], Evaluation, self.path, "evaluation")
             paired = typed(fields["paired"], Paired | None, self.path, "paired")
@@ -222,7 +255,8 @@ class _Kept:
             draw(plot_of(self.folder, cell, name), make)
         fields = {
             "fingerprint": self.fingerprint,
-            "files": [of_file(path) for path in files],
+            "files": [of_file(path) for path in files if isinstance(path, Path)],
+            "missing": [part for part in files if isinstance(part, str)],
             "evaluation": dataclasses.asdict(cell.evaluation),
             "paired": None if cell.paired is None else dataclasses.asdict(cell.paired),
             "predictions": bool(cell.predictions),
@@ -249,15 +283,32 @@ def plot_of(folder: Path, cell: Cell, name: str) -> Path:
 
 def results_of(cells: Sequence[Cell], training: Numbers | None = None) -> Results:
     """The results of a suite: random weights stand among the baselines of the models of their shape, and models that
-    are measured side by side are compared.
+    are measured side by side are compared. Where random weights alone have no result, they are skipped under the name
+    `random_name` of these models.
     """
     models = [cell for cell in cells if not cell.candidate.random]
+    skipped = [cell.skipped for cell in models if cell.skipped is not None]
+    for cell in cells:
+        if cell.candidate.random and cell.skipped is not None:
+            of_it = [x for x in models if (x.entry.name, x.candidate.shape) == (cell.entry.name, cell.candidate.shape)]
+            if names := [x.candidate.model.name for x in of_it if x.evaluation is not None]:
+                skipped.append(dataclasses.replace(cell.skipped, model=random_name(names)))
     return Results(
         tuple(_with_random(cell, cells) for cell in models if cell.evaluation is not None),
         training,
-        tuple(cell.skipped for cell in models if cell.skipped is not None),
+        tuple(skipped),
         tuple(_gains(models)),
     )
+
+
+def random_name(names: Sequence[str]) -> str:
+    """The name of random weights in the shape of models; no model's, as `file_name` has no blank."""
+    return f"{RANDOM} ({', '.join(names)})"
+
+
+def is_random(name: str) -> bool:
+    """Whether a name is one of `random_name`."""
+    return name.startswith(f"{RANDOM} ")
 
 
 def _with_random(cell: Cell, cells: Sequence[Cell]) -> Evaluation:
@@ -272,8 +323,11 @@ def _with_random(cell: Cell, cells: Sequence[Cell]) -> Evaluation:
                 row |= {f"{compared.metric}_gain": compared.gain}
                 ends = {"low": compared.low, "high": compared.high}
                 row |= {f"{compared.metric}_gain_{end}": x for end, x in ends.items() if x is not None}
-            baselines = {RANDOM: row, **cell.evaluation.baselines}
-            return dataclasses.replace(cell.evaluation, baselines=baselines)
+            baselines, breakdown = {RANDOM: row, **cell.evaluation.baselines}, dict(cell.evaluation.breakdown)
+            if SEED in breakdown:
+                of_random = {f"{RANDOM}, {seed}": x for seed, x in other.evaluation.breakdown[SEED].items()}
+                breakdown[SEED] = breakdown[SEED] | of_random
+            return dataclasses.replace(cell.evaluation, baselines=baselines, breakdown=breakdown)
     return cell.evaluation
 
 

@@ -6,12 +6,13 @@ A set without test rows is tested on outer folds: each row is predicted once, by
 metrics are of all of them together, not means over folds.
 """
 
+import contextlib
 import copy
 import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from gener_jax.plotting import evaluation as plots
 from gener_jax.plotting import prediction
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics.calibration import reliability
+from gener_jax.statistics.metrics import breakdown
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.labelled_rows import beside, measure, metrics_of
 from gener_jax.tasks.labelled_sets import SETS, LabelledSet, outer_folds
@@ -36,7 +38,7 @@ LAST = "last"  # the layer after the final norm
 LONG = ("refuse", "truncate")
 
 # (model, splits, folder) → what it predicts for the test rows, [N, C], once it is fine-tuned on the others
-Adapt = Callable[[object, Splits, Path], np.ndarray]
+Adapt = Callable[[object, Splits, Path, int], np.ndarray]  # of a model, rows, a folder and a seed
 
 
 class Understanding(ModelTask):
@@ -61,17 +63,21 @@ class Understanding(ModelTask):
         ("refuse"), and the set is not run if they are more than a tenth; or they lose the end ("truncate").
 
         Raises:
-          NotRun: if a file of the set is missing.
+          NotRun: if a file of the set is missing, or the genome is of another assembly.
         """
         if long not in LONG:
             raise InputError(f"must be one of {', '.join(LONG)}", "long", long)
         self.name, self.metrics = labelled.name, metrics_of(labelled.problem)
         self.metric = labelled.metric or next(iter(self.metrics))
+        if labelled.problem == "regression" and len(labelled.label) > 1:
+            self.metrics |= {labelled.of_output(name): self.metrics[self.metric] for name in labelled.label}
         self.labelled, self._options, self._long, self._baselines = labelled, options, long, baselines
         self._layers, self._poolings = layers, poolings
         self.adapted, self._adapt, self._folder = "frozen", None, None
         for file in labelled.required():
             options.file(file, labelled.source)
+        with _not_run(labelled.source):
+            labelled.check(options.data)
 
     def fine_tuned(self, name: str, adapt: Adapt, folder: Path) -> "Understanding":
         """The same task, with the model fine-tuned on the training rows instead of probed.
@@ -79,7 +85,7 @@ class Understanding(ModelTask):
         Args:
           name: what that is called, "lora" or "full".
           adapt: does it; for example `finetuning.adapting.FineTuning`.
-          folder: for its runs, one for each outer fold.
+          folder: for its runs, one for each outer fold and seed.
         """
         other = copy.copy(self)
         other.adapted, other._adapt, other._folder = name, adapt, folder
@@ -93,14 +99,18 @@ class Understanding(ModelTask):
             probe = Probe(model, self.metric, sign, self._candidates(model), progress, len(rows.folds))
             predicted = [probe(splits) for splits in rows.folds]
         else:
-            probe, predicted = None, []
+            probe, predicted, seed = None, [], self._options.seed
+            folder = self._folder / (f"{self.name}-seed{seed}" if seed else self.name)
             for i, splits in enumerate(rows.folds):
-                predicted.append(self._adapt(model, splits, self._folder / self.name / str(i)))
+                predicted.append(self._adapt(model, splits, folder / str(i), seed))
                 progress(i + 1, len(rows.folds))
         numbers = np.concatenate(predicted)
         result = measure(rows.problem, rows.test, numbers, self.metric, rows.copies)
         others = rows.baselines if self._baselines else {}
         result.baselines = beside(rows.problem.kind, rows.test, numbers, self.metric, others)
+        result.metrics |= self._of_outputs(rows, numbers)
+        for name, theirs in others.items():
+            result.baselines[name] |= self._of_outputs(rows, theirs)
         self._describe(result, rows, probe)
         self._compare(result, rows, numbers)
         result.figures = self._figures(rows, numbers, others, probe)
@@ -114,12 +124,8 @@ class Understanding(ModelTask):
 
     def _prepared(self, max_bases: int | None, k: int) -> "Rows":
         """The rows of all outer folds that the model can read."""
-        try:
+        with _not_run(self.labelled.source):
             folds = outer_folds(self.labelled, self._options.data)
-        except DamagedFileError:
-            raise
-        except (FileError, MismatchError) as error:  # a split is missing, or the genome is of another assembly
-            raise NotRun(str(error)) from error
         taken = [self._chosen(splits, len(folds)) for splits in folds]
         made, total, refused, truncated = [], 0, 0, 0
         for splits in taken:
@@ -151,6 +157,14 @@ class Understanding(ModelTask):
         limits = {"train": rows, "validation": -(-rows // 2), "test": -(-rows // folds)}
         chosen = {name: first(getattr(splits, name), limit, self._options.seed) for name, limit in limits.items()}
         return dataclasses.replace(splits, **chosen)
+
+    def _of_outputs(self, rows: "Rows", numbers: np.ndarray) -> dict[str, float]:
+        """The main metric of each output, if the set has several."""
+        names = {self.labelled.of_output(name): name for name in self.labelled.label}
+        if not names.keys() <= self.metrics.keys():
+            return {}
+        found = breakdown(rows.problem.kind, rows.test.targets, numbers, rows.problem.names)
+        return {metric: found[name][self.metric] for metric, name in names.items()}
 
     def _describe(self, result: Result, rows: "Rows", probe: "Probe | None") -> None:
         """Counts, published figures, the sweep and sentences about them."""
@@ -215,6 +229,17 @@ class Understanding(ModelTask):
             label = f"{self.metric} of validation rows"
             found["layers"] = functools.partial(plots.by_layer, title, label, probe.curves)
         return found
+
+
+@contextlib.contextmanager
+def _not_run(source: str) -> Iterator[None]:
+    """A file or split that is missing, or a genome of another assembly, is no failure."""
+    try:
+        yield
+    except DamagedFileError:
+        raise
+    except (FileError, MismatchError) as error:
+        raise NotRun(f"{error}; from {source}") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,8 +7,9 @@ saw some of them recognises the place in the others. What is chosen (layer, feat
 are held out of each training fold.
 """
 
+import copy
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -32,6 +33,10 @@ CONTEXT = 1020  # bases of a window: in a mean over more tokens the few that a v
 FEATURES = ("difference", "both")  # alternate minus reference; both, one after the other
 FOLDS = 5
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+_TWO_CONTEXTS = (
+    " The gain over zero_shot, which reads the context of the set, is of probe and context together; that over "
+    "zero_shot_same_windows, which reads the windows of the probe, is of the probe alone."
+)
 _PROBLEM = Problem("single_label", ("harmless", "harmful"))
 _BLOCK = 512  # sequences that are embedded between two reports of progress
 
@@ -160,24 +165,34 @@ class VariantProbe(ModelTask):
           NotRun: if the model's context is too short, or there are too few groups.
         """
         rows, layers, context = self._zero_shot.rows, self._layers(model), context_for(model, self.context)
-        parts = len(layers) + 1
+        parts = len(layers) + 2
 
         def part(number):
             return lambda done, total: progress(1000 * number + 1000 * done // max(total, 1), 1000 * parts)
 
         zero_shot = self._zero_shot.scored(model, part(0))
+        scores = {"zero_shot": zero_shot.scores}
+        if zero_shot.context != context:
+            scores["zero_shot_same_windows"] = self._in_windows(context).scored(model, part(1)).scores
         pairs, flags = self._windows(context, model.k, zero_shot.flags)
         harmful = self.set.target(rows.table, self.set.classes[0])
-        used = np.flatnonzero(np.isfinite(harmful) & np.isfinite(zero_shot.scores) & [flag == "" for flag in flags])
+        used = np.isfinite([harmful, *scores.values()]).all(0) & [flag == "" for flag in flags]
+        used, scores = np.flatnonzero(used), {name: values[used] for name, values in scores.items()}
         harmful = harmful[used] == 1
         groups = np.array(rows.table.values(self.set.folds or self.set.match, "folds"))[used]
         if len(np.unique(groups)) < 3 or len(np.unique(harmful)) < 2:
             raise NotRun(f"needs rows of both classes in three groups, and has {len(used)} in {len(np.unique(groups))}")
         fold, pairs = assigned(groups), [pairs[i] for i in used]
-        embedded = ((layer, *self._embedded(model, pairs, layer, part(i + 1))) for i, layer in enumerate(layers))
+        embedded = ((layer, *self._embedded(model, pairs, layer, part(i + 2))) for i, layer in enumerate(layers))
         metric = "auprc" if self.set.metric.startswith("auprc") else "auroc"
         found = out_of_fold(embedded, harmful, fold, metric)
-        return self._result(found, zero_shot.scores[used], used, harmful, groups, fold, flags, context)
+        return self._result(found, scores, used, harmful, groups, fold, flags, context)
+
+    def _in_windows(self, context: int) -> VariantEffect:
+        """The task without training in windows of the probe."""
+        task = copy.copy(self._zero_shot)
+        task.protocol, task.context, task.strand = "window", context, self.strand
+        return task
 
     def _layers(self, model) -> Sequence[int | None]:
         if self.layers is not None:
@@ -209,21 +224,23 @@ class VariantProbe(ModelTask):
         return states[at[:, :, 0]].mean(1), states[at[:, :, 1]].mean(1)
 
     def _result(
-        self, found: OutOfFold, zero_shot, used, harmful, groups, fold, flags: list[str], context: int
+        self, found: OutOfFold, scores: Mapping[str, np.ndarray], used, harmful, groups, fold, flags, context: int
     ) -> Result:
-        rows, spec = self._zero_shot.rows, self.set
+        """`scores`: without training, of the rows that are used, by the name of the baseline."""
+        rows, spec, zero_shot = self._zero_shot.rows, self.set, scores["zero_shot"]
         unit, drawn = self._units(used, groups)
         rest = {"groups": unit, "seed": self.options.seed}
         metrics = {name: matched.value(name, harmful, found.chosen) for name in self.metrics}
         intervals = {name: matched.bootstrap(name, harmful, found.chosen, **rest) for name in self.metrics}
         others = self._zero_shot.baselines(spec.classes[0], spec.target(rows.table, spec.classes[0]))
-        baselines = {"zero_shot": {}}
-        for name in self.metrics:
-            gain = matched.paired(name, harmful, found.chosen, zero_shot, **rest)
-            low, high = matched.bootstrap(name, harmful, zero_shot, **rest) or (None, None)
-            row = {"": matched.value(name, harmful, zero_shot), "_low": low, "_high": high, "_gain": gain.gain}
-            row |= {"_gain_low": gain.low, "_gain_high": gain.high}
-            baselines["zero_shot"] |= {f"{name}{end}": value for end, value in row.items() if value is not None}
+        baselines = {baseline: {} for baseline in scores}
+        for baseline, values in scores.items():
+            for name in self.metrics:
+                gain = matched.paired(name, harmful, found.chosen, values, **rest)
+                low, high = matched.bootstrap(name, harmful, values, **rest) or (None, None)
+                row = {"": matched.value(name, harmful, values), "_low": low, "_high": high, "_gain": gain.gain}
+                row |= {"_gain_low": gain.low, "_gain_high": gain.high}
+                baselines[baseline] |= {f"{name}{end}": value for end, value in row.items() if value is not None}
         for baseline, values in others.items():
             known = np.isfinite(values[used])
             row = {name: matched.value(name, harmful[known], values[used][known]) for name in self.metrics}
@@ -241,7 +258,8 @@ class VariantProbe(ModelTask):
             "without_window": sum(reasons.values()),
         }
         title = f"{self.name}: {spec.classes[0].what}"
-        curves = {"probe": (harmful, found.chosen), "zero-shot": (harmful, zero_shot)}
+        curves = {"probe": found.chosen, **{name.replace("_", " "): values for name, values in scores.items()}}
+        curves = {name: (harmful, values) for name, values in curves.items()}
         return Result(
             metrics,
             counts,
@@ -252,14 +270,15 @@ class VariantProbe(ModelTask):
             note=(
                 f"{spec.note} A logistic regression of frozen embeddings in windows of {context} bases, cross-"
                 f"validated by {spec.folds or spec.match}; the bootstrap draws {drawn}. Trained on these labels, so it "
-                "compares with no zero-shot figure but the one beside it, which is of the same rows."
+                "compares with no zero-shot figure but those beside it, which are of the same rows."
+                f"{_TWO_CONTEXTS * (len(scores) > 1)}"
             ),
             predictions={
                 "variant": [f"{rows.variants[i]} {name}" for i, name in zip(used, unit, strict=True)],
                 "class": harmful.astype(np.int64),
                 "score": found.chosen,
                 **{f"score_{features}": values for features, values in found.scores.items()},
-                "zero_shot": zero_shot,
+                **scores,
                 "group": groups,
                 "fold": fold,
                 "drawn_together": unit,

@@ -6,8 +6,9 @@ from gener_jax.tasks.variant_tables import Classes, Reported, Score, Values, Var
 
 _GENOME = "human/GRCh38.fa"
 _HUMAN = (
-    f"{_GENOME}: curl -L https://ftp.ensembl.org/pub/release-107/fasta/homo_sapiens/dna/"
-    f"Homo_sapiens.GRCh38.dna_sm.primary_assembly.fa.gz | gunzip > {_GENOME} && samtools faidx {_GENOME}"
+    f"FOLDER/{_GENOME}: curl -L https://ftp.ensembl.org/pub/release-107/fasta/homo_sapiens/dna/"
+    f"Homo_sapiens.GRCh38.dna_sm.primary_assembly.fa.gz | gunzip > FOLDER/{_GENOME} && "
+    f"samtools faidx FOLDER/{_GENOME}"
 )
 _HUB = "https://huggingface.co/datasets"
 _SHARED = "the shared data of this project, whose SOURCES.md names repository, commit and checksum"
@@ -205,6 +206,7 @@ TRAITGYM_MENDELIAN = VariantSet(
     genome=_GENOME,
     source=(
         f"curl -L {_HUB}/songlab/TraitGym/resolve/main/mendelian_traits_matched_9/test.parquet "
+        "-o FOLDER/variants/traitgym_mendelian_traits_matched_9.parquet "
         f"(columns chrom, pos, ref, alt, label, consequence, match_group; 3,380 rows); {_HUMAN}"
     ),
     note=(
@@ -242,6 +244,7 @@ CLINVAR = VariantSet(
     genome=_GENOME,
     source=(
         f"curl -L {_HUB}/GenerTeam/variant-effect-prediction/resolve/main/ClinVar_VEP_results.parquet "
+        "-o FOLDER/variants/ClinVar_VEP_results.parquet "
         f"(columns chrom, pos, ref, alt, label); {_HUMAN}"
     ),
     note=(
