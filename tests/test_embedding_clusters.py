@@ -7,7 +7,7 @@ import pytest
 
 from data_pipeline.dataset import inputs
 from data_pipeline.sequence import bases
-from gener_jax.tasks import embedding_clusters, gene_labels
+from gener_jax.tasks import annotated_genomes, embedding_clusters
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.embedding_clusters import EmbeddingClusters, Row, classes, rows_of, windows
 from tests.data import FIXTURES
@@ -109,7 +109,7 @@ def test_a_class_needs_contigs_and_rows():
 
 def test_the_windows_of_a_genome():
     [source] = inputs.discover([FIXTURES / "athaliana_chloroplast_NC_000932.1.gb.gz"], annotated=True)[0]
-    [(record, _)] = gene_labels.records([source])
+    [(record, _)] = annotated_genomes.records([source])
     found = list(windows(record))
     assert {kind for kind, _ in found} == {"coding", "intergenic", "tRNA", "rRNA"}
     assert {len(codes) for _, codes in found} == {300}

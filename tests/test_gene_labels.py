@@ -10,10 +10,12 @@ from data_pipeline.dataset import inputs
 from data_pipeline.errors import DataError
 from data_pipeline.regions import extraction
 from data_pipeline.regions.ledger import Ledger
+from data_pipeline.regions.schemes import GENE
 from data_pipeline.sequence import bases
 from gener_jax.assets import EXAMPLE_GENOME
 from gener_jax.labelled import table
 from gener_jax.tasks import gene_labels
+from gener_jax.tasks.annotated_genomes import records
 from gener_jax.tasks.gene_labels import build, gene_types, taxa
 from tests.data import FIXTURES
 from tests.raised import raises
@@ -26,7 +28,7 @@ def sources():
 
 @pytest.fixture(scope="module")
 def record(sources):
-    [(record, _)] = gene_labels.records(sources)
+    [(record, _)] = records(sources)
     return record
 
 
@@ -43,7 +45,7 @@ def rows_of(built):
 
 def test_rows_are_where_they_say(built, record):
     whole = bases.decode(record.codes)
-    genes = [x for span in extraction.find(record, gene_labels.Scheme(), Ledger()) for x in span.intervals(len(whole))]
+    genes = [x for span in extraction.find(record, GENE, Ledger()) for x in span.intervals(len(whole))]
     for row in rows_of(built):
         start, end = int(row["start"]), int(row["end"])
         cut = whole[start:end]

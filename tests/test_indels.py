@@ -8,24 +8,15 @@ import pytest
 
 from gener_jax.inference.variants.variant import Scored
 from gener_jax.tasks import indels, pairs
+from gener_jax.tasks import variant_sets as sets
 from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.indels import Indels
-from gener_jax.tasks.variant_tables import OUTSIDE, Classes, VariantSet
+from gener_jax.tasks.variant_tables import OUTSIDE
+from tests import toy_variants
 from tests.data import data_path
+from tests.toy_variants import GENOME
 
-GENOME = "".join(np.random.default_rng(0).choice(list("ACGT"), 10_000))
-SET = VariantSet(
-    name="small",
-    file="small.tsv",
-    genome="small.fa",
-    source="",
-    note="A small set.",
-    classes=(Classes("", ("label",), ("P",), ("B",), "P (positive) against B"),),
-    columns=("chrom", "pos", "ref", "alt"),
-    folds="block",
-    block=500,
-    context=60,
-)
+SET = dataclasses.replace(toy_variants.SET, folds="block", block=500)
 
 
 class Fake:
@@ -47,18 +38,15 @@ def cost(variant, harmful=None):
 
 def rows_of(folder, longer_if_harmful=False):
     """Writes 240 indels in four blocks; half are harmful, which insert more or not. Returns options, start → label."""
-    rng, lines, labels = np.random.default_rng(2), ["chrom\tpos\tref\talt\tlabel"], {}
+    rng, rows = np.random.default_rng(2), []
     for i in range(240):
         at, size, harmful = 50 + 30 * i + 600 * (i // 60), int(rng.integers(1, 7)), bool(rng.random() < 0.5)
         inserts = harmful if longer_if_harmful and rng.random() < 0.6 else rng.random() < 0.5
         ref, alt = GENOME[at : at + size + 1], GENOME[at]
         if inserts:
             ref, alt = GENOME[at], GENOME[at] + "".join(rng.choice(list("ACGT"), size))
-        lines.append(f"1\t{at + 1}\t{ref}\t{alt}\t{'P' if harmful else 'B'}")
-        labels[at] = harmful
-    (folder / "small.tsv").write_text("\n".join(lines) + "\n")
-    (folder / "small.fa").write_text(f">1\n{GENOME}\n")
-    return Options(folder), labels
+        rows.append((at, ref, alt, harmful, ""))
+    return toy_variants.write(folder, rows), {at: harmful for at, _, _, harmful, _ in rows}
 
 
 def test_slopes_are_those_of_neutral_variants():
@@ -153,7 +141,7 @@ def test_rows_without_a_score_are_counted_with_their_reason(tmp_path):
 
 @pytest.mark.parametrize(
     ("spec", "positives", "negatives", "in_frame", "outside"),
-    [(indels.BRCA2, 3830, 232, (31, 25), 0), (indels.BARD1, 680, 1417, (680, 1417), 8)],
+    [(sets.BRCA2_INDELS, 3830, 232, (31, 25), 0), (sets.BARD1_DELETIONS, 680, 1417, (680, 1417), 8)],
 )
 def test_the_real_tables_have_the_rows_that_the_notes_tell(spec, positives, negatives, in_frame, outside):
     folder = data_path(*spec.file.split("/")).parents[1]

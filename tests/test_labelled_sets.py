@@ -2,11 +2,13 @@
 
 import functools
 import gzip
+import json
 
 import pytest
 
-from data_pipeline.errors import FileError
+from data_pipeline.errors import FileError, FormatError
 from gener_jax.benchmarks.finetune_tasks import TASKS
+from gener_jax.labelled import table
 from gener_jax.statistics.metrics import METRICS
 from gener_jax.tasks.labelled_sets import SETS, LabelledSet, of_column, of_task, outer_folds
 from tests.data import data_path
@@ -65,6 +67,14 @@ def test_a_table_is_split_by_chromosome(tmp_path):
     assert SETS["malinois"].make.keywords["values"] == {"validation": ("19", "21", "X"), "test": ("7", "13")}
 
 
+def test_tabs_quotes_and_line_breaks_of_values_shift_no_column(tmp_path):
+    notes = ["a\tb", 'say "x"', "two\nlines", "two\r\nlines", "\r", '"', "", " x "]
+    rows = [{"chr": "1", "note": note, "sequence": "ACGTAC" * 4, "label": str(i % 2)} for i, note in enumerate(notes)]
+    write(tmp_path / "downstream" / "mpra.jsonl", map(json.dumps, rows))
+    made = of_column(tmp_path, tmp_path, 0, file="mpra.jsonl", column="chr", values={})
+    assert table.read(made.files["train"][0]).columns["note"] == notes
+
+
 def test_a_suite_is_one_table_or_folders(tmp_path):
     data = tmp_path / "downstream" / "nt_revised"
     for name, number in (("train", 30), ("test", 12)):
@@ -93,6 +103,9 @@ def test_classes_as_files_and_uci(tmp_path):
     [first, *_] = outer_folds(SETS["uci_splice"], tmp_path)
     assert first.problem.names == ("EI", "IE", "N")
     assert first.test.sequences[0] == "ACGTNN" * 10
+    write(tmp_path / "downstream" / "splice_uci" / "splice.txt.gz", [lines[0], "", "IE,  NAME-1"])
+    with raises(FormatError, file="splice.txt.gz", line=3):
+        outer_folds(SETS["uci_splice"], tmp_path)
 
 
 @pytest.mark.parametrize(

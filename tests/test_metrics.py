@@ -205,6 +205,9 @@ def test_the_mean_of_values_and_over_strata():
     expected = [np.average([np.average(numbers[strata == x], weights=w[strata == x]) for x in "ac"]) for w in weights]
     np.testing.assert_allclose(mean(numbers, strata)(weights), expected)
     assert np.isnan(mean(numbers)(np.zeros((1, 50))))
+    labels, predicted = rng.integers(0, 3, (2, 50))
+    expected = [sk.balanced_accuracy_score(labels, predicted, sample_weight=w) for w in weights]
+    np.testing.assert_allclose(mean(labels == predicted, labels)(weights), expected)
 
 
 def test_means_by_group():

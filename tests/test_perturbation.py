@@ -78,6 +78,7 @@ def test_the_metric_can_be_passed_and_failed(folder, planted, name):
     random = run(lambda sequence, score: rng.random())
     for metric in ("accuracy", "accuracy_base"):
         assert abs(random.metrics[metric] - 0.5) < 0.31  # four standard errors of 42 pairs
+    assert set(random.breakdown) == {"species", "changed_bases" if name.startswith("promoter") else "exon_length"}
     for rows in random.breakdown.values():
         assert sum(row["pairs"] for row in rows.values()) == 42
     gains = random.baselines["markov_5"]
@@ -85,7 +86,7 @@ def test_the_metric_can_be_passed_and_failed(folder, planted, name):
 
 
 def pairs_by_gene(folder, source, name, window=1200):
-    made, _, _ = task(folder, source, name).pairs(window)
+    made, _, _ = task(folder, source, name).pairs(window, 6)
     genes = {gene.key: gene for gene in coding_sequences.read(Options(folder), [source])[0]}
     return [(genes[pair.group], bases.decode(pair.original), bases.decode(pair.perturbed)) for pair in made], genes
 
@@ -193,6 +194,10 @@ def test_the_public_file_is_read(tmp_path):
     assert found.metrics == {"accuracy": 1, "accuracy_base": 1}
     assert found.counts["pairs"] == 59
     assert found.counts["left out: longer than the model's context"] == 1
+    assert set(found.breakdown) == {"species", "changed_bases"}
+    assert set(found.predictions["changed_bases"]) <= set(range(10, 31))
+    few = made.pairs(9000, 6)[2], made.pairs(8992, 8)[2], made.pairs(8192, 8)[2]  # 1,125 and 1,024 tokens of 8 bases
+    assert [sum(left_out.values()) for left_out in few] == [0, 1, 1]
     assert found.intervals["accuracy"] == (pytest.approx(0.025 ** (1 / 30)), 1)  # of 30 genes
     assert all(row.comparable for row in found.published)
     assert {row.metric for row in found.published} == {"accuracy", "accuracy_base"}

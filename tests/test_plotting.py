@@ -160,14 +160,10 @@ def test_measured_against_predicted_by_output(tmp_path):
     assert list(figure.axes[0].lines[0].get_xdata()) == list(y * 2)
     assert [axes.texts[0].get_text() for axes in figure.axes] == ["r = 1.000, n = 5", "r = –, n = 5"]
     save(figure, tmp_path / "a.png")
-
-
-def test_layers_and_the_chosen_one():
-    [axes] = prediction.layers("t", "MCC", [0.1, 0.5, 0.3], 1).axes
-    course, chosen = axes.lines
-    assert list(course.get_ydata()) == [0.1, 0.5, 0.3]
-    assert (chosen.get_xdata()[0], chosen.get_ydata()[0]) == (1, 0.5)
-    assert axes.texts[0].get_text() == "layer 1: 0.500"
+    [axes] = prediction.measured("t", {"minus the effect": (y, y**3)}, "score").axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("score", "minus the effect")
+    assert len(axes.lines) == 1
+    assert axes.texts[0].get_text() == "Spearman = 1.000, n = 5"
 
 
 def test_scores_by_length_have_a_line_through_the_means_of_the_negative():
@@ -181,13 +177,16 @@ def test_scores_by_length_have_a_line_through_the_means_of_the_negative():
     np.testing.assert_array_equal(means.get_data(), [[-1, 2], [0.5, 2]])
 
 
-def test_layers_by_pooling():
-    figure = evaluation.layer_sweep("a", "mcc", {"mean": {"0": 0.1, "12": 0.4, "last": 0.2}, "last": {"12": 0.3}})
-    [axes] = figure.axes
+def test_layers_of_lines_and_the_chosen_one():
+    lines = {"mean": {"0": 0.1, "12": 0.4, "last": 0.2}, "last": {"12": 0.3}}
+    [axes] = evaluation.by_layer("a", "mcc", lines, {"4-mers": 0.25}, ("mean", "12")).axes
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "12", "last"]
-    mean, last = (line.get_xydata().tolist() for line in axes.lines)
+    mean, last, baseline, chosen = (line.get_xydata().tolist() for line in axes.lines)
     assert mean == [[0, 0.1], [1, 0.4], [2, 0.2]]
     assert last == [[1, 0.3]]
+    assert baseline[0][1] == 0.25
+    assert chosen == [[1, 0.4]]
+    assert [text.get_text() for text in axes.texts] == ["4-mers 0.250", "layer 12: 0.400"]
 
 
 def test_cells_with_their_values(tmp_path):

@@ -8,23 +8,11 @@ import pytest
 from gener_jax.inference.variants.variant import Scored
 from gener_jax.runtime.errors import InputError
 from gener_jax.tasks import variant_probe
-from gener_jax.tasks.base import NotRun, Options
+from gener_jax.tasks.base import NotRun
 from gener_jax.tasks.variant_probe import VariantProbe
-from gener_jax.tasks.variant_tables import Classes, Score, VariantSet
+from gener_jax.tasks.variant_tables import Score
 from tests.raised import raises
-
-GENOME = "".join(np.random.default_rng(0).choice(list("ACGT"), 4000))
-SET = VariantSet(
-    name="small",
-    file="small.tsv",
-    genome="small.fa",
-    source="",
-    note="A small set.",
-    classes=(Classes("", ("label",), ("P",), ("B",), "P (positive) against B"),),
-    columns=("chrom", "pos", "ref", "alt"),
-    folds="exon",
-    context=60,
-)
+from tests.toy_variants import GENOME, SET, write
 
 
 class Fake:
@@ -46,17 +34,14 @@ class Fake:
         return (Scored("window", llr(variant)) for variant in variants)
 
 
-def rows_of(folder, rows=120, exons=6, harmful=lambda ref, alt: alt > ref):
-    """Writes the set: substitutions, every 30 bases, and an exon of each stretch; harm is a rule of the alleles."""
-    rng, lines = np.random.default_rng(1), ["chrom\tpos\tref\talt\texon\tlabel"]
+def rows_of(folder, rows=120, exons=6, more=()):
+    """Writes substitutions every 30 bases, and an exon of each stretch; harm is a rule of the alleles. `more`: rows."""
+    rng, found = np.random.default_rng(1), []
     for i in range(rows):
         at = 100 + 30 * i
-        alt = rng.choice([base for base in "ACGT" if base != GENOME[at]])
-        label = "P" if harmful(GENOME[at], alt) else "B"
-        lines.append(f"1\t{at + 1}\t{GENOME[at]}\t{alt}\texon {i * exons // rows}\t{label}")
-    (folder / "small.tsv").write_text("\n".join(lines) + "\n")
-    (folder / "small.fa").write_text(f">1\n{GENOME}\n")
-    return Options(folder)
+        ref, alt = GENOME[at], rng.choice([base for base in "ACGT" if base != GENOME[at]])
+        found.append((at, ref, alt, alt > ref, f"exon {i * exons // rows}"))
+    return write(folder, [*found, *more])
 
 
 def test_folds_keep_groups_together_and_are_of_about_the_same_size():
@@ -103,7 +88,7 @@ def test_a_probe_finds_what_hidden_states_tell_and_gains_over_zero_shot(tmp_path
     task, model = VariantProbe(options, spec), Fake(2, lambda v: -float(v.alt > v.ref), lambda v: float(v.alt > v.ref))
     result = task(model, lambda done, total: reports.append(done / total))
     assert result.metrics == pytest.approx({"auroc": 1.0, "auprc": 1.0})
-    assert set(result.baselines) == {"zero_shot", "zero_shot_same_windows", "substitution", "markov_3", "column"}
+    assert set(result.baselines) == {"zero_shot", "zero_shot_same_windows", "substitution", "markov_4", "column"}
     assert result.baselines["column"] == {"auroc": 1, "auprc": 1, "rows": 60}
     zero_shot = result.baselines["zero_shot"]
     assert (zero_shot["auroc"], zero_shot["auroc_gain"], zero_shot["auroc_gain_low"]) == (0, 1, 1)
@@ -133,20 +118,18 @@ def test_a_model_that_knows_nothing_is_at_chance(tmp_path):
 
 
 def test_windows_have_both_alleles_and_the_same_length(tmp_path):
-    options = rows_of(tmp_path, rows=12, exons=3)
-    lines = (tmp_path / "small.tsv").read_text().splitlines()
-    at = 2000
-    lines += [
-        f"1\t{at}\t{GENOME[at - 1 : at + 4]}\t{GENOME[at - 1]}\texon 0\tP",
-        f"1\t{at}\t{GENOME[at - 1]}\t{GENOME[at - 1]}GATTACA\texon 1\tB",
-    ]
-    (tmp_path / "small.tsv").write_text("\n".join(lines) + "\n")
+    at = 1999
+    more = (
+        (at, GENOME[at : at + 5], GENOME[at], True, "exon 0"),
+        (at, GENOME[at], f"{GENOME[at]}GATTACA", False, "exon 1"),
+    )
+    options = rows_of(tmp_path, rows=12, exons=3, more=more)
     model = Fake()
     result = VariantProbe(options, SET, context=48, layers=[2], strand="both")(model)
     assert result.counts["rows"] == 14
     assert {len(text) for text in model.seen} == {48}
     assert sum("GATTACA" in text for text in model.seen) == 1
-    assert sum(GENOME[at - 10 : at] + GENOME[at + 4 : at + 14] in text for text in model.seen) == 1
+    assert sum(GENOME[at - 9 : at + 1] + GENOME[at + 5 : at + 15] in text for text in model.seen) == 1
 
 
 def test_a_set_without_groups_or_with_too_few_is_refused(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 from gener_jax.config import Head
 from gener_jax.finetuning.evaluation import numbers
 from gener_jax.labelled.examples import Examples
-from gener_jax.plotting import prediction
+from gener_jax.plotting import evaluation, prediction
 from gener_jax.plotting.figure import draw
 from gener_jax.statistics.calibration import reliability
 
@@ -47,7 +47,9 @@ def draw_rows(
 def draw_sweep(
     folder: Path, name: str, layers: Mapping[str, Mapping[str, float | None]], metric: str, head: Head
 ) -> None:
-    """Draws the metric of each layer of a sweep, the first of which is layer 1, and the last follows the final norm."""
-    values = [math.nan, *(math.nan if each[metric] is None else each[metric] for each in layers.values())]
-    chosen = len(values) - 1 if head.layer is None else head.layer
-    draw(folder / "layers.png", prediction.layers, f"{name}: validation rows", metric.replace("_", " "), values, chosen)
+    """Draws the metric of each layer of a sweep; "layer last" follows the final norm."""
+    values = {layer: math.nan if each[metric] is None else each[metric] for layer, each in layers.items()}
+    line = {layer.removeprefix("layer "): value for layer, value in values.items()}
+    chosen = "", "last" if head.layer is None else str(head.layer)
+    title, label = f"{name}: validation rows", metric.replace("_", " ")
+    draw(folder / "layers.png", evaluation.by_layer, title, label, {"": line}, None, chosen)

@@ -131,8 +131,13 @@ def read(path: str | Path) -> Table:
     return table
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file in UTF-8, each with its end."""
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines of a text file in UTF-8, plain or gzip, each with its end.
+
+    Raises:
+      FileError, DamagedFileError: it cannot be read, or is too large.
+      FormatError: a line is not UTF-8, or too long.
+    """
     held, number, size = b"", 0, 0
     for chunk in itertools.chain(stream.chunks(path, lambda count: None), (b"",)):
         size += len(chunk)
@@ -154,7 +159,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _delimited(path: Path, kind: str) -> Table:
     csv.field_size_limit(max(csv.field_size_limit(), MAX_VALUE))
-    reader = csv.reader(_lines(path), delimiter=_DELIMITERS[kind], strict=True)
+    reader = csv.reader(text_lines(path), delimiter=_DELIMITERS[kind], strict=True)
     rows, lines, last = [], [], 0
     try:
         names = [name.strip() for name in next(reader, [])]
@@ -213,7 +218,7 @@ def _json_lines(path: Path) -> Table:
         return dict(pairs)
 
     columns, lines = {}, []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(text_lines(path), 1):
         if not line.strip():
             continue
         try:  # numbers remain as they are written

@@ -1,10 +1,10 @@
-"""Embeddings: a map of them in two dimensions, and how well they cluster by layer."""
+"""Embeddings: a map of them in two dimensions."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gener_jax.plotting.figure import COLOURS, label_lines, new_figure
+from gener_jax.plotting.figure import COLOURS, new_figure
 
 _MARKERS = "osD^vP"  # of further labels than there are colours
 
@@ -30,27 +30,4 @@ def in_plane(title: str, points: np.ndarray, labels: Mapping[str, Sequence[str]]
             axes.set_yticks([])
             axes.set_title(f"{title}, by {name}")
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2, fontsize=7, markerscale=2)
-    return figure
-
-
-def by_layer(title: str, label: str, layers: Sequence[str], values: Mapping[str, Sequence[float]], baselines=None):
-    """Lines of a metric over layers.
-
-    Args:
-      title: of the plot.
-      label: of the metric.
-      layers: their names, in order.
-      values: name of a line → the value of each layer.
-      baselines: name → value, drawn as horizontal lines.
-    """
-    with new_figure(7, 4) as figure:
-        axes = figure.add_subplot()
-        for name, line in values.items():
-            axes.plot(range(len(layers)), line, marker="o", markersize=4, label=name)
-        label_lines(axes, baselines or {})
-        axes.set_xticks(range(len(layers)), layers)
-        axes.set_xlabel("layer (0: token embeddings)")
-        axes.set_ylabel(label)
-        axes.set_title(title)
-        axes.legend()
     return figure

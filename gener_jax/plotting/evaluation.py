@@ -1,10 +1,10 @@
-"""A metric of an evaluation beside its baselines, and by group; scores beside measured values and by group."""
+"""A metric of an evaluation beside its baselines, by group and by layer; scores by group and by length."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gener_jax.plotting.figure import COLOURS, GREY, new_figure
+from gener_jax.plotting.figure import COLOURS, GREY, label_lines, new_figure
 
 
 def groups(
@@ -55,26 +55,46 @@ def groups(
     return figure
 
 
-def layer_sweep(title: str, label: str, curves: Mapping[str, Mapping[str, float]]):
-    """A metric by the layer that is read, a line for each way of pooling: pooling → layer → value.
+def by_layer(
+    title: str,
+    label: str,
+    lines: Mapping[str, Mapping[str, float]],
+    baselines: Mapping[str, float] | None = None,
+    chosen: tuple[str, str] | None = None,
+):
+    """A metric by the layer that is read: name of a line, "" if it is the only one, → layer → value.
 
-    Layers are numbers as text, 0 the embedding; the one that is none follows the final norm.
+    Args:
+      title: of the plot.
+      label: of the metric.
+      lines: their layers are numbers as text, 0 the embedding; the one that is none follows the final norm.
+      baselines: name → value, drawn as horizontal lines.
+      chosen: the line and the layer of a point that is marked.
     """
     order = sorted(
-        dict.fromkeys(layer for values in curves.values() for layer in values),
+        dict.fromkeys(layer for values in lines.values() for layer in values),
         key=lambda layer: (not layer.isdecimal(), int(layer) if layer.isdecimal() else 0),
     )
     with new_figure() as figure:
         axes = figure.add_subplot()
-        for name, values in curves.items():
+        for name, values in lines.items():
             known = [(order.index(layer), value) for layer, value in values.items()]
             axes.plot(*zip(*sorted(known), strict=True), "o-", markersize=4, label=name)
+        label_lines(axes, baselines or {})
+        if chosen is not None:
+            point = order.index(chosen[1]), lines[chosen[0]][chosen[1]]
+            axes.plot(*point, "o", color=COLOURS[1], markersize=8, zorder=3)
+            axes.annotate(
+                f"{'layer ' * chosen[1].isdecimal()}{chosen[1]}: {point[1]:.3f}", point, (0, 9),
+                textcoords="offset points", ha="center", va="bottom", fontsize=9, color=COLOURS[1],
+            )  # fmt: skip
         axes.set_xticks(range(len(order)), order)
         axes.margins(x=0.1, y=0.2)
         axes.set_xlabel("layer; 0 is the embedding, the last point follows the final norm")
         axes.set_ylabel(label)
         axes.set_title(title)
-        axes.legend(title="pooling", alignment="left")
+        if "" not in lines:
+            axes.legend()
     return figure
 
 
@@ -104,24 +124,6 @@ def compared(title: str, label: str, rows: Sequence[tuple[str, str, float, float
         axes.set_title(title)
         if len(kinds) > 1:
             figure.legend(loc="outside lower left", ncols=len(kinds))
-    return figure
-
-
-def measured_scores(title: str, label: str, values: np.ndarray, scores: np.ndarray):
-    """Measured values against scores in another unit, [N] and [N], with Spearman's correlation."""
-    from scipy.stats import spearmanr
-
-    with new_figure(width=4.6, height=4.2) as figure:
-        axes = figure.add_subplot()
-        alpha = min(0.6, max(0.08, 300 / max(len(values), 1)))
-        axes.plot(scores, values, ".", markersize=5, alpha=alpha, markeredgewidth=0, rasterized=True)
-        constant = len(values) < 3 or np.ptp(values) == 0 or np.ptp(scores) == 0
-        r = "–" if constant else f"{spearmanr(values, scores).statistic:.3f}"
-        axes.annotate(f"Spearman {r}, n = {len(values):,}", (0, 1), (4, -4), xycoords="axes fraction",
-                      textcoords="offset points", va="top", fontsize=9, color=GREY)  # fmt: skip
-        axes.set_xlabel("score (higher: more deleterious)")
-        axes.set_ylabel(label)
-        axes.set_title(title)
     return figure
 
 

@@ -1,7 +1,7 @@
-"""Predictions beside labels: ROC, reliability, measured against predicted; and which layer predicts best."""
+"""Predictions beside labels: ROC, reliability, measured against predicted."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def roc(title: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]):
 
 
 def reliability(title: str, curves: Mapping[str, object]):
-    """Probability against the share that happened, for each name a `statistics.calibration.Reliability`.
+    """Probability against the fraction that happened, for each name a `statistics.calibration.Reliability`.
 
     A dot's area grows with the rows in its bin; the legend has the expected calibration error.
     """
@@ -44,8 +44,8 @@ def reliability(title: str, curves: Mapping[str, object]):
         for i, (name, found) in enumerate(curves.items()):
             colour = COLOURS[i % len(COLOURS)]
             axes.plot(found.predicted, found.observed, color=colour, label=f"{name} {found.ece:.3f}")
-            share = found.count / max(found.count.sum(), 1)
-            axes.scatter(found.predicted, found.observed, 12 + 300 * share, colour, alpha=0.8, zorder=3)
+            fraction = found.count / max(found.count.sum(), 1)
+            axes.scatter(found.predicted, found.observed, 12 + 300 * fraction, colour, alpha=0.8, zorder=3)
         axes.set_xlabel("predicted probability")
         axes.set_ylabel("observed frequency")
         axes.set_title(title)
@@ -53,8 +53,13 @@ def reliability(title: str, curves: Mapping[str, object]):
     return figure
 
 
-def measured(title: str, outputs: Mapping[str, tuple[np.ndarray, np.ndarray]]):
-    """Measured against predicted values, [N] and [N], a panel for each output, with Pearson's r."""
+def measured(title: str, outputs: Mapping[str, tuple[np.ndarray, np.ndarray]], score: str = ""):
+    """Measured against predicted values, [N] and [N], a panel for each output, with Pearson's r.
+
+    With `score`, predictions are of another unit, which it names, and the correlation is Spearman's.
+    """
+    from scipy import stats
+
     columns = min(3, len(outputs))
     rows = math.ceil(len(outputs) / columns)
     with new_figure(width=3.9 * columns, height=3.9 * rows) as figure:
@@ -65,37 +70,18 @@ def measured(title: str, outputs: Mapping[str, tuple[np.ndarray, np.ndarray]]):
                 predictions, targets, ".", markersize=3 if pale else 5, alpha=0.15 if pale else 0.5, rasterized=True,
                 markeredgewidth=0,
             )  # fmt: skip
-            ends = [min(targets.min(), predictions.min()), max(targets.max(), predictions.max())]
-            axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, zorder=1)
-            constant = np.ptp(targets) == 0 or np.ptp(predictions) == 0
-            r = "–" if constant else f"{np.corrcoef(targets, predictions)[0, 1]:.3f}"
-            axes.annotate(f"r = {r}, n = {len(targets):,}", (0, 1), (4, -4), xycoords="axes fraction",
-                          textcoords="offset points", va="top", fontsize=9, color=GREY)  # fmt: skip
-            axes.set_xlabel(f"{name}, predicted")
-            axes.set_ylabel("measured")
+            if not score:
+                ends = [min(targets.min(), predictions.min()), max(targets.max(), predictions.max())]
+                axes.plot(ends, ends, color=GREY, linestyle="--", linewidth=1, zorder=1)
+            correlation = stats.spearmanr if score else stats.pearsonr
+            constant = len(targets) < 2 or np.ptp(targets) == 0 or np.ptp(predictions) == 0
+            r = "–" if constant else f"{correlation(targets, predictions).statistic:.3f}"
+            text = f"{'Spearman' if score else 'r'} = {r}, n = {len(targets):,}"
+            axes.annotate(text, (0, 1), (4, -4), xycoords="axes fraction", textcoords="offset points", va="top",
+                          fontsize=9, color=GREY)  # fmt: skip
+            axes.set_xlabel(score or f"{name}, predicted")
+            axes.set_ylabel(name if score else "measured")
         figure.suptitle(title, fontweight="bold", fontsize=11, x=0.02, ha="left")
-    return figure
-
-
-def layers(title: str, label: str, values: Sequence[float], chosen: int):
-    """A metric of the validation rows by the layer whose hidden states are read; 0 is the embedding.
-
-    The last value is that after the final norm.
-    """
-    name = "last" if chosen == len(values) - 1 else f"layer {chosen}"
-    with new_figure() as figure:
-        axes = figure.add_subplot()
-        axes.plot(range(len(values)), values, "o-", markersize=4)
-        axes.plot(chosen, values[chosen], "o", color=COLOURS[1], markersize=8, zorder=3)
-        axes.annotate(
-            f"{name}: {values[chosen]:.3f}", (chosen, values[chosen]), (0, 9), textcoords="offset points",
-            ha="center", va="bottom", fontsize=9, color=COLOURS[1],
-        )  # fmt: skip
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.margins(x=0.1, y=0.2)
-        axes.set_xlabel("layer; the last point follows the final norm")
-        axes.set_ylabel(label)
-        axes.set_title(title)
     return figure
 
 

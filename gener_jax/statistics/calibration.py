@@ -59,7 +59,7 @@ class Reliability:
     """Probabilities beside what happened, in bins of equal width; bins without rows are omitted.
 
     Attributes:
-      predicted, observed: mean probability, and share that happened, of each bin, float64 [bins].
+      predicted, observed: mean probability, and fraction that happened, of each bin, float64 [bins].
       count: pairs in each bin, int64 [bins].
       ece: expected calibration error: the mean over pairs of |predicted - observed| of the pair's bin.
       brier: mean squared distance of probabilities from what happened; over both of two classes half the sum, so that

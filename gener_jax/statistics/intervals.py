@@ -2,7 +2,7 @@
 
 The intervals are BCa (Efron 1987): quantiles of the resampled metric, shifted by its bias and acceleration. In
 simulation the plain quantiles of AUPRC near 1 cover too little at 200 rows, and resampling within each class covers
-less everywhere, since the shares of the classes are then not uncertain; `tests/test_intervals.py` measures coverage.
+less everywhere, since the fractions of the classes are then not uncertain; `tests/test_intervals.py` measures coverage.
 """
 
 import dataclasses
@@ -155,8 +155,8 @@ def interval(
 def mean_interval(values: np.ndarray, groups=None, strata=None, *, seed: int = 0) -> tuple[float, float] | None:
     """The 95 % interval of the mean of rows; None under 30 rows or groups, in all or in a stratum.
 
-    Resampling learns nothing from a share (bool) of 0 or 1. There it is Clopper and Pearson's (1934) of as many draws
-    as there are groups.
+    Resampling learns nothing from a fraction (bool) of 0 or 1. There it is Clopper and Pearson's (1934) of as many
+    draws as there are groups.
 
     Args:
       values: bool or float [N].

@@ -45,15 +45,15 @@ def prepare(metric: str, targets: np.ndarray, scores: np.ndarray, strata=None, w
     prepared = [(rows, of(targets[rows], scores[rows])) for rows in each]
 
     def values(weights):
-        total, share = np.zeros(len(weights)), np.zeros(len(weights))
+        total, counted = np.zeros(len(weights)), np.zeros(len(weights))
         for rows, one in prepared:
             with np.errstate(invalid="ignore"):  # a stratum of which nothing was drawn
                 value = one(weights[:, rows])
             known = np.isfinite(value)
             counts = np.where(known, weights[:, rows].sum(1) if weighting == "size" else 1.0, 0.0)
             total += counts * np.where(known, value, 0.0)
-            share += counts
-        return np.where(share > 0, total / np.where(share > 0, share, 1.0), np.nan)
+            counted += counts
+        return np.where(counted > 0, total / np.where(counted > 0, counted, 1.0), np.nan)
 
     return values
 

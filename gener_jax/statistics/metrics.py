@@ -60,7 +60,10 @@ def _ratio(numerator, denominator) -> np.ndarray:
 
 
 def mean(values: np.ndarray, strata=None) -> Weighted:
-    """The mean of a value of each row, [N]; with strata, any [N], the mean over them of the mean in each."""
+    """The mean of a value of each row, [N]; with strata, any [N], the mean over them of the mean in each.
+
+    A weighting that leaves a stratum without rows, as a bootstrap may draw it, has the mean over the others.
+    """
     values = np.asarray(values, np.float64)
     if strata is None:
         return lambda weights: _ratio(weights @ values, weights.sum(1))
@@ -130,9 +133,9 @@ def _each(prepare, macro: bool, targets, predictions) -> Weighted:
 
     def values(weights):
         each = np.stack([column(weights) for column in columns], axis=1)
-        share = np.ones(targets.shape[1]) if macro else weights @ targets
-        share = np.where(np.isnan(each), 0.0, share)
-        return _ratio((share * np.nan_to_num(each)).sum(1), share.sum(1))
+        counts = np.ones(targets.shape[1]) if macro else weights @ targets
+        counts = np.where(np.isnan(each), 0.0, counts)
+        return _ratio((counts * np.nan_to_num(each)).sum(1), counts.sum(1))
 
     return values
 
@@ -261,7 +264,7 @@ def spearman(targets: np.ndarray, predictions: np.ndarray) -> Weighted:
 
 
 def _r2(targets, predictions) -> Weighted:
-    """Share of the targets' variance explained, of one output; below 0 where their mean would predict better."""
+    """Fraction of the targets' variance explained, of one output; below 0 where their mean would predict better."""
     residual, centred = (targets - predictions) ** 2, targets - targets.mean()
 
     def values(weights):

@@ -7,7 +7,6 @@ hidden units of a language model are hundreds of times larger than the others, a
 import numpy as np
 
 from gener_jax.runtime.errors import InputError
-from gener_jax.statistics.metrics import Weighted
 
 NUMBER = 10  # of neighbours
 _MEMORY = 256  # MiB of distances at a time
@@ -51,18 +50,6 @@ def voted(labels: np.ndarray, near: np.ndarray) -> np.ndarray:
     for rank in range(number):
         votes[np.arange(len(near)), labels[near[:, rank]]] += weights[rank]
     return votes.argmax(1)
-
-
-def mean_recall(labels: np.ndarray, predicted: np.ndarray) -> Weighted:
-    """Balanced accuracy: the mean over classes of the fraction of their rows that is right; chance is 1 / classes."""
-    of = np.eye(int(labels.max()) + 1)[labels]
-    right = labels == predicted
-
-    def weighted(weights):
-        with np.errstate(invalid="ignore"):
-            return ((weights * right) @ of / (weights @ of)).mean(1)
-
-    return weighted
 
 
 def agreement(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> dict[str, float]:

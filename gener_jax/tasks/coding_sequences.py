@@ -8,19 +8,18 @@ import collections
 import dataclasses
 import functools
 import itertools
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from data_pipeline.dataset import inputs
-from data_pipeline.regions import extraction, schemes
+from data_pipeline.regions import extraction
 from data_pipeline.regions.ledger import Ledger
 from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence import bases, translation
 from gener_jax.data.permutation import permute
+from gener_jax.tasks.annotated_genomes import SOURCES, Source, files, records
 from gener_jax.tasks.base import Options
 from gener_jax.tasks.markov import Markov
 
@@ -29,45 +28,6 @@ MARKOV_BASES = 2**21  # that each of them is fitted to, at most
 TRANSLATED = (translation.EQUAL, translation.EQUAL_BUT_START, translation.NONE_GIVEN)  # outcomes of a readable CDS
 _CDS = Scheme("cds")
 _CODON = np.array([25, 5, 1])  # a codon's number in base 5, as in `translation`
-
-
-class Source(NamedTuple):
-    """Annotated genomes of a species: (annotation, FASTA or None) below the folder of data."""
-
-    species: str
-    division: str  # one of `record.DIVISIONS`, by which results are grouped
-    files: tuple[tuple[str, str | None], ...]
-
-
-def _genbank(species: str, division: str, *files: str) -> Source:
-    return Source(species, division, tuple((f"genomes/{file}", None) for file in files))
-
-
-def _gff(species: str, division: str, name: str, annotation: str, fasta: str = "fa") -> Source:
-    stem = f"genomes/eukaryote/{name}"
-    return Source(species, division, ((f"{stem}.{annotation}.gz", f"{stem}.{fasta}.gz"),))
-
-
-_PIECE = "human/human_hg38_chr16_186964_397118"
-_HUMAN = ("gbpri1_18records.seq", "AL449423.14.gb", "NC_000001.10_MARK1_region.gb", "NC_000006.12_CDKN1A_region.gb",
-          "NC_000017.11_BRCA1_region.gb", "NC_000023.11_DMD_region.gb", "NG_008939.1.gb")  # fmt: skip
-SOURCES = (
-    _genbank("Escherichia coli", "bacteria", "prokaryote/ecoli_K12_MG1655_NC_000913.3.gbk.gz"),
-    _genbank("Leptospira kirschneri", "bacteria", "prokaryote/lkirschneri_H1_draft.gbk.gz"),
-    _genbank("Chlamydia trachomatis", "bacteria", "prokaryote/ctrachomatis_1998_CG0037.gbk.gz"),
-    _genbank("Mycoplasma gallisepticum", "bacteria", "prokaryote/mgallisepticum_Rlow_NC_004829.2.gbk.gz"),
-    _genbank("Mycoplasma mycoides", "bacteria", "prokaryote/mmycoides_GM12_NZ_CP001668.gbff.gz"),
-    _genbank("Mycoplasmoides alvi", "bacteria", "prokaryote/malvi_ATCC29626_draft.gbff.gz"),
-    _gff("Saccharomyces cerevisiae", "fungi", "yeast_S288C_R64_chrI-XII_MT", "gff", "fna"),
-    _gff("Caenorhabditis elegans", "invertebrate", "celegans_1pct", "gff3"),
-    _gff("Drosophila melanogaster", "invertebrate", "dmelanogaster_1pct", "gff3"),
-    Source("Homo sapiens", "vertebrate_mammalian", (
-        (f"{_PIECE}.refseq.gtf.gz", f"{_PIECE}.fa.gz"), *((f"genomes/eukaryote/human_{x}.gz", None) for x in _HUMAN),
-    )),
-    _genbank("Arabidopsis thaliana", "plastid", "eukaryote/athaliana_chloroplast_NC_000932.1.gb.gz"),
-    _genbank("Acinetobacter phage Apostate", "viral", "virus/phage_NC_049491.gbk.gz"),
-    _genbank("Enterobacteria phage VT2-Sakai", "viral", "virus/phage_NC_000902.gbk.gz"),
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,16 +109,6 @@ def starts_protein(gene: CodingSequence) -> bool:
     return gene.frame == 0 and bool(translation.start_codons(gene.genetic_code)[gene.codon_numbers()[:1]].all())
 
 
-def files(options: Options, sources: Iterable[Source] = SOURCES) -> None:
-    """Checks that the files are there.
-
-    Raises:
-      NotRun: if one is missing.
-    """
-    for file in (file for source in sources for pair in source.files for file in pair if file):
-        options.file(file, "the genomes of SOURCES in gener_jax/tasks/coding_sequences.py, from NCBI and UCSC")
-
-
 def read(
     options: Options, sources: Iterable[Source] = SOURCES
 ) -> tuple[list[CodingSequence], collections.Counter[str]]:
@@ -185,15 +135,13 @@ def _read(folder: Path, source: Source) -> tuple[tuple[CodingSequence, ...], col
     ledger, left_out, found = Ledger(), collections.Counter(), []
     for annotation, sequence in source.files:
         file = inputs.Input(None if sequence is None else folder / sequence, folder / annotation)
-        with tempfile.TemporaryDirectory() as scratch:
-            kinds, qualifiers = schemes.feature_kinds(_CDS), schemes.qualifiers(_CDS)
-            for record in inputs.records(file, kinds, scratch, lambda read: None, qualifiers):
-                for span in extraction.find(record, _CDS, ledger):
-                    gene = _gene(source, record, span)
-                    if isinstance(gene, str):
-                        left_out[gene] += 1
-                    else:
-                        found.append(gene)
+        for record, _ in records([file], _CDS):
+            for span in extraction.find(record, _CDS, ledger):
+                gene = _gene(source, record, span)
+                if isinstance(gene, str):
+                    left_out[gene] += 1
+                else:
+                    found.append(gene)
     left_out.update({reason: row[0] for reason, row in ledger.dropped.items()})
     kept, names, coding = [], set(), {}
     for gene in sorted(found, key=lambda gene: -sum(end - start for start, end in gene.exons)):

@@ -25,11 +25,11 @@ from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import Record
 from data_pipeline.splitting import split
 from gener_jax.baselines import kmer
-from gener_jax.plotting import embedding
+from gener_jax.plotting import embedding, evaluation
 from gener_jax.statistics import neighbours
 from gener_jax.statistics.intervals import interval
-from gener_jax.statistics.metrics import Metric
-from gener_jax.tasks import gene_labels
+from gener_jax.statistics.metrics import Metric, mean
+from gener_jax.tasks import annotated_genomes, gene_labels
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Progress, Result, installed, silent
 
 LABELS = ("species", "kind")
@@ -52,24 +52,19 @@ class Row(NamedTuple):
 
 def windows(record: Record, length: int = WINDOW) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the kind and the bases, uint8 [length], of the windows of a record; those that cross its ends are none."""
-    for span in extraction.find(record, Scheme("cds", min_length=length), Ledger()):
-        codes = extraction.extract(record, span).codes
-        yield "coding", codes[(len(codes) - length) // 2 :][:length]
+    yield from (("coding", codes) for codes in annotated_genomes.coding_windows(record, length))
     for span in extraction.find(record, Scheme(), Ledger()):
         start = (span.start + span.end - length) // 2
         if span.kind in RNA and span.start < span.end and 0 <= start <= len(record.codes) - length:
             codes = record.codes[start : start + length]
             yield span.kind, codes if span.strand > 0 else bases.reverse_complement(codes)
-    for number, (start, end) in enumerate(gene_labels.between_genes(record).tolist()):
-        if end - start >= length:
-            codes = record.codes[(start + end - length) // 2 :][:length]
-            yield "intergenic", bases.reverse_complement(codes) if number % 2 else codes
+    yield from (("intergenic", codes) for codes in annotated_genomes.intergenic_windows(record, length))
 
 
 def rows_of(sources: Iterable[Input], *, length: int = WINDOW, per_class: int = PER_CLASS, seed: int = 0) -> list[Row]:
     """The rows of genomes in a random order: at most `per_class` of a species and kind."""
     found, seen = [], set()
-    for record, source in gene_labels.records(sources):
+    for record, source in annotated_genomes.records(sources):
         species, contig = record.organism or source.assembly, split.full_name(record.accession, source.assembly)
         for kind, codes in windows(record, length):
             either = min(codes.tobytes(), bases.reverse_complement(codes).tobytes())
@@ -104,16 +99,16 @@ class EmbeddingClusters(ModelTask):
         **{f"{label}_{name}": Metric("", True) for label in LABELS for name in ("ari", "nmi", "silhouette")},
     }
 
-    def __init__(self, options: Options, *, files: Iterable[str] = tuple(gene_labels.GENOMES)):
-        """`files` are of the folder `genomes` of the data, among `gene_labels.GENOMES`."""
-        for file in gene_labels.needed(files := tuple(files)):
+    def __init__(self, options: Options, *, files: Iterable[str] = gene_labels.GENOMES):
+        """`files`: annotated genomes below the folder of data."""
+        for file in annotated_genomes.needed(files := tuple(files)):
             options.file(file, SOURCE)
         self.options, self.files = options, files
 
     @functools.cached_property
     def rows(self) -> list[Row]:
         """The windows of the genomes."""
-        sources = gene_labels.annotated(self.options.data / "genomes", self.files)
+        sources = annotated_genomes.inputs_of(self.options.data, self.files)
         return rows_of(sources, seed=self.options.seed)[: self.options.rows]
 
     def __call__(self, model, progress: Progress = silent) -> Result:
@@ -155,9 +150,9 @@ class EmbeddingClusters(ModelTask):
                 "y": points[:, 1].tolist(),
             },
             figures={
-                "by_layer": lambda: embedding.by_layer(
-                    "Nearest neighbours on other contigs", "balanced accuracy", list(by_layer),
-                    {label: [x[f"{label}_knn"] for x in by_layer.values()] for label in LABELS},
+                "by_layer": lambda: evaluation.by_layer(
+                    "Nearest neighbours on other contigs", "balanced accuracy",
+                    {label: {x: row[f"{label}_knn"] for x, row in by_layer.items()} for label in LABELS},
                     {f"kmer 4, {label}": baselines["kmer_4"][f"{label}_knn"] for label in LABELS},
                 ),
                 "map": lambda: embedding.in_plane(
@@ -176,7 +171,7 @@ def _measured(features: np.ndarray, rows: list[Row], names: dict[str, list[str]]
         labels = np.array([several.index(getattr(rows[i], label)) for i in at])
         contigs, mine = np.array([rows[i].contig for i in at]), features[at]
         votes = neighbours.voted(labels, neighbours.nearest(mine, contigs))
-        recall = neighbours.mean_recall(labels, votes)
+        recall = mean(votes == labels, labels)
         name = f"{label}_knn"
         metrics[name] = float(recall(np.ones((1, len(at))))[0])
         if intervals and (found := interval(recall, (len(at),), contigs, seed=seed)):

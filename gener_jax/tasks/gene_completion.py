@@ -32,7 +32,7 @@ from data_pipeline.sequence import bases
 from gener_jax.labelled import table
 from gener_jax.plotting import evaluation
 from gener_jax.statistics.intervals import interval
-from gener_jax.statistics.metrics import Metric
+from gener_jax.statistics.metrics import Metric, mean
 from gener_jax.storage.results import Published
 from gener_jax.tasks import published
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, installed, silent
@@ -273,7 +273,7 @@ class Completed:
 
 
 def _means(found: list[Completed], seed: int | None = None) -> tuple[dict[str, float], dict[str, tuple | None]]:
-    """The metrics of all genes, each gene alike, and with a seed their intervals."""
+    """The metrics of all genes, each gene alike, and with a seed their intervals; NaN if one gene has none."""
     metrics, intervals = {}, {}
     for name in GeneCompletion.metrics:
         panel, _, score = name.rpartition("_")
@@ -282,17 +282,14 @@ def _means(found: list[Completed], seed: int | None = None) -> tuple[dict[str, f
         if not of or (not panel and len(of) < sum(PANELS.values())):
             continue
         values = np.concatenate([x.scores[:, SCORES.index(score)] for x in of])
-        gene = np.repeat(np.eye(len(of)), [len(x.texts) for x in of], axis=0)
+        gene = np.repeat(np.arange(len(of)), [len(x.texts) for x in of])
         known = np.isfinite(values)
-        values, gene = values[known], gene[known]
-
-        def mean(weights, values=values, gene=gene):
-            with np.errstate(invalid="ignore"):
-                return ((weights * values) @ gene / (weights @ gene)).mean(1)
-
-        metrics[name] = float(mean(np.ones((1, len(values))))[0])
+        if len(np.unique(gene[known])) < len(of):
+            continue  # of one gene nothing is aligned
+        over_genes = mean(values[known], gene[known])
+        metrics[name] = float(over_genes(np.ones((1, known.sum())))[0])
         if seed is not None:
-            intervals[name] = interval(mean, values.shape, seed=seed)
+            intervals[name] = interval(over_genes, (known.sum(),), seed=seed)
     return metrics, intervals
 
 

@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import hashlib
 import heapq
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipeline.dataset import inputs
 from data_pipeline.dataset.inputs import Input
 from data_pipeline.errors import DataError
 from data_pipeline.files import write_text
@@ -32,9 +30,18 @@ from data_pipeline.ranges import Whole
 from data_pipeline.regions import extraction, schemes
 from data_pipeline.regions.ledger import Ledger
 from data_pipeline.regions.schemes import Scheme
-from data_pipeline.sequence import bases, locations
+from data_pipeline.sequence import bases
 from data_pipeline.sequence.record import Record
 from data_pipeline.splitting import split
+from gener_jax.tasks.annotated_genomes import (
+    SOURCES,
+    annotations,
+    between_genes,
+    coding_windows,
+    inputs_of,
+    intergenic_windows,
+    records,
+)
 
 GENE_LENGTHS, TAXON_LENGTHS = (100, 5_000), (10_000, 100_000)  # bases
 TYPES = schemes.KINDS[:6]  # cds, tRNA, rRNA, ncRNA, miscRNA, pseudo: the six types of genes
@@ -43,30 +50,16 @@ LEAST_ROWS = 50  # of a class
 PER_CLASS = 500
 MAX_UNKNOWN = 0.05  # N of a row
 
-PROKARYOTES = (
-    "prokaryote/ctrachomatis_1998_CG0037.gbk.gz",
-    "prokaryote/ecoli_K12_MG1655_NC_000913.3.gbk.gz",
-    "prokaryote/lkirschneri_H1_draft.gbk.gz",
-    "prokaryote/malvi_ATCC29626_draft.gbff.gz",
-    "prokaryote/mgallisepticum_Rlow_NC_004829.2.gbk.gz",
-    "prokaryote/mmycoides_GM12_NZ_CP001668.gbff.gz",
+YEAST = annotations("Saccharomyces cerevisiae")
+PROKARYOTES = tuple(sorted(file for source in SOURCES if source.division == "bacteria" for file, _ in source.files))
+GENOMES = (  # of the test data; tasks that draw rows at random draw them in this order
+    *YEAST,
+    *PROKARYOTES,
+    *annotations("Arabidopsis thaliana", "Caenorhabditis elegans", "Drosophila melanogaster"),
+    "genomes/eukaryote/human_AL449423.14.gb.gz",
+    "genomes/eukaryote/human_gbpri1_18records.seq.gz",
+    "genomes/eukaryote/invertebrate_gbinv1_2records.seq.gz",
 )
-YEAST = "eukaryote/yeast_S288C_R64_chrI-XII_MT.gff.gz"
-GENOMES = {  # annotated, of the folder `genomes` of the test data, with what the files do not say of their taxon
-    YEAST: "fng",
-    **dict.fromkeys(PROKARYOTES),
-    "eukaryote/athaliana_chloroplast_NC_000932.1.gb.gz": None,
-    "eukaryote/celegans_1pct.gff3.gz": "inv",
-    "eukaryote/dmelanogaster_1pct.gff3.gz": "inv",
-    "eukaryote/human_AL449423.14.gb.gz": None,
-    "eukaryote/human_gbpri1_18records.seq.gz": None,
-    "eukaryote/invertebrate_gbinv1_2records.seq.gz": None,
-}
-_FASTA = {  # of annotations without sequences
-    YEAST: "eukaryote/yeast_S288C_R64_chrI-XII_MT.fna.gz",
-    "eukaryote/celegans_1pct.gff3.gz": "eukaryote/celegans_1pct.fa.gz",
-    "eukaryote/dmelanogaster_1pct.gff3.gz": "eukaryote/dmelanogaster_1pct.fa.gz",
-}
 BARE = {  # further sequences, without genes, from the folder of the test data
     "genomes/eukaryote/dmel_dm3_chr2R_2M-7M.fa.gz": "inv",
     "human/human_hg19_chr3_42000000-44000000.fa.gz": "mam",
@@ -86,35 +79,6 @@ class Row(NamedTuple):
 
 
 Rows = Callable[[Record, np.random.Generator], Iterable[Row]]  # what is labelled in a record
-
-
-def needed(files: Iterable[str] = tuple(GENOMES)) -> tuple[str, ...]:
-    """The files of annotated genomes from the folder of the data, each annotation followed by its sequences."""
-    pairs = ((file, _FASTA.get(file)) for file in files)
-    return tuple(f"genomes/{each}" for pair in pairs for each in pair if each)
-
-
-def annotated(folder: Path, files: Iterable[str] = tuple(GENOMES)) -> list[Input]:
-    """The annotated genomes of the folder `genomes` of the test data."""
-    found = [(inputs.discover([folder / file], annotated=True)[0], GENOMES[file]) for file in files]
-    return [dataclasses.replace(one, taxon=taxon) for several, taxon in found for one in several]
-
-
-def records(sources: Iterable[Input]) -> Iterator[tuple[Record, Input]]:
-    """Yields the records of genomes, with genes and coding sequences, and the input that each is from."""
-    kinds, qualifiers = schemes.feature_kinds(Scheme()), schemes.qualifiers(Scheme("cds"))
-    for source in sources:
-        with tempfile.TemporaryDirectory() as scratch:
-            for record in inputs.records(source, kinds, scratch, lambda read: None, qualifiers):
-                yield record, source
-
-
-def between_genes(record: Record) -> np.ndarray:
-    """The stretches without a gene on either strand, int64 [N, 2], empty ones included; none without any gene."""
-    length = len(record.codes)
-    genes = [x for span in extraction.find(record, Scheme(), Ledger()) for x in span.intervals(length)]
-    edges = np.concatenate([[0], np.transpose(locations.union(genes)).ravel(), [length]]) if genes else np.zeros(0)
-    return edges.astype(np.int64).reshape(-1, 2)
 
 
 def gene_types(
@@ -232,15 +196,15 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")
 
 
-def types_of_test_data(data: Path, table: Path, files: Iterable[str] = tuple(GENOMES), least: int = 100) -> Built:
+def types_of_test_data(data: Path, table: Path, files: Iterable[str] = GENOMES, least: int = 100) -> Built:
     """The table of types of genes of the test data."""
-    return build(annotated(data / "genomes", files), table, functools.partial(gene_types, least=least))
+    return build(inputs_of(data, files), table, functools.partial(gene_types, least=least))
 
 
 def taxa_of_test_data(data: Path, table: Path) -> Built:
     """The table of taxa of the test data, which has some whole and some partial contigs of each."""
     bare = [Input(data / file, None, taxon, assembly=Path(file).name) for file, taxon in BARE.items()]
-    return build([*annotated(data / "genomes"), *bare], table, taxa)
+    return build([*inputs_of(data, GENOMES), *bare], table, taxa)
 
 
 # The controls of the fine-tuning matrix: whole contigs in a split, as `data build --split_by contig` divides them.
@@ -253,7 +217,7 @@ def by_contig(data: Path, folder: Path, rows_of: Callable[[Record], Iterator[tup
     """Writes tables of (label, codes) rows of contigs, whole contigs in a split; returns the file of each."""
     found: dict[str, list[str]] = {name: [] for name in split.SPLITS}
     rng = np.random.default_rng(0)
-    for record, source in records(annotated(data / "genomes", (YEAST, *PROKARYOTES))):
+    for record, source in records(inputs_of(data, (*YEAST, *PROKARYOTES))):
         whole = extraction.Region(0, len(record.codes), 1, "whole")
         [place] = split.split_hashes(record, [whole], by="contig", seed=0, assembly=source.assembly)
         name = split.SPLITS[split.splits_of(np.array([place], np.uint64), 0.15, 0.25)[0]]
@@ -269,18 +233,9 @@ def by_contig(data: Path, folder: Path, rows_of: Callable[[Record], Iterator[tup
 
 
 def coding(record: Record) -> Iterator[tuple[str, np.ndarray]]:
-    """The middle of coding sequences, and of stretches without a gene on any strand (every other one reversed)."""
-    for span in extraction.find(record, Scheme("cds", min_length=WINDOW), Ledger()):
-        yield "coding", _middle(extraction.extract(record, span).codes)
-    for number, (start, end) in enumerate(between_genes(record).tolist()):
-        if end - start >= WINDOW:
-            codes = _middle(record.codes[start:end])
-            yield "intergenic", bases.reverse_complement(codes) if number % 2 else codes
-
-
-def _middle(codes: np.ndarray) -> np.ndarray:
-    start = (len(codes) - WINDOW) // 2
-    return codes[start : start + WINDOW]
+    """The middle of coding sequences, and of stretches without a gene on any strand."""
+    yield from (("coding", codes) for codes in coding_windows(record, WINDOW))
+    yield from (("intergenic", codes) for codes in intergenic_windows(record, WINDOW))
 
 
 def first_bases(record: Record) -> Iterator[tuple[str, np.ndarray]]:

@@ -11,7 +11,6 @@ windows calls insertions harmful and deletions harmless, whatever they do. Three
 Beside them stand the length alone, and whether it is a multiple of three.
 """
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -21,9 +20,11 @@ from gener_jax.statistics import matched
 from gener_jax.statistics.intervals import LEAST
 from gener_jax.statistics.metrics import Metric
 from gener_jax.tasks import annotation_columns, variant_baselines
+from gener_jax.tasks import variant_sets as sets
 from gener_jax.tasks import variant_tables as tables
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.variant_effect import VariantEffect
+from gener_jax.tasks.variant_statistics import Statistics
 from gener_jax.tasks.variant_tables import Classes, VariantSet
 
 SCORES = ("equal_window", "window", "regressed")
@@ -87,6 +88,7 @@ class Indels(ModelTask):
         }
         self.metrics = {name: Metric(what, True) for name, what, *_ in self._measures()}
         self.metric = "auroc"
+        self._stratum = next(iter(variants.macro), "")  # over which all metrics are means, if the set has one
 
     def _measures(self):
         """Yields the name, the unit, the `matched` metric, the target and the score of each metric."""
@@ -119,36 +121,16 @@ class Indels(ModelTask):
         )
 
     @functools.cached_property
-    def _positions(self) -> np.ndarray:
-        """What the bootstrap draws together: variants of a position."""
-        names = [f"{v.contig}:{v.start}" for v in self._scored["window"].rows.variants]
-        return np.unique(names, return_inverse=True)[1].reshape(-1)
-
-    @functools.cached_property
-    def _strata(self) -> tuple[str | None, str]:
-        """The column over whose values metrics are averaged, None if over none, and how they count."""
-        return next(iter(self.set.macro.values()), (None, "size"))
-
-    def _compare(self, metric: str, truth: np.ndarray, scores: np.ndarray, other=None, intervals: bool = True):
-        """A metric and its interval; with `other`, the gain over it; on the rows that have all of them."""
-        rows = np.isfinite(truth) & np.isfinite(scores) & np.isfinite(truth if other is None else other)
-        target = truth[rows] == 1 if metric in matched.CLASSES else truth[rows]
-        column, weighting = self._strata
-        strata = np.array(self._scored["window"].rows.table.values(column, "macro"))[rows] if column else None
-        rest = {"groups": self._positions[rows], "strata": strata, "weighting": weighting, "seed": self.options.seed}
-        if not rows.any():
-            return float("nan"), None
-        if other is not None:
-            return matched.paired(metric, target, scores[rows], other[rows], **rest), None
-        value = matched.value(metric, target, scores[rows], strata, weighting)
-        return value, matched.bootstrap(metric, target, scores[rows], **rest) if intervals else None
+    def _statistics(self) -> Statistics:
+        return Statistics(self.set, self._scored["window"].rows, self.options.seed)
 
     def _result(self, scores: dict, length: np.ndarray, truth: np.ndarray, flags: list[str], context: int) -> Result:
         rows, spec, main = self._scored["window"].rows, self.set, scores[SCORES[0]]
         metrics, intervals = {}, {}
         for name, _, metric, target, score in self._measures():
-            of = spec.target(rows.table, target)
-            metrics[name], intervals[name] = self._compare(metric, of, scores[score])
+            of = metric, spec.target(rows.table, target), self._stratum
+            metrics[name] = self._statistics.value(*of, scores[score])
+            intervals[name] = self._statistics.interval(*of, scores[score])
         columns, missing = annotation_columns.scores(rows.variants, self.options, spec.scores)
         baselines = {
             "length": np.abs(length).astype(np.float64),
@@ -157,9 +139,8 @@ class Indels(ModelTask):
             **variant_baselines.fitted(spec, rows, truth),
             **columns,
         }
-        baselines = {
-            name: self._baseline(truth, main, np.where(np.isfinite(main), x, np.nan)) for name, x in baselines.items()
-        }
+        of = "auroc", truth, self._stratum
+        baselines = {name: self._statistics.baseline("auroc", of, main, x) for name, x in baselines.items()}
         used = np.isfinite(truth) & np.isfinite(main)
         in_frame = used & (length % 3 == 0)
         reasons = tables.reasons(flags)
@@ -174,7 +155,7 @@ class Indels(ModelTask):
             "negatives": int((truth[used] == 0).sum()),
             "positives": int((truth[used] == 1).sum()),
         }
-        column, weighting = self._strata
+        column, weighting = spec.macro.get(self._stratum, (None, "size"))
         shown = {score: scores[score][used] for score in SCORES if np.isfinite(scores[score][used]).all()}
         return Result(
             metrics,
@@ -191,7 +172,7 @@ class Indels(ModelTask):
                 "length": length[used],
                 "class": truth[used].astype(np.int64),
                 **{name: values[used] for name, values in scores.items()},
-                "position": self._positions[used],
+                "position": self._statistics.units[used],
             },
             paired=Paired(
                 "multi_label", "auroc", SCORES[:1], ("class",), "position", "row", strata=column, weighting=weighting
@@ -203,19 +184,6 @@ class Indels(ModelTask):
             },
         )
 
-    def _baseline(self, truth: np.ndarray, main: np.ndarray, values: np.ndarray) -> dict[str, float]:
-        """AUROC of a baseline with its interval, and what equal windows gain over it."""
-        value, ends = self._compare("auroc", truth, values)
-        if not np.isfinite(value):
-            return {}
-        gain, _ = self._compare("auroc", truth, main, values)
-        row = {
-            "auroc": value,
-            **dict(zip(("auroc_low", "auroc_high"), ends or (), strict=False)),
-            "auroc_gain": gain.gain,
-        }
-        return row | ({} if gain.low is None else {"auroc_gain_low": gain.low, "auroc_gain_high": gain.high})
-
     def _breakdown(self, scores: dict, length: np.ndarray, truth: np.ndarray, reasons: dict[str, int]) -> dict:
         """AUROC of each score by kind and length, what a base costs, and the reasons for no score."""
         neutral = (truth == 0) & np.isfinite(scores[SCORES[0]])
@@ -224,7 +192,8 @@ class Indels(ModelTask):
             inside = inside & np.isfinite(scores[SCORES[0]]) & np.isfinite(truth)
             row = {}
             for score in SCORES:
-                value, _ = self._compare("auroc", np.where(inside, truth, np.nan), scores[score], intervals=False)
+                of = "auroc", np.where(inside, truth, np.nan), self._stratum
+                value = self._statistics.value(*of, scores[score])
                 row |= {"auroc" if score == SCORES[0] else f"auroc_{score}": value} if np.isfinite(value) else {}
             return {**row, "rows": int(inside.sum()), "positives": int((truth[inside] == 1).sum())}
 
@@ -255,25 +224,6 @@ _NOTE = (
     "on harmless variants of other folds (regressed) beside it. An AUROC that the plain difference alone has is one of "
     "length."
 )
-BRCA2 = dataclasses.replace(
-    tables.BRCA2_CLINVAR,
-    name="brca2_indels",
-    keep={"kind": ("insertion", "deletion")},
-    note=(
-        "Insertions and deletions of BRCA2 with ClinVar labels (hg38). Nearly all that shift the reading frame are "
-        "pathogenic, and nearly all benign ones are in introns, so whatever tells exons from introns does well; of "
-        "those whose length is divisible by three, 31 are pathogenic and 25 benign, which is too few for an interval."
-    ),
-)
-BARD1 = dataclasses.replace(
-    tables.BARD1,
-    name="bard1_deletions",
-    keep={"var_type": ("3bp_del",)},
-    values=(),
-    scores={},
-    classes=tables.BARD1.classes[:2],
-    note=tables.BARD1.note.replace("single-base changes", "deletions of three bases, which keep the frame,"),
-)
 
 
 def _entry(variants: VariantSet, name: str, quick: int | None = None) -> Entry:
@@ -281,7 +231,7 @@ def _entry(variants: VariantSet, name: str, quick: int | None = None) -> Entry:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    _entry(BRCA2, "brca2_indels", quick=300),
-    _entry(BARD1, "bard1_deletions", quick=300),
-    _entry(tables.MPRA_DELETIONS, "mpra_indels"),
+    _entry(sets.BRCA2_INDELS, "brca2_indels", quick=300),
+    _entry(sets.BARD1_DELETIONS, "bard1_deletions", quick=300),
+    _entry(sets.MPRA_DELETIONS, "mpra_indels"),
 )

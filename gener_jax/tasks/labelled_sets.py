@@ -6,6 +6,7 @@ set that the test data of this project lacks has the command that brings its fil
 where this is developed, so such a set was tested on made-up rows of the same form alone.
 """
 
+import csv
 import dataclasses
 import functools
 import tempfile
@@ -13,15 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_pipeline.errors import FileError
-from data_pipeline.files import write_text
+from data_pipeline.errors import DOWNLOAD_AGAIN, FileError, FormatError
+from data_pipeline.files import atomic, write_text
 from gener_jax.config import Finetune
 from gener_jax.labelled import coordinates, folds, splits, table
 from gener_jax.labelled.examples import Examples
 from gener_jax.labelled.splits import NAMES as SPLITS
 from gener_jax.labelled.splits import TEST, TRAIN, VALIDATION, Splits
 from gener_jax.storage.results import Published
-from gener_jax.tasks import gene_labels, published
+from gener_jax.tasks import annotated_genomes, gene_labels, published
 
 HERE = "part of this project's test data; see its SOURCES.md"
 
@@ -165,8 +166,11 @@ def _made(data: Path, folder: Path, fold: int, *, write: Callable[[Path, Path], 
 
 
 def _write_rows(path: Path, columns: dict[str, Sequence[str]]) -> None:
-    lines = ["\t".join(columns), *("\t".join(row) for row in zip(*columns.values(), strict=True))]
-    write_text(path, "\n".join(lines) + "\n")
+    """A TSV file; a value with a tab or a line break, as Parquet may hold, is quoted."""
+    with atomic(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, delimiter="\t", lineterminator="\r\n")
+        rows.writerow(columns)
+        rows.writerows(zip(*columns.values(), strict=True))
 
 
 def _classes(data: Path, rows: Path, files: dict[str, str]) -> None:
@@ -178,8 +182,13 @@ def _classes(data: Path, rows: Path, files: dict[str, str]) -> None:
 
 def _uci(data: Path, rows: Path) -> None:
     """UCI's file of splice junctions: class, name and sequence in a line, with a comma and blanks between them."""
-    text = b"".join(table.stream.chunks(place(data, "splice_uci/splice.txt.gz"), lambda read: None)).decode()
-    found = [[part.strip() for part in line.split(",")] for line in text.splitlines() if line.strip()]
+    path, found = place(data, "splice_uci/splice.txt.gz"), []
+    for number, line in enumerate(table.text_lines(path), 1):
+        if line.strip():
+            found.append([part.strip() for part in line.split(",")])
+            if len(found[-1]) != 3:
+                problem = f"the row has {len(found[-1])} values; a row is class, name and sequence"
+                raise FormatError(problem, file=path, line=number, remedy=DOWNLOAD_AGAIN)
     _write_rows(rows, {"sequence": [row[2] for row in found], "label": [row[0] for row in found]})
 
 
@@ -281,7 +290,7 @@ def _files(folder: str) -> dict[str, tuple[str, ...]]:
 
 _DROSOPHILA = "genomic_benchmarks/coordinates/drosophila_enhancers_stark"
 _DEEPSTARR = {"Dev_log2_enrichment": "developmental", "Hk_log2_enrichment": "housekeeping"}  # column → of the figures
-_GENOMES = gene_labels.needed((gene_labels.YEAST, *gene_labels.PROKARYOTES))
+_GENOMES = annotated_genomes.needed((*gene_labels.YEAST, *gene_labels.PROKARYOTES))
 _BUILT = "built here from annotated genomes; the published rows, of six groups of eukaryotes in RefSeq, are others"
 _EMP = ("H3", "H3K14ac", "H3K36me3", "H3K4me1", "H3K4me2", "H3K4me3", "H3K79me3", "H3K9ac", "H4", "H4ac")
 GENOMIC_BENCHMARKS = (
@@ -367,9 +376,8 @@ def _sets() -> Iterator[LabelledSet]:
             name, make=functools.partial(_control, rows_of=rows_of), group="contig", needs=_GENOMES, suite="controls",
             note="positive control; contigs held out",
         )  # fmt: skip
-    genomes = gene_labels.needed()
     reported = {"reported": ("gener_tasks", "gene_classification", "weighted_f1")}
-    types = gene_labels.types_of_test_data
+    types, genomes = gene_labels.types_of_test_data, annotated_genomes.needed(gene_labels.GENOMES)
     yield _genome_set("gener_gene_type", types, "contig", f"{_BUILT}; contigs held out", genomes, **reported)
     yield _genome_set("gener_gene_type_species", types, "species", f"{_BUILT}; species held out", genomes, **reported)
     bacterial = functools.partial(types, files=gene_labels.PROKARYOTES, least=50)

@@ -10,7 +10,7 @@ that the planted key has the 6-mers of the key at the end. If they are not, each
 6-mers must find a key in other tokens than those at the end.
 
 The likelihood variant (the value against another one) is left out: its authors find it above 0.95 where the model
-generates under a tenth of the values, since any other 24 bases are easily told from it.
+generates under a tenth of the values, since any other 24 bases are easily distinguished from it.
 """
 
 import dataclasses

@@ -4,8 +4,8 @@ A pair is a stretch of a genome, in the direction of a gene, and the same with s
 bases around them, stay. The original should have the higher log-likelihood per base. Both scores of Carbon's
 suite are measured: the log-likelihood of the tokens, and the mean log-probability of each base in its own marginal.
 
-The share of pairs with a strictly higher original is the metric: a tie is a loss, so equal scores get 0, a guess 0.5.
-0.5 is no floor: a model that knows only which codons are frequent prefers the frequent ones, and gets about 0 on
+The metric is the fraction of pairs with a strictly higher original: a tie is a loss, so equal scores get 0, a guess
+0.5. That is no floor: a model that knows only which codons are frequent prefers the frequent ones, and gets about 0 on
 synonymous codons. There is no positive class: each pair is one comparison.
 """
 
@@ -33,7 +33,7 @@ TRIPLETS = bases.encode("CAG" * 10)
 AFTER = 60  # bases from the first complete codon of the exon to the triplets
 PROMOTER = 600  # bases before the start codon
 ORDERS = (0, coding_sequences.ORDER)  # of the Markov baselines
-_LENGTHS = (300, 600, 1200, 2400)  # bases of the exon, that divide the breakdown by length
+_SIZES = (300, 600, 1200, 2400)  # bases that divide the breakdown by length of exon, or by bases changed
 _AT_ONCE = 32  # pairs scored by one call
 _SCORES = {"accuracy": "token", "accuracy_base": "base"}
 
@@ -42,8 +42,8 @@ _SCORES = {"accuracy": "token", "accuracy_base": "base"}
 class Pair:
     """An original and its perturbed form: codes uint8 [bases], of one length.
 
-    `name` is its own; `group`, a gene, is drawn as one by a resample; `size` is the length of the exon, or of what was
-    replaced.
+    `name` is its own; `group`, a gene, is drawn as one by a resample; `exon` is the length in bases of the exon whose
+    bases were replaced, None where it is not an exon's or not known.
     """
 
     species: str
@@ -51,7 +51,12 @@ class Pair:
     group: str
     original: np.ndarray
     perturbed: np.ndarray
-    size: int
+    exon: int | None = None
+
+    @property
+    def changed(self) -> int:
+        """The bases that differ."""
+        return int((self.original != self.perturbed).sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +65,15 @@ class Perturbation:
 
     Attributes:
       name: of the task.
-      place: (start, end) of its window, of a length that it is told, or why the gene has none.
+      place: (start, end) of its window, of a given length, or why the gene has none.
       perturb: of the gene, the window's start, its bases and the preferred codons of the species: other bases.
-      size: see `Pair`.
+      of_exon: whether it replaces bases of the longest exon.
     """
 
     name: str
     place: Callable[[CodingSequence, int], tuple[int, int] | str]
     perturb: Callable[[CodingSequence, int, np.ndarray, np.ndarray], np.ndarray]
-    size: Callable[[CodingSequence], int]
-
-
-def _exon_length(gene: CodingSequence) -> int:
-    start, end = gene.exons[gene.longest_exon()]
-    return end - start
+    of_exon: bool = True
 
 
 def _triplets_at(gene: CodingSequence) -> int:
@@ -123,9 +123,9 @@ def _other_strand(gene: CodingSequence, start: int, codes: np.ndarray, preferred
     return bases.reverse_complement(codes)
 
 
-TRIPLET_EXPANSION = Perturbation("triplet_expansion", _around_triplets, _with_triplets, _exon_length)
-SYNONYMOUS_CODONS = Perturbation("synonymous_codons", _around_exon, _with_preferred, _exon_length)
-PROMOTER_STRAND = Perturbation("promoter_reverse_complement", _promoter, _other_strand, lambda gene: PROMOTER)
+TRIPLET_EXPANSION = Perturbation("triplet_expansion", _around_triplets, _with_triplets)
+SYNONYMOUS_CODONS = Perturbation("synonymous_codons", _around_exon, _with_preferred)
+PROMOTER_STRAND = Perturbation("promoter_reverse_complement", _promoter, _other_strand, of_exon=False)
 PERTURBATIONS = (TRIPLET_EXPANSION, SYNONYMOUS_CODONS, PROMOTER_STRAND)
 _PUBLISHED = {TRIPLET_EXPANSION.name: "triplet_expansion", SYNONYMOUS_CODONS.name: "synonymous"}
 
@@ -168,7 +168,9 @@ def pairs_of(
         if not len(differs):
             left_out["nothing to replace"] += 1
             continue
-        made.append(Pair(gene.species, gene.key, gene.key, original, perturbed, perturbation.size(gene)))
+        first, last = gene.exons[gene.longest_exon()]
+        exon = last - first if perturbation.of_exon else None
+        made.append(Pair(gene.species, gene.key, gene.key, original, perturbed, exon))
         asked.append((gene, start + int(differs[0]), start + int(differs[-1]) + 1))
     models = coding_sequences.markov_models(genes, asked, window, seed)
     return made, [_markov_gains(models[pair.species], pair) for pair in made], left_out
@@ -184,7 +186,7 @@ def _markov_gains(model, pair: Pair) -> dict[int, float]:
 
 
 class _Pairwise(ModelTask):
-    """The share of pairs whose original has the higher score: of tokens (`accuracy`) and of bases (`accuracy_base`).
+    """The fraction of pairs whose original has the higher score: of tokens (`accuracy`) and of bases (`accuracy_base`).
 
     The model needs `log_likelihood`, `max_bases` and `k`.
     """
@@ -193,8 +195,8 @@ class _Pairwise(ModelTask):
     metrics: ClassVar = {name: Metric("fraction of pairs", higher_is_better=True) for name in _SCORES}
 
     @abc.abstractmethod
-    def pairs(self, window: int) -> tuple[list[Pair], list[dict[int, float]], collections.Counter[str]]:
-        """What `pairs_of` returns, for windows of at most so many bases."""
+    def pairs(self, window: int, k: int) -> tuple[list[Pair], list[dict[int, float]], collections.Counter[str]]:
+        """What `pairs_of` returns, for windows whose whole tokens, of k bases, have at most so many bases."""
 
     @abc.abstractmethod
     def reported(self) -> tuple[tuple, str]:
@@ -207,7 +209,7 @@ class _Pairwise(ModelTask):
         """See `base.ModelTask`."""
         window = WINDOW if model.max_bases is None else min(WINDOW, model.max_bases)
         window -= window % model.k
-        pairs, gains, left_out = self.pairs(window)
+        pairs, gains, left_out = self.pairs(window, model.k)
         pairs, gains = pairs[: self.options.rows], gains[: self.options.rows]
         if not pairs:
             raise NotRun(f"has no pairs of at most {window} bases: {dict(left_out)}")
@@ -229,11 +231,13 @@ class _Pairwise(ModelTask):
         baselines = {f"markov_{order}": [gain[order] > 0 for gain in gains] for order in ORDERS}
         gc = np.array([[(codes >= bases.C).mean() for codes in (p.original, p.perturbed)] for p in pairs])
         baselines |= {"higher_gc": gc[:, 0] > gc[:, 1], "lower_gc": gc[:, 0] < gc[:, 1]}
-        species, classes = [pair.species for pair in pairs], [_length_class(pair.size) for pair in pairs]
-        by_length = means_by(classes, won, "pairs")
+        species, changed, exons = zip(*((pair.species, pair.changed, pair.exon) for pair in pairs), strict=True)
+        sizes = {"changed_bases": changed} if None in exons else {"changed_bases": changed, "exon_length": exons}
+        size, of_size = list(sizes.items())[-1]
+        by_size = means_by([_size_class(each) for each in of_size], won, "pairs")
         breakdown = {
             "species": means_by(species, won, "pairs"),
-            "length": {name: by_length[name] for name in sorted(by_length, key=lambda name: int(name.split("-")[0]))},
+            size: {name: by_size[name] for name in sorted(by_size, key=lambda name: int(name.split("-")[0]))},
         }
         reported, note = self.reported()
         accuracy = float(won["accuracy"].mean())
@@ -254,7 +258,7 @@ class _Pairwise(ModelTask):
                 "pair": [pair.name for pair in pairs],
                 "species": species,
                 "gene": groups,
-                "length": [pair.size for pair in pairs],
+                **sizes,
                 **{name: x.tolist() for name, x in won.items()},
                 **{f"{form}_{_SCORES[name]}": x[:, i].tolist() for name, x in scores.items()
                    for i, form in enumerate(("original", "perturbed"))},
@@ -271,11 +275,11 @@ class _Pairwise(ModelTask):
         )  # fmt: skip
 
 
-def _length_class(size: int) -> str:
+def _size_class(size: int) -> str:
     """Such as "600-1199"."""
-    edges = (0, *_LENGTHS)
+    edges = (0, *_SIZES)
     at = max(i for i, edge in enumerate(edges) if size >= edge)
-    return f"{edges[at]}-{edges[at + 1] - 1}" if at < len(_LENGTHS) else f"{edges[at]}-"
+    return f"{edges[at]}-{edges[at + 1] - 1}" if at < len(_SIZES) else f"{edges[at]}-"
 
 
 class OwnPairs(_Pairwise):
@@ -293,7 +297,7 @@ class OwnPairs(_Pairwise):
         self.sources, self.per_species = sources, per_species
         coding_sequences.files(options, sources)
 
-    def pairs(self, window: int):
+    def pairs(self, window: int, k: int):
         """See `_Pairwise`."""
         genes, left_out = coding_sequences.read(self.options, self.sources)
         made, gains, others = pairs_of(genes, self.perturbation, window, self.per_species, self.options.seed)
@@ -325,7 +329,7 @@ class CarbonPairs(_Pairwise):
             f"subset {subset}, split test, is to be one Parquet file with the columns original_sequence and sequence",
         )
 
-    def pairs(self, window: int):
+    def pairs(self, window: int, k: int):
         """See `_Pairwise`; rows longer than the window are left out."""
         rows = table.read(self.path)
         texts = zip(rows.values("original_sequence", "column"), rows.values("sequence", "column"), strict=True)
@@ -335,11 +339,11 @@ class CarbonPairs(_Pairwise):
             original, perturbed = map(bases.encode, both)
             if len(original) != len(perturbed):
                 rows.refuse(i, "sequence", f"must have the {len(original)} bases of original_sequence")
-            if len(original) // 6 * 6 > window:
+            if len(original) - len(original) % k > window:
                 left_out["longer than the model's context"] += 1
             else:
                 own, gene = species[i] if species else "all", genes[i] if genes else str(i)
-                made.append(Pair(own, str(i), gene, original, perturbed, int((original != perturbed).sum())))
+                made.append(Pair(own, str(i), gene, original, perturbed))
         made = [made[i] for i in permute(np.arange(len(made)), len(made), key=self.options.seed).tolist()]
         models = coding_sequences.crossed_models(
             [pair.original for pair in made], [pair.species for pair in made], [pair.group for pair in made]

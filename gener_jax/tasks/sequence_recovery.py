@@ -1,4 +1,4 @@
-"""Sequence recovery by group of species: the share of the bases after a prompt that greedy generation continues with.
+"""Sequence recovery by group of species: the fraction of the bases after a prompt that greedy generation recovers.
 
 The protocol of GENERator's and Carbon's scripts: <s> and the rightmost whole tokens of at most 6144 bases, special
 tokens suppressed, greedy, 30 bases; in token mode and in base mode. The longer a continuation, the less of it is
@@ -78,8 +78,8 @@ def rows_of(
 
 
 class _Recovery(ModelTask):
-    """The share of equal bases in token mode (`accuracy`) and in base mode (`accuracy_base`): over all prompts, as the
-    mean over groups of species (`group_accuracy`), and of each group.
+    """The fraction of equal bases in token mode (`accuracy`) and in base mode (`accuracy_base`): over all prompts, as
+    the mean over groups of species (`group_accuracy`), and of each group.
 
     The model needs `generate`, `max_bases` and `k`. The breakdown has both modes by group, species and length
     (and there the baselines).
@@ -141,8 +141,8 @@ class _Recovery(ModelTask):
             rows_in = np.array([name == group for name in groups])
             own = [gene for gene, here in zip(genes, rows_in, strict=True) if here]
             found |= intervals.of_mean(f"accuracy_{group}", equal["accuracy"][rows_in, 0], own)
-        shares = {name: equal[name][:, 0] for name in _MODES}
-        breakdown = {column: means_by(of, shares, "prompts") for column, of in columns.items()}
+        fractions = {name: equal[name][:, 0] for name in _MODES}
+        breakdown = {column: means_by(of, fractions, "prompts") for column, of in columns.items()}
         if len(lengths) > 1:
             breakdown["bases generated"] = {
                 str(length): {name: float(of[:, i].mean()) for name, of in equal.items()} | {"prompts": len(rows)}
@@ -161,7 +161,7 @@ class _Recovery(ModelTask):
             published=tuple(row for row in reported if row.metric in metrics),
             note=note,
             predictions={
-                **columns, "gene": genes, **{name: of.tolist() for name, of in shares.items()},
+                **columns, "gene": genes, **{name: of.tolist() for name, of in fractions.items()},
                 "truth": [bases.decode(x) for x in truths],
                 **{f"generated_{mode}": [bases.decode(x) for x in made[name]] for name, mode in _MODES.items()},
             },
@@ -195,7 +195,7 @@ def rightmost(context: np.ndarray, most: int, k: int) -> np.ndarray:
 
 
 def equal_by_length(made: Sequence[np.ndarray], truths: Sequence[np.ndarray], lengths: Sequence[int]) -> np.ndarray:
-    """The share of equal bases among the first of each row, by how many of them, float64 [rows, lengths].
+    """The fraction of equal bases among the first of each row, by how many of them, float64 [rows, lengths].
 
     A continuation that is too short counts as wrong where it has no bases.
     """

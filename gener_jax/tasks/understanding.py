@@ -227,7 +227,7 @@ class Understanding(ModelTask):
             found["reliability"] = functools.partial(prediction.reliability, title, bins)
         if probe is not None:
             label = f"{self.metric} of validation rows"
-            found["layers"] = functools.partial(plots.layer_sweep, title, label, probe.curves)
+            found["layers"] = functools.partial(plots.by_layer, title, label, probe.curves)
         return found
 
 
@@ -390,7 +390,7 @@ def _name(layer: int | None) -> str:
 
 
 def _check(folds: list[Splits], name: str) -> None:
-    """Refuses what cannot be learned or told: a split without rows, or training rows of one class."""
+    """Refuses what cannot be learned or measured: a split without rows, or training rows of one class."""
     for splits in folds:
         for each in (splits.train, splits.validation, splits.test):
             if not len(each):

@@ -61,7 +61,7 @@ def held_out_rates(categories: np.ndarray, target: np.ndarray, folds: np.ndarray
     """How much more harm each row's category does in all other folds than the mean of these, float64 [rows].
 
     That mean counts as one further row of each category, so what only a row's own fold has gets 0. Without it the
-    scores of a fold would stand against its own share: where it is high, that of the other folds is low.
+    scores of a fold would contradict its own rate: where it is high, that of the other folds is low.
     """
     known = np.isfinite(target)
     category = np.unique(categories, return_inverse=True)[1].reshape(-1)

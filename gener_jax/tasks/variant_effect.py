@@ -2,7 +2,7 @@
 
 The score of a variant is the log-likelihood ratio of its alleles, reference minus alternate, so that a higher one means
 more harm; it is compared with classes (AUROC, AUPRC) and with measured effects (Spearman), by consequence and by exon,
-element or chromosome. Intervals draw the variants of one position together, or whole match groups. `variant_tables` has
+element or chromosome. Intervals draw the variants of one position together, or whole match groups. `variant_sets` has
 the sets, `variant_baselines` what a model must beat.
 """
 
@@ -16,11 +16,14 @@ from gener_jax.plotting.figure import COLOURS
 from gener_jax.statistics import matched
 from gener_jax.statistics.metrics import Metric
 from gener_jax.tasks import annotation_columns, published, variant_baselines
+from gener_jax.tasks import variant_sets as sets
 from gener_jax.tasks import variant_tables as tables
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
+from gener_jax.tasks.variant_statistics import Statistics
 from gener_jax.tasks.variant_tables import Classes, Rows, Values, VariantSet
 
 _ROOM = 8  # tokens of a model's positions that are left for <s>, alleles and the bases after them
+_SCORE = "score (higher: more deleterious)"
 _RESAMPLES = (300, 1000)  # at least and at most: few suffice where rows are many, and cost much there
 
 
@@ -95,6 +98,11 @@ class VariantEffect(ModelTask):
         return self.set.read(self.options)
 
     @functools.cached_property
+    def statistics(self) -> Statistics:
+        """What scores of these rows are worth."""
+        return Statistics(self.set, self.rows, self.options.seed, _RESAMPLES)
+
+    @functools.cached_property
     def _annotations(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return annotation_columns.scores(self.rows.variants, self.options, self.set.scores)
 
@@ -166,10 +174,10 @@ class VariantEffect(ModelTask):
         for name, _, metric, target, stratum in self._measures():
             truth = spec.target(rows.table, target)
             of = metric, truth, stratum
-            metrics[name], intervals[name] = self._value(*of, scores), self._interval(*of, scores)
+            metrics[name], intervals[name] = self.statistics.value(*of, scores), self.statistics.interval(*of, scores)
             headline = name in (self.metric, "auroc") or (metric == "spearman" and not stratum)
             for baseline, values in self.baselines(target, truth).items():
-                row = self._baseline(name, of, scores, values, headline)
+                row = self.statistics.baseline(name, of, scores, values, headline)
                 baselines.setdefault(baseline, {}).update(row)
         reasons = tables.reasons(flags)
         return Result(
@@ -198,56 +206,6 @@ class VariantEffect(ModelTask):
         matched.check(positive, groups)
         return len(np.unique(groups[scored]))
 
-    @functools.cached_property
-    def _units(self) -> np.ndarray:
-        """What the bootstrap draws together: match groups, or the variants of a position."""
-        if self.set.match:
-            names = self.rows.table.values(self.set.match, "match")
-        else:
-            names = [f"{v.contig}:{v.start}" for v in self.rows.variants]
-        return np.unique(names, return_inverse=True)[1].reshape(-1)
-
-    def _on(self, metric: str, truth: np.ndarray, stratum: str, *scores: np.ndarray) -> tuple[tuple, dict]:
-        """The arguments of `matched.bootstrap` and `paired`: on the rows that have a target and all of these scores."""
-        chosen = np.isfinite([truth, *scores]).all(0)
-        target = truth[chosen] == 1 if metric in matched.CLASSES else truth[chosen]
-        column, weighting = self.set.macro.get(stratum, ("", "size"))
-        settings = {
-            "groups": self._units[chosen],
-            "strata": np.array(self.rows.table.values(column, "macro"))[chosen] if column else None,
-            "weighting": weighting,
-            "resamples": int(np.clip(2_000_000 // max(chosen.sum(), 1), *_RESAMPLES)),
-            "seed": self.options.seed,
-        }
-        return (metric, target, *(each[chosen] for each in scores)), settings
-
-    def _value(self, metric: str, truth: np.ndarray, stratum: str, scores: np.ndarray) -> float:
-        arguments, settings = self._on(metric, truth, stratum, scores)
-        return matched.value(*arguments, settings["strata"], settings["weighting"])
-
-    def _interval(self, metric: str, truth: np.ndarray, stratum: str, scores: np.ndarray):
-        arguments, settings = self._on(metric, truth, stratum, scores)
-        return matched.bootstrap(*arguments, **settings)
-
-    def _baseline(self, name: str, of: tuple, scores: np.ndarray, values: np.ndarray, headline: bool) -> dict:
-        """A baseline's metric on the rows that the model scored, too; of the headlines also interval and gain.
-
-        `of`: metric, target and stratum.
-        """
-        values = np.where(np.isfinite(scores), values, np.nan)
-        row = {name: self._value(*of, values)}
-        if not np.isfinite(row[name]):
-            return {}
-        if headline:
-            arguments, settings = self._on(*of, scores, values)
-            gain = matched.paired(*arguments, **settings)
-            row |= dict(zip((f"{name}_low", f"{name}_high"), self._interval(*of, values) or (), strict=False))
-            row |= {f"{name}_gain": gain.gain}
-            row |= {} if gain.low is None else {f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
-        if (np.isfinite(scores) & ~np.isfinite(values)).any():
-            row["rows"] = int(np.isfinite(values).sum())
-        return row
-
     def _breakdown(self, scores: np.ndarray, by_strand: dict, reasons: dict[str, int]) -> dict:
         """The plain metrics in each group of the set's columns, of each strand alone, and the reasons for no score."""
         spec, found = self.set, {}
@@ -258,7 +216,7 @@ class VariantEffect(ModelTask):
         def summary(of, inside):
             row = {}
             for name, metric, truth in targets:
-                value = self._value(metric, np.where(inside, truth, np.nan), "", of)
+                value = self.statistics.value(metric, np.where(inside, truth, np.nan), "", of)
                 row |= {name: value} if np.isfinite(value) else {}
             first = targets[0][2][inside & np.isfinite(of)]
             return {**row, "rows": int((inside & np.isfinite(of)).sum()), "positives": int((first == 1).sum())}
@@ -309,7 +267,7 @@ class VariantEffect(ModelTask):
             "alt": [v.alt for v in variants],
             "score": scores,
             "flag": flags,
-            "drawn_with": self._units,
+            "drawn_with": self.statistics.units,
             **targets,
             **{column: table.columns[column] for column in columns},
             **{f"baseline_{name}": values for name, values in self._fixed.items()},
@@ -338,7 +296,7 @@ class VariantEffect(ModelTask):
             truth = spec.target(table, value)
             both = np.isfinite(truth) & np.isfinite(scores)
             found["_".join(filter(None, (name, "measured", value.name)))] = functools.partial(
-                evaluation.measured_scores, name, value.what, truth[both], scores[both]
+                prediction.measured, name, {value.what: (truth[both], scores[both])}, _SCORE
             )
         if spec.consequence:
             values = np.array(table.columns[spec.consequence])
@@ -347,9 +305,7 @@ class VariantEffect(ModelTask):
                 for each in sorted(set(values.tolist()))
                 if (here := (values == each) & np.isfinite(scores)).any()
             }
-            found[f"{name}_by_consequence"] = lambda: evaluation.scores_by_group(
-                name, "score (higher: more deleterious)", groups
-            )
+            found[f"{name}_by_consequence"] = lambda: evaluation.scores_by_group(name, _SCORE, groups)
         return found
 
 
@@ -368,18 +324,18 @@ def _entry(variants: VariantSet, quick: int | None = None, suffix: str = "", **s
 
 
 ENTRIES: tuple[Entry, ...] = (
-    _entry(tables.BRCA1, quick=300),
-    _entry(tables.BRCA1, suffix="_both_strands", strand="both"),
-    _entry(tables.BRCA1, suffix="_base_marginals", marginals=True),
-    _entry(tables.BRCA1_CLINVAR, quick=300),
-    _entry(tables.BRCA2_SGE, quick=300),
-    _entry(tables.BRCA2_CLINVAR),
-    _entry(tables.BARD1, quick=600),
-    _entry(tables.MPRA),
-    _entry(tables.MPRA_DELETIONS),
-    _entry(tables.TRAITGYM_MENDELIAN),
-    _entry(tables.TRAITGYM_MENDELIAN, suffix="_base_marginals", marginals=True),
-    _entry(tables.TRAITGYM_COMPLEX),
-    _entry(tables.CLINVAR),
-    _entry(tables.CLINVAR_EXAMPLE),
+    _entry(sets.BRCA1, quick=300),
+    _entry(sets.BRCA1, suffix="_both_strands", strand="both"),
+    _entry(sets.BRCA1, suffix="_base_marginals", marginals=True),
+    _entry(sets.BRCA1_CLINVAR, quick=300),
+    _entry(sets.BRCA2_SGE, quick=300),
+    _entry(sets.BRCA2_CLINVAR),
+    _entry(sets.BARD1, quick=600),
+    _entry(sets.MPRA),
+    _entry(sets.MPRA_DELETIONS),
+    _entry(sets.TRAITGYM_MENDELIAN),
+    _entry(sets.TRAITGYM_MENDELIAN, suffix="_base_marginals", marginals=True),
+    _entry(sets.TRAITGYM_COMPLEX),
+    _entry(sets.CLINVAR),
+    _entry(sets.CLINVAR_EXAMPLE),
 )

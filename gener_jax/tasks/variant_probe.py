@@ -1,4 +1,4 @@
-"""A linear probe of variants: what the hidden states of a frozen model tell of harm, beside its likelihoods.
+"""A linear probe of variants: what the hidden states of a frozen model predict of harm, beside its likelihoods.
 
 The windows with the reference and with the alternate allele have the same length; their embeddings are means over
 tokens. A logistic regression reads the difference of the two, or both. It is cross-validated by exon, element,
@@ -23,6 +23,7 @@ from gener_jax.runtime.errors import InputError
 from gener_jax.statistics import matched
 from gener_jax.statistics.intervals import LEAST
 from gener_jax.statistics.metrics import Metric
+from gener_jax.tasks import variant_sets as sets
 from gener_jax.tasks import variant_tables as tables
 from gener_jax.tasks.base import Entry, ModelTask, NotRun, Options, Paired, Progress, Result, silent
 from gener_jax.tasks.variant_effect import VariantEffect, context_for
@@ -56,7 +57,7 @@ class OutOfFold:
 
     Attributes:
       scores: features → float64 [rows], the log-odds of harm less those of the training rows, so that folds with other
-        shares of harmful rows can be pooled.
+        fractions of harmful rows can be pooled.
       chosen: the same, of the features that each fold chose.
       choices: of each fold.
     """
@@ -343,10 +344,10 @@ def _entry(variants: VariantSet, quick: int | None = None) -> Entry:
 
 
 ENTRIES: tuple[Entry, ...] = (
-    _entry(tables.BRCA1, quick=300),
-    _entry(tables.BRCA2_SGE),
-    _entry(tables.BRCA2_CLINVAR),
-    _entry(tables.BARD1),
-    _entry(tables.TRAITGYM_MENDELIAN),
-    _entry(tables.TRAITGYM_COMPLEX),
+    _entry(sets.BRCA1, quick=300),
+    _entry(sets.BRCA2_SGE),
+    _entry(sets.BRCA2_CLINVAR),
+    _entry(sets.BARD1),
+    _entry(sets.TRAITGYM_MENDELIAN),
+    _entry(sets.TRAITGYM_COMPLEX),
 )
