@@ -41,8 +41,9 @@ def test_metrics_and_published_figures_exist(labelled):
         assert not any(x.comparable for x in labelled.figures(comparable=False))
 
 
-def test_outer_folds_test_each_row_once_and_hold_groups_out(tmp_path):
-    rows = [f"{'ACGTTG' * 3}{'ACGT'[i % 4] * (i + 1)}\t{i % 2}\tg{i // 4}_{i}" for i in range(80)]
+@pytest.mark.parametrize("size", [4, 14])  # of a group: 20 groups, or 6, fewer than the folds that validation is one of
+def test_outer_folds_test_each_row_once_and_hold_groups_out(tmp_path, size):
+    rows = [f"{'ACGTTG' * 3}{'ACGT'[i % 4] * (i + 1)}\t{i % 2}\tg{i // size}_{i}" for i in range(80)]
     write(tmp_path / "downstream" / "rows.tsv", ["sequence\tlabel\telement", *rows])
     labelled = LabelledSet("toy", train=("rows.tsv",), group="element:_", folds=4)
     found = outer_folds(labelled, tmp_path)

@@ -128,7 +128,8 @@ class LabelledSet:
         )  # fmt: skip
         train, validation, test = found.train, found.validation, found.test
         if test is None:  # the fold is tested
-            held_out = folds.assign(train, 10, 1, self.problem == "single_label") == 0
+            units = len(train) if train.groups is None else len(set(train.groups))
+            held_out = folds.assign(train, min(units, 10), 1, self.problem == "single_label") == 0
             train, validation, test = train.take(~held_out), train.take(held_out, VALIDATION), validation
             test = dataclasses.replace(test, name=TEST)
         return Splits(train, validation, test, found.problem, (*notes, *found.notes))
