@@ -107,7 +107,8 @@ def test_a_wrong_command_line_is_one_line(experiment, arguments, field, value):
 
 
 @pytest.mark.parametrize(
-    ("field", "meant"), [("train.sead", "seed"), ("seed", "train.seed or sample.seed"), ("trian.seed", "train")]
+    ("field", "meant"),
+    [("train.sead", "seed"), ("seed", "train.seed or eval.seed or sample.seed"), ("trian.seed", "train")],
 )
 def test_a_misspelt_field_names_the_one_that_was_meant(experiment, field, meant):
     with raises(ConfigError) as caught:

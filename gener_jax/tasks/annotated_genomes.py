@@ -4,7 +4,7 @@ import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from data_pipeline.regions.ledger import Ledger
 from data_pipeline.regions.schemes import Scheme
 from data_pipeline.sequence import bases, locations
 from data_pipeline.sequence.record import DIVISIONS, Record
-from gener_jax.tasks.base import Options
+
+if TYPE_CHECKING:
+    from gener_jax.tasks.base import Options  # which imports jax
 
 
 class Source(NamedTuple):
@@ -57,7 +59,7 @@ SOURCES = (
 )  # fmt: skip
 
 
-def files(options: Options, sources: Iterable[Source] = SOURCES) -> None:
+def files(options: "Options", sources: Iterable[Source] = SOURCES) -> None:
     """Checks that the files are there.
 
     Raises:
