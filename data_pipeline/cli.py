@@ -117,8 +117,8 @@ def run(work: Callable[[], object]) -> int:
     try:
         work()
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        nobody_reads()
     except (ValueError, OSError, MemoryError) as error:
         print(f"{program()}: error: {' '.join((str(error) or type(error).__name__).split())}", file=sys.stderr)
         return 1
@@ -128,6 +128,11 @@ def run(work: Callable[[], object]) -> int:
     finally:
         signal.signal(signal.SIGTERM, handler)
     return 0
+
+
+def nobody_reads() -> None:
+    """After the reader of standard output has closed its pipe, as `head` does: what is left to write is dropped."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def add_json(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -14,6 +14,7 @@ from gener_jax.config import dumps, resolve
 from gener_jax.runtime import errors
 from gener_jax.runtime.errors import CheckpointError, ConfigError, InputError, Terminated
 from gener_jax.storage import run_folder
+from tests import tiny
 from tests.raised import raises
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +115,14 @@ def test_a_misspelt_field_names_the_one_that_was_meant(experiment, field, meant)
     with raises(ConfigError) as caught:
         parse("--config", experiment, f"--config.{field}=1")
     assert f"did you mean {meant}?" in str(caught.value)
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path):
+    process = tiny.command("--list", module="gener_jax.evaluate", cwd=tmp_path)
+    assert process.stdout.readline().startswith("task ")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 0
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,9 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         if status := main():
             sys.exit(status)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        cli.nobody_reads()
     except ConfigError as error:
         _fail(2, error)
     except Terminated as stopped:
