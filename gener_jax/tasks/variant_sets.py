@@ -78,7 +78,7 @@ BRCA2_SGE = VariantSet(
     source=_SHARED,
     note=(
         "BRCA2 exons 15-26 saturation genome editing by two laboratories (Huang et al., Sahu et al. 2025, hg38). Their "
-        "published classes are not public in a repository: scores derived from the read counts stand in, scaled to "
+        "published classes are not public in a repository: scores derived from the read counts are used, scaled to "
         "synonymous 0 and stop gained -1, and half way is the limit of the classes. The laboratories agree at Spearman "
         "0.36 only, which the baseline other_laboratory shows: no model can be seen to be much better. Carbon's BRCA2 "
         "figures are of 6,836 SNVs with the published classes and do not compare."
