@@ -6,6 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from data_pipeline.dataset import builder
+from data_pipeline.errors import DatasetError
+from data_pipeline.regions.schemes import Scheme
 from gener_jax.benchmarks import finetune, finetune_report
 from gener_jax.benchmarks.finetune import Arm, Matrix
 from gener_jax.benchmarks.finetune_tasks import Made, Task
@@ -43,9 +46,8 @@ def toys(monkeypatch):
     monkeypatch.setattr(finetune, "ARMS", ARMS)
 
 
-def matrix(data, folder, seeds=2, **changes):
-    base = folder.parent / "base"
-    if not base.exists():
+def matrix(data, folder, seeds=2, base=None, **changes):
+    if base is None and not (base := folder.parent / "base").exists():
         labelled_rows.base(base)
     options = {"tasks": ["motif", "values", "absent"], "arms": list(ARMS), "rows": 60, "epochs": 1, "seeds": seeds}
     return Matrix(data, str(base), folder, **options | changes)
@@ -73,6 +75,25 @@ def test_rows_are_limited_and_folds_keep_groups(data, tmp_path):
     assert dataclasses.asdict(again.rows["motif", 0]) == dataclasses.asdict(made.rows["motif", 0])
     with raises(ConfigError, field="output"):
         matrix(data, tmp_path / "matrix", epochs=2)
+
+
+def test_test_rows_in_the_named_training_data_are_counted(data, tmp_path):
+    published = {"base": "tiny", "tasks": ["motif"], "arms": []}
+    unknown = matrix(data, tmp_path / "unknown", **published)
+    unknown.measure_overlap()
+    assert np.isnan(unknown.rows["motif", 0].masks["overlap"]).all()
+
+    sequence = unknown.rows["motif", 0].splits.test.sequences[0]
+    (tmp_path / "genome.fa").write_text(f">contig\n{sequence}\n")
+    builder.build([tmp_path / "genome.fa"], tmp_path / "set", scheme=Scheme("whole"), validation_fraction=0)
+    made = matrix(data, tmp_path / "matrix", **published, dataset=str(tmp_path / "set"))
+    made.measure_overlap()
+    overlap = made.rows["motif", 0].masks["overlap"]
+    assert overlap[0] == 1
+    assert overlap[1:].max() < 1
+
+    with raises(DatasetError):
+        matrix(data, tmp_path / "gone", **published, dataset=str(tmp_path / "none")).measure_overlap()
 
 
 @pytest.mark.slow

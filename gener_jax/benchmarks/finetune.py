@@ -153,8 +153,11 @@ def _write_rows(task: Task, data: Path, folder: Path, fold: int, most: int) -> d
 class Matrix:
     """All cells of some tasks and arms, in a folder."""
 
-    def __init__(self, data: Path, base_: str, output: Path, tasks, arms, rows: int, epochs: int, seeds: int):
-        self.base, self.output, self.arms = base_, output, arms
+    def __init__(
+        self, data: Path, base_: str, output: Path, tasks, arms, rows: int, epochs: int, seeds: int,
+        dataset: str | None = None,
+    ):  # fmt: skip
+        self.base, self.output, self.arms, self.dataset = base_, output, arms, dataset
         self.num_rows, self.epochs, self.seeds = rows, epochs, seeds
         self.tasks = {task.name: task for task in TASKS if task.name in tasks}
         self._keep_settings()
@@ -234,7 +237,8 @@ class Matrix:
     def measure_overlap(self) -> None:
         """Adds to each test row the fraction of its 32-mers that occur in the base's training data."""
         missing = [rows for rows in self.rows.values() if rows.fields.get("sequence") and "overlap" not in rows.masks]
-        found = seen(self.base, [rows.splits.test.sequences for rows in missing]) if missing else ()
+        tests = [rows.splits.test.sequences for rows in missing]
+        found = seen(self.base, self.dataset, tests) if missing else ()
         for rows, overlap in zip(missing, found, strict=True):
             np.savez(rows.folder / "test_rows.npz", **rows.masks, overlap=overlap)
 
@@ -397,10 +401,13 @@ class Matrix:
         return [*lines, f"all: {sum(map(len, left.values()))} cells, {sum(map(sum, left.values())) / 60:.0f} min"]
 
 
-def seen(base_: str, tests: list[list[str]]) -> list[np.ndarray]:
-    """The fraction of the 32-mers of each sequence, float32 [N] per list, that occur in a run's training data.
+def seen(base_: str, dataset: str | None, tests: list[list[str]]) -> list[np.ndarray]:
+    """The fraction of the 32-mers of each sequence, float32 [N] per list, that occur in the training data of a model.
 
-    NaN if the data cannot be read: a published model, or a dataset that is gone.
+    These are `dataset`, or what the run names. NaN if it names none, being a published model, or its dataset is gone.
+
+    Raises:
+      DatasetError: `dataset` cannot be read.
     """
     from data_pipeline.dataset.reader import RegionSource
     from data_pipeline.sequence import bases, shared_kmers
@@ -410,9 +417,11 @@ def seen(base_: str, tests: list[list[str]]) -> list[np.ndarray]:
     sequences = [sequence for rows in tests for sequence in rows]
     edges = np.cumsum([len(rows) for rows in tests])[:-1]
     try:
-        source = RegionSource(pretrained.read_config(pretrained.find(base_)).data.path, "train")
+        source = RegionSource(dataset or pretrained.read_config(pretrained.find(base_)).data.path, "train")
     except (DataError, ConfigError, CheckpointError) as error:
-        log(f"the test rows are not compared with the training data: {error}")
+        if dataset:
+            raise
+        log(f"the test rows are not compared with the training data: {error}; give that as --dataset")
         return np.split(np.full(len(sequences), np.nan, np.float32), edges)
     hashes, sizes = leakage.hash_regions(map(bases.encode, sequences), 1)
     unique, members = np.unique(hashes, return_inverse=True)
@@ -429,7 +438,8 @@ def main(arguments=None) -> None:
     parse = cli.Parser(__doc__)
     option = parse.add_argument
     option("--data", type=Path, required=True, metavar="DIR", help="the test data, with downstream/ and genomes/")
-    option("--base", required=True, metavar="RUN", help="folder of the pre-trained model")
+    option("--base", required=True, metavar="RUN", help="the pre-trained model: a run, a folder, or tiny")
+    option("--dataset", metavar="DIR", help="what the model was trained on, to count test rows in it [the run's]")
     option("--output", type=Path, required=True, metavar="DIR", help="folder of the matrix")
     names = [task.name for task in TASKS]
     option("--tasks", nargs="*", default=names, choices=names, metavar="TASK", help="only these [all]")
@@ -440,7 +450,7 @@ def main(arguments=None) -> None:
     option("--plan", action="store_true", help="list what is left, with an estimate of its time, and end")
     option("--report", action="store_true", help="write the tables of what is done, and end")
     a = parse.parse_args(arguments)
-    matrix = Matrix(a.data, a.base, a.output, a.tasks, a.arms, a.rows, a.epochs, a.seeds)
+    matrix = Matrix(a.data, a.base, a.output, a.tasks, a.arms, a.rows, a.epochs, a.seeds, a.dataset)
     if a.plan:
         print(*matrix.plan(), sep="\n")
         return
