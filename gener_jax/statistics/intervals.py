@@ -1,8 +1,9 @@
 """How sure a metric is: bootstrap intervals over rows or groups, and of gains between models on the same rows.
 
 The intervals are BCa (Efron 1987): quantiles of the resampled metric, shifted by its bias and acceleration. In
-simulation the plain quantiles of AUPRC near 1 cover too little at 200 rows, and resampling within each class covers
-less everywhere, since the fractions of the classes are then not uncertain; `tests/test_intervals.py` measures coverage.
+simulation resampling within each class covers less everywhere, since the fractions of the classes are then not
+uncertain; `tests/test_intervals.py` measures coverage. Of areas under precision and recall no bootstrap covers enough
+in few groups (BCa 90 % in 40): a positive row drawn twice raises its own precision. Theirs is `of_precision`.
 """
 
 import dataclasses
@@ -56,7 +57,9 @@ def bootstrap(
         return None
     if _too_few(problem, targets, predictions.shape[1]):
         return None
-    return interval(METRICS[problem][metric].prepare(targets, predictions), targets.shape, groups, resamples, seed)
+    return of_metric(
+        metric, METRICS[problem][metric].prepare(targets, predictions), targets.shape, groups, resamples, seed
+    )
 
 
 def paired(
@@ -114,6 +117,15 @@ def ends(found: dict[str, float], name: str) -> tuple[float, float] | None:
     return (found[f"{name}_low"], found[f"{name}_high"]) if f"{name}_low" in found else None
 
 
+def of_metric(
+    metric: str, statistic: Weighted, shape: tuple[int, ...], groups=None, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float] | None:
+    """The interval that a metric of this name has: `of_precision` of auprc and auprc_trapezoid, else `interval`."""
+    if metric in ("auprc", "auprc_trapezoid"):
+        return of_precision(statistic, shape, groups, seed)
+    return interval(statistic, shape, groups, resamples, seed)
+
+
 def interval(
     statistic: Weighted, shape: tuple[int, ...], groups=None, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float] | None:
@@ -125,15 +137,10 @@ def interval(
     """
     from scipy.stats import norm
 
-    rows, held = shape[0], max(1, _ENTRIES // max(1, math.prod(shape)))
-
-    if groups is not None and len(groups) != rows:
-        raise InputError(f"must be {rows}, one per row", "groups", len(groups))
-    unit = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
-    units = int(unit.max()) + 1 if rows else 0
+    unit, units, held = _units(shape, groups)
     if units < LEAST:
         return None
-    value = statistic(np.ones((1, rows)))[0]
+    value = statistic(np.ones((1, shape[0])))[0]
     rng = np.random.default_rng(seed)
     drawn = np.concatenate([statistic(w[:, unit]) for w in _draws(rng, units, resamples, held)])
     drawn = drawn[np.isfinite(drawn)]
@@ -150,6 +157,34 @@ def interval(
     z = bias + norm.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = np.quantile(drawn, norm.cdf(bias + z / np.maximum(1 - acceleration * z, 0.1)))
     return float(low), float(high)
+
+
+def of_precision(statistic: Weighted, shape: tuple[int, ...], groups=None, seed: int = 0) -> tuple[float, float] | None:
+    """The 95 % interval of an area under precision and recall, normal on the scale of its logit (Boyd et al. 2013).
+
+    Its standard error is the jackknife's over rows or groups (Efron and Stein 1981), at most `_BLOCKS` blocks of them.
+    The interval of an area of 0 or 1 has no width.
+
+    Args:
+      shape, groups, seed: as for `interval`.
+    """
+    from scipy.special import expit, logit
+    from scipy.stats import norm
+
+    unit, units, held = _units(shape, groups)
+    if units < LEAST:
+        return None
+    value = float(statistic(np.ones((1, shape[0])))[0])
+    blocks = min(units, _BLOCKS)
+    weights = _blocks(np.random.default_rng(seed), blocks, units, held)
+    left_out = np.concatenate([statistic(w[:, unit]) for w in weights])
+    if not np.isfinite(value) or not np.isfinite(left_out).all():
+        return None
+    if not 0 < value < 1:
+        return value, value
+    error = math.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum())
+    reach = norm.ppf((1 + LEVEL) / 2) * error / (value * (1 - value))
+    return float(expit(logit(value) - reach)), float(expit(logit(value) + reach))
 
 
 def mean_interval(values: np.ndarray, groups=None, strata=None, *, seed: int = 0) -> tuple[float, float] | None:
@@ -173,6 +208,19 @@ def mean_interval(values: np.ndarray, groups=None, strata=None, *, seed: int = 0
         reach = ((1 - LEVEL) / 2) ** (1 / units)
         return None if units < LEAST else (reach, 1.0) if values[0] else (0.0, 1 - reach)
     return interval(mean(values, strata), values.shape, groups, seed=seed)
+
+
+def _units(shape: tuple[int, ...], groups) -> tuple[np.ndarray, int, int]:
+    """The row's unit, int [N], which is drawn whole; how many units there are, and how many resamples are held at once.
+
+    Raises:
+      InputError: of `groups`, if they are not one per row.
+    """
+    rows, held = shape[0], max(1, _ENTRIES // max(1, math.prod(shape)))
+    if groups is not None and len(groups) != rows:
+        raise InputError(f"must be {rows}, one per row", "groups", len(groups))
+    unit = np.arange(rows) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    return unit, int(unit.max()) + 1 if rows else 0, held
 
 
 def _too_few(problem: str, targets: np.ndarray, outputs: int) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics import metrics
-from gener_jax.statistics.intervals import LEAST, RESAMPLES, Gain, interval
+from gener_jax.statistics.intervals import LEAST, RESAMPLES, Gain, interval, of_metric
 from gener_jax.statistics.metrics import Weighted
 
 # Of a truth value, or of a measured number, and a score of each row.
@@ -74,7 +74,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float] | None:
-    """The 95 % interval of `value`, whole groups drawn with replacement.
+    """The 95 % interval of `value` (`intervals.of_metric`), whole groups drawn or left out.
 
     Returns:
       (low, high), or None: under 30 rows of a class, in all or in a stratum with both, under 30 groups or rows, or a
@@ -83,7 +83,7 @@ def bootstrap(
     if _too_few(metric, targets, strata):
         return None
     statistic = prepare(metric, targets, scores, strata, weighting)
-    return interval(statistic, scores.shape, groups, resamples, seed)
+    return of_metric(metric, statistic, scores.shape, groups, resamples, seed)
 
 
 def paired(
