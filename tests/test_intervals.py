@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import average_precision_score
 
 from gener_jax.runtime.errors import InputError
 from gener_jax.statistics.intervals import bootstrap, ends, interval, mean_interval, of_mean, paired
@@ -91,7 +92,24 @@ def test_the_same_seed_gives_the_same_interval_around_the_metric():
         low, high = bootstrap("single_label", metric, targets, p, seed=3)
         assert (low, high) == bootstrap("single_label", metric, targets, p, seed=3)
         assert low < evaluate("single_label", targets, p)[metric] < high
-    assert (low, high) != bootstrap("single_label", metric, targets, p, seed=4)
+    assert bootstrap("single_label", "auroc", targets, p) != bootstrap("single_label", "auroc", targets, p, seed=4)
+
+
+def test_the_interval_of_auprc_leaves_out_each_group_in_turn():
+    targets, p = classes(200, 1)
+    groups = np.arange(200) // 4
+    value = average_precision_score(targets, p[:, 1])
+    left_out = [average_precision_score(targets[groups != i], p[groups != i, 1]) for i in range(50)]
+    reach = stats.norm.ppf(0.975) * np.std(left_out) * np.sqrt(49) / (value * (1 - value))
+    logit = np.log(value / (1 - value))
+    expected = 1 / (1 + np.exp(-logit + reach)), 1 / (1 + np.exp(-logit - reach))
+    assert bootstrap("single_label", "auprc", targets, p, groups) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_interval_of_a_perfect_auprc_has_no_width():
+    targets = np.arange(100) % 2
+    p = np.stack([1 - targets, targets], 1) * 0.9
+    assert bootstrap("single_label", "auprc", targets, p) == (1, 1)
 
 
 def test_the_interval_of_a_mean_is_near_that_of_students_t():
