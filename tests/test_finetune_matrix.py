@@ -91,6 +91,7 @@ def test_test_rows_in_the_named_training_data_are_counted(data, tmp_path):
     overlap = made.rows["motif", 0].masks["overlap"]
     assert overlap[0] == 1
     assert overlap[1:].max() < 1
+    assert "| motif | mcc | 60 / 40 |" in finetune_report.report(matrix(data, tmp_path / "new", **published))
 
     with raises(DatasetError):
         matrix(data, tmp_path / "gone", **published, dataset=str(tmp_path / "none")).measure_overlap()

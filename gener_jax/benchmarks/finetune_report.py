@@ -129,7 +129,8 @@ def gain(truth: Truth, first: Model | None, second: Model | None) -> str:
 
 
 def report(matrix) -> str:
-    """All tables, as Markdown."""
+    """All tables, as Markdown, of what is done; test rows in the training data of the base are counted first."""
+    matrix.measure_overlap()
     main = [["task", "metric", "train / test rows", "best baseline", *(f"{a}, {w}" for a, w in COLUMNS), "note"]]
     gains = [["task", "arm", "pre-trained − random", "pre-trained − best baseline"]]
     overlap = [
