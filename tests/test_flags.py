@@ -122,8 +122,8 @@ def test_when_flags_are_set(machine, name, number, wanted, processes, expected):
 
 
 def test_a_runs_folder_records_them(machine):
-    machine("gpu", 2, "--x=1", late=True)
-    assert environment()["xla_flags"] == {"XLA_FLAGS": "--x=1"}
+    machine("gpu", 2, "--xla_cpu_enable_fast_math=false", late=True)  # its default
+    assert environment()["xla_flags"] == {"XLA_FLAGS": "--xla_cpu_enable_fast_math=false"}
 
 
 def test_processes_of_a_batch_system_have_several_gpus(machine, monkeypatch):
@@ -132,9 +132,13 @@ def test_processes_of_a_batch_system_have_several_gpus(machine, monkeypatch):
     assert flags.apply()
 
 
-def test_what_cannot_be_set_is_said(machine):
+def test_a_file_of_flags_is_left_as_it_is(machine):
     machine("gpu", 2, "/a/file")
     assert "names a file, /a/file" in flags.apply()
+    assert os.environ["XLA_FLAGS"] == "/a/file"
+
+
+def test_too_late(machine):
     machine("gpu", 2, late=True)
     assert "jax was imported before XLA_FLAGS" in flags.apply()
     assert os.environ["XLA_FLAGS"] == ""
