@@ -81,7 +81,7 @@ def test_usage_shows_the_command_that_was_typed(call):
 
 def test_status_and_last_line_are_those_of_the_command(call, tmp_path):
     status, out, err, _ = call(top, "train", "--config", f"{ROOT}/experiments/quickstart.py", "--print_config")
-    assert (status, out[:14], err) == (0, '{\n  "name": "qu', "")
+    assert (status, out[:24], err) == (0, '{\n  "name": "quickstart"', "")
     status, out, err, _ = call(top, "data", "inspect", str(tmp_path / "absent"))
     assert (status, out) == (1, "")
     assert err.startswith("gener-jax data inspect: error: ")
