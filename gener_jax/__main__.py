@@ -22,7 +22,6 @@ VERBS = {
     "convert": ("gener_jax.convert", "converts a model to or from a Hugging Face folder, or verifies one"),
     "plan": ("gener_jax.plan", "estimates whether a configuration fits a machine, and which is fastest there"),
     "doctor": ("gener_jax.doctor", "checks this installation: versions, devices, kernels, a short benchmark"),
-    "xla_flags": ("gener_jax.xla_flags", "prints XLA flags for a GPU or TPU"),
     "benchmark": (
         "gener_jax.benchmarks.__main__",
         "speed and memory: train, inference, loader, build, tokenizer",

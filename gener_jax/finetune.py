@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from data_pipeline import cli
 from gener_jax.cli import command
 from gener_jax.config import Config
+from gener_jax.runtime import flags
+from gener_jax.runtime.progress import log
 
 if TYPE_CHECKING:
     from gener_jax.storage.results import Results
@@ -33,10 +35,13 @@ def main(argv=None) -> None:
     """The command."""
     program = command.Command(__doc__, checkpoint=False)
     args, config, workdir = program.parse(argv)
+    line = flags.apply(config.train.xla_flags)
 
     from gener_jax.training.metrics import check_writers
 
     check_writers(config)
+    if line:
+        log(line)
     with cli.text(args.json):
         results = finetune(config, workdir)
     cli.finish(results.json(), args.json, listed=False)

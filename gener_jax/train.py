@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from data_pipeline import cli
 from gener_jax.cli import command
 from gener_jax.config import Config
-from gener_jax.runtime import distributed
+from gener_jax.runtime import distributed, flags
 
 if TYPE_CHECKING:
     from gener_jax.storage.results import Results
@@ -35,6 +35,7 @@ def main(argv=None) -> None:
     program = command.Command(__doc__, checkpoint=False)
     distributed.add_flags(program.parser)
     args, config, workdir = program.parse(argv)
+    line = flags.apply(config.train.xla_flags, args.num_processes)
     distributed.start(args)
 
     from gener_jax.training.metrics import check_writers
@@ -44,6 +45,8 @@ def main(argv=None) -> None:
         check_writers(config)
     fields = [f"--config.{name}={text}" for name, text in args.overrides.items()]
     check(config, flags=shlex.join([f"--config={args.config}", *fields]))
+    if line:
+        distributed.log_primary(line)
     with cli.text(args.json):
         results = train(config, workdir)
     if distributed.is_primary():

@@ -70,7 +70,7 @@ def test_standard_output_that_is_not_utf_8(module):
 
 
 def test_usage_shows_the_command_that_was_typed(call):
-    for arguments in (["data", "build"], ["xla_flags"], ["benchmark", "tokenizer"], ["plan"]):
+    for arguments in (["data", "build"], ["benchmark", "tokenizer"], ["plan"]):
         status, out, err, typed = call(top, *arguments, "--help")
         assert (status, err, typed) == (0, "", " ".join(["gener-jax", *arguments]))
         assert out.startswith(f"usage: {typed} ")
@@ -80,8 +80,8 @@ def test_usage_shows_the_command_that_was_typed(call):
 
 
 def test_status_and_last_line_are_those_of_the_command(call, tmp_path):
-    status, out, err, _ = call(top, "xla_flags", "tpu")
-    assert (status, out[:23], err[:8]) == (0, "export LIBTPU_INIT_ARGS", "# --xla_")
+    status, out, err, _ = call(top, "train", "--config", f"{ROOT}/experiments/quickstart.py", "--print_config")
+    assert (status, out[:24], err) == (0, '{\n  "name": "quickstart"', "")
     status, out, err, _ = call(top, "data", "inspect", str(tmp_path / "absent"))
     assert (status, out) == (1, "")
     assert err.startswith("gener-jax data inspect: error: ")

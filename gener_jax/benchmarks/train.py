@@ -26,6 +26,7 @@ from data_pipeline.sequence.tokenizer import NUM_SPECIAL
 from gener_jax.benchmarks.measuring import SIZES, child, line, model_of
 from gener_jax.cli import command
 from gener_jax.config import Config, Data, Finetune, Head, Mesh, Model, Optimizer, Train
+from gener_jax.runtime import flags
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
 
@@ -118,6 +119,8 @@ def main() -> None:
         if args.peer:
             raise ConfigError("goes with --size", "--peer", args.peer)
         args, config, _ = program.parse(None)
+        if text := flags.apply(config.train.xla_flags):
+            log(text)
         from gener_jax.training.speed import measure
 
         config = for_these_devices(config)

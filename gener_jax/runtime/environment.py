@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 from gener_jax import __version__
+from gener_jax.runtime import flags
 
 
 def environment() -> dict:
-    """The command, commit, versions and devices that made a result."""
+    """The command, commit, versions, devices and XLA flags that made a result."""
     import jax
 
     versions = {"gener_jax": __version__}
@@ -35,6 +36,7 @@ def environment() -> dict:
         "platform": platform.platform(),
         "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
         "versions": versions,
+        "xla_flags": flags.current(),
     }
 
 
