@@ -47,7 +47,7 @@ def test_what_attention_kernels_compute(gpu):
 
 
 def test_on_cpu_no_kernel_runs():
-    assert [row["runs"] for row in doctor.attention().values()] == [[], [], []]
+    assert not any(row["runs"] for row in doctor.attention().values())
 
 
 def test_hints(monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gener_jax import config
-from gener_jax.model import decoder, kernels
+from gener_jax.model import decoder, kernels, packed
 from gener_jax.model.attention import Segments, attention
 from gener_jax.runtime.errors import ConfigError
 from tests.raised import raises
@@ -71,6 +71,7 @@ def case(length=256, head_dim=64, dtype=jnp.bfloat16, offset=0, segments=False, 
         ("cudnn", {"head_dim": 256}, "multiples of 8 up to 128, not 256"),
         ("cudnn", {"length": 1001}, "even lengths, not 1001"),
         ("cudnn", {"offset": 5, "keys": 300}, "not a cache"),
+        ("cudnn_packed", {"window": 9}, "is for document masks"),
         ("triton", {"window": 9}, "has no sliding window"),
         ("triton", {"length": 100}, "multiples of 64, not 100"),
         ("triton", {"head_dim": 96}, "powers of two, not 96"),
@@ -79,8 +80,9 @@ def case(length=256, head_dim=64, dtype=jnp.bfloat16, offset=0, segments=False, 
         ("splash", {"offset": jnp.int32(0)}, "or a context axis"),
     ],
 )
-def test_an_unsupported_case_is_an_error(name, options, words):
+def test_an_unsupported_case_is_an_error(name, options, words, monkeypatch):
     asked = case(**options)
+    monkeypatch.setattr(packed, "VERSION", (0, 0, 0))
     assert words in kernels.refusal(name, asked)
     q = jnp.zeros(asked.queries.shape, asked.queries.dtype)
     k = jnp.zeros(asked.keys.shape, asked.keys.dtype)
@@ -94,9 +96,11 @@ def test_an_unsupported_case_is_an_error(name, options, words):
 
 @pytest.mark.parametrize("name", kernels.KERNELS)
 def test_supported_cases(name, monkeypatch):
-    assert "not on cpu" in kernels.refusal(name, case())
+    monkeypatch.setattr(packed, "VERSION", (0, 0, 0))
+    asked = case(segments=name == "cudnn_packed")
+    assert "not on cpu" in kernels.refusal(name, asked)
     monkeypatch.setattr(kernels, "platform", lambda: "tpu" if name == "splash" else "gpu")
-    assert kernels.refusal(name, case()) is None
+    assert kernels.refusal(name, asked) is None
 
 
 def test_evaluation_and_generation_take_any_mask():
@@ -116,6 +120,7 @@ def test_evaluation_and_generation_take_any_mask():
         ("gpu", {}, "cudnn"),
         ("gpu", {"segments": True}, "triton"),
         ("gpu", {"segments": True, "window": 9}, None),
+        ("gpu", {"segments": True, "head_dim": 96}, None),
         ("gpu", {"dtype": jnp.float32}, None),
         ("tpu", {"segments": True, "window": 9}, "splash"),
         ("tpu", {"length": 100}, None),

@@ -55,7 +55,7 @@ _ABOVE_0, _AT_LEAST_0, _BELOW_1 = Real(above=0), Real(least=0), Real(least=0, be
 _FACTOR = Real(least=1, most=65536)  # by which positions are extended
 
 
-ATTENTION = ("auto", "reference", "blockwise", "cudnn", "triton", "splash")
+ATTENTION = ("auto", "reference", "blockwise", "cudnn", "triton", "cudnn_packed", "splash")
 REMAT = (
     "none",  # recomputes nothing
     "dots",  # recomputes all but matrix products and attention
@@ -96,6 +96,7 @@ class Model:
     llama3_low_freq_factor: float = 1.0  # rotations within llama3_positions below which a frequency is divided
     llama3_high_freq_factor: float = 4.0  # rotations above which it is unchanged
     llama3_positions: int = 8192  # tokens of context before it was extended
+    attention_documents: int = 16  # documents per row up to which cudnn_packed computes them, else blockwise
     scan_unroll: int = 1  # layers per scan iteration; at num_hidden_layers remat saves little memory
 
     def __post_init__(self):
@@ -103,6 +104,7 @@ class Model:
         check("hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads", _POSITIVE)
         check("max_position_embeddings attention_block scan_unroll llama3_positions", _POSITIVE)
         check("vocab_size head_dim sliding_window", _POSITIVE)
+        check("attention_documents", Whole(2))
         check("rms_norm_eps initializer_range yarn_beta_slow yarn_beta_fast", _ABOVE_0)
         check("llama3_low_freq_factor llama3_high_freq_factor", _ABOVE_0)
         check("rope_theta", Real(above=1, below=1e30))

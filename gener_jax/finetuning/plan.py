@@ -16,7 +16,8 @@ from gener_jax.storage import pretrained
 from gener_jax.tasks.base import Result, Task
 from gener_jax.training.objectives import Objective
 
-_OWN = ("dtype", "attention", "attention_block", "remat", "scan_unroll")  # fields of the model, chosen by the run
+# Fields of the model, chosen by the run.
+_OWN = ("dtype", "attention", "attention_block", "attention_documents", "remat", "scan_unroll")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from gener_jax.config import ATTENTION
-from gener_jax.model import kernels
+from gener_jax.model import kernels, packed
 from gener_jax.runtime.errors import ConfigError
 
 _MASKED = -1e30  # finite, so that a block with all scores masked gives no NaN; its sum is later rescaled to zero
@@ -64,18 +64,21 @@ def attention(
     segments: Segments | Padded | None = None,
     window: int | None = None,
     block: int = 256,
+    documents: int = 16,
 ) -> Float[Array, "B T N H"]:
     """Attention by the named implementation; the result has the queries' dtype, the softmax is float32.
 
     Args:
       implementation: "reference" (materialises T × S scores), "blockwise" (memory linear in length, forward and
-        backward), one of `kernels` ("cudnn" and "triton" on a GPU, "splash" on a TPU, of a sequence with itself), or
-        "auto": a kernel of the platform that supports the case; else blockwise if the scores exceed one block, or
-        reference.
+        backward), one of `kernels` ("cudnn", "triton" and "cudnn_packed" on a GPU, "splash" on a TPU, of a sequence
+        with itself), or "auto": a kernel of the platform that supports the case, but not cudnn_packed; else blockwise
+        if the scores exceed one block, or reference.
       offset: the slot of the first query; the first key is at slot 0.
       segments: document ids of queries and keys, or padding; None: all are one document.
       window: the number of slots a query attends to, its own included; None: all up to its own.
       block: tokens per block of queries and of keys in the blockwise implementation.
+      documents: the most documents of a row that cudnn_packed computes; a batch in which a row has more, or has a
+        document in several pieces, is computed blockwise.
 
     Raises:
       ConfigError: if the implementation is unknown, does not support the mask, shape or dtype, or cannot run on this
@@ -96,7 +99,11 @@ def attention(
         if refused := kernels.refusal(implementation, case):
             raise ConfigError(f"this kernel {refused}; use auto or blockwise", "model.attention", implementation)
         ids = None if segments is None else segments.queries
-        return kernels.run(implementation, q_BTNH, k_BSKH, v_BSKH, ids, window, name_kept=KEPT)
+        kernel = functools.partial(kernels.run, implementation, window=window, name_kept=KEPT, documents=documents)
+        if implementation != "cudnn_packed":
+            return kernel(q_BTNH, k_BSKH, v_BSKH, ids)
+        blocks = functools.partial(_blockwise, offset=0, segments=segments, window=None, block=block)
+        return jax.lax.cond(packed.fits(ids, documents), lambda *x: kernel(*x, ids), blocks, q_BTNH, k_BSKH, v_BSKH)
     raise ConfigError(f"must be one of {', '.join(ATTENTION)}", "model.attention", implementation)
 
 

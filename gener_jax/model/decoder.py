@@ -107,7 +107,7 @@ class Block(nn.Module):
             if cache_kv is None:
                 out_BTNH = sharded_attention(
                     q_BTNH, k_BTKH, v_BTKH, implementation=c.attention, segments=segments, window=c.sliding_window,
-                    block=c.attention_block,
+                    block=c.attention_block, documents=c.attention_documents,
                 )  # fmt: skip
                 cache_kv = (k_BKHT, v_BKTH) if keep else None
             else:

@@ -1,5 +1,7 @@
 """Attention kernels for a platform: cuDNN and Pallas/Triton on GPUs, splash on TPUs.
 
+`cudnn_packed` is cuDNN with document masks. It was never run on a device, so `auto` does not choose it.
+
 Each computes causal self-attention of whole sequences. `refusal` reports what a kernel does not support, so that no
 mask is ignored and float32 keeps its precision. cuDNN has no float32, and Triton's backward pass would use TF32, so on
 a GPU float32 attention runs without a kernel. Dimension key as in `attention`.
@@ -15,8 +17,11 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gener_jax.config import Model
+from gener_jax.model import packed
 
-KERNELS = {"cudnn": "gpu", "triton": "gpu", "splash": "tpu"}  # name → its platform; the faster first
+# Name → its platform; the faster first.
+KERNELS = {"cudnn": "gpu", "triton": "gpu", "cudnn_packed": "gpu", "splash": "tpu"}
+_BY_NAME_ONLY = ("cudnn_packed",)  # never run on a device
 
 
 class Case(NamedTuple):
@@ -40,7 +45,8 @@ def for_any_mask(model: Model) -> Model:
 
 def choice(case: Case) -> str | None:
     """The fastest kernel of this platform that supports the case, or None."""
-    return next((name for name in KERNELS if refusal(name, case) is None), None)
+    names = (name for name in KERNELS if name not in _BY_NAME_ONLY)
+    return next((name for name in names if refusal(name, case) is None), None)
 
 
 def platform() -> str:
@@ -54,12 +60,20 @@ def refusal(name: str, case: Case) -> str | None:
     """Why a kernel cannot compute the case, as a predicate whose subject is the kernel; None if it can."""
     length, head_dim, dtype = case.queries.shape[1], case.queries.shape[3], case.queries.dtype
     whole = isinstance(case.offset, int) and not case.offset and case.keys.shape[1] == length
+    version, needed = (".".join(map(str, x[:3])) for x in (jax.__version_info__, packed.VERSION))
+    cudnn = (
+        (dtype not in (jnp.bfloat16, jnp.float16), f"supports bfloat16 and float16, not {dtype}"),
+        (length % 2, f"supports even lengths, not {length}"),  # because of its backward pass
+        (head_dim % 8 or head_dim > 128, f"supports head sizes that are multiples of 8 up to 128, not {head_dim}"),
+    )
     limits = {
-        "cudnn": (
-            (case.segments, "has no document mask (data.mask_documents)"),
-            (dtype not in (jnp.bfloat16, jnp.float16), f"supports bfloat16 and float16, not {dtype}"),
-            (length % 2, f"supports even lengths, not {length}"),  # because of its backward pass
-            (head_dim % 8 or head_dim > 128, f"supports head sizes that are multiples of 8 up to 128, not {head_dim}"),
+        "cudnn": ((case.segments, "has no document mask (data.mask_documents)"), *cudnn),
+        "cudnn_packed": (
+            (jax.__version_info__ < packed.VERSION, f"needs jax {needed} or newer, not {version}"),
+            (not case.segments, "is for document masks (data.mask_documents)"),
+            (case.window is not None, "has no sliding window"),
+            (math.prod(case.queries.shape) >= 2**31, "counts at most 2^31 numbers of queries in int32"),
+            *cudnn,
         ),
         "triton": (
             (case.window is not None, "has no sliding window"),
@@ -82,13 +96,17 @@ def is_forward(primitive) -> bool:
     return primitive.name == "dot_product_attention_fwd_wrapper"
 
 
-def run(name: str, q_BTNH, k_BTKH, v_BTKH, ids_BT, window: int | None, *, name_kept: str, interpret: bool = False):
+def run(
+    name: str, q_BTNH, k_BTKH, v_BTKH, ids_BT, window: int | None, *,
+    name_kept: str, documents: int | None = None, interpret: bool = False,
+):  # fmt: skip
     """Attention by a kernel that supports the case (see `refusal`); the result has the queries' dtype.
 
     Args:
       ids_BT: document ids, or None.
       name_kept: the checkpoint name of what the backward pass needs, so that remat may keep it (cuDNN's results have
         none; see `is_forward`).
+      documents: the most documents of a row that cudnn_packed computes; see `packed.fits`.
       interpret: run Pallas kernels in their interpreter, which is slow but needs no GPU or TPU.
     """
     if name == "cudnn":
@@ -96,6 +114,8 @@ def run(name: str, q_BTNH, k_BTKH, v_BTKH, ids_BT, window: int | None, *, name_k
         return jax.nn.dot_product_attention(
             q_BTNH, k_BTKH, v_BTKH, is_causal=True, local_window_size=sides, implementation="cudnn"
         )
+    if name == "cudnn_packed":
+        return packed.attention(q_BTNH, k_BTKH, v_BTKH, ids_BT, documents)
     if name == "triton":
         groups = q_BTNH.shape[2] // k_BTKH.shape[2]  # the kernel needs one key head per query head
         k, v = (jnp.repeat(x, groups, axis=2) for x in (k_BTKH, v_BTKH))

@@ -206,8 +206,8 @@ _DECIDES = (
 )
 _FREE = (
     "data.path", "data.build_from", "data.validation_fraction", "data.num_workers", "data.prefetch",
-    "tokenizer.model_file", "model.vocab_size", "model.attention", "model.attention_block", "model.remat",
-    "model.scan_unroll", "optimizer.max_consecutive_skips",
+    "tokenizer.model_file", "model.vocab_size", "model.attention", "model.attention_block", "model.attention_documents",
+    "model.remat", "model.scan_unroll", "optimizer.max_consecutive_skips",
     "finetune.train", "finetune.validation", "finetune.test", "finetune.genome", "finetune.baselines",
 )  # fmt: skip
 # Those of them that no checkpoint can follow: they decide the shapes or types of the state, and what the tokens mean.
