@@ -125,7 +125,7 @@ def verify(lm: "LM", folder: Path | None) -> dict:
 
 def main(argv=None) -> None:
     """The command."""
-    program = command.Command(__doc__, checkpoint=True)
+    program = command.Command(__doc__, checkpoint=True, weights=False)
     add = program.parser.add_argument
     add("--output", type=Path, metavar="DIR", help="the folder to write")
     add("--format", choices=("hf", "run", "peft"), help="what to write: a Hugging Face, a run's, or PEFT's folder")

@@ -87,8 +87,8 @@ def main(argv=None) -> int | None:
     words = args.tasks.split(",") if args.tasks else resolved[0][1].eval.tasks
     chosen = catalogue.chosen(words, "--tasks" if args.tasks else "eval.tasks", args.rows)
     chosen = [(adapted(entry, args.adapt), rows) for entry, rows in chosen]
-    change = fine_tuning(args.adapt, args.output)
-    candidates = candidates_of(resolved, args.step or [])
+    change = fine_tuning(args.adapt, args.output, args.weights)
+    candidates = candidates_of(resolved, args.step or [], args.weights)
     keep_programs(*resolved[0][1:])
     real = list(candidates)
     if not args.no_random:
@@ -127,16 +127,18 @@ def adapted(entry: "Entry", method: str) -> "Entry":
     return dataclasses.replace(entry, name=f"{entry.name}_{method}") if fits else entry
 
 
-def fine_tuning(method: str, output: Path | None):
+def fine_tuning(method: str, output: Path | None, weights: str | None = None):
     """What fine-tunes models in tasks on labelled sequences, in runs below the output; see `suite.run`.
 
     Raises:
-      ConfigError: if there is no output.
+      ConfigError: if there is no output, or the weights' type is chosen, which is for inference.
     """
     if method == ADAPT[0]:
         return lambda task, candidate: task
     if output is None:
         raise ConfigError("fine-tunes models, whose runs need a folder; give --output", "--adapt", method)
+    if weights is not None:
+        raise ConfigError("is for inference; leave it out, or give --adapt frozen", "--weights", weights)
     from gener_jax.finetuning.adapting import FineTuning
     from gener_jax.tasks.suite import file_name
     from gener_jax.tasks.understanding import Understanding
@@ -173,12 +175,15 @@ def list_tasks(args) -> None:
 Named = tuple[str | None, Config, Path]  # a checkpoint as it was named, its configuration and folder
 
 
-def candidates_of(resolved: Sequence[Named], steps: Sequence[int | str]) -> "list[Candidate]":
+def candidates_of(
+    resolved: Sequence[Named], steps: Sequence[int | str], weights: str | None = None
+) -> "list[Candidate]":
     """The models of checkpoints, with different names.
 
     Args:
       resolved: the checkpoints.
       steps: of runs: none, one for all of them, or one for each in their order.
+      weights: see `lm.load`.
 
     Raises:
       ConfigError: of --step, if their number is another one.
@@ -210,12 +215,14 @@ def candidates_of(resolved: Sequence[Named], steps: Sequence[int | str]) -> "lis
         spec = json.loads(configuration.dumps(config.spec))
         model = Model(name, decoder.num_parameters(config.model), checkpoint or str(folder), step)
         made_of = {"checkpoint": str(folder), "step": step, "files": [of_file(x) for x in files], "spec": spec}
+        made_of |= {} if weights is None else {"weights": weights}
         shape = json.dumps({**spec, "name": ""})
-        found.append(Candidate(model, config, made_of, functools.partial(load, config, folder, step), shape))
+        make = functools.partial(load, config, folder, step, weights=weights)
+        found.append(Candidate(model, config, made_of, make, shape))
     return found
 
 
-def load(config: Config, folder: Path | None, step: int | None, seed: int) -> "LM":
+def load(config: Config, folder: Path | None, step: int | None, seed: int, weights: str | None = None) -> "LM":
     """The model of a folder, or random weights of a seed, on the mesh of its configuration if this machine has it."""
     from gener_jax.inference.lm import from_spec, random_weights
     from gener_jax.model.sharding import mesh_of
@@ -230,7 +237,7 @@ def load(config: Config, folder: Path | None, step: int | None, seed: int) -> "L
         log(f"{error}; evaluating without this mesh")
     if folder is None:
         return random_weights(config.spec, mesh, seed=seed)
-    return from_spec(config.spec, folder, step=step, mesh=mesh)
+    return from_spec(config.spec, folder, step=step, mesh=mesh, weights=weights)
 
 
 def random_candidate(of: "Candidate") -> "Candidate":

@@ -104,7 +104,7 @@ def main(argv=None) -> int:
     most = min(len(named) * sample.num_samples, BATCH_SIZE)
     rows, slots = cache_size(most, longest, sample.num_bases, tokenizer)
     keep_programs(config, folder)
-    lm = from_spec(config.spec, folder, step=args.step, batch=rows, tokens=slots)
+    lm = from_spec(config.spec, folder, step=args.step, batch=rows, tokens=slots, weights=args.weights)
     if args.fasta is not None:
         exact, found, named = args.log_probs is not None or bool(constraints), named, []
         for name, prompt in found:

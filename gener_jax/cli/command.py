@@ -29,6 +29,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.ranges import Whole
 from gener_jax import config as configuration
 from gener_jax.config import Config
+from gener_jax.inference.options import WEIGHTS
 from gener_jax.runtime.errors import ConfigError
 
 FLAGGED = 3  # the exit status of a command whose output has rows with a flag
@@ -82,9 +83,10 @@ def step(text: str) -> int | str:
 class Command:
     """A program's parser, which also resolves its configuration and the run's folder."""
 
-    def __init__(self, description: str, *, checkpoint: bool, several: bool = False):
+    def __init__(self, description: str, *, checkpoint: bool, several: bool = False, weights: bool = True):
         """`description`: as of `cli.Parser`. `checkpoint`: whether the program reads a model that exists; `several`:
-        whether it reads more than one, so that --checkpoint and --step are lists.
+        whether it reads more than one, so that --checkpoint and --step are lists; `weights`: whether it takes the type
+        that they are held in.
         """
         self.parser = cli.Parser(description)
         group = self.parser.add_argument_group("model" if checkpoint else "run")
@@ -97,6 +99,9 @@ class Command:
             add("--checkpoint", metavar="DIR", action=action, help=text)
             text = f"of a run: a step, or best{each} [newest; fine-tuned: best]"
             add("--step", metavar="N", type=step, action=action, help=text)
+            if weights:
+                text = "of the weights; on a CPU, rounded only [the model's dtype]"
+                add("--weights", choices=WEIGHTS, help=text)
             add("--download", action="store_true", help="download a Hugging Face name that is not in the cache")
             texts = (
                 "or a run's experiment file, with --workdir DIR", "set field X.Y; --print_config lists all fields",
@@ -143,6 +148,8 @@ class Command:
         else:
             has_checkpoint = hasattr(args, "checkpoint")
             raise ConfigError("give --config=FILE.py" + (" or --checkpoint=DIR" if has_checkpoint else ""))
+        if getattr(args, "weights", None) is not None and "model.dtype" in overrides:
+            raise ConfigError("decides model.dtype too; leave --config.model.dtype out", "--weights", args.weights)
         config = configuration.override(values, overrides)
         if args.print_config:
             print(configuration.dumps(config), end="")

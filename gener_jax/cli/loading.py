@@ -49,7 +49,8 @@ def load(args, config: Config, folder: Path, options: Iterable[str], files: Iter
     files = {name: of_file(path) for name in files if (path := getattr(args, name)) is not None}
     args.batch_tokens = tokens_per_batch(args.batch_tokens)
     keep_programs(config, folder)
-    lm = from_spec(config.spec, folder, step=args.step)
+    lm = from_spec(config.spec, folder, step=args.step, weights=args.weights)
     options = {name: getattr(args, name) for name in options}
+    options |= {} if args.weights is None else {"weights": args.weights}
     spec = json.loads(dumps(config.spec))
     return lm, {"checkpoint": str(folder), "step": lm.step, **options, **files, "spec": spec}

@@ -16,6 +16,7 @@ from gener_jax.inference.lm import LM
 from gener_jax.labelled import splits as labelled
 from gener_jax.labelled.splits import Splits
 from gener_jax.model import decoder
+from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage import run_folder
 
 RATES = {"lora": 1e-3, "full": 1e-4}
@@ -41,8 +42,10 @@ class FineTuning:
         copied there only as long as it takes. What the run prints goes to stderr.
 
         Raises:
-          ConfigError, DataError: as `finetuning.run.finetune`.
+          ConfigError, DataError: as `finetuning.run.finetune`; or if the model was loaded with `weights`.
         """
+        if (weights := getattr(model, "weights", None)) is not None:
+            raise ConfigError("is for inference; load a model that is to be fine-tuned without it", "weights", weights)
         base = folder / "base"
         if not (base / "checkpoints").exists():
             shutil.rmtree(base, ignore_errors=True)

@@ -15,6 +15,7 @@ from flax import traverse_util
 from data_pipeline.ranges import SEED
 from data_pipeline.sequence.tokenizer import SPECIAL_TOKENS
 from gener_jax.config import Head, ModelSpec, with_model
+from gener_jax.inference import weights as weights_of
 from gener_jax.inference.annotation import annotate
 from gener_jax.inference.batches import tokens_per_batch
 from gener_jax.inference.constraints import Constraint
@@ -51,15 +52,16 @@ class LM:
         provenance: Provenance | None = None,
         head: Head | None = None,
         head_params=None,
+        weights: str | None = None,
     ):
         """`params` may be stacked or by layer, and are kept by layer; `step` is that of their checkpoint, if any.
 
         `provenance` is what is known of the model's training, if anything; see `warn_unseen`. `head` and its parameters
-        (see `model.heads`) are those of a fine-tuned model.
+        (see `model.heads`) are those of a fine-tuned model. `weights`: see `load`.
         """
         self.spec, self.params, self.mesh, self.step = spec, decoder.unstack(params), mesh, step
         self.provenance, self._warned = provenance, set()
-        self.head, self.head_params = head, head_params
+        self.head, self.head_params, self.weights = head, head_params, weights
         self.tokenizer = spec.tokenizer.make()
         self.model = decoder.Decoder(kernels.for_any_mask(spec.model))
 
@@ -84,11 +86,12 @@ class LM:
 
     def __repr__(self) -> str:
         model, devices = self.spec.model, self.mesh.devices.flat
-        size, longest = sum(x.size for x in jax.tree.leaves(self.params)), model.max_length
+        size, longest = decoder.num_parameters(model), model.max_length
         context = "of any length" if longest is None else f"{longest:,} tokens"
         if longest is not None and self.tokenizer.kind == "kmer":
             context += f" ({longest * self.k:,} bases)"
         parts = [f"{size:,} parameters", f"tokenizer {self.tokenizer.name}", f"context {context}", model.dtype]
+        parts += [] if self.weights in (None, model.dtype) else [f"weights {self.weights}"]
         parts += [] if self.head is None else [f"head {self.head.problem} of {len(self.head.names)}"]
         parts += [f"{len(devices)} {devices[0].device_kind}", *([] if self.step is None else [f"step {self.step}"])]
         return f"LM({self.spec.name}: {', '.join(parts)})"
@@ -521,7 +524,8 @@ class LM:
         order = sorted(range(len(keys)), key=lambda i: len(encoded[i // num_samples].ids))  # less padding
         longest = max((len(prompt.ids) for prompt in encoded), default=0)
         size = cache_size(min(len(keys), batch_size), longest, num_bases, self.tokenizer)
-        if line := memory.inference_shortage(self.spec, self.mesh, *size):
+        int8 = weights_of.are_int8(self.spec.model, self.weights)
+        if line := memory.inference_shortage(self.spec, self.mesh, *size, int8=int8):
             raise MemoryError(line)
         found = [None] * len(keys)
         for first in range(0, len(order), batch_size):
@@ -654,6 +658,7 @@ def load(
     prompt_convention: str | None = None,
     download: bool = False,
     check_memory: bool = True,
+    weights: str | None = None,
     **model,
 ) -> LM:
     """Loads the model of a folder.
@@ -678,22 +683,28 @@ def load(
         implies (see `LM.frame`).
       download: download a name that is not in the cache; needs `pip install -e '.[hub]'`.
       check_memory: raise before loading a model that does not fit.
+      weights: the type that the weights are held in, for inference alone: "float32"; "bfloat16"; "int8", with a scale
+        per output and the embedding and the output head in bfloat16. On an accelerator, bfloat16 and int8 compute in
+        bfloat16; a CPU, which is slow at both, widens the rounded weights and computes in float32. None: the model's
+        `dtype` for both.
       model: other fields of `spec.model`. dtype="bfloat16" computes and stores in bfloat16. For longer inputs:
         yarn_factor=4 (YaRN), rope_theta=5e6 with max_position_embeddings=65536 (another base), sliding_window=16384.
 
     Raises:
       CheckpointError: if the folder cannot be read, has no such checkpoint, or holds an unsupported model.
       ConfigError: if the model has no such field, or a value is invalid.
-      InputError: if `step` is neither a whole number nor "best".
+      InputError: if `step` is neither a whole number nor "best", `weights` are unknown, or `dtype` is given with them.
       MemoryError: if the weights do not fit on the devices.
     """
     if step is not None and step != "best":
         step = whole(step, "step")
     folder = pretrained.find(folder, download=download)
+    if weights is not None and "dtype" in model:
+        raise InputError("decides the dtype too; leave dtype out", "weights", weights)
     spec = with_model(pretrained.read_spec(folder), **model)
     if prompt_convention is not None:
         spec = dataclasses.replace(spec, prompt_convention=prompt_convention)
-    return from_spec(spec, folder, step=step, mesh=mesh, check_memory=check_memory)
+    return from_spec(spec, folder, step=step, mesh=mesh, check_memory=check_memory, weights=weights)
 
 
 def from_spec(
@@ -705,28 +716,32 @@ def from_spec(
     check_memory: bool = True,
     batch: int = 1,
     tokens: int = 0,
+    weights: str | None = None,
 ) -> LM:
     """Loads the model of a folder with a changed spec; for commands.
 
-    A KV cache of `batch` rows of `tokens` tokens must fit next to the weights.
+    A KV cache of `batch` rows of `tokens` tokens must fit next to the weights. `weights`: see `load`.
 
     Raises:
       CheckpointError: if the folder cannot be read, or has no such checkpoint.
+      InputError: if `weights` are unknown.
       MemoryError: if weights and cache do not fit on the devices.
     """
-    mesh = mesh or _default_mesh(spec)
+    spec, mesh = weights_of.computed(spec, weights), mesh or _default_mesh(spec)
+    int8 = weights_of.are_int8(spec.model, weights)
     if check_memory:
-        if line := memory.inference_shortage(spec, mesh, batch, tokens):
+        if line := memory.inference_shortage(spec, mesh, batch, tokens, int8=int8):
             raise MemoryError(line)
-        if line := memory.inference_shortage(spec, mesh, 1, spec.model.max_length or 0):
+        if line := memory.inference_shortage(spec, mesh, 1, spec.model.max_length or 0, int8=int8):
             warnings.warn(f"a whole context will not fit: {line}", stacklevel=3)
     head = heads.read(folder)
     params, head_params, step = pretrained.read_model(
-        folder, spec.model, mesh, step=step, dtype=spec.model.dtype, by_layer=True
-    )
+        folder, spec.model, mesh, step=step, by_layer=True, keep=weights_of.keep(spec.model, weights),
+        dtype="float32" if weights == "int8" else weights or spec.model.dtype,
+    )  # fmt: skip
     if head is not None:
         heads.check(folder, head, head_params or {}, spec.model.hidden_size, spec.tokenizer.k)
-    return LM(spec, params, mesh, step, provenance.read(folder), head, head_params)
+    return LM(spec, params, mesh, step, provenance.read(folder), head, head_params, weights)
 
 
 def _default_mesh(spec: ModelSpec) -> jax.sharding.Mesh:

@@ -5,6 +5,7 @@ from data_pipeline.ranges import Real, Whole
 MODES = ("token", "base")  # what is sampled
 POOLINGS = ("last", "mean", "separator", "tokens")
 SCORES = ("token", "base")
+WEIGHTS = ("float32", "bfloat16", "int8")  # in which a model is held; see `weights`
 STRANDS = ("+", "-", "both")
 PROTOCOLS = ("next_kmer", "window", "equal_window")  # of variants
 PROTOCOL_ALIASES = {"right_edge": "next_kmer", "centred": "window"}  # old name → name

@@ -152,27 +152,35 @@ def training_shortage(config: Config, trains=everything, init=None, flags: str =
     )
 
 
-def inference_needs(m: Model, sizes: Mapping[str, int], batch: int, tokens: int) -> dict[str, float]:
+def inference_needs(
+    m: Model, sizes: Mapping[str, int], batch: int, tokens: int, *, int8: bool = False
+) -> dict[str, float]:
     """The memory of inference in GiB per device, on a mesh of these `sizes`.
 
-    Returns the `weights` in the compute dtype, sharded over fsdp and tensor, and the `cache`: the keys and values of
-    `batch` rows of `tokens` tokens, the rows sharded over data and fsdp, the heads over tensor if it divides them.
+    Returns the `weights` in the compute dtype (with `int8`, those of the layers in a byte each), sharded over fsdp and
+    tensor, and the `cache`: the keys and values of `batch` rows of `tokens` tokens, the rows sharded over data and
+    fsdp, the heads over tensor if it divides them.
     """
     bytes_, tensor = jnp.dtype(m.dtype).itemsize, sizes["tensor"]
     rows = -(-batch // (sizes["data"] * sizes["fsdp"]))
     heads = m.num_key_value_heads // (1 if m.num_key_value_heads % tensor else tensor)
+    weights = bytes_ * decoder.num_parameters(m)
+    if int8:
+        weights -= (bytes_ - 1) * decoder.num_parameters(m, lambda path: path.startswith("layers/"))
     return {
-        "weights": bytes_ * decoder.num_parameters(m) / (sizes["fsdp"] * tensor) / GIB,
+        "weights": weights / (sizes["fsdp"] * tensor) / GIB,
         "cache": 2 * bytes_ * m.num_hidden_layers * rows * tokens * heads * m.head_dim / GIB,
     }
 
 
-def inference_shortage(spec: ModelSpec, mesh: Mesh, batch: int = 1, tokens: int = 0) -> str | None:
+def inference_shortage(
+    spec: ModelSpec, mesh: Mesh, batch: int = 1, tokens: int = 0, *, int8: bool = False
+) -> str | None:
     """One line if the weights and a KV cache of `batch` rows of `tokens` tokens will not fit, else None.
 
     The line gives the memory of the weights, and that of the cache by batch and length.
     """
-    need, have = inference_needs(spec.model, mesh.shape, batch, tokens), available()
+    need, have = inference_needs(spec.model, mesh.shape, batch, tokens, int8=int8), available()
     if sum(need.values()) <= have:
         return None
     longest = spec.model.max_length or spec.model.max_position_embeddings
@@ -182,8 +190,8 @@ def inference_shortage(spec: ModelSpec, mesh: Mesh, batch: int = 1, tokens: int 
     )
     return (
         f"{spec.name} needs on each of {mesh.size} {jax.devices()[0].platform} device(s) {need['weights']:.2f} GiB "
-        f"for its weights in {spec.model.dtype}, and for its KV cache, in GiB by batch and length: {table}; but "
-        f"there are {have:.2f} GiB; use "
+        f"for its weights in {'int8' if int8 else spec.model.dtype}, and for its KV cache, in GiB by batch and length: "
+        f"{table}; but there are {have:.2f} GiB; use "
         + ("" if spec.model.dtype == "bfloat16" else "dtype bfloat16, ")
         + "more devices, a smaller batch or fewer tokens"
     )

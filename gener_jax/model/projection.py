@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from gener_jax.model import kernels
 from gener_jax.model.attention import matmul_precision
+from gener_jax.model.quantization import Int8
 from gener_jax.model.sharding import constrain
 
 PRODUCT = "product"  # the checkpoint name of a product; remat policies do not see inside a custom_vjp function
@@ -60,7 +61,7 @@ class Matrix(nn.LogicallyPartitioned):
 class Projection:
     """A matrix [inputs..., outputs...] and its adapter, {"a": [inputs..., rank], "b": [rank, outputs...]} or None."""
 
-    w: jax.Array
+    w: jax.Array | Int8
     num_inputs: int
     adapter: Mapping[str, jax.Array] | None
 
@@ -92,6 +93,9 @@ def declare(
 
 
 def _product(x, w, num_inputs: int, dtype=None):
+    if isinstance(w, Int8):  # scaled after the product, so that only int8 is read where the conversion fuses into it
+        y = _product(x, w.values, num_inputs, jnp.float32) * w.scale
+        return y.astype(x.dtype if dtype is None else dtype)
     w = w.astype(x.dtype)
     with matmul_precision(x.dtype):
         if w.ndim - num_inputs > 1:

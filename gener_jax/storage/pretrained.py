@@ -4,7 +4,9 @@ A folder with adapters alone, as PEFT writes it, is a published model too: its b
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -126,6 +128,7 @@ def read_model(
     step: int | str | None = None,
     dtype: str = "float32",
     by_layer: bool = False,
+    keep: Callable[[str, jax.Array], Any] | None = None,
 ):
     """The parameters, placed on a mesh; those of the head of a fine-tuned model, else None; and the step of their
     checkpoint (None for a published model).
@@ -136,6 +139,8 @@ def read_model(
       step: a checkpoint's step, "best", or None for the newest, of a fine-tuned run the best; only of a run.
       dtype: of the matrices; those of the head are float32.
       by_layer: an array per layer, as inference takes them, instead of stacked layers (see `model.decoder`).
+      keep: of each decoder parameter's path by layer ("layers_0/q") and values, what stays, such as fewer bits; it
+        implies `by_layer`. Of safetensors a parameter is kept before the next is read; otherwise all are read first.
 
     Raises:
       CheckpointError: if they cannot be read, or are not those of the model.
@@ -146,10 +151,10 @@ def read_model(
         head = heads.read_params(folder)
         head = None if head is None else jax.device_put(head, everywhere)
         if adapters.is_folder(folder):
-            params = _merged(folder, model, mesh, dtype)
+            params = _kept(_merged(folder, model, mesh, dtype), keep)
         else:
-            params = weights.read(folder, target)
-        return params if by_layer else decoder.stack(params, donate=True), head, None
+            params = weights.read(folder, target, keep)
+        return params if by_layer or keep else decoder.stack(params, donate=True), head, None
     base = run_folder.base_of(folder) or {"frozen": ()}
     trained, frozen = split(target, lambda path: path not in base["frozen"])
     step = _best_of_finetuned(folder) if step is None else step
@@ -163,7 +168,21 @@ def read_model(
         del whole, frozen
     if added is not None:
         params = lora.merge(params, added)
-    return decoder.unstack(params, donate=True) if by_layer else params, head, step
+    if by_layer or keep:
+        params = _kept(decoder.unstack(params, donate=True), keep)
+    return params, head, step
+
+
+def _kept(params, keep):
+    """What `keep` keeps of parameters by layer, each freed before the next is made."""
+    if keep is None:
+        return params
+    kept = {}
+    for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
+        kept[path] = jax.block_until_ready(keep(path, leaf))
+        if kept[path] is not leaf:
+            leaf.delete()
+    return traverse_util.unflatten_dict(kept, sep="/")
 
 
 def _merged(folder: Path, model: Model, mesh: Mesh, dtype: str):

@@ -10,8 +10,9 @@ import math
 import os
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,12 +95,14 @@ class _Stored(NamedTuple):
     dtype: str
 
 
-def read(folder: Path, target):
+def read(folder: Path, target, keep: Callable[[str, jax.Array], Any] | None = None):
     """The parameters of a folder by layer, placed and typed like `target`, stacked shapes with shardings.
 
     Tensors may be float32, float16 or bfloat16, in one model.safetensors or in the shards of an index. The head may be
     tied to the embedding (`tie_word_embeddings` of config.json). Both may be padded to its `vocab_size` rows: those
     after the target's are dropped.
+
+    `keep`: of each parameter's path ("layers_0/q") and values, what stays, before the next is read.
 
     Raises:
       CheckpointError: naming the file and the tensor that is missing, left over, damaged, of another shape or type, or
@@ -127,6 +130,7 @@ def read(folder: Path, target):
             if not np.isfinite(array).all():
                 raise _tensor_error(path, name, f"holds NaN or infinity in {array.dtype}")
             placed = _place(array, tensor, leaf.sharding)
+            placed = placed if keep is None else keep(tensor.parameter, placed)
             params[tensor.parameter] = jax.block_until_ready(placed)  # else many transfers would be pending
             progress.update(array.size)
     if config.get("tie_word_embeddings") and not jnp.array_equal(params["lm_head"], params["embed_tokens"].T):
