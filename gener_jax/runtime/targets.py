@@ -8,8 +8,8 @@ from data_pipeline.errors import one_line
 from gener_jax.runtime.errors import ConfigError
 
 # What XLA's compiler asks of a GPU, by the names of `DEVICES`: those numbers that differ. From XLA's own descriptions
-# of an h100_sxm, an h200 and an a100_sxm_80 (openxla/xla, xla/backends/gpu/target_config/specs), which it reads from
-# the cards or, of the H200, whose file states a memory clock that no such card has, from its data sheet.
+# h100_sxm, h200 and a100_sxm_80 (openxla/xla, xla/backends/gpu/target_config/specs). Those of the H200's memory are
+# round there, as of a data sheet: 4.8 TB/s, 141 GiB, of which a card has 140.
 _GPUS = {
     "h100": {
         "name": "NVIDIA H100 80GB HBM3", "capability": "major: 9 feature_extension: ACCELERATED_FEATURES",
