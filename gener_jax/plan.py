@@ -1,12 +1,15 @@
 """Whether a configuration fits a machine, and which one would; needs no device.
 
     gener-jax plan --config=experiments/unified_7b.py --devices 64 --device h100
-    gener-jax plan --config=experiments/euk_1b.py --topology v5p:4x4x4 --compile
+    gener-jax plan --config=experiments/euk_1b.py --devices 8 --device h100 --compile
 
 By formula, per device: memory, data sent, operations. Then the mesh, remat and
 microbatches that fit and should be fastest, with tokens/s and days at a given
-share of the peak (--mfu); and weights and KV cache for inference. --compile
-compares with the compiler's own figure (pip install -e '.[plan]').
+share of the peak (--mfu); and weights and KV cache for inference.
+
+--compile compiles the training step for those devices, which this machine need not
+have, and prints what the compiler made of it: attention kernels, memory and
+collectives. That needs pip install -e '.[cuda]' for GPUs, '.[plan]' for TPUs.
 
 With --config.finetune.problem it is fine-tuning: of all parameters, adapters or a
 head, by --config.finetune.method (full, lora, frozen).
@@ -18,6 +21,7 @@ from data_pipeline import cli
 from data_pipeline.ranges import Real, Whole
 from gener_jax.cli import command
 from gener_jax.config import Config, Head
+from gener_jax.runtime import targets
 from gener_jax.runtime.devices import DEVICES
 from gener_jax.runtime.errors import ConfigError
 
@@ -53,16 +57,26 @@ def main(argv=None) -> None:
     add("--device_memory_gib", type=Real(above=0), metavar="GIB", help="memory per device [that of --device]")
     add("--topology", metavar="SLICE", help="a TPU slice such as v5p:4x4x4, instead of --devices")
     add("--mfu", type=Real(above=0, most=1), default=0.4, help="share of the peak that useful operations reach")
-    add("--compile", action="store_true", help="also compile the step for --topology, with libtpu")
+    what = "compile the step of this configuration too, by default the suggested one"
+    add("--compile", nargs="?", choices=("suggested", "given"), const="suggested", help=what)
     args, config, _ = program.parse(argv)
 
+    import jax
+
+    # Nothing runs on this machine's devices, which JAX would start, and whose memory it would take.
+    jax.config.update("jax_platforms", "cpu")
     from gener_jax.training.planning import machine_of, report
 
     machine = machine_of(args)
-    if args.compile and not machine.topology:
-        raise ConfigError("needs --topology, since only TPU programs compile without the device", "--compile", True)
+    if args.compile and not machine.topology and args.device not in targets.GPUS:
+        kinds = ", ".join(sorted(targets.GPUS))
+        raise ConfigError(
+            f"needs --topology or one of --device {kinds}: others have no description to compile for",
+            "--compile",
+            args.compile,
+        )
     if args.compile and config.finetune.problem:
-        raise ConfigError("compiles the step of pre-training, not that of finetune.problem", "--compile", True)
+        raise ConfigError("compiles the step of pre-training, not that of finetune.problem", "--compile", args.compile)
     with cli.text(args.json):
         result = report(config, machine, args, **parts(config))
     cli.finish(result, args.json, listed=False)

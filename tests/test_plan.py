@@ -214,7 +214,8 @@ def test_a_model_that_does_not_fit_is_reported(capsys):
         (["--topology=h100:8"], "--topology"),
         (["--topology=v5e:2x2", "--devices=8"], None),
         (["--topology=v5p:64x64x64"], "--topology"),
-        (["--devices=8", "--device=H100", "--compile"], "--compile"),
+        (["--devices=8", "--device=B200", "--compile"], "--compile"),
+        (["--devices=8", "--device_memory_gib=80", "--compile=given"], "--compile"),
     ],
 )
 def test_command_lines_that_are_wrong(arguments, field):
@@ -266,5 +267,6 @@ def test_the_formula_is_near_the_tpu_compilers(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
     print(result["compiled"], result["suggested"])
-    assert result["compiled"]["kernels"]
+    layers = config_of("euk_1b").model.num_hidden_layers * result["suggested"]["accumulate"]
+    assert result["compiled"]["kernels"]["splash"]["forward"] == layers
     assert abs(result["suggested"]["peak_gib"] / result["compiled"]["peak_gib"] - 1) < 0.15

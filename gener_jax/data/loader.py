@@ -83,6 +83,13 @@ class Epoch:
         return self.start + int(self.ends[-1])
 
 
+def arrays(data: Data) -> dict[str, type]:
+    """The arrays of a batch of a `TokenStream`, each [rows, length], and their types."""
+    found = {"inputs": np.int32, "targets": np.int32}
+    found |= {"weights": np.float32} if data.repeat_weight != 1 else {}
+    return found | ({"segment_ids": np.int32, "positions": np.int32} if data.mask_documents else {})
+
+
 class TokenStream:
     """Windows of the endless token stream, by number. A random-access source for grain; picklable.
 
@@ -151,10 +158,7 @@ class TokenStream:
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
         """The arrays of `example`, each with a value per token."""
-        names = ["inputs", "targets"]
-        names += ["weights"] if self._weights is not None else []
-        names += ["segment_ids", "positions"] if self.data.mask_documents else []
-        return dict.fromkeys(names, TOKENS)
+        return dict.fromkeys(arrays(self.data), TOKENS)
 
     @functools.cached_property
     def stats(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ a GPU float32 attention runs without a kernel. Dimension key as in `attention`.
 import dataclasses
 import functools
 import math
+import re
 from typing import NamedTuple
 
 import jax
@@ -94,6 +95,30 @@ def refusal(name: str, case: Case) -> str | None:
 def is_forward(primitive) -> bool:
     """Whether a primitive is cuDNN's forward pass, whose results have no checkpoint name that remat could match."""
     return primitive.name == "dot_product_attention_fwd_wrapper"
+
+
+# Kernel → what its forward and backward custom calls in a compiled program are named: cuDNN's by their target, those of
+# Pallas by the operation. The backward pass of splash has two kernels, one for queries and one for keys and values;
+# cudnn_packed calls what cudnn calls.
+_CALLS = {
+    "cudnn": (r"__cudnn\$fmha\w*(?<!Backward)$", r"__cudnn\$fmha\w*Backward$"),
+    "triton": (r"\bmha_forward\b", r"\bmha_backward\b"),
+    "splash": (r"\bsplash_m[hq]a_fwd", r"\bsplash_m[hq]a_d"),
+}
+
+
+def called(target: str, operation: str) -> tuple[str, str] | None:
+    """The kernel, and "forward" or "backward", of a custom call in a compiled program; None if it is none of `KERNELS`.
+
+    Args:
+      target: the call's `custom_call_target`.
+      operation: its `op_name`, the path of the operation in the traced function.
+    """
+    for name, patterns in _CALLS.items():
+        for direction, pattern in zip(("forward", "backward"), patterns, strict=True):
+            if re.search(pattern, target) or re.search(pattern, operation):
+                return name, direction
+    return None
 
 
 def run(

@@ -3,24 +3,21 @@
 import dataclasses
 import itertools
 import math
-import os
-import time
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from data_pipeline.errors import counted, one_line
+from data_pipeline.errors import counted
 from data_pipeline.ranges import Whole
 from gener_jax.config import REMAT, Config, Mesh, Model
-from gener_jax.model import decoder, flops, memory, sharding
-from gener_jax.model.sharding import AXES, TOKENS, axis_sizes, batch_sharding, check_divides, mesh_of
+from gener_jax.model import decoder, flops, memory
+from gener_jax.model.sharding import AXES, axis_sizes, check_divides
 from gener_jax.model.trainable import everything, split
+from gener_jax.runtime import targets
 from gener_jax.runtime.devices import DEVICES, Device
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
-from gener_jax.training import objectives
-from gener_jax.training.step import abstract_state, make_train_step
+from gener_jax.training import compiling
 
 # Fraction of a device's memory that a plan uses. By compilers' figures a step needs up to 2 % more than by the formula
 # (README, Results); the rest is for fragmentation and the program.
@@ -262,46 +259,6 @@ def reasons(given: Config, best: Config, machine: Machine, mfu: float, **parts) 
     return f"a step should take {saved:.1%} less time, at the same MFU: it {'; '.join(better) or 'has fewer mesh axes'}"
 
 
-def compile_for(config: Config, machine: Machine) -> dict:
-    """The compiler's own figures for the real training step on a TPU topology, GiB per device.
-
-    Raises:
-      ConfigError: without libtpu, for a topology that it does not know, or if the step does not fit.
-    """
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not query a metadata server
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    from jax.experimental import topologies
-
-    try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=machine.topology).devices
-    except Exception as error:  # of many kinds: the library is absent, or does not know the topology
-        raise ConfigError(f"--compile {machine.topology}: {one_line(error)}; pip install -e '.[plan]'") from error
-    mesh = mesh_of(config, devices)
-    row = jax.ShapeDtypeStruct(
-        (config.train.batch_size, config.data.context_length), np.int32, sharding=batch_sharding(mesh)
-    )
-    batch = {"inputs": row, "targets": row}
-    if config.data.mask_documents:
-        batch |= {"segment_ids": row, "positions": row}
-    began = time.perf_counter()
-    with sharding.on(mesh):
-        objective = objectives.of_config(config, config.tokenizer.make())(config.train.num_steps)
-        step = make_train_step(config, mesh, objective, dict.fromkeys(batch, TOKENS))
-        lowered = step.lower(abstract_state(config, mesh), {}, batch)
-        try:
-            stats = lowered.compile().memory_analysis()
-        except jax.errors.JaxRuntimeError as error:
-            line = next((x for x in str(error).splitlines() if "memory" in x), str(error).splitlines()[0])
-            raise ConfigError(f"{machine.topology}: does not compile: {line.strip()[:300]}") from error
-    return {
-        "peak_gib": stats.peak_memory_in_bytes / memory.GIB,
-        "arguments_gib": stats.argument_size_in_bytes / memory.GIB,
-        "temporary_gib": stats.temp_size_in_bytes / memory.GIB,
-        "kernels": "tpu_custom_call" in lowered.as_text(),
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-
-
 def report(config: Config, machine: Machine, args, **parts) -> dict:
     """Prints the plan; returns its figures as plain values."""
     m, length = config.model, config.data.context_length
@@ -347,13 +304,12 @@ def report(config: Config, machine: Machine, args, **parts) -> dict:
     }
     listed = ", ".join(f"{name} tokens {gib:.1f}" for name, gib in result["inference_gib"].items())
     print(f"inference on one device, weights + cache in {m.dtype}, GiB: {listed}")
-    if args.compile and best is not None:
-        log(f"compiling for {machine.topology}: minutes")
-        found = result["compiled"] = compile_for(best, machine)
-        peak, formula = found["peak_gib"], result["suggested"]["peak_gib"]
-        kernels = "with its attention kernel" if found["kernels"] else "without a kernel"
-        print(
-            f"compiled for {machine.topology} ({kernels}) in {found['seconds']:.0f} s, not run: peak {peak:.2f} GiB "
-            f"per device, by formula {formula:.2f} ({formula / peak - 1:+.0%})"
-        )
+    if args.compile == "suggested" and best is None:
+        print("not compiled, since none is suggested: --compile given takes the given one")
+    elif args.compile:
+        chosen = config if args.compile == "given" else best
+        devices = targets.tpus(machine.topology) if machine.topology else targets.gpus(args.device, machine.devices)
+        log(f"compiling the {args.compile} configuration for {kind}: minutes")
+        result["compiled"] = {"configuration": args.compile, **compiling.figures(chosen, devices)}
+        print(compiling.described(result["compiled"], chosen, result[args.compile], f"{kind} ({args.compile})"))
     return result
