@@ -59,6 +59,39 @@ def test_the_embeddings_gradient_is_summed_in_float32(gpu):
     assert not any("bf16" in found for found in sums)
 
 
+def gradient_in(gradient_dtype, **fields):
+    """The parameters' shapes, and the gradient of the loss lowered for CUDA."""
+    c = model(**fields)
+    params = nn.unbox(jax.eval_shape(lambda: decoder.init(decoder.Decoder(c), jax.random.key(0))))
+    decode = decoder.Decoder(c, gradient_dtype)
+
+    def total(params, ids):
+        hidden, _ = decode.apply({"params": params}, ids)
+        return token_nll(decode.apply({"params": params}, hidden, method="logits"), ids).mean()
+
+    ids = jax.ShapeDtypeStruct((2, 128), jnp.int32)
+    return params, jax.jit(jax.grad(total)).trace(params, ids).lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.usefixtures("gpu")
+def test_in_float32_the_dtype_of_gradients_changes_no_program():
+    assert gradient_in("float32")[1] == gradient_in("compute")[1]
+
+
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(("gradient_dtype", "rounded"), [("float32", 0), ("compute", 1)])
+def test_what_devices_add_is_the_gradient_in_float32(gradient_dtype, rounded):
+    """Devices add what each one's product returns: if that is bfloat16, a conversion to float32 follows it."""
+    params, text = gradient_in(gradient_dtype, dtype="bfloat16")
+    shapes = Counter(re.findall(r"stablehlo.convert %\S+ : \(tensor<(\S+)xbf16>\) -> tensor<\1xf32>", text))
+    layer = params["layers"]
+    matrices = Counter("x".join(map(str, layer[name].shape[1:])) for name in ("q", "k", "v", "o", "gate", "up", "down"))
+    assert {shape: shapes[shape] for shape in matrices} == {shape: rounded * n for shape, n in matrices.items()}
+    head = re.findall(r"dot_general [^\n]*-> tensor<(?:128x48|48x128)x(\w+)>", text)
+    assert head == ["bf16" if rounded else "f32"]
+    assert text.count("(tensor<2x128x48xf32>) -> tensor<2x128x48xbf16>") == rounded  # of the logits
+
+
 def test_gradients_in_bfloat16_are_float32s_where_an_id_repeats():
     """bfloat16 rounds by 0.0011 (root mean square) each time.
 

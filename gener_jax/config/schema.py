@@ -308,6 +308,7 @@ class Train:
     allow_changes: tuple[str, ...] = ()  # fields that may differ from those of the resumed run, e.g. "train.num_steps"
 
     # Advanced.
+    gradient_dtype: str = "float32"  # of matrices, as devices sum it: float32, or compute (model.dtype): half the bytes
     wandb_project: str = "gener_jax"  # project of the writer wandb
     compilation_cache: str | None = None  # folder for compiled programs; none: see `storage.compilation`
     check_memory: bool = True  # do not start if the estimate exceeds the memory of a device
@@ -318,6 +319,7 @@ class Train:
         check("num_steps batch_size accumulate log_every_steps profile_steps profile_from", _POSITIVE)
         check("writers", set(self.writers) <= {"tensorboard", "wandb"}, "may contain only tensorboard and wandb")
         check("watchdog_minutes", _AT_LEAST_0)
+        check("gradient_dtype", *_one_of(("float32", "compute")))
         check(
             "batch_size", self.batch_size % self.accumulate == 0, f"must be divisible by accumulate {self.accumulate}"
         )

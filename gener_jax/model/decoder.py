@@ -88,6 +88,7 @@ class Block(nn.Module):
     """One layer: norm → attention → residual → norm → SwiGLU → residual."""
 
     config: Model
+    gradient_dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x_BTD, cache_kv, angles, segments, slot, keep=False):
@@ -140,16 +141,21 @@ _REMAT = {  # what a layer's forward pass saves for the backward pass, in additi
 
 
 class Decoder(nn.Module):
-    """The model up to the final norm; the head is the method `logits`."""
+    """The model up to the final norm; the head is the method `logits`.
+
+    `gradient_dtype`, "float32" or "compute": see `train.gradient_dtype`.
+    """
 
     config: Model
+    gradient_dtype: str = "float32"
 
     def setup(self):  # noqa: D102
         c = self.config
         matrix = functools.partial(declare, self, nn.initializers.normal(c.initializer_range))
         self.embed_tokens = matrix("embed_tokens", {"vocab": c.vocab_size}, {"embed": c.hidden_size})
         if self.has_variable("params", "layers_0"):
-            self.layers = [Block(c) for _ in range(c.num_hidden_layers)]  # Flax names them layers_0, …
+            # Flax names them layers_0, …
+            self.layers = [Block(c, self.gradient_dtype) for _ in range(c.num_hidden_layers)]
         else:
             block = Block if c.remat == "none" else nn.remat(Block, policy=_REMAT[c.remat], prevent_cse=False)
             self.layers = nn.scan(
@@ -160,7 +166,7 @@ class Decoder(nn.Module):
                 length=c.num_hidden_layers,
                 unroll=c.scan_unroll,
                 metadata_params={nn.PARTITION_NAME: "layers"},
-            )(c)
+            )(c, self.gradient_dtype)
         self.norm = RMSNorm(c.rms_norm_eps)
         self.lm_head = matrix("lm_head", {"embed": c.hidden_size}, {"vocab": c.vocab_size})
         if unknown := self.variables.get("adapters", {}).keys() - self.variables["params"].keys():

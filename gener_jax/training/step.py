@@ -125,7 +125,7 @@ def make_train_step(
     """
     boxed = jax.eval_shape(functools.partial(_init, config, trains, init)).params
     tx, schedule = optimizer.make(config.optimizer, boxed), optimizer.learning_rate(config)
-    apply = Apply(decoder.Decoder(config.model))
+    apply = Apply(decoder.Decoder(config.model, config.train.gradient_dtype))
 
     def step(state: State, frozen, batch):
         batch = parallel.balance(batch, axes)
