@@ -88,6 +88,8 @@ def collectives(config: Config, num_devices: int, *, trains=everything, init=Non
     trained, frozen = (number / tensor for number in counts(m, trains, init))
     tokens = t.batch_size * config.data.context_length / (sizes["data"] * cut)  # of a device, in a step
     passes = 1 if m.remat in ("none", "dots") else 2  # forward
+    exchanges = 1 if m.remat == "none" else 2  # forward, of queries and outputs, which are no products that dots keeps
+    summed = itemsize if t.gradient_dtype == "compute" else 4
     heads = m.num_key_value_heads / (1 if m.num_key_value_heads % tensor else tensor)
     keys = 2 * heads * m.head_dim * itemsize * tokens * sizes["context"] * m.num_hidden_layers
     residual = tokens * m.hidden_size * itemsize * m.num_hidden_layers
@@ -98,11 +100,11 @@ def collectives(config: Config, num_devices: int, *, trains=everything, init=Non
 
     return {
         ("all-gather", "fsdp"): sent(cut, (1 + passes) * t.accumulate * (trained + frozen) * itemsize),
-        ("reduce-scatter", "fsdp"): sent(cut, t.accumulate * trained * 4),
+        ("reduce-scatter", "fsdp"): sent(cut, t.accumulate * trained * summed),
         ("all-gather", "context"): sent(sizes["context"], passes * keys),
         ("reduce-scatter", "context"): sent(sizes["context"], keys),
-        ("all-to-all", "context"): sent(sizes["context"], 2 * (1 + passes) * residual if exchanged else 0),
-        ("all-reduce", "data"): sent(sizes["data"], t.accumulate * 2 * 4 * trained / cut),
+        ("all-to-all", "context"): sent(sizes["context"], 2 * (1 + exchanges) * residual if exchanged else 0),
+        ("all-reduce", "data"): sent(sizes["data"], t.accumulate * 2 * summed * trained / cut),
         ("all-reduce", "tensor"): sent(tensor, 2 * 2 * (1 + passes) * residual),
     }
 
