@@ -63,7 +63,7 @@ def main(argv=None) -> int | None:
     program = command.Command(__doc__, checkpoint=True, several=True)
     add = program.parser.add_argument
     add("--tasks", metavar="NAME,…", help="tasks or groups, quick or all; NAME:N: N rows of it [the run's eval.tasks]")
-    add("--list", action="store_true", help="list the tasks, and whether their data are there, and exit")
+    add("--list", action="store_true", help="list the tasks, and whether their data are there")
     add("--data", type=Path, metavar="DIR", help="folder of the field's data [eval.data]")
     add("--rows", type=Whole(1), metavar="N", help="rows, regions or genes of each task, at most [all; quick: few]")
     add("--seeds", type=Whole(1), default=1, metavar="N", help="repeat with N seeds, to show how much they matter [1]")

@@ -118,7 +118,7 @@ def test_a_kernel_over_the_context_axis_is_attention(monkeypatch, sizes, heads, 
     """Heads are exchanged for length, so that the kernel (replaced by the reference here) gets the whole sequence."""
     lengths = []
 
-    def run(name, q, k, v, ids, window, *, name_kept):
+    def run(name, q, k, v, ids, window, *, name_kept, documents):
         lengths.append(q.shape[1])
         segments = None if ids is None else Segments(ids, ids)
         return attention(q, k, v, implementation="reference", segments=segments, window=window)

@@ -100,7 +100,7 @@ class Command:
             text = f"of a run: a step, or best{each} [newest; fine-tuned: best]"
             add("--step", metavar="N", type=step, action=action, help=text)
             if weights:
-                text = "of the weights; on a CPU, rounded only [the model's dtype]"
+                text = "type that they are held in [the model's dtype]"
                 add("--weights", choices=WEIGHTS, help=text)
             add("--download", action="store_true", help="download a Hugging Face name that is not in the cache")
             texts = (
