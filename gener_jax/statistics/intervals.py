@@ -162,8 +162,8 @@ def interval(
 def of_precision(statistic: Weighted, shape: tuple[int, ...], groups=None, seed: int = 0) -> tuple[float, float] | None:
     """The 95 % interval of an area under precision and recall, symmetric on the scale of its logit (Boyd et al. 2013).
 
-    Its bias, which few positive rows have, and its standard error are the jackknife's (Quenouille, Tukey) over rows or
-    groups, at most `_BLOCKS` blocks of them, with Student's t. The interval of an area of 0 or 1 has no width.
+    Its standard error is the jackknife's over rows or groups, at most `_BLOCKS` blocks of them, with Student's t (Tukey
+    1958). The interval of an area of 0 or 1 has no width.
 
     Args:
       shape, groups, seed: as for `interval`.
@@ -184,9 +184,8 @@ def of_precision(statistic: Weighted, shape: tuple[int, ...], groups=None, seed:
         return value, value
     error = math.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum())
     slope = 1 / (value * (1 - value))  # of the logit
-    middle = logit(value) - (blocks - 1) * (left_out.mean() - value) * slope
     reach = t.ppf((1 + LEVEL) / 2, blocks - 1) * error * slope
-    return float(expit(middle - reach)), float(expit(middle + reach))
+    return float(expit(logit(value) - reach)), float(expit(logit(value) + reach))
 
 
 def mean_interval(values: np.ndarray, groups=None, strata=None, *, seed: int = 0) -> tuple[float, float] | None:
