@@ -1,7 +1,8 @@
 """Whether a configuration fits a machine, and which one would; needs no device.
 
     gener-jax plan --config=experiments/unified_7b.py --devices 64 --device h100
-    gener-jax plan --config=experiments/euk_1b.py --device h100 --compile
+    gener-jax plan --config=experiments/euk_1b.py --device h100 --devices 8 \\
+        --compile given
 
 By formula, per device: memory, data sent, operations. Then the mesh, remat and
 microbatches that fit and should be fastest, with tokens/s and days at a given

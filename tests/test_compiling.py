@@ -120,7 +120,7 @@ def test_figures_as_text():
 
 def test_gpus_without_the_plugin(monkeypatch):
     monkeypatch.setattr(targets, "_exists", lambda module: False)
-    with raises(ConfigError, field="--compile", value="h100") as caught:
+    with raises(ConfigError, field="--device", value="h100") as caught:
         targets.gpus("h100", 8)
     assert "pip install -e '.[cuda]'" in str(caught.value)
     assert "\n" not in str(caught.value)
