@@ -89,7 +89,9 @@ def gpus(name: str, number: int) -> list:
 
     install = "pip install -e '.[cuda]'"
     if not has_cuda():
-        raise ConfigError(f"needs JAX's CUDA plugin and cuDNN to compile for it, though no GPU; {install}", "--device", name)
+        raise ConfigError(
+            f"needs JAX's CUDA plugin and cuDNN to compile for it, though no GPU; {install}", "--device", name
+        )
     # Else the plugin looks for a GPU when JAX starts, and rejects a machine without one.
     jax.config.update("jax_platforms", "cpu")
     hosts = number // math.gcd(number, _HOST) if number > _HOST else 1
