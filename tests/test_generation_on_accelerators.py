@@ -51,7 +51,7 @@ def lowered(tokens=64, sampler=Greedy()):  # noqa: B008 (it has no state)
         sampler=sampler,
     )  # fmt: skip
     # A new function each time, since jax would reuse what it traced for another platform.
-    prefill = jax.jit(functools.partial(generate._prefill, model, room=ROOM, log_probs=0))
+    prefill = jax.jit(functools.partial(generate._prefill, model, room=ROOM, slots=tokens + ROOM, log_probs=0))
     prompts = np.ones((B, tokens), np.int32)
     prefilled = prefill.trace(params, prompts, tokens * ones, None, 0 * ones, ROOM * ones)
     advance = jax.jit(functools.partial(generate._advance, model))
@@ -87,6 +87,34 @@ def test_programs_of_a_gpu_give_the_same(monkeypatch):
     jax.clear_caches()
     assert generate.cache_size(1, 5, 12, lm.tokenizer)[0] == 2
     assert [lm.generate([prompt], 12, seed=3) for prompt in PROMPTS] == expected
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+def test_a_long_cache_grows(monkeypatch):
+    """The same sequences, and a cache that is never more than half empty nor larger than needed."""
+    lm = make_lm(2)
+    whole, log_probs = lm.generate(PROMPTS, 60, seed=3), lm.generate(PROMPTS[:2], 60, seed=3, log_probs=True)
+    monkeypatch.setattr(kernels, "platform", lambda: "gpu")
+    jax.clear_caches()
+    monkeypatch.setattr(generate, "_UNGROWN", 16)
+    sizes, grown = [], generate._grown
+
+    def grow(cache, slots):
+        assert cache.index == cache.segment_ids.shape[1]  # it is full
+        sizes.append((cache.segment_ids.shape[1], slots))
+        new = grown(cache, slots)
+        assert {x.shape[-1] for x in new.k} == {x.shape[2] for x in new.v} == {slots}
+        return new
+
+    monkeypatch.setattr(generate, "_grown", grow)
+    assert lm.generate(PROMPTS, 60, seed=3) == whole  # 8 slots for the prompts, 32 for 31 tokens
+    assert sizes == [(16, 32), (32, 40)]
+    for a, b in zip(lm.generate(PROMPTS[:2], 60, seed=3, log_probs=True), log_probs, strict=True):
+        np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-5)
+    sizes.clear()
+    assert lm.generate(PROMPTS, 12, seed=3) == [text[:12] for text in whole]
+    assert sizes == []
     monkeypatch.undo()
     jax.clear_caches()
 

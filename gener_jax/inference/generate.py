@@ -4,10 +4,10 @@ The prompts of a batch are right-padded for the prefill. Their keys and values a
 at the same cache slot, and every row writes the same slot at each step. Padding is a document of its own, and rotary
 positions count from each row's first token. Shapes are rounded up and the number of new tokens is a traced value, so
 few programs are compiled. Nothing is fetched inside the loop. The loop can be entered again, which is how sequences are
-streamed.
+streamed, and how a long cache grows on an accelerator, where attention reads all slots for each token.
 
-Dimension key: B rows, U prompts, P slots of the prompts, R slots for new tokens, V vocabulary, D hidden, k bases per
-token.
+Dimension key: B rows, U prompts, P slots of the prompts, R new tokens at most, S slots of the cache, V vocabulary, D
+hidden, k bases per token.
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
 from gener_jax.runtime.errors import InputError
 
 BATCH_SIZE = 32  # default number of rows decoded together
+_UNGROWN = 2048  # slots of a cache that is made whole: each size of a cache is another program to compile
 
 
 @struct.dataclass
@@ -70,8 +71,10 @@ class State:
 
 
 def _prefill(
-    model: Decoder, params, prompts_UP, lengths_U, of_B, left_over_B, num_bases_B, *, room: int, log_probs: int
-) -> State:
+    model: Decoder, params, prompts_UP, lengths_U, of_B, left_over_B, num_bases_B, *,
+    room: int, slots: int, log_probs: int,
+) -> State:  # fmt: skip
+    """`room` is R, the number of new tokens that the state can hold, and `slots` S, that of its cache for now."""
     U, P = prompts_UP.shape
     positions_UP = jnp.broadcast_to(jnp.arange(P), (U, P))
     B = num_bases_B.shape[0]
@@ -87,12 +90,12 @@ def _prefill(
     return State(
         step=jnp.int32(0), hidden=hidden, positions=lengths_U, done=num_bases_B <= left_over_B,
         stuck=jnp.zeros((B,), bool), have=zeros, count=zeros, ids=jnp.full((B, room), PAD, jnp.int32),
-        cache=extend_cache(cache, room), log_probs=jnp.zeros((B, room, log_probs)) if log_probs else None,
+        cache=extend_cache(cache, slots - P), log_probs=jnp.zeros((B, room, log_probs)) if log_probs else None,
     )  # fmt: skip
 
 
 def _advance(model: Decoder, params, request: Request, state: State, until) -> State:
-    """Runs the decode loop up to `until` new tokens per row."""
+    """Runs the decode loop up to `until` new tokens per row, for which the cache must have slots."""
     room = state.ids.shape[1]
 
     def proceed(s: State):
@@ -174,7 +177,7 @@ def _programs(platform: str, graphs: bool):
                 "host at every token",
                 stacklevel=3,
             )
-    prefill = jax.jit(_prefill, static_argnames=("model", "room", "log_probs"))
+    prefill = jax.jit(_prefill, static_argnames=("model", "room", "slots", "log_probs"))
     advance = jax.jit(_advance, static_argnames="model", donate_argnames="state", compiler_options=options)
     return prefill, advance
 
@@ -196,6 +199,24 @@ def _num_rows(number: int) -> int:
     intermediate results per layer for a model of 1.2 billion parameters.
     """
     return round_up(number, least=2 if kernels.platform() == "gpu" else 1)
+
+
+def _slots(filled: int, most: int) -> int:
+    """The slots of a cache that `filled` tokens fill, and that `most` may: on a CPU `most`, for it reads no empty ones.
+
+    Elsewhere at most half of a long one is empty.
+    """
+    return most if kernels.platform() == "cpu" else min(most, round_up(filled + 1, _UNGROWN))
+
+
+def _grown(cache: Cache, slots: int) -> Cache:
+    """The cache with so many slots. Layer by layer, so that there is never a second cache."""
+    layers, added = [], slots - cache.segment_ids.shape[1]
+    for k, v in zip(cache.k, cache.v, strict=True):
+        layers.append(extend_cache(Cache((k,), (v,), cache.segment_ids, cache.index), added))
+        k.delete()
+        v.delete()
+    return layers[0].replace(k=tuple(x.k[0] for x in layers), v=tuple(x.v[0] for x in layers))
 
 
 def max_tokens(tokenizer: Tokenizer, num_bases: int) -> int:
@@ -272,12 +293,14 @@ class Batch:
             tables=tuple(tables for tables, _ in prepared), constraints=tuple(map(type, self.constraints)),
         )  # fmt: skip
         lengths = np.array([len(prompt.ids) for prompt in prompts], np.int32)
-        ids = right_pad([prompt.ids for prompt in prompts], round_up(int(lengths.max())))
+        self.prompt_slots, room = round_up(int(lengths.max())), round_up(max_tokens(t, self.num_bases.max()))
+        self.most_slots = self.prompt_slots + room
+        ids = right_pad([prompt.ids for prompt in prompts], self.prompt_slots)
         one_each = len(of) == len(prompts) and np.array_equal(of[: self.number], np.arange(self.number))
         with sharding.on(lm.mesh):
             self.state = programs()[0](
                 lm.model, lm.params, ids, lengths, None if one_each else of, self.left_over, self.num_bases,
-                room=round_up(max_tokens(t, self.num_bases.max())), log_probs=t.k if log_probs else 0,
+                room=room, slots=_slots(self.prompt_slots, self.most_slots), log_probs=t.k if log_probs else 0,
             )  # fmt: skip
             if constraints:
                 added = {"constraints": states, "ended": np.zeros((len(of), len(states)), np.int32)}
@@ -286,8 +309,14 @@ class Batch:
     def advance(self, until: int) -> bool:
         """Decodes up to `until` tokens per row in all; returns whether any row is unfinished."""
         with sharding.on(self.lm.mesh):
-            self.state = programs()[1](self.lm.model, self.lm.params, self.request, self.state, np.int32(until))
-        return not bool(self.state.done.all())
+            while True:
+                slots = self.state.cache.segment_ids.shape[1]
+                reached = np.int32(min(until, slots - self.prompt_slots))
+                self.state = programs()[1](self.lm.model, self.lm.params, self.request, self.state, reached)
+                unfinished = not bool(self.state.done.all())
+                if not unfinished or reached == until or slots == self.most_slots:
+                    return unfinished
+                self.state = self.state.replace(cache=_grown(self.state.cache, _slots(slots, self.most_slots)))
 
     def continuations(self) -> list[Continuation]:
         """The continuation of each row so far.
