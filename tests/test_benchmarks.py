@@ -117,15 +117,16 @@ def test_a_job_that_fails_or_hangs_does_not_affect_the_others(tmp_path, monkeypa
 
 
 def test_the_peer_is_compared_with_our_default_settings_of_the_same_shape():
-    ours = [{"job": "train_unroll", "context": 8, "tokens_per_s": 50.0},
-            {"job": "train", "context": 8, "tokens_per_s": 30.0},
-            {"job": "decode_no_graph", "batch": 1, "bases_per_s": 2.0},
-            {"job": "decode", "batch": 1, "bases_per_s": 8.0}]  # fmt: skip
+    ours = [{"job": "train_unroll", "what": "train", "context": 8, "tokens_per_s": 50.0},
+            {"job": "decode", "what": "prefill", "batch": 1, "context": 8, "tokens_per_s": 90.0},
+            {"job": "train", "what": "train", "context": 8, "tokens_per_s": 30.0},
+            {"job": "decode_no_graph", "what": "generate", "batch": 1, "bases_per_s": 2.0},
+            {"job": "decode", "what": "generate", "batch": 1, "bases_per_s": 8.0}]  # fmt: skip
     peers = [{"job": "p", "peer": "x", "context": 8, "tokens_per_s": 10.0},
              {"job": "p", "peer": "x", "batch": 1, "bases_per_s": 4.0},
              {"job": "p", "peer": "x", "batch": 2, "bases_per_s": 4.0},
              {"job": "p", "peer": "x", "context": 8, "error": "out of memory"}]  # fmt: skip
-    assert [device.ratio(row, peers + ours) for row in ours] == [None] * 4
+    assert [device.ratio(row, peers + ours) for row in ours] == [None] * 5
     assert [device.ratio(row, peers + ours) for row in peers] == [3.0, 2.0, None, None]
 
 

@@ -140,8 +140,14 @@ _DEFAULTS = ("train", "train_more", "decode", "decode_many")  # jobs with our de
 
 def ratio(row: dict, rows: list[dict]) -> float | None:
     """Our rate divided by that of this result of the peer; None if there is no pair."""
-    rate, same = ("tokens_per_s", "context") if row.get("context") else ("bases_per_s", "batch")
-    ours = [x[rate] for x in rows if x["job"] in _DEFAULTS and rate in x and x.get(same) == row.get(same)]
+    what, rate, same = (
+        ("train", "tokens_per_s", "context") if row.get("context") else ("generate", "bases_per_s", "batch")
+    )
+    ours = [
+        x[rate]
+        for x in rows
+        if x["job"] in _DEFAULTS and x.get("what") == what and rate in x and x.get(same) == row.get(same)
+    ]
     return ours[0] / row[rate] if "peer" in row and ours and row.get(rate) else None
 
 
