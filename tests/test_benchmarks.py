@@ -2,12 +2,13 @@
 
 import json
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from gener_jax.benchmarks import accuracy, device, train
+from gener_jax.benchmarks import accuracy, device, inference, models, rates, train
 from gener_jax.config import Mesh
 from gener_jax.model import flops
 from gener_jax.training.speed import measure
@@ -51,6 +52,16 @@ def test_ours_and_the_peer_each_run_in_their_own_process(tmp_path, monkeypatch):
     assert found["ratio"] == 1.5
     assert found["peer_tokens_per_s"] == 10
     assert found["process_gib"] > 0.001
+
+
+def test_variants_are_scored_by_both_protocols_once(monkeypatch, capsys):
+    lm = types.SimpleNamespace(spec=types.SimpleNamespace(model=tiny.config("absent").model))
+    monkeypatch.setattr(models, "random_lm", lambda size, dtype: lm)
+    monkeypatch.setattr(rates, "variants", lambda lm, number, protocol, repeats: {"variants_per_s": number})
+    monkeypatch.setattr(sys, "argv", ["x", "--size=xs", "--batch", "--score", "0", "0", "--variants=2"])
+    assert inference.main() == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["what"] for row in rows] == ["model", "next_kmer", "window"]
 
 
 CASE = accuracy.Case("blockwise", "float32", 64, 32, None, False)
