@@ -105,6 +105,7 @@ def test_a_job_that_fails_or_hangs_does_not_affect_the_others(tmp_path, monkeypa
         jobs.append(device.Job(name, "", seconds, "PEER" if name == "peer" else f"{path} {{new}}", "--f"))
     monkeypatch.setattr(device, "JOBS", tuple(jobs))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--users")
     out = tmp_path / "out"
     assert device.main(["--out", str(out), "--minutes", "1", "--commit", "abc"]) == 1
     printed = capsys.readouterr()
@@ -114,7 +115,7 @@ def test_a_job_that_fails_or_hangs_does_not_affect_the_others(tmp_path, monkeypa
     assert table.startswith("H1, jax 0, commit abc, ")
     assert [row["job"] for row in rows] == ["machine", "fails", "hangs", "last"]
     assert rows[1]["what"] == "before"
-    assert rows[3]["what"] == ["--f", str(out / "compiled"), str(device.FULL["new"])]  # this is no CPU
+    assert rows[3]["what"] == ["--users --f", str(out / "compiled"), str(device.FULL["new"])]  # this is no CPU
     ended = dict(line.split(": ", 1) for line in printed.err.splitlines())
     assert list(ended) == list(programs)
     assert [name for name, how in ended.items() if how == "done"] == ["machine", "last"]

@@ -198,8 +198,9 @@ def main(argv=None) -> int:
         elif left < job.seconds / 2:
             how = f"skipped: needs about {job.seconds:.0f} s, {max(left, 0):.0f} s were left"
         else:
-            flags = {"XLA_FLAGS": job.xla_flags} if job.xla_flags else {}
-            how, found = run(name, command, min(2 * job.seconds, left), environment | flags, args.out)
+            flags = " ".join(filter(None, [environment.get("XLA_FLAGS"), job.xla_flags]))  # of two, the last counts
+            given = environment | ({"XLA_FLAGS": flags} if flags else {})
+            how, found = run(name, command, min(2 * job.seconds, left), given, args.out)
             rows += found
             failed |= how != "done"
         print(f"{name}: {how}", file=sys.stderr, flush=True)
