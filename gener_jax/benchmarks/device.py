@@ -70,17 +70,23 @@ JOBS = (
     Job("decode_no_graph", "generation without CUDA graphs", 45, _INFERENCE + _GENERATE + "--score 0 0",
         "--xla_gpu_enable_command_buffer="),
     Job("train_more", "training at medium context", 45, _TRAIN + "{medium}"),
+    Job("peer_more", "the peer's training at medium context", 40,
+        "PEER train {size} --repeats {fewer} {peer_medium} {sdpa}"),
     Job("train_dynamic_slice_fusion", "training with this flag of XLA", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_dynamic_slice_fusion=true"),
     Job("train_cublas_only", "training without Triton's matrix products", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_triton_gemm=false"),
+    Job("peer_compile_more", "the same with torch.compile, long context too", 100,
+        "PEER train {size} --repeats {fewer} {peer_longer} {sdpa} --compile"),
 )  # fmt: skip
 FULL = {
     "size": "--size 1.2b --dtype bfloat16", "repeats": 5, "fewer": 3, "parity": "", "sdpa": "--sdpa default cudnn",
     "train": "--batch 16 2 --context 2048 16384", "first": "--batch 16 --context 2048",
     "medium": "--batch 4 --context 8192", "peer_train": "--batch 8 1 --context 2048 16384",
-    "peer_first": "--batch 8 --context 2048", "small_batches": "1 16", "large_batch": 256, "peer_batches": "16 1",
-    "prompt": 64, "new": 256, "less": 128, "prefill": "1 8192", "score": "8 2048", "variants": 192,
+    "peer_first": "--batch 8 --context 2048", "peer_medium": "--batch 2 --context 8192",
+    "peer_longer": "--batch 2 1 --context 8192 16384", "small_batches": "1 16", "large_batch": 256,
+    "peer_batches": "16 1", "prompt": 64, "new": 256, "less": 128, "prefill": "1 8192", "score": "8 2048",
+    "variants": 192,
 }  # fmt: skip
 SMOKE = FULL | {"repeats": 2, "fewer": 1, "train": FULL["first"], "peer_train": FULL["peer_first"], "new": 64,
                 "less": 32, "variants": 16}  # fmt: skip
@@ -88,8 +94,9 @@ TINY = {
     "size": "--size xs --dtype float32", "repeats": 1, "fewer": 1, "parity": "--length 64 --heads 8 --head_dim 96",
     "sdpa": "", "train": "--batch 2 1 --context 32 64", "first": "--batch 2 --context 32",
     "medium": "--batch 1 --context 32", "peer_train": "--batch 1 --context 32", "peer_first": "--batch 1 --context 32",
-    "small_batches": "1", "large_batch": 2, "peer_batches": "1", "prompt": 8, "new": 8, "less": 8, "prefill": "1 32",
-    "score": "2 32", "variants": 2,
+    "peer_medium": "--batch 1 --context 32", "peer_longer": "--batch 1 1 --context 32 64", "small_batches": "1",
+    "large_batch": 2, "peer_batches": "1", "prompt": 8, "new": 8, "less": 8, "prefill": "1 32", "score": "2 32",
+    "variants": 2,
 }  # fmt: skip
 SMOKES = ("parity", "train", "decode", "decode_graph_per_token", "variants")
 
@@ -173,7 +180,7 @@ def main(argv=None) -> int:
     parse = cli.Parser(__doc__)
     add = parse.add_argument
     add("--minutes", type=Real(above=0), default=9, help="time limit for all jobs")
-    add("--peer", metavar="FILE.py", help="a program to compare with")
+    add("--peer", metavar="FILE.py", help="a program to compare with; its options are in this command's source")
     add("--only", nargs="+", choices=[job.name for job in JOBS[1:]], metavar="JOB",
         help="run these, in this order, after machine [all]")  # fmt: skip
     add("--smoke", action="store_true", help="few repeats of few jobs, to see that they run")
