@@ -50,6 +50,12 @@ def choice(case: Case) -> str | None:
     return next((name for name in names if refusal(name, case) is None), None)
 
 
+def refusals(case: Case) -> dict[str, str]:
+    """Why each kernel of this platform that `choice` considers cannot compute the case."""
+    names = (name for name, where in KERNELS.items() if where == platform() and name not in _BY_NAME_ONLY)
+    return {name: reason for name in names if (reason := refusal(name, case))}
+
+
 def platform() -> str:
     """The platform that programs are compiled for ("cpu", "gpu", "tpu"): that of the mesh, or of this machine."""
     mesh = jax.sharding.get_abstract_mesh()
