@@ -142,6 +142,11 @@ def test_the_peer_is_compared_with_our_default_settings_of_the_same_shape():
     assert [device.ratio(row, peers + ours) for row in peers] == [3.0, 2.0, None, None]
 
 
+def test_numbers_of_the_table():
+    rows = [{"job": "train", "context": 8, "tokens_per_s": 64237.4, "mfu": 0.49213, "seconds": None}]
+    assert "| train | context 8 | tokens_per_s 64237; mfu 0.4921 |" in device.table(rows, {}, "abc").splitlines()
+
+
 def test_all_jobs_have_their_arguments_at_each_scale():
     for scale in (device.FULL, device.SMOKE, device.TINY):
         for job in device.JOBS:

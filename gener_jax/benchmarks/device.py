@@ -158,6 +158,12 @@ def ratio(row: dict, rows: list[dict]) -> float | None:
     return ours[0] / row[rate] if "peer" in row and ours and row.get(rate) else None
 
 
+def _text(value) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def table(rows: list[dict], ended: dict[str, str], commit: str | None) -> str:
     """The results as a Markdown table, then the jobs that were skipped or failed."""
     machine = next((row for row in rows if "card" in row), {})
@@ -169,7 +175,7 @@ def table(rows: list[dict], ended: dict[str, str], commit: str | None) -> str:
         cells = {True: [], False: []}
         for name, value in {**row, "ratio": row.get("ratio", ratio(row, rows))}.items():
             if name != "job" and value not in (None, False):
-                cells[name in _FIGURES].append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+                cells[name in _FIGURES].append(f"{name} {_text(value)}")
         lines.append(f"| {row['job']} | {', '.join(cells[False])} | {'; '.join(cells[True])} |")
     return "\n".join([*lines, *(f"| {name} | | **{how}** |" for name, how in ended.items() if how != "done")]) + "\n"
 
