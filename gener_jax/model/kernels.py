@@ -70,7 +70,7 @@ def _too_old() -> str:
     """
     if jax.default_backend() != "gpu":
         return ""
-    capability = jax.local_devices()[0].compute_capability  # such as 9.0; of AMD gfx90a
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")  # such as 9.0; of AMD gfx90a
     number = re.fullmatch(r"(\d+)\.\d+", capability)
     return "" if number and int(number[1]) >= 8 else capability
 
