@@ -1,5 +1,6 @@
 """Benchmarks of models: the printed figures agree with each other. No speed is asserted."""
 
+import functools
 import json
 import sys
 import types
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from gener_jax.benchmarks import accuracy, device, inference, models, rates, train
+from gener_jax.benchmarks import accuracy, device, inference, models, peer, rates, train
 from gener_jax.config import Mesh
 from gener_jax.model import flops
 from gener_jax.training.speed import measure
@@ -154,7 +155,79 @@ def test_all_jobs_have_their_arguments_at_each_scale():
     assert set(device.SMOKES) < {job.name for job in device.JOBS}
 
 
-def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
+PEER = """
+import argparse, json
+add = (parser := argparse.ArgumentParser()).add_argument
+add("job", choices=["train", "generate"])
+add("--compile", action="store_true")
+for name in ("batch", "context", "prompt", "new", "repeats"):
+    add(f"--{name}", type=int)
+for name in ("size", "dtype"):
+    add(f"--{name}")
+args = parser.parse_args()
+if args.batch == 13:
+    raise RuntimeError("out of memory")
+print("a line")
+print(json.dumps({**vars(args), "bases_per_s" if args.job == "generate" else "tokens_per_s": 10.0}))
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A program to compare with; as those of torch it takes one shape at a time."""
+    path = tmp_path / "peer.py"
+    path.write_text(PEER)
+    return path
+
+
+def test_a_peer_runs_once_per_kernel_and_shape(program, monkeypatch, capsys):
+    prepared, shapes = [], ["--batch", "8", "13", "1", "--context", "32", "64", "96"]
+    monkeypatch.setattr(peer, "prepare", prepared.append)
+    monkeypatch.setattr(
+        sys, "argv", ["x", str(program), "train", "--size=xs", *shapes, "--sdpa", "default", "cudnn", "--compile"]
+    )
+    assert peer.main() == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert prepared == [row["sdpa"] for row in rows] == ["default"] * 3 + ["cudnn"] * 3
+    assert [(row["batch"], row["context"]) for row in rows] == [(8, 32), (13, 64), (1, 96)] * 2
+    assert [row.get("error") for row in rows] == [None, "RuntimeError: out of memory", None] * 2
+    assert all(row["peer"] == "peer" and row["compile"] for row in rows)
+    assert rows[2]["tokens_per_s"] == 10
+    assert rows[2]["prompt"] is None  # the program's own default
+    monkeypatch.setattr(sys, "argv", ["x", str(program), "generate", "--size=xs", "--batch", "1", "2", "--new", "8"])
+    assert peer.main() == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["batch"], row["new"], row["bases_per_s"]) for row in rows] == [(1, 8, 10.0), (2, 8, 10.0)]
+
+
+def test_cudnn_alone_and_all_kernels_again(monkeypatch):
+    on, names = {}, ("flash", "mem_efficient", "math")
+    enable = {f"enable_{name}_sdp": functools.partial(on.__setitem__, name) for name in names}
+    cuda = types.SimpleNamespace(is_available=lambda: False)
+    fake = types.SimpleNamespace(
+        compiler=types.SimpleNamespace(reset=lambda: None), cuda=cuda,
+        backends=types.SimpleNamespace(cuda=types.SimpleNamespace(**enable)),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    peer.prepare("cudnn")
+    assert on == dict.fromkeys(names, False)
+    peer.prepare("default")
+    assert on == dict.fromkeys(names, True)
+
+
+@pytest.mark.slow
+def test_every_job_in_miniature(tmp_path, program, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert device.main(["--out", str(tmp_path), "--minutes", "60", "--peer", str(program)]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {row["job"] for row in rows} == {job.name for job in device.JOBS}
+    assert not any("error" in row for row in rows)
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert all("ratio" in line for line in table if line.startswith("| peer"))
+    assert not any("**" in line for line in table)
+
+
+def test_some_of_the_command_in_miniature(tmp_path, monkeypatch):
     """Runs the machine job and one other as on an accelerator, but with a tiny model."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert device.main(["--out", str(tmp_path), "--minutes", "10", "--only", "decode"]) == 0

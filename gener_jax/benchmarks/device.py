@@ -7,10 +7,9 @@ output and OUT/results.jsonl, one JSON line each, other output to OUT/log.txt, a
 a table to OUT/table.md. On a CPU all shapes are very small. The jobs:
 """
 
-# A peer is a program with the commands `train` (--batch and --context, one value of each per shape; --sdpa default
-# cudnn; --compile) and `generate` (--batch, one or more values; --prompt; --new), both with --size, --dtype and
-# --repeats. It prints one JSON line per result, with the key "peer". The table's `ratio` is our rate divided by the
-# peer's, at the same context or generation batch, of the jobs with our default settings.
+# A peer is a program for --peer of `benchmark train` and `benchmark inference` (see `peer`); with --compile it uses
+# torch.compile. The table's `ratio` is our rate divided by the peer's, at the same context or generation batch, of the
+# jobs with our default settings.
 #
 # Two jobs compare how XLA uses CUDA graphs. By default the whole decoding loop is recorded as one graph;
 # decode_graph_per_token records one graph per token instead, and decode_no_graph launches each kernel by itself.
@@ -44,12 +43,13 @@ class Job(NamedTuple):
 
 _TRAIN = "-m gener_jax.benchmarks.train {size} --remat dots --repeats {repeats} "
 _INFERENCE = "-m gener_jax.benchmarks.inference {size} --repeats {fewer} "
+_PEER = "-m gener_jax.benchmarks.peer PEER "
 _GENERATE = "--batch {small_batches} --prompt {prompt} --new {new} "
 JOBS = (
     Job("machine", "device, versions, memory bandwidth", 15, "-c MACHINE"),
     Job("train", "training at short and long context", 40, _TRAIN + "{train}"),
     Job("peer_train", "the peer's training, by both kinds of attention", 45,
-        "PEER train {size} --repeats {fewer} {peer_train} {sdpa}"),
+        _PEER + "train {size} --repeats {fewer} {peer_train} {sdpa}"),
     Job("train_unroll", "training with unrolled layers", 90, _TRAIN + "--unroll {first}"),
     Job("decode", "generation at small batches; a long prefill", 60,
         _INFERENCE + _GENERATE + "--prefill {prefill} --score 0 0"),
@@ -61,9 +61,9 @@ JOBS = (
     Job("decode_many", "generation at a large batch size", 40,
         _INFERENCE + "--batch {large_batch} --prompt {prompt} --new {less} --score 0 0"),
     Job("peer_compile", "the peer's training with torch.compile", 60,
-        "PEER train {size} --repeats {fewer} {peer_first} {sdpa} --compile"),
+        _PEER + "train {size} --repeats {fewer} {peer_first} {sdpa} --compile"),
     Job("peer_generate", "the peer's generation", 45,
-        "PEER generate {size} --repeats 1 --batch {peer_batches} --prompt {prompt} --new {new}"),
+        _PEER + "generate {size} --repeats 1 --batch {peer_batches} --prompt {prompt} --new {new}"),
     Job("decode_graph_per_token", "generation with one CUDA graph per token", 45,
         _INFERENCE + _GENERATE + "--score 0 0",
         "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN"),
@@ -71,13 +71,13 @@ JOBS = (
         "--xla_gpu_enable_command_buffer="),
     Job("train_more", "training at medium context", 45, _TRAIN + "{medium}"),
     Job("peer_more", "the peer's training at medium context", 40,
-        "PEER train {size} --repeats {fewer} {peer_medium} {sdpa}"),
+        _PEER + "train {size} --repeats {fewer} {peer_medium} {sdpa}"),
     Job("train_dynamic_slice_fusion", "training with this flag of XLA", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_dynamic_slice_fusion=true"),
     Job("train_cublas_only", "training without Triton's matrix products", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_triton_gemm=false"),
     Job("peer_compile_more", "the same with torch.compile, long context too", 100,
-        "PEER train {size} --repeats {fewer} {peer_longer} {sdpa} --compile"),
+        _PEER + "train {size} --repeats {fewer} {peer_longer} {sdpa} --compile"),
 )  # fmt: skip
 FULL = {
     "size": "--size 1.2b --dtype bfloat16", "repeats": 5, "fewer": 3, "parity": "", "sdpa": "--sdpa default cudnn",
@@ -186,7 +186,7 @@ def main(argv=None) -> int:
     parse = cli.Parser(__doc__)
     add = parse.add_argument
     add("--minutes", type=Real(above=0), default=9, help="time limit for all jobs")
-    add("--peer", metavar="FILE.py", help="a program to compare with; its options are in this command's source")
+    add("--peer", metavar="FILE.py", help="a program to compare with, as of benchmark train and inference")
     add("--only", nargs="+", choices=[job.name for job in JOBS[1:]], metavar="JOB",
         help="run these, in this order, after machine [all]")  # fmt: skip
     add("--smoke", action="store_true", help="few repeats of few jobs, to see that they run")
