@@ -48,7 +48,7 @@ _GENERATE = "--batch {small_batches} --prompt {prompt} --new {new} "
 JOBS = (
     Job("machine", "device, versions, memory bandwidth", 15, "-c MACHINE"),
     Job("train", "training at short and long context", 40, _TRAIN + "{train}"),
-    Job("peer_train", "the peer's training, by both kinds of attention", 45,
+    Job("peer_train", "the peer's training, by both kinds of attention", 80,
         _PEER + "train {size} --repeats {fewer} {peer_train} {sdpa}"),
     Job("train_unroll", "training with unrolled layers", 90, _TRAIN + "--unroll {first}"),
     Job("decode", "generation at small batches; a long prefill", 60,
@@ -60,9 +60,9 @@ JOBS = (
         "--xla_gpu_autotune_level=0"),  # many small programs, whose time is mostly compilation
     Job("decode_many", "generation at a large batch size", 40,
         _INFERENCE + "--batch {large_batch} --prompt {prompt} --new {less} --score 0 0"),
-    Job("peer_compile", "the peer's training with torch.compile", 60,
+    Job("peer_compile", "the peer's training with torch.compile", 80,
         _PEER + "train {size} --repeats {fewer} {peer_first} {sdpa} --compile"),
-    Job("peer_generate", "the peer's generation", 45,
+    Job("peer_generate", "the peer's generation", 80,
         _PEER + "generate {size} --repeats 1 --batch {peer_batches} --prompt {prompt} --new {new}"),
     Job("decode_graph_per_token", "generation with one CUDA graph per token", 45,
         _INFERENCE + _GENERATE + "--score 0 0",
@@ -70,13 +70,13 @@ JOBS = (
     Job("decode_no_graph", "generation without CUDA graphs", 45, _INFERENCE + _GENERATE + "--score 0 0",
         "--xla_gpu_enable_command_buffer="),
     Job("train_more", "training at medium context", 45, _TRAIN + "{medium}"),
-    Job("peer_more", "the peer's training at medium context", 40,
+    Job("peer_more", "the peer's training at medium context", 45,
         _PEER + "train {size} --repeats {fewer} {peer_medium} {sdpa}"),
     Job("train_dynamic_slice_fusion", "training with this flag of XLA", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_dynamic_slice_fusion=true"),
     Job("train_cublas_only", "training without Triton's matrix products", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_triton_gemm=false"),
-    Job("peer_compile_more", "the same with torch.compile, long context too", 100,
+    Job("peer_compile_more", "the same with torch.compile, long context too", 160,
         _PEER + "train {size} --repeats {fewer} {peer_longer} {sdpa} --compile"),
 )  # fmt: skip
 FULL = {
