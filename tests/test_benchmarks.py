@@ -1,13 +1,15 @@
 """Benchmarks of models: the printed figures agree with each other. No speed is asserted."""
 
+import functools
 import json
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from gener_jax.benchmarks import accuracy, device, train
+from gener_jax.benchmarks import accuracy, device, inference, models, peer, rates, train
 from gener_jax.config import Mesh
 from gener_jax.model import flops
 from gener_jax.training.speed import measure
@@ -53,6 +55,16 @@ def test_ours_and_the_peer_each_run_in_their_own_process(tmp_path, monkeypatch):
     assert found["process_gib"] > 0.001
 
 
+def test_variants_are_scored_by_both_protocols_once(monkeypatch, capsys):
+    lm = types.SimpleNamespace(spec=types.SimpleNamespace(model=tiny.config("absent").model))
+    monkeypatch.setattr(models, "random_lm", lambda size, dtype: lm)
+    monkeypatch.setattr(rates, "variants", lambda lm, number, protocol, repeats: {"variants_per_s": number})
+    monkeypatch.setattr(sys, "argv", ["x", "--size=xs", "--batch", "--score", "0", "0", "--variants=2"])
+    assert inference.main() == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["what"] for row in rows] == ["model", "next_kmer", "window"]
+
+
 CASE = accuracy.Case("blockwise", "float32", 64, 32, None, False)
 
 
@@ -94,6 +106,7 @@ def test_a_job_that_fails_or_hangs_does_not_affect_the_others(tmp_path, monkeypa
         jobs.append(device.Job(name, "", seconds, "PEER" if name == "peer" else f"{path} {{new}}", "--f"))
     monkeypatch.setattr(device, "JOBS", tuple(jobs))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "--users")
     out = tmp_path / "out"
     assert device.main(["--out", str(out), "--minutes", "1", "--commit", "abc"]) == 1
     printed = capsys.readouterr()
@@ -103,7 +116,7 @@ def test_a_job_that_fails_or_hangs_does_not_affect_the_others(tmp_path, monkeypa
     assert table.startswith("H1, jax 0, commit abc, ")
     assert [row["job"] for row in rows] == ["machine", "fails", "hangs", "last"]
     assert rows[1]["what"] == "before"
-    assert rows[3]["what"] == ["--f", str(out / "compiled"), str(device.FULL["new"])]  # this is no CPU
+    assert rows[3]["what"] == ["--users --f", str(out / "compiled"), str(device.FULL["new"])]  # this is no CPU
     ended = dict(line.split(": ", 1) for line in printed.err.splitlines())
     assert list(ended) == list(programs)
     assert [name for name, how in ended.items() if how == "done"] == ["machine", "last"]
@@ -117,16 +130,22 @@ def test_a_job_that_fails_or_hangs_does_not_affect_the_others(tmp_path, monkeypa
 
 
 def test_the_peer_is_compared_with_our_default_settings_of_the_same_shape():
-    ours = [{"job": "train_unroll", "context": 8, "tokens_per_s": 50.0},
-            {"job": "train", "context": 8, "tokens_per_s": 30.0},
-            {"job": "decode_no_graph", "batch": 1, "bases_per_s": 2.0},
-            {"job": "decode", "batch": 1, "bases_per_s": 8.0}]  # fmt: skip
+    ours = [{"job": "train_unroll", "what": "train", "context": 8, "tokens_per_s": 50.0},
+            {"job": "decode", "what": "prefill", "batch": 1, "context": 8, "tokens_per_s": 90.0},
+            {"job": "train", "what": "train", "context": 8, "tokens_per_s": 30.0},
+            {"job": "decode_no_graph", "what": "generate", "batch": 1, "bases_per_s": 2.0},
+            {"job": "decode", "what": "generate", "batch": 1, "bases_per_s": 8.0}]  # fmt: skip
     peers = [{"job": "p", "peer": "x", "context": 8, "tokens_per_s": 10.0},
              {"job": "p", "peer": "x", "batch": 1, "bases_per_s": 4.0},
              {"job": "p", "peer": "x", "batch": 2, "bases_per_s": 4.0},
              {"job": "p", "peer": "x", "context": 8, "error": "out of memory"}]  # fmt: skip
-    assert [device.ratio(row, peers + ours) for row in ours] == [None] * 4
+    assert [device.ratio(row, peers + ours) for row in ours] == [None] * 5
     assert [device.ratio(row, peers + ours) for row in peers] == [3.0, 2.0, None, None]
+
+
+def test_numbers_of_the_table():
+    rows = [{"job": "train", "context": 8, "tokens_per_s": 64237.4, "mfu": 0.49213, "seconds": None}]
+    assert "| train | context 8 | tokens_per_s 64237; mfu 0.4921 |" in device.table(rows, {}, "abc").splitlines()
 
 
 def test_all_jobs_have_their_arguments_at_each_scale():
@@ -136,7 +155,79 @@ def test_all_jobs_have_their_arguments_at_each_scale():
     assert set(device.SMOKES) < {job.name for job in device.JOBS}
 
 
-def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
+PEER = """
+import argparse, json
+add = (parser := argparse.ArgumentParser()).add_argument
+add("job", choices=["train", "generate"])
+add("--compile", action="store_true")
+for name in ("batch", "context", "prompt", "new", "repeats"):
+    add(f"--{name}", type=int)
+for name in ("size", "dtype"):
+    add(f"--{name}")
+args = parser.parse_args()
+if args.batch == 13:
+    raise RuntimeError("out of memory")
+print("a line")
+print(json.dumps({**vars(args), "bases_per_s" if args.job == "generate" else "tokens_per_s": 10.0}))
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    """A program to compare with; as those of torch it takes one shape at a time."""
+    path = tmp_path / "peer.py"
+    path.write_text(PEER)
+    return path
+
+
+def test_a_peer_runs_once_per_kernel_and_shape(program, monkeypatch, capsys):
+    prepared, shapes = [], ["--batch", "8", "13", "1", "--context", "32", "64", "96"]
+    monkeypatch.setattr(peer, "prepare", prepared.append)
+    monkeypatch.setattr(
+        sys, "argv", ["x", str(program), "train", "--size=xs", *shapes, "--sdpa", "default", "cudnn", "--compile"]
+    )
+    assert peer.main() == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert prepared == [row["sdpa"] for row in rows] == ["default"] * 3 + ["cudnn"] * 3
+    assert [(row["batch"], row["context"]) for row in rows] == [(8, 32), (13, 64), (1, 96)] * 2
+    assert [row.get("error") for row in rows] == [None, "RuntimeError: out of memory", None] * 2
+    assert all(row["peer"] == "peer" and row["compile"] for row in rows)
+    assert rows[2]["tokens_per_s"] == 10
+    assert rows[2]["prompt"] is None  # the program's own default
+    monkeypatch.setattr(sys, "argv", ["x", str(program), "generate", "--size=xs", "--batch", "1", "2", "--new", "8"])
+    assert peer.main() == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["batch"], row["new"], row["bases_per_s"]) for row in rows] == [(1, 8, 10.0), (2, 8, 10.0)]
+
+
+def test_cudnn_alone_and_all_kernels_again(monkeypatch):
+    on, names = {}, ("flash", "mem_efficient", "math")
+    enable = {f"enable_{name}_sdp": functools.partial(on.__setitem__, name) for name in names}
+    cuda = types.SimpleNamespace(is_available=lambda: False)
+    fake = types.SimpleNamespace(
+        compiler=types.SimpleNamespace(reset=lambda: None), cuda=cuda,
+        backends=types.SimpleNamespace(cuda=types.SimpleNamespace(**enable)),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    peer.prepare("cudnn")
+    assert on == dict.fromkeys(names, False)
+    peer.prepare("default")
+    assert on == dict.fromkeys(names, True)
+
+
+@pytest.mark.slow
+def test_every_job_in_miniature(tmp_path, program, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert device.main(["--out", str(tmp_path), "--minutes", "60", "--peer", str(program)]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {row["job"] for row in rows} == {job.name for job in device.JOBS}
+    assert not any("error" in row for row in rows)
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert all("ratio" in line for line in table if line.startswith("| peer"))
+    assert not any("**" in line for line in table)
+
+
+def test_some_of_the_command_in_miniature(tmp_path, monkeypatch):
     """Runs the machine job and one other as on an accelerator, but with a tiny model."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert device.main(["--out", str(tmp_path), "--minutes", "10", "--only", "decode"]) == 0

@@ -242,6 +242,7 @@ def test_fields_that_decide_the_result_may_not_change(tmp_path, config):
     deciding = {
         "model__hidden_size": 32, "data__context_length": 64, "data__random_phase": False, "optimizer__beta2": 0.9,
         "train__seed": 1, "train__batch_size": 16, "train__num_steps": 50, "tokenizer__k": 2,
+        "train__gradient_dtype": "compute",
     }  # fmt: skip
     for name, value in deciding.items():
         dotted = name.replace("__", ".")

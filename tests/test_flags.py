@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gener_jax import finetune, train
+from gener_jax.benchmarks import device
 from gener_jax.benchmarks import train as benchmark
 from gener_jax.runtime import flags
 from gener_jax.runtime.environment import environment
@@ -26,6 +27,11 @@ def test_xla_knows_the_flags_for_gpus(more, known):
     """The CPU's part of XLA reads them too, and ends the process at one that it does not know."""
     program = "import jax; jax.config.update('jax_platforms', 'cpu'); jax.devices()"
     assert (status(program, XLA_FLAGS=" ".join(flags.missing("gpu", "")) + more) == 0) == known
+
+
+def test_xla_knows_the_flags_that_benchmarks_compare():
+    program = "import jax; jax.config.update('jax_platforms', 'cpu'); jax.devices()"
+    assert status(program, XLA_FLAGS=" ".join(job.xla_flags for job in device.JOBS)) == 0
 
 
 @pytest.mark.parametrize(("more", "known"), [("", True), (" --xla_tpu_no_such_flag=true", False)])

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,7 @@ def case(length=256, head_dim=64, dtype=jnp.bfloat16, offset=0, segments=False, 
 def test_an_unsupported_case_is_an_error(name, options, words, monkeypatch):
     asked = case(**options)
     monkeypatch.setattr(packed, "VERSION", (0, 0, 0))
+    monkeypatch.setattr(packed, "supported", lambda: True)
     assert words in kernels.refusal(name, asked)
     q = jnp.zeros(asked.queries.shape, asked.queries.dtype)
     k = jnp.zeros(asked.keys.shape, asked.keys.dtype)
@@ -94,9 +96,32 @@ def test_an_unsupported_case_is_an_error(name, options, words, monkeypatch):
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("capability", "old"), [("7.5", True), ("8.0", False), ("9.0", False), ("10.3", False), ("gfx90a", True)]
+)
+def test_gpus_before_ampere_have_no_kernel(capability, old, monkeypatch):
+    device = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(kernels.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(kernels.jax, "local_devices", lambda: [device])
+    for name in ("cudnn", "triton"):
+        reason = kernels.refusal(name, case())
+        assert reason == (
+            f"needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer, not {capability}" if old else None
+        )
+    assert kernels.choice(case()) == (None if old else "cudnn")
+
+
+def test_the_packed_layout_needs_a_hopper_here(monkeypatch):
+    """Else jax raises an error of its own when it traces the step."""
+    monkeypatch.setattr(packed, "VERSION", (0, 0, 0))
+    monkeypatch.setattr(kernels, "platform", lambda: "gpu")
+    assert "9.0 (Hopper) or newer in this machine" in kernels.refusal("cudnn_packed", case(segments=True))
+
+
 @pytest.mark.parametrize("name", kernels.KERNELS)
 def test_supported_cases(name, monkeypatch):
     monkeypatch.setattr(packed, "VERSION", (0, 0, 0))
+    monkeypatch.setattr(packed, "supported", lambda: True)
     asked = case(segments=name == "cudnn_packed")
     assert "not on cpu" in kernels.refusal(name, asked)
     monkeypatch.setattr(kernels, "platform", lambda: "tpu" if name == "splash" else "gpu")

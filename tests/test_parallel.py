@@ -1,5 +1,6 @@
 """Attention and training over the context axis and over several processes."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -138,6 +139,28 @@ def test_heads_that_do_not_divide_take_blockwise_or_are_refused(monkeypatch):
         raises(errors.ConfigError, field="model.attention", value="cudnn"),
     ):
         parallel.sharded_attention(q, k, v, implementation="cudnn")
+
+
+@pytest.mark.parametrize(
+    ("platform", "fields", "sizes", "documents", "expected"),
+    [
+        ("cpu", {}, (1, 1), True, "auto"),
+        ("gpu", {"attention": "blockwise"}, (1, 1), False, "blockwise"),
+        ("gpu", {}, (2, 2), False, "auto (cudnn)"),
+        ("gpu", {}, (1, 1), True, "auto (triton)"),
+        ("gpu", {"head_dim": 96}, (1, 1), True,
+         "auto (without a kernel: cudnn has no document mask (data.mask_documents); "
+         "triton supports head sizes that are powers of two, not 96)"),
+        ("tpu", {}, (2, 8), False, "auto (without a kernel: splash supports only a whole sequence, not a cache or a "
+         "context axis that does not divide the heads)"),
+    ],
+)  # fmt: skip
+def test_what_auto_chooses_is_said(platform, fields, sizes, documents, expected, monkeypatch):
+    monkeypatch.setattr(kernels, "platform", lambda: platform)
+    model = config.Model(num_attention_heads=8, num_key_value_heads=4, head_dim=64, dtype="bfloat16")
+    model = dataclasses.replace(model, **fields)
+    sizes = dict(zip(("tensor", "context"), sizes, strict=True))
+    assert parallel.chosen(model, 512, sizes, documents=documents) == expected
 
 
 def test_what_does_not_divide_is_refused():

@@ -7,10 +7,9 @@ output and OUT/results.jsonl, one JSON line each, other output to OUT/log.txt, a
 a table to OUT/table.md. On a CPU all shapes are very small. The jobs:
 """
 
-# A peer is a program with the commands `train` (--batch and --context, one value of each per shape; --sdpa default
-# cudnn; --compile) and `generate` (--batch, one or more values; --prompt; --new), both with --size, --dtype and
-# --repeats. It prints one JSON line per result, with the key "peer". The table's `ratio` is our rate divided by the
-# peer's, at the same context or generation batch, of the jobs with our default settings.
+# A peer is a program for --peer of `benchmark train` and `benchmark inference` (see `peer`); with --compile it uses
+# torch.compile. The table's `ratio` is our rate divided by the peer's, at the same context or generation batch, of the
+# jobs with our default settings.
 #
 # Two jobs compare how XLA uses CUDA graphs. By default the whole decoding loop is recorded as one graph;
 # decode_graph_per_token records one graph per token instead, and decode_no_graph launches each kernel by itself.
@@ -44,12 +43,13 @@ class Job(NamedTuple):
 
 _TRAIN = "-m gener_jax.benchmarks.train {size} --remat dots --repeats {repeats} "
 _INFERENCE = "-m gener_jax.benchmarks.inference {size} --repeats {fewer} "
+_PEER = "-m gener_jax.benchmarks.peer PEER "
 _GENERATE = "--batch {small_batches} --prompt {prompt} --new {new} "
 JOBS = (
     Job("machine", "device, versions, memory bandwidth", 15, "-c MACHINE"),
     Job("train", "training at short and long context", 40, _TRAIN + "{train}"),
-    Job("peer_train", "the peer's training, by both kinds of attention", 45,
-        "PEER train {size} --repeats {fewer} {peer_train} {sdpa}"),
+    Job("peer_train", "the peer's training, by both kinds of attention", 80,
+        _PEER + "train {size} --repeats {fewer} {peer_train} {sdpa}"),
     Job("train_unroll", "training with unrolled layers", 90, _TRAIN + "--unroll {first}"),
     Job("decode", "generation at small batches; a long prefill", 60,
         _INFERENCE + _GENERATE + "--prefill {prefill} --score 0 0"),
@@ -60,27 +60,33 @@ JOBS = (
         "--xla_gpu_autotune_level=0"),  # many small programs, whose time is mostly compilation
     Job("decode_many", "generation at a large batch size", 40,
         _INFERENCE + "--batch {large_batch} --prompt {prompt} --new {less} --score 0 0"),
-    Job("peer_compile", "the peer's training with torch.compile", 60,
-        "PEER train {size} --repeats {fewer} {peer_first} {sdpa} --compile"),
-    Job("peer_generate", "the peer's generation", 45,
-        "PEER generate {size} --repeats 1 --batch {peer_batches} --prompt {prompt} --new {new}"),
+    Job("peer_compile", "the peer's training with torch.compile", 80,
+        _PEER + "train {size} --repeats {fewer} {peer_first} {sdpa} --compile"),
+    Job("peer_generate", "the peer's generation", 80,
+        _PEER + "generate {size} --repeats 1 --batch {peer_batches} --prompt {prompt} --new {new}"),
     Job("decode_graph_per_token", "generation with one CUDA graph per token", 45,
         _INFERENCE + _GENERATE + "--score 0 0",
         "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN"),
     Job("decode_no_graph", "generation without CUDA graphs", 45, _INFERENCE + _GENERATE + "--score 0 0",
         "--xla_gpu_enable_command_buffer="),
     Job("train_more", "training at medium context", 45, _TRAIN + "{medium}"),
+    Job("peer_more", "the peer's training at medium context", 45,
+        _PEER + "train {size} --repeats {fewer} {peer_medium} {sdpa}"),
     Job("train_dynamic_slice_fusion", "training with this flag of XLA", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_dynamic_slice_fusion=true"),
     Job("train_cublas_only", "training without Triton's matrix products", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_triton_gemm=false"),
+    Job("peer_compile_more", "the same with torch.compile, long context too", 160,
+        _PEER + "train {size} --repeats {fewer} {peer_longer} {sdpa} --compile"),
 )  # fmt: skip
 FULL = {
     "size": "--size 1.2b --dtype bfloat16", "repeats": 5, "fewer": 3, "parity": "", "sdpa": "--sdpa default cudnn",
     "train": "--batch 16 2 --context 2048 16384", "first": "--batch 16 --context 2048",
     "medium": "--batch 4 --context 8192", "peer_train": "--batch 8 1 --context 2048 16384",
-    "peer_first": "--batch 8 --context 2048", "small_batches": "1 16", "large_batch": 256, "peer_batches": "16 1",
-    "prompt": 64, "new": 256, "less": 128, "prefill": "1 8192", "score": "8 2048", "variants": 192,
+    "peer_first": "--batch 8 --context 2048", "peer_medium": "--batch 2 --context 8192",
+    "peer_longer": "--batch 2 1 --context 8192 16384", "small_batches": "1 16", "large_batch": 256,
+    "peer_batches": "16 1", "prompt": 64, "new": 256, "less": 128, "prefill": "1 8192", "score": "8 2048",
+    "variants": 192,
 }  # fmt: skip
 SMOKE = FULL | {"repeats": 2, "fewer": 1, "train": FULL["first"], "peer_train": FULL["peer_first"], "new": 64,
                 "less": 32, "variants": 16}  # fmt: skip
@@ -88,8 +94,9 @@ TINY = {
     "size": "--size xs --dtype float32", "repeats": 1, "fewer": 1, "parity": "--length 64 --heads 8 --head_dim 96",
     "sdpa": "", "train": "--batch 2 1 --context 32 64", "first": "--batch 2 --context 32",
     "medium": "--batch 1 --context 32", "peer_train": "--batch 1 --context 32", "peer_first": "--batch 1 --context 32",
-    "small_batches": "1", "large_batch": 2, "peer_batches": "1", "prompt": 8, "new": 8, "less": 8, "prefill": "1 32",
-    "score": "2 32", "variants": 2,
+    "peer_medium": "--batch 1 --context 32", "peer_longer": "--batch 1 1 --context 32 64", "small_batches": "1",
+    "large_batch": 2, "peer_batches": "1", "prompt": 8, "new": 8, "less": 8, "prefill": "1 32", "score": "2 32",
+    "variants": 2,
 }  # fmt: skip
 SMOKES = ("parity", "train", "decode", "decode_graph_per_token", "variants")
 
@@ -140,9 +147,21 @@ _DEFAULTS = ("train", "train_more", "decode", "decode_many")  # jobs with our de
 
 def ratio(row: dict, rows: list[dict]) -> float | None:
     """Our rate divided by that of this result of the peer; None if there is no pair."""
-    rate, same = ("tokens_per_s", "context") if row.get("context") else ("bases_per_s", "batch")
-    ours = [x[rate] for x in rows if x["job"] in _DEFAULTS and rate in x and x.get(same) == row.get(same)]
+    what, rate, same = (
+        ("train", "tokens_per_s", "context") if row.get("context") else ("generate", "bases_per_s", "batch")
+    )
+    ours = [
+        x[rate]
+        for x in rows
+        if x["job"] in _DEFAULTS and x.get("what") == what and rate in x and x.get(same) == row.get(same)
+    ]
     return ours[0] / row[rate] if "peer" in row and ours and row.get(rate) else None
+
+
+def _text(value) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def table(rows: list[dict], ended: dict[str, str], commit: str | None) -> str:
@@ -156,7 +175,7 @@ def table(rows: list[dict], ended: dict[str, str], commit: str | None) -> str:
         cells = {True: [], False: []}
         for name, value in {**row, "ratio": row.get("ratio", ratio(row, rows))}.items():
             if name != "job" and value not in (None, False):
-                cells[name in _FIGURES].append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+                cells[name in _FIGURES].append(f"{name} {_text(value)}")
         lines.append(f"| {row['job']} | {', '.join(cells[False])} | {'; '.join(cells[True])} |")
     return "\n".join([*lines, *(f"| {name} | | **{how}** |" for name, how in ended.items() if how != "done")]) + "\n"
 
@@ -167,7 +186,7 @@ def main(argv=None) -> int:
     parse = cli.Parser(__doc__)
     add = parse.add_argument
     add("--minutes", type=Real(above=0), default=9, help="time limit for all jobs")
-    add("--peer", metavar="FILE.py", help="a program to compare with")
+    add("--peer", metavar="FILE.py", help="a program to compare with, as of benchmark train and inference")
     add("--only", nargs="+", choices=[job.name for job in JOBS[1:]], metavar="JOB",
         help="run these, in this order, after machine [all]")  # fmt: skip
     add("--smoke", action="store_true", help="few repeats of few jobs, to see that they run")
@@ -192,8 +211,9 @@ def main(argv=None) -> int:
         elif left < job.seconds / 2:
             how = f"skipped: needs about {job.seconds:.0f} s, {max(left, 0):.0f} s were left"
         else:
-            flags = {"XLA_FLAGS": job.xla_flags} if job.xla_flags else {}
-            how, found = run(name, command, min(2 * job.seconds, left), environment | flags, args.out)
+            flags = " ".join(filter(None, [environment.get("XLA_FLAGS"), job.xla_flags]))  # of two, the last counts
+            given = environment | ({"XLA_FLAGS": flags} if flags else {})
+            how, found = run(name, command, min(2 * job.seconds, left), given, args.out)
             rows += found
             failed |= how != "done"
         print(f"{name}: {how}", file=sys.stderr, flush=True)

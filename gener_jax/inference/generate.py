@@ -84,8 +84,7 @@ def _prefill(
     cache = end_together(cache, lengths_U)
     if of_B is not None:  # several samples per prompt, each prompt read once
         hidden, lengths_U = hidden[of_B], lengths_U[of_B]
-        index, cache = cache.index, jax.tree.map(lambda x: x[of_B] if x.ndim else x, cache)
-        cache = cache.replace(index=index)
+        cache = jax.tree.map(lambda x: x[of_B] if x.ndim else x, cache)
     zeros = jnp.zeros((B,), jnp.int32)
     return State(
         step=jnp.int32(0), hidden=hidden, positions=lengths_U, done=num_bases_B <= left_over_B,
@@ -141,9 +140,6 @@ def _advance(model: Decoder, params, request: Request, state: State, until) -> S
     return jax.lax.while_loop(proceed, advance, state)
 
 
-# Whether the decode loop on a GPU is one CUDA graph; XLA_FLAGS that set command buffers override it. False: XLA's
-# default.
-GRAPHS = True
 _AS_ONE_GRAPH = {
     # By default a GPU runs one graph per token, and the host waits for each to know whether another follows.
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,WHILE,CONDITIONAL",
@@ -159,7 +155,7 @@ def programs():
     """
     # Compiler options would override the user's flag.
     set_by_user = "xla_gpu_enable_command_buffer" in os.environ.get("XLA_FLAGS", "")
-    return _programs(jax.default_backend(), GRAPHS and not set_by_user)
+    return _programs(jax.default_backend(), not set_by_user)
 
 
 @functools.cache

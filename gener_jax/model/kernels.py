@@ -50,6 +50,12 @@ def choice(case: Case) -> str | None:
     return next((name for name in names if refusal(name, case) is None), None)
 
 
+def refusals(case: Case) -> dict[str, str]:
+    """Why each kernel of this platform that `choice` considers cannot compute the case."""
+    names = (name for name, where in KERNELS.items() if where == platform() and name not in _BY_NAME_ONLY)
+    return {name: reason for name in names if (reason := refusal(name, case))}
+
+
 def platform() -> str:
     """The platform that programs are compiled for ("cpu", "gpu", "tpu"): that of the mesh, or of this machine."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -57,12 +63,27 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
+def _too_old() -> str:
+    """The compute capability of this machine's GPUs if they are none of NVIDIA's from Ampere on, else "".
+
+    Without a GPU it is "": programs are then compiled for that of another machine.
+    """
+    if jax.default_backend() != "gpu":
+        return ""
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")  # such as 9.0; of AMD gfx90a
+    number = re.fullmatch(r"(\d+)\.\d+", capability)
+    return "" if number and int(number[1]) >= 8 else capability
+
+
 def refusal(name: str, case: Case) -> str | None:
     """Why a kernel cannot compute the case, as a predicate whose subject is the kernel; None if it can."""
     length, head_dim, dtype = case.queries.shape[1], case.queries.shape[3], case.queries.dtype
     whole = isinstance(case.offset, int) and not case.offset and case.keys.shape[1] == length
     version, needed = (".".join(map(str, x[:3])) for x in (jax.__version_info__, packed.VERSION))
+    old = _too_old()
+    ampere = (old, f"needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer, not {old}")
     cudnn = (
+        ampere,
         (dtype not in (jnp.bfloat16, jnp.float16), f"supports bfloat16 and float16, not {dtype}"),
         (length % 2, f"supports even lengths, not {length}"),  # because of its backward pass
         (head_dim % 8 or head_dim > 128, f"supports head sizes that are multiples of 8 up to 128, not {head_dim}"),
@@ -71,12 +92,17 @@ def refusal(name: str, case: Case) -> str | None:
         "cudnn": ((case.segments, "has no document mask (data.mask_documents)"), *cudnn),
         "cudnn_packed": (
             (jax.__version_info__ < packed.VERSION, f"needs jax {needed} or newer, not {version}"),
+            (
+                name == "cudnn_packed" and not packed.supported(),
+                "needs a GPU of compute capability 9.0 (Hopper) or newer in this machine",
+            ),
             (not case.segments, "is for document masks (data.mask_documents)"),
             (case.window is not None, "has no sliding window"),
             (math.prod(case.queries.shape) >= 2**31, "counts at most 2^31 numbers of queries in int32"),
             *cudnn,
         ),
         "triton": (
+            ampere,
             (case.window is not None, "has no sliding window"),
             (length % 64, f"supports lengths that are multiples of 64, not {length}"),
             (dtype == jnp.float32, "multiplies float32 in TF32 in its backward pass"),

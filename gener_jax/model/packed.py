@@ -19,6 +19,16 @@ from jaxtyping import Array, Bool, Float, Int
 VERSION = (0, 11, 1)  # of jax, the first with right offsets for grouped key heads
 
 
+def supported() -> bool:
+    """Whether this machine's GPU is a Hopper or newer, for which jax looks when it traces the packed layout.
+
+    So no program with it can be made for a GPU that is elsewhere.
+    """
+    from jax._src.cudnn.fused_attention_stablehlo import check_compute_capability
+
+    return check_compute_capability("9.0")
+
+
 def fits(ids_BT: Int[Array, "B T"], most: int) -> Bool[Array, ""]:
     """Whether no row has more than `most` documents, and each document is in one piece, as ids that rise ensure."""
     steps = jnp.diff(ids_BT, axis=1)

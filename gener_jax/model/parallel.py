@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from gener_jax.config import Model
 from gener_jax.model import kernels
 from gener_jax.model.attention import Padded, Segments, attention
 from gener_jax.model.sharding import TOKENS, spec
@@ -115,6 +116,22 @@ def sharded_attention(q_BTNH, k_BTKH, v_BTKH, *, segments: Segments | Padded | N
         local, in_specs=(q_spec, kv_spec, kv_spec, None if ids is None else ids_spec), out_specs=q_spec,
         check_vma=False,
     )(q_BTNH, k_BTKH, v_BTKH, ids)  # fmt: skip
+
+
+def chosen(model: Model, length: int, sizes: Mapping[str, int], *, documents: bool) -> str:
+    """`model.attention` with what `auto` chooses for sequences of `length` tokens on a mesh of these sizes, and why.
+
+    Without kernels for this platform nothing is added.
+    """
+    if model.attention != "auto":
+        return model.attention
+    heads = model.num_attention_heads // sizes["tensor"]
+    like = jax.ShapeDtypeStruct((1, length, heads, model.head_dim), model.dtype)
+    case = kernels.Case(like, like, 0 if heads % sizes["context"] == 0 else None, documents, model.sliding_window)
+    if name := kernels.choice(case):
+        return f"auto ({name})"
+    why = "; ".join(f"{name} {reason}" for name, reason in kernels.refusals(case).items())
+    return f"auto (without a kernel: {why})" if why else "auto"
 
 
 def _exchanges(q_BTNH, k_BSKH, ids_BS, n, how) -> bool:

@@ -201,6 +201,7 @@ _DECIDES = (
     "train.num_steps",
     "train.batch_size",
     "train.seed",
+    "train.gradient_dtype",
     "train.init_from",
     "finetune.",
 )

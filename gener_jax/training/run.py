@@ -24,7 +24,7 @@ from gener_jax.data import dataset
 from gener_jax.data.loader import DataSource, TokenStream
 from gener_jax.inference.lm import LM
 from gener_jax.inference.prompt import Prompt
-from gener_jax.model import decoder, flops, memory
+from gener_jax.model import decoder, flops, memory, parallel
 from gener_jax.model.sharding import mesh_of, remedy
 from gener_jax.model.trainable import everything, merge
 from gener_jax.runtime import distributed, errors
@@ -274,12 +274,13 @@ def screen(run: Run) -> str:
         objective = f"{config.finetune.problem}, {config.finetune.method}"
     trained, frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (run.now.state.params, run.frozen))
     parameters = f"{trained + frozen:,} parameters" + (f", {trained:,} of them trained" if frozen else "")
+    attends = parallel.chosen(m, config.data.context_length, mesh.shape, documents=config.data.mask_documents)
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     rows = (
         ("model", f"{parameters}: {m.num_hidden_layers} layers of {m.hidden_size}, "
                   f"{m.num_attention_heads} heads of {m.head_dim} on {m.num_key_value_heads} of keys; {m.dtype}, "
-                  f"remat {m.remat}, attention {m.attention}"),
+                  f"remat {m.remat}, attention {attends}"),
         ("mesh", f"{axes}: {mesh.size} {jax.devices()[0].device_kind}{hosts}"),
         ("memory", f"about {sum(need.values()):.2g} of {have:.1f} GiB per device: "
                    + ", ".join(f"{name} {gib:.2g}" for name, gib in need.items() if gib)),
