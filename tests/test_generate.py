@@ -10,7 +10,7 @@ from scipy import special, stats
 from data_pipeline.sequence.tokenizer import BOS, EOS, NUM_SPECIAL, PAD
 from gener_jax import config
 from gener_jax.inference.batches import round_up
-from gener_jax.inference.generate import programs
+from gener_jax.inference.generate import cache_size, programs
 from gener_jax.inference.lm import LM
 from gener_jax.inference.samplers import Bases, Greedy, Tokens, filter_logits, of_options
 from gener_jax.model.sharding import make_mesh
@@ -433,6 +433,12 @@ def test_options_are_samplers(lm):
         assert lm.generate(PROMPTS, 6, seed=2, sampler=sampler) == lm.generate(PROMPTS, 6, seed=2, **options)
     assert of_options() == Tokens(1)
     assert of_options(0, 5, 0.5, "base") == Bases(Greedy(), Greedy())
+
+
+def test_padding_of_prompts():
+    tokenizer = config.Tokenizer(k=6).make()
+    sizes = [cache_size(4, tokens, 6, tokenizer)[1] - 8 for tokens in (1, 9, 1000, 1024, 1025, 8200, 12289)]
+    assert sizes == [8, 16, 1024, 1024, 1280, 10240, 14336]
 
 
 @pytest.mark.slow

@@ -33,6 +33,7 @@ from gener_jax.model.decoder import Cache, Decoder, end_together, extend_cache
 from gener_jax.runtime.errors import InputError
 
 BATCH_SIZE = 32  # default number of rows decoded together
+_LONG = 1024  # tokens of a prompt from which on its padding costs more than compiling more programs
 _UNGROWN = 2048  # slots of a cache that is made whole: each size of a cache is another program to compile
 
 
@@ -197,6 +198,11 @@ def _num_rows(number: int) -> int:
     return round_up(number, least=2 if kernels.platform() == "gpu" else 1)
 
 
+def _prompt_slots(longest: int) -> int:
+    """The slots of prompts of up to `longest` tokens: of long ones in finer steps, since reading them costs more."""
+    return round_up(longest, steps=4 if longest > _LONG else 1)
+
+
 def _slots(filled: int, most: int) -> int:
     """The slots of a cache that `filled` tokens fill, and that `most` may: on a CPU `most`, for it reads no empty ones.
 
@@ -240,7 +246,7 @@ def encode(lm, prompt: Prompt, argument: str, num_bases: int, remainder: str, ex
 
 def cache_size(rows: int, prompt: int, num_bases: int, tokenizer: Tokenizer) -> tuple[int, int]:
     """Rows and slots of the cache for continuing `rows` prompts of up to `prompt` tokens by `num_bases`."""
-    return _num_rows(rows), round_up(prompt) + round_up(max_tokens(tokenizer, num_bases) + 1)
+    return _num_rows(rows), _prompt_slots(prompt) + round_up(max_tokens(tokenizer, num_bases) + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +295,7 @@ class Batch:
             tables=tuple(tables for tables, _ in prepared), constraints=tuple(map(type, self.constraints)),
         )  # fmt: skip
         lengths = np.array([len(prompt.ids) for prompt in prompts], np.int32)
-        self.prompt_slots, room = round_up(int(lengths.max())), round_up(max_tokens(t, self.num_bases.max()))
+        self.prompt_slots, room = _prompt_slots(int(lengths.max())), round_up(max_tokens(t, self.num_bases.max()))
         self.most_slots = self.prompt_slots + room
         ids = right_pad([prompt.ids for prompt in prompts], self.prompt_slots)
         one_each = len(of) == len(prompts) and np.array_equal(of[: self.number], np.arange(self.number))
