@@ -169,12 +169,13 @@ from gener_jax.model.attention import Segments
 from gener_jax.model.parallel import sharded_attention
 from gener_jax.model.sharding import batch_sharding, make_mesh
 
-devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+topology, length = sys.argv[1], int(sys.argv[2])
+devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
 mesh = make_mesh(1, 4, 1, devices)
 sharding = batch_sharding(mesh)
 for head_dim in (64, 96, 128):
-    q, k = (jax.ShapeDtypeStruct((4, 2048, n, head_dim), jnp.bfloat16, sharding=sharding) for n in (8, 2))
-    ids = jax.ShapeDtypeStruct((4, 2048), jnp.int32, sharding=sharding)
+    q, k = (jax.ShapeDtypeStruct((4, length, n, head_dim), jnp.bfloat16, sharding=sharding) for n in (8, 2))
+    ids = jax.ShapeDtypeStruct((4, length), jnp.int32, sharding=sharding)
 
     def loss(q, k, v, ids):
         return sharded_attention(q, k, v, implementation="splash", segments=Segments(ids, ids), window=1024).sum()
@@ -189,9 +190,12 @@ for head_dim in (64, 96, 128):
 
 @pytest.mark.soak
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[plan]'")
-def test_splash_compiles_for_a_tpu_at_every_head_size():
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize("length", [2048, 16384])  # of both sizes of blocks
+def test_splash_compiles_for_a_tpu_at_every_head_size(topology, length):
     """Compiles the forward and backward pass with segment ids and a window; needs no TPU."""
     environment = {**os.environ, "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
-    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment, check=False)
+    command = [sys.executable, "-c", COMPILE, topology, str(length)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["compiled", "64", "compiled", "96", "compiled", "128"]
