@@ -11,7 +11,7 @@ import pytest
 
 from gener_jax.benchmarks import accuracy, device, inference, models, peer, rates, train
 from gener_jax.config import Mesh
-from gener_jax.model import flops
+from gener_jax.model import flops, kernels
 from gener_jax.training.speed import measure
 from tests import tiny
 
@@ -56,8 +56,8 @@ def test_ours_and_the_peer_each_run_in_their_own_process(tmp_path, monkeypatch):
 
 
 def test_variants_are_scored_by_both_protocols_once(monkeypatch, capsys):
-    lm = types.SimpleNamespace(spec=types.SimpleNamespace(model=tiny.config("absent").model))
-    monkeypatch.setattr(models, "random_lm", lambda size, dtype: lm)
+    lm = types.SimpleNamespace(params={}, spec=types.SimpleNamespace(model=tiny.config("absent").model))
+    monkeypatch.setattr(models, "random_lm", lambda size, dtype, weights: lm)
     monkeypatch.setattr(rates, "variants", lambda lm, number, protocol, repeats: {"variants_per_s": number})
     monkeypatch.setattr(sys, "argv", ["x", "--size=xs", "--batch", "--score", "0", "0", "--variants=2"])
     assert inference.main() == 0
@@ -130,17 +130,19 @@ def test_a_job_that_fails_or_hangs_does_not_affect_the_others(tmp_path, monkeypa
 
 
 def test_the_peer_is_compared_with_our_default_settings_of_the_same_shape():
-    ours = [{"job": "train_unroll", "what": "train", "context": 8, "tokens_per_s": 50.0},
-            {"job": "decode", "what": "prefill", "batch": 1, "context": 8, "tokens_per_s": 90.0},
+    ours = [{"job": "decode", "what": "prefill", "context": 8, "tokens_per_s": 70.0},
+            {"job": "train_unroll", "what": "train", "context": 8, "tokens_per_s": 50.0},
             {"job": "train", "what": "train", "context": 8, "tokens_per_s": 30.0},
-            {"job": "decode_no_graph", "what": "generate", "batch": 1, "bases_per_s": 2.0},
-            {"job": "decode", "what": "generate", "batch": 1, "bases_per_s": 8.0}]  # fmt: skip
-    peers = [{"job": "p", "peer": "x", "context": 8, "tokens_per_s": 10.0},
-             {"job": "p", "peer": "x", "batch": 1, "bases_per_s": 4.0},
-             {"job": "p", "peer": "x", "batch": 2, "bases_per_s": 4.0},
-             {"job": "p", "peer": "x", "context": 8, "error": "out of memory"}]  # fmt: skip
-    assert [device.ratio(row, peers + ours) for row in ours] == [None] * 5
-    assert [device.ratio(row, peers + ours) for row in peers] == [3.0, 2.0, None, None]
+            {"job": "decode_int8", "what": "generate", "batch": 1, "bases_per_s": 2.0},
+            {"job": "decode", "what": "generate", "batch": 1, "bases_per_s": 8.0},
+            {"job": "variants", "what": "score", "context": 8, "tokens_per_s": 60.0}]  # fmt: skip
+    peers = [{"job": "peer_train", "peer": "x", "context": 8, "tokens_per_s": 10.0},
+             {"job": "peer_generate", "peer": "x", "batch": 1, "bases_per_s": 4.0},
+             {"job": "peer_generate", "peer": "x", "batch": 2, "bases_per_s": 4.0},
+             {"job": "peer_compile", "peer": "x", "context": 8, "error": "out of memory"},
+             {"job": "peer_score", "peer": "x", "context": 8, "batch": 1, "tokens_per_s": 10.0}]  # fmt: skip
+    assert [device.ratio(row, peers + ours) for row in ours] == [None] * 6
+    assert [device.ratio(row, peers + ours) for row in peers] == [3.0, 2.0, None, None, 6.0]
 
 
 def test_numbers_of_the_table():
@@ -158,7 +160,7 @@ def test_all_jobs_have_their_arguments_at_each_scale():
 PEER = """
 import argparse, json
 add = (parser := argparse.ArgumentParser()).add_argument
-add("job", choices=["train", "generate"])
+add("job", choices=["train", "generate", "score"])
 add("--compile", action="store_true")
 for name in ("batch", "context", "prompt", "new", "repeats"):
     add(f"--{name}", type=int)
@@ -227,12 +229,72 @@ def test_every_job_in_miniature(tmp_path, program, monkeypatch):
     assert not any("**" in line for line in table)
 
 
-def test_some_of_the_command_in_miniature(tmp_path, monkeypatch):
-    """Runs the machine job and one other as on an accelerator, but with a tiny model."""
+def test_all_default_settings_and_the_peers_fit_into_the_default_time():
+    """A device took a sixth longer than expected."""
+    names = [job.name for job in device.JOBS]
+    last = max(map(names.index, (*(set(device._DEFAULTS) - {"train_more"}), "peer_score", "decode_int8")))
+    assert names.index("peer_generate") < names.index("decode_int8")
+    assert sum(job.seconds for job in device.JOBS[: last + 1]) * 7 / 6 < 9 * 60
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+def test_a_token_reads_the_bytes_that_are_stored(weights, monkeypatch):
+    monkeypatch.setattr(kernels, "platform", lambda: "gpu")
+    lm = models.random_lm("xs", "bfloat16", weights)
+    m = lm.spec.model
+    assert lm.weights == weights
+    assert m.dtype == ("float32" if weights == "float32" else "bfloat16")
+    layers, hidden, width = m.num_hidden_layers, m.hidden_size, m.intermediate_size
+    keys = m.num_key_value_heads * m.head_dim
+    matrices = layers * (2 * hidden * hidden + 2 * hidden * keys + 3 * hidden * width)
+    outputs = layers * (2 * hidden + 2 * keys + 2 * width + hidden)
+    item = 4 if weights == "float32" else 2
+    table, norms = item * m.vocab_size * hidden, 4 * (2 * layers + 1) * hidden
+    expected = norms + table + (matrices + 4 * outputs if weights == "int8" else item * matrices)  # head and layers
+    assert rates.stored(lm) == table + expected
+    assert rates.read_per_step(lm, 3, 10.5) == expected + 3 * 10.5 * 2 * layers * keys * item
+
+
+def test_weights_decide_the_dtype_of_a_benchmark(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--dtype=float32", "--weights=int8"])
+    with pytest.raises(SystemExit):
+        inference.main()
+    assert "--weights int8 decides the dtype too; leave --dtype out" in capsys.readouterr().err
+
+
+def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
+    """Runs the machine job and a few others as on an accelerator, but with a tiny model and a peer that computes
+    nothing.
+    """
+    peer = tmp_path / "peer.py"
+    peer.write_text(
+        "import json, sys\n"
+        "command, *rest = sys.argv[1:]\n"
+        "given = dict(zip(rest[::2], rest[1::2]))\n"
+        "print(json.dumps({'peer': 'x', 'batch': int(given['--batch']), 'bases_per_s': 1.0, 'command': command}))\n"
+    )
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert device.main(["--out", str(tmp_path), "--minutes", "10", "--only", "decode"]) == 0
+    only = ["decode", "decode_int8", "peer_generate", "peer_score"]
+    assert device.main(["--out", str(tmp_path), "--minutes", "10", "--peer", str(peer), "--only", *only]) == 0
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     by = {(row["job"], row.get("what")): row for row in rows}
     assert by["machine", None]["read_gb_per_s"] > 0
     assert by["decode", "generate"]["bases_per_s"] > 0
     assert by["decode", "prefill"]["tokens_per_s"] > 0
+
+    assert [by[job, None]["command"] for job in only[2:]] == ["generate", "score"]
+    table = (tmp_path / "table.md").read_text()
+    assert f"ratio {device._text(float(by['decode', 'generate']['bases_per_s']))} |" in table
+
+    for job, widened in (("decode", False), ("decode_int8", True)):
+        for what in ("model", "generate"):
+            row = by[job, what]
+            assert (row["dtype"], row["weights"], row["widened"]) == (
+                "float32",
+                "int8" if widened else "float32",
+                widened,
+            )
+    assert by["decode_int8", "model"]["weights_gib"] == by["decode", "model"]["weights_gib"] > 0
+    assert f"weights_gib {by['decode', 'model']['weights_gib']:.4g}" in table
+    assert by["decode_int8", "generate"]["gb_per_token"] > 0
+    assert "--weights int8: a CPU widens the rounded weights" in (tmp_path / "log.txt").read_text()

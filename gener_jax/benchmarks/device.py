@@ -11,6 +11,9 @@ a table to OUT/table.md. On a CPU all shapes are very small. The jobs:
 # torch.compile. The table's `ratio` is our rate divided by the peer's, at the same context or generation batch, of the
 # jobs with our default settings.
 #
+# The order: parity of kernels, without which no speed counts; our default settings, each followed by the peer's; then
+# other settings, those never measured first.
+#
 # Two jobs compare how XLA uses CUDA graphs. By default the whole decoding loop is recorded as one graph;
 # decode_graph_per_token records one graph per token instead, and decode_no_graph launches each kernel by itself.
 
@@ -41,29 +44,33 @@ class Job(NamedTuple):
     xla_flags: str = ""
 
 
-_TRAIN = "-m gener_jax.benchmarks.train {size} --remat dots --repeats {repeats} "
-_INFERENCE = "-m gener_jax.benchmarks.inference {size} --repeats {fewer} "
+_TRAIN = "-m gener_jax.benchmarks.train {size} {dtype} --remat dots --repeats {repeats} "
+_INFERENCE = "-m gener_jax.benchmarks.inference {size} {dtype} --repeats {fewer} "
+_INT8 = _INFERENCE.replace("{dtype}", "--weights int8")
 _PEER = "-m gener_jax.benchmarks.peer PEER "
 _GENERATE = "--batch {small_batches} --prompt {prompt} --new {new} "
 JOBS = (
     Job("machine", "device, versions, memory bandwidth", 15, "-c MACHINE"),
-    Job("train", "training at short and long context", 40, _TRAIN + "{train}"),
-    Job("peer_train", "the peer's training, by both kinds of attention", 80,
-        _PEER + "train {size} --repeats {fewer} {peer_train} {sdpa}"),
-    Job("train_unroll", "training with unrolled layers", 90, _TRAIN + "--unroll {first}"),
-    Job("decode", "generation at small batches; a long prefill", 60,
-        _INFERENCE + _GENERATE + "--prefill {prefill} --score 0 0"),
-    Job("variants", "scoring of sequences and of variants", 35,
-        _INFERENCE + "--batch --score {score} --variants {variants}"),
     Job("parity", "attention kernels against the float32 reference", 60,
         "-m gener_jax.benchmarks.kernels {parity}",
         "--xla_gpu_autotune_level=0"),  # many small programs, whose time is mostly compilation
+    Job("train", "training at short and long context", 40, _TRAIN + "{train}"),
+    Job("peer_train", "the peer's training, by both kinds of attention", 45,
+        _PEER + "train {size} {dtype} --repeats {fewer} {peer_train} {sdpa}"),
+    Job("decode", "generation at small batches; a long prefill", 60,
+        _INFERENCE + _GENERATE + "--prefill {prefill} --score 0 0"),
+    Job("peer_generate", "the peer's generation", 60,
+        _PEER + "generate {size} {dtype} --repeats 1 --batch {peer_batches} --prompt {prompt} --new {new}"),
+    Job("variants", "scoring of sequences and of variants", 35,
+        _INFERENCE + "--batch --score {score} --variants {variants}"),
+    Job("peer_score", "the peer's scoring of sequences", 30,
+        _PEER + "score {size} {dtype} --repeats {fewer} {peer_score}"),
     Job("decode_many", "generation at a large batch size", 40,
         _INFERENCE + "--batch {large_batch} --prompt {prompt} --new {less} --score 0 0"),
-    Job("peer_compile", "the peer's training with torch.compile", 80,
-        _PEER + "train {size} --repeats {fewer} {peer_first} {sdpa} --compile"),
-    Job("peer_generate", "the peer's generation", 80,
-        _PEER + "generate {size} --repeats 1 --batch {peer_batches} --prompt {prompt} --new {new}"),
+    Job("decode_int8", "generation with int8 weights", 45, _INT8 + _GENERATE + "--score 0 0"),
+    Job("peer_compile", "the peer's training with torch.compile", 60,
+        _PEER + "train {size} {dtype} --repeats {fewer} {peer_first} {sdpa} --compile"),
+    Job("train_unroll", "training with unrolled layers", 90, _TRAIN + "--unroll {first}"),
     Job("decode_graph_per_token", "generation with one CUDA graph per token", 45,
         _INFERENCE + _GENERATE + "--score 0 0",
         "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN"),
@@ -71,34 +78,34 @@ JOBS = (
         "--xla_gpu_enable_command_buffer="),
     Job("train_more", "training at medium context", 45, _TRAIN + "{medium}"),
     Job("peer_more", "the peer's training at medium context", 45,
-        _PEER + "train {size} --repeats {fewer} {peer_medium} {sdpa}"),
+        _PEER + "train {size} {dtype} --repeats {fewer} {peer_medium} {sdpa}"),
     Job("train_dynamic_slice_fusion", "training with this flag of XLA", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_dynamic_slice_fusion=true"),
     Job("train_cublas_only", "training without Triton's matrix products", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_triton_gemm=false"),
     Job("peer_compile_more", "the same with torch.compile, long context too", 160,
-        _PEER + "train {size} --repeats {fewer} {peer_longer} {sdpa} --compile"),
+        _PEER + "train {size} {dtype} --repeats {fewer} {peer_longer} {sdpa} --compile"),
 )  # fmt: skip
 FULL = {
-    "size": "--size 1.2b --dtype bfloat16", "repeats": 5, "fewer": 3, "parity": "", "sdpa": "--sdpa default cudnn",
-    "train": "--batch 16 2 --context 2048 16384", "first": "--batch 16 --context 2048",
-    "medium": "--batch 4 --context 8192", "peer_train": "--batch 8 1 --context 2048 16384",
-    "peer_first": "--batch 8 --context 2048", "peer_medium": "--batch 2 --context 8192",
-    "peer_longer": "--batch 2 1 --context 8192 16384", "small_batches": "1 16", "large_batch": 256,
-    "peer_batches": "16 1", "prompt": 64, "new": 256, "less": 128, "prefill": "1 8192", "score": "8 2048",
-    "variants": 192,
+    "size": "--size 1.2b", "dtype": "--dtype bfloat16", "repeats": 5, "fewer": 3, "parity": "",
+    "sdpa": "--sdpa default cudnn", "train": "--batch 16 2 --context 2048 16384",
+    "first": "--batch 16 --context 2048", "medium": "--batch 4 --context 8192",
+    "peer_train": "--batch 8 1 --context 2048 16384", "peer_first": "--batch 8 --context 2048",
+    "peer_medium": "--batch 2 --context 8192", "peer_longer": "--batch 2 1 --context 8192 16384",
+    "small_batches": "1 16", "large_batch": 256, "peer_batches": "16 1", "prompt": 64, "new": 256, "less": 128,
+    "prefill": "1 8192", "score": "8 2048", "peer_score": "--batch 8 --context 2048", "variants": 192,
 }  # fmt: skip
 SMOKE = FULL | {"repeats": 2, "fewer": 1, "train": FULL["first"], "peer_train": FULL["peer_first"], "new": 64,
                 "less": 32, "variants": 16}  # fmt: skip
 TINY = {
-    "size": "--size xs --dtype float32", "repeats": 1, "fewer": 1, "parity": "--length 64 --heads 8 --head_dim 96",
-    "sdpa": "", "train": "--batch 2 1 --context 32 64", "first": "--batch 2 --context 32",
-    "medium": "--batch 1 --context 32", "peer_train": "--batch 1 --context 32", "peer_first": "--batch 1 --context 32",
-    "peer_medium": "--batch 1 --context 32", "peer_longer": "--batch 1 1 --context 32 64", "small_batches": "1",
-    "large_batch": 2, "peer_batches": "1", "prompt": 8, "new": 8, "less": 8, "prefill": "1 32", "score": "2 32",
-    "variants": 2,
+    "size": "--size xs", "dtype": "--dtype float32", "repeats": 1, "fewer": 1,
+    "parity": "--length 64 --heads 8 --head_dim 96", "sdpa": "", "train": "--batch 2 1 --context 32 64",
+    "first": "--batch 2 --context 32", "medium": "--batch 1 --context 32", "peer_train": "--batch 1 --context 32",
+    "peer_medium": "--batch 1 --context 32", "peer_longer": "--batch 1 1 --context 32 64",
+    "peer_first": "--batch 1 --context 32", "small_batches": "1", "large_batch": 2, "peer_batches": "1", "prompt": 8,
+    "new": 8, "less": 8, "prefill": "1 32", "score": "2 32", "peer_score": "--batch 2 --context 32", "variants": 2,
 }  # fmt: skip
-SMOKES = ("parity", "train", "decode", "decode_graph_per_token", "variants")
+SMOKES = ("parity", "train", "decode", "decode_int8", "decode_graph_per_token", "variants")
 
 __doc__ += "\n".join(f"  {job.name:26} {job.about}" for job in JOBS)
 
@@ -139,22 +146,22 @@ def run(name: str, command: list[str], limit: float, environment: dict[str, str]
 
 _FIGURES = (  # keys of what is measured; the others say of what
     "error", "refused", "cases", "output", "queries", "keys", "values", "tokens_per_s", "bases_per_s", "variants_per_s",
-    "mfu", "ms_per_token", "share_of_bandwidth", "prefill_ms", "peak_gib", "compiled_gib", "planned_gib", "compile_s",
-    "read_gb_per_s", "copy_gb_per_s", "ratio",
+    "mfu", "ms_per_token", "gb_per_token", "share_of_bandwidth", "prefill_ms", "weights_gib", "peak_gib",
+    "compiled_gib", "planned_gib", "compile_s", "read_gb_per_s", "copy_gb_per_s", "ratio",
 )  # fmt: skip
-_DEFAULTS = ("train", "train_more", "decode", "decode_many")  # jobs with our default settings
+_DEFAULTS = ("train", "train_more", "decode", "decode_many", "variants")  # jobs with our default settings
+# Job of the peer → its command, which is also `what` our rows of the same kind measure.
+_PEERS = {job.name: job.arguments.removeprefix(_PEER).split()[0] for job in JOBS if job.arguments.startswith(_PEER)}
 
 
 def ratio(row: dict, rows: list[dict]) -> float | None:
     """Our rate divided by that of this result of the peer; None if there is no pair."""
-    what, rate, same = (
-        ("train", "tokens_per_s", "context") if row.get("context") else ("generate", "bases_per_s", "batch")
-    )
+    what = _PEERS.get(row["job"])
+    rate, same = ("bases_per_s", "batch") if what == "generate" else ("tokens_per_s", "context")
     ours = [
-        x[rate]
-        for x in rows
+        x[rate] for x in rows
         if x["job"] in _DEFAULTS and x.get("what") == what and rate in x and x.get(same) == row.get(same)
-    ]
+    ]  # fmt: skip
     return ours[0] / row[rate] if "peer" in row and ours and row.get(rate) else None
 
 

@@ -7,13 +7,18 @@ import jax.numpy as jnp
 
 from gener_jax.benchmarks.measuring import model_of, seconds
 from gener_jax.config import ModelSpec
+from gener_jax.inference import weights as weights_of
 from gener_jax.inference.lm import LM, random_weights
 from gener_jax.model.sharding import make_mesh
+from gener_jax.storage import pretrained
 
 
-def random_lm(size: str, dtype: str) -> LM:
-    """A model of a size with random weights, on the first device."""
-    return random_weights(ModelSpec(name=size, model=model_of(size, dtype)), make_mesh(1, 1, 1, jax.devices()[:1]))
+def random_lm(size: str, dtype: str, weights: str | None = None) -> LM:
+    """A model of a size with random weights, on the first device. `weights`: see `lm.load`; they decide `dtype` too."""
+    spec = weights_of.computed(ModelSpec(name=size, model=model_of(size, dtype)), weights)
+    lm = random_weights(spec, make_mesh(1, 1, 1, jax.devices()[:1]))
+    lm.params, lm.weights = pretrained.kept(lm.params, weights_of.keep(spec.model, weights)), weights
+    return lm
 
 
 def bandwidth(megabytes: int | None = None) -> dict[str, float]:

@@ -65,7 +65,7 @@ def main() -> int:
     parse = cli.Parser(__doc__)
     add = parse.add_argument
     add("program", type=Path, metavar="FILE.py", help="what is run")
-    add("job", choices=("train", "generate"), help="its command")
+    add("job", choices=("train", "generate", "score"), help="its command")
     add("--size", required=True, help="the model's size")
     add("--dtype", default="float32", help="what it computes in")
     add("--repeats", type=Whole(1), default=3, help="of each measurement")

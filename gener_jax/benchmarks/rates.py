@@ -11,7 +11,7 @@ from data_pipeline.sequence import bases
 from gener_jax.benchmarks.measuring import child, median, seconds
 from gener_jax.inference.lm import LM
 from gener_jax.inference.options import CONTEXT
-from gener_jax.model import decoder, flops, memory
+from gener_jax.model import flops, memory
 from gener_jax.runtime.devices import device_of
 from gener_jax.runtime.progress import log
 
@@ -49,13 +49,27 @@ def rates(args, job: str, run, amount: float, unit: str, **options) -> dict:
     return found
 
 
+def stored(lm: LM) -> int:
+    """The bytes of the weights as they are held: of int8 matrices with their scales, of others in their own dtypes."""
+    return sum(x.nbytes for x in jax.tree.leaves(lm.params))
+
+
+def read_per_step(lm: LM, rows: int, filled: float) -> float:
+    """The bytes that a decoding step of `rows` rows reads: all weights but the embedding table, as they are held, and
+    the cache, of which `filled` tokens per row are filled.
+    """
+    model = lm.spec.model
+    cached = 2 * model.num_hidden_layers * model.num_key_value_heads * model.head_dim * jnp.dtype(model.dtype).itemsize
+    return stored(lm) - lm.params["embed_tokens"].nbytes + rows * filled * cached
+
+
 def generation(lm: LM, rows: int, args, gb_per_s: float) -> dict:
     """Measures greedy generation as a whole, then decoding and prefill separately.
 
-    `gb_per_s` is the measured memory bandwidth. A decoding step is counted as reading all weights but the embedding
-    table, and the part of the cache that is filled, on average.
+    `gb_per_s` is the measured memory bandwidth. A decoding step is counted as in `read_per_step`, with the part of the
+    cache that is filled on average.
     """
-    k, model = lm.tokenizer.k, lm.spec.model
+    k = lm.tokenizer.k
     prompts = sequences(rows, args.prompt - 1, k)
 
     def generate(new):
@@ -67,14 +81,12 @@ def generation(lm: LM, rows: int, args, gb_per_s: float) -> dict:
     short = args.new // 2 + 1
     took = args.new * k * rows / found["bases_per_s"]
     per_token = (took - median(seconds(lambda: generate(short), args.repeats))) / (args.new - short)
-    item = jnp.dtype(model.dtype).itemsize
-    weights = item * (decoder.num_parameters(model) - model.vocab_size * model.hidden_size)  # without the embedding
-    filled = args.prompt + (args.new + short) / 2  # on average
-    cache = 2 * item * model.num_hidden_layers * rows * filled * model.num_key_value_heads * model.head_dim
+    gb_per_token = read_per_step(lm, rows, args.prompt + (args.new + short) / 2) / 1e9
     return {
         **found,
         "ms_per_token": round(1e3 * per_token, 3),
-        "share_of_bandwidth": round((weights + cache) / per_token / 1e9 / gb_per_s, 3),
+        "gb_per_token": float(f"{gb_per_token:.4g}"),
+        "share_of_bandwidth": round(gb_per_token / per_token / gb_per_s, 3),
         "prefill_ms": round(1e3 * (took - args.new * per_token), 1),
         "peak_gib": round(memory.peak(), 2),
     }

@@ -34,9 +34,14 @@ def computed(spec: ModelSpec, weights: str | None) -> ModelSpec:
     return with_model(spec, dtype="float32" if weights == "float32" or kernels.platform() == "cpu" else "bfloat16")
 
 
+def are_widened(model: Model, weights: str | None) -> bool:
+    """Whether rounded weights are held in float32, the compute dtype, as on a CPU; `model`: that of `computed`."""
+    return weights in ("bfloat16", "int8") and model.dtype == "float32"
+
+
 def are_int8(model: Model, weights: str | None) -> bool:
     """Whether weights are held as int8, and not widened to a compute dtype of float32."""
-    return weights == "int8" and model.dtype != "float32"
+    return weights == "int8" and not are_widened(model, weights)
 
 
 def keep(model: Model, weights: str | None) -> Callable[[str, jax.Array], jax.Array | Int8] | None:

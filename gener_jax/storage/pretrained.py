@@ -151,7 +151,7 @@ def read_model(
         head = heads.read_params(folder)
         head = None if head is None else jax.device_put(head, everywhere)
         if adapters.is_folder(folder):
-            params = _kept(_merged(folder, model, mesh, dtype), keep)
+            params = kept(_merged(folder, model, mesh, dtype), keep)
         else:
             params = weights.read(folder, target, keep)
         return params if by_layer or keep else decoder.stack(params, donate=True), head, None
@@ -169,20 +169,20 @@ def read_model(
     if added is not None:
         params = lora.merge(params, added)
     if by_layer or keep:
-        params = _kept(decoder.unstack(params, donate=True), keep)
+        params = kept(decoder.unstack(params, donate=True), keep)
     return params, head, step
 
 
-def _kept(params, keep):
-    """What `keep` keeps of parameters by layer, each freed before the next is made."""
+def kept(params, keep: Callable[[str, jax.Array], Any] | None):
+    """What `keep` keeps of parameters by layer, each freed before the next is made; None: all as it is."""
     if keep is None:
         return params
-    kept = {}
+    found = {}
     for path, leaf in traverse_util.flatten_dict(params, sep="/").items():
-        kept[path] = jax.block_until_ready(keep(path, leaf))
-        if kept[path] is not leaf:
+        found[path] = jax.block_until_ready(keep(path, leaf))
+        if found[path] is not leaf:
             leaf.delete()
-    return traverse_util.unflatten_dict(kept, sep="/")
+    return traverse_util.unflatten_dict(found, sep="/")
 
 
 def _merged(folder: Path, model: Model, mesh: Mesh, dtype: str):
