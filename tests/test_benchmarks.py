@@ -262,6 +262,22 @@ def test_weights_decide_the_dtype_of_a_benchmark(monkeypatch, capsys):
     assert "--weights int8 decides the dtype too; leave --dtype out" in capsys.readouterr().err
 
 
+def test_a_cpu_says_that_it_widens_int8(monkeypatch, capsys):
+    """By the job's own arguments, but without measuring anything."""
+    (job,) = (job for job in device.JOBS if job.name == "decode_int8")
+    monkeypatch.setattr(sys, "argv", job.arguments.format(**device.TINY).split()[1:])
+    monkeypatch.setattr(models, "bandwidth", lambda: {"read_gb_per_s": 1.0})
+    monkeypatch.setattr(rates, "generation", lambda lm, *_: {"stored": rates.stored(lm)})
+    assert inference.main() == 0
+    out, err = capsys.readouterr()
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["what"] for row in rows] == ["model", "generate"]
+    assert {(row["dtype"], row["weights"], row["widened"]) for row in rows} == {("float32", "int8", True)}
+    assert rows[1]["stored"] == 4 * rows[0]["parameters"]
+    assert rows[0]["weights_gib"] == pytest.approx(rows[1]["stored"] / 2**30, rel=1e-3)
+    assert "--weights int8: a CPU widens the rounded weights" in err
+
+
 def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
     """Runs the machine job and a few others as on an accelerator, but with a tiny model and a peer that computes
     nothing.
@@ -274,7 +290,7 @@ def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
         "print(json.dumps({'peer': 'x', 'batch': int(given['--batch']), 'bases_per_s': 1.0, 'command': command}))\n"
     )
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    only = ["decode", "decode_int8", "peer_generate", "peer_score"]
+    only = ["decode", "peer_generate", "peer_score"]
     assert device.main(["--out", str(tmp_path), "--minutes", "10", "--peer", str(peer), "--only", *only]) == 0
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     by = {(row["job"], row.get("what")): row for row in rows}
@@ -282,19 +298,9 @@ def test_the_whole_command_in_miniature(tmp_path, monkeypatch):
     assert by["decode", "generate"]["bases_per_s"] > 0
     assert by["decode", "prefill"]["tokens_per_s"] > 0
 
-    assert [by[job, None]["command"] for job in only[2:]] == ["generate", "score"]
+    assert [by[job, None]["command"] for job in only[1:]] == ["generate", "score"]
     table = (tmp_path / "table.md").read_text()
     assert f"ratio {device._text(float(by['decode', 'generate']['bases_per_s']))} |" in table
-
-    for job, widened in (("decode", False), ("decode_int8", True)):
-        for what in ("model", "generate"):
-            row = by[job, what]
-            assert (row["dtype"], row["weights"], row["widened"]) == (
-                "float32",
-                "int8" if widened else "float32",
-                widened,
-            )
-    assert by["decode_int8", "model"]["weights_gib"] == by["decode", "model"]["weights_gib"] > 0
     assert f"weights_gib {by['decode', 'model']['weights_gib']:.4g}" in table
-    assert by["decode_int8", "generate"]["gb_per_token"] > 0
-    assert "--weights int8: a CPU widens the rounded weights" in (tmp_path / "log.txt").read_text()
+    assert (by["decode", "generate"]["weights"], by["decode", "generate"]["widened"]) == ("float32", False)
+    assert by["decode", "generate"]["gb_per_token"] > 0
