@@ -22,9 +22,10 @@ from data_pipeline import cli
 from data_pipeline.ranges import Real, Whole
 from gener_jax.cli import command
 from gener_jax.config import Config, Head
-from gener_jax.runtime import targets
+from gener_jax.runtime import flags, targets
 from gener_jax.runtime.devices import DEVICES
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.runtime.progress import log
 
 
 def _device(text: str) -> str:
@@ -61,6 +62,9 @@ def main(argv=None) -> None:
     what = "compile the step of this configuration too, by default the suggested one"
     add("--compile", nargs="?", choices=("suggested", "given"), const="suggested", help=what)
     args, config, _ = program.parse(argv)
+    several = args.topology or (args.devices or 1) > 1
+    if args.compile and several and config.train.xla_flags and (line := flags.add("tpu" if args.topology else "gpu")):
+        log(line)
 
     import jax
 

@@ -16,8 +16,10 @@ from gener_jax.cli import command
 from gener_jax.config import Finetune, Mesh, override
 from gener_jax.model import flops, memory
 from gener_jax.model.sharding import check_divides, make_mesh
+from gener_jax.runtime import flags
 from gener_jax.runtime.devices import device_of
 from gener_jax.runtime.errors import ConfigError
+from gener_jax.training import planning
 from gener_jax.training.planning import collectives
 from gener_jax.training.step import abstract_state
 from tests.raised import raises
@@ -221,6 +223,24 @@ def test_a_model_that_does_not_fit_is_reported(capsys):
 def test_command_lines_that_are_wrong(arguments, field):
     with raises(ConfigError, field=field):
         plan.main([f"--config={ROOT / 'experiments' / 'euk_1b'}.py", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--devices=8", "--device=h100", "--compile=given"], ["gpu"]),
+        (["--topology=v5e:2x2", "--compile"], ["tpu"]),
+        (["--devices=8", "--device=h100", "--compile", "--config.train.xla_flags=false"], []),
+        (["--devices=1", "--device=h100", "--compile"], []),
+        (["--devices=8", "--device=h100"], []),
+    ],
+)
+def test_a_step_is_compiled_with_the_flags_that_train_sets(arguments, expected, monkeypatch, capsys):
+    added = []
+    monkeypatch.setattr(flags, "add", added.append)
+    monkeypatch.setattr(planning, "report", lambda *given, **parts: {})
+    plan.main([f"--config={ROOT / 'experiments' / 'euk_1b'}.py", *arguments])
+    assert added == expected
 
 
 def test_a_similar_name_is_not_the_same_device(capsys):

@@ -57,9 +57,7 @@ def platform(environment: Mapping[str, str] = os.environ, root: Path = Path("/")
 
 
 def apply(wanted: bool = True, num_processes: int | None = None) -> str | None:
-    """Adds the flags of this machine's platform to the environment; returns a line that says so, None if it adds none.
-
-    Must come before jax is imported; later it adds none, and the line says that.
+    """`add` for this machine's platform, if several devices train; returns its line, or None.
 
     Args:
       wanted: `train.xla_flags`.
@@ -67,8 +65,15 @@ def apply(wanted: bool = True, num_processes: int | None = None) -> str | None:
     """
     name, number = platform()
     several = number > 1 or (num_processes or 1) > 1 or distributed.surrounding(os.environ) is not None
-    if not wanted or not several or name not in FLAGS:
-        return None
+    return add(name) if wanted and several and name in FLAGS else None
+
+
+def add(name: str) -> str | None:
+    """Adds the flags of a platform, "gpu" or "tpu", to the environment; returns a line that says so, None if it has
+    them.
+
+    Must come before jax is imported; later it adds none, and the line says that.
+    """
     variable = VARIABLES[name]
     text = os.environ.get(variable, "").strip()
     if text and not text.startswith("-"):
