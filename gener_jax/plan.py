@@ -62,8 +62,8 @@ def main(argv=None) -> None:
     what = "compile the step of this configuration too, by default the suggested one"
     add("--compile", nargs="?", choices=("suggested", "given"), const="suggested", help=what)
     args, config, _ = program.parse(argv)
-    several = args.topology or (args.devices or 1) > 1
-    if args.compile and several and config.train.xla_flags and (line := flags.add("tpu" if args.topology else "gpu")):
+    several = bool(args.topology) or (args.devices or 1) > 1
+    if args.compile and config.train.xla_flags and (line := flags.add("tpu" if args.topology else "gpu", several)):
         log(line)
 
     import jax

@@ -126,10 +126,13 @@ def test_gpus_without_the_plugin(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.soak
-@pytest.mark.skipif(
+needs_cuda = pytest.mark.skipif(
     not targets.has_cuda(), reason="needs JAX's CUDA plugin and cuDNN, no GPU: pip install -e '.[cuda]'"
 )
+
+
+@pytest.mark.soak
+@needs_cuda
 @pytest.mark.parametrize(("device", "devices"), [("a100", 1), ("h100", 2), ("h200", 1)])
 def test_a_step_compiled_for_gpus(device, devices):
     """Compiles a small bfloat16 model: a forward and a backward kernel per layer, and what fsdp sends."""
@@ -148,3 +151,22 @@ def test_a_step_compiled_for_gpus(device, devices):
     assert found["kernels_exact"]
     assert found["peak_gib"] > 0
     assert {"all-gather", "reduce-scatter"} <= set(found["collectives"]) if devices > 1 else not found["collectives"]
+
+
+@pytest.mark.soak
+@needs_cuda
+def test_no_stack_of_the_scan_is_filled_with_zeros():
+    """With the flag that one GPU gets: the stacks of what remat saves and of the gradients are only allocated."""
+    program = """
+from gener_jax.runtime import flags
+assert flags.add("gpu", several=False)
+from gener_jax.runtime import targets
+from gener_jax.training import compiling
+from tests.test_plan import config_of
+config = config_of("quickstart", model__dtype="bfloat16")
+text = compiling.compiled_step(config, targets.gpus("h100", 1)).as_text()
+print(text.count('custom_call_target="AllocateBuffer"'), text.count(" dynamic-update-slice("))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-2:] == ["18"] * 2  # the gradients of nine arrays of a layer; nine that remat saves

@@ -87,7 +87,7 @@ def machine(monkeypatch):
         monkeypatch.setenv(flags.VARIABLES.get(name, "XLA_FLAGS"), text)
         monkeypatch.setattr(flags, "platform", lambda: (name, number))
         if not late:
-            monkeypatch.delitem(sys.modules, "jax")
+            monkeypatch.delitem(sys.modules, "jax", raising=False)
 
     return make
 
@@ -117,7 +117,7 @@ def test_flags_of_the_user_are_kept(machine):
 @pytest.mark.parametrize(
     ("name", "number", "wanted", "processes", "expected"),
     [
-        ("gpu", 1, True, None, False), ("gpu", 1, True, 2, True), ("gpu", 8, False, 2, False),
+        ("gpu", 1, True, 2, True), ("gpu", 1, False, None, False), ("gpu", 8, False, 2, False),
         ("tpu", 4, True, 1, True), ("tpu", 1, True, 1, False), ("metal", 4, True, 1, False),
     ],
 )  # fmt: skip
@@ -125,6 +125,18 @@ def test_when_flags_are_set(machine, name, number, wanted, processes, expected):
     machine(name, number)
     assert (flags.apply(wanted, processes) is not None) == expected
     assert bool(os.environ[flags.VARIABLES.get(name, "XLA_FLAGS")]) == expected
+
+
+def test_one_gpu_gets_the_flag_that_is_not_about_transfers(machine):
+    machine("gpu", 1)
+    line = flags.apply()
+    [added] = os.environ["XLA_FLAGS"].split()
+    assert added == "--xla_gpu_enable_dus_accumulator_zero_init_elimination=true"
+    assert line.endswith(f"XLA_FLAGS: {added}")
+    machine("gpu", 1, added.replace("true", "false"))
+    assert flags.apply() is None
+    machine("tpu", 1, "/a/file")
+    assert flags.apply() is None  # there is none to add
 
 
 def test_a_runs_folder_records_them(machine):
@@ -135,7 +147,8 @@ def test_a_runs_folder_records_them(machine):
 def test_processes_of_a_batch_system_have_several_gpus(machine, monkeypatch):
     machine("gpu", 1)
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host:1")
-    assert flags.apply()
+    flags.apply()
+    assert len(os.environ["XLA_FLAGS"].split()) == len(GPU)
 
 
 def test_a_file_of_flags_is_left_as_it_is(machine):
@@ -166,3 +179,18 @@ def test_commands_that_train_apply_them_first(tmp_path, monkeypatch, module, wan
     with pytest.raises(Asked) as caught:
         module.main()
     assert caught.value.args == (wanted,)
+
+
+def test_a_benchmark_of_a_size_sets_that_of_one_device(monkeypatch):
+    class Asked(Exception):
+        pass
+
+    def add(name, several=True):
+        raise Asked(name, several)
+
+    monkeypatch.setattr(flags, "platform", lambda: ("gpu", 8))
+    monkeypatch.setattr(flags, "add", add)
+    monkeypatch.setattr(sys, "argv", ["x", "--size", "s"])
+    with pytest.raises(Asked) as caught:
+        benchmark.main()
+    assert caught.value.args == ("gpu", False)

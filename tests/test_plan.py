@@ -228,16 +228,16 @@ def test_command_lines_that_are_wrong(arguments, field):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--devices=8", "--device=h100", "--compile=given"], ["gpu"]),
-        (["--topology=v5e:2x2", "--compile"], ["tpu"]),
+        (["--devices=8", "--device=h100", "--compile=given"], [("gpu", True)]),
+        (["--topology=v5e:2x2", "--compile"], [("tpu", True)]),
         (["--devices=8", "--device=h100", "--compile", "--config.train.xla_flags=false"], []),
-        (["--devices=1", "--device=h100", "--compile"], []),
+        (["--devices=1", "--device=h100", "--compile"], [("gpu", False)]),
         (["--devices=8", "--device=h100"], []),
     ],
 )
 def test_a_step_is_compiled_with_the_flags_that_train_sets(arguments, expected, monkeypatch, capsys):
     added = []
-    monkeypatch.setattr(flags, "add", added.append)
+    monkeypatch.setattr(flags, "add", lambda *given: added.append(given))
     monkeypatch.setattr(planning, "report", lambda *given, **parts: {})
     plan.main([f"--config={ROOT / 'experiments' / 'euk_1b'}.py", *arguments])
     assert added == expected

@@ -79,6 +79,8 @@ JOBS = (
     Job("train_more", "training at medium context", 45, _TRAIN + "{medium}"),
     Job("peer_more", "the peer's training at medium context", 45,
         _PEER + "train {size} {dtype} --repeats {fewer} {peer_medium} {sdpa}"),
+    Job("train_zeros", "training without the flag of XLA that leaves stacks unfilled", 40, _TRAIN + "{first}",
+        "--xla_gpu_enable_dus_accumulator_zero_init_elimination=false"),
     Job("train_dynamic_slice_fusion", "training with this flag of XLA", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_dynamic_slice_fusion=true"),
     Job("train_cublas_only", "training without Triton's matrix products", 40, _TRAIN + "{first}",

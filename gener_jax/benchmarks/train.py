@@ -127,6 +127,9 @@ def main() -> None:
         print(json.dumps(measure(config, args.repeats, work=fine_tuning(config))))
         return
     program.parser.parse_args()  # a size has no configuration to override
+    name, _ = flags.platform()
+    if name in flags.FLAGS and (text := flags.add(name, several=False)):  # as `train` does
+        log(text)
     if len(args.batch) != len(args.context):
         raise ConfigError(f"takes one value per value of --batch {args.batch}", "--context", args.context)
     if args.peer and len(args.batch) > 1:

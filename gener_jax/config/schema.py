@@ -312,7 +312,7 @@ class Train:
     wandb_project: str = "gener_jax"  # project of the writer wandb
     compilation_cache: str | None = None  # folder for compiled programs; none: see `storage.compilation`
     check_memory: bool = True  # do not start if the estimate exceeds the memory of a device
-    xla_flags: bool = True  # set XLA's flags of `runtime.flags` on several GPUs or TPUs
+    xla_flags: bool = True  # set XLA's flags of `runtime.flags` on GPUs and several TPUs
 
     def __post_init__(self):
         check = _fields_of("train", self)

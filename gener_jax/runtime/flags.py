@@ -1,4 +1,4 @@
-"""XLA's flags for training on several GPUs or TPUs, each with its reason.
+"""XLA's flags for training on GPUs and TPUs, each with its reason.
 
 The commands that train call `apply` first of all, since XLA reads its flags once, when jax first uses a device.
 `train.xla_flags` turns it off; a flag that the user has set keeps its value.
@@ -14,11 +14,12 @@ from pathlib import Path
 from gener_jax.runtime import distributed
 
 # Platform → the variable that XLA reads there; flag → its value, and what it is for. XLA ends a process at a flag that
-# it does not know: tests/test_flags.py sets each of them. All are about transfers between devices, so that one device
-# alone gets none. Their effect on speed has not been measured.
+# it does not know: tests/test_flags.py sets each of them. Their effect on speed has not been measured.
 VARIABLES = {"gpu": "XLA_FLAGS", "tpu": "LIBTPU_INIT_ARGS"}
 FLAGS = {
     "gpu": {
+        # The pass proves of each stack that the loop writes all of it before anything reads it (openxla/xla #42808).
+        "xla_gpu_enable_dus_accumulator_zero_init_elimination": ("true", "no zeros where the loop over layers writes"),
         "xla_gpu_enable_latency_hiding_scheduler": ("true", "orders a program so that transfers run beside products"),
         "xla_gpu_enable_pipelined_all_gather": ("true", "gathers the next layer's weights during this layer"),
         "xla_gpu_enable_pipelined_reduce_scatter": ("true", "scatters a layer's gradients during the next layer"),
@@ -32,6 +33,7 @@ FLAGS = {
         "xla_tpu_overlap_compute_collective_tc": ("true", "does so on TPUs with a single core per chip too"),
     },
 }
+ALONE = {"xla_gpu_enable_dus_accumulator_zero_init_elimination"}  # for one device too; others are about transfers
 
 
 def platform(environment: Mapping[str, str] = os.environ, root: Path = Path("/")) -> tuple[str, int]:
@@ -57,7 +59,7 @@ def platform(environment: Mapping[str, str] = os.environ, root: Path = Path("/")
 
 
 def apply(wanted: bool = True, num_processes: int | None = None) -> str | None:
-    """`add` for this machine's platform, if several devices train; returns its line, or None.
+    """`add` for this machine's platform and as many devices as train; returns its line, or None.
 
     Args:
       wanted: `train.xla_flags`.
@@ -65,30 +67,36 @@ def apply(wanted: bool = True, num_processes: int | None = None) -> str | None:
     """
     name, number = platform()
     several = number > 1 or (num_processes or 1) > 1 or distributed.surrounding(os.environ) is not None
-    return add(name) if wanted and several and name in FLAGS else None
+    return add(name, several) if wanted and name in FLAGS else None
 
 
-def add(name: str) -> str | None:
+def add(name: str, several: bool = True) -> str | None:
     """Adds the flags of a platform, "gpu" or "tpu", to the environment; returns a line that says so, None if it has
-    them.
+    them. Not `several`: those of `ALONE`.
 
     Must come before jax is imported; later it adds none, and the line says that.
     """
     variable = VARIABLES[name]
     text = os.environ.get(variable, "").strip()
+    flags = missing(name, text, several)
+    if not flags:
+        return None
     if text and not text.startswith("-"):
         return f"train.xla_flags adds none: {variable} names a file, {text}"
-    flags = missing(name, text)
-    if flags and "jax" in sys.modules:
+    if "jax" in sys.modules:
         return f"train.xla_flags adds none: jax was imported before {variable} could be set"
     os.environ[variable] = " ".join([*text.split(), *flags])
-    return f"train.xla_flags adds to {variable}: {' '.join(flags)}" if flags else None
+    return f"train.xla_flags adds to {variable}: {' '.join(flags)}"
 
 
-def missing(name: str, text: str) -> list[str]:
-    """The flags of a platform that `text`, the value of its variable, does not set to anything."""
+def missing(name: str, text: str, several: bool = True) -> list[str]:
+    """The flags of a platform that `text`, the value of its variable, does not set to anything; see `add`."""
     given = {word.lstrip("-").partition("=")[0] for word in text.split()}
-    return [f"--{flag}={value}" for flag, (value, _) in FLAGS[name].items() if not {flag, f"no{flag}"} & given]
+    return [
+        f"--{flag}={value}"
+        for flag, (value, _) in FLAGS[name].items()
+        if (several or flag in ALONE) and not {flag, f"no{flag}"} & given
+    ]
 
 
 def current() -> dict[str, str]:
