@@ -79,7 +79,7 @@ JOBS = (
     Job("train_more", "training at medium context", 45, _TRAIN + "{medium}"),
     Job("peer_more", "the peer's training at medium context", 45,
         _PEER + "train {size} {dtype} --repeats {fewer} {peer_medium} {sdpa}"),
-    Job("train_zeros", "training without the flag of XLA that leaves stacks unfilled", 40, _TRAIN + "{first}",
+    Job("train_zeros", "training with the zeros that a flag of XLA leaves out", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_dus_accumulator_zero_init_elimination=false"),
     Job("train_dynamic_slice_fusion", "training with this flag of XLA", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_dynamic_slice_fusion=true"),
