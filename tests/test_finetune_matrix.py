@@ -9,8 +9,9 @@ import pytest
 from data_pipeline.dataset import builder
 from data_pipeline.errors import DatasetError
 from data_pipeline.regions.schemes import Scheme
-from gener_jax.benchmarks import finetune, finetune_report
-from gener_jax.benchmarks.finetune import Arm, Matrix
+from gener_jax.benchmarks import finetune, finetune_cells, finetune_estimate, finetune_matrix, finetune_report
+from gener_jax.benchmarks.finetune_cells import Arm
+from gener_jax.benchmarks.finetune_matrix import Matrix
 from gener_jax.benchmarks.finetune_tasks import Made, Task
 from gener_jax.runtime.errors import ConfigError
 from tests import labelled_rows
@@ -34,22 +35,23 @@ def data(tmp_path_factory):
     return data
 
 
+MOTIF = Task("motif", train=("motif/train.tsv",), validation=("motif/dev.tsv",), test=("motif/test.tsv",))
+TASKS = (
+    MOTIF,
+    Task("values", "regression", ("values.tsv",), group="name:_", folds=2),
+    Task("absent", train=("motif/absent.tsv",), test=("motif/test.tsv",), note="its file is not there"),
+)
+
+
 @pytest.fixture(autouse=True)
-def toys(monkeypatch):
-    tasks = (
-        Task("motif", train=("motif/train.tsv",), validation=("motif/dev.tsv",), test=("motif/test.tsv",)),
-        Task("values", "regression", ("values.tsv",), group="name:_", folds=2),
-        Task("absent", train=("motif/absent.tsv",), test=("motif/test.tsv",), note="its file is not there"),
-    )
-    monkeypatch.setattr(finetune, "TASKS", tasks)
-    monkeypatch.setattr(finetune, "WHOLE_MODEL", ("motif",))
-    monkeypatch.setattr(finetune, "ARMS", ARMS)
+def one_task_for_the_whole_model(monkeypatch):
+    monkeypatch.setattr(finetune_matrix, "WHOLE_MODEL", ("motif",))
 
 
 def matrix(data, folder, seeds=2, base=None, **changes):
     if base is None and not (base := folder.parent / "base").exists():
         labelled_rows.base(base)
-    options = {"tasks": ["motif", "values", "absent"], "arms": list(ARMS), "rows": 60, "epochs": 1, "seeds": seeds}
+    options = {"tasks": TASKS, "arms": ARMS, "rows": 60, "epochs": 1, "seeds": seeds}
     return Matrix(data, str(base), folder, **options | changes)
 
 
@@ -78,7 +80,7 @@ def test_rows_are_limited_and_folds_keep_groups(data, tmp_path):
 
 
 def test_test_rows_in_the_named_training_data_are_counted(data, tmp_path):
-    published = {"base": "tiny", "tasks": ["motif"], "arms": []}
+    published = {"base": "tiny", "tasks": [MOTIF], "arms": {}}
     unknown = matrix(data, tmp_path / "unknown", **published)
     unknown.measure_overlap()
     assert np.isnan(unknown.rows["motif", 0].masks["overlap"]).all()
@@ -97,16 +99,27 @@ def test_test_rows_in_the_named_training_data_are_counted(data, tmp_path):
         matrix(data, tmp_path / "gone", **published, dataset=str(tmp_path / "none")).measure_overlap()
 
 
+def test_the_command_passes_on_its_options(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(finetune, "TASKS", TASKS)
+    monkeypatch.setattr(finetune, "ARMS", ARMS)
+    options = ["--tasks", "values", "--arms", "frozen", "--rows=60", "--epochs=1", "--seeds=2", "--plan"]
+    finetune.main([f"--data={data}", "--base=tiny", f"--output={tmp_path / 'matrix'}", *options])
+    # 2 weights × (2 rates + 1 seed + 2 seeds of the other fold)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("all: 10 cells")
+    settings = {"base": "tiny", "rows": 60, "epochs": 1}
+    assert json.loads((tmp_path / "matrix" / "settings.json").read_text()) == settings
+
+
 @pytest.mark.slow
 def test_resumed_equal_and_reported(data, tmp_path, monkeypatch):
     whole = matrix(data, tmp_path / "whole")
-    plan = whole.plan()
+    plan = finetune_estimate.left(whole)
     # frozen: motif 2 weights × (2 rates + 1 seed), values 2 weights × (2 rates + 1 seed + 2 seeds of the other fold)
     assert plan[-1].startswith("all: 17 cells")
     whole.fill()
     assert len(whole.done) == 17 + 3 * 2  # and two baselines of each fold
     assert not any((tmp_path / "whole" / "runs").iterdir())
-    toys = {"tasks": ["motif"], "arms": ["frozen"]}
+    toys = {"tasks": [MOTIF], "arms": {"frozen": ARMS["frozen"]}}
     stopped = matrix(data, tmp_path / "stopped", **toys)
     finish = Matrix.finish
 
@@ -132,7 +145,7 @@ def test_resumed_equal_and_reported(data, tmp_path, monkeypatch):
     for row in rows[1]:
         both = [np.load(tmp_path / x / "predictions" / f"{row['key']}.npy") for x in ("whole", "stopped")]
         np.testing.assert_array_equal(*both)
-    assert resumed.plan() == ["all: 0 cells, 0 min"]
+    assert finetune_estimate.left(resumed) == ["all: 0 cells, 0 min"]
 
     text = finetune_report.report(whole)
     table = [[x.strip() for x in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
@@ -163,10 +176,10 @@ def test_labels_per_base(data, tmp_path, monkeypatch):
     (folder / "labels.bed").write_text(labels)
     files = (str(folder / "contigs.fa"), str(folder / "labels.bed"))
     splits = {"train": files, "validation": ("b",), "test": ("c",)}
-    monkeypatch.setattr(finetune, "TASKS", (Task("bases", "token", make=lambda data, folder, fold: Made(splits)),))
-    monkeypatch.setattr(finetune, "TOKEN_CONTEXT", 31)
-    monkeypatch.setattr(finetune, "ARMS", {"frozen": Arm((1e-2,), finetune=ARMS["frozen"].finetune, whole_model=False)})
-    made = matrix(data, tmp_path / "bases", tasks=["bases"], arms=["frozen"], seeds=1)
+    monkeypatch.setattr(finetune_cells, "TOKEN_CONTEXT", 31)
+    task = Task("bases", "token", make=lambda data, folder, fold: Made(splits))
+    arm = Arm((1e-2,), finetune=ARMS["frozen"].finetune, whole_model=False)
+    made = matrix(data, tmp_path / "bases", tasks=[task], arms={"frozen": arm}, seeds=1)
     made.fill()
     text = finetune_report.report(made)
     table = [

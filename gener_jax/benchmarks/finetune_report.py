@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipeline.splitting.leakage import NEAR_COPY
+from gener_jax.benchmarks.finetune_cells import PRETRAINED, RANDOM, predictions_file
 from gener_jax.statistics import intervals
 from gener_jax.statistics.metrics import METRICS, checked
 
-PRETRAINED, RANDOM = "pre-trained", "random"
 COLUMNS = (  # arm, weights
     ("frozen", RANDOM), ("frozen", PRETRAINED), ("full", RANDOM), ("full", PRETRAINED), ("lora", PRETRAINED),
     ("published", PRETRAINED),
@@ -68,7 +68,7 @@ def of_arm(matrix, task, arm: str, weights: str) -> Model | None:
     name = f"{arm}, {weights}"
     by_seed = {}
     for cell in cells:
-        by_seed.setdefault(cell.seed, []).append(np.load(matrix.output / "predictions" / f"{cell.key}.npy"))
+        by_seed.setdefault(cell.seed, []).append(np.load(predictions_file(matrix.output, cell.key)))
     return Model(name, folds, np.stack([np.concatenate(x) for x in by_seed.values()]))
 
 
@@ -82,7 +82,7 @@ def best_baseline(matrix, task, folds: Sequence[int]) -> Model | None:
     if not worth:
         return None
     name = max(worth, key=lambda name: np.mean(worth[name]))
-    found = [np.load(matrix.output / "predictions" / f"{task.name}.{fold}.{name}.npy") for fold in folds]
+    found = [np.load(predictions_file(matrix.output, f"{task.name}.{fold}.{name}")) for fold in folds]
     return Model(name, tuple(folds), np.concatenate(found)[None])
 
 

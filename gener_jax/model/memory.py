@@ -41,7 +41,7 @@ def kept_by_a_layer(m: Model, tensor: int = 1, *, padded: float = 1) -> float:
     itemsize, sums = jnp.dtype(m.dtype).itemsize, 4 * m.num_attention_heads / tensor  # the softmax denominators
     by_head = padded * (2 * heads + 2 * key_heads)  # queries, keys, values, attention output
     dots = (2 * m.hidden_size + by_head + 2 * width) * itemsize + sums
-    if m.remat != "none" and m.scan_unroll >= m.num_hidden_layers > 1:
+    if m.remat != "none" and m.layers_unrolled:
         return dots + width * itemsize
     match m.remat:
         case "full":
@@ -52,6 +52,34 @@ def kept_by_a_layer(m: Model, tensor: int = 1, *, padded: float = 1) -> float:
             return dots
     # Both norms save two float32 arrays and their result; silu(gate) · up saves six arrays.
     return 4 * 4 * m.hidden_size + (2 * m.hidden_size + by_head + heads + 6 * width) * itemsize + sums
+
+
+def kept_by_layers(config: Config, num_devices: int, *, lanes: int = 1, trains=everything, init=None) -> float:
+    """Bytes per device that the layers save for their backward pass in a microbatch; 0 if nothing of them trains.
+
+    The arguments and errors are those of `training_needs`.
+    """
+    m = config.model
+    if not split(decoder.abstract(m, init), trains)[0].keys() - {"head"}:
+        return 0.0
+    each = kept_by_a_layer(m, _sizes(config, num_devices)["tensor"], padded=_padded(m, lanes))
+    return _tokens(config, num_devices) * m.num_hidden_layers * each
+
+
+def _sizes(config: Config, num_devices: int) -> dict[str, int]:
+    mesh = config.mesh
+    return axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
+
+
+def _tokens(config: Config, num_devices: int) -> float:
+    """Of a device in a microbatch; rows with labels of bases are read on both strands."""
+    sizes = _sizes(config, num_devices)
+    rows = config.train.batch_size / config.train.accumulate / (sizes["data"] * sizes["fsdp"])
+    return (2 if config.finetune.problem == "token" else 1) * rows * config.data.context_length / sizes["context"]
+
+
+def _padded(m: Model, lanes: int) -> float:
+    return -(-m.head_dim // lanes) * lanes / m.head_dim
 
 
 def training_needs(
@@ -73,24 +101,21 @@ def training_needs(
       ConfigError: if the mesh does not fit `num_devices` devices.
       ValueError: if it does not divide the parameters.
     """
-    m, t, mesh = config.model, config.train, config.mesh
-    sizes = axis_sizes(num_devices, mesh.data, mesh.fsdp, mesh.tensor, mesh.context)
+    m, t, sizes = config.model, config.train, _sizes(config, num_devices)
     tensor, shards = sizes["tensor"], sizes["fsdp"] * sizes["context"]
     heads, key_heads, width = _widths(m, tensor)
-    padded = -(-m.head_dim // lanes) * lanes / m.head_dim
+    padded, tokens = _padded(m, lanes), _tokens(config, num_devices)
     layer = m.hidden_size * (2 * heads + 2 * key_heads + 3 * width)
     parts = split(decoder.abstract(m, init), trains)
     parameters, frozen = (_elements(tree, sizes) for tree in parts)
     itemsize, moment = jnp.dtype(m.dtype).itemsize, jnp.dtype(config.optimizer.state_dtype).itemsize
-    tokens = t.batch_size / t.accumulate * config.data.context_length / (sizes["data"] * shards)
     # The scratch memory of a layer's backward pass, including the gathered keys and values of the whole context and
     # their float32 gradients; or the logits and their gradient, with FNS also the probabilities.
     scratch = (4 * m.hidden_size + padded * 2 * (2 * heads + 2 * key_heads) + 4 * width) * itemsize
     scratch += sizes["context"] * 2 * key_heads * (itemsize + 4)
     logits = (3 if config.objective.fns_from_step is None else 5) * 4 * m.vocab_size / tensor
     logits = 0 if config.finetune.has_head else logits
-    tokens *= 2 if config.finetune.problem == "token" else 1
-    kept = m.num_hidden_layers * kept_by_a_layer(m, tensor, padded=padded) if parts[0].keys() - {"head"} else 0
+    kept = kept_by_layers(config, num_devices, lanes=lanes, trains=trains, init=init)
     return {
         "parameters": 4 * parameters / GIB,
         "gradients": (4 if t.accumulate == 1 else 8) * parameters / GIB,
@@ -98,7 +123,7 @@ def training_needs(
         "cast": (parameters * itemsize if itemsize < 4 else 0) / GIB,
         "frozen": frozen * itemsize / GIB,
         "gathered": (2 * layer * itemsize if shards > 1 else 0) / GIB,
-        "activations": tokens * (kept + max(scratch, logits)) / GIB,
+        "activations": (kept + tokens * max(scratch, logits)) / GIB,
     }
 
 

@@ -19,9 +19,11 @@ from gener_jax.runtime.errors import ConfigError
 from gener_jax.runtime.progress import log
 from gener_jax.training import compiling
 
-# Fraction of a device's memory that a plan uses. By compilers' figures a step needs up to 2 % more than by the formula
+# Fraction of a device's memory that a plan uses. By compilers' figures a step needs up to 3 % more than by the formula
 # (README, Results); the rest is for fragmentation and the program.
 ROOM = 0.92
+# Share of the bandwidth of the data sheet at which a GPU copies: an H200 copied 3,784 of 4,800 GB/s (docs/results.md).
+COPYING = 0.79
 NUMBERS = Whole(1, 65536)  # of devices
 TIE = 0.01  # fraction of the time by which one configuration must be faster than another: the formula is not better
 
@@ -109,29 +111,59 @@ def collectives(config: Config, num_devices: int, *, trains=everything, init=Non
     }
 
 
-def seconds(config: Config, machine: Machine, mfu: float, **parts) -> float:
-    """Time of a step: its operations, repeated ones included, at `mfu` of the peak, and then its communication, as if
-    none of it overlapped with computation. Only for comparing candidates.
+def scan_bytes(config: Config, machine: Machine, **parts) -> float:
+    """Bytes of memory that a scan over the layers writes and reads per device and step, and unrolled layers do not.
+
+    What a layer saves for the backward pass goes into stacks of all layers. They are zeroed, and what is saved is
+    written once more and read for that: three times its bytes. For 1.2b, 16 × 2,048 tokens and an H200 these are 102
+    GB, or 27 ms; there zeros and copies took 26 ms of a step of 510, and unrolled layers saved 27 (docs/results.md).
     """
-    m, length, device, mesh = config.model, config.data.context_length, machine.device, config.mesh
+    scanned = dataclasses.replace(config, model=dataclasses.replace(config.model, scan_unroll=1))
+    return 3 * config.train.accumulate * memory.kept_by_layers(scanned, machine.devices, **parts)
+
+
+def unrolling_is_known(machine: Machine) -> bool:
+    """Whether `scan_bytes` tells what unrolled layers gain; on TPUs nobody measured it, and on CPUs they are slower."""
+    return machine.device is not None and machine.device.bandwidth is not None
+
+
+def sending(config: Config, machine: Machine, **parts) -> float:
+    """Seconds in which a device sends what it sends in a step, as if it did nothing else."""
+    device, mesh, total = machine.device, config.mesh, 0.0
+    reach = {"tensor": mesh.tensor, "context": mesh.tensor * mesh.context, "fsdp": machine.devices // mesh.data}
+    for (_, axis), gib in collectives(config, machine.devices, **parts).items():
+        link = device.link if not device.near or reach.get(axis, machine.devices) <= device.near else device.far
+        total += gib * memory.GIB / (link * 1e9)
+    return total
+
+
+def seconds(config: Config, machine: Machine, mfu: float, **parts) -> float:
+    """Time of a step: its operations, repeated ones included, at `mfu` of the peak, then what a scan over the layers
+    copies on a GPU, and then its communication, as if none of it overlapped with computation. Only for comparing
+    candidates.
+    """
+    m, length, device = config.model, config.data.context_length, machine.device
     # `dots` repeats elementwise operations alone, `block` the layers' products of weights, `full` the forward pass.
     repeated = {"block": 2 * flops.matrix_parameters(m), "full": flops.forward(m, length)}.get(m.remat, 0)
     operations = (flops.training(config, **parts) + repeated) * config.train.batch_size * length / machine.devices
-    reach = {"tensor": mesh.tensor, "context": mesh.tensor * mesh.context, "fsdp": machine.devices // mesh.data}
-    waiting = 0.0
-    for (_, axis), gib in collectives(config, machine.devices, **parts).items():
-        link = device.link if not device.near or reach.get(axis, machine.devices) <= device.near else device.far
-        waiting += gib * memory.GIB / (link * 1e9)
+    waiting = sending(config, machine, **parts)
+    if unrolling_is_known(machine) and not m.layers_unrolled:
+        waiting += scan_bytes(config, machine, **parts) / (COPYING * device.bandwidth * 1e9)
     return operations / (device.tflops * 1e12 * mfu) + waiting
 
 
 def candidates(config: Config, machine: Machine):
-    """Every mesh, remat policy and number of microbatches that divides the model, the batch and the machine.
+    """Every mesh, remat policy and number of microbatches that divides the model, the batch and the machine; on GPUs
+    with the layers in a scan and unrolled.
 
-    Without remat `none`, which repeats no fewer operations of `seconds` than `dots` and needs more memory, and without
-    a context axis that does not divide the heads of a device, over which no kernel computes attention.
+    Without remat `none`, which repeats no fewer operations of `seconds` than `dots` and needs more memory, without
+    unrolled layers for `block` and `full`, which then save no memory, and without a context axis that does not divide
+    the heads of a device, over which no kernel computes attention.
     """
     m, t, length = config.model, config.train, config.data.context_length
+    known = unrolling_is_known(machine)
+    policies = [(remat, 1 if known else m.scan_unroll) for remat in REMAT if remat != "none"]
+    policies += [("dots", m.num_hidden_layers)] if known and m.num_hidden_layers > 1 else []
     divisors = [n for n in range(1, machine.devices + 1) if machine.devices % n == 0]
     for tensor, context, fsdp in itertools.product(divisors, repeat=3):
         if machine.devices % (tensor * context * fsdp) or tensor > 8:  # a tensor axis above 8 leaves the fast links
@@ -145,18 +177,19 @@ def candidates(config: Config, machine: Machine):
             continue
         mesh = Mesh(data=data, fsdp=fsdp, tensor=tensor, context=context)
         microbatches = [n for n in range(1, rows + 1) if rows % n == 0]
-        for accumulate, remat in itertools.product(microbatches, [policy for policy in REMAT if policy != "none"]):
+        for accumulate, (remat, unroll) in itertools.product(microbatches, policies):
             yield dataclasses.replace(
-                config, mesh=mesh, model=dataclasses.replace(m, remat=remat),
+                config, mesh=mesh, model=dataclasses.replace(m, remat=remat, scan_unroll=unroll),
                 train=dataclasses.replace(t, accumulate=accumulate),
             )  # fmt: skip
 
 
 def suggest(config: Config, machine: Machine, mfu: float, **parts) -> Config | None:
-    """The configuration with the mesh, remat policy and microbatches that fit and take the least time; None: none fits.
+    """The configuration of `candidates` that fits and takes the least time; None: none fits.
 
     Among those whose times differ by less than `TIE`, the given one; else that of fewest mesh axes and microbatches,
-    and then of least memory. If the kind of device is unknown, times are those of an H100.
+    then with the layers in a scan, and then of least memory. If the kind of device is unknown, times are those of an
+    H100.
     """
     room = ROOM * machine.memory_gib
     memories = ((one, sum(needs(one, machine, **parts).values())) for one in candidates(config, machine))
@@ -172,7 +205,7 @@ def suggest(config: Config, machine: Machine, mfu: float, **parts) -> Config | N
     def cost(candidate):
         one, gib, _ = candidate
         axes = sum(size > 1 for size in dataclasses.asdict(one.mesh).values())
-        return axes + math.log2(one.train.accumulate), gib
+        return axes + math.log2(one.train.accumulate), one.model.layers_unrolled, gib
 
     return min((candidate for candidate in fitting if candidate[2] < most), key=cost)[0]
 
@@ -188,7 +221,11 @@ def with_sizes(config: Config, machine: Machine) -> Config | None:
 
 
 def _seconds(config: Config, machine: Machine, mfu: float, **parts) -> float:
-    return seconds(config, machine if machine.device else machine._replace(device=DEVICES["h100"]), mfu, **parts)
+    return seconds(config, _with_device(machine), mfu, **parts)
+
+
+def _with_device(machine: Machine) -> Machine:
+    return machine if machine.device else machine._replace(device=DEVICES["h100"])
 
 
 def described(config: Config, machine: Machine, mfu: float, **parts) -> dict:
@@ -200,6 +237,7 @@ def described(config: Config, machine: Machine, mfu: float, **parts) -> dict:
     out = {
         "mesh": {name: sizes[name] for name in AXES},
         "remat": config.model.remat,
+        "layers_unrolled": config.model.layers_unrolled,
         "accumulate": config.train.accumulate,
         "rows_per_device": config.train.batch_size / config.train.accumulate / (sizes["data"] * sizes["fsdp"]),
         "gib": {name: round(value, 3) for name, value in need.items()},
@@ -210,6 +248,8 @@ def described(config: Config, machine: Machine, mfu: float, **parts) -> dict:
             for kind in ("all-gather", "reduce-scatter", "all-to-all", "all-reduce")
         },
     }
+    if unrolling_is_known(machine):
+        out["scan_gib_per_step"] = round(scan_bytes(config, machine, **parts) / memory.GIB, 3)
     if machine.device:
         operations = flops.training(config, **parts)
         speed = machine.devices * machine.device.tflops * 1e12 * mfu / operations
@@ -224,13 +264,18 @@ def text(name: str, row: dict) -> str:
     sent = ", ".join(f"{kind} {value:.2f}" for kind, value in row["sent_gib_per_step"].items() if value) or "nothing"
     rows = row["rows_per_device"]
     sequences = counted(rows if rows % 1 else int(rows), "sequence")
+    unrolled = "; layers unrolled" if row["layers_unrolled"] else ""
     lines = [
-        f"{name}: {mesh}; remat {row['remat']}; {sequences} per device and microbatch"
+        f"{name}: {mesh}; remat {row['remat']}{unrolled}; {sequences} per device and microbatch"
         + (f", {row['accumulate']} microbatches per step" if row["accumulate"] > 1 else ""),
         f"  per device  {row['peak_gib']:.2f} GiB: {gib}",
         f"  memory      {'fits' if row['fits'] else 'does not fit'}",
         f"  sends       GiB per step: {sent}",
     ]
+    if row["layers_unrolled"] and "scan_gib_per_step" in row:
+        lines.append(
+            f"  layers      unrolled: a scan over them would zero and copy {row['scan_gib_per_step']:.1f} GiB per step"
+        )
     if "days" in row:
         lines.append(f"  takes       {row['days']:.1f} days at {row['tokens_per_s']:,} tokens/s")
     return "\n".join(lines)
@@ -243,7 +288,9 @@ def reasons(given: Config, best: Config, machine: Machine, mfu: float, **parts) 
         return f"the given one needs {other['peak_gib']:.2f} GiB per device and does not fit"
     if best == with_sizes(given, machine):
         return f"by these formulas no other takes at least {TIE:.0%} less time than the given one"
-    times = [_seconds(one, machine, mfu, **parts) for one in (best, with_sizes(given, machine))]
+    both = best, with_sizes(given, machine)
+    times = [_seconds(one, machine, mfu, **parts) for one in both]
+    links = [sending(one, _with_device(machine), **parts) for one in both]
     saved = 1 - times[0] / times[1]
     sent, other_sent = (sum(row["sent_gib_per_step"].values()) for row in (own, other))
     better = [
@@ -251,14 +298,19 @@ def reasons(given: Config, best: Config, machine: Machine, mfu: float, **parts) 
         for line, less in (
             (f"recomputes less (remat {own['remat']}, not {other['remat']})",
              REMAT.index(own["remat"]) < REMAT.index(other["remat"])),
+            ("unrolls the layers", own["layers_unrolled"] and not other["layers_unrolled"]),
+            ("has the layers in a scan", other["layers_unrolled"] and not own["layers_unrolled"]),
             (f"sends {sent:.1f} GiB per step, not {other_sent:.1f}", sent < 0.999 * other_sent),
+            (f"sends over faster links, for {links[0]:.2g} s per step, not {links[1]:.2g}",
+             links[0] < 0.999 * links[1] and sent >= 0.999 * other_sent),
             (f"has {own['accumulate']} microbatches per step, not {other['accumulate']}",
              own["accumulate"] < other["accumulate"]),
             (f"needs {own['peak_gib']:.2f} GiB, not {other['peak_gib']:.2f}", own["peak_gib"] < other["peak_gib"]),
         )
         if less
     ]  # fmt: skip
-    return f"a step should take {saved:.1%} less time, at the same MFU: it {'; '.join(better) or 'has fewer mesh axes'}"
+    why = "; ".join(better) or "has fewer mesh axes"
+    return f"a step should take {saved:.1%} less time, which the days do not count: it {why}"
 
 
 def report(config: Config, machine: Machine, args, **parts) -> dict:
@@ -299,6 +351,7 @@ def report(config: Config, machine: Machine, args, **parts) -> dict:
             print(f"  why         {result['suggested']['why']}")
         mesh = {f"mesh.{name}": size for name, size in dataclasses.asdict(best.mesh).items()}
         fields = {**mesh, "model.remat": best.model.remat, "train.accumulate": best.train.accumulate}
+        fields["model.scan_unroll"] = best.model.scan_unroll
         print("  set         " + " ".join(f"--config.{name}={value}" for name, value in fields.items()))
     result["inference_gib"] = {
         f"{rows} × {n}": sum(memory.inference_needs(config.model, dict.fromkeys(AXES, 1), rows, n).values())
