@@ -114,12 +114,14 @@ def collectives(config: Config, num_devices: int, *, trains=everything, init=Non
 def scan_bytes(config: Config, machine: Machine, **parts) -> float:
     """Bytes of memory that a scan over the layers writes and reads per device and step, and unrolled layers do not.
 
-    What a layer saves for the backward pass goes into stacks of all layers. They are zeroed, and what is saved is
-    written once more and read for that: three times its bytes. For 1.2b, 16 × 2,048 tokens and an H200 these are 102
-    GB, or 27 ms; there zeros and copies took 26 ms of a step of 510, and unrolled layers saved 27 (docs/results.md).
+    What a layer saves for the backward pass goes into stacks of all layers: it is written once more, and read for that.
+    Without the flag of XLA that `train` sets on GPUs (`runtime.flags`), the stacks are zeroed before: three times the
+    bytes. For 1.2b, 16 × 2,048 tokens and an H200 these are 102 GB, or 27 ms; there zeros and copies took 26 ms of a
+    step of 510, and unrolled layers saved 27 (docs/results.md). With the flag nothing was measured.
     """
     scanned = dataclasses.replace(config, model=dataclasses.replace(config.model, scan_unroll=1))
-    return 3 * config.train.accumulate * memory.kept_by_layers(scanned, machine.devices, **parts)
+    passes = 2 if config.train.xla_flags else 3
+    return passes * config.train.accumulate * memory.kept_by_layers(scanned, machine.devices, **parts)
 
 
 def unrolling_is_known(machine: Machine) -> bool:
@@ -273,9 +275,7 @@ def text(name: str, row: dict) -> str:
         f"  sends       GiB per step: {sent}",
     ]
     if row["layers_unrolled"] and "scan_gib_per_step" in row:
-        lines.append(
-            f"  layers      unrolled: a scan over them would zero and copy {row['scan_gib_per_step']:.1f} GiB per step"
-        )
+        lines.append(f"  layers      unrolled: a scan over them would copy {row['scan_gib_per_step']:.1f} GiB per step")
     if "days" in row:
         lines.append(f"  takes       {row['days']:.1f} days at {row['tokens_per_s']:,} tokens/s")
     return "\n".join(lines)
