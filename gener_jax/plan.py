@@ -10,7 +10,7 @@ share of the peak (--mfu); and weights and KV cache for inference.
 
 --compile compiles the training step for those devices, which this machine need not
 have, and prints what the compiler made of it: attention kernels, memory and
-collectives. That needs pip install -e '.[cuda]' for GPUs, '.[plan]' for TPUs.
+collectives. That needs pip install -e '.[cuda]' for GPUs, '.[tpu]' for TPUs.
 
 With --config.finetune.problem it is fine-tuning: of all parameters, adapters or a
 head, by --config.finetune.method (full, lora, frozen).

@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
+import jax
 import pytest
 
 from gener_jax.runtime import program, targets
@@ -116,6 +118,29 @@ def test_figures_as_text():
     assert "without a kernel" in compiling.described(nothing, config, formula, "h100")
     least = compiling.described(found | {"kernels_exact": False}, config, formula, "h100")
     assert "cudnn at least 52 forward (1 per layer), 26 backward (0.5 per layer)" in least
+
+
+def test_a_program_that_jax_cannot_read(monkeypatch):
+    """Of another version's libtpu the memory is known all the same."""
+
+    def unreadable():
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\nasync-update")
+
+    stats = types.SimpleNamespace(
+        peak_memory_in_bytes=2**31, argument_size_in_bytes=2**30, temp_size_in_bytes=2**30
+    )  # fmt: skip
+    compiled = types.SimpleNamespace(as_text=unreadable, memory_analysis=lambda: stats)
+    monkeypatch.setattr(compiling, "compiled_step", lambda config, devices: compiled)
+    found = compiling.figures(config_of("euk_1b"), [None])
+    assert found["peak_gib"] == 2
+    assert found["kernels"] is found["kernels_exact"] is found["collectives"] is None
+    formula = {"peak_gib": 2.0, "sent_gib_per_step": {}}
+    lines = compiling.described(found, config_of("euk_1b"), formula, "v5p:4x4x4").splitlines()
+    assert lines[1].startswith("  per device  2.00 GiB at most")
+    assert lines[2:] == [
+        "  attention and sends are not known: this jax cannot read the compiled program (INTERNAL: RET_CHECK failure "
+        "async-update); a compiler of its own version: pip install -e '.[tpu]'"
+    ]
 
 
 def test_gpus_without_the_plugin(monkeypatch):

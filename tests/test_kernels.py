@@ -189,7 +189,7 @@ for head_dim in (64, 96, 128):
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[plan]'")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install -e '.[tpu]'")
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 @pytest.mark.parametrize("length", [2048, 16384])  # of both sizes of blocks
 def test_splash_compiles_for_a_tpu_at_every_head_size(topology, length):

@@ -326,7 +326,7 @@ def has_libtpu():
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-@pytest.mark.skipif(not has_libtpu(), reason="needs libtpu: pip install -e '.[plan]'")
+@pytest.mark.skipif(not has_libtpu(), reason="needs libtpu: pip install -e '.[tpu]'")
 def test_the_formula_is_near_the_tpu_compilers(tmp_path):
     """Compiles the 1.2b training step with splash attention for a TPU, which takes minutes."""
     command_ = [

@@ -124,4 +124,4 @@ def tpus(topology: str) -> list:
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     except Exception as error:  # of many kinds: the library is absent, or does not know the topology
-        raise ConfigError(f"--compile {topology}: {one_line(error)}; pip install -e '.[plan]'") from error
+        raise ConfigError(f"--compile {topology}: {one_line(error)}; pip install -e '.[tpu]'") from error

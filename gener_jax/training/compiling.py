@@ -6,7 +6,7 @@ import time
 
 import jax
 
-from data_pipeline.errors import counted
+from data_pipeline.errors import counted, one_line
 from gener_jax.config import Config
 from gener_jax.data.loader import arrays
 from gener_jax.model import kernels, memory, sharding
@@ -15,6 +15,8 @@ from gener_jax.runtime import program
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.training import objectives
 from gener_jax.training.step import abstract_state, make_train_step
+
+INSTALL = "pip install -e '.[tpu]'"
 
 
 def compiled_step(config: Config, devices: list) -> jax.stages.Compiled:
@@ -62,30 +64,46 @@ def attention(text: str) -> tuple[dict[str, dict[str, int]], bool]:
 def figures(config: Config, devices: list) -> dict:
     """Compiles the step; what the compiler says of it, per device and step, as plain values.
 
+    If jax cannot read the compiled program, `unread` says why, and what is counted in it is None.
+
     Raises:
       ConfigError: as `compiled_step`.
     """
     began = time.perf_counter()
     compiled = compiled_step(config, devices)
-    took, text, stats = time.perf_counter() - began, compiled.as_text(), compiled.memory_analysis()
-    calls, exact = attention(text)
+    took, stats = time.perf_counter() - began, compiled.memory_analysis()
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:  # of a libtpu whose programs have instructions that jax does not know
+        text, unread = None, one_line(error)
+    calls, exact = attention(text) if text else (None, None)
     return {
         "peak_gib": stats.peak_memory_in_bytes / memory.GIB,
         "arguments_gib": stats.argument_size_in_bytes / memory.GIB,
         "temporary_gib": stats.temp_size_in_bytes / memory.GIB,
         "kernels": calls,
         "kernels_exact": exact,
-        "collectives": {
+        "collectives": text
+        and {
             kind: {"calls": each.calls, "sent_bytes": round(each.sent)}
             for kind, each in sorted(program.traffic(text, len(devices)).items())
         },
         "seconds": round(took, 1),
+        **({} if text else {"unread": unread}),
     }
 
 
 def described(found: dict, config: Config, formula: dict, target: str) -> str:
     """Those figures as text, beside those `by formula` of the same configuration (`planning.described`)."""
     peak, by_formula = found["peak_gib"], formula["peak_gib"]
+    head = [
+        f"compiled for {target} in {found['seconds']:.0f} s, not run",
+        f"  per device  {peak:.2f} GiB at most, by formula {by_formula:.2f} ({by_formula / peak - 1:+.0%}): "
+        f"arguments {found['arguments_gib']:.2f}, temporary {found['temporary_gib']:.2f}",
+    ]
+    if "unread" in found:
+        why = f"this jax cannot read the compiled program ({found['unread']}); a compiler of its own version: {INSTALL}"
+        return "\n".join([*head, f"  attention and sends are not known: {why}"])
     layers = config.model.num_hidden_layers * config.train.accumulate
     at_least = "" if found["kernels_exact"] else "at least "
     attended = [
@@ -101,9 +119,7 @@ def described(found: dict, config: Config, formula: dict, target: str) -> str:
     ]
     return "\n".join(
         [
-            f"compiled for {target} in {found['seconds']:.0f} s, not run",
-            f"  per device  {peak:.2f} GiB at most, by formula {by_formula:.2f} ({by_formula / peak - 1:+.0%}): "
-            f"arguments {found['arguments_gib']:.2f}, temporary {found['temporary_gib']:.2f}",
+            *head,
             f"  attention   {'; '.join(attended) or 'without a kernel'}",
             f"  sends       GiB per step: {'; '.join(kinds) or 'nothing'}",
         ]
