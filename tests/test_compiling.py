@@ -99,6 +99,50 @@ def test_calls_inside_calls():
         assert program.traffic(text, 2)["all-to-all"].calls == times
 
 
+# As libtpu writes it: an attribute of several lines, a loop whose number of iterations is in its condition alone, a
+# reduce-scatter as a fusion, and a computation for the sparse core.
+TPU = """HloModule jit_step, is_scheduled=true
+
+%all-reduce-scatter.2.clone.1 (input: f32[8,16]) -> f32[8,4] {
+  %all-reduce.8 = f32[8,16]{1,0:T(8,128)} all-reduce(%input), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %slice.1 = f32[8,4]{1,0:T(8,128)} dynamic-slice(%all-reduce.8, %c, %i), dynamic_slice_sizes={8,4}
+}
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  ROOT %a = f32[]{:T(128)} add(%x, %y)
+}
+
+%sparse (p: s32[8]) -> s32[8] {
+  ROOT %q = s32[8]{0} copy(%p)
+}, execution_thread="sparsecore"
+
+%cond (p: (s32[], f32[8,4])) -> pred[] {
+  %constant.3 = s32[]{:T(128)} constant(26)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt.71 = pred[]{:T(512)} compare(%i.1, %constant.3), direction=LT, metadata={op_name="while/cond/lt"}
+}
+
+%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %splash.1 = bf16[8,4]{1,0:T(8,128)(2,1)} custom-call(%q), custom_call_target="tpu_custom_call", attributes={metadata={
+"block_q": "512"
+}}, metadata={op_name="jit(step)/layers/splash_mha_fwd_residuals/pallas_call"}
+  %fusion.1 = f32[8,4]{1,0} fusion(%splash.1), kind=kCustom, calls=%all-reduce-scatter.2.clone.1
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %s = s32[8]{0} call(%x), to_apply=%sparse
+  %w = (s32[], f32[8,4]{1,0}) while(%t), condition=%cond, body=%body, metadata={op_name="jit(step)/while"}
+}
+"""
+
+
+def test_a_program_for_a_tpu():
+    assert compiling.attention(TPU) == ({"splash": {"forward": 26, "backward": 0}}, True)
+    assert program.traffic(TPU, 4) == {"reduce-scatter": (26, 26 * 8 * 4 * 4 * 3)}
+    unknown = TPU.replace("direction=LT", "direction=GT")
+    assert compiling.attention(unknown) == ({"splash": {"forward": 1, "backward": 0}}, False)
+
+
 def test_figures_as_text():
     found = {
         "peak_gib": 50.0, "arguments_gib": 13.0, "temporary_gib": 37.0, "seconds": 61.4, "kernels_exact": True,

@@ -1,8 +1,9 @@
 """What a compiled program runs, and how often, read from its text (XLA's HLO after all its passes).
 
-The layers of a model are one loop, so an instruction in a loop's body counts as often as the loop runs, which the
-compiler writes beside it (`known_trip_count`). Where it writes nothing, since the number depends on the data, a body
-counts once, and `Instruction.exact` is false. Of a conditional each branch counts.
+The layers of a model are one loop, so an instruction in a loop's body counts as often as the loop runs. Compilers for
+GPUs write that beside it (`known_trip_count`), and those for TPUs leave a condition `i < constant`, with i from 0.
+Where there is neither, since the number depends on the data, a body counts once, and `Instruction.exact` is false. Of a
+conditional each branch counts.
 """
 
 import math
@@ -24,8 +25,11 @@ _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.\-]+ = (?P<shape>.*?) (?P<kind>[a
 _COMPUTATION = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
 _CALLED = re.compile(r"\b(?:calls|to_apply|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
-_BODY = re.compile(r"\bbody=%?([\w.\-]+)")
+_LOOP = re.compile(r"\b(?:condition=%?([\w.\-]+), )?body=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\s*\{"n":\s*"(\d+)"\}')
+_LESS = re.compile(r"\s+ROOT .* compare\(%?[\w.\-]+, %?([\w.\-]+)\), direction=LT\b")
+# A TPU's reduce-scatter: a computation of an all-reduce and a slice of its result.
+_SCATTER = "all-reduce-scatter"
 
 
 class Instruction(NamedTuple):
@@ -52,14 +56,23 @@ def instructions(text: str, kinds: Collection[str]) -> Iterator[Instruction]:
     """
     computations, entry, lines = {}, None, None
     for line in text.splitlines():
-        if line[:1].isspace():
-            if lines is not None:
+        if lines is not None:
+            if line == "}" or line.startswith("}, execution_thread="):
+                lines = None
+            elif line[:1].isspace():
                 lines.append(line)
+            elif lines:  # the rest of an instruction with an attribute of several lines
+                lines[-1] += line
         elif match := _COMPUTATION.match(line):
             lines = computations[match["name"]] = []
             entry = match["name"] if match["entry"] else entry
     if entry is None:
         raise ValueError("no program: the text has no entry computation")
+
+    def limit(condition) -> int | None:
+        compared = next((match[1] for line in computations[condition] if (match := _LESS.match(line))), "")
+        constant = re.compile(rf"\s+%?{re.escape(compared)} = s32\[\]\S* constant\((\d+)\)")
+        return next((int(match[1]) for line in computations[condition] if (match := constant.match(line))), None)
 
     def visit(name, times, exact):
         for line in computations[name]:
@@ -67,14 +80,17 @@ def instructions(text: str, kinds: Collection[str]) -> Iterator[Instruction]:
             if match is None:
                 continue
             kind = match["kind"].removesuffix("-start")
+            if kind == "all-reduce" and name.startswith(_SCATTER):
+                kind = "reduce-scatter"
             if kind in kinds:
                 yield Instruction(kind, line, times, exact)
             for other in _CALLED.findall(line) + [x.strip(" %") for x in ",".join(_BRANCHES.findall(line)).split(",")]:
                 if other:
                     yield from visit(other, times, exact)
-            for body in _BODY.findall(line):
-                trips = _TRIPS.search(line)
-                yield from visit(body, times * int(trips[1]) if trips else times, exact and trips is not None)
+            for condition, body in _LOOP.findall(line):
+                given = _TRIPS.search(line)
+                trips = int(given[1]) if given else limit(condition)
+                yield from visit(body, times * (trips or 1), exact and trips is not None)
 
     yield from visit(entry, 1, True)
 
@@ -92,6 +108,8 @@ def traffic(text: str, num_devices: int) -> dict[str, Traffic]:
     found = {}
     for kind, line, times, _ in instructions(text, COLLECTIVES):
         size, n = _result_bytes(line), _group(line, num_devices)
+        if kind == "reduce-scatter" and _INSTRUCTION.match(line)["kind"].startswith("all-reduce"):
+            size //= n  # the slice that is kept
         each = {
             "all-gather": (n - 1) / n,
             "all-to-all": (n - 1) / n,
