@@ -70,9 +70,10 @@ def instructions(text: str, kinds: Collection[str]) -> Iterator[Instruction]:
         raise ValueError("no program: the text has no entry computation")
 
     def limit(condition) -> int | None:
-        compared = next((match[1] for line in computations[condition] if (match := _LESS.match(line))), "")
+        lines = computations.get(condition, [])
+        compared = next((match[1] for line in lines if (match := _LESS.match(line))), "")
         constant = re.compile(rf"\s+%?{re.escape(compared)} = s32\[\]\S* constant\((\d+)\)")
-        return next((int(match[1]) for line in computations[condition] if (match := constant.match(line))), None)
+        return next((int(match[1]) for line in lines if (match := constant.match(line))), None)
 
     def visit(name, times, exact):
         for line in computations[name]:
