@@ -198,6 +198,22 @@ def _num_rows(number: int) -> int:
     return round_up(number, least=2 if kernels.platform() == "gpu" else 1)
 
 
+# Rows times slots of a large cache: that of 1.2b takes half as long to read as its weights in bfloat16.
+_LARGE = 1 << 15
+
+
+def _new_slots(rows: int, tokens: int) -> int:
+    """The slots for `tokens` new tokens of each of `rows` rows: rounded up, on an accelerator less for a large cache.
+
+    There each step reads all slots, so empty ones cost more than the programs that other sizes need. These sizes are
+    multiples of 16, since rows of aligned length are read faster.
+    """
+    slots = round_up(tokens)
+    if kernels.platform() == "cpu" or rows * slots < _LARGE:
+        return slots
+    return min(slots, round_up(tokens, least=64, steps=4))
+
+
 def max_tokens(tokenizer: Tokenizer, num_bases: int) -> int:
     """The largest number of tokens that `num_bases` bases may need."""
     return int(-(-num_bases // tokenizer.token_bases[tokenizer.token_bases > 0].min()))
@@ -223,7 +239,8 @@ def encode(lm, prompt: Prompt, argument: str, num_bases: int, remainder: str, ex
 
 def cache_size(rows: int, prompt: int, num_bases: int, tokenizer: Tokenizer) -> tuple[int, int]:
     """Rows and slots of the cache for continuing `rows` prompts of up to `prompt` tokens by `num_bases`."""
-    return _num_rows(rows), round_up(prompt) + round_up(max_tokens(tokenizer, num_bases) + 1)
+    rows = _num_rows(rows)
+    return rows, round_up(prompt) + _new_slots(rows, max_tokens(tokenizer, num_bases) + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,7 +294,7 @@ class Batch:
         with sharding.on(lm.mesh):
             self.state = programs()[0](
                 lm.model, lm.params, ids, lengths, None if one_each else of, self.left_over, self.num_bases,
-                room=round_up(max_tokens(t, self.num_bases.max())), log_probs=t.k if log_probs else 0,
+                room=_new_slots(len(of), max_tokens(t, self.num_bases.max())), log_probs=t.k if log_probs else 0,
             )  # fmt: skip
             if constraints:
                 added = {"constraints": states, "ended": np.zeros((len(of), len(states)), np.int32)}
