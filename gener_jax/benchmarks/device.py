@@ -14,6 +14,9 @@ a table to OUT/table.md. On a CPU all shapes are very small. The jobs:
 #
 # Two jobs compare how XLA uses CUDA graphs. By default the whole decoding loop is recorded as one graph;
 # decode_graph_per_token records one graph per token instead, and decode_no_graph launches each kernel by itself.
+#
+# XLA splits most products of decoding along their sum into parts, which another kernel adds, and joins those of gate
+# and up. decode_no_split_k, decode_many_no_split_k and decode_many_gate_apart measure what that gains.
 
 import json
 import os
@@ -45,6 +48,7 @@ class Job(NamedTuple):
 _TRAIN = "-m gener_jax.benchmarks.train {size} --remat dots --repeats {repeats} "
 _INFERENCE = "-m gener_jax.benchmarks.inference {size} --repeats {fewer} "
 _GENERATE = "--batch {small_batches} --prompt {prompt} --new {new} "
+_MANY = "--batch {large_batch} --prompt {prompt} --new {less} --score 0 0"
 JOBS = (
     Job("machine", "device, versions, memory bandwidth", 15, "-c MACHINE"),
     Job("train", "training at short and long context", 40, _TRAIN + "{train}"),
@@ -59,7 +63,7 @@ JOBS = (
         "-m gener_jax.benchmarks.kernels {parity}",
         "--xla_gpu_autotune_level=0"),  # many small programs, whose time is mostly compilation
     Job("decode_many", "generation at a large batch size", 40,
-        _INFERENCE + "--batch {large_batch} --prompt {prompt} --new {less} --score 0 0"),
+        _INFERENCE + _MANY),
     Job("peer_compile", "the peer's training with torch.compile", 60,
         "PEER train {size} --repeats {fewer} {peer_first} {sdpa} --compile"),
     Job("peer_generate", "the peer's generation", 45,
@@ -69,6 +73,12 @@ JOBS = (
         "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN"),
     Job("decode_no_graph", "generation without CUDA graphs", 45, _INFERENCE + _GENERATE + "--score 0 0",
         "--xla_gpu_enable_command_buffer="),
+    Job("decode_no_split_k", "generation, no product split along its sum", 45, _INFERENCE + _GENERATE + "--score 0 0",
+        "--xla_disable_hlo_passes=splitk-rewriter"),
+    Job("decode_many_no_split_k", "the same at a large batch size", 40, _INFERENCE + _MANY,
+        "--xla_disable_hlo_passes=splitk-rewriter"),
+    Job("decode_many_gate_apart", "large batch size, gate and up in two products", 40,
+        _INFERENCE + _MANY, "--xla_gpu_dot_merger_threshold_mb=24"),
     Job("train_more", "training at medium context", 45, _TRAIN + "{medium}"),
     Job("train_dynamic_slice_fusion", "training with this flag of XLA", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_dynamic_slice_fusion=true"),
