@@ -11,6 +11,7 @@ import pytest
 from gener_jax import config
 from gener_jax.inference import generate
 from gener_jax.inference.generate import Request
+from gener_jax.inference.lm import LM
 from gener_jax.inference.samplers import Bases, Greedy
 from gener_jax.model import attention, kernels
 from gener_jax.model.attention import Segments
@@ -115,6 +116,26 @@ def test_a_long_cache_grows(monkeypatch):
     sizes.clear()
     assert lm.generate(PROMPTS, 12, seed=3) == [text[:12] for text in whole]
     assert sizes == []
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+def test_a_large_cache_has_few_empty_slots(monkeypatch):
+    small = make_lm(2)
+    lm = LM(config.with_model(small.spec, max_position_embeddings=128), small.params, small.mesh)
+    sizes = lambda rows: [generate._new_slots(rows, tokens) for tokens in range(1, 1025)]  # noqa: E731
+    assert set(sizes(256)) == {8 << i for i in range(8)}  # on CPU
+    monkeypatch.setattr(kernels, "platform", lambda: "gpu")
+    assert sizes(16) == [max(8, 1 << tokens.bit_length()) for tokens in range(1024)]  # the cache is small
+    assert set(sizes(256)) == {8, 16, 32, 64} | {i * step for step in (16, 32, 64, 128) for i in (5, 6, 7, 8)}
+    assert all(tokens <= slots for tokens, slots in enumerate(sizes(256), 1))
+    few = []
+    for limit in (generate._LARGE, 0):
+        monkeypatch.setattr(generate, "_LARGE", limit)
+        jax.clear_caches()
+        few.append((generate.cache_size(8, 9, 132, lm.tokenizer), lm.generate(PROMPTS, 132, seed=3, batch_size=8)))
+    assert [slots for slots, _ in few] == [(8, 16 + 128), (8, 16 + 80)]
+    assert few[0][1] == few[1][1]
     monkeypatch.undo()
     jax.clear_caches()
 

@@ -16,6 +16,9 @@ a table to OUT/table.md. On a CPU all shapes are very small. The jobs:
 #
 # Two jobs compare how XLA uses CUDA graphs. By default the whole decoding loop is recorded as one graph;
 # decode_graph_per_token records one graph per token instead, and decode_no_graph launches each kernel by itself.
+#
+# XLA splits most products of decoding along their sum into parts, which another kernel adds, and joins those of gate
+# and up. decode_no_split_k, decode_many_no_split_k and decode_many_gate_apart measure what that gains.
 
 import json
 import os
@@ -49,6 +52,7 @@ _INFERENCE = "-m gener_jax.benchmarks.inference {size} {dtype} --repeats {fewer}
 _INT8 = _INFERENCE.replace("{dtype}", "--weights int8")
 _PEER = "-m gener_jax.benchmarks.peer PEER "
 _GENERATE = "--batch {small_batches} --prompt {prompt} --new {new} "
+_MANY = "--batch {large_batch} --prompt {prompt} --new {less} --score 0 0"
 JOBS = (
     Job("machine", "device, versions, memory bandwidth", 15, "-c MACHINE"),
     Job("parity", "attention kernels against the float32 reference", 60,
@@ -65,8 +69,7 @@ JOBS = (
         _INFERENCE + "--batch --score {score} --variants {variants}"),
     Job("peer_score", "the peer's scoring of sequences", 30,
         _PEER + "score {size} {dtype} --repeats {fewer} {peer_score}"),
-    Job("decode_many", "generation at a large batch size", 40,
-        _INFERENCE + "--batch {large_batch} --prompt {prompt} --new {less} --score 0 0"),
+    Job("decode_many", "generation at a large batch size", 40, _INFERENCE + _MANY),
     Job("decode_int8", "generation with int8 weights", 45, _INT8 + _GENERATE + "--score 0 0"),
     Job("train_zeros", "training with stacks that are zeroed first", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_dus_accumulator_zero_init_elimination=false"),
@@ -78,6 +81,12 @@ JOBS = (
         "--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN"),
     Job("decode_no_graph", "generation without CUDA graphs", 45, _INFERENCE + _GENERATE + "--score 0 0",
         "--xla_gpu_enable_command_buffer="),
+    Job("decode_no_split_k", "generation, no product split along its sum", 45, _INFERENCE + _GENERATE + "--score 0 0",
+        "--xla_disable_hlo_passes=splitk-rewriter"),
+    Job("decode_many_no_split_k", "the same at a large batch size", 40, _INFERENCE + _MANY,
+        "--xla_disable_hlo_passes=splitk-rewriter"),
+    Job("decode_many_gate_apart", "large batch size, gate and up in two products", 40,
+        _INFERENCE + _MANY, "--xla_gpu_dot_merger_threshold_mb=24"),
     Job("train_more", "training at medium context", 45, _TRAIN + "{medium}"),
     Job("peer_more", "the peer's training at medium context", 45,
         _PEER + "train {size} {dtype} --repeats {fewer} {peer_medium} {sdpa}"),

@@ -221,6 +221,22 @@ def _grown(cache: Cache, slots: int) -> Cache:
     return layers[0].replace(k=tuple(x.k[0] for x in layers), v=tuple(x.v[0] for x in layers))
 
 
+# Rows times slots of a large cache: that of 1.2b takes half as long to read as its weights in bfloat16.
+_LARGE = 1 << 15
+
+
+def _new_slots(rows: int, tokens: int) -> int:
+    """The slots for `tokens` new tokens of each of `rows` rows: rounded up, on an accelerator less for a large cache.
+
+    There each step reads all slots, so empty ones cost more than the programs that other sizes need. These sizes are
+    multiples of 16, since rows of aligned length are read faster.
+    """
+    slots = round_up(tokens)
+    if kernels.platform() == "cpu" or rows * slots < _LARGE:
+        return slots
+    return min(slots, round_up(tokens, least=64, steps=4))
+
+
 def max_tokens(tokenizer: Tokenizer, num_bases: int) -> int:
     """The largest number of tokens that `num_bases` bases may need."""
     return int(-(-num_bases // tokenizer.token_bases[tokenizer.token_bases > 0].min()))
@@ -246,7 +262,8 @@ def encode(lm, prompt: Prompt, argument: str, num_bases: int, remainder: str, ex
 
 def cache_size(rows: int, prompt: int, num_bases: int, tokenizer: Tokenizer) -> tuple[int, int]:
     """Rows and slots of the cache for continuing `rows` prompts of up to `prompt` tokens by `num_bases`."""
-    return _num_rows(rows), _prompt_slots(prompt) + round_up(max_tokens(tokenizer, num_bases) + 1)
+    rows = _num_rows(rows)
+    return rows, _prompt_slots(prompt) + _new_slots(rows, max_tokens(tokenizer, num_bases) + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,7 +312,8 @@ class Batch:
             tables=tuple(tables for tables, _ in prepared), constraints=tuple(map(type, self.constraints)),
         )  # fmt: skip
         lengths = np.array([len(prompt.ids) for prompt in prompts], np.int32)
-        self.prompt_slots, room = _prompt_slots(int(lengths.max())), round_up(max_tokens(t, self.num_bases.max()))
+        self.prompt_slots = _prompt_slots(int(lengths.max()))
+        room = _new_slots(len(of), max_tokens(t, self.num_bases.max()))
         self.most_slots = self.prompt_slots + room
         ids = right_pad([prompt.ids for prompt in prompts], self.prompt_slots)
         one_each = len(of) == len(prompts) and np.array_equal(of[: self.number], np.arange(self.number))
