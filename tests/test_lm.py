@@ -49,7 +49,6 @@ def test_names_of_the_top_level():
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
-@pytest.mark.usefixtures("compiled_in_full")
 def test_the_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     finetuned.write(tmp_path / "runs/promoter", gener_jax.load("tiny"), Head("single_label", ("other", "promoter")))
