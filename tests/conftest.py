@@ -3,21 +3,30 @@
 These are set by `jax.config`, not the environment, so that a command that a test starts in another process sees the
 devices that its user would. All processes of one pytest call share the compiled programs in a temporary folder.
 Compilation takes most of the tests' time, so LLVM optimises programs only for tests that use `compiled_in_full`, and
-never for such commands; XLA's own optimisations are always on.
+never for such commands, and XLA of jax 0.10 emits fused operations in its older way; its own optimisations are always
+on.
 """
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
 import tempfile
 from collections import Counter
+from importlib.metadata import version
 
 _COMPILED = "JAX_COMPILATION_CACHE_DIR"
 if _COMPILED not in os.environ:  # the first process; the others inherit the folder
     os.environ[_COMPILED] = tempfile.mkdtemp(prefix="gener_jax_compiled_")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     atexit.register(shutil.rmtree, os.environ[_COMPILED], ignore_errors=True)
+
+# Halves what compilation costs; jax 0.12 has no such flag. XLA reads it once, so `pytest_sessionstart` gives the tests
+# the user's flags back.
+XLA_FLAGS = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
+_OF_USER = os.environ.get("XLA_FLAGS")
+os.environ["XLA_FLAGS"] = f"{_OF_USER or ''} {XLA_FLAGS}".strip()
 
 import jax  # noqa: E402 (it reads the environment)
 import numpy as np  # noqa: E402
@@ -30,16 +39,37 @@ jax.config.update("jax_disable_most_optimizations", True)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 
 
+def pytest_sessionstart(session):
+    jax.jit(lambda x: x)(np.zeros(1)).block_until_ready()
+    if _OF_USER is None:
+        del os.environ["XLA_FLAGS"]
+    else:
+        os.environ["XLA_FLAGS"] = _OF_USER
+
+
 _DEVICES = {"devices": jax.devices, "local_devices": jax.local_devices}
+
+
+@contextlib.contextmanager
+def _devices(number):
+    first = _DEVICES["devices"]()[:number]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _DEVICES:
+            patch.setattr(jax, name, lambda *_: first)
+        yield
 
 
 @pytest.fixture(scope="module")
 def one_device():
     """Until the end of a file, JAX has one of the simulated devices: a whole run then takes a third of the time."""
-    first = jax.devices()[:1]
-    with pytest.MonkeyPatch.context() as patch:
-        for name in _DEVICES:
-            patch.setattr(jax, name, lambda *_: first)
+    with _devices(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def two_devices():
+    """Until the end of a file, it has two: the smallest mesh, for whole runs."""
+    with _devices(2):
         yield
 
 

@@ -20,6 +20,8 @@ from tests import finetuned
 from tests.raised import raises
 from tests.test_convert import last_line, make_lm, published, same
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 HEAD = Head("single_label", ("other", "promoter"))
 ALL = ("q", "k", "v", "o", "gate", "up", "down")
 IDS = np.random.default_rng(0).integers(32, 96, (2, 12)).astype(np.int32)

@@ -12,6 +12,8 @@ from gener_jax.finetuning.adapting import FineTuning
 from gener_jax.labelled import splits as labelled
 from tests import labelled_rows
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 FIELDS = {"finetune": {"epochs": 1.0}, "train": {"batch_size": 16}}
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import itertools
 import math
 
@@ -23,7 +24,7 @@ from gener_jax.model.sharding import make_mesh
 from gener_jax.runtime.errors import ConfigError
 from gener_jax.storage import provenance
 from gener_jax.training.objectives import FNS, Apply, CrossEntropy
-from gener_jax.training.step import init_state, make_train_step
+from gener_jax.training.step import abstract_state, make_train_step
 from tests import labelled_rows, tiny
 from tests.conftest import random_params
 from tests.raised import raises
@@ -164,8 +165,13 @@ APPLY = Apply(decoder.Decoder(MODEL))
 OBJECTIVES = [CrossEntropy(KmerTokenizer(3)), FNS(KmerTokenizer(3))]
 
 
-def sums(objective, batch, params=PARAMS):
-    return jax.jit(lambda params, batch: objective.sums(APPLY, params, batch))(params, batch)
+@functools.partial(jax.jit, static_argnums=0)
+def sums_of(objective, params, batch):
+    return objective.sums(APPLY, params, batch)
+
+
+def sums(objective, batch):
+    return sums_of(objective, PARAMS, batch)
 
 
 def probabilities(batch):
@@ -229,8 +235,11 @@ def test_known_bases_of_whole_kmers_change_nothing(objective):
 
 def trained(config, source, steps, objective, sizes=(1, 1, 1)):
     mesh = make_mesh(*sizes, jax.devices()[: math.prod(sizes)])
+    shapes = abstract_state(config, mesh)
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    state = dataclasses.replace(state, params=jax.device_get(random_params(config.model)), rate_scale=np.float32(1))
     with jax.sharding.set_mesh(mesh):
-        state = init_state(config, mesh)
+        state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, shapes))
         step = make_train_step(config, mesh, objective, source.axes)
         for batch in itertools.islice(
             source.batches(0, config.train.batch_size, range(config.train.batch_size)), steps
@@ -362,6 +371,7 @@ def test_a_run_ends_in_a_model_measured_by_condition_and_relatives(tmp_path):
     assert measured["generated"]["ended"] == np.mean([row["ended"] for row in generated.values()])
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_adapters_resumes_to_the_same_bits(tmp_path, monkeypatch):
     options = {"finetune__prefix": "<cds>", "finetune__max_identity": "none"}
     config, copies = of_family(tmp_path, [""], "lora", **options)

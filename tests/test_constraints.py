@@ -110,16 +110,16 @@ def test_the_gc_content_holds_wherever_a_row_ends(lm):
 @pytest.mark.parametrize("k", [1, 3])
 def test_a_required_stop_codon_is_the_only_one_and_in_time(k):
     """Also where the last codon is the only one that is late enough; with one base fewer it is refused."""
-    lm, c = make_lm(k), Constraints(require_stop_codon=True, min_orf_length=23)
+    lm, c = make_lm(k), Constraints(require_stop_codon=True, min_orf_length=38)
     for prompt in ("", "A", "ATGT", "GATGCAT"):
-        for wanted in (27 - len(prompt), 48):
+        for wanted in (42 - len(prompt), 47):  # with one program
             for found in lm.generate([prompt], wanted, num_samples=16, constraints=c, seed=2, details=True):
                 whole = prompt + found.text
                 assert (found.end, len(whole) % 3) == ("stop_codon", 0)
-                assert first_stop(whole) == len(whole) - 3 >= 24
+                assert first_stop(whole) == len(whole) - 3 >= 39
                 assert len(found.text) <= wanted
-        with raises(InputError, argument="num_bases", value=26 - len(prompt)):
-            lm.generate([prompt], 26 - len(prompt), constraints=c)
+        with raises(InputError, argument="num_bases", value=41 - len(prompt)):
+            lm.generate([prompt], 41 - len(prompt), constraints=c)
     (found,) = lm.generate(["ATGTA"], 1, constraints=Constraints(require_stop_codon=True))
     assert found in "AG"
 

@@ -36,6 +36,8 @@ from tests.data import FIXTURES, peer_path
 from tests.published import assert_close, load, two_mers
 from tests.raised import raises
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 MODEL = Model(
     vocab_size=32 + 4**3, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
     num_key_value_heads=1, max_position_embeddings=64, initializer_range=0.3,
@@ -288,7 +290,7 @@ def test_memory_is_checked_before_loading(tmp_path, monkeypatch):
         gener_jax.load(folder, check_memory=False)
 
 
-def test_memory_of_the_cache_is_checked(tmp_path, monkeypatch):
+def test_memory_of_the_cache_is_checked(tmp_path, monkeypatch, eight_devices):
     lm = make_lm()
     folder = published(tmp_path / "random", lm)
     need = memory.inference_needs(lm.spec.model, lm.mesh.shape, 1, 64)
@@ -307,7 +309,7 @@ def test_memory_of_the_cache_is_checked(tmp_path, monkeypatch):
         sample.main(options)
 
 
-def test_bfloat16_needs_half_the_memory(tmp_path):
+def test_bfloat16_needs_half_the_memory(eight_devices):
     lm = make_lm()
     low = with_model(lm.spec, dtype="bfloat16")
     a, b = (memory.inference_needs(c.model, lm.mesh.shape, 4, 64) for c in (lm.spec, low))

@@ -75,6 +75,15 @@ def test_outputs_are_compared(expected, actual, same):
     assert documents.matches(expected, actual) is same
 
 
+def test_progress_is_no_output():
+    """Only slow machines print it."""
+    kept = "tiny, held_out: bits per base 1.6316 (10 s)\n12 regions: 3 of 4 kept\n"
+    progress = (
+        "tiny, held_out: 3,214 of 3,214\nheld_out: 1 of 2\n1,024 of 6,428 rows  3.1/s  18.6 kb/s  29.0 min left\n"
+    )
+    assert documents.progress_removed(progress + kept) == kept
+
+
 def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150

@@ -49,6 +49,12 @@ def evaluated(rows, vector):
     return task(Model(rows, vector))
 
 
+@pytest.fixture(autouse=True)
+def no_umap(monkeypatch):
+    """No test looks at the map's points, and importing UMAP compiles for half a minute."""
+    monkeypatch.setitem(sys.modules, "umap", None)
+
+
 def by_labels(row):
     return [KINDS.index(row.kind) == i for i in range(3)] + [SPECIES.index(row.species)]
 
@@ -124,10 +130,13 @@ def test_the_windows_of_a_genome():
     assert {row.species for row in rows} == {record.organism}
 
 
-def test_a_map_without_umap_is_of_principal_components(monkeypatch):
-    monkeypatch.setitem(sys.modules, "umap", None)
-    method, points = embedding_clusters._in_plane(np.random.default_rng(0).normal(size=(30, 5)), 0)
-    assert (method, points.shape) == ("PCA", (30, 2))
+@pytest.mark.parametrize("method", ["PCA", pytest.param("UMAP", marks=pytest.mark.slow)])
+def test_the_map_is_of_principal_components_without_umap(method, monkeypatch):
+    if method == "UMAP":
+        monkeypatch.undo()
+        pytest.importorskip("umap")
+    found, points = embedding_clusters._in_plane(np.random.default_rng(0).normal(size=(30, 5)), 0)
+    assert (found, points.shape) == (method, (30, 2))
 
 
 def test_without_the_genomes_it_is_not_run(tmp_path):

@@ -28,6 +28,8 @@ from tests import tiny
 from tests.raised import raises
 from tests.test_train import log_of
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 class Guess(ModelTask):
     """Tells GC-rich sequences from others by the model's score; the positive class is GC-rich."""

@@ -11,6 +11,8 @@ for package in ("torch", "transformers"):
 
 from tests import torch_evaluation as peer  # noqa: E402 (it imports them)
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 # Of a log-probability: a float32 rounding, 2⁻²⁴, for each of some 200 operations in a row (20 in each of the layers,
 # and the sums over 4 128 logits), times the size of the numbers that are subtracted, about 10.
 TOLERANCE = 200 * 10 * 2.0**-24

@@ -29,6 +29,8 @@ from tests.raised import raises
 from tests.test_parallel import free_port
 from tests.test_train import log_of, same_state, state_of
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 ONE = {"mesh__fsdp": "1", "mesh__data": "1"}
 
 

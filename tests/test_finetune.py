@@ -67,7 +67,7 @@ def predictions(folder, column=-1):
     return [line[2] for line in lines], np.array([float(line[column]) for line in lines])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow), "frozen"])
 def test_a_planted_motif_is_learned(learned, method):
     folder, found = learned(method)
     assert found["finetune"].dataset.split == "test"
@@ -129,7 +129,7 @@ def test_full_trains_all_but_the_unused_head(base, learned):
     assert run_folder.base_of(folder) is None
 
 
-@pytest.mark.parametrize("method", ["lora", "frozen"])
+@pytest.mark.parametrize("method", [pytest.param("lora", marks=pytest.mark.slow), "frozen"])
 def test_the_base_of_adapters_and_heads_does_not_move(base, rows, learned, tmp_path, method):
     folder, _ = learned(method)
     kept = {name.partition("/")[0] for name in params_of(folder)}
@@ -144,7 +144,8 @@ def test_the_base_of_adapters_and_heads_does_not_move(base, rows, learned, tmp_p
 
 @pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_lower_layer_needs_no_layer_above_it(base, rows, tmp_path, method):
-    found = finetune(labelled_rows.config(base, rows, finetune__method=method, finetune__layer="1"), tmp_path / "run")
+    options = {"finetune__method": method, "finetune__layer": "1", "finetune__epochs": "1"}
+    found = finetune(labelled_rows.config(base, rows, **options), tmp_path / "run")
     assert heads.read(tmp_path / "run").layer == 1
     lm = gener_jax.load(tmp_path / "run", step=found["finetune"].model.step)
     assert lm.spec.model.num_hidden_layers == 1

@@ -147,7 +147,7 @@ CASES = {
 }
 
 
-PLAIN = ("classes", "lora", "published")
+PLAIN = ("lora", "published")  # classes and values, adapters and all parameters
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,10 @@ from gener_jax.inference.constraints import GC
 from gener_jax.runtime.errors import InputError
 from tests import finetuned
 from tests.raised import raises
+from tests.test_convert import published
 from tests.test_generate import make_lm
+
+pytestmark = pytest.mark.usefixtures("one_device")
 
 TEXTS = ["<cds>ACGTAC", "GATTACA", "ACG"]
 
@@ -46,7 +49,6 @@ def test_names_of_the_top_level():
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
-@pytest.mark.usefixtures("compiled_in_full")
 def test_the_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     finetuned.write(tmp_path / "runs/promoter", gener_jax.load("tiny"), Head("single_label", ("other", "promoter")))
@@ -155,3 +157,31 @@ def test_results_are_rows_of_a_table(lm):
     assert scored["llr"].isna().tolist() == [False, False, True]
     continuations = pandas.DataFrame(lm.generate(TEXTS, 6, details=True))
     assert continuations["text"].map(len).tolist() == [6, 6, 6]
+
+
+def results(lm):
+    """What each method finds for two sequences; numbers as arrays."""
+    sequences, genome = ["ATGAAAGCGATTACAGATTACANNA", "<vir><cds>GATTACATTTAAA"], {"chr": "ACGTTGCA" * 20}
+    constraints = gener_jax.Constraints(max_homopolymer=4, gc=(0.3, 0.7))
+    variants = list(lm.score_variants([("chr", 100, "T", "G"), ("chr", 90, "G", "GA")], genome, context=96))
+    yield lm.logits(np.arange(40, 60)[None])
+    yield lm.embed(sequences)
+    yield from (x.value for x in lm.log_likelihood(sequences, strand="both", score="base"))
+    yield from lm.base_probabilities(sequences)
+    yield from (x.llr for x in variants)
+    for options in ({"temperature": 0}, {"top_k": 40, "top_p": 0.9, "constraints": constraints}, {"mode": "base"}):
+        for continuation in lm.generate(sequences, 30, log_probs=True, **options):
+            yield np.frombuffer(continuation.text.encode(), np.uint8)
+            yield continuation.log_probs
+
+
+def test_64_bit_types_change_nothing(tmp_path, request):
+    """No number to the bit, nor its type, whether they are enabled before the model is loaded or after."""
+    folder = published(tmp_path / "model", make_lm(3), "float16")
+    lm = gener_jax.load(folder)
+    expected = list(map(np.asarray, results(lm)))
+    request.getfixturevalue("x64")
+    for each in (lm, gener_jax.load(folder)):
+        for found, wanted in zip(map(np.asarray, results(each)), expected, strict=True):
+            assert found.dtype == wanted.dtype
+            np.testing.assert_array_equal(found, wanted)

@@ -16,6 +16,8 @@ from gener_jax.tasks.base import NotRun, Options
 from gener_jax.tasks.needle import DEPTHS, FORMS, SIZE, Needle, known_bases, plant, prompt_bases
 from tests.raised import raises
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 HAYSTACK = known_bases(EXAMPLE_GENOME)
 
 

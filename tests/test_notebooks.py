@@ -30,7 +30,6 @@ SHORT = {
     "design": "NUM_BASES = 357",
     "finetune": "NUM_TRAIN = 64; NUM_TEST = 80; EPOCHS = 1.0",
 }
-LONG = {"quickstart", "pretrain_tpu", "finetune"}  # a minute each even so: they train, and compile everything
 LARGEST = 400_000  # bytes of a notebook
 # Run after `variants` in its kernel: AUROC and average precision of its scores, by scikit-learn.
 BY_SCIKIT_LEARN = """
@@ -153,14 +152,8 @@ def execute(path: Path, folder: Path, after: str = "") -> tuple[list[dict], str]
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs], printed
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in LONG))
-        for p in NOTEBOOKS
-        if p.stem != "variants"
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem != "variants"], ids=lambda p: p.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     made, _ = execute(path, tmp_path)

@@ -17,6 +17,8 @@ from tests import planted_genome
 from tests.planted_genome import PROTEIN, reverse_complement
 from tests.raised import raises
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 AT_RICH = [codon for codon in planted_genome.SENSE if not set(codon) & set("CG")]
 NAMES = [each.name for each in perturbation.PERTURBATIONS]
 

@@ -18,6 +18,8 @@ from tests import finetuned, tiny
 from tests.raised import raises
 from tests.test_convert import last_line, make_lm, published
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 HEAD = Head("single_label", ("other", "promoter"))
 DNA = ["ACGTTGACCGTA", "TTGACCGTAC", "GATTACAGATTACA"]
 

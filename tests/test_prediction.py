@@ -17,6 +17,8 @@ from tests import finetuned
 from tests.raised import raises
 from tests.test_convert import make_lm, published, same
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SINGLE = Head("single_label", ("other", "promoter", "10"), temperature=2.0)
 MULTI = Head("multi_label", ("a", "b"), pooling="mean", layer=1, bias=False)
 REGRESSION = Head("regression", ("dev", "hk"), mean=(5.0, -1.0), scale=(2.0, 0.5))
@@ -148,7 +150,7 @@ def test_what_cannot_be_predicted(tmp_path):
     assert "head" in repr(lm)
 
 
-def test_any_mesh_gives_the_same(tmp_path):
+def test_any_mesh_gives_the_same(tmp_path, eight_devices):
     folder = finetuned.write(tmp_path / "run", make_lm(), SINGLE)
     eight, one = gener_jax.load(folder), gener_jax.load(folder, mesh=make_lm().mesh)
     assert eight.mesh.size == len(jax.devices()) > 1

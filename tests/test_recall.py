@@ -15,6 +15,8 @@ from gener_jax.tasks.needle import known_bases
 from gener_jax.tasks.recall import FORMS, SEGMENT, Recall, planted
 from tests.raised import raises
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 STRETCH = known_bases(EXAMPLE_GENOME)[5000:6000]
 
 

@@ -24,6 +24,8 @@ from tests.raised import raises
 from tests.test_generate import make_lm
 from tests.test_vcf import HEAD
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 CHROMOSOME = "".join(np.random.default_rng(0).choice(list("ACGT"), 300))
 SEQUENCES = {"first": "ACGTAC", "second|x": "GATTACA", "third": "NNACGTACNN", "long": CHROMOSOME[:90]}
 

@@ -31,6 +31,8 @@ from tests.conftest import random_params
 from tests.raised import raises
 from tests.test_train import log_of, state_of
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
@@ -95,17 +97,28 @@ def steps(config, sizes, trains=everything, dtype="float32"):
 MODEL = {"model__num_attention_heads": "4", "model__num_key_value_heads": "2", "optimizer__warmup_steps": "0"}
 
 
-def test_an_objective_of_rows_on_a_mesh_and_in_microbatches():
+@functools.cache
+def steps_alone():
     config = tiny.config("absent", **MODEL, model__initializer_range="0.3")
-    expected, alone, *_ = steps(config, (1, 1, 1, 1))
+    return config, *steps(config, (1, 1, 1, 1))[:2]
+
+
+@pytest.mark.parametrize(
+    ("microbatches", "sizes"),
+    [
+        (4, (1, 2, 2, 2)),
+        *(pytest.param(*x, marks=pytest.mark.slow) for x in ((4, (1, 1, 1, 1)), (1, (1, 2, 2, 2)), (4, (2, 1, 1, 4)))),
+    ],
+)
+def test_an_objective_of_rows_on_a_mesh_and_in_microbatches(eight_devices, microbatches, sizes):
+    config, expected, alone = steps_alone()
     assert expected[-1]["loss"] < expected[0]["loss"]
     assert 0 < expected[0]["accuracy"] < 1
-    accumulating = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=4))
-    for other, sizes in ((accumulating, (1, 1, 1, 1)), (config, (1, 2, 2, 2)), (accumulating, (2, 1, 1, 4))):
-        found, state, *_ = steps(other, sizes)
-        for one, two in zip(found, expected, strict=True):
-            assert one == pytest.approx(two, rel=1e-4)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), state.params, alone.params)
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=microbatches))
+    found, state, *_ = steps(other, sizes)
+    for one, two in zip(found, expected, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), state.params, alone.params)
 
 
 class Recorded:
@@ -173,7 +186,7 @@ def head(path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_frozen_parameters_do_not_move(dtype):
+def test_frozen_parameters_do_not_move(eight_devices, dtype):
     found, state, before, after = steps(tiny.config("absent", **MODEL), (1, 2, 2, 2), head, dtype)
     assert found[-1]["loss"] < found[0]["loss"]
     assert state.params.keys() == {"lm_head"}
@@ -190,7 +203,7 @@ def base(tmp_path_factory, dataset):
     return folder
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_a_run_that_trains_one_matrix(dataset, base, tmp_path, dtype):
     config = tiny.config(dataset, **FEW, train__num_steps="6", train__init_from=base, model__dtype=dtype)
     straight, params = run(config, tmp_path / "straight", trains=head)

@@ -15,14 +15,13 @@ from data_pipeline.errors import FileError
 from data_pipeline.sequence.tokenizer import NUM_SPECIAL, SPECIAL_TOKENS
 from gener_jax import embed, sample, score
 from gener_jax.assets import EXAMPLE_GENOME, TINY
-from gener_jax.inference.constraints import Constraints
 from gener_jax.storage import pretrained
 from gener_jax.train import main as train
-from tests import tiny
+from tests import documents
 from tests.data import FIXTURES
 from tests.raised import raises
 
-pytestmark = pytest.mark.usefixtures("compiled_in_full")
+pytestmark = pytest.mark.usefixtures("one_device")
 
 CARD = (TINY / "README.md").read_text()
 
@@ -55,6 +54,7 @@ def test_is_small(lm):
     assert lm.spec.prompt_convention == "v2"
 
 
+@pytest.mark.usefixtures("compiled_in_full")
 def test_held_out_genes_are_likelier_than_shuffled_ones(lm, genes):
     generator = np.random.default_rng(0)
     shuffled = ["".join(generator.permutation(list(gene))) for gene in genes]
@@ -66,32 +66,6 @@ def test_generates_and_embeds(lm):
     (text,) = lm.generate(["ATGAAAGC"], num_bases=60, seed=1)
     assert re.fullmatch("[ACGT]{60}", text)
     assert np.isfinite(lm.embed(["ATGAAAGC", "GATTACA"])).all()
-
-
-def results(lm):
-    """What each method finds for two sequences; numbers as arrays."""
-    sequences, genome = ["ATGAAAGCGATTACAGATTACANNA", "<vir><cds>GATTACATTTAAA"], {"chr": "ACGTTGCA" * 20}
-    constraints = Constraints(max_homopolymer=4, gc=(0.3, 0.7))
-    variants = list(lm.score_variants([("chr", 100, "T", "G"), ("chr", 90, "G", "GA")], genome, context=96))
-    yield lm.logits(np.arange(40, 60)[None])
-    yield lm.embed(sequences)
-    yield from (x.value for x in lm.log_likelihood(sequences, strand="both", score="base"))
-    yield from lm.base_probabilities(sequences)
-    yield from (x.llr for x in variants)
-    for options in ({"temperature": 0}, {"top_k": 40, "top_p": 0.9, "constraints": constraints}, {"mode": "base"}):
-        for continuation in lm.generate(sequences, 30, log_probs=True, **options):
-            yield np.frombuffer(continuation.text.encode(), np.uint8)
-            yield continuation.log_probs
-
-
-def test_64_bit_types_change_nothing(lm, request):
-    """No number to the bit, nor its type, whether they are enabled before the model is loaded or after."""
-    expected = list(map(np.asarray, results(lm)))
-    request.getfixturevalue("x64")
-    for each in (lm, gener_jax.load("tiny")):
-        for found, wanted in zip(map(np.asarray, results(each)), expected, strict=True):
-            assert found.dtype == wanted.dtype
-            np.testing.assert_array_equal(found, wanted)
 
 
 def test_commands_load_it(tmp_path, capsys):
@@ -142,11 +116,9 @@ def test_special_tokens_that_it_has_not_seen_are_untrained(lm):
 
 
 def test_it_says_which_tokens_it_has_not_seen():
-    code = tiny.command("--checkpoint", "tiny", "--prompt", "<mam><cds>ATG", "--num_bases", "6",
-                        module="gener_jax.sample", cwd=TINY)  # fmt: skip
-    status, out, err = tiny.finished(code)
-    assert status == 0
-    assert out.startswith(">sample_1 ")
+    line = ["sample", "--checkpoint", "tiny", "--prompt", "<mam><cds>ATG", "--num_bases", "6"]
+    out, err = documents.call(line, None, piped=False)
+    assert out.startswith(b">sample_1 ")
     assert [line for line in err.splitlines() if "was trained" in line] == [
         f"warning: tiny was trained on data without {token}, so it means nothing here" for token in ("<cds>", "<mam>")
     ]

@@ -375,7 +375,7 @@ def straight(base, genome, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["full", *(pytest.param(x, marks=pytest.mark.slow) for x in ("lora", "frozen"))])
 def test_a_run_from_a_genome_to_gff3(straight, genome, tmp_path, method):
     _, folder, found = straight(method)
     test, validation = found.evaluations

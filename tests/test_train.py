@@ -40,6 +40,8 @@ from tests import tiny
 from tests.data import random_codes
 from tests.raised import raises
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 SPEEDS = ("tokens_per_s", "bases_per_s")
 
 
@@ -201,6 +203,7 @@ def test_what_a_run_says_to_try_next_works(straight, dataset, capsys, monkeypatc
     command.Command("", checkpoint=False).parse(shlex.split(mine)[2:])
 
 
+@pytest.mark.slow
 def test_64_bit_types_change_nothing(straight, dataset, tmp_path, x64):
     """Neither parameters, optimizer state and log, to the bit, nor their types."""
     train.train(tiny.config(dataset, eval__tasks="held_out"), tmp_path / "run")
@@ -264,7 +267,7 @@ def test_a_folder_cannot_be_resumed_by_another_run(straight, dataset, tmp_path):
 @pytest.mark.slow
 def test_a_longer_run_on_another_mesh_if_allowed(straight, dataset, tmp_path):
     shutil.copytree(straight.folder, tmp_path / "run")
-    changed = {"train__num_steps": "14", "mesh__data": "8", "mesh__fsdp": "1"}
+    changed = {"train__num_steps": "14", "mesh__data": "2", "mesh__fsdp": "1"}
     with pytest.raises(ConfigError, match=r"--config.train.allow_changes=train.num_steps$"):
         train.train(tiny.config(dataset, **changed), tmp_path / "run")
     result = train.train(tiny.config(dataset, **changed, train__allow_changes="train.num_steps"), tmp_path / "run")

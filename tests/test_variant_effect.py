@@ -20,6 +20,8 @@ from gener_jax.tasks.variant_tables import Classes, Score, Values, VariantSet
 from tests.data import DATA, data_path
 from tests.raised import raises
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 SET = VariantSet(
     name="toy",
     file="toy.tsv",

@@ -15,6 +15,11 @@ from tests.raised import raises
 from tests.toy_variants import GENOME, SET, write
 
 
+@pytest.fixture(autouse=True)
+def few_penalties(monkeypatch):
+    monkeypatch.setattr(variant_probe, "PENALTIES", (1e-2, 1e-4))
+
+
 class Fake:
     """A model whose hidden states at one layer are the composition of a sequence, and noise at the others."""
 
@@ -55,9 +60,8 @@ def test_folds_keep_groups_together_and_are_of_about_the_same_size():
 
 
 @pytest.mark.parametrize("by", ["group", "variant"])
-def test_folds_of_variants_leak_what_folds_of_groups_do_not(by, monkeypatch):
+def test_folds_of_variants_leak_what_folds_of_groups_do_not(by):
     """Harm depends on the group alone, and so do the hidden states: there is nothing to learn for another group."""
-    monkeypatch.setattr(variant_probe, "PENALTIES", (1e-2, 1e-4))
     rng = np.random.default_rng(3)
     groups = np.repeat(np.arange(60), 6)
     harmful = rng.random(360) < np.where(rng.random(60) < 0.5, 0.95, 0.05)[groups]

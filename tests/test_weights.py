@@ -23,6 +23,8 @@ from tests import finetuned, test_generation_on_accelerators
 from tests.raised import raises
 from tests.test_convert import last_line, make_lm, published
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 HEAD = Head("single_label", ("other", "promoter"))
 DNA = ["ACGTTGACCGTA" * 4, "TTGACCGTAC" * 3]
 

@@ -14,6 +14,7 @@ from data_pipeline.regions.extraction import Region
 from data_pipeline.regions.schemes import KINDS
 from data_pipeline.sequence.record import TAXA
 from gener_jax.config import Config, flatten, override
+from tests.conftest import XLA_FLAGS
 from tests.data import FIXTURES
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +118,7 @@ def command(*arguments, module: str, cwd: Path, before: str = "", **options) -> 
     code = f"import runpy, signal, sys\n{before}\nsys.argv[0] = 'x'\nrunpy.run_module({module!r}, run_name='__main__')"
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+        "XLA_FLAGS": XLA_FLAGS,
     }  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
