@@ -15,6 +15,7 @@ VERBS = {
         "fine-tuning on many tasks, with random weights and baselines beside it",
     ),
     "kernels": ("gener_jax.benchmarks.kernels", "errors of attention kernels against the float32 reference"),
+    "peer": ("gener_jax.benchmarks.peer", "a program to compare with, alone, at several shapes"),
     "loader": ("gener_jax.benchmarks.loader", "throughput of the data loader"),
     "build": ("gener_jax.benchmarks.build", "building a dataset, compared with Biopython's parser"),
     "tokenizer": ("gener_jax.benchmarks.tokenizer", "tokenizing a FASTA file, compared with a Python loop"),

@@ -1,6 +1,6 @@
 """Runs a program to compare with, once for each of several shapes.
 
-    python -m gener_jax.benchmarks.peer hf_llama.py train --size 1.2b \\
+    gener-jax benchmark peer hf_llama.py train --size 1.2b \\
         --batch 8 1 --context 2048 16384 --sdpa default cudnn
 
 The program is one for --peer of the other benchmarks: its command and the other
