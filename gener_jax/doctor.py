@@ -26,7 +26,7 @@ _EXTRAS = {
     "hub": ("huggingface_hub", "--download"),
     "parquet": ("pyarrow", "embed --output X.parquet"),
     "parity": ("transformers", "convert --verify"),
-    "plan": ("libtpu", "plan --compile for TPUs"),
+    "tpu": ("libtpu", "TPUs, and plan --compile for them"),
     "tensorboard": ("tensorboardX", "config.train.writers=tensorboard"),
     "wandb": ("wandb", "config.train.writers=wandb"),
     "tracks": ("pyBigWig", "bigWig files and sequence logos"),

@@ -62,7 +62,8 @@ def main(argv=None) -> None:
     what = "compile the step of this configuration too, by default the suggested one"
     add("--compile", nargs="?", choices=("suggested", "given"), const="suggested", help=what)
     args, config, _ = program.parse(argv)
-    several = bool(args.topology) or (args.devices or 1) > 1
+    chips = args.topology.partition(":")[2].split("x") if args.topology else [str(args.devices or 1)]
+    several = any(number != "1" for number in chips)
     if args.compile and config.train.xla_flags and (line := flags.add("tpu" if args.topology else "gpu", several)):
         log(line)
 

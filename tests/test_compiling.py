@@ -182,8 +182,8 @@ def test_a_program_that_jax_cannot_read(monkeypatch):
     lines = compiling.described(found, config_of("euk_1b"), formula, "v5p:4x4x4").splitlines()
     assert lines[1].startswith("  per device  2.00 GiB at most")
     assert lines[2:] == [
-        "  attention and sends are not known: this jax cannot read the compiled program (INTERNAL: RET_CHECK failure "
-        "async-update); a compiler of its own version: pip install -e '.[tpu]'"
+        "  attention and sends are not known: this jax cannot read the compiled program: INTERNAL: RET_CHECK failure "
+        "async-update; the extras tpu and cuda have its compilers"
     ]
 
 

@@ -113,6 +113,7 @@ def test_a_long_cache_grows(monkeypatch):
     assert sizes == [(16, 32), (32, 40)]
     for a, b in zip(lm.generate(PROMPTS[:2], 60, seed=3, log_probs=True), log_probs, strict=True):
         np.testing.assert_allclose(a.log_probs, b.log_probs, atol=1e-5)
+    assert "".join(lm.stream(PROMPTS[0], 60, seed=3)) == lm.generate(PROMPTS[:1], 60, seed=3)[0]
     sizes.clear()
     assert lm.generate(PROMPTS, 12, seed=3) == [text[:12] for text in whole]
     assert sizes == []
@@ -123,7 +124,7 @@ def test_a_long_cache_grows(monkeypatch):
 def test_a_large_cache_has_few_empty_slots(monkeypatch):
     small = make_lm(2)
     lm = LM(config.with_model(small.spec, max_position_embeddings=128), small.params, small.mesh)
-    sizes = lambda rows: [generate._new_slots(rows, tokens) for tokens in range(1, 1025)]  # noqa: E731
+    sizes = lambda rows: [generate.new_slots(rows, tokens) for tokens in range(1, 1025)]  # noqa: E731
     assert set(sizes(256)) == {8 << i for i in range(8)}  # on CPU
     monkeypatch.setattr(kernels, "platform", lambda: "gpu")
     assert sizes(16) == [max(8, 1 << tokens.bit_length()) for tokens in range(1024)]  # the cache is small

@@ -194,7 +194,7 @@ def test_layers_are_unrolled_on_gpus_where_it_fits_and_pays(capsys):
     assert result["suggested"]["layers_unrolled"]
     assert not result["given"]["layers_unrolled"]
     assert "suggested: one device; remat dots; layers unrolled; 16 sequences" in out
-    assert f"would copy {result['suggested']['scan_gib_per_step']:.1f} GiB per step" in out
+    assert f"would write and read {result['suggested']['scan_gib_per_step']:.1f} GiB per step" in out
     assert "unrolls the layers" in result["suggested"]["why"]
     assert "--config.model.scan_unroll=26" in out
 

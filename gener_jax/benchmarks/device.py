@@ -94,7 +94,7 @@ JOBS = (
         "--xla_gpu_enable_dynamic_slice_fusion=true"),
     Job("train_cublas_only", "training without Triton's matrix products", 40, _TRAIN + "{first}",
         "--xla_gpu_enable_triton_gemm=false"),
-    Job("peer_compile_more", "the same with torch.compile, long context too", 160,
+    Job("peer_compile_more", "the peer with torch.compile, longer contexts", 160,
         _PEER + "train {size} {dtype} --repeats {fewer} {peer_longer} {sdpa} --compile"),
 )  # fmt: skip
 FULL = {

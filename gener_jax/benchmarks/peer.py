@@ -6,7 +6,7 @@
 The program is one for --peer of the other benchmarks: its command and the other
 options are passed on, with one --batch and one --context at a time; the JSON
 object that it prints last is printed with them. All runs share one process.
---sdpa cudnn leaves PyTorch cuDNN's attention alone.
+--sdpa cudnn turns off PyTorch's other kernels of attention.
 """
 
 import contextlib
@@ -44,20 +44,23 @@ def run(program: Path, arguments: list[str], sdpa: str) -> dict:
     """The JSON object that the program prints last.
 
     Raises:
-      SystemExit: if it ends with another status than 0.
+      RuntimeError: if it ends with another status than 0, or prints nothing.
     """
     prepare(sdpa)
-    out, argv = io.StringIO(), sys.argv
-    sys.argv = [str(program), *arguments]
+    out, argv, path = io.StringIO(), sys.argv, sys.path
+    sys.argv, sys.path = [str(program), *arguments], [str(program.resolve().parent), *path]
     try:
         with contextlib.redirect_stdout(out):
             runpy.run_path(str(program), run_name="__main__")
     except SystemExit as end:
         if end.code:
-            raise
+            raise RuntimeError(f"{program} ended with {end.code}") from end
     finally:
-        sys.argv = argv
-    return json.loads(out.getvalue().strip().splitlines()[-1])
+        sys.argv, sys.path = argv, path
+    lines = out.getvalue().strip().splitlines()
+    if not lines:
+        raise RuntimeError(f"{program} printed nothing")
+    return json.loads(lines[-1])
 
 
 def main() -> int:

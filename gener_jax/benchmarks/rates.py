@@ -9,6 +9,7 @@ import numpy as np
 
 from data_pipeline.sequence import bases
 from gener_jax.benchmarks.measuring import child, median, seconds
+from gener_jax.inference.generate import new_slots
 from gener_jax.inference.lm import LM
 from gener_jax.inference.options import CONTEXT
 from gener_jax.model import flops, memory
@@ -77,8 +78,8 @@ def generation(lm: LM, rows: int, args, gb_per_s: float) -> dict:
 
     found = rates(args, "generate", lambda: generate(args.new), args.new * k * rows, "bases_per_s", batch=rows,
                    prompt=args.prompt, new=args.new)  # fmt: skip
-    # The number of new tokens is rounded up to a power of two, so both lengths use the same programs and cache size.
-    short = args.new // 2 + 1
+    # Of half the length or more, the first that has the same room: the same programs and size of the cache.
+    short = next(n for n in range(args.new // 2 + 1, args.new) if new_slots(rows, n) == new_slots(rows, args.new))
     took = args.new * k * rows / found["bases_per_s"]
     per_token = (took - median(seconds(lambda: generate(short), args.repeats))) / (args.new - short)
     gb_per_token = read_per_step(lm, rows, args.prompt + (args.new + short) / 2) / 1e9

@@ -206,7 +206,7 @@ def _prompt_slots(longest: int) -> int:
 def _slots(filled: int, most: int) -> int:
     """The slots of a cache that `filled` tokens fill, and that `most` may: on a CPU `most`, for it reads no empty ones.
 
-    Elsewhere at most half of a long one is empty.
+    Elsewhere at most half of one of over 2,048 slots is empty.
     """
     return most if kernels.platform() == "cpu" else min(most, round_up(filled + 1, _UNGROWN))
 
@@ -221,11 +221,11 @@ def _grown(cache: Cache, slots: int) -> Cache:
     return layers[0].replace(k=tuple(x.k[0] for x in layers), v=tuple(x.v[0] for x in layers))
 
 
-# Rows times slots of a large cache: that of 1.2b takes half as long to read as its weights in bfloat16.
+# Rows times slots for new tokens of a large cache: in 1.2b 0.9 GB, beside 2.3 GB of weights in bfloat16.
 _LARGE = 1 << 15
 
 
-def _new_slots(rows: int, tokens: int) -> int:
+def new_slots(rows: int, tokens: int) -> int:
     """The slots for `tokens` new tokens of each of `rows` rows: rounded up, on an accelerator less for a large cache.
 
     There each step reads all slots, so empty ones cost more than the programs that other sizes need. These sizes are
@@ -263,7 +263,7 @@ def encode(lm, prompt: Prompt, argument: str, num_bases: int, remainder: str, ex
 def cache_size(rows: int, prompt: int, num_bases: int, tokenizer: Tokenizer) -> tuple[int, int]:
     """Rows and slots of the cache for continuing `rows` prompts of up to `prompt` tokens by `num_bases`."""
     rows = _num_rows(rows)
-    return rows, _prompt_slots(prompt) + _new_slots(rows, max_tokens(tokenizer, num_bases) + 1)
+    return rows, _prompt_slots(prompt) + new_slots(rows, max_tokens(tokenizer, num_bases) + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,7 +313,7 @@ class Batch:
         )  # fmt: skip
         lengths = np.array([len(prompt.ids) for prompt in prompts], np.int32)
         self.prompt_slots = _prompt_slots(int(lengths.max()))
-        room = _new_slots(len(of), max_tokens(t, self.num_bases.max()))
+        room = new_slots(len(of), max_tokens(t, self.num_bases.max()))
         self.most_slots = self.prompt_slots + room
         ids = right_pad([prompt.ids for prompt in prompts], self.prompt_slots)
         one_each = len(of) == len(prompts) and np.array_equal(of[: self.number], np.arange(self.number))

@@ -63,7 +63,7 @@ def platform() -> str:
     return jax.default_backend() if device is None else device.platform
 
 
-def _too_old() -> str:
+def _old_capability() -> str:
     """The compute capability of this machine's GPUs if they are none of NVIDIA's from Ampere on, else "".
 
     Without a GPU it is "": programs are then compiled for that of another machine.
@@ -80,7 +80,7 @@ def refusal(name: str, case: Case) -> str | None:
     length, head_dim, dtype = case.queries.shape[1], case.queries.shape[3], case.queries.dtype
     whole = isinstance(case.offset, int) and not case.offset and case.keys.shape[1] == length
     version, needed = (".".join(map(str, x[:3])) for x in (jax.__version_info__, packed.VERSION))
-    old = _too_old()
+    old = _old_capability()
     ampere = (old, f"needs an NVIDIA GPU of compute capability 8.0 (Ampere) or newer, not {old}")
     cudnn = (
         ampere,

@@ -1,7 +1,8 @@
 """What a compiled program runs, and how often, read from its text (XLA's HLO after all its passes).
 
 The layers of a model are one loop, so an instruction in a loop's body counts as often as the loop runs. Compilers for
-GPUs write that beside it (`known_trip_count`), and those for TPUs leave a condition `i < constant`, with i from 0.
+GPUs write that beside it (`known_trip_count`). Those for TPUs write it nowhere, so there it is the constant of a
+condition `i < constant`, as if i began at 0, as it does in a scan.
 Where there is neither, since the number depends on the data, a body counts once, and `Instruction.exact` is false. Of a
 conditional each branch counts.
 """
@@ -69,6 +70,8 @@ def instructions(text: str, kinds: Collection[str]) -> Iterator[Instruction]:
     if entry is None:
         raise ValueError("no program: the text has no entry computation")
 
+    counted = "known_trip_count" in text
+
     def limit(condition) -> int | None:
         lines = computations.get(condition, [])
         compared = next((match[1] for line in lines if (match := _LESS.match(line))), "")
@@ -76,6 +79,8 @@ def instructions(text: str, kinds: Collection[str]) -> Iterator[Instruction]:
         return next((int(match[1]) for line in lines if (match := constant.match(line))), None)
 
     def visit(name, times, exact):
+        if name not in computations:
+            raise ValueError(f"the text has no computation {name}, which it calls")
         for line in computations[name]:
             match = _INSTRUCTION.match(line)
             if match is None:
@@ -90,8 +95,8 @@ def instructions(text: str, kinds: Collection[str]) -> Iterator[Instruction]:
                     yield from visit(other, times, exact)
             for condition, body in _LOOP.findall(line):
                 given = _TRIPS.search(line)
-                trips = int(given[1]) if given else limit(condition)
-                yield from visit(body, times * (trips or 1), exact and trips is not None)
+                trips = int(given[1]) if given else None if counted else limit(condition)
+                yield from visit(body, times * (1 if trips is None else trips), exact and trips is not None)
 
     yield from visit(entry, 1, True)
 

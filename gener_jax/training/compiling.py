@@ -16,8 +16,6 @@ from gener_jax.runtime.errors import ConfigError
 from gener_jax.training import objectives
 from gener_jax.training.step import abstract_state, make_train_step
 
-INSTALL = "pip install -e '.[tpu]'"
-
 
 def compiled_step(config: Config, devices: list) -> jax.stages.Compiled:
     """The step of pre-training that `train` runs on such devices, with the objective of the last one; runs nothing.
@@ -72,24 +70,25 @@ def figures(config: Config, devices: list) -> dict:
     began = time.perf_counter()
     compiled = compiled_step(config, devices)
     took, stats = time.perf_counter() - began, compiled.memory_analysis()
+    unread = calls = exact = sent = None
     try:
-        text = compiled.as_text()
-    except jax.errors.JaxRuntimeError as error:  # of a libtpu whose programs have instructions that jax does not know
-        text, unread = None, one_line(error)
-    calls, exact = attention(text) if text else (None, None)
+        text = compiled.as_text() or ""
+        calls, exact = attention(text)
+        sent = {
+            kind: {"calls": each.calls, "sent_bytes": round(each.sent)}
+            for kind, each in sorted(program.traffic(text, len(devices)).items())
+        }
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # as of a libtpu of another version than jax's
+        calls, exact, unread = None, None, one_line(error)
     return {
         "peak_gib": stats.peak_memory_in_bytes / memory.GIB,
         "arguments_gib": stats.argument_size_in_bytes / memory.GIB,
         "temporary_gib": stats.temp_size_in_bytes / memory.GIB,
         "kernels": calls,
         "kernels_exact": exact,
-        "collectives": text
-        and {
-            kind: {"calls": each.calls, "sent_bytes": round(each.sent)}
-            for kind, each in sorted(program.traffic(text, len(devices)).items())
-        },
+        "collectives": sent,
         "seconds": round(took, 1),
-        **({} if text else {"unread": unread}),
+        **({} if unread is None else {"unread": unread}),
     }
 
 
@@ -102,7 +101,9 @@ def described(found: dict, config: Config, formula: dict, target: str) -> str:
         f"arguments {found['arguments_gib']:.2f}, temporary {found['temporary_gib']:.2f}",
     ]
     if "unread" in found:
-        why = f"this jax cannot read the compiled program ({found['unread']}); a compiler of its own version: {INSTALL}"
+        why = (
+            f"this jax cannot read the compiled program: {found['unread']}; the extras tpu and cuda have its compilers"
+        )
         return "\n".join([*head, f"  attention and sends are not known: {why}"])
     layers = config.model.num_hidden_layers * config.train.accumulate
     at_least = "" if found["kernels_exact"] else "at least "

@@ -275,7 +275,9 @@ def text(name: str, row: dict) -> str:
         f"  sends       GiB per step: {sent}",
     ]
     if row["layers_unrolled"] and "scan_gib_per_step" in row:
-        lines.append(f"  layers      unrolled: a scan over them would copy {row['scan_gib_per_step']:.1f} GiB per step")
+        lines.append(
+            f"  layers      unrolled: a scan over them would write and read {row['scan_gib_per_step']:.1f} GiB per step"
+        )
     if "days" in row:
         lines.append(f"  takes       {row['days']:.1f} days at {row['tokens_per_s']:,} tokens/s")
     return "\n".join(lines)

@@ -274,7 +274,9 @@ def screen(run: Run) -> str:
         objective = f"{config.finetune.problem}, {config.finetune.method}"
     trained, frozen = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (run.now.state.params, run.frozen))
     parameters = f"{trained + frozen:,} parameters" + (f", {trained:,} of them trained" if frozen else "")
-    attends = parallel.chosen(m, config.data.context_length, mesh.shape, documents=config.data.mask_documents)
+    attends = m.attention  # rows of fine-tuning have lengths and padding of their own
+    if config.finetune.problem is None:
+        attends = parallel.chosen(m, config.data.context_length, mesh.shape, documents=config.data.mask_documents)
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     rows = (
